@@ -1,0 +1,347 @@
+//! What a socket and its protocol know of each other: BSD's `protosw`.
+//!
+//! A protocol implements [`Protocol`] and holds a [`SocketEnd`]: both socket buffers, the socket's
+//! error, and the wake-ups. It never sees the `Socket` itself, so there is no cycle of references:
+//!
+//! ```text
+//! Socket ──> Arc<dyn Protocol> ──> Arc<SocketEnd> <── Socket
+//! ```
+//!
+//! * Bytes arrive: [`SocketEnd::append_rcv`]. The peer will send no more: [`SocketEnd::cantrcvmore`].
+//! * Bytes were acknowledged: [`SocketEnd::drop_snd`]. Nothing can be sent any more:
+//!   [`SocketEnd::cantsendmore`].
+//! * The connection stands: [`SocketEnd::connected`]. It failed: [`SocketEnd::set_error`] first,
+//!   then the two `cant…more`.
+//!
+//! Each of these wakes who waits. Where a splice (or a stack's own code) has put an [`Upcall`] on a
+//! buffer, the upcall is told instead; it runs with that buffer's lock held (rank 2 or 3), so it
+//! takes only ranks 4 and 5, moves nothing and calls no socket.
+//!
+//! **Protocol methods are entered with no lock held.**
+
+use crate::buf::{Buf, Chain};
+use crate::error::SoError;
+use crate::lock::{self, Condvar, Guard, RCV, SND};
+use crate::sockbuf::SockBuf;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+/// What a protocol does for its socket. All methods are entered with no lock held, from any thread,
+/// also several at once; none may wait for the network.
+pub trait Protocol: Send + Sync + fmt::Debug {
+    /// `so_snd` has new bytes, or has been closed for writing: send (`pr_send`, `pr_shutdown`).
+    /// The bytes before the close are still to be delivered.
+    fn output(&self);
+
+    /// Bytes were taken from `so_rcv`: the window may open (`pr_rcvd`). `idle` says that the reader
+    /// now waits, so a window update that was held back to be worth a segment must go out.
+    fn rcvd(&self, idle: bool);
+
+    /// Ends the connection at once and tells the peer (`pr_abort`, a TCP reset).
+    fn abort(&self);
+
+    /// The socket is closed and nobody will read any more. What `so_snd` holds is still delivered;
+    /// unread bytes, and bytes that arrive later, are the protocol's to refuse (`pr_detach`).
+    fn detach(&self);
+
+    /// Name of the kind of protocol; only sockets of stream protocols can be spliced.
+    fn name(&self) -> &'static str;
+}
+
+/// What happened to a socket buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Wakeup {
+    /// `so_rcv` has more bytes.
+    Data,
+    /// `so_snd` has more space, or the connection now stands.
+    Space,
+    /// `so_rcv` gets no more bytes: end of file or error.
+    RcvClosed,
+    /// `so_snd` takes no more bytes.
+    SndClosed,
+}
+
+/// Somebody who is told of wake-ups instead of the sleeping threads.
+pub trait Upcall: Send + Sync {
+    /// Runs with the buffer's lock held: takes only locks of rank 4 and 5, and enqueues.
+    fn wakeup(&self, what: Wakeup);
+}
+
+/// A socket buffer, and who is told about it.
+pub struct Side {
+    /// The buffer.
+    pub buf: SockBuf,
+    upcall: Option<Arc<dyn Upcall>>,
+    diverted: bool,
+    connected: bool,
+}
+
+impl Side {
+    fn new(hiwat: usize) -> Side {
+        Side {
+            buf: SockBuf::new(hiwat),
+            upcall: None,
+            diverted: false,
+            connected: false,
+        }
+    }
+
+    /// Puts an upcall on this buffer, which is then told of every wake-up. With `diverted`, threads
+    /// that sleep on the buffer are no longer woken (`SB_SPLICED`). `false`, and nothing changes,
+    /// if there is one already.
+    pub fn set_upcall(&mut self, upcall: Arc<dyn Upcall>, diverted: bool) -> bool {
+        if self.upcall.is_some() {
+            return false;
+        }
+        self.upcall = Some(upcall);
+        self.diverted = diverted;
+        true
+    }
+
+    /// Takes the upcall off. The caller drops it after the lock.
+    pub fn take_upcall(&mut self) -> Option<Arc<dyn Upcall>> {
+        self.diverted = false;
+        self.upcall.take()
+    }
+
+    /// The upcall on this buffer.
+    pub fn upcall(&self) -> Option<&Arc<dyn Upcall>> {
+        self.upcall.as_ref()
+    }
+
+    /// Whether an upcall keeps the wake-ups from sleeping threads.
+    pub fn is_diverted(&self) -> bool {
+        self.diverted
+    }
+
+    /// Send side: whether bytes can go out yet. A connecting socket's cannot.
+    pub fn is_connected(&self) -> bool {
+        self.connected
+    }
+}
+
+impl fmt::Debug for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Side")
+            .field("buf", &self.buf)
+            .field("upcall", &self.upcall.is_some())
+            .field("diverted", &self.diverted)
+            .field("connected", &self.connected)
+            .finish()
+    }
+}
+
+/// What a protocol holds of its socket.
+///
+/// | field | lock |
+/// |---|---|
+/// | `so_rcv`, its closed flag, its upcall | rank 2 |
+/// | `so_snd`, its closed flag, its upcall, connected | rank 3 |
+/// | `so_error`, byte counter | atomic |
+#[derive(Debug)]
+pub struct SocketEnd {
+    id: u64,
+    rcv: lock::Mutex<Side, RCV>,
+    snd: lock::Mutex<Side, SND>,
+    rcv_wait: Condvar,
+    snd_wait: Condvar,
+    error: AtomicU8,
+    spliced: AtomicU64,
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl SocketEnd {
+    /// A socket end with these high-water marks in bytes, not connected yet.
+    pub fn new(rcv_hiwat: usize, snd_hiwat: usize) -> Arc<SocketEnd> {
+        Arc::new(SocketEnd {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            rcv: lock::Mutex::new(Side::new(rcv_hiwat)),
+            snd: lock::Mutex::new(Side::new(snd_hiwat)),
+            rcv_wait: Condvar::new(),
+            snd_wait: Condvar::new(),
+            error: AtomicU8::new(0),
+            spliced: AtomicU64::new(0),
+        })
+    }
+
+    /// A number that no other socket of this process has or had.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Locks `so_rcv` (rank 2).
+    #[track_caller]
+    pub fn rcv(&self) -> Guard<'_, Side, RCV> {
+        self.rcv.lock()
+    }
+
+    /// Locks `so_snd` (rank 3).
+    #[track_caller]
+    pub fn snd(&self) -> Guard<'_, Side, SND> {
+        self.snd.lock()
+    }
+
+    /// Where readers sleep, with `so_rcv` locked.
+    pub fn rcv_wait(&self) -> &Condvar {
+        &self.rcv_wait
+    }
+
+    /// Where writers and connecting threads sleep, with `so_snd` locked.
+    pub fn snd_wait(&self) -> &Condvar {
+        &self.snd_wait
+    }
+
+    /// Appends received bytes and wakes (`sbappendstream`, `sorwakeup`).
+    pub fn append_rcv(&self, bufs: impl IntoIterator<Item = Buf>) {
+        let mut rcv = self.rcv();
+        bufs.into_iter().for_each(|buf| rcv.buf.append(buf));
+        self.sorwakeup(&rcv, Wakeup::Data);
+    }
+
+    /// As [`append_rcv`](Self::append_rcv), for a chain.
+    pub fn append_rcv_chain(&self, chain: Chain) {
+        let mut rcv = self.rcv();
+        rcv.buf.append_chain(chain);
+        self.sorwakeup(&rcv, Wakeup::Data);
+    }
+
+    /// Drops sent bytes from `so_snd` and wakes (`sbdrop`, `sowwakeup`).
+    ///
+    /// # Panics
+    /// If `so_snd` holds fewer.
+    pub fn drop_snd(&self, count: usize) {
+        let mut snd = self.snd();
+        // The bytes are dropped after the lock: the last reference to a frame may go with them.
+        let sent = snd.buf.take(count);
+        self.sowwakeup(&snd, Wakeup::Space);
+        drop(snd);
+        drop(sent);
+    }
+
+    /// The connection stands (`soisconnected`).
+    pub fn connected(&self) {
+        let mut snd = self.snd();
+        snd.connected = true;
+        self.sowwakeup(&snd, Wakeup::Space);
+    }
+
+    /// No more bytes will arrive (`socantrcvmore`). What is queued can still be read.
+    pub fn cantrcvmore(&self) {
+        let mut rcv = self.rcv();
+        if !rcv.buf.is_closed() {
+            rcv.buf.close();
+            self.sorwakeup(&rcv, Wakeup::RcvClosed);
+        }
+    }
+
+    /// No more bytes can be sent (`socantsendmore`).
+    pub fn cantsendmore(&self) {
+        let mut snd = self.snd();
+        if !snd.buf.is_closed() {
+            snd.buf.close();
+            self.sowwakeup(&snd, Wakeup::SndClosed);
+        }
+    }
+
+    /// Sets `so_error`. Does not wake: `cantrcvmore` and `cantsendmore` follow.
+    pub fn set_error(&self, error: SoError) {
+        self.error.store(error as u8, Ordering::Release);
+    }
+
+    /// Reads `so_error` and leaves it.
+    pub fn error(&self) -> Option<SoError> {
+        SoError::from_u8(self.error.load(Ordering::Acquire))
+    }
+
+    /// Reads and clears `so_error` (`SO_ERROR`).
+    pub fn take_error(&self) -> Option<SoError> {
+        SoError::from_u8(self.error.swap(0, Ordering::AcqRel))
+    }
+
+    /// Bytes that left this socket through its latest splice.
+    pub fn spliced(&self) -> u64 {
+        self.spliced.load(Ordering::Acquire)
+    }
+
+    /// Counts bytes of a splice; called with `so_rcv` locked, before the sink's peer can see them.
+    pub(crate) fn add_spliced(&self, count: u64) {
+        self.spliced.fetch_add(count, Ordering::AcqRel);
+    }
+
+    /// A new splice begins.
+    pub(crate) fn reset_spliced(&self) {
+        self.spliced.store(0, Ordering::Release);
+    }
+
+    /// `sorwakeup_locked`: the upcall is told; sleeping readers too, unless it diverts them.
+    pub fn sorwakeup(&self, rcv: &Guard<'_, Side, RCV>, what: Wakeup) {
+        wake(rcv, &self.rcv_wait, what);
+    }
+
+    /// `sowwakeup_locked`: the upcall is told; sleeping writers too, unless it diverts them.
+    pub fn sowwakeup(&self, snd: &Guard<'_, Side, SND>, what: Wakeup) {
+        wake(snd, &self.snd_wait, what);
+    }
+}
+
+fn wake(side: &Side, sleepers: &Condvar, what: Wakeup) {
+    if let Some(upcall) = &side.upcall {
+        upcall.wakeup(what);
+    }
+    if !side.diverted {
+        sleepers.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::LEAF;
+
+    #[derive(Default)]
+    struct Log(lock::Mutex<Vec<Wakeup>, LEAF>);
+
+    impl Upcall for Log {
+        fn wakeup(&self, what: Wakeup) {
+            self.0.lock().push(what);
+        }
+    }
+
+    #[test]
+    fn an_upcall_hears_everything_once() {
+        let end = SocketEnd::new(100, 100);
+        let log = Arc::new(Log::default());
+        assert!(end.rcv().set_upcall(log.clone(), true));
+        assert!(!end.rcv().set_upcall(log.clone(), true));
+        assert!(end.snd().set_upcall(log.clone(), true));
+        end.append_rcv([Buf::copy_of(b"x")]);
+        end.cantrcvmore();
+        end.cantrcvmore();
+        end.connected();
+        end.cantsendmore();
+        let heard = std::mem::take(&mut *log.0.lock());
+        assert_eq!(
+            heard,
+            [
+                Wakeup::Data,
+                Wakeup::RcvClosed,
+                Wakeup::Space,
+                Wakeup::SndClosed
+            ]
+        );
+        assert!(end.rcv().take_upcall().is_some());
+        end.append_rcv([Buf::copy_of(b"x")]);
+        assert!(log.0.lock().is_empty());
+    }
+
+    #[test]
+    fn so_error_is_read_once() {
+        let end = SocketEnd::new(100, 100);
+        end.set_error(SoError::TimedOut);
+        assert_eq!(end.error(), Some(SoError::TimedOut));
+        assert_eq!(end.take_error(), Some(SoError::TimedOut));
+        assert_eq!(end.take_error(), None);
+    }
+}

@@ -1,0 +1,208 @@
+//! Socket buffers: `so_rcv` and `so_snd`.
+//!
+//! A [`SockBuf`] is a [`Chain`] with a high-water mark, a low-water mark, a limit of real memory and
+//! the flag that says that nothing comes (or goes) any more. Pure: the lock is the socket's.
+
+use crate::buf::{Buf, Chain};
+
+/// Default high-water mark in bytes.
+pub const DEFAULT_HIWAT: usize = 256 * 1024;
+
+/// Real memory may be this many times the high-water mark before pieces are copied together
+/// (BSD's `sb_mbmax` follows `sb_hiwat` in the same way).
+const MBMAX_FACTOR: usize = 4;
+
+/// A socket buffer.
+///
+/// ```
+/// use sosplice::{buf::Buf, sockbuf::SockBuf};
+/// let mut so_snd = SockBuf::new(4);
+/// assert_eq!(so_snd.space(), 4);
+/// so_snd.append(Buf::copy_of(b"abcdef"));      // the protocol decides; nothing is refused
+/// assert_eq!((so_snd.len(), so_snd.space()), (6, 0));
+/// ```
+#[derive(Debug)]
+pub struct SockBuf {
+    chain: Chain,
+    hiwat: usize,
+    lowat: usize,
+    mbmax: usize,
+    closed: bool,
+}
+
+impl SockBuf {
+    /// An empty buffer with this high-water mark in bytes.
+    pub fn new(hiwat: usize) -> SockBuf {
+        SockBuf {
+            chain: Chain::default(),
+            hiwat,
+            lowat: 1,
+            mbmax: hiwat.saturating_mul(MBMAX_FACTOR),
+            closed: false,
+        }
+    }
+
+    /// Bytes queued (`sb_ccc`).
+    pub fn len(&self) -> usize {
+        self.chain.len()
+    }
+
+    /// Whether no byte is queued.
+    pub fn is_empty(&self) -> bool {
+        self.chain.is_empty()
+    }
+
+    /// Free space under the high-water mark (`sbspace`).
+    pub fn space(&self) -> usize {
+        self.hiwat.saturating_sub(self.len())
+    }
+
+    /// The high-water mark in bytes.
+    pub fn hiwat(&self) -> usize {
+        self.hiwat
+    }
+
+    /// Changes the high-water mark, and the memory limit with it (`sbreserve`).
+    pub fn set_hiwat(&mut self, hiwat: usize) {
+        self.hiwat = hiwat;
+        self.mbmax = hiwat.saturating_mul(MBMAX_FACTOR);
+        self.lowat = self.lowat.min(hiwat).max(1);
+    }
+
+    /// The low-water mark in bytes.
+    pub fn lowat(&self) -> usize {
+        self.lowat
+    }
+
+    /// Sets the low-water mark, at least 1 and at most the high-water mark.
+    pub fn set_lowat(&mut self, lowat: usize) {
+        self.lowat = lowat.clamp(1, self.hiwat.max(1));
+    }
+
+    /// Real memory held.
+    pub fn memory(&self) -> usize {
+        self.chain.footprint()
+    }
+
+    /// Limit of real memory (`sb_mbmax`). Beyond it pieces are copied together.
+    pub fn mbmax(&self) -> usize {
+        self.mbmax
+    }
+
+    /// Nothing will be appended any more: `SBS_CANTRCVMORE`, `SBS_CANTSENDMORE`.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Sets the flag that [`is_closed`](Self::is_closed) reads. It is never taken back.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Whether the buffer is closed and its last byte is gone.
+    pub fn is_finished(&self) -> bool {
+        self.closed && self.is_empty()
+    }
+
+    /// The bytes.
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// Appends without copying (`sbappend`). Space is the caller's business.
+    pub fn append(&mut self, buf: Buf) {
+        self.chain.append(buf);
+        self.keep_memory_bounded();
+    }
+
+    /// Appends everything of `chain`.
+    pub fn append_chain(&mut self, chain: Chain) {
+        self.chain.append_chain(chain);
+        self.keep_memory_bounded();
+    }
+
+    /// Appends a copy.
+    pub fn append_copy(&mut self, bytes: &[u8]) {
+        self.chain.append_copy(bytes);
+        self.keep_memory_bounded();
+    }
+
+    /// Drops bytes from the front (`sbdrop`).
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn drop_front(&mut self, count: usize) {
+        self.chain.advance(count);
+    }
+
+    /// Takes bytes from the front (`sbcut`).
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn take(&mut self, count: usize) -> Chain {
+        self.chain.split_to(count)
+    }
+
+    /// Copies bytes out and takes them. Returns how many.
+    pub fn read(&mut self, out: &mut [u8]) -> usize {
+        self.chain.read(out)
+    }
+
+    /// Moves bytes to the end of another buffer by reference.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn move_to(&mut self, other: &mut SockBuf, count: usize) {
+        self.chain.move_to(&mut other.chain, count);
+        other.keep_memory_bounded();
+    }
+
+    /// Drops everything (`sbflush`). Returns how many bytes that were.
+    pub fn flush(&mut self) -> usize {
+        let count = self.len();
+        self.chain.advance(count);
+        count
+    }
+
+    fn keep_memory_bounded(&mut self) {
+        if self.chain.footprint() > self.mbmax.max(2 * self.chain.len()) {
+            self.chain.compact();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_bounded_by_copying_not_by_refusing() {
+        let mut sockbuf = SockBuf::new(64 * 1024);
+        for _ in 0..60_000 {
+            sockbuf.append(Buf::copy_of(&[1; 40_000]).slice(0..1));
+            assert!(sockbuf.memory() <= sockbuf.mbmax() + crate::buf::MAX_FRAME);
+        }
+        assert_eq!(sockbuf.len(), 60_000);
+    }
+
+    #[test]
+    fn low_water_stays_within_the_buffer() {
+        let mut sockbuf = SockBuf::new(100);
+        sockbuf.set_lowat(0);
+        assert_eq!(sockbuf.lowat(), 1);
+        sockbuf.set_lowat(1000);
+        assert_eq!(sockbuf.lowat(), 100);
+        sockbuf.set_hiwat(50);
+        assert_eq!((sockbuf.lowat(), sockbuf.mbmax()), (50, 200));
+    }
+
+    #[test]
+    fn finished_only_after_the_last_byte() {
+        let mut sockbuf = SockBuf::new(100);
+        sockbuf.append_copy(b"x");
+        sockbuf.close();
+        assert!(!sockbuf.is_finished());
+        assert_eq!(sockbuf.flush(), 1);
+        assert!(sockbuf.is_finished());
+    }
+}
