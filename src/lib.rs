@@ -7,3 +7,4 @@ pub mod link;
 pub mod lock;
 pub mod protocol;
 pub mod sockbuf;
+mod tcp;

@@ -1,0 +1,23 @@
+//! One TCP connection: guard, store, engine and the service step.
+//!
+//! | file | what |
+//! |---|---|
+//! | `wire` | frames to segments, canonical headers |
+//! | `guard` | segment acceptance, before anything is fed or kept |
+//! | `store` | payload that arrived out of order |
+//! | `engine` | the only file that drives smoltcp |
+//! | `tcb` | a connection's state and its service step |
+//! | `conn` | ownership: who runs a connection |
+//! | `time_wait` | what remains of it |
+//! | `host` | what it needs of the stack |
+
+pub(crate) mod conn;
+pub(crate) mod engine;
+pub(crate) mod guard;
+pub(crate) mod host;
+#[cfg(test)]
+pub(crate) mod oracle;
+pub(crate) mod store;
+pub(crate) mod tcb;
+pub(crate) mod time_wait;
+pub(crate) mod wire;

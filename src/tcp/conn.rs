@@ -1,0 +1,230 @@
+//! Ownership of a connection: who runs it, and what the others leave behind.
+//!
+//! A connection is run by one thread at a time, its owner, who holds `tcb` (rank 1). Nobody waits
+//! for it: a driver leaves its segments in the backlog, users and workers leave [`Work`] bits, both
+//! under the backlog's leaf lock, and whoever finds the connection free becomes the owner.
+//!
+//! 1. Segments and bits are left under the backlog lock; then, still under it, the connection is
+//!    tried. If that fails, there is an owner, and it has not yet given up.
+//! 2. The owner gives up only under the backlog lock, having found nothing there: it releases
+//!    `tcb` first, then the backlog. So nothing can be left behind unseen.
+//! 3. The owner takes segments in the order of their arrival.
+//! 4. A user's thread serves one bound of segments at most. What remains stays in the backlog, and
+//!    the driver is told; whoever owns the connection next takes it first.
+
+use super::engine::Engine;
+use super::host::Host;
+use super::tcb::{Done, Env, Limits, Tcb, Work};
+use super::wire::{Segment, Tuple};
+use crate::lock::{self, CONNECTION, Guard, LEAF};
+use crate::protocol::{Protocol, SocketEnd};
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+/// Segments that wait for the owner: at most this many.
+const BACKLOG: usize = 512;
+/// Rounds of segments that a user's thread takes before it leaves the rest to the driver.
+const USER_ROUNDS: u32 = 4;
+
+#[derive(Debug, Default)]
+struct Backlog {
+    segments: VecDeque<Segment>,
+    work: Work,
+    /// The earliest time for which a timer is armed.
+    armed: Option<Instant>,
+}
+
+/// Whose thread runs the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Runner {
+    Driver,
+    User,
+}
+
+/// One TCP connection.
+pub(crate) struct Conn {
+    me: Weak<Conn>,
+    pub(crate) tuple: Tuple,
+    pub(crate) end: Arc<SocketEnd>,
+    host: Arc<dyn Host>,
+    tcb: lock::Mutex<Tcb, CONNECTION>,
+    backlog: lock::Mutex<Backlog, LEAF>,
+}
+
+/// Sizes and limits of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConnConfig {
+    pub(crate) rcv_ring: usize,
+    pub(crate) wire_iss: u32,
+    pub(crate) limits: Limits,
+    pub(crate) epoch: Instant,
+}
+
+impl Conn {
+    pub(crate) fn new(
+        tuple: Tuple,
+        end: Arc<SocketEnd>,
+        engine: Engine,
+        config: &ConnConfig,
+        host: Arc<dyn Host>,
+    ) -> Arc<Conn> {
+        let mtu = host.link().capabilities().mtu;
+        let now = host.now();
+        let tcb = Tcb::new(
+            tuple,
+            engine,
+            (config.rcv_ring, mtu),
+            config.wire_iss,
+            config.limits,
+            (config.epoch, now),
+        );
+        Arc::new_cyclic(|me| Conn {
+            me: me.clone(),
+            tuple,
+            end,
+            host,
+            tcb: lock::Mutex::new(tcb),
+            backlog: lock::Mutex::default(),
+        })
+    }
+
+    /// Leaves a segment. [`run`](Self::run) must follow, also after several. `false`: the backlog is
+    /// full and the segment is dropped.
+    pub(crate) fn leave(&self, segment: Segment) -> bool {
+        let mut backlog = self.backlog.lock();
+        if backlog.segments.len() >= BACKLOG {
+            drop(backlog);
+            self.host.counters().backlog_full.add(1);
+            return false;
+        }
+        backlog.segments.push_back(segment);
+        true
+    }
+
+    /// Leaves work, and does it (and whatever else was left) if nobody owns the connection.
+    pub(crate) fn run(&self, work: Work, runner: Runner) {
+        let mut backlog = self.backlog.lock();
+        backlog.work.add(work);
+        let Some(tcb) = self.tcb.try_lock() else { return };
+        drop(backlog);
+        self.own(tcb, runner);
+    }
+
+    /// A timer is due, the link has room again, or segments were handed over.
+    pub(crate) fn resume(&self) {
+        self.backlog.lock().armed = None;
+        self.run(Work::SERVE, Runner::Driver);
+    }
+
+    fn own(&self, mut tcb: Guard<'_, Tcb, CONNECTION>, runner: Runner) {
+        let Some(me) = self.me.upgrade() else { return };
+        let mut rounds = 0;
+        let mut segments = VecDeque::new();
+        loop {
+            let work = {
+                let mut backlog = self.backlog.lock();
+                let nothing = backlog.segments.is_empty() && backlog.work.is_empty();
+                if rounds > 0 && nothing {
+                    // Give the emptied queue its memory back, then the connection (rule 2).
+                    std::mem::swap(&mut backlog.segments, &mut segments);
+                    drop(tcb);
+                    return;
+                }
+                if runner == Runner::User && rounds >= USER_ROUNDS {
+                    drop(tcb);
+                    drop(backlog);
+                    self.host.hand_over(&me);
+                    return;
+                }
+                std::mem::swap(&mut backlog.segments, &mut segments);
+                std::mem::take(&mut backlog.work)
+            };
+            rounds += 1;
+            self.step(&me, &mut tcb, &mut segments, work);
+        }
+    }
+
+    /// One round: the segments, then one service step for all of them.
+    fn step(&self, me: &Arc<Conn>, tcb: &mut Tcb, segments: &mut VecDeque<Segment>, work: Work) {
+        let env = Env {
+            now: self.host.now(),
+            link: self.host.link(),
+            end: &self.end,
+            counters: self.host.counters(),
+        };
+        for segment in segments.drain(..) {
+            tcb.input(&segment, &env);
+        }
+        let served = tcb.serve(work, &env);
+        if served.established {
+            self.host.established(me);
+        }
+        if served.link_full {
+            self.host.blocked(me);
+        }
+        match served.done {
+            Some(Done::Closed) => self.host.closed(me, None),
+            Some(Done::TimeWait(record)) => self.host.closed(me, Some(record)),
+            None => {}
+        }
+        if let Some(at) = served.next {
+            self.arm(me, at);
+        }
+    }
+
+    /// Arms a timer unless an earlier one is armed: that one will look again.
+    fn arm(&self, me: &Arc<Conn>, at: Instant) {
+        {
+            let mut backlog = self.backlog.lock();
+            if backlog.armed.is_some_and(|armed| armed <= at) {
+                return;
+            }
+            backlog.armed = Some(at);
+        }
+        self.host.arm(me, at);
+    }
+
+    /// The engine's state, for listings and tests.
+    #[cfg(test)]
+    pub(crate) fn state(&self) -> smoltcp::socket::tcp::State {
+        self.tcb.lock().state()
+    }
+}
+
+impl fmt::Debug for Conn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conn").field("tuple", &self.tuple).finish_non_exhaustive()
+    }
+}
+
+impl Protocol for Conn {
+    fn output(&self) {
+        lock::assert_none_held();
+        self.run(Work::SERVE, Runner::User);
+    }
+
+    fn rcvd(&self, idle: bool) {
+        lock::assert_none_held();
+        let mut work = Work::SERVE;
+        if idle {
+            work.add(Work::IDLE);
+        }
+        self.run(work, Runner::User);
+    }
+
+    fn abort(&self) {
+        lock::assert_none_held();
+        self.run(Work::ABORT, Runner::User);
+    }
+
+    fn detach(&self) {
+        lock::assert_none_held();
+        self.run(Work::DETACH, Runner::User);
+    }
+
+    fn name(&self) -> &'static str {
+        "tcp"
+    }
+}

@@ -1,0 +1,521 @@
+//! What stands before the engine: segment acceptance by RFC 9293 3.10.7 and RFC 5961.
+//!
+//! The engine keeps sequence numbers, windows and timers, but it has holes that a remote peer can
+//! reach, and it never sees a payload. So the guard decides, before anything is fed or kept, what
+//! of a segment counts, and composes what the engine is told:
+//!
+//! * the payload is trimmed to `[rcv_nxt, R)`, `R` being the smaller of the advertised edge and the
+//!   free space of the engine's ring; what is cut on the right loses its FIN;
+//! * the advertised edge is taken from every frame that leaves, SYNs unscaled, so a peer that
+//!   believes a larger window than the ring holds cannot make the engine panic;
+//! * an acknowledgement of what was never sent, and one far too old, is challenged; an old one does
+//!   not carry its window in, and its payload still counts;
+//! * a RST counts only exactly at `rcv_nxt`, elsewhere in the window it is challenged; a SYN in a
+//!   synchronised state is challenged;
+//! * a FIN that arrives before a hole is filled is remembered and replayed when its turn comes;
+//! * a mirror of the engine's assembler knows which payload the engine will keep.
+//!
+//! Positions are absolute: byte *k* of a direction has position *k*, its FIN the position behind the
+//! last byte. They are 64 bits wide and only grow, so sequence numbers may wrap as often as they
+//! like. Deterministic; under the connection's ownership (rank 1).
+
+use super::wire::{ACK, FIN, Header, PSH, RST, SYN, SynOptions};
+use smoltcp::socket::tcp::State;
+use smoltcp::storage::Assembler;
+
+/// What the engine is to be fed, if anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing.
+    Drop,
+    /// This segment.
+    Feed(Feed),
+    /// A segment below the window with one dummy byte, which draws an ACK.
+    Answer(Header),
+    /// An empty segment below the window, which draws an ACK at most once a second (RFC 5961 7).
+    Challenge(Header),
+    /// This segment, and then one that draws an ACK: a window probe's acknowledgement counts.
+    FeedThenAnswer(Feed, Header),
+}
+
+/// A segment for the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Feed {
+    pub(crate) header: Header,
+    /// Bytes of the received payload to leave out in front.
+    pub(crate) skip: usize,
+    /// Bytes of payload to feed.
+    pub(crate) len: usize,
+    /// Position of the first byte fed.
+    pub(crate) position: u64,
+    /// The engine keeps the payload, so the store must. Otherwise it has too many holes.
+    pub(crate) keep: bool,
+    /// By how much the engine's in-order bytes will grow.
+    pub(crate) growth: usize,
+}
+
+/// What the guard needs to know of an emitted frame.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Emission {
+    pub(crate) header: Header,
+    pub(crate) len: usize,
+}
+
+/// The two initial sequence numbers and everything that follows from them. See the module.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    /// Size of the engine's receive ring.
+    capacity: u64,
+    /// Our window shift, once both sides offered the option; until then the one we offer.
+    shift: u8,
+    iss: Option<u32>,
+    irs: Option<u32>,
+    rcv_nxt: u64,
+    /// Right edge of the window as last advertised.
+    edge: u64,
+    /// Bytes that left the engine's receive ring.
+    consumed: u64,
+    /// Position behind the last byte that is kept.
+    high: u64,
+    /// A FIN that waits for bytes before it.
+    fin_at: Option<u64>,
+    fin_received: bool,
+    snd_una: u64,
+    /// Position behind the last byte (or FIN) that ever left.
+    snd_max: u64,
+    /// Sequence and acknowledgement of the segment that gave the peer's window (SND.WL1, SND.WL2).
+    wl1: i64,
+    wl2: u64,
+    /// The peer's window as last accepted: the raw field.
+    window: u16,
+    /// Largest window the peer ever offered, in bytes (RFC 5961 5.2).
+    max_window: u64,
+    remote_shift: u8,
+    /// Mirror of the engine's assembler: same calls, same offsets.
+    mirror: Assembler,
+}
+
+impl Guard {
+    /// A guard for an engine whose receive ring has `capacity` bytes.
+    pub(crate) fn new(capacity: usize) -> Guard {
+        let bits = usize::BITS - capacity.leading_zeros();
+        Guard {
+            capacity: capacity as u64,
+            shift: u8::try_from(bits.saturating_sub(16)).unwrap_or(u8::MAX),
+            iss: None,
+            irs: None,
+            rcv_nxt: 0,
+            edge: 0,
+            consumed: 0,
+            high: 0,
+            fin_at: None,
+            fin_received: false,
+            snd_una: 0,
+            snd_max: 0,
+            wl1: -1,
+            wl2: 0,
+            window: 0,
+            max_window: 0,
+            remote_shift: 0,
+            mirror: Assembler::new(),
+        }
+    }
+
+    /// Position of the next byte expected in order (its FIN included).
+    pub(crate) fn rcv_nxt(&self) -> u64 {
+        self.rcv_nxt
+    }
+
+    /// Sequence number of that byte, as the peer counts.
+    pub(crate) fn rcv_nxt_seq(&self) -> u32 {
+        self.rcv_seq(self.rcv_nxt)
+    }
+
+    /// Everything before this position is acknowledged.
+    pub(crate) fn snd_una(&self) -> u64 {
+        self.snd_una
+    }
+
+    /// Everything before this position was sent at least once.
+    pub(crate) fn snd_max(&self) -> u64 {
+        self.snd_max
+    }
+
+    /// Sequence number behind everything that was sent, as the engine counts.
+    pub(crate) fn snd_max_seq(&self) -> u32 {
+        self.snd_seq(self.snd_max)
+    }
+
+    /// The peer's FIN was accepted in order.
+    pub(crate) fn fin_received(&self) -> bool {
+        self.fin_received
+    }
+
+    /// Bytes that the peer may still send as far as it was told.
+    pub(crate) fn advertised(&self) -> u64 {
+        self.edge.saturating_sub(self.rcv_nxt)
+    }
+
+    /// Bytes left the engine's receive ring.
+    pub(crate) fn consume(&mut self, count: usize) {
+        self.consumed += count as u64;
+    }
+
+    /// Bytes that ever left the engine's receive ring.
+    pub(crate) fn consumed(&self) -> u64 {
+        self.consumed
+    }
+
+    /// Our initial sequence number, known once a SYN has been emitted.
+    pub(crate) fn iss(&self) -> Option<u32> {
+        self.iss
+    }
+
+    /// Position of an emitted payload. `None` if the frame cannot be of this connection.
+    pub(crate) fn send_position(&self, seq: u32) -> Option<u64> {
+        let position = unwrap(seq, self.iss?, self.snd_max);
+        u64::try_from(position).ok()
+    }
+
+    fn rcv_seq(&self, position: u64) -> u32 {
+        wrap(self.irs.unwrap_or(0), position)
+    }
+
+    fn snd_seq(&self, position: u64) -> u32 {
+        wrap(self.iss.unwrap_or(0), position)
+    }
+
+    /// Takes note of a frame that the engine emitted. To be called for every one of them.
+    pub(crate) fn emitted(&mut self, emission: &Emission) {
+        let header = &emission.header;
+        if header.has(RST) {
+            return;
+        }
+        if header.has(SYN) {
+            self.iss.get_or_insert(header.seq);
+            if !header.has(ACK) {
+                // The peer may send this much, counted from a number that is not known yet.
+                self.edge = u64::from(header.window);
+            }
+        }
+        if let Some(position) = self.send_position(header.seq)
+            && !header.has(SYN)
+        {
+            let end = position + emission.len as u64 + u64::from(header.has(FIN));
+            self.snd_max = self.snd_max.max(end);
+        }
+        if header.has(ACK)
+            && let Some(irs) = self.irs
+        {
+            let shift = if header.has(SYN) { 0 } else { self.shift };
+            let acked = unwrap(header.ack, irs, self.rcv_nxt);
+            self.edge = u64::try_from(acked).unwrap_or(0) + (u64::from(header.window) << shift);
+        }
+    }
+
+    /// Decides about a segment in the engine's present state. What is to be fed must be fed.
+    pub(crate) fn judge(&mut self, state: State, header: &Header, len: usize) -> Verdict {
+        match state {
+            State::Closed => Verdict::Drop,
+            State::Listen => self.judge_listen(header),
+            State::SynSent => self.judge_syn_sent(header),
+            State::SynReceived => self.judge_syn_received(header, len),
+            _ => self.judge_synchronised(state, header, len),
+        }
+    }
+
+    fn judge_listen(&mut self, header: &Header) -> Verdict {
+        if header.flags & (SYN | ACK | RST | FIN) != SYN {
+            return Verdict::Drop;
+        }
+        self.synchronise(header);
+        Verdict::Feed(bare(Header { ack: 0, flags: SYN, ..*header }))
+    }
+
+    fn judge_syn_sent(&mut self, header: &Header) -> Verdict {
+        let Some(iss) = self.iss else { return Verdict::Drop };
+        let right_ack = header.has(ACK) && header.ack == iss.wrapping_add(1);
+        if header.has(RST) {
+            let reset = bare(Header { flags: RST | ACK, ..*header });
+            return if right_ack { Verdict::Feed(reset) } else { Verdict::Drop };
+        }
+        let flags = header.flags & (SYN | ACK);
+        if flags == 0 || (header.has(SYN) && header.has(FIN)) {
+            return Verdict::Drop;
+        }
+        // A wrong ACK draws a RST from the engine; a right one without SYN is ignored there.
+        if flags == SYN || (flags == SYN | ACK && right_ack) {
+            // The engine counts the edge of our SYN from irs, not irs + 1: one byte less.
+            let advertised = self.edge;
+            self.synchronise(header);
+            self.edge = advertised.saturating_sub(1);
+        }
+        Verdict::Feed(bare(Header { flags, ..*header }))
+    }
+
+    fn judge_syn_received(&mut self, header: &Header, len: usize) -> Verdict {
+        let Some(iss) = self.iss else { return Verdict::Drop };
+        if header.has(RST) {
+            return self.judge_reset(header);
+        }
+        let right_ack = header.has(ACK) && header.ack == iss.wrapping_add(1);
+        if header.has(SYN) {
+            return match (header.seq == self.irs.unwrap_or(0), right_ack) {
+                // Simultaneous open: the peer's SYN|ACK is its acknowledgement of our SYN.
+                (true, true) => {
+                    self.window = header.window >> self.remote_shift;
+                    let seq = self.rcv_seq(0);
+                    Verdict::Feed(bare(Header { seq, ack: header.ack, ..self.below_window() }))
+                }
+                // The same SYN again: the SYN|ACK is repeated by its timer.
+                (true, false) => Verdict::Drop,
+                (false, _) => Verdict::Challenge(self.below_window()),
+            };
+        }
+        match (header.has(ACK), right_ack) {
+            (false, _) => Verdict::Drop,
+            // The engine answers with a RST.
+            (true, false) => Verdict::Feed(bare(Header { flags: ACK, ..*header })),
+            (true, true) => self.judge_synchronised(State::SynReceived, header, len),
+        }
+    }
+
+    /// RFC 5961 3.2.
+    fn judge_reset(&self, header: &Header) -> Verdict {
+        let start = self.position_of(header.seq);
+        let next = signed(self.rcv_nxt);
+        if start == next {
+            Verdict::Feed(bare(Header { flags: RST, ..*header }))
+        } else if start > next && start < signed(self.right_edge()) {
+            Verdict::Challenge(self.below_window())
+        } else {
+            Verdict::Drop
+        }
+    }
+
+    fn judge_synchronised(&mut self, state: State, header: &Header, len: usize) -> Verdict {
+        if header.has(RST) {
+            return self.judge_reset(header);
+        }
+        if header.has(SYN) {
+            return Verdict::Challenge(self.below_window()); // RFC 5961 4.2
+        }
+        if !header.has(ACK) {
+            return Verdict::Drop;
+        }
+        let cut = self.trim(state, header, len);
+        if !cut.acceptable {
+            return self.judge_outside(header, &cut);
+        }
+        let Some(ack) = self.acceptable_ack(header.ack) else {
+            return Verdict::Challenge(self.below_window());
+        };
+        if ack < signed(self.snd_una) && cut.len == 0 && !cut.fin {
+            return Verdict::Drop; // an old duplicate; it must not count as a new one
+        }
+        Verdict::Feed(self.accept(header, &cut, ack))
+    }
+
+    /// A segment of which nothing is in the window. The sender needs an ACK to make progress.
+    fn judge_outside(&mut self, header: &Header, cut: &Cut) -> Verdict {
+        let answer = self.below_window();
+        let next = signed(self.rcv_nxt);
+        if !cut.occupies {
+            // Keep-alive and window probe look like this.
+            let probe = cut.start == next - 1;
+            return if probe { Verdict::Answer(answer) } else { Verdict::Challenge(answer) };
+        }
+        // RFC 9293 3.10.7.4: with a closed window, acknowledgements are to be taken all the same.
+        let probed = cut.start == next && self.right_edge() == self.rcv_nxt;
+        if probed && let Some(ack) = self.acceptable_ack(header.ack) {
+            if ack >= signed(self.snd_una) {
+                let empty = Cut { acceptable: true, skip: 0, len: 0, fin: false, ..*cut };
+                return Verdict::FeedThenAnswer(self.accept(header, &empty, ack), answer);
+            }
+        }
+        Verdict::Answer(answer)
+    }
+
+    /// Turns an acceptable segment into what the engine is fed, and takes note of it.
+    fn accept(&mut self, header: &Header, cut: &Cut, ack: i64) -> Feed {
+        let current = ack >= signed(self.snd_una);
+        let ack = u64::try_from(ack).unwrap_or(0).max(self.snd_una);
+        // SND.WL1, SND.WL2: only a segment that is not older gives a window.
+        let newer = cut.start > self.wl1 || (cut.start == self.wl1 && ack >= self.wl2);
+        if current && newer {
+            self.wl1 = cut.start;
+            self.wl2 = ack;
+            self.window = header.window;
+            self.max_window =
+                self.max_window.max(u64::from(header.window) << self.remote_shift);
+        }
+        self.snd_una = ack;
+        let start = self.rcv_nxt.max(u64::try_from(cut.start).unwrap_or(0));
+        // Without a payload the sequence number means nothing, but at the edge the engine refuses.
+        let position = if cut.len > 0 { start } else { self.rcv_nxt };
+        let mut feed = Feed {
+            header: Header {
+                seq: self.rcv_seq(position),
+                ack: self.snd_seq(ack),
+                flags: ACK | header.flags & PSH,
+                window: self.window,
+                options: SynOptions::default(),
+            },
+            skip: cut.skip,
+            len: cut.len,
+            position,
+            keep: false,
+            growth: 0,
+        };
+        if cut.len > 0 {
+            let offset = usize::try_from(position - self.rcv_nxt).unwrap_or(usize::MAX);
+            if let Ok(growth) = self.mirror.add_then_remove_front(offset, cut.len) {
+                feed.keep = true;
+                feed.growth = growth;
+                self.high = self.high.max(position + cut.len as u64);
+            }
+        }
+        if cut.fin {
+            if start == self.rcv_nxt {
+                feed.header.flags |= FIN;
+                feed.header.flags &= !PSH;
+                self.fin_received = true;
+            } else {
+                self.fin_at = Some(start + cut.len as u64);
+            }
+        }
+        self.rcv_nxt += feed.growth as u64 + u64::from(feed.header.has(FIN));
+        feed
+    }
+
+    /// The remembered FIN, if its turn has come: a segment to feed.
+    pub(crate) fn replay_fin(&mut self) -> Option<Feed> {
+        if self.fin_at != Some(self.rcv_nxt) || self.fin_received {
+            return None;
+        }
+        let header = Header {
+            seq: self.rcv_nxt_seq(),
+            ack: self.snd_seq(self.snd_una),
+            flags: ACK | FIN,
+            window: self.window,
+            options: SynOptions::default(),
+        };
+        let feed = Feed { position: self.rcv_nxt, ..bare(header) };
+        self.fin_at = None;
+        self.fin_received = true;
+        self.rcv_nxt += 1;
+        Some(feed)
+    }
+
+    /// What of a segment lies in the window.
+    fn trim(&self, state: State, header: &Header, len: usize) -> Cut {
+        let start = self.position_of(header.seq);
+        let end = start + i64::try_from(len).unwrap_or(i64::MAX);
+        let (next, right) = (signed(self.rcv_nxt), signed(self.right_edge()));
+        let fin = header.has(FIN);
+        let occupies = len > 0 || fin;
+        let mut cut =
+            Cut { start, occupies, acceptable: false, skip: 0, len: 0, fin: false };
+        if !occupies {
+            // At the very edge is fine: the peer has filled the window.
+            cut.acceptable = start >= next && start <= right;
+            return cut;
+        }
+        if !may_receive(state) {
+            // Text behind the peer's FIN is ignored, its acknowledgement is not.
+            cut.acceptable = start >= next && start <= right;
+            return cut;
+        }
+        let stop = self.fin_at.map_or(right, |fin_at| right.min(signed(fin_at)));
+        let (from, to) = (start.max(next), end.min(stop));
+        if from < to {
+            cut.acceptable = true;
+            cut.skip = usize::try_from(from - start).unwrap_or(0);
+            cut.len = usize::try_from(to - from).unwrap_or(0);
+        }
+        // A FIN counts if nothing before it was cut, and nothing is known behind it.
+        if fin && end >= next && end <= right && start <= right && end >= signed(self.high) {
+            cut.fin = self.fin_at.is_none_or(|fin_at| signed(fin_at) == end);
+            cut.acceptable |= cut.fin;
+        }
+        cut
+    }
+
+    /// RFC 9293 3.10.7.4 and RFC 5961 5.2. The position, also of an old acknowledgement.
+    fn acceptable_ack(&self, ack: u32) -> Option<i64> {
+        let ack = unwrap(ack, self.iss?, self.snd_una);
+        let oldest = signed(self.snd_una) - signed(self.max_window);
+        (ack >= oldest && ack <= signed(self.snd_max)).then_some(ack)
+    }
+
+    fn right_edge(&self) -> u64 {
+        self.edge.min(self.consumed + self.capacity).max(self.rcv_nxt)
+    }
+
+    fn position_of(&self, seq: u32) -> i64 {
+        unwrap(seq, self.irs.unwrap_or(0), self.rcv_nxt)
+    }
+
+    /// A segment just below the window, with everything else as it stands.
+    fn below_window(&self) -> Header {
+        Header {
+            seq: self.rcv_nxt_seq().wrapping_sub(1),
+            ack: self.snd_seq(self.snd_una),
+            flags: ACK,
+            window: self.window,
+            options: SynOptions::default(),
+        }
+    }
+
+    /// The peer's SYN is accepted.
+    fn synchronise(&mut self, header: &Header) {
+        self.irs = Some(header.seq);
+        match header.options.window_scale {
+            Some(shift) => self.remote_shift = shift,
+            None => self.shift = 0,
+        }
+        self.window = header.window;
+        self.max_window = u64::from(header.window);
+        self.wl1 = -1;
+    }
+}
+
+/// What of a segment lies in the window.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    /// Position of the segment before trimming.
+    start: i64,
+    /// It has a payload or a FIN.
+    occupies: bool,
+    acceptable: bool,
+    skip: usize,
+    len: usize,
+    fin: bool,
+}
+
+fn may_receive(state: State) -> bool {
+    matches!(
+        state,
+        State::SynReceived | State::Established | State::FinWait1 | State::FinWait2
+    )
+}
+
+fn bare(header: Header) -> Feed {
+    Feed { header, skip: 0, len: 0, position: 0, keep: false, growth: 0 }
+}
+
+/// Sequence number of a position; 0 is the byte behind the SYN.
+#[expect(clippy::cast_possible_truncation, reason = "sequence numbers are positions modulo 2^32")]
+fn wrap(initial: u32, position: u64) -> u32 {
+    initial.wrapping_add(1).wrapping_add(position as u32)
+}
+
+/// The position with this sequence number that is nearest to `near`.
+fn unwrap(seq: u32, initial: u32, near: u64) -> i64 {
+    let distance = seq.wrapping_sub(wrap(initial, near)).cast_signed();
+    signed(near) + i64::from(distance)
+}
+
+fn signed(position: u64) -> i64 {
+    i64::try_from(position).expect("invariant: no connection carries 2^63 bytes")
+}

@@ -1,0 +1,162 @@
+//! The payload that arrived out of order.
+//!
+//! Holds exactly the bytes that the engine has accepted and not yet counted in order (I1). Among
+//! them the last accepted writer wins, as in the engine's ring. Deterministic; under the
+//! connection's ownership.
+
+use crate::buf::{Buf, Chain};
+use std::collections::BTreeMap;
+
+/// Beyond this many pieces, neighbours are copied together.
+const MAX_PIECES: usize = 128;
+
+/// Pieces by position; they never overlap and are never empty.
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    pieces: BTreeMap<u64, Buf>,
+}
+
+impl Store {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Bytes held.
+    pub(crate) fn len(&self) -> usize {
+        self.pieces.values().map(Buf::len).sum()
+    }
+
+    /// Keeps `payload`, which begins at `position`, in place of what was there.
+    pub(crate) fn insert(&mut self, position: u64, payload: impl Iterator<Item = Buf>) {
+        let mut at = position;
+        for buf in payload {
+            let end = at + buf.len() as u64;
+            self.clear(at, end);
+            if !buf.is_empty() {
+                // A small piece must not hold on to a large frame.
+                let buf = if buf.footprint() > buf.len() { Buf::copy_of(&buf) } else { buf };
+                self.pieces.insert(at, buf);
+            }
+            at = end;
+        }
+        if self.pieces.len() > MAX_PIECES {
+            self.compact();
+        }
+    }
+
+    /// Takes the bytes from `from` up to `to`, all of which must be here.
+    ///
+    /// `None`, and nothing is taken, if one is missing: a broken invariant (I1).
+    pub(crate) fn take(&mut self, from: u64, to: u64) -> Option<Chain> {
+        let mut at = from;
+        let mut chain = Chain::default();
+        while at < to {
+            let mut buf = self.pieces.remove(&at)?;
+            let end = at + buf.len() as u64;
+            if end > to {
+                let rest = buf.split_off(usize::try_from(to - at).ok()?);
+                self.pieces.insert(to, rest);
+            }
+            at += buf.len() as u64;
+            chain.append(buf);
+        }
+        Some(chain)
+    }
+
+    /// Makes room at `from..to`.
+    fn clear(&mut self, from: u64, to: u64) {
+        if let Some((&start, buf)) = self.pieces.range_mut(..from).next_back()
+            && start + buf.len() as u64 > from
+        {
+            let mut cut = buf.split_off(usize::try_from(from - start).unwrap_or(0));
+            if from + cut.len() as u64 > to {
+                cut.advance(usize::try_from(to - from).unwrap_or(0));
+                self.pieces.insert(to, cut);
+            }
+        }
+        while let Some((&start, _)) = self.pieces.range(from..to).next() {
+            let Some(mut buf) = self.pieces.remove(&start) else { break };
+            if start + buf.len() as u64 > to {
+                buf.advance(usize::try_from(to - start).unwrap_or(0));
+                self.pieces.insert(to, buf);
+            }
+        }
+    }
+
+    fn compact(&mut self) {
+        let mut joined: BTreeMap<u64, Buf> = BTreeMap::new();
+        let mut run: Vec<u8> = Vec::new();
+        let mut run_start = 0;
+        for (start, buf) in std::mem::take(&mut self.pieces) {
+            if run_start + run.len() as u64 != start && !run.is_empty() {
+                joined.insert(run_start, Buf::from(std::mem::take(&mut run)));
+            }
+            if run.is_empty() {
+                run_start = start;
+            }
+            run.extend_from_slice(&buf);
+        }
+        if !run.is_empty() {
+            joined.insert(run_start, Buf::from(run));
+        }
+        self.pieces = joined;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        /// The store behaves as memory with a bit for each byte that is there.
+        #[test]
+        fn last_writer_wins(
+            writes in proptest::collection::vec((0u64..300, 0usize..60, 1usize..4), 1..30),
+        ) {
+            let mut store = Store::default();
+            let mut model: Vec<Option<u8>> = vec![None; 1000];
+            for (round, (at, len, parts)) in (1u8..).zip(writes) {
+                let buf = Buf::copy_of(&vec![round; len]);
+                let step = len.div_ceil(parts).max(1);
+                let parts = (0..len).step_by(step).map(|i| buf.slice(i..(i + step).min(len)));
+                store.insert(at, parts);
+                model[at as usize..at as usize + len].fill(Some(round));
+            }
+            prop_assert_eq!(store.len(), model.iter().flatten().count());
+            let mut at = 0;
+            while at < model.len() {
+                let run = model[at..].iter().take_while(|byte| byte.is_some()).count();
+                if run > 1 {
+                    let half = at + run / 2;
+                    let mut got = store.take(at as u64, half as u64).unwrap().to_vec();
+                    got.extend(store.take(half as u64, (at + run) as u64).unwrap().to_vec());
+                    let want: Vec<u8> = model[at..at + run].iter().flatten().copied().collect();
+                    prop_assert_eq!(got, want);
+                }
+                at += run.max(1);
+            }
+        }
+    }
+
+    #[test]
+    fn tiny_pieces_do_not_hold_much_memory() {
+        let mut store = Store::default();
+        for position in 0..60_000u64 {
+            store.insert(1 + position, std::iter::once(Buf::copy_of(&[1])));
+            assert!(store.pieces.len() <= MAX_PIECES + 1);
+        }
+        assert_eq!(store.take(1, 60_001).unwrap().len(), 60_000);
+        assert!(store.is_empty());
+    }
+
+    #[test]
+    fn a_missing_byte_is_noticed() {
+        let mut store = Store::default();
+        store.insert(10, std::iter::once(Buf::copy_of(b"abc")));
+        assert!(store.take(9, 12).is_none());
+        assert!(store.take(10, 14).is_none());
+    }
+}

@@ -1,0 +1,738 @@
+//! One connection's state: guard, store, engine, and the service step that keeps them together.
+//!
+//! Everything here runs under the connection's ownership (rank 1) and takes the locks of the two
+//! socket buffers (2, 3) one at a time. Nothing here reads a clock.
+//!
+//! Invariants (asserted; in release a broken one resets this connection and is counted):
+//! * I1 the store holds exactly the bytes that the engine accepted and has not counted in order;
+//!   after each feed the engine has grown as the guard said.
+//! * I2 positions are absolute and only grow; ring lengths are not progress.
+//! * I3 why an engine closed follows from the state before and the event ([`closed_by`]).
+//! * I4 the engine's `close()` is called only in ESTABLISHED or CLOSE-WAIT, with all of `so_snd`
+//!   counted in the engine.
+//! * I5 initial sequence numbers come from the segment whose acceptance left LISTEN or SYN-SENT and
+//!   from the first emitted SYN. An engine that falls back to LISTEN is destroyed.
+//! * I6 an emitted payload lies within `so_snd`.
+
+use super::engine::{Emitted, Engine, Outlet};
+use super::guard::{Feed, Guard, Verdict};
+use super::host::Counters;
+use super::store::Store;
+use super::time_wait::TimeWait;
+use super::wire::{self, FIN, Header, RST, SYN, Segment, Tuple};
+use crate::buf::{Chain, Gather};
+use crate::error::SoError;
+use crate::link::{Checksum, Link, Packet, TransmitError};
+use crate::protocol::SocketEnd;
+use smallvec::SmallVec;
+use smoltcp::socket::tcp::State;
+use std::collections::VecDeque;
+use std::num::NonZeroU16;
+use std::time::{Duration, Instant};
+
+/// Time limits of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// SYN-SENT and SYN-RECEIVED.
+    pub(crate) connect: Duration,
+    /// Unacknowledged data and no sign of the peer.
+    pub(crate) user: Duration,
+    /// FIN-WAIT-2 of a socket that nobody holds any more.
+    pub(crate) fin_wait: Duration,
+}
+
+/// What a service step works with.
+pub(crate) struct Env<'a> {
+    pub(crate) now: Instant,
+    pub(crate) link: &'a dyn Link,
+    pub(crate) end: &'a SocketEnd,
+    pub(crate) counters: &'a Counters,
+}
+
+/// What the users and the driver want of a connection, as bits that add up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Work(pub(crate) u8);
+
+impl Work {
+    /// `so_snd` has more bytes or was closed; a timer is due; the link has room.
+    pub(crate) const SERVE: Work = Work(1);
+    /// The reader sleeps: withheld window updates must go out.
+    pub(crate) const IDLE: Work = Work(2);
+    pub(crate) const ABORT: Work = Work(4);
+    pub(crate) const DETACH: Work = Work(8);
+    pub(crate) const NO_DELAY: Work = Work(16);
+    pub(crate) const DELAY: Work = Work(32);
+    /// The link is gone, or the stack.
+    pub(crate) const NETWORK_DOWN: Work = Work(64);
+
+    pub(crate) fn has(self, other: Work) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    pub(crate) fn add(&mut self, other: Work) {
+        self.0 |= other.0;
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(crate) enum Done {
+    /// Nothing remains.
+    Closed,
+    /// A record remains.
+    TimeWait(TimeWait),
+}
+
+/// What a service step left to be done by others.
+#[derive(Debug, Default)]
+pub(crate) struct Served {
+    /// When to serve again at the latest.
+    pub(crate) next: Option<Instant>,
+    /// The link was full: serve again when it is not.
+    pub(crate) link_full: bool,
+    /// The handshake is over; said once.
+    pub(crate) established: bool,
+    pub(crate) done: Option<Done>,
+}
+
+/// What an engine's end was due to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// An accepted RST.
+    Reset,
+    /// An accepted acknowledgement of our FIN, or the end of TIME-WAIT.
+    Finished,
+    /// Our own call.
+    Abort,
+    /// A timer of ours.
+    Timer,
+    /// The link is gone.
+    NetworkDown,
+}
+
+/// I3: the error that an ended connection leaves in `so_error`.
+pub(crate) fn closed_by(before: State, event: Event) -> Option<SoError> {
+    match (event, before) {
+        (Event::Reset, State::SynSent) => Some(SoError::ConnectionRefused),
+        // The other side has everything and our FIN: nothing was lost (RFC 9293 3.10.7.4).
+        (Event::Reset, State::Closing | State::LastAck | State::TimeWait) => None,
+        (Event::Reset, _) => Some(SoError::ConnectionReset),
+        (Event::Finished, _) => None,
+        (Event::Abort, _) => Some(SoError::ConnectionAborted),
+        (Event::Timer, _) => Some(SoError::TimedOut),
+        (Event::NetworkDown, _) => Some(SoError::NetworkDown),
+    }
+}
+
+/// A packet that waits for room in the link.
+#[derive(Debug)]
+struct Waiting {
+    header: SmallVec<[u8; 80]>,
+    ip_header_len: usize,
+    payload: Gather,
+    segment: Option<NonZeroU16>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Tcb {
+    tuple: Tuple,
+    /// `None` when the connection has ended.
+    engine: Option<Engine>,
+    guard: Guard,
+    store: Store,
+    /// In-order bytes on their way to `so_rcv`.
+    inbox: Chain,
+    /// The peer's FIN came in order and is to be told.
+    eof: bool,
+    /// Bytes of `so_snd` that are counted in the engine.
+    queued: u64,
+    /// Packets that the link had no room for.
+    waiting: VecDeque<Waiting>,
+    /// What is added to the engine's send sequence numbers on the wire.
+    offset: Option<u32>,
+    wire_iss: u32,
+    /// Why the engine is closed, once it is.
+    ended: Option<Event>,
+    before_end: State,
+    established: bool,
+    said_established: bool,
+    detached: bool,
+    broken: bool,
+    began: Instant,
+    /// When something acceptable was last heard, or something was first outstanding since.
+    heard: Instant,
+    outstanding: bool,
+    fin_wait_since: Option<Instant>,
+    limits: Limits,
+    epoch: Instant,
+    /// A window update is worth at least this many bytes.
+    step: u64,
+    #[cfg(test)]
+    pub(crate) tap: super::oracle::Tap,
+}
+
+impl Tcb {
+    pub(crate) fn new(
+        tuple: Tuple,
+        engine: Engine,
+        (rcv_ring, mtu): (usize, usize),
+        wire_iss: u32,
+        limits: Limits,
+        (epoch, now): (Instant, Instant),
+    ) -> Tcb {
+        Tcb {
+            tuple,
+            engine: Some(engine),
+            guard: Guard::new(rcv_ring),
+            store: Store::default(),
+            inbox: Chain::default(),
+            eof: false,
+            queued: 0,
+            waiting: VecDeque::new(),
+            offset: None,
+            wire_iss,
+            ended: None,
+            before_end: State::Closed,
+            established: false,
+            said_established: false,
+            detached: false,
+            broken: false,
+            began: now,
+            heard: now,
+            outstanding: false,
+            fin_wait_since: None,
+            limits,
+            epoch,
+            step: (rcv_ring / 4).min(4 * mtu) as u64,
+            #[cfg(test)]
+            tap: super::oracle::Tap::default(),
+        }
+    }
+
+    /// The engine's state; CLOSED when it is gone.
+    pub(crate) fn state(&self) -> State {
+        self.engine.as_ref().map_or(State::Closed, Engine::state)
+    }
+
+    fn engine_time(&self, now: Instant) -> smoltcp::time::Instant {
+        let micros = now.saturating_duration_since(self.epoch).as_micros();
+        smoltcp::time::Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+    }
+
+    /// Takes a received segment. A service step follows.
+    pub(crate) fn input(&mut self, segment: &Segment, env: &Env<'_>) {
+        let Some(engine) = &self.engine else { return };
+        let mut header = segment.header;
+        header.ack = header.ack.wrapping_sub(self.offset.unwrap_or(0));
+        match self.guard.judge(engine.state(), &header, segment.payload_len) {
+            Verdict::Drop => env.counters.refused.add(1),
+            Verdict::Feed(feed) => self.feed(&feed, &segment.payload, env),
+            Verdict::Answer(header) => self.draw_ack(&header, 1, env),
+            Verdict::Challenge(header) => self.draw_ack(&header, 0, env),
+            Verdict::FeedThenAnswer(feed, header) => {
+                self.feed(&feed, &segment.payload, env);
+                self.draw_ack(&header, 1, env);
+            }
+        }
+        if let Some(feed) = self.guard.replay_fin() {
+            self.feed(&feed, &[], env);
+        }
+    }
+
+    /// Feeds a segment outside the window, whose only effect is the engine's answer.
+    fn draw_ack(&mut self, header: &Header, len: usize, env: &Env<'_>) {
+        env.counters.refused.add(1);
+        let (before, queue) = (self.state(), self.rcv_queue());
+        self.feed_engine(header, len, &[], env);
+        self.check(self.state() == before && self.rcv_queue() == queue, "I1: an answer changes nothing");
+    }
+
+    fn rcv_queue(&self) -> usize {
+        self.engine.as_ref().map_or(0, Engine::rcv_queue)
+    }
+
+    fn feed(&mut self, feed: &Feed, payload: &[crate::buf::Buf], env: &Env<'_>) {
+        let (before, queue) = (self.state(), self.rcv_queue());
+        let bytes = cut(payload, feed.skip, feed.len);
+        self.feed_engine(&feed.header, feed.len, &bytes, env);
+        let after = self.state();
+        self.check(
+            after == State::Listen || self.rcv_queue() - queue == feed.growth,
+            "I1: the engine grew as the guard said",
+        );
+        if feed.keep {
+            self.keep(feed, bytes);
+        }
+        self.heard = env.now;
+        if feed.header.has(FIN) {
+            let closed = matches!(
+                after,
+                State::CloseWait | State::Closing | State::TimeWait | State::LastAck
+            );
+            self.check(closed, "I1: the engine took the FIN");
+            self.eof = true;
+        }
+        self.note_state(before, after, feed.header.has(RST));
+    }
+
+    /// Where accepted payload goes: straight on, or into the store.
+    fn keep(&mut self, feed: &Feed, bytes: Gather) {
+        if self.store.is_empty() && feed.growth == feed.len {
+            bytes.into_iter().for_each(|buf| self.inbox.append(buf));
+            return;
+        }
+        self.store.insert(feed.position, bytes.into_iter());
+        if feed.growth > 0 {
+            match self.store.take(feed.position, feed.position + feed.growth as u64) {
+                Some(chain) => self.inbox.append_chain(chain),
+                None => self.check(false, "I1: the store has what the engine counted"),
+            }
+        }
+    }
+
+    fn note_state(&mut self, before: State, after: State, reset: bool) {
+        let handshake = matches!(before, State::SynSent | State::SynReceived);
+        let open = !matches!(
+            after,
+            State::SynSent | State::SynReceived | State::Closed | State::Listen
+        );
+        self.established |= handshake && open;
+        let fell_back = after == State::Listen && before != State::Listen;
+        if (after == State::Closed || fell_back) && self.ended.is_none() {
+            self.before_end = before;
+            self.ended = Some(if reset { Event::Reset } else { Event::Finished });
+        }
+    }
+
+    fn feed_engine(&mut self, header: &Header, len: usize, bytes: &[crate::buf::Buf], env: &Env<'_>) {
+        let now = self.engine_time(env.now);
+        #[cfg(test)]
+        self.tap.fed(now, &self.tuple, header, len, bytes);
+        #[cfg(not(test))]
+        let _ = bytes;
+        let (mut wire, engine) = self.split(env);
+        if let Some(engine) = engine {
+            engine.feed(now, &wire.tuple.clone(), header, len, &mut wire);
+        }
+        self.broken |= wire.broken;
+    }
+
+    fn split<'a>(&'a mut self, env: &'a Env<'_>) -> (Wire<'a>, Option<&'a mut Engine>) {
+        let wire = Wire {
+            tuple: self.tuple,
+            guard: &mut self.guard,
+            waiting: &mut self.waiting,
+            offset: &mut self.offset,
+            wire_iss: self.wire_iss,
+            env,
+            broken: false,
+            #[cfg(test)]
+            tap: &mut self.tap,
+        };
+        (wire, self.engine.as_mut())
+    }
+
+    /// An invariant: with debug assertions a panic that names it, otherwise the end of this
+    /// connection.
+    #[track_caller]
+    fn check(&mut self, holds: bool, invariant: &str) {
+        debug_assert!(holds, "invariant broken: {invariant}");
+        self.broken |= !holds;
+    }
+
+    /// The service step, run at every exit from a connection.
+    pub(crate) fn serve(&mut self, work: Work, env: &Env<'_>) -> Served {
+        if self.engine.is_none() {
+            return Served::default();
+        }
+        self.apply(work, env);
+        self.deliver(work.has(Work::IDLE), env);
+        self.drop_acknowledged(env);
+        self.queue(env);
+        let link_full = !self.emit(env);
+        self.expire(env);
+        let mut served = Served { link_full, ..Served::default() };
+        if self.established && !self.said_established {
+            self.said_established = true;
+            served.established = true;
+            env.end.connected();
+        }
+        served.done = self.conclude(env);
+        if served.done.is_none() {
+            served.next = self.deadline(env.now);
+        }
+        served
+    }
+
+    /// What users asked for.
+    fn apply(&mut self, work: Work, env: &Env<'_>) {
+        if work.has(Work::NO_DELAY) || work.has(Work::DELAY) {
+            let nagle = work.has(Work::DELAY);
+            #[cfg(test)]
+            self.tap.nagle(nagle);
+            if let Some(engine) = &mut self.engine {
+                engine.set_nagle(nagle);
+            }
+        }
+        if work.has(Work::DETACH) && !self.detached {
+            self.detached = true;
+            // RFC 1122 4.2.2.13: what nobody has read is lost, and the peer must know.
+            let unread = !env.end.rcv().buf.is_empty();
+            env.end.cantsendmore();
+            if unread || self.state() == State::SynSent {
+                self.abort(Event::Abort);
+            }
+        }
+        if self.broken {
+            env.counters.broken.add(1);
+            self.broken = false;
+            self.abort(Event::Abort);
+        }
+        if work.has(Work::ABORT) {
+            self.abort(Event::Abort);
+        }
+        if work.has(Work::NETWORK_DOWN) {
+            self.abort(Event::NetworkDown);
+        }
+    }
+
+    fn abort(&mut self, event: Event) {
+        let before = self.state();
+        if self.ended.is_some() || matches!(before, State::Closed) {
+            return;
+        }
+        self.before_end = before;
+        self.ended = Some(event);
+        #[cfg(test)]
+        self.tap.abort();
+        if let Some(engine) = &mut self.engine {
+            engine.abort();
+        }
+    }
+
+    /// In-order bytes to `so_rcv`, and what its reader took out of the engine's ring.
+    fn deliver(&mut self, idle: bool, env: &Env<'_>) {
+        if self.detached && !self.inbox.is_empty() {
+            // RFC 1122 4.2.2.13: new data for a socket that is closed.
+            self.abort(Event::Abort);
+            self.inbox = Chain::default();
+        }
+        if !self.inbox.is_empty() {
+            env.end.append_rcv_chain(std::mem::take(&mut self.inbox));
+        }
+        if std::mem::take(&mut self.eof) {
+            env.end.cantrcvmore();
+        }
+        let (taken, unread) = {
+            let rcv = env.end.rcv();
+            (rcv.buf.chain().start(), rcv.buf.len())
+        };
+        let count = taken.saturating_sub(self.guard.consumed());
+        let worth = count >= self.step || unread == 0 || idle;
+        if count == 0 || !worth {
+            return;
+        }
+        let Some(engine) = &mut self.engine else { return };
+        let count = engine.dequeue(usize::try_from(count).unwrap_or(usize::MAX));
+        self.guard.consume(count);
+        #[cfg(test)]
+        self.tap.dequeued(count);
+    }
+
+    /// Acknowledged bytes leave `so_snd`.
+    fn drop_acknowledged(&mut self, env: &Env<'_>) {
+        let acknowledged = self.guard.snd_una().min(self.queued);
+        let start = env.end.snd().buf.chain().start();
+        let count = usize::try_from(acknowledged.saturating_sub(start)).unwrap_or(0);
+        if count > 0 {
+            env.end.drop_snd(count);
+        }
+        let in_engine = self.engine.as_ref().map_or(0, Engine::snd_queue) as u64;
+        let open = self.ended.is_none();
+        self.check(!open || in_engine == self.queued - acknowledged, "I2: bytes counted in the engine");
+    }
+
+    /// New bytes of `so_snd` are counted in the engine; behind the last one it is closed (I4).
+    fn queue(&mut self, env: &Env<'_>) {
+        let Some(engine) = &mut self.engine else { return };
+        let (end, closed) = {
+            let snd = env.end.snd();
+            (snd.buf.chain().end(), snd.buf.is_closed())
+        };
+        let open = matches!(engine.state(), State::Established | State::CloseWait);
+        if !open {
+            return;
+        }
+        let missing = usize::try_from(end.saturating_sub(self.queued)).unwrap_or(usize::MAX);
+        if missing > 0 {
+            let count = engine.enqueue(missing);
+            self.queued += count as u64;
+            #[cfg(test)]
+            self.tap.enqueued(count);
+        }
+        if closed && self.queued == end {
+            #[cfg(test)]
+            self.tap.close();
+            engine.close();
+        }
+    }
+
+    /// Emits until there is nothing more, or the link is full (`false`).
+    fn emit(&mut self, env: &Env<'_>) -> bool {
+        if !self.flush_waiting(env) {
+            return false;
+        }
+        let now = self.engine_time(env.now);
+        let before = self.state();
+        loop {
+            #[cfg(test)]
+            self.tap.egress(now);
+            let (mut wire, engine) = self.split(env);
+            let emitted = engine.is_some_and(|engine| engine.egress(now, &mut wire));
+            self.broken |= wire.broken;
+            if !emitted {
+                break;
+            }
+            if !self.waiting.is_empty() {
+                return false;
+            }
+        }
+        self.note_state(before, self.state(), false);
+        true
+    }
+
+    fn flush_waiting(&mut self, env: &Env<'_>) -> bool {
+        while let Some(mut waiting) = self.waiting.pop_front() {
+            if !waiting.send(env) {
+                self.waiting.push_front(waiting);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Time limits of our own; the engine's would kill idle connections.
+    fn expire(&mut self, env: &Env<'_>) {
+        let outstanding = self.guard.snd_una() < self.guard.snd_max() || self.guard.snd_una() < self.queued;
+        if outstanding && !self.outstanding {
+            self.heard = env.now;
+        }
+        self.outstanding = outstanding;
+        let waits = self.detached && self.state() == State::FinWait2;
+        if !waits {
+            self.fin_wait_since = None;
+        } else if self.fin_wait_since.is_none() {
+            self.fin_wait_since = Some(env.now);
+        }
+        if self.own_deadline().is_some_and(|at| env.now >= at) {
+            self.abort(Event::Timer);
+            self.emit(env);
+        }
+    }
+
+    fn own_deadline(&self) -> Option<Instant> {
+        match self.state() {
+            State::Closed => None,
+            State::Listen | State::SynSent | State::SynReceived => {
+                Some(self.began + self.limits.connect)
+            }
+            _ if self.outstanding => Some(self.heard + self.limits.user),
+            _ => self.fin_wait_since.map(|since| since + self.limits.fin_wait),
+        }
+    }
+
+    fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        let own = self.own_deadline();
+        let engine_now = self.engine_time(now);
+        let at = self.engine.as_mut()?.poll_at(engine_now);
+        let at = at.map(|at| {
+            // What is due at once was just tried, and waits for the link or the peer.
+            let micros = (at.total_micros() - engine_now.total_micros()).max(1000);
+            now + Duration::from_micros(micros.unsigned_abs())
+        });
+        own.into_iter().chain(at).min()
+    }
+
+    /// The engine goes when nothing is left for it to do.
+    fn conclude(&mut self, env: &Env<'_>) -> Option<Done> {
+        let state = self.state();
+        if state == State::TimeWait && self.waiting.is_empty() && self.inbox.is_empty() {
+            let record = TimeWait {
+                tuple: self.tuple,
+                snd_nxt: self.guard.snd_max_seq().wrapping_add(self.offset.unwrap_or(0)),
+                rcv_nxt: self.guard.rcv_nxt_seq(),
+            };
+            self.finish(None, env);
+            return Some(Done::TimeWait(record));
+        }
+        let event = self.ended?;
+        let reset_to_send = self.engine.as_ref().is_some_and(Engine::has_peer);
+        let wait = reset_to_send || !self.waiting.is_empty();
+        if wait && state == State::Closed && event != Event::NetworkDown {
+            return None;
+        }
+        self.finish(closed_by(self.before_end, event), env);
+        Some(Done::Closed)
+    }
+
+    fn finish(&mut self, error: Option<SoError>, env: &Env<'_>) {
+        self.engine = None;
+        self.waiting.clear();
+        if let Some(error) = error {
+            env.end.set_error(error);
+        }
+        env.end.cantrcvmore();
+        let unsent = {
+            let mut snd = env.end.snd();
+            let len = snd.buf.len();
+            snd.buf.take(len)
+        };
+        drop(unsent);
+        env.end.cantsendmore();
+    }
+}
+
+/// References to `len` bytes behind the first `skip`.
+fn cut(payload: &[crate::buf::Buf], mut skip: usize, mut len: usize) -> Gather {
+    let mut part = Gather::new();
+    for buf in payload {
+        if len == 0 {
+            break;
+        }
+        if skip >= buf.len() {
+            skip -= buf.len();
+            continue;
+        }
+        let count = (buf.len() - skip).min(len);
+        part.push(buf.slice(skip..skip + count));
+        skip = 0;
+        len -= count;
+    }
+    part
+}
+
+/// Where the engine's frames go: they get their payload, their checksum, and are transmitted.
+struct Wire<'a> {
+    tuple: Tuple,
+    guard: &'a mut Guard,
+    waiting: &'a mut VecDeque<Waiting>,
+    offset: &'a mut Option<u32>,
+    wire_iss: u32,
+    env: &'a Env<'a>,
+    broken: bool,
+    #[cfg(test)]
+    tap: &'a mut super::oracle::Tap,
+}
+
+impl Wire<'_> {
+    /// I6: the payload that belongs to an emitted range.
+    fn payload(&mut self, seq: u32, len: usize) -> Option<Gather> {
+        if len == 0 {
+            return Some(Gather::new());
+        }
+        let from = self.guard.send_position(seq)?;
+        let to = from + len as u64;
+        let snd = self.env.end.snd();
+        let chain = snd.buf.chain();
+        (chain.start() <= from && to <= chain.end()).then(|| chain.range(from..to))
+    }
+}
+
+impl Outlet for Wire<'_> {
+    fn ready(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn emit(&mut self, emitted: Emitted<'_>) {
+        let Emitted { header, ip_header_len, emission, segment } = emitted;
+        self.guard.emitted(&emission);
+        let Some(payload) = self.payload(emission.header.seq, emission.len) else {
+            debug_assert!(false, "invariant broken: I6: an emitted payload lies within so_snd");
+            self.broken = true;
+            return;
+        };
+        #[cfg(test)]
+        self.tap.emitted(header, &payload);
+        if emission.header.has(SYN) && self.offset.is_none() {
+            *self.offset = Some(self.wire_iss.wrapping_sub(emission.header.seq));
+        }
+        let seq = emission.header.seq.wrapping_add(self.offset.unwrap_or(0));
+        header[ip_header_len + 4..ip_header_len + 8].copy_from_slice(&seq.to_be_bytes());
+        let mut packet =
+            Waiting { header: SmallVec::from_slice(header), ip_header_len, payload, segment };
+        if !self.waiting.is_empty() || !packet.send(self.env) {
+            // A newer pure acknowledgement says all that an older one did.
+            if packet.payload.is_empty() && self.waiting.back().is_some_and(|last| last.is_ack()) {
+                self.waiting.pop_back();
+            }
+            self.waiting.push_back(packet);
+        }
+    }
+}
+
+impl Waiting {
+    fn is_ack(&self) -> bool {
+        let flags = self.header[self.ip_header_len + 13];
+        self.payload.is_empty() && flags & (SYN | FIN | RST) == 0
+    }
+
+    /// `false`: the link is full.
+    fn send(&mut self, env: &Env<'_>) -> bool {
+        let partial = env.link.capabilities().checksum;
+        let payload = self.payload.iter().map(|buf| &buf[..]);
+        wire::finish(&mut self.header, self.ip_header_len, payload, partial);
+        let packet = Packet {
+            header: &self.header,
+            payload: &self.payload,
+            ip_header_len: self.ip_header_len,
+            checksum: if partial { Checksum::Partial } else { Checksum::Complete },
+            segment: self.segment,
+        };
+        match env.link.transmit(&packet) {
+            Ok(()) => {
+                env.counters.sent.add(1);
+                true
+            }
+            Err(TransmitError::Full) => {
+                env.counters.link_full.add(1);
+                false
+            }
+            Err(TransmitError::Refused(_) | TransmitError::Gone(_)) => {
+                env.counters.lost.add(1);
+                true
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i3_table_of_causes() {
+        use State::*;
+        let table: [(Event, &[State], Option<SoError>); 6] = [
+            (Event::Reset, &[SynSent], Some(SoError::ConnectionRefused)),
+            (
+                Event::Reset,
+                &[SynReceived, Established, FinWait1, FinWait2, CloseWait],
+                Some(SoError::ConnectionReset),
+            ),
+            (Event::Reset, &[Closing, LastAck, TimeWait], None),
+            (Event::Finished, &[LastAck, TimeWait], None),
+            (Event::Abort, &[Established, CloseWait], Some(SoError::ConnectionAborted)),
+            (Event::Timer, &[SynSent, Established, FinWait2], Some(SoError::TimedOut)),
+        ];
+        for (event, states, error) in table {
+            for state in states {
+                assert_eq!(closed_by(*state, event), error, "{event:?} in {state:?}");
+            }
+        }
+    }
+}

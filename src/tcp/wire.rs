@@ -1,0 +1,553 @@
+//! Frames to segments, and canonical headers.
+//!
+//! A frame is parsed once, here. What is not a whole, well-formed TCP segment for a unicast address
+//! never reaches a connection: it is an ICMP packet for the control interface, or it is dropped and
+//! counted by reason. RFC 791, 8200, 9293, 7323, 2018.
+
+use crate::buf::Gather;
+use crate::link::Frame;
+use internet_checksum::Checksum;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+pub(crate) const FIN: u8 = 0x01;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const RST: u8 = 0x04;
+pub(crate) const PSH: u8 = 0x08;
+pub(crate) const ACK: u8 = 0x10;
+
+pub(crate) const IPV4_HEADER: usize = 20;
+pub(crate) const IPV6_HEADER: usize = 40;
+pub(crate) const TCP_HEADER: usize = 20;
+/// Offset of the checksum in the TCP header.
+const TCP_CHECKSUM: usize = 16;
+
+const PROTO_ICMP: u8 = 1;
+const PROTO_TCP: u8 = 6;
+const PROTO_ICMPV6: u8 = 58;
+/// Largest shift of the window scale option (RFC 7323 2.3).
+const MAX_SHIFT: u8 = 14;
+
+/// Both ends of a connection, seen from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Tuple {
+    pub(crate) local: IpAddr,
+    pub(crate) remote: IpAddr,
+    pub(crate) local_port: u16,
+    pub(crate) remote_port: u16,
+}
+
+impl Tuple {
+    pub(crate) fn ip_header_len(&self) -> usize {
+        if self.local.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER }
+    }
+}
+
+/// The options of a SYN that the engine is told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct SynOptions {
+    pub(crate) mss: Option<u16>,
+    pub(crate) window_scale: Option<u8>,
+    pub(crate) sack_permitted: bool,
+}
+
+/// The fields of a TCP header that mean something here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) flags: u8,
+    pub(crate) window: u16,
+    pub(crate) options: SynOptions,
+}
+
+impl Header {
+    pub(crate) fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// A received segment.
+#[derive(Debug, Clone)]
+pub(crate) struct Segment {
+    pub(crate) tuple: Tuple,
+    pub(crate) header: Header,
+    pub(crate) payload: Gather,
+    pub(crate) payload_len: usize,
+}
+
+/// What a frame turned out to be.
+#[derive(Debug)]
+pub(crate) enum Parsed {
+    Tcp(Segment),
+    /// For the control interface.
+    Icmp { destination: IpAddr },
+    Dropped(Malformed),
+}
+
+/// Why a frame was dropped by the parser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Malformed {
+    /// Too short, lengths that disagree, a version that is neither 4 nor 6.
+    Header,
+    /// An IPv4 or IPv6 fragment.
+    Fragment,
+    /// An IPv6 extension header, or a protocol that is neither TCP nor ICMP.
+    Protocol,
+    /// A wrong checksum.
+    Checksum,
+    /// A source or destination that no TCP connection has.
+    Address,
+}
+
+struct IpPacket {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    header_len: usize,
+    total_len: usize,
+}
+
+pub(crate) fn parse(frame: Frame) -> Parsed {
+    let ip = match parse_ip(&frame) {
+        Ok(ip) => ip,
+        Err(why) => return Parsed::Dropped(why),
+    };
+    match (ip.protocol, ip.source.is_ipv4()) {
+        (PROTO_TCP, _) => match parse_tcp(frame, &ip) {
+            Ok(segment) => Parsed::Tcp(segment),
+            Err(why) => Parsed::Dropped(why),
+        },
+        (PROTO_ICMP, true) | (PROTO_ICMPV6, false) => {
+            Parsed::Icmp { destination: ip.destination }
+        }
+        _ => Parsed::Dropped(Malformed::Protocol),
+    }
+}
+
+fn parse_ip(frame: &Frame) -> Result<IpPacket, Malformed> {
+    match frame.head.first().map(|byte| byte >> 4) {
+        Some(4) => parse_ipv4(frame),
+        Some(6) => parse_ipv6(frame),
+        _ => Err(Malformed::Header),
+    }
+}
+
+fn parse_ipv4(frame: &Frame) -> Result<IpPacket, Malformed> {
+    let head: &[u8] = &frame.head;
+    let header_len = usize::from(head[0] & 0x0f) * 4;
+    if header_len < IPV4_HEADER || head.len() < header_len {
+        return Err(Malformed::Header);
+    }
+    let total_len = usize::from(be16(head, 2));
+    if total_len < header_len || total_len > frame.len() {
+        return Err(Malformed::Header);
+    }
+    if !frame.checksum_ok && internet_checksum::checksum(&head[..header_len]) != [0, 0] {
+        return Err(Malformed::Checksum);
+    }
+    // More-fragments flag or an offset.
+    if be16(head, 6) & 0x3fff != 0 {
+        return Err(Malformed::Fragment);
+    }
+    Ok(IpPacket {
+        source: IpAddr::V4(Ipv4Addr::from(array::<4>(head, 12))),
+        destination: IpAddr::V4(Ipv4Addr::from(array::<4>(head, 16))),
+        protocol: head[9],
+        header_len,
+        total_len,
+    })
+}
+
+fn parse_ipv6(frame: &Frame) -> Result<IpPacket, Malformed> {
+    /// Next-header value of the fragment header.
+    const FRAGMENT: u8 = 44;
+    let head: &[u8] = &frame.head;
+    if head.len() < IPV6_HEADER {
+        return Err(Malformed::Header);
+    }
+    let total_len = IPV6_HEADER + usize::from(be16(head, 4));
+    if total_len > frame.len() {
+        return Err(Malformed::Header);
+    }
+    if head[6] == FRAGMENT {
+        return Err(Malformed::Fragment);
+    }
+    Ok(IpPacket {
+        source: IpAddr::V6(Ipv6Addr::from(array::<16>(head, 8))),
+        destination: IpAddr::V6(Ipv6Addr::from(array::<16>(head, 24))),
+        protocol: head[6],
+        header_len: IPV6_HEADER,
+        total_len,
+    })
+}
+
+fn parse_tcp(frame: Frame, ip: &IpPacket) -> Result<Segment, Malformed> {
+    let head: &[u8] = frame.head.get(ip.header_len..).unwrap_or_default();
+    if head.len() < TCP_HEADER {
+        return Err(Malformed::Header);
+    }
+    let header_len = usize::from(head[12] >> 4) * 4;
+    let segment_len = ip.total_len - ip.header_len;
+    if header_len < TCP_HEADER || header_len > head.len() || header_len > segment_len {
+        return Err(Malformed::Header);
+    }
+    if !is_endpoint(ip.source) || !is_endpoint(ip.destination) {
+        return Err(Malformed::Address);
+    }
+    let tuple = Tuple {
+        local: ip.destination,
+        remote: ip.source,
+        local_port: be16(head, 2),
+        remote_port: be16(head, 0),
+    };
+    if tuple.local_port == 0 || tuple.remote_port == 0 {
+        return Err(Malformed::Address);
+    }
+    if !frame.checksum_ok && !checksum_holds(&frame, ip) {
+        return Err(Malformed::Checksum);
+    }
+    let flags = head[13];
+    let options = match flags & SYN {
+        0 => SynOptions::default(),
+        _ => syn_options(&head[TCP_HEADER..header_len]),
+    };
+    let header =
+        Header { seq: be32(head, 4), ack: be32(head, 8), flags, window: be16(head, 14), options };
+    let payload_len = segment_len - header_len;
+    let payload = payload_of(frame, ip.header_len + header_len, payload_len);
+    Ok(Segment { tuple, header, payload, payload_len })
+}
+
+/// References to the payload: `len` bytes behind the first `skip`.
+fn payload_of(frame: Frame, skip: usize, len: usize) -> Gather {
+    let mut payload = Gather::new();
+    let mut missing = len;
+    let in_head = (frame.head.len() - skip).min(missing);
+    if in_head > 0 {
+        payload.push(frame.head.slice(skip..skip + in_head));
+        missing -= in_head;
+    }
+    for buf in frame.rest {
+        if missing == 0 {
+            break;
+        }
+        let count = buf.len().min(missing);
+        payload.push(if count == buf.len() { buf } else { buf.slice(0..count) });
+        missing -= count;
+    }
+    payload
+}
+
+/// TCP never talks to or from these (RFC 1122 3.2.1.3, 4.2.3.10).
+fn is_endpoint(address: IpAddr) -> bool {
+    !address.is_unspecified()
+        && !address.is_multicast()
+        && address != IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
+fn checksum_holds(frame: &Frame, ip: &IpPacket) -> bool {
+    let len = ip.total_len - ip.header_len;
+    let mut sum = pseudo_header(ip.source, ip.destination, len);
+    let mut missing = len;
+    let head = &frame.head[ip.header_len..];
+    for part in std::iter::once(head).chain(frame.rest.iter().map(|buf| &buf[..])) {
+        let count = part.len().min(missing);
+        sum.add_bytes(&part[..count]);
+        missing -= count;
+    }
+    sum.checksum() == [0, 0]
+}
+
+fn pseudo_header(source: IpAddr, destination: IpAddr, len: usize) -> Checksum {
+    let mut sum = Checksum::new();
+    for address in [source, destination] {
+        match address {
+            IpAddr::V4(address) => sum.add_bytes(&address.octets()),
+            IpAddr::V6(address) => sum.add_bytes(&address.octets()),
+        }
+    }
+    let len = u32::try_from(len).expect("invariant: a segment is at most 64 KiB");
+    sum.add_bytes(&len.to_be_bytes());
+    sum.add_bytes(&[0, 0, 0, PROTO_TCP]);
+    sum
+}
+
+/// Reads options until the end, or until one whose length makes no sense.
+fn syn_options(mut bytes: &[u8]) -> SynOptions {
+    let mut options = SynOptions::default();
+    while let [kind, rest @ ..] = bytes {
+        match (kind, rest) {
+            (0, _) => break,
+            (1, _) => {
+                bytes = rest;
+                continue;
+            }
+            (2, [4, high, low, ..]) => options.mss = Some(u16::from_be_bytes([*high, *low])),
+            (3, [3, shift, ..]) => options.window_scale = Some((*shift).min(MAX_SHIFT)),
+            (4, [2, ..]) => options.sack_permitted = true,
+            _ => {}
+        }
+        let len = rest.first().map_or(0, |len| usize::from(*len));
+        if len < 2 || len > bytes.len() {
+            break;
+        }
+        bytes = &bytes[len..];
+    }
+    options
+}
+
+/// Longest header that [`compose`] writes.
+pub(crate) const MAX_CANONICAL: usize = IPV6_HEADER + TCP_HEADER + 12;
+
+/// Writes an IP and a TCP header for a segment from `from` to `to` that carries `payload_len`
+/// bytes, with checksum fields zero. Returns the headers' length.
+pub(crate) fn compose(
+    out: &mut [u8; MAX_CANONICAL],
+    from: (IpAddr, u16),
+    to: (IpAddr, u16),
+    header: &Header,
+    payload_len: usize,
+) -> usize {
+    let mut options = [0u8; 12];
+    let options_len = if header.has(SYN) { write_options(&mut options, &header.options) } else { 0 };
+    let tcp_len = TCP_HEADER + options_len;
+    let ip_len = write_ip(out, from.0, to.0, tcp_len + payload_len);
+    let tcp = &mut out[ip_len..ip_len + tcp_len];
+    tcp[0..2].copy_from_slice(&from.1.to_be_bytes());
+    tcp[2..4].copy_from_slice(&to.1.to_be_bytes());
+    tcp[4..8].copy_from_slice(&header.seq.to_be_bytes());
+    tcp[8..12].copy_from_slice(&header.ack.to_be_bytes());
+    let words = u8::try_from(tcp_len / 4).expect("invariant: at most 32 bytes");
+    tcp[12] = words << 4;
+    tcp[13] = header.flags & (FIN | SYN | RST | PSH | ACK);
+    tcp[14..16].copy_from_slice(&header.window.to_be_bytes());
+    tcp[16..20].fill(0);
+    tcp[TCP_HEADER..].copy_from_slice(&options[..options_len]);
+    ip_len + tcp_len
+}
+
+fn write_options(out: &mut [u8; 12], options: &SynOptions) -> usize {
+    let mut len = 0;
+    let mut put = |bytes: &[u8]| {
+        out[len..len + bytes.len()].copy_from_slice(bytes);
+        len += bytes.len();
+    };
+    if let Some(mss) = options.mss {
+        let [high, low] = mss.to_be_bytes();
+        put(&[2, 4, high, low]);
+    }
+    if let Some(shift) = options.window_scale {
+        put(&[1, 3, 3, shift]);
+    }
+    if options.sack_permitted {
+        put(&[1, 1, 4, 2]);
+    }
+    len
+}
+
+fn write_ip(out: &mut [u8], source: IpAddr, destination: IpAddr, len: usize) -> usize {
+    const HOP_LIMIT: u8 = 64;
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            out[..IPV4_HEADER].fill(0);
+            out[0] = 0x45;
+            out[2..4].copy_from_slice(&length_field(IPV4_HEADER + len));
+            out[6] = 0x40; // don't fragment
+            out[8] = HOP_LIMIT;
+            out[9] = PROTO_TCP;
+            out[12..16].copy_from_slice(&source.octets());
+            out[16..20].copy_from_slice(&destination.octets());
+            IPV4_HEADER
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            out[..IPV6_HEADER].fill(0);
+            out[0] = 0x60;
+            out[4..6].copy_from_slice(&length_field(len));
+            out[6] = PROTO_TCP;
+            out[7] = HOP_LIMIT;
+            out[8..24].copy_from_slice(&source.octets());
+            out[24..40].copy_from_slice(&destination.octets());
+            IPV6_HEADER
+        }
+        _ => unreachable!("invariant: both ends of a connection are of one family"),
+    }
+}
+
+fn length_field(len: usize) -> [u8; 2] {
+    u16::try_from(len).expect("invariant: an IP packet is at most 64 KiB").to_be_bytes()
+}
+
+/// Fills in the checksums of an outgoing packet: the IPv4 header's always, TCP's in full or, if the
+/// link does the rest, only the sum of the pseudo-header.
+pub(crate) fn finish<'a>(
+    header: &mut [u8],
+    ip_header_len: usize,
+    payload: impl Iterator<Item = &'a [u8]> + Clone,
+    partial: bool,
+) {
+    let (source, destination) = if ip_header_len == IPV6_HEADER {
+        (
+            IpAddr::V6(Ipv6Addr::from(array::<16>(header, 8))),
+            IpAddr::V6(Ipv6Addr::from(array::<16>(header, 24))),
+        )
+    } else {
+        header[10..12].fill(0);
+        let sum = internet_checksum::checksum(&header[..ip_header_len]);
+        header[10..12].copy_from_slice(&sum);
+        (
+            IpAddr::V4(Ipv4Addr::from(array::<4>(header, 12))),
+            IpAddr::V4(Ipv4Addr::from(array::<4>(header, 16))),
+        )
+    };
+    let len = header.len() - ip_header_len + payload.clone().map(<[u8]>::len).sum::<usize>();
+    let mut sum = pseudo_header(source, destination, len);
+    let tcp = &mut header[ip_header_len..];
+    tcp[TCP_CHECKSUM..TCP_CHECKSUM + 2].fill(0);
+    let field = if partial {
+        // The link sums from here on, so the field holds the sum itself, not its complement.
+        sum.checksum().map(|byte| !byte)
+    } else {
+        sum.add_bytes(tcp);
+        payload.for_each(|part| sum.add_bytes(part));
+        sum.checksum()
+    };
+    tcp[TCP_CHECKSUM..TCP_CHECKSUM + 2].copy_from_slice(&field);
+}
+
+pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes(array(bytes, at))
+}
+
+pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(array(bytes, at))
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&bytes[at..at + N]);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::Buf;
+    use proptest::prelude::*;
+
+    fn frame(bytes: &[u8], checksum_ok: bool) -> Frame {
+        Frame { head: Buf::copy_of(bytes), rest: Gather::new(), checksum_ok }
+    }
+
+    fn ends(v6: bool) -> ((IpAddr, u16), (IpAddr, u16)) {
+        match v6 {
+            false => ((Ipv4Addr::new(10, 0, 0, 1).into(), 5), (Ipv4Addr::new(10, 0, 0, 2).into(), 6)),
+            true => (
+                (Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1).into(), 5),
+                (Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2).into(), 6),
+            ),
+        }
+    }
+
+    fn packet(v6: bool, header: &Header, payload: &[u8]) -> Vec<u8> {
+        let (from, to) = ends(v6);
+        let mut out = [0; MAX_CANONICAL];
+        let len = compose(&mut out, from, to, header, payload.len());
+        let ip = if v6 { IPV6_HEADER } else { IPV4_HEADER };
+        finish(&mut out[..len], ip, std::iter::once(payload), false);
+        [&out[..len], payload].concat()
+    }
+
+    fn header() -> impl Strategy<Value = Header> {
+        (any::<u32>(), any::<u32>(), 0u8..32, any::<u16>(), any::<(Option<u16>, bool)>(), 0u8..20)
+            .prop_map(|(seq, ack, flags, window, (mss, sack_permitted), shift)| {
+                let window_scale = (shift < 15).then_some(shift);
+                let options = SynOptions { mss, window_scale, sack_permitted };
+                let options = if flags & SYN == 0 { SynOptions::default() } else { options };
+                Header { seq, ack, flags, window, options }
+            })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        #[test]
+        fn composed_headers_parse_back(
+            v6: bool, header in header(), payload in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let packet = packet(v6, &header, &payload);
+            let Parsed::Tcp(segment) = parse(frame(&packet, false)) else {
+                panic!("a whole segment was refused");
+            };
+            prop_assert_eq!(segment.header, header);
+            prop_assert_eq!(segment.payload_len, payload.len());
+            let got: Vec<u8> = segment.payload.iter().flat_map(|buf| buf.to_vec()).collect();
+            prop_assert_eq!(got, payload);
+        }
+
+        #[test]
+        fn a_flipped_bit_is_noticed(header in header(), at in 0usize..400, bit in 0u8..8) {
+            let mut packet = packet(false, &header, &[0x5a; 10]);
+            let at = at % packet.len();
+            packet[at] ^= 1 << bit;
+            // One flipped bit is always caught by the checksums or the lengths.
+            prop_assert!(matches!(parse(frame(&packet, false)), Parsed::Dropped(_)));
+        }
+
+        #[test]
+        fn any_bytes_are_survived(
+            bytes in proptest::collection::vec(any::<u8>(), 0..120), version in 0u8..3,
+            cut in 0usize..120, vouched: bool,
+        ) {
+            let mut bytes = bytes;
+            if let Some(first) = bytes.first_mut() {
+                *first = match version { 0 => *first, 1 => 0x45, _ => 0x60 };
+            }
+            let cut = cut.min(bytes.len());
+            let rest = Gather::from_iter([Buf::copy_of(&bytes[cut..])]);
+            let frame = Frame { head: Buf::copy_of(&bytes[..cut]), rest, checksum_ok: vouched };
+            drop(parse(frame));
+        }
+    }
+
+    #[test]
+    fn fragments_extension_headers_and_odd_addresses_are_dropped() {
+        let header = Header { seq: 1, ack: 2, flags: ACK, window: 3, options: SynOptions::default() };
+        let why = |bytes: &[u8]| match parse(frame(bytes, true)) {
+            Parsed::Dropped(why) => Some(why),
+            _ => None,
+        };
+        let good = packet(false, &header, b"x");
+        assert_eq!(why(&good), None);
+        let patched = |at: usize, value: u8| {
+            let mut bytes = good.clone();
+            bytes[at] = value;
+            bytes
+        };
+        assert_eq!(why(&patched(6, 0x20)), Some(Malformed::Fragment), "more fragments");
+        assert_eq!(why(&patched(7, 1)), Some(Malformed::Fragment), "an offset");
+        assert_eq!(why(&patched(9, 17)), Some(Malformed::Protocol), "UDP");
+        assert_eq!(why(&patched(12, 224)), Some(Malformed::Address), "from multicast");
+        assert_eq!(why(&patched(0, 0x44)), Some(Malformed::Header), "header of 16 bytes");
+        assert_eq!(why(&patched(3, 255)), Some(Malformed::Header), "longer than the frame");
+        assert_eq!(why(&patched(32, 0x40)), Some(Malformed::Header), "TCP header of 16 bytes");
+        let good = packet(true, &header, b"x");
+        assert_eq!(why(&good), None);
+        let patched = |at: usize, value: u8| {
+            let mut bytes = good.clone();
+            bytes[at] = value;
+            bytes
+        };
+        assert_eq!(why(&patched(6, 44)), Some(Malformed::Fragment), "IPv6 fragment");
+        assert_eq!(why(&patched(6, 0)), Some(Malformed::Protocol), "hop-by-hop options");
+    }
+
+    #[test]
+    fn options_with_bad_lengths_end_the_list() {
+        assert_eq!(syn_options(&[2, 4, 5, 180, 3, 3, 20]).window_scale, Some(14));
+        assert_eq!(syn_options(&[8, 0, 2, 4, 5, 180]), SynOptions::default());
+        assert_eq!(syn_options(&[8, 200, 2, 4, 5, 180]), SynOptions::default());
+        assert_eq!(syn_options(&[2, 4, 5]), SynOptions::default());
+        assert_eq!(syn_options(&[2]), SynOptions::default());
+        assert_eq!(syn_options(&[1, 1, 4, 2, 0, 2, 4, 1, 1]).mss, None);
+    }
+}
