@@ -268,3 +268,228 @@ impl Drop for MemoryLink {
         self.there.update(|peer| peer.peer_closed = true);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, SystemClock};
+    use std::num::NonZeroU16;
+    use std::thread;
+    use std::time::Duration;
+
+    const HEADER: [u8; 40] = [0x45; 40];
+
+    fn packet(payload: &[Buf]) -> Packet<'_> {
+        Packet {
+            header: &HEADER,
+            payload,
+            ip_header_len: 20,
+            checksum: Checksum::Partial,
+            segment: None,
+        }
+    }
+
+    fn small() -> Config {
+        Config {
+            frames: 2,
+            ..Config::default()
+        }
+    }
+
+    /// A time that only a test that hangs reaches.
+    fn far() -> Option<Instant> {
+        Some(SystemClock.now() + Duration::from_secs(20))
+    }
+
+    fn receive(link: &MemoryLink) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        link.receive(&mut frames, 100).unwrap();
+        frames
+    }
+
+    #[test]
+    fn payload_crosses_without_a_copy() {
+        let (a, b) = pair(Config::default());
+        let payload = Buf::copy_of(&[7; 1000]);
+        let parts = [payload.slice(0..400), payload.slice(400..1000)];
+        a.transmit(&packet(&parts)).unwrap();
+        let frames = receive(&b);
+        assert_eq!((frames.len(), frames[0].len()), (1, 1040));
+        assert!(frames[0].checksum_ok);
+        assert_eq!(frames[0].rest[0].as_ptr(), payload.as_ptr());
+    }
+
+    #[test]
+    fn both_directions_are_apart_and_in_order() {
+        let (a, b) = pair(Config::default());
+        for n in 0..5 {
+            a.transmit(&packet(&[Buf::copy_of(&[n])])).unwrap();
+            b.transmit(&packet(&[Buf::copy_of(&[100 + n])])).unwrap();
+        }
+        let last = |link| {
+            receive(link)
+                .iter()
+                .map(|f| f.rest[0][0])
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(last(&b), [0, 1, 2, 3, 4]);
+        assert_eq!(last(&a), [100, 101, 102, 103, 104]);
+    }
+
+    #[test]
+    fn a_batch_ends_at_max() {
+        let (a, b) = pair(Config::default());
+        (0..5).for_each(|_| a.transmit(&packet(&[])).unwrap());
+        let mut frames = Vec::new();
+        assert_eq!(b.receive(&mut frames, 3).unwrap(), 3);
+        assert_eq!(b.receive(&mut frames, 3).unwrap(), 2);
+        assert_eq!(b.receive(&mut frames, 3).unwrap(), 0);
+    }
+
+    #[test]
+    fn full_by_frames_until_received() {
+        let (a, b) = pair(small());
+        a.transmit(&packet(&[])).unwrap();
+        a.transmit(&packet(&[])).unwrap();
+        assert!(matches!(a.transmit(&packet(&[])), Err(TransmitError::Full)));
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| a.wait(true, far()));
+            receive(&b);
+            waiter.join().unwrap().unwrap();
+        });
+        a.transmit(&packet(&[])).unwrap();
+    }
+
+    #[test]
+    fn full_by_bytes_but_one_frame_always_passes() {
+        let (a, b) = pair(Config {
+            bytes: 100,
+            ..Config::default()
+        });
+        let payload = [Buf::copy_of(&[0; 1000])];
+        a.transmit(&packet(&payload)).unwrap();
+        assert!(matches!(a.transmit(&packet(&[])), Err(TransmitError::Full)));
+        receive(&b);
+        a.transmit(&packet(&payload)).unwrap();
+    }
+
+    #[test]
+    fn a_frame_ends_a_wait() {
+        let (a, b) = pair(Config::default());
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| b.wait(false, far()));
+            a.transmit(&packet(&[])).unwrap();
+            waiter.join().unwrap().unwrap();
+        });
+        assert_eq!(receive(&b).len(), 1);
+    }
+
+    #[test]
+    fn wake_ends_one_wait_only() {
+        let (a, _b) = pair(Config::default());
+        a.wake();
+        a.wake();
+        let start = SystemClock.now();
+        a.wait(false, far()).unwrap();
+        assert!(SystemClock.now() < start + Duration::from_secs(10));
+        let deadline = SystemClock.now() + Duration::from_millis(20);
+        a.wait(false, Some(deadline)).unwrap();
+        assert!(
+            SystemClock.now() >= deadline,
+            "nothing left of the wake-ups"
+        );
+    }
+
+    #[test]
+    fn wake_is_fine_under_a_leaf() {
+        let (a, _b) = pair(Config::default());
+        let leaf = Mutex::<_, { crate::lock::LEAF }>::new(());
+        let _held = leaf.lock();
+        a.wake();
+    }
+
+    #[test]
+    fn a_dropped_end_is_drained_first() {
+        let (a, b) = pair(Config::default());
+        a.transmit(&packet(&[])).unwrap();
+        drop(a);
+        b.wait(false, None).unwrap();
+        assert_eq!(receive(&b).len(), 1);
+        assert!(b.wait(false, None).is_err());
+        assert!(b.receive(&mut Vec::new(), 1).is_err());
+        let gone = b.transmit(&packet(&[]));
+        assert!(matches!(gone, Err(TransmitError::Gone(_))));
+    }
+
+    #[test]
+    fn a_drop_ends_the_waits_of_the_other_end() {
+        let (a, b) = pair(Config::default());
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| b.wait(false, far()));
+            drop(a);
+            assert!(waiter.join().unwrap().is_err());
+        });
+    }
+
+    #[test]
+    fn what_the_capabilities_exclude_is_refused() {
+        let mut config = Config::default();
+        config.capabilities.segment_v4 = None;
+        config.capabilities.checksum = false;
+        let (a, _b) = pair(config);
+        let refused =
+            |packet: &Packet<'_>| matches!(a.transmit(packet), Err(TransmitError::Refused(_)));
+        let payload = [Buf::copy_of(&[0; 3000])];
+        let complete = Packet {
+            checksum: Checksum::Complete,
+            ..packet(&payload)
+        };
+        assert!(refused(&packet(&[])), "partial checksum");
+        assert!(refused(&complete), "larger than the MTU");
+        let segment = NonZeroU16::new(1460);
+        assert!(
+            refused(&Packet {
+                segment,
+                ..complete
+            }),
+            "segmentation"
+        );
+    }
+
+    #[test]
+    fn super_frames_cross_whole() {
+        let (a, b) = pair(Config::default());
+        let payload = [Buf::copy_of(&[0; 60_000])];
+        let whole = Packet {
+            segment: NonZeroU16::new(1460),
+            ..packet(&payload)
+        };
+        a.transmit(&whole).unwrap();
+        assert_eq!(receive(&b)[0].len(), 60_040);
+    }
+
+    #[test]
+    fn a_stream_through_a_narrow_link_loses_nothing() {
+        let (a, b) = pair(small());
+        let sender = thread::Builder::new().name("sender".into());
+        let sender = sender.spawn(move || {
+            for n in 0..20_000u32 {
+                let payload = [Buf::copy_of(&n.to_be_bytes())];
+                while let Err(error) = a.transmit(&packet(&payload)) {
+                    assert!(matches!(error, TransmitError::Full), "{error}");
+                    a.wait(true, far()).unwrap();
+                }
+            }
+        });
+        let mut frames = Vec::new();
+        while b.receive(&mut frames, 16).is_ok() {
+            // An error is the end of the sender, met again by `receive`.
+            b.wait(false, far()).ok();
+        }
+        sender.unwrap().join().unwrap();
+        let got = frames
+            .iter()
+            .map(|f| u32::from_be_bytes(f.rest[0][..].try_into().unwrap()));
+        assert!(got.eq(0..20_000));
+    }
+}
