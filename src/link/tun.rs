@@ -1,1 +1,284 @@
+//! A TUN device of Linux, with the virtio-net header.
+//!
+//! * [`Tun`] is the open device. Super-frames of up to 64 KiB cross it whole in both directions and
+//!   checksums are left to the kernel, so at MTU 1500 it carries several times what it would
+//!   without. Every frame is one `read`, every packet one gathering `writev`.
+//! * [`Builder`] opens it, in a named network namespace if asked; [`OpenError`] says what is in the
+//!   way and what to do.
+//!
+//! The device is the administrator's: `ip tuntap add tun0 mode tun`, an address, `ip link set tun0
+//! up`. A longer queue (`ip link set tun0 txqueuelen 10000`) keeps the kernel from dropping what it
+//! cannot hand over at once.
+//!
+//! What the kernel does at the edges: while the interface is down nothing arrives, and what is sent
+//! fails with EIO ([`TransmitError::Refused`]); when it is deleted, reads and writes fail with
+//! EBADFD and `poll` reports an error (the link is gone).
+//!
+//! Locks: none. All calls go straight to the kernel; one `Tun` may be shared by any number of
+//! sending threads.
 
+mod ioctl;
+mod open;
+
+pub use open::{Builder, OpenError, Place};
+
+use super::{Capabilities, Checksum, Frame, Link, Packet, TransmitError};
+use crate::buf::{Buf, FrameMut, Gather, MAX_FRAME};
+use crate::clock::{Clock, SystemClock};
+use rustix::buffer::spare_capacity;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use smallvec::SmallVec;
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// The header in front of each packet, `struct virtio_net_hdr`, fields in native order.
+const HEADER: usize = 10;
+
+const F_NEEDS_CSUM: u8 = 1;
+const F_DATA_VALID: u8 = 2;
+const GSO_NONE: u8 = 0;
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+/// Where TCP's checksum lies in its header.
+const TCP_CHECKSUM: u16 = 16;
+
+/// Most pieces of one `writev`.
+const IOV_MAX: usize = 1024;
+
+/// A packet up to this many bytes is copied out of the 64 KiB frame that it was read into.
+const COPY_UP_TO: usize = 2048;
+
+/// An open TUN device. Dropping it detaches from the interface, which stays.
+///
+/// ```no_run
+/// use sosplice::link::{Link, tun::Tun};
+/// let tun = Tun::open("tun0")?;
+/// let mut frames = Vec::new();
+/// loop {
+///     tun.wait(false, None)?;
+///     tun.receive(&mut frames, 64)?;
+///     for frame in frames.drain(..) {
+///         println!("{} bytes", frame.len());
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Tun {
+    fd: OwnedFd,
+    place: Place,
+    capabilities: Capabilities,
+    /// An eventfd that ends `wait`.
+    wake: OwnedFd,
+    /// `wake` was written since `wait` last emptied it; spares further system calls.
+    woken: AtomicBool,
+}
+
+impl Tun {
+    /// Opens the existing TUN `name` in the network namespace of the calling thread, with offloads.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(name: &str) -> Result<Tun, OpenError> {
+        Tun::builder(name).build()
+    }
+
+    /// Settings to open the TUN `name` with.
+    ///
+    /// ```no_run
+    /// use sosplice::link::tun::Tun;
+    /// let tun = Tun::builder("tun0").netns("client").offload(false).build()?;
+    /// # Ok::<(), sosplice::link::tun::OpenError>(())
+    /// ```
+    pub fn builder(name: &str) -> Builder {
+        Builder::new(name)
+    }
+
+    /// Where the device is.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Reads one packet, or `None` if there is none now. `spare` is memory to read into, kept from
+    /// one packet to the next while it is not given away.
+    fn read(&self, spare: &mut Option<FrameMut>) -> Result<Option<Frame>, Errno> {
+        let frame = spare.get_or_insert_with(|| FrameMut::with_capacity(MAX_FRAME));
+        let bytes = frame.bytes_mut();
+        bytes.clear();
+        let count = match retry(|| rustix::io::read(&self.fd, spare_capacity(bytes))) {
+            Ok(count) => count,
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let flags = bytes.first().copied().unwrap_or(0);
+        let head = if count <= HEADER + COPY_UP_TO {
+            Buf::copy_of(bytes.get(HEADER..).unwrap_or(&[]))
+        } else {
+            let whole = spare.take().map(FrameMut::freeze);
+            whole.map_or_else(|| Buf::copy_of(&[]), |buf| buf.slice(HEADER..buf.len()))
+        };
+        Ok(Some(Frame {
+            head,
+            rest: Gather::new(),
+            checksum_ok: flags & (F_NEEDS_CSUM | F_DATA_VALID) != 0,
+        }))
+    }
+
+    /// The virtio-net header for a packet.
+    fn header(&self, packet: &Packet<'_>) -> Result<[u8; HEADER], &'static str> {
+        let payload = packet.len() - packet.header.len();
+        let mut header = [0; HEADER];
+        if packet.checksum == Checksum::Partial {
+            if !self.capabilities.checksum {
+                return Err("checksum offload is off");
+            }
+            let start = u16::try_from(packet.ip_header_len).map_err(|_| "header too long")?;
+            header[0] = F_NEEDS_CSUM;
+            header[6..8].copy_from_slice(&start.to_ne_bytes());
+            header[8..10].copy_from_slice(&TCP_CHECKSUM.to_ne_bytes());
+        }
+        let segment = packet
+            .segment
+            .filter(|size| payload > usize::from(size.get()));
+        let (kind, most) = match (segment, packet.header.first().map(|byte| byte >> 4)) {
+            (None, _) => (GSO_NONE, Some(self.capabilities.mtu)),
+            (Some(_), Some(4)) => (GSO_TCPV4, self.capabilities.segment_v4),
+            (Some(_), Some(6)) => (GSO_TCPV6, self.capabilities.segment_v6),
+            _ => return Err("neither IPv4 nor IPv6"),
+        };
+        if packet.len() > most.ok_or("segmentation offload is off")? {
+            return Err("the packet is larger than the link takes");
+        }
+        if let Some(size) = segment {
+            if packet.checksum == Checksum::Complete {
+                return Err("segments need their checksums filled in");
+            }
+            let len = u16::try_from(packet.header.len()).map_err(|_| "header too long")?;
+            header[1] = kind;
+            header[2..4].copy_from_slice(&len.to_ne_bytes());
+            header[4..6].copy_from_slice(&size.get().to_ne_bytes());
+        }
+        Ok(header)
+    }
+
+    /// One gathering write; a payload in too many pieces is put together first.
+    fn write(&self, header: &[u8], packet: &Packet<'_>) -> Result<usize, Errno> {
+        let together;
+        let mut pieces: SmallVec<[IoSlice<'_>; 32]> = SmallVec::new();
+        pieces.push(IoSlice::new(header));
+        pieces.push(IoSlice::new(packet.header));
+        if packet.payload.len() + pieces.len() <= IOV_MAX {
+            pieces.extend(packet.payload.iter().map(|buf| IoSlice::new(buf)));
+        } else {
+            together = gather(packet.payload);
+            pieces.push(IoSlice::new(&together));
+        }
+        retry(|| rustix::io::writev(&self.fd, &pieces))
+    }
+}
+
+/// One buffer with the bytes of all.
+fn gather(payload: &[Buf]) -> Buf {
+    let mut frame = FrameMut::with_capacity(payload.iter().map(Buf::len).sum());
+    let bytes = frame.bytes_mut();
+    payload.iter().for_each(|buf| bytes.extend_from_slice(buf));
+    frame.freeze()
+}
+
+/// Repeats a call that a signal interrupted.
+fn retry<R>(mut call: impl FnMut() -> Result<R, Errno>) -> Result<R, Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
+/// What a failed write means for the packet and for the link. EIO is an interface that is down: it
+/// may come up again.
+fn transmit_error(errno: Errno) -> TransmitError {
+    match errno {
+        Errno::AGAIN | Errno::NOBUFS => TransmitError::Full,
+        Errno::BADFD | Errno::BADF | Errno::NODEV | Errno::NXIO => {
+            TransmitError::Gone(errno.into())
+        }
+        _ => TransmitError::Refused(errno.into()),
+    }
+}
+
+impl Link for Tun {
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+        let mut spare = None;
+        for count in 0..max {
+            match self.read(&mut spare) {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => return Ok(count),
+                // What was read first is delivered first; the next call meets the error again.
+                Err(_) if count > 0 => return Ok(count),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(max)
+    }
+
+    fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
+        let header = self.header(packet).map_err(|why| {
+            TransmitError::Refused(io::Error::new(io::ErrorKind::InvalidInput, why))
+        })?;
+        self.write(&header, packet).map_err(transmit_error)?;
+        Ok(())
+    }
+
+    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
+        let wanted = if writable {
+            PollFlags::IN | PollFlags::OUT
+        } else {
+            PollFlags::IN
+        };
+        let left = deadline.map(|at| at.saturating_duration_since(SystemClock.now()));
+        let limit = left.and_then(|left| Timespec::try_from(left).ok());
+        let mut fds = [
+            PollFd::new(&self.fd, wanted),
+            PollFd::new(&self.wake, PollFlags::IN),
+        ];
+        match poll(&mut fds, limit.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if fds[1].revents().contains(PollFlags::IN) {
+            // Emptied before the flag falls: a wake-up in between is one that this return answers.
+            // The other order could leave the flag up over an empty eventfd for ever.
+            let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+            self.woken.swap(false, Ordering::AcqRel);
+        }
+        if fds[0]
+            .revents()
+            .intersects(PollFlags::ERR | PollFlags::NVAL)
+        {
+            return Err(Errno::NODEV.into());
+        }
+        Ok(())
+    }
+
+    fn wake(&self) {
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            // Fails only if the counter is at its maximum, and then `wait` ends as well.
+            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+impl AsFd for Tun {
+    /// The device, to be polled along with other files.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

@@ -1,0 +1,292 @@
+//! Opening a TUN device, and what can be in the way.
+
+use super::{HEADER, Tun, ioctl};
+use crate::link::Capabilities;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::fmt;
+use std::io;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+
+/// Largest packet that crosses the device whole.
+const SUPER_FRAME: usize = 65_535;
+
+/// Which device: its name and its network namespace.
+///
+/// ```
+/// use sosplice::link::tun::Place;
+/// let place = Place { name: "tun0".into(), netns: Some("client".into()) };
+/// assert_eq!(place.to_string(), "tun0 in network namespace client");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Name of the interface.
+    pub name: String,
+    /// Name of the network namespace, as `ip netns` lists it; `None` for the one of the thread that
+    /// opens.
+    pub netns: Option<String>,
+}
+
+impl Place {
+    /// The command of the administrator that concerns this device.
+    fn ip(&self, command: &str) -> String {
+        match &self.netns {
+            Some(netns) => format!("ip -n {netns} {command}"),
+            None => format!("ip {command}"),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        match &self.netns {
+            Some(netns) => write!(f, " in network namespace {netns}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a TUN device was not opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// No such interface, and it was not to be created.
+    #[error("there is no interface {0}: create it with `{create}`", create = .0.ip(&format!("tuntap add {} mode tun", .0.name)))]
+    NotFound(Place),
+    /// Another process, or another [`Tun`] of this one, holds the device.
+    #[error("{0} is busy: another process holds it (a TUN has one user at a time)")]
+    Busy(Place),
+    /// The interface exists, but it is no TUN that can be opened this way.
+    #[error("{0} is not a single-queue TUN (a TAP, a multi-queue TUN, or no tunnel at all); `{show}` shows what it is", show = .0.ip(&format!("-d link show {}", .0.name)))]
+    NotTun(Place),
+    /// The process may not use the device.
+    #[error("no permission for {0}: run with CAP_NET_ADMIN, or make the device yours with `{own}`", own = .0.ip(&format!("tuntap add {} mode tun user $USER", .0.name)))]
+    NotPermitted(Place),
+    /// No such network namespace.
+    #[error("there is no network namespace {netns} for {place}: create it with `ip netns add {netns}`", netns = .0.netns.as_deref().unwrap_or("?"), place = .0.name)]
+    NoNamespace(Place),
+    /// The process may not enter the network namespace.
+    #[error("no permission to enter the network namespace of {0}: run with CAP_SYS_ADMIN")]
+    NamespaceNotPermitted(Place),
+    /// The name cannot be one of an interface.
+    #[error("{0:?} is not an interface name: 1 to 15 bytes, without '/', ':', '%' and white space")]
+    BadName(String),
+    /// The kernel offers no TUN devices here.
+    #[error(
+        "/dev/net/tun does not work here ({0}): load the module with `modprobe tun`, or give the container the device"
+    )]
+    NoDriver(io::Error),
+    /// The process may not open `/dev/net/tun`.
+    #[error("no permission to open /dev/net/tun: run as root, or change the mode of the file")]
+    DriverNotPermitted,
+    /// Another system call failed.
+    #[error("cannot open {place}: {call}: {error}")]
+    System {
+        /// Which device.
+        place: Place,
+        /// The call that failed.
+        call: &'static str,
+        /// How.
+        error: io::Error,
+    },
+}
+
+/// Settings to open a [`Tun`] with.
+#[derive(Debug, Clone)]
+#[must_use = "nothing is opened before build()"]
+pub struct Builder {
+    place: Place,
+    offload: bool,
+    create: bool,
+}
+
+impl Builder {
+    pub(super) fn new(name: &str) -> Builder {
+        Builder {
+            place: Place {
+                name: name.to_owned(),
+                netns: None,
+            },
+            offload: true,
+            create: false,
+        }
+    }
+
+    /// The named network namespace that the device lives in (`/run/netns/NAME`, see `ip netns`).
+    /// The namespace of the calling thread does not change. The default is the calling thread's.
+    pub fn netns(mut self, name: &str) -> Builder {
+        self.place.netns = Some(name.to_owned());
+        self
+    }
+
+    /// Whether to leave segmentation and checksums to the kernel, in both directions. On by default;
+    /// a kernel that refuses is asked for nothing, and the
+    /// [capabilities](crate::link::Link::capabilities) say so.
+    pub fn offload(mut self, on: bool) -> Builder {
+        self.offload = on;
+        self
+    }
+
+    /// Whether to create the interface if there is none; it then disappears with the [`Tun`]. Off by
+    /// default.
+    pub fn create(mut self, on: bool) -> Builder {
+        self.create = on;
+        self
+    }
+
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn build(self) -> Result<Tun, OpenError> {
+        check_name(&self.place.name)?;
+        let (fd, capabilities) = if self.place.netns.is_some() {
+            self.open_in_namespace()?
+        } else {
+            self.open_here()?
+        };
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| self.system("eventfd", error))?;
+        Ok(Tun {
+            fd,
+            place: self.place,
+            capabilities,
+            wake,
+            woken: AtomicBool::new(false),
+        })
+    }
+
+    /// Opens in a thread of its own, because entering a namespace cannot be taken back reliably.
+    fn open_in_namespace(&self) -> Result<(OwnedFd, Capabilities), OpenError> {
+        thread::scope(|scope| {
+            thread::Builder::new()
+                .name("sosplice-netns".into())
+                .spawn_scoped(scope, || {
+                    self.enter()?;
+                    self.open_here()
+                })
+                .map_err(|error| OpenError::System {
+                    place: self.place.clone(),
+                    call: "starting a thread",
+                    error,
+                })?
+                .join()
+                .expect("invariant: opening a TUN does not panic")
+        })
+    }
+
+    /// Moves the calling thread into the namespace.
+    fn enter(&self) -> Result<(), OpenError> {
+        let name = self.place.netns.as_deref().unwrap_or_default();
+        if name.is_empty() || name.contains('/') || name.starts_with('.') {
+            return Err(OpenError::NoNamespace(self.place.clone()));
+        }
+        let path = format!("/run/netns/{name}");
+        let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| match error {
+                Errno::NOENT => OpenError::NoNamespace(self.place.clone()),
+                Errno::ACCESS => OpenError::NamespaceNotPermitted(self.place.clone()),
+                error => self.system("opening the network namespace", error),
+            })?;
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).map_err(
+            |error| match error {
+                Errno::PERM => OpenError::NamespaceNotPermitted(self.place.clone()),
+                // A leftover file over which nothing is mounted.
+                Errno::INVAL => OpenError::NoNamespace(self.place.clone()),
+                error => self.system("setns", error),
+            },
+        )
+    }
+
+    /// Opens in the namespace of the calling thread.
+    fn open_here(&self) -> Result<(OwnedFd, Capabilities), OpenError> {
+        let name = self.place.name.as_str();
+        let socket = socket_with(
+            AddressFamily::INET,
+            SocketType::DGRAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(|error| self.system("socket", error))?;
+        let exists = match netdevice::name_to_index(&socket, name) {
+            Ok(_) => true,
+            Err(Errno::NODEV) => false,
+            Err(error) => return Err(self.system("SIOCGIFINDEX", error)),
+        };
+        if !exists && !self.create {
+            return Err(OpenError::NotFound(self.place.clone()));
+        }
+        let fd = open_driver()?;
+        self.attach(&fd)?;
+        let len = i32::try_from(HEADER).expect("invariant: a small constant");
+        ioctl::set_header_len(fd.as_fd(), len)
+            .map_err(|error| self.system("TUNSETVNETHDRSZ", error))?;
+        let offload = self.set_offload(&fd)?;
+        let mtu =
+            ioctl::mtu(socket.as_fd(), name).map_err(|error| self.system("SIOCGIFMTU", error))?;
+        let segment = offload.then_some(SUPER_FRAME);
+        let capabilities = Capabilities {
+            mtu,
+            checksum: offload,
+            segment_v4: segment,
+            segment_v6: segment,
+        };
+        Ok((fd, capabilities))
+    }
+
+    fn attach(&self, fd: &OwnedFd) -> Result<(), OpenError> {
+        let flags = ioctl::IFF_TUN | ioctl::IFF_NO_PI | ioctl::IFF_VNET_HDR;
+        ioctl::set_interface(fd.as_fd(), &self.place.name, flags).map_err(|error| match error {
+            Errno::BUSY => OpenError::Busy(self.place.clone()),
+            Errno::PERM | Errno::ACCESS => OpenError::NotPermitted(self.place.clone()),
+            Errno::INVAL => OpenError::NotTun(self.place.clone()),
+            error => self.system("TUNSETIFF", error),
+        })
+    }
+
+    /// Whether the kernel left it to us. A device remembers what its last user asked for, so nothing
+    /// is asked for explicitly too.
+    fn set_offload(&self, fd: &OwnedFd) -> Result<bool, OpenError> {
+        let wanted = ioctl::TUN_F_CSUM | ioctl::TUN_F_TSO4 | ioctl::TUN_F_TSO6;
+        if self.offload && ioctl::set_offload(fd.as_fd(), wanted).is_ok() {
+            return Ok(true);
+        }
+        ioctl::set_offload(fd.as_fd(), 0).map_err(|error| self.system("TUNSETOFFLOAD", error))?;
+        Ok(false)
+    }
+
+    fn system(&self, call: &'static str, error: Errno) -> OpenError {
+        OpenError::System {
+            place: self.place.clone(),
+            call,
+            error: error.into(),
+        }
+    }
+}
+
+fn open_driver() -> Result<OwnedFd, OpenError> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open("/dev/net/tun", flags, Mode::empty()).map_err(|error| match error {
+        Errno::PERM | Errno::ACCESS => OpenError::DriverNotPermitted,
+        error => OpenError::NoDriver(error.into()),
+    })
+}
+
+/// '%' would make the kernel pick a number, and with it another device.
+fn check_name(name: &str) -> Result<(), OpenError> {
+    let wrong = |c: char| matches!(c, '/' | ':' | '%' | '\0') || c.is_whitespace();
+    let bad = name.is_empty()
+        || name.len() > ioctl::NAME_MAX
+        || matches!(name, "." | "..")
+        || name.contains(wrong);
+    if bad {
+        return Err(OpenError::BadName(name.to_owned()));
+    }
+    Ok(())
+}

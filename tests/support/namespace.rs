@@ -1,0 +1,107 @@
+//! Network namespaces of a test's own, so that no packet leaves the machine and nothing of the
+//! machine's configuration changes. Names carry the process id; a guard removes them.
+
+use std::fs::File;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+/// Whether this process may make namespaces and TUN devices. If not, says so, or fails if
+/// `SOSPLICE_REQUIRE_NET=1` is set.
+pub fn available(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    let driver = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")
+        .is_ok();
+    let tool = Command::new("ip").arg("-V").output().is_ok();
+    let available = root && driver && tool;
+    if !available {
+        let required = std::env::var("SOSPLICE_REQUIRE_NET").is_ok_and(|value| value == "1");
+        assert!(
+            !required,
+            "{test}: needs root ({root}), /dev/net/tun ({driver}) and ip ({tool})"
+        );
+        println!("{test}: skipped, needs root ({root}), /dev/net/tun ({driver}) and ip ({tool})");
+    }
+    available
+}
+
+/// Runs a command and fails with what it said if it does.
+pub fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// A network namespace that goes when dropped.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// A new one with a unique name, its loopback up.
+    pub fn new(tag: &str) -> Namespace {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sosplice-{}-{count}-{tag}", std::process::id());
+        run(Command::new("ip").args(["netns", "add", &name]));
+        let namespace = Namespace { name };
+        namespace.ip("link set lo up");
+        namespace
+    }
+
+    /// As `ip netns` lists it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs `ip` inside.
+    pub fn ip(&self, arguments: &str) {
+        run(Command::new("ip")
+            .args(["-n", &self.name])
+            .args(arguments.split_whitespace()));
+    }
+
+    /// Makes a TUN device with IPv4 and IPv6 addresses (`10.x.y.z/24 fd00::1/64`), up.
+    pub fn tun(&self, device: &str, addresses: &[&str], mtu: usize) {
+        self.ip(&format!("tuntap add {device} mode tun"));
+        for address in addresses {
+            let no_dad = if address.contains(':') { "nodad" } else { "" };
+            self.ip(&format!("addr add {address} dev {device} {no_dad}"));
+        }
+        self.ip(&format!("link set {device} mtu {mtu} txqueuelen 10000 up"));
+    }
+
+    /// Runs `work` in a thread inside the namespace, e.g. to make sockets there.
+    pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        let file = File::open(format!("/run/netns/{}", self.name)).unwrap();
+        thread::scope(|scope| {
+            let inside = thread::Builder::new().spawn_scoped(scope, || {
+                let kind = rustix::thread::LinkNameSpaceType::Network;
+                rustix::thread::move_into_link_name_space(
+                    rustix::fd::AsFd::as_fd(&file),
+                    Some(kind),
+                )
+                .unwrap();
+                work()
+            });
+            inside.unwrap().join().unwrap()
+        })
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // A test that fails should say why it failed, not that this did.
+        Command::new("ip")
+            .args(["netns", "del", &self.name])
+            .status()
+            .ok();
+    }
+}
