@@ -103,6 +103,11 @@ impl Conn {
         true
     }
 
+    /// Leaves work for the present owner, which is the caller further up.
+    pub(crate) fn leave_work(&self, work: Work) {
+        self.backlog.lock().work.add(work);
+    }
+
     /// Leaves work, and does it (and whatever else was left) if nobody owns the connection.
     pub(crate) fn run(&self, work: Work, runner: Runner) {
         let mut backlog = self.backlog.lock();

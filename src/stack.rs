@@ -1,0 +1,655 @@
+//! A TCP/IP stack over one link: addresses, ports, connections, and the thread that receives.
+//!
+//! A [`Stack`] is a handle; clones are the same stack. Its driver (a thread, or, built with
+//! [`Builder::manual`], calls of [`Driver::run_once`]) receives frames and finds each connection by a
+//! hash look-up; connections have an engine and a lock of their own, so nothing global is locked or
+//! walked for a segment.
+//!
+//! **Endings.** Sockets and listeners hold their stack. When the last of them and the last `Stack`
+//! handle are gone, the driver delivers what was sent for up to five seconds, resets what is left
+//! and ends. When the link fails, every connection ends with
+//! [`NetworkDown`](crate::error::SoError::NetworkDown).
+//!
+//! Locks, all leaves: the table's shards, listeners, half-open connections, the agenda, the control
+//! interface.
+
+pub(crate) mod agenda;
+pub(crate) mod control;
+mod driver;
+mod listener;
+mod stream;
+pub(crate) mod table;
+
+pub use driver::Driver;
+pub use listener::{DEFAULT_BACKLOG, TcpListener};
+pub use stream::TcpStream;
+
+use crate::clock::{self, Clock};
+use crate::link::Link;
+use crate::lock::{LEAF, Mutex};
+use crate::protocol::SocketEnd;
+use crate::tcp::conn::{Conn, ConnConfig, Runner};
+use crate::tcp::engine::{Engine, EngineConfig};
+use crate::tcp::host::{Counter, Counters, Host};
+use crate::tcp::tcb::{Limits, Work};
+use crate::tcp::time_wait::TimeWait;
+use crate::tcp::wire::Tuple;
+use agenda::Agenda;
+use control::Control;
+use ipnet::IpNet;
+use listener::{Listening, Rule};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use table::{Entry, Table};
+
+/// Smallest and largest receive and send buffer in bytes.
+const BUFFER: std::ops::RangeInclusive<usize> = 2048..=1 << 30;
+/// Ports for connections that do not ask for one (RFC 6335).
+const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=65_535;
+/// Smallest MTU of an IPv6 link (RFC 8200 5), which is enough for IPv4 too.
+const MIN_MTU: usize = 1280;
+
+/// Why a stack was not built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// No address was given.
+    #[error("a stack needs at least one address: give one with address(\"10.0.0.2/24\".parse()?)")]
+    NoAddress,
+    /// An address that no host can have.
+    #[error("{0} cannot be a stack's address: it must be a unicast host address")]
+    BadAddress(IpAddr),
+    /// A buffer size out of range.
+    #[error("a buffer of {0} bytes is out of range: use 2048 to 1073741824")]
+    BufferSize(usize),
+    /// An MTU that IP does not work with.
+    #[error("the link's MTU of {0} bytes is too small: at least 1280 are needed")]
+    Mtu(usize),
+    /// No randomness from the system.
+    #[error("no randomness from the operating system: {0}")]
+    Random(getrandom::Error),
+    /// The driver thread could not be started.
+    #[error("the driver thread could not be started: {0}")]
+    Thread(io::Error),
+}
+
+/// How a stack is built. Made by [`Stack::builder`].
+#[derive(Debug)]
+pub struct Builder {
+    link: Arc<dyn Link>,
+    addresses: Vec<IpNet>,
+    clock: Arc<dyn Clock>,
+    config: Config,
+    seed: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Config {
+    rcv_buffer: usize,
+    snd_buffer: usize,
+    /// The engine's send ring: what can be in flight.
+    snd_ring: usize,
+    nagle: bool,
+    ack_delay: Option<Duration>,
+    limits: Limits,
+    time_wait: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            rcv_buffer: crate::sockbuf::DEFAULT_HIWAT,
+            snd_buffer: crate::sockbuf::DEFAULT_HIWAT,
+            snd_ring: crate::sockbuf::DEFAULT_HIWAT,
+            nagle: false,
+            ack_delay: None,
+            limits: Limits {
+                connect: Duration::from_secs(75),
+                user: Duration::from_secs(300),
+                fin_wait: Duration::from_secs(60),
+            },
+            time_wait: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Builder {
+    /// Adds an address with its prefix length. The prefix matters for the choice of a source address.
+    #[must_use]
+    pub fn address(mut self, address: IpNet) -> Builder {
+        self.addresses.push(address);
+        self
+    }
+
+    /// Size of the receive buffer of each connection in bytes: the largest window it advertises.
+    /// 256 KiB by default, 2 KiB to 1 GiB.
+    #[must_use]
+    pub fn receive_buffer(mut self, bytes: usize) -> Builder {
+        self.config.rcv_buffer = bytes;
+        self
+    }
+
+    /// Size of the send buffer of each connection in bytes: what can wait and be in flight.
+    /// 256 KiB by default, 2 KiB to 1 GiB.
+    #[must_use]
+    pub fn send_buffer(mut self, bytes: usize) -> Builder {
+        self.config.snd_buffer = bytes;
+        self.config.snd_ring = bytes;
+        self
+    }
+
+    /// How long to wait for the answer to a SYN; 75 s by default, as in BSD.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Builder {
+        self.config.limits.connect = timeout;
+        self
+    }
+
+    /// How long data may stay unacknowledged without any sign of the peer before the connection
+    /// ends with `TimedOut` (RFC 793's user timeout); 5 minutes by default.
+    #[must_use]
+    pub fn user_timeout(mut self, timeout: Duration) -> Builder {
+        self.config.limits.user = timeout;
+        self
+    }
+
+    /// How long a closed connection remembers itself to answer its peer (2 MSL); 60 s by default.
+    #[must_use]
+    pub fn time_wait(mut self, duration: Duration) -> Builder {
+        self.config.time_wait = duration;
+        self
+    }
+
+    /// Delays acknowledgements by this much; by default they are not, since a batch draws one.
+    #[must_use]
+    pub fn ack_delay(mut self, delay: Option<Duration>) -> Builder {
+        self.config.ack_delay = delay;
+        self
+    }
+
+    /// Where time comes from; the system's clock by default.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Builder {
+        self.clock = clock;
+        self
+    }
+
+    /// Makes sequence numbers and ports repeatable. For tests only: they must not be guessable.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Builder {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Builds the stack and starts its driver thread.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub fn build(self) -> Result<Stack, BuildError> {
+        let (stack, driver) = self.manual()?;
+        thread::Builder::new()
+            .name("sosplice:driver".into())
+            .spawn(move || driver.run())
+            .map_err(BuildError::Thread)?;
+        Ok(stack)
+    }
+
+    /// Builds the stack without a thread: the caller runs the [`Driver`].
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let (stack, mut driver) = Stack::builder(link).address("10.0.0.1/24".parse()?).manual()?;
+    /// assert!(!driver.run_once()?, "nothing has arrived");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub fn manual(self) -> Result<(Stack, Driver), BuildError> {
+        self.check()?;
+        let seed = match self.seed {
+            Some(seed) => seed,
+            None => getrandom::u64().map_err(BuildError::Random)?,
+        };
+        let caps = self.link.capabilities();
+        let shared = Arc::new(Shared {
+            link: self.link,
+            epoch: self.clock.now() - Duration::from_secs(1),
+            clock: self.clock,
+            addresses: self.addresses,
+            config: self.config,
+            table: Table::new(self.config.time_wait),
+            listeners: Mutex::default(),
+            half_open: Mutex::default(),
+            agenda: Mutex::default(),
+            control: Mutex::new(Control::new(&caps)),
+            counters: Counters::default(),
+            received: Received::default(),
+            secret: RandomState::new(),
+            random: AtomicU64::new(seed),
+            closing: AtomicBool::new(false),
+        });
+        let driver = Driver::new(shared.clone());
+        Ok((Stack { handle: Arc::new(Handle { shared }) }, driver))
+    }
+
+    fn check(&self) -> Result<(), BuildError> {
+        let first = self.addresses.first().ok_or(BuildError::NoAddress)?;
+        let unicast = |address: IpAddr| !address.is_unspecified() && !address.is_multicast();
+        if let Some(bad) = self.addresses.iter().find(|net| !unicast(net.addr())) {
+            return Err(BuildError::BadAddress(bad.addr()));
+        }
+        debug_assert!(unicast(first.addr()));
+        let buffers = [self.config.rcv_buffer, self.config.snd_buffer];
+        if let Some(bad) = buffers.into_iter().find(|bytes| !BUFFER.contains(bytes)) {
+            return Err(BuildError::BufferSize(bad));
+        }
+        let mtu = self.link.capabilities().mtu;
+        if mtu < MIN_MTU { Err(BuildError::Mtu(mtu)) } else { Ok(()) }
+    }
+}
+
+/// What a stack has received, and what it did not take.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    pub(crate) frames: Counter,
+    /// Dropped by the parser: bad lengths, checksums, fragments, other protocols.
+    pub(crate) malformed: Counter,
+    /// Not for us, or for nobody.
+    pub(crate) stray: Counter,
+    /// SYNs beyond a backlog.
+    pub(crate) backlog_full: Counter,
+}
+
+/// Counters of a stack at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Connections, those in TIME-WAIT not counted.
+    pub connections: usize,
+    /// Frames received.
+    pub frames_received: u64,
+    /// Frames dropped by the parser: bad lengths or checksums, fragments, other protocols.
+    pub frames_malformed: u64,
+    /// Frames for nobody here.
+    pub frames_stray: u64,
+    /// Segments sent.
+    pub segments_sent: u64,
+    /// Segments that the link refused for good; TCP sends them again.
+    pub segments_lost: u64,
+    /// Segments that were not acceptable (RFC 9293, 5961).
+    pub segments_refused: u64,
+    /// Segments dropped because a connection's backlog was full.
+    pub segments_backlog_full: u64,
+    /// SYNs dropped because a listener's backlog was full.
+    pub syns_dropped: u64,
+    /// Times that the link had no room.
+    pub link_full: u64,
+    /// Connections reset because an invariant of this crate was broken: always 0, or a bug.
+    pub broken: u64,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Stack {
+    handle: Arc<Handle>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.shared.link.wake();
+    }
+}
+
+/// What handles, connections and the driver share.
+pub(crate) struct Shared {
+    pub(crate) link: Arc<dyn Link>,
+    clock: Arc<dyn Clock>,
+    epoch: Instant,
+    addresses: Vec<IpNet>,
+    config: Config,
+    pub(crate) table: Table,
+    /// The most precise rules first.
+    listeners: Mutex<Vec<Arc<Listening>>, LEAF>,
+    /// Connections whose handshake is not over, and their listeners.
+    half_open: Mutex<HashMap<Tuple, Arc<Listening>>, LEAF>,
+    pub(crate) agenda: Mutex<Agenda, LEAF>,
+    pub(crate) control: Mutex<Control, LEAF>,
+    counters: Counters,
+    pub(crate) received: Received,
+    /// Keys the initial sequence numbers (RFC 6528).
+    secret: RandomState,
+    random: AtomicU64,
+    closing: AtomicBool,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stack")
+            .field("addresses", &self.addresses)
+            .field("link", &self.link)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Stack {
+    /// Begins to build a stack over a link.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link)
+    ///     .address("10.0.0.1/24".parse()?)
+    ///     .address("fd00::1/64".parse()?)
+    ///     .build()?;
+    /// assert_eq!(stack.addresses().len(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn builder(link: impl Link + 'static) -> Builder {
+        Builder {
+            link: Arc::new(link),
+            addresses: Vec::new(),
+            clock: clock::system(),
+            config: Config::default(),
+            seed: None,
+        }
+    }
+
+    /// The stack's addresses.
+    pub fn addresses(&self) -> &[IpNet] {
+        &self.shared().addresses
+    }
+
+    /// Counters at this moment.
+    pub fn stats(&self) -> Stats {
+        let shared = self.shared();
+        Stats {
+            connections: shared.table.connections(),
+            frames_received: shared.received.frames.get(),
+            frames_malformed: shared.received.malformed.get(),
+            frames_stray: shared.received.stray.get(),
+            segments_sent: shared.counters.sent.get(),
+            segments_lost: shared.counters.lost.get(),
+            segments_refused: shared.counters.refused.get(),
+            segments_backlog_full: shared.counters.backlog_full.get(),
+            syns_dropped: shared.received.backlog_full.get(),
+            link_full: shared.counters.link_full.get(),
+            broken: shared.counters.broken.get(),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.shared().clock.now()
+    }
+
+    pub(crate) fn listen(&self, at: SocketAddr, backlog: usize) -> io::Result<Arc<Listening>> {
+        let shared = self.shared();
+        if !at.ip().is_unspecified() && !shared.is_own(at.ip()) {
+            let why = format!("{} is not an address of this stack", at.ip());
+            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, why));
+        }
+        let address = (!at.ip().is_unspecified()).then_some(at.ip());
+        if at.port() != 0 {
+            return shared.add_listener(Rule { address, port: Some(at.port()) }, false, backlog);
+        }
+        let ports = shared.ephemeral();
+        let mut listening = ports.map(|port| {
+            shared.add_listener(Rule { address, port: Some(port) }, false, backlog)
+        });
+        listening.find_map(Result::ok).ok_or_else(|| io::ErrorKind::AddrInUse.into())
+    }
+
+    pub(crate) fn intercept(
+        &self,
+        port: Option<u16>,
+        backlog: usize,
+    ) -> io::Result<Arc<Listening>> {
+        self.shared().add_listener(Rule { address: None, port }, true, backlog)
+    }
+
+    pub(crate) fn unlisten(&self, listening: &Arc<Listening>, unaccepted: VecDeque<Arc<Conn>>) {
+        let shared = self.shared();
+        let gone = {
+            let mut listeners = shared.listeners.lock();
+            let at = listeners.iter().position(|other| Arc::ptr_eq(other, listening));
+            at.map(|at| listeners.remove(at))
+        };
+        drop(gone);
+        let half_open: Vec<Tuple> = {
+            let half_open = shared.half_open.lock();
+            let mine = half_open.iter().filter(|(_, other)| Arc::ptr_eq(other, listening));
+            mine.map(|(tuple, _)| *tuple).collect()
+        };
+        for tuple in half_open {
+            if let Some(Entry::Conn(conn)) = shared.table.get(&tuple) {
+                conn.run(Work::ABORT, Runner::User);
+            }
+        }
+        for conn in unaccepted {
+            conn.run(Work::ABORT, Runner::User);
+        }
+    }
+
+    /// Begins to connect.
+    pub(crate) fn dial(&self, to: SocketAddr) -> io::Result<Arc<Conn>> {
+        let shared = self.shared();
+        if to.ip().is_unspecified() || to.ip().is_multicast() || to.port() == 0 {
+            let why = format!("nobody can be reached at {to}: give a unicast address and a port");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let Some(local) = shared.source_for(to.ip()) else {
+            let why = format!("the stack has no address to reach {} from", to.ip());
+            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, why));
+        };
+        for local_port in shared.ephemeral() {
+            let tuple = Tuple { local, remote: to.ip(), local_port, remote_port: to.port() };
+            let to_itself = local == to.ip() && local_port == to.port();
+            if to_itself || shared.table.contains(&tuple) {
+                continue;
+            }
+            let engine = shared.engine(|link, config| Engine::connecting(link, config, &tuple));
+            let conn = shared.connection(tuple, engine);
+            if shared.table.insert(&conn) {
+                conn.run(Work::SERVE, Runner::User);
+                return Ok(conn);
+            }
+        }
+        let why = format!("all ephemeral ports to {to} are in use");
+        Err(io::Error::new(io::ErrorKind::AddrNotAvailable, why))
+    }
+}
+
+impl Shared {
+    pub(crate) fn is_own(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|net| net.addr() == address)
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// The address whose prefix contains the destination and is longest, or any of its family.
+    fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
+        let family = |net: &&IpNet| net.addr().is_ipv4() == destination.is_ipv4();
+        let near = |net: &&IpNet| (net.contains(&destination), net.prefix_len());
+        let nets = self.addresses.iter().filter(family);
+        let best = nets.rev().max_by_key(|net| if near(net).0 { 1 + near(net).1 } else { 0 });
+        best.map(IpNet::addr)
+    }
+
+    fn add_listener(
+        &self,
+        rule: Rule,
+        intercepts: bool,
+        backlog: usize,
+    ) -> io::Result<Arc<Listening>> {
+        let listening = Arc::new(Listening::new(rule, intercepts, backlog));
+        let mut listeners = self.listeners.lock();
+        let taken = listeners.iter().any(|other| {
+            other.intercepts == intercepts && other.rule.port == rule.port && {
+                let (a, b) = (other.rule.address, rule.address);
+                a == b || (!intercepts && (a.is_none() || b.is_none()))
+            }
+        });
+        if taken {
+            let why = "somebody listens at this address and port already";
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+        }
+        listeners.push(listening.clone());
+        listeners.sort_by_key(|one| (one.intercepts, std::cmp::Reverse(one.rule.precision())));
+        Ok(listening)
+    }
+
+    pub(crate) fn listener_for(&self, tuple: &Tuple, own: bool) -> Option<Arc<Listening>> {
+        let listeners = self.listeners.lock();
+        let wanted = |one: &&Arc<Listening>| {
+            (own || one.intercepts) && one.rule.matches(tuple.local, tuple.local_port)
+        };
+        listeners.iter().find(wanted).cloned()
+    }
+
+    /// A new half-open connection, if the listener's backlog has room.
+    pub(crate) fn accept_syn(
+        self: &Arc<Self>,
+        listening: &Arc<Listening>,
+        tuple: &Tuple,
+        _now: Instant,
+    ) -> Option<Arc<Conn>> {
+        if !listening.reserve() {
+            return None;
+        }
+        let engine = self.engine(|link, config| Engine::listening(link, config, tuple));
+        let conn = self.connection(*tuple, engine);
+        self.half_open.lock().insert(*tuple, listening.clone());
+        if self.table.insert(&conn) {
+            return Some(conn);
+        }
+        // A user of this stack dialled the other way in between.
+        self.half_open.lock().remove(tuple);
+        listening.release();
+        None
+    }
+
+    fn connection(self: &Arc<Self>, tuple: Tuple, engine: Engine) -> Arc<Conn> {
+        let end = SocketEnd::new(self.config.rcv_buffer, self.config.snd_buffer);
+        let config = ConnConfig {
+            rcv_ring: self.config.rcv_buffer,
+            wire_iss: self.initial_sequence_number(&tuple),
+            limits: self.config.limits,
+            epoch: self.epoch,
+        };
+        Conn::new(tuple, end, engine, &config, self.clone())
+    }
+
+    fn engine(
+        &self,
+        make: impl FnOnce(&crate::link::Capabilities, &EngineConfig) -> Engine,
+    ) -> Engine {
+        let config = EngineConfig {
+            rcv_ring: self.config.rcv_buffer,
+            snd_ring: self.config.snd_ring,
+            nagle: self.config.nagle,
+            ack_delay: self.config.ack_delay,
+            seed: self.next_random(),
+        };
+        make(&self.link.capabilities(), &config)
+    }
+
+    /// RFC 6528: a clock of 4 us ticks, and a keyed hash of both ends.
+    #[expect(clippy::cast_possible_truncation, reason = "sequence numbers wrap")]
+    fn initial_sequence_number(&self, tuple: &Tuple) -> u32 {
+        let ticks = self.clock.now().saturating_duration_since(self.epoch).as_micros() / 4;
+        (self.secret.hash_one(tuple) as u32).wrapping_add(ticks as u32)
+    }
+
+    /// SplitMix64: for ports and engine seeds; sequence numbers on the wire do not depend on it.
+    fn next_random(&self) -> u64 {
+        let step = 0x9e37_79b9_7f4a_7c15;
+        let mut z = self.random.fetch_add(step, Ordering::Relaxed).wrapping_add(step);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// All ephemeral ports, from a random one on (RFC 6056 3.3.1).
+    fn ephemeral(&self) -> impl Iterator<Item = u16> + use<> {
+        let count = u64::from(EPHEMERAL.end() - EPHEMERAL.start()) + 1;
+        let first = self.next_random() % count;
+        (0..count).map(move |i| {
+            let offset = u16::try_from((first + i) % count).expect("invariant: below 65,536");
+            EPHEMERAL.start() + offset
+        })
+    }
+
+    fn wake_if(&self, needed: bool) {
+        if needed {
+            self.link.wake();
+        }
+    }
+}
+
+impl Host for Shared {
+    fn link(&self) -> &dyn Link {
+        &*self.link
+    }
+
+    fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn arm(&self, conn: &Arc<Conn>, at: Instant) {
+        let wake = self.agenda.lock().arm(conn, at);
+        self.wake_if(wake);
+    }
+
+    fn blocked(&self, conn: &Arc<Conn>) {
+        let wake = self.agenda.lock().block(conn);
+        self.wake_if(wake);
+    }
+
+    fn hand_over(&self, conn: &Arc<Conn>) {
+        let wake = self.agenda.lock().hand_over(conn);
+        self.wake_if(wake);
+    }
+
+    fn established(&self, conn: &Arc<Conn>) {
+        let listening = self.half_open.lock().remove(&conn.tuple);
+        if let Some(listening) = listening
+            && !listening.ready(conn)
+        {
+            conn.leave_work(Work::ABORT);
+        }
+    }
+
+    fn closed(&self, conn: &Arc<Conn>, record: Option<TimeWait>) {
+        let listening = self.half_open.lock().remove(&conn.tuple);
+        if let Some(listening) = listening {
+            listening.release();
+        }
+        let now = self.clock.now();
+        drop(self.table.end(conn, record, now));
+        // The driver may wait for the last connection to end.
+        self.wake_if(self.is_closing());
+    }
+}

@@ -1,0 +1,73 @@
+//! What the driver has to do besides receiving: timers, connections that wait for room in the link,
+//! and connections that users' threads have handed over.
+
+use crate::tcp::conn::Conn;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+/// Under one leaf lock, which also decides whether the driver must be woken.
+#[derive(Debug, Default)]
+pub(crate) struct Agenda {
+    timers: BTreeMap<(Instant, u64), Weak<Conn>>,
+    serial: u64,
+    blocked: Vec<Arc<Conn>>,
+    handed_over: Vec<Weak<Conn>>,
+    /// The driver sleeps, or is about to.
+    asleep: bool,
+}
+
+impl Agenda {
+    /// Adds a timer. `true`: wake the driver.
+    pub(crate) fn arm(&mut self, conn: &Arc<Conn>, at: Instant) -> bool {
+        let first = self.next().is_none_or(|next| at < next);
+        self.serial += 1;
+        self.timers.insert((at, self.serial), Arc::downgrade(conn));
+        self.asleep && first
+    }
+
+    /// Adds a connection that waits for room. `true`: wake the driver.
+    pub(crate) fn block(&mut self, conn: &Arc<Conn>) -> bool {
+        if !self.blocked.iter().any(|other| Arc::ptr_eq(other, conn)) {
+            self.blocked.push(conn.clone());
+        }
+        self.asleep
+    }
+
+    /// Adds a connection whose backlog is not empty. `true`: wake the driver.
+    pub(crate) fn hand_over(&mut self, conn: &Arc<Conn>) -> bool {
+        self.handed_over.push(Arc::downgrade(conn));
+        self.asleep
+    }
+
+    /// Takes what is due, and what may try the link again.
+    pub(crate) fn take(&mut self, now: Instant) -> (Vec<Weak<Conn>>, Vec<Arc<Conn>>) {
+        let mut due = std::mem::take(&mut self.handed_over);
+        while let Some(entry) = self.timers.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            due.push(entry.remove());
+        }
+        (due, std::mem::take(&mut self.blocked))
+    }
+
+    /// When the first timer is due.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.timers.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    pub(crate) fn has_blocked(&self) -> bool {
+        !self.blocked.is_empty()
+    }
+
+    /// `false`: there is something to do after all.
+    pub(crate) fn fall_asleep(&mut self) -> bool {
+        self.asleep = self.handed_over.is_empty();
+        self.asleep
+    }
+
+    pub(crate) fn wake_up(&mut self) {
+        self.asleep = false;
+    }
+}

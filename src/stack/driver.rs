@@ -1,0 +1,205 @@
+//! The driver: the thread that receives for a stack, and its timers.
+//!
+//! One [`run_once`](Driver::run_once) takes a batch of frames, leaves each with its connection, then
+//! runs every connection that got something once: a batch draws one acknowledgement. Then come
+//! timers, what users' threads handed over, and connections that wait for room in the link. The
+//! splices that are to run in this thread run after the batch, with nothing held.
+
+use super::Shared;
+use super::control;
+use super::table::Entry;
+use crate::link::Frame;
+use crate::run_list::{self, Budget};
+use crate::tcp::conn::{Conn, Runner};
+use crate::tcp::tcb::Work;
+use crate::tcp::time_wait::{Answer, TimeWait};
+use crate::tcp::wire::{self, Parsed, SYN, Segment};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Most frames of a batch.
+const BATCH: usize = 32;
+/// How long a stack that nobody holds any more may take to deliver what was sent.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Runs a stack that was built with [`manual`](super::Builder::manual). Calls are not to overlap.
+#[derive(Debug)]
+pub struct Driver {
+    shared: Arc<Shared>,
+    frames: Vec<Frame>,
+    touched: Vec<Arc<Conn>>,
+}
+
+impl Driver {
+    pub(crate) fn new(shared: Arc<Shared>) -> Driver {
+        Driver { shared, frames: Vec::new(), touched: Vec::new() }
+    }
+
+    /// Does what there is to do now, within a bound. `false` if there was nothing.
+    ///
+    /// # Errors
+    /// If the link is gone. All connections have ended with
+    /// [`NetworkDown`](crate::error::SoError::NetworkDown).
+    pub fn run_once(&mut self) -> io::Result<bool> {
+        if let Err(gone) = self.shared.link.receive(&mut self.frames, BATCH) {
+            self.end(Work::NETWORK_DOWN);
+            return Err(gone);
+        }
+        let now = self.shared.now();
+        let mut frames = std::mem::take(&mut self.frames);
+        let received = !frames.is_empty();
+        let worked = run_list::scope(Budget::DRIVER, || {
+            for frame in frames.drain(..) {
+                self.input(frame, now);
+            }
+            for conn in self.touched.drain(..) {
+                conn.run(Work::SERVE, Runner::Driver);
+            }
+            self.serve_agenda(now)
+        });
+        self.frames = frames;
+        Ok(received || worked)
+    }
+
+    /// When [`run_once`](Self::run_once) has something to do, if no frame arrives before.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let timer = self.shared.agenda.lock().next();
+        let expiry = self.shared.table.next_expiry();
+        timer.into_iter().chain(expiry).min()
+    }
+
+    fn serve_agenda(&mut self, now: Instant) -> bool {
+        let (due, blocked) = self.shared.agenda.lock().take(now);
+        let worked = !due.is_empty();
+        for conn in due.into_iter().filter_map(|conn| conn.upgrade()).chain(blocked) {
+            conn.resume();
+        }
+        self.shared.table.expire(now);
+        worked
+    }
+
+    fn input(&mut self, frame: Frame, now: Instant) {
+        let counters = &self.shared.received;
+        counters.frames.add(1);
+        let ip_header_len = if frame.head.first().is_some_and(|byte| byte >> 4 == 6) {
+            wire::IPV6_HEADER
+        } else {
+            wire::IPV4_HEADER
+        };
+        match wire::parse(frame.clone()) {
+            Parsed::Tcp(segment) => self.segment(segment, now),
+            Parsed::Icmp { destination } if self.shared.is_own(destination) => {
+                let answer = self.shared.control.lock().icmp(&frame);
+                if let Some(answer) = answer {
+                    control::send(&*self.shared.link, &answer, ip_header_len);
+                }
+            }
+            Parsed::Icmp { .. } => counters.stray.add(1),
+            Parsed::Dropped(_) => counters.malformed.add(1),
+        }
+    }
+
+    fn segment(&mut self, segment: Segment, now: Instant) {
+        match self.shared.table.get(&segment.tuple) {
+            Some(Entry::Conn(conn)) => self.deliver(conn, segment),
+            Some(Entry::TimeWait(record, _)) => self.time_wait(&record, segment, now),
+            None => self.unknown(segment, now),
+        }
+    }
+
+    fn deliver(&mut self, conn: Arc<Conn>, segment: Segment) {
+        if conn.leave(segment) && !self.touched.iter().any(|other| Arc::ptr_eq(other, &conn)) {
+            self.touched.push(conn);
+        }
+    }
+
+    fn time_wait(&mut self, record: &TimeWait, segment: Segment, now: Instant) {
+        match record.answer(&segment.header, segment.payload_len) {
+            Answer::Ignore => {}
+            Answer::Acknowledge { restart } => {
+                let ack = record.acknowledgement(false);
+                control::send(&*self.shared.link, &ack, record.tuple.ip_header_len());
+                if restart {
+                    self.shared.table.restart(record, now);
+                }
+            }
+            Answer::MakeRoom => {
+                self.shared.table.forget(&record.tuple);
+                self.unknown(segment, now);
+            }
+        }
+    }
+
+    /// A segment without a connection: a SYN for a listener, or something to reset.
+    fn unknown(&mut self, segment: Segment, now: Instant) {
+        let tuple = segment.tuple;
+        let own = self.shared.is_own(tuple.local);
+        let header = &segment.header;
+        if header.flags & (SYN | wire::ACK | wire::RST | wire::FIN) == SYN
+            && let Some(listening) = self.shared.listener_for(&tuple, own)
+        {
+            // A SYN from an address to itself would connect to itself.
+            let to_itself = tuple.local == tuple.remote && tuple.local_port == tuple.remote_port;
+            match (!to_itself).then(|| self.shared.accept_syn(&listening, &tuple, now)).flatten() {
+                Some(conn) => self.deliver(conn, segment),
+                None => self.shared.received.backlog_full.add(1),
+            }
+            return;
+        }
+        self.shared.received.stray.add(1);
+        if own && !header.has(wire::RST) {
+            let reset = self.shared.control.lock().reset(&segment);
+            if let Some(reset) = reset {
+                control::send(&*self.shared.link, &reset, tuple.ip_header_len());
+            }
+        }
+    }
+
+    /// Ends every connection.
+    fn end(&self, how: Work) {
+        for conn in self.shared.table.all() {
+            conn.run(how, Runner::Driver);
+        }
+    }
+
+    /// The driver thread.
+    pub(crate) fn run(mut self) {
+        let mut until: Option<Instant> = None;
+        loop {
+            match self.run_once() {
+                Err(_gone) => return,
+                Ok(true) => continue,
+                Ok(false) => {}
+            }
+            if self.shared.is_closing() {
+                let now = self.shared.now();
+                let until = *until.get_or_insert(now + LINGER);
+                if self.shared.table.connections() == 0 || now >= until {
+                    self.end(Work::ABORT);
+                    return;
+                }
+            }
+            if !self.sleep(until) {
+                self.end(Work::NETWORK_DOWN);
+                return;
+            }
+        }
+    }
+
+    /// Sleeps until there is something to do. `false`: the link is gone.
+    fn sleep(&self, until: Option<Instant>) -> bool {
+        let expiry = self.shared.table.next_expiry();
+        let (deadline, writable) = {
+            let mut agenda = self.shared.agenda.lock();
+            if !agenda.fall_asleep() {
+                return true;
+            }
+            let deadline = agenda.next().into_iter().chain(expiry).chain(until).min();
+            (deadline, agenda.has_blocked())
+        };
+        let result = self.shared.link.wait(writable, deadline);
+        self.shared.agenda.lock().wake_up();
+        result.is_ok()
+    }
+}

@@ -1,0 +1,221 @@
+//! Listening: the backlog, and the user's [`TcpListener`].
+
+use super::Stack;
+use super::stream::TcpStream;
+use crate::lock::{Condvar, LEAF, Mutex};
+use crate::tcp::conn::Conn;
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Which destinations a listener accepts. `None` accepts every one, also such that are not the
+/// stack's own: then `local_addr()` of an accepted connection is the original destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) port: Option<u16>,
+}
+
+impl Rule {
+    pub(crate) fn matches(&self, address: IpAddr, port: u16) -> bool {
+        self.address.is_none_or(|own| own == address) && self.port.is_none_or(|own| own == port)
+    }
+
+    /// The more a rule says, the earlier it is asked.
+    pub(crate) fn precision(&self) -> u8 {
+        u8::from(self.port.is_some()) * 2 + u8::from(self.address.is_some())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    ready: VecDeque<Arc<Conn>>,
+    half_open: usize,
+    closed: bool,
+}
+
+/// What the stack knows of a listener.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    pub(crate) rule: Rule,
+    /// Destinations beyond the stack's own addresses are accepted too.
+    pub(crate) intercepts: bool,
+    backlog: usize,
+    queue: Mutex<Queue, LEAF>,
+    changed: Condvar,
+    nonblocking: AtomicBool,
+}
+
+impl Listening {
+    pub(crate) fn new(rule: Rule, intercepts: bool, backlog: usize) -> Listening {
+        Listening {
+            rule,
+            intercepts,
+            backlog: backlog.max(1),
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            nonblocking: AtomicBool::new(false),
+        }
+    }
+
+    /// A SYN may begin a connection: half-open and waiting ones together fit into the backlog.
+    pub(crate) fn reserve(&self) -> bool {
+        let mut queue = self.queue.lock();
+        let room = !queue.closed && queue.half_open + queue.ready.len() < self.backlog;
+        queue.half_open += usize::from(room);
+        room
+    }
+
+    /// A half-open connection has failed.
+    pub(crate) fn release(&self) {
+        self.queue.lock().half_open -= 1;
+    }
+
+    /// A half-open connection stands. `false`: the listener is closed.
+    pub(crate) fn ready(&self, conn: &Arc<Conn>) -> bool {
+        let mut queue = self.queue.lock();
+        queue.half_open -= 1;
+        let open = !queue.closed;
+        if open {
+            queue.ready.push_back(conn.clone());
+            self.changed.notify_one();
+        }
+        open
+    }
+
+    fn close(&self) -> VecDeque<Arc<Conn>> {
+        let mut queue = self.queue.lock();
+        queue.closed = true;
+        self.changed.notify_all();
+        std::mem::take(&mut queue.ready)
+    }
+
+    fn accept(&self) -> io::Result<Arc<Conn>> {
+        let mut queue = self.queue.lock();
+        loop {
+            if let Some(conn) = queue.ready.pop_front() {
+                return Ok(conn);
+            }
+            if queue.closed {
+                let why = "the listener was closed by another thread";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            }
+            if self.nonblocking.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.changed.wait(&mut queue);
+        }
+    }
+}
+
+/// A socket that accepts connections, in the shape of [`std::net::TcpListener`].
+///
+/// Connections whose handshake is not over, and those that wait for [`accept`](Self::accept), count
+/// against the backlog; beyond it SYNs are dropped, and their senders try again.
+///
+/// Dropping the listener resets the connections that nobody has accepted.
+///
+/// ```
+/// use sosplice::{TcpListener, TcpStream, Stack, link::memory};
+/// use std::io::{Read, Write};
+///
+/// let (a, b) = memory::pair(memory::Config::default());
+/// let server = Stack::builder(a).address("10.0.0.1/24".parse()?).build()?;
+/// let client = Stack::builder(b).address("10.0.0.2/24".parse()?).build()?;
+/// let listener = TcpListener::bind(&server, "10.0.0.1:80".parse()?)?;
+/// let mut to_server = TcpStream::connect(&client, "10.0.0.1:80".parse()?)?;
+/// let (mut from_client, peer) = listener.accept()?;
+/// assert_eq!(peer, to_server.local_addr());
+/// to_server.write_all(b"hello")?;
+/// drop(to_server);
+/// let mut text = String::new();
+/// from_client.read_to_string(&mut text)?;
+/// assert_eq!(text, "hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct TcpListener {
+    stack: Stack,
+    listening: Arc<Listening>,
+}
+
+/// Connections that wait to be accepted, unless another number is given.
+pub const DEFAULT_BACKLOG: usize = 128;
+
+impl TcpListener {
+    /// Listens at an address of the stack; an unspecified one means all of them. Port 0 picks a free
+    /// port.
+    ///
+    /// # Errors
+    /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if the stack does not have the address,
+    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if somebody listens there.
+    pub fn bind(stack: &Stack, address: SocketAddr) -> io::Result<TcpListener> {
+        TcpListener::bind_with_backlog(stack, address, DEFAULT_BACKLOG)
+    }
+
+    /// As [`bind`](Self::bind), with a backlog of at least 1.
+    ///
+    /// # Errors
+    /// As for [`bind`](Self::bind).
+    pub fn bind_with_backlog(
+        stack: &Stack,
+        address: SocketAddr,
+        backlog: usize,
+    ) -> io::Result<TcpListener> {
+        let listening = stack.listen(address, backlog)?;
+        Ok(TcpListener { stack: stack.clone(), listening })
+    }
+
+    /// Accepts connections to *any* destination address, and to one port or (`None`) any port: what
+    /// a proxy behind a TUN needs. `local_addr()` of an accepted connection is the original
+    /// destination. Other listeners of the stack come first.
+    ///
+    /// # Errors
+    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if the stack has such a listener.
+    pub fn intercept(stack: &Stack, port: Option<u16>, backlog: usize) -> io::Result<TcpListener> {
+        let listening = stack.intercept(port, backlog)?;
+        Ok(TcpListener { stack: stack.clone(), listening })
+    }
+
+    /// Waits for a connection and returns it with its peer's address.
+    ///
+    /// # Errors
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if none is there and the listener is non-blocking.
+    pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let conn = self.listening.accept()?;
+        let stream = TcpStream::new(&self.stack, conn);
+        let peer = stream.peer_addr();
+        Ok((stream, peer))
+    }
+
+    /// An iterator over accepted connections that never ends.
+    pub fn incoming(&self) -> impl Iterator<Item = io::Result<TcpStream>> + '_ {
+        std::iter::repeat_with(|| self.accept().map(|(stream, _)| stream))
+    }
+
+    /// The address this listener was bound to. Unspecified parts are zero.
+    pub fn local_addr(&self) -> SocketAddr {
+        let rule = &self.listening.rule;
+        let address = rule.address.unwrap_or_else(|| [0, 0, 0, 0].into());
+        SocketAddr::new(address, rule.port.unwrap_or(0))
+    }
+
+    /// Whether [`accept`](Self::accept) returns at once when nobody is there.
+    pub fn set_nonblocking(&self, nonblocking: bool) {
+        self.listening.nonblocking.store(nonblocking, Ordering::Relaxed);
+    }
+
+    /// Stops listening: threads that wait in [`accept`](Self::accept) return with an error.
+    pub fn close(&self) {
+        let unaccepted = self.listening.close();
+        self.stack.unlisten(&self.listening, unaccepted);
+    }
+}
+
+impl Drop for TcpListener {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
