@@ -4,7 +4,14 @@ pub mod buf;
 pub mod clock;
 pub mod error;
 pub mod link;
+pub mod local;
 pub mod lock;
 pub mod protocol;
+mod run_list;
 pub mod sockbuf;
+pub mod socket;
+pub mod stack;
 mod tcp;
+
+pub use socket::Socket;
+pub use stack::{Stack, TcpListener, TcpStream};

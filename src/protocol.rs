@@ -13,9 +13,10 @@
 //! * The connection stands: [`SocketEnd::connected`]. It failed: [`SocketEnd::set_error`] first,
 //!   then the two `cant…more`.
 //!
-//! Each of these wakes who waits. Where a splice (or a stack's own code) has put an [`Upcall`] on a
-//! buffer, the upcall is told instead; it runs with that buffer's lock held (rank 2 or 3), so it
-//! takes only ranks 4 and 5, moves nothing and calls no socket.
+//! Each of these wakes who waits: sleeping threads, and the user's [`Upcall`] if there is one. While
+//! a splice diverts the buffer, its upcall is told instead of both. An upcall runs with that
+//! buffer's lock held (rank 2 or 3), so it takes only ranks 4 and 5, moves nothing and calls no
+//! socket.
 //!
 //! **Protocol methods are entered with no lock held.**
 
@@ -23,6 +24,7 @@ use crate::buf::{Buf, Chain};
 use crate::error::SoError;
 use crate::lock::{self, Condvar, Guard, RCV, SND};
 use crate::sockbuf::SockBuf;
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -41,12 +43,32 @@ pub trait Protocol: Send + Sync + fmt::Debug {
     /// Ends the connection at once and tells the peer (`pr_abort`, a TCP reset).
     fn abort(&self);
 
-    /// The socket is closed and nobody will read any more. What `so_snd` holds is still delivered;
-    /// unread bytes, and bytes that arrive later, are the protocol's to refuse (`pr_detach`).
+    /// The socket is closed and nobody will read any more. What `so_snd` holds is still delivered
+    /// (the socket has already closed it for writing); unread bytes, and bytes that arrive later,
+    /// are the protocol's to refuse (`pr_detach`). The last pass of a splice may still call
+    /// [`output`](Self::output) or [`rcvd`](Self::rcvd) afterwards.
     fn detach(&self);
 
     /// Name of the kind of protocol; only sockets of stream protocols can be spliced.
     fn name(&self) -> &'static str;
+
+    /// What kind of socket this is, for whoever wants to splice it.
+    fn so_state(&self) -> SoState {
+        SoState::Stream
+    }
+}
+
+/// What a socket is to a splice (`so_state`, `so_proto`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SoState {
+    /// A stream, connected or connecting; or it was, then its buffers are closed.
+    Stream,
+    /// A stream that nobody has connected yet.
+    Unconnected,
+    /// A listening socket.
+    Listening,
+    /// Something that is no stream of bytes.
+    NotAStream,
 }
 
 /// What happened to a socket buffer.
@@ -62,10 +84,15 @@ pub enum Wakeup {
     SndClosed,
 }
 
-/// Somebody who is told of wake-ups instead of the sleeping threads.
-pub trait Upcall: Send + Sync {
+/// Somebody who is told of wake-ups: beside the sleeping threads, or, when it diverts the buffer,
+/// instead of them.
+pub trait Upcall: Any + Send + Sync {
     /// Runs with the buffer's lock held: takes only locks of rank 4 and 5, and enqueues.
     fn wakeup(&self, what: Wakeup);
+
+    /// The socket whose buffer this upcall diverts is being closed. Runs with no lock held, before
+    /// the protocol is detached; afterwards the upcall must be off both buffers.
+    fn closing(&self, _end: &SocketEnd) {}
 }
 
 /// A socket buffer, and who is told about it.
@@ -73,7 +100,7 @@ pub struct Side {
     /// The buffer.
     pub buf: SockBuf,
     upcall: Option<Arc<dyn Upcall>>,
-    diverted: bool,
+    diversion: Option<Arc<dyn Upcall>>,
     connected: bool,
 }
 
@@ -82,37 +109,50 @@ impl Side {
         Side {
             buf: SockBuf::new(hiwat),
             upcall: None,
-            diverted: false,
+            diversion: None,
             connected: false,
         }
     }
 
-    /// Puts an upcall on this buffer, which is then told of every wake-up. With `diverted`, threads
-    /// that sleep on the buffer are no longer woken (`SB_SPLICED`). `false`, and nothing changes,
-    /// if there is one already.
+    /// Puts an upcall on this buffer, which is then told of every wake-up, as sleeping threads are.
+    /// With `diverted` it is told instead of them and of the other upcall (`SB_SPLICED`). There is
+    /// room for one of each kind: `false`, and nothing changes, if there is one already.
     pub fn set_upcall(&mut self, upcall: Arc<dyn Upcall>, diverted: bool) -> bool {
-        if self.upcall.is_some() {
-            return false;
+        let slot = if diverted {
+            &mut self.diversion
+        } else {
+            &mut self.upcall
+        };
+        let free = slot.is_none();
+        if free {
+            *slot = Some(upcall);
         }
-        self.upcall = Some(upcall);
-        self.diverted = diverted;
-        true
+        free
     }
 
-    /// Takes the upcall off. The caller drops it after the lock.
+    /// Takes the upcall off that does not divert. The caller drops it after the lock.
     pub fn take_upcall(&mut self) -> Option<Arc<dyn Upcall>> {
-        self.diverted = false;
         self.upcall.take()
     }
 
-    /// The upcall on this buffer.
+    /// The upcall that does not divert.
     pub fn upcall(&self) -> Option<&Arc<dyn Upcall>> {
         self.upcall.as_ref()
     }
 
+    /// Takes the diverting upcall off. The caller drops it after the lock.
+    pub fn take_diversion(&mut self) -> Option<Arc<dyn Upcall>> {
+        self.diversion.take()
+    }
+
+    /// The upcall that keeps the wake-ups for itself.
+    pub fn diversion(&self) -> Option<&Arc<dyn Upcall>> {
+        self.diversion.as_ref()
+    }
+
     /// Whether an upcall keeps the wake-ups from sleeping threads.
     pub fn is_diverted(&self) -> bool {
-        self.diverted
+        self.diversion.is_some()
     }
 
     /// Send side: whether bytes can go out yet. A connecting socket's cannot.
@@ -126,7 +166,7 @@ impl fmt::Debug for Side {
         f.debug_struct("Side")
             .field("buf", &self.buf)
             .field("upcall", &self.upcall.is_some())
-            .field("diverted", &self.diverted)
+            .field("diverted", &self.is_diverted())
             .field("connected", &self.connected)
             .finish()
     }
@@ -225,6 +265,8 @@ impl SocketEnd {
         let mut snd = self.snd();
         snd.connected = true;
         self.sowwakeup(&snd, Wakeup::Space);
+        // A splice may divert the buffer while another thread still waits for the connection.
+        self.snd_wait.notify_all();
     }
 
     /// No more bytes will arrive (`socantrcvmore`). What is queued can still be read.
@@ -287,12 +329,14 @@ impl SocketEnd {
 }
 
 fn wake(side: &Side, sleepers: &Condvar, what: Wakeup) {
+    if let Some(diversion) = &side.diversion {
+        diversion.wakeup(what);
+        return;
+    }
     if let Some(upcall) = &side.upcall {
         upcall.wakeup(what);
     }
-    if !side.diverted {
-        sleepers.notify_all();
-    }
+    sleepers.notify_all();
 }
 
 #[cfg(test)]
@@ -331,9 +375,22 @@ mod tests {
                 Wakeup::SndClosed
             ]
         );
-        assert!(end.rcv().take_upcall().is_some());
+        assert!(end.rcv().take_diversion().is_some());
         end.append_rcv([Buf::copy_of(b"x")]);
         assert!(log.0.lock().is_empty());
+    }
+
+    #[test]
+    fn a_diversion_keeps_wakeups_from_the_other_upcall() {
+        let end = SocketEnd::new(100, 100);
+        let (user, splice) = (Arc::new(Log::default()), Arc::new(Log::default()));
+        assert!(end.rcv().set_upcall(user.clone(), false));
+        assert!(end.rcv().set_upcall(splice.clone(), true));
+        end.append_rcv([Buf::copy_of(b"x")]);
+        assert!(end.rcv().take_diversion().is_some());
+        end.cantrcvmore();
+        assert_eq!(*splice.0.lock(), [Wakeup::Data]);
+        assert_eq!(*user.0.lock(), [Wakeup::RcvClosed]);
     }
 
     #[test]

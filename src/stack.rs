@@ -237,7 +237,12 @@ impl Builder {
             closing: AtomicBool::new(false),
         });
         let driver = Driver::new(shared.clone());
-        Ok((Stack { handle: Arc::new(Handle { shared }) }, driver))
+        Ok((
+            Stack {
+                handle: Arc::new(Handle { shared }),
+            },
+            driver,
+        ))
     }
 
     fn check(&self) -> Result<(), BuildError> {
@@ -252,7 +257,11 @@ impl Builder {
             return Err(BuildError::BufferSize(bad));
         }
         let mtu = self.link.capabilities().mtu;
-        if mtu < MIN_MTU { Err(BuildError::Mtu(mtu)) } else { Ok(()) }
+        if mtu < MIN_MTU {
+            Err(BuildError::Mtu(mtu))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -407,13 +416,29 @@ impl Stack {
         }
         let address = (!at.ip().is_unspecified()).then_some(at.ip());
         if at.port() != 0 {
-            return shared.add_listener(Rule { address, port: Some(at.port()) }, false, backlog);
+            return shared.add_listener(
+                Rule {
+                    address,
+                    port: Some(at.port()),
+                },
+                false,
+                backlog,
+            );
         }
         let ports = shared.ephemeral();
         let mut listening = ports.map(|port| {
-            shared.add_listener(Rule { address, port: Some(port) }, false, backlog)
+            shared.add_listener(
+                Rule {
+                    address,
+                    port: Some(port),
+                },
+                false,
+                backlog,
+            )
         });
-        listening.find_map(Result::ok).ok_or_else(|| io::ErrorKind::AddrInUse.into())
+        listening
+            .find_map(Result::ok)
+            .ok_or_else(|| io::ErrorKind::AddrInUse.into())
     }
 
     pub(crate) fn intercept(
@@ -421,20 +446,31 @@ impl Stack {
         port: Option<u16>,
         backlog: usize,
     ) -> io::Result<Arc<Listening>> {
-        self.shared().add_listener(Rule { address: None, port }, true, backlog)
+        self.shared().add_listener(
+            Rule {
+                address: None,
+                port,
+            },
+            true,
+            backlog,
+        )
     }
 
     pub(crate) fn unlisten(&self, listening: &Arc<Listening>, unaccepted: VecDeque<Arc<Conn>>) {
         let shared = self.shared();
         let gone = {
             let mut listeners = shared.listeners.lock();
-            let at = listeners.iter().position(|other| Arc::ptr_eq(other, listening));
+            let at = listeners
+                .iter()
+                .position(|other| Arc::ptr_eq(other, listening));
             at.map(|at| listeners.remove(at))
         };
         drop(gone);
         let half_open: Vec<Tuple> = {
             let half_open = shared.half_open.lock();
-            let mine = half_open.iter().filter(|(_, other)| Arc::ptr_eq(other, listening));
+            let mine = half_open
+                .iter()
+                .filter(|(_, other)| Arc::ptr_eq(other, listening));
             mine.map(|(tuple, _)| *tuple).collect()
         };
         for tuple in half_open {
@@ -459,7 +495,12 @@ impl Stack {
             return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, why));
         };
         for local_port in shared.ephemeral() {
-            let tuple = Tuple { local, remote: to.ip(), local_port, remote_port: to.port() };
+            let tuple = Tuple {
+                local,
+                remote: to.ip(),
+                local_port,
+                remote_port: to.port(),
+            };
             let to_itself = local == to.ip() && local_port == to.port();
             if to_itself || shared.table.contains(&tuple) {
                 continue;
@@ -490,7 +531,9 @@ impl Shared {
         let family = |net: &&IpNet| net.addr().is_ipv4() == destination.is_ipv4();
         let near = |net: &&IpNet| (net.contains(&destination), net.prefix_len());
         let nets = self.addresses.iter().filter(family);
-        let best = nets.rev().max_by_key(|net| if near(net).0 { 1 + near(net).1 } else { 0 });
+        let best = nets
+            .rev()
+            .max_by_key(|net| if near(net).0 { 1 + near(net).1 } else { 0 });
         best.map(IpNet::addr)
     }
 
@@ -575,14 +618,22 @@ impl Shared {
     /// RFC 6528: a clock of 4 us ticks, and a keyed hash of both ends.
     #[expect(clippy::cast_possible_truncation, reason = "sequence numbers wrap")]
     fn initial_sequence_number(&self, tuple: &Tuple) -> u32 {
-        let ticks = self.clock.now().saturating_duration_since(self.epoch).as_micros() / 4;
+        let ticks = self
+            .clock
+            .now()
+            .saturating_duration_since(self.epoch)
+            .as_micros()
+            / 4;
         (self.secret.hash_one(tuple) as u32).wrapping_add(ticks as u32)
     }
 
     /// SplitMix64: for ports and engine seeds; sequence numbers on the wire do not depend on it.
     fn next_random(&self) -> u64 {
         let step = 0x9e37_79b9_7f4a_7c15;
-        let mut z = self.random.fetch_add(step, Ordering::Relaxed).wrapping_add(step);
+        let mut z = self
+            .random
+            .fetch_add(step, Ordering::Relaxed)
+            .wrapping_add(step);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)

@@ -21,12 +21,19 @@ impl Control {
         let mut caps = DeviceCapabilities::default();
         caps.medium = Medium::Ip;
         caps.max_transmission_unit = link.mtu;
-        let mut port = Port { rx: None, tx: Vec::new(), caps: &caps };
-        let mut iface =
-            Interface::new(Config::new(HardwareAddress::Ip), &mut port, Instant::ZERO);
+        let mut port = Port {
+            rx: None,
+            tx: Vec::new(),
+            caps: &caps,
+        };
+        let mut iface = Interface::new(Config::new(HardwareAddress::Ip), &mut port, Instant::ZERO);
         // Which addresses are ours has been checked before.
         iface.set_any_ip(true);
-        Control { iface, sockets: SocketSet::new(Vec::new()), caps }
+        Control {
+            iface,
+            sockets: SocketSet::new(Vec::new()),
+            caps,
+        }
     }
 
     /// The answer to an ICMP packet, if it deserves one.
@@ -48,8 +55,13 @@ impl Control {
     }
 
     fn answer(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
-        let mut port = Port { rx: Some(packet), tx: Vec::new(), caps: &self.caps };
-        self.iface.poll_ingress_single(Instant::ZERO, &mut port, &mut self.sockets);
+        let mut port = Port {
+            rx: Some(packet),
+            tx: Vec::new(),
+            caps: &self.caps,
+        };
+        self.iface
+            .poll_ingress_single(Instant::ZERO, &mut port, &mut self.sockets);
         (!port.tx.is_empty()).then_some(port.tx)
     }
 }

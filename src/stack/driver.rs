@@ -11,6 +11,7 @@ use super::table::Entry;
 use crate::link::Frame;
 use crate::run_list::{self, Budget};
 use crate::tcp::conn::{Conn, Runner};
+use crate::tcp::host::Host;
 use crate::tcp::tcb::Work;
 use crate::tcp::time_wait::{Answer, TimeWait};
 use crate::tcp::wire::{self, Parsed, SYN, Segment};
@@ -33,7 +34,11 @@ pub struct Driver {
 
 impl Driver {
     pub(crate) fn new(shared: Arc<Shared>) -> Driver {
-        Driver { shared, frames: Vec::new(), touched: Vec::new() }
+        Driver {
+            shared,
+            frames: Vec::new(),
+            touched: Vec::new(),
+        }
     }
 
     /// Does what there is to do now, within a bound. `false` if there was nothing.
@@ -72,7 +77,11 @@ impl Driver {
     fn serve_agenda(&mut self, now: Instant) -> bool {
         let (due, blocked) = self.shared.agenda.lock().take(now);
         let worked = !due.is_empty();
-        for conn in due.into_iter().filter_map(|conn| conn.upgrade()).chain(blocked) {
+        for conn in due
+            .into_iter()
+            .filter_map(|conn| conn.upgrade())
+            .chain(blocked)
+        {
             conn.resume();
         }
         self.shared.table.expire(now);
@@ -141,7 +150,10 @@ impl Driver {
         {
             // A SYN from an address to itself would connect to itself.
             let to_itself = tuple.local == tuple.remote && tuple.local_port == tuple.remote_port;
-            match (!to_itself).then(|| self.shared.accept_syn(&listening, &tuple, now)).flatten() {
+            match (!to_itself)
+                .then(|| self.shared.accept_syn(&listening, &tuple, now))
+                .flatten()
+            {
                 Some(conn) => self.deliver(conn, segment),
                 None => self.shared.received.backlog_full.add(1),
             }

@@ -165,7 +165,10 @@ impl TcpListener {
         backlog: usize,
     ) -> io::Result<TcpListener> {
         let listening = stack.listen(address, backlog)?;
-        Ok(TcpListener { stack: stack.clone(), listening })
+        Ok(TcpListener {
+            stack: stack.clone(),
+            listening,
+        })
     }
 
     /// Accepts connections to *any* destination address, and to one port or (`None`) any port: what
@@ -176,7 +179,10 @@ impl TcpListener {
     /// [`AddrInUse`](io::ErrorKind::AddrInUse) if the stack has such a listener.
     pub fn intercept(stack: &Stack, port: Option<u16>, backlog: usize) -> io::Result<TcpListener> {
         let listening = stack.intercept(port, backlog)?;
-        Ok(TcpListener { stack: stack.clone(), listening })
+        Ok(TcpListener {
+            stack: stack.clone(),
+            listening,
+        })
     }
 
     /// Waits for a connection and returns it with its peer's address.
@@ -204,7 +210,9 @@ impl TcpListener {
 
     /// Whether [`accept`](Self::accept) returns at once when nobody is there.
     pub fn set_nonblocking(&self, nonblocking: bool) {
-        self.listening.nonblocking.store(nonblocking, Ordering::Relaxed);
+        self.listening
+            .nonblocking
+            .store(nonblocking, Ordering::Relaxed);
     }
 
     /// Stops listening: threads that wait in [`accept`](Self::accept) return with an error.

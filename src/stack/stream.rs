@@ -30,7 +30,11 @@ impl TcpStream {
     pub(crate) fn new(stack: &Stack, conn: Arc<Conn>) -> TcpStream {
         let protocol: Arc<dyn Protocol> = conn.clone();
         let socket = Socket::new(conn.end.clone(), protocol);
-        TcpStream { socket, conn, _stack: stack.clone() }
+        TcpStream {
+            socket,
+            conn,
+            _stack: stack.clone(),
+        }
     }
 
     /// Connects to an address and waits until the connection stands. The source address is the one

@@ -81,9 +81,7 @@ impl Table {
             match (here, record) {
                 (false, _) => None,
                 (true, None) => shard.remove(&conn.tuple),
-                (true, Some(record)) => {
-                    shard.insert(conn.tuple, Entry::TimeWait(record, until))
-                }
+                (true, Some(record)) => shard.insert(conn.tuple, Entry::TimeWait(record, until)),
             }
         };
         if removed.is_some() {

@@ -112,7 +112,9 @@ impl Conn {
     pub(crate) fn run(&self, work: Work, runner: Runner) {
         let mut backlog = self.backlog.lock();
         backlog.work.add(work);
-        let Some(tcb) = self.tcb.try_lock() else { return };
+        let Some(tcb) = self.tcb.try_lock() else {
+            return;
+        };
         drop(backlog);
         self.own(tcb, runner);
     }
@@ -200,7 +202,9 @@ impl Conn {
 
 impl fmt::Debug for Conn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Conn").field("tuple", &self.tuple).finish_non_exhaustive()
+        f.debug_struct("Conn")
+            .field("tuple", &self.tuple)
+            .finish_non_exhaustive()
     }
 }
 

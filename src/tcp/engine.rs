@@ -74,7 +74,9 @@ pub(crate) struct Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("state", &self.state()).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("state", &self.state())
+            .finish_non_exhaustive()
     }
 }
 
@@ -83,7 +85,12 @@ impl Engine {
         let caps = device_capabilities(link);
         let mut settings = Config::new(HardwareAddress::Ip);
         settings.random_seed = config.seed;
-        let mut port = Port { rx: None, tx: &mut [], caps: &caps, outlet: &mut Nowhere };
+        let mut port = Port {
+            rx: None,
+            tx: &mut [],
+            caps: &caps,
+            outlet: &mut Nowhere,
+        };
         let mut iface = Interface::new(settings, &mut port, Instant::ZERO);
         // Which addresses are ours is the stack's business.
         iface.set_any_ip(true);
@@ -94,14 +101,22 @@ impl Engine {
         socket.set_congestion_control(tcp::CongestionControl::Cubic);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Engine { iface, sockets, handle, caps }
+        Engine {
+            iface,
+            sockets,
+            handle,
+            caps,
+        }
     }
 
     /// An engine that waits for a SYN to `tuple`.
     pub(crate) fn listening(link: &Capabilities, config: &EngineConfig, tuple: &Tuple) -> Engine {
         let mut engine = Engine::new(link, config);
         let local = IpEndpoint::new(IpAddress::from(tuple.local), tuple.local_port);
-        engine.socket_mut().listen(local).expect("invariant: a new socket with a port listens");
+        engine
+            .socket_mut()
+            .listen(local)
+            .expect("invariant: a new socket with a port listens");
         engine
     }
 
@@ -110,7 +125,12 @@ impl Engine {
         let mut engine = Engine::new(link, config);
         let remote = IpEndpoint::new(IpAddress::from(tuple.remote), tuple.remote_port);
         let local = IpEndpoint::new(IpAddress::from(tuple.local), tuple.local_port);
-        let Engine { iface, sockets, handle, .. } = &mut engine;
+        let Engine {
+            iface,
+            sockets,
+            handle,
+            ..
+        } = &mut engine;
         sockets
             .get_mut::<tcp::Socket<'_>>(*handle)
             .connect(iface.context(), remote, local)
@@ -164,15 +184,26 @@ impl Engine {
             let from = MAX_CANONICAL - header_len;
             scratch.rx[from..MAX_CANONICAL].copy_from_slice(&composed[..header_len]);
             let rx = Some(&scratch.rx[from..MAX_CANONICAL + len]);
-            let mut port = Port { rx, tx: &mut scratch.tx, caps: &self.caps, outlet };
-            self.iface.poll_ingress_single(now, &mut port, &mut self.sockets);
+            let mut port = Port {
+                rx,
+                tx: &mut scratch.tx,
+                caps: &self.caps,
+                outlet,
+            };
+            self.iface
+                .poll_ingress_single(now, &mut port, &mut self.sockets);
         });
     }
 
     /// Emits one frame, if there is one and the outlet is ready. Timers act here too.
     pub(crate) fn egress(&mut self, now: Instant, outlet: &mut dyn Outlet) -> bool {
         SCRATCH.with_borrow_mut(|scratch| {
-            let mut port = Port { rx: None, tx: &mut scratch.tx, caps: &self.caps, outlet };
+            let mut port = Port {
+                rx: None,
+                tx: &mut scratch.tx,
+                caps: &self.caps,
+                outlet,
+            };
             self.iface.poll_egress(now, &mut port, &mut self.sockets) != PollResult::None
         })
     }
@@ -230,8 +261,10 @@ pub(crate) fn device_capabilities(link: &Capabilities) -> DeviceCapabilities {
     // Verified before and filled in behind.
     caps.checksum = ChecksumCapabilities::ignored();
     // Never tcpv6: the engine then counts segments as sent that it never emits.
-    caps.segmentation.tcpv4 =
-        link.segment_v4.filter(|size| *size > link.mtu).and_then(NonZeroUsize::new);
+    caps.segmentation.tcpv4 = link
+        .segment_v4
+        .filter(|size| *size > link.mtu)
+        .and_then(NonZeroUsize::new);
     caps
 }
 
@@ -269,11 +302,16 @@ pub(crate) struct Sending<'a> {
 impl TxToken for Sending<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
         let result = f(&mut self.tx[..len]);
-        let ip_header_len =
-            if self.tx[0] >> 4 == 4 { wire::IPV4_HEADER } else { wire::IPV6_HEADER };
+        let ip_header_len = if self.tx[0] >> 4 == 4 {
+            wire::IPV4_HEADER
+        } else {
+            wire::IPV6_HEADER
+        };
         let header_len = ip_header_len + usize::from(self.tx[ip_header_len + 12] >> 4) * 4;
-        let emission =
-            Emission { header: emitted_header(&self.tx[ip_header_len..]), len: len - header_len };
+        let emission = Emission {
+            header: emitted_header(&self.tx[ip_header_len..]),
+            len: len - header_len,
+        };
         self.outlet.emit(Emitted {
             header: &mut self.tx[..header_len],
             ip_header_len,
@@ -289,7 +327,10 @@ impl TxToken for Sending<'_> {
 }
 
 fn emitted_header(tcp: &[u8]) -> Header {
-    debug_assert!(tcp.len() >= TCP_HEADER, "invariant: the engine emits whole headers");
+    debug_assert!(
+        tcp.len() >= TCP_HEADER,
+        "invariant: the engine emits whole headers"
+    );
     Header {
         seq: wire::be32(tcp, 4),
         ack: wire::be32(tcp, 8),
@@ -311,11 +352,22 @@ impl Device for Port<'_> {
 
     fn receive(&mut self, _now: Instant) -> Option<(Received<'_>, Sending<'_>)> {
         let frame = self.rx.take()?;
-        Some((Received(frame), Sending { tx: self.tx, outlet: self.outlet, segment: None }))
+        Some((
+            Received(frame),
+            Sending {
+                tx: self.tx,
+                outlet: self.outlet,
+                segment: None,
+            },
+        ))
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<Sending<'_>> {
-        self.outlet.ready().then(|| Sending { tx: self.tx, outlet: self.outlet, segment: None })
+        self.outlet.ready().then(|| Sending {
+            tx: self.tx,
+            outlet: self.outlet,
+            segment: None,
+        })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

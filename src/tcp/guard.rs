@@ -229,15 +229,28 @@ impl Guard {
             return Verdict::Drop;
         }
         self.synchronise(header);
-        Verdict::Feed(bare(Header { ack: 0, flags: SYN, ..*header }))
+        Verdict::Feed(bare(Header {
+            ack: 0,
+            flags: SYN,
+            ..*header
+        }))
     }
 
     fn judge_syn_sent(&mut self, header: &Header) -> Verdict {
-        let Some(iss) = self.iss else { return Verdict::Drop };
+        let Some(iss) = self.iss else {
+            return Verdict::Drop;
+        };
         let right_ack = header.has(ACK) && header.ack == iss.wrapping_add(1);
         if header.has(RST) {
-            let reset = bare(Header { flags: RST | ACK, ..*header });
-            return if right_ack { Verdict::Feed(reset) } else { Verdict::Drop };
+            let reset = bare(Header {
+                flags: RST | ACK,
+                ..*header
+            });
+            return if right_ack {
+                Verdict::Feed(reset)
+            } else {
+                Verdict::Drop
+            };
         }
         let flags = header.flags & (SYN | ACK);
         if flags == 0 || (header.has(SYN) && header.has(FIN)) {
@@ -254,7 +267,9 @@ impl Guard {
     }
 
     fn judge_syn_received(&mut self, header: &Header, len: usize) -> Verdict {
-        let Some(iss) = self.iss else { return Verdict::Drop };
+        let Some(iss) = self.iss else {
+            return Verdict::Drop;
+        };
         if header.has(RST) {
             return self.judge_reset(header);
         }
@@ -265,7 +280,11 @@ impl Guard {
                 (true, true) => {
                     self.window = header.window >> self.remote_shift;
                     let seq = self.rcv_seq(0);
-                    Verdict::Feed(bare(Header { seq, ack: header.ack, ..self.below_window() }))
+                    Verdict::Feed(bare(Header {
+                        seq,
+                        ack: header.ack,
+                        ..self.below_window()
+                    }))
                 }
                 // The same SYN again: the SYN|ACK is repeated by its timer.
                 (true, false) => Verdict::Drop,
@@ -275,7 +294,10 @@ impl Guard {
         match (header.has(ACK), right_ack) {
             (false, _) => Verdict::Drop,
             // The engine answers with a RST.
-            (true, false) => Verdict::Feed(bare(Header { flags: ACK, ..*header })),
+            (true, false) => Verdict::Feed(bare(Header {
+                flags: ACK,
+                ..*header
+            })),
             (true, true) => self.judge_synchronised(State::SynReceived, header, len),
         }
     }
@@ -285,7 +307,10 @@ impl Guard {
         let start = self.position_of(header.seq);
         let next = signed(self.rcv_nxt);
         if start == next {
-            Verdict::Feed(bare(Header { flags: RST, ..*header }))
+            Verdict::Feed(bare(Header {
+                flags: RST,
+                ..*header
+            }))
         } else if start > next && start < signed(self.right_edge()) {
             Verdict::Challenge(self.below_window())
         } else {
@@ -323,13 +348,23 @@ impl Guard {
         if !cut.occupies {
             // Keep-alive and window probe look like this.
             let probe = cut.start == next - 1;
-            return if probe { Verdict::Answer(answer) } else { Verdict::Challenge(answer) };
+            return if probe {
+                Verdict::Answer(answer)
+            } else {
+                Verdict::Challenge(answer)
+            };
         }
         // RFC 9293 3.10.7.4: with a closed window, acknowledgements are to be taken all the same.
         let probed = cut.start == next && self.right_edge() == self.rcv_nxt;
         if probed && let Some(ack) = self.acceptable_ack(header.ack) {
             if ack >= signed(self.snd_una) {
-                let empty = Cut { acceptable: true, skip: 0, len: 0, fin: false, ..*cut };
+                let empty = Cut {
+                    acceptable: true,
+                    skip: 0,
+                    len: 0,
+                    fin: false,
+                    ..*cut
+                };
                 return Verdict::FeedThenAnswer(self.accept(header, &empty, ack), answer);
             }
         }
@@ -346,8 +381,9 @@ impl Guard {
             self.wl1 = cut.start;
             self.wl2 = ack;
             self.window = header.window;
-            self.max_window =
-                self.max_window.max(u64::from(header.window) << self.remote_shift);
+            self.max_window = self
+                .max_window
+                .max(u64::from(header.window) << self.remote_shift);
         }
         self.snd_una = ack;
         let start = self.rcv_nxt.max(u64::try_from(cut.start).unwrap_or(0));
@@ -400,7 +436,10 @@ impl Guard {
             window: self.window,
             options: SynOptions::default(),
         };
-        let feed = Feed { position: self.rcv_nxt, ..bare(header) };
+        let feed = Feed {
+            position: self.rcv_nxt,
+            ..bare(header)
+        };
         self.fin_at = None;
         self.fin_received = true;
         self.rcv_nxt += 1;
@@ -414,8 +453,14 @@ impl Guard {
         let (next, right) = (signed(self.rcv_nxt), signed(self.right_edge()));
         let fin = header.has(FIN);
         let occupies = len > 0 || fin;
-        let mut cut =
-            Cut { start, occupies, acceptable: false, skip: 0, len: 0, fin: false };
+        let mut cut = Cut {
+            start,
+            occupies,
+            acceptable: false,
+            skip: 0,
+            len: 0,
+            fin: false,
+        };
         if !occupies {
             // At the very edge is fine: the peer has filled the window.
             cut.acceptable = start >= next && start <= right;
@@ -426,7 +471,9 @@ impl Guard {
             cut.acceptable = start >= next && start <= right;
             return cut;
         }
-        let stop = self.fin_at.map_or(right, |fin_at| right.min(signed(fin_at)));
+        let stop = self
+            .fin_at
+            .map_or(right, |fin_at| right.min(signed(fin_at)));
         let (from, to) = (start.max(next), end.min(stop));
         if from < to {
             cut.acceptable = true;
@@ -449,7 +496,9 @@ impl Guard {
     }
 
     fn right_edge(&self) -> u64 {
-        self.edge.min(self.consumed + self.capacity).max(self.rcv_nxt)
+        self.edge
+            .min(self.consumed + self.capacity)
+            .max(self.rcv_nxt)
     }
 
     fn position_of(&self, seq: u32) -> i64 {
@@ -501,11 +550,21 @@ fn may_receive(state: State) -> bool {
 }
 
 fn bare(header: Header) -> Feed {
-    Feed { header, skip: 0, len: 0, position: 0, keep: false, growth: 0 }
+    Feed {
+        header,
+        skip: 0,
+        len: 0,
+        position: 0,
+        keep: false,
+        growth: 0,
+    }
 }
 
 /// Sequence number of a position; 0 is the byte behind the SYN.
-#[expect(clippy::cast_possible_truncation, reason = "sequence numbers are positions modulo 2^32")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "sequence numbers are positions modulo 2^32"
+)]
 fn wrap(initial: u32, position: u64) -> u32 {
     initial.wrapping_add(1).wrapping_add(position as u32)
 }

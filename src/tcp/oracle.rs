@@ -9,7 +9,15 @@ use smoltcp::time::Instant;
 pub(crate) struct Tap {}
 
 impl Tap {
-    pub(crate) fn fed(&mut self, _now: Instant, _tuple: &Tuple, _header: &Header, _len: usize, _bytes: &[Buf]) {}
+    pub(crate) fn fed(
+        &mut self,
+        _now: Instant,
+        _tuple: &Tuple,
+        _header: &Header,
+        _len: usize,
+        _bytes: &[Buf],
+    ) {
+    }
     pub(crate) fn nagle(&mut self, _enabled: bool) {}
     pub(crate) fn abort(&mut self) {}
     pub(crate) fn close(&mut self) {}

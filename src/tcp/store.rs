@@ -34,7 +34,11 @@ impl Store {
             self.clear(at, end);
             if !buf.is_empty() {
                 // A small piece must not hold on to a large frame.
-                let buf = if buf.footprint() > buf.len() { Buf::copy_of(&buf) } else { buf };
+                let buf = if buf.footprint() > buf.len() {
+                    Buf::copy_of(&buf)
+                } else {
+                    buf
+                };
                 self.pieces.insert(at, buf);
             }
             at = end;
@@ -75,7 +79,9 @@ impl Store {
             }
         }
         while let Some((&start, _)) = self.pieces.range(from..to).next() {
-            let Some(mut buf) = self.pieces.remove(&start) else { break };
+            let Some(mut buf) = self.pieces.remove(&start) else {
+                break;
+            };
             if start + buf.len() as u64 > to {
                 buf.advance(usize::try_from(to - start).unwrap_or(0));
                 self.pieces.insert(to, buf);

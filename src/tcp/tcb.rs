@@ -229,7 +229,10 @@ impl Tcb {
         let Some(engine) = &self.engine else { return };
         let mut header = segment.header;
         header.ack = header.ack.wrapping_sub(self.offset.unwrap_or(0));
-        match self.guard.judge(engine.state(), &header, segment.payload_len) {
+        match self
+            .guard
+            .judge(engine.state(), &header, segment.payload_len)
+        {
             Verdict::Drop => env.counters.refused.add(1),
             Verdict::Feed(feed) => self.feed(&feed, &segment.payload, env),
             Verdict::Answer(header) => self.draw_ack(&header, 1, env),
@@ -249,7 +252,10 @@ impl Tcb {
         env.counters.refused.add(1);
         let (before, queue) = (self.state(), self.rcv_queue());
         self.feed_engine(header, len, &[], env);
-        self.check(self.state() == before && self.rcv_queue() == queue, "I1: an answer changes nothing");
+        self.check(
+            self.state() == before && self.rcv_queue() == queue,
+            "I1: an answer changes nothing",
+        );
     }
 
     fn rcv_queue(&self) -> usize {
@@ -288,7 +294,10 @@ impl Tcb {
         }
         self.store.insert(feed.position, bytes.into_iter());
         if feed.growth > 0 {
-            match self.store.take(feed.position, feed.position + feed.growth as u64) {
+            match self
+                .store
+                .take(feed.position, feed.position + feed.growth as u64)
+            {
                 Some(chain) => self.inbox.append_chain(chain),
                 None => self.check(false, "I1: the store has what the engine counted"),
             }
@@ -309,7 +318,13 @@ impl Tcb {
         }
     }
 
-    fn feed_engine(&mut self, header: &Header, len: usize, bytes: &[crate::buf::Buf], env: &Env<'_>) {
+    fn feed_engine(
+        &mut self,
+        header: &Header,
+        len: usize,
+        bytes: &[crate::buf::Buf],
+        env: &Env<'_>,
+    ) {
         let now = self.engine_time(env.now);
         #[cfg(test)]
         self.tap.fed(now, &self.tuple, header, len, bytes);
@@ -356,7 +371,10 @@ impl Tcb {
         self.queue(env);
         let link_full = !self.emit(env);
         self.expire(env);
-        let mut served = Served { link_full, ..Served::default() };
+        let mut served = Served {
+            link_full,
+            ..Served::default()
+        };
         if self.established && !self.said_established {
             self.said_established = true;
             served.established = true;
@@ -438,7 +456,9 @@ impl Tcb {
         if count == 0 || !worth {
             return;
         }
-        let Some(engine) = &mut self.engine else { return };
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
         let count = engine.dequeue(usize::try_from(count).unwrap_or(usize::MAX));
         self.guard.consume(count);
         #[cfg(test)]
@@ -467,12 +487,17 @@ impl Tcb {
         }
         let in_engine = self.engine.as_ref().map_or(0, Engine::snd_queue) as u64;
         let open = self.ended.is_none();
-        self.check(!open || in_engine == self.queued - acknowledged, "I2: bytes counted in the engine");
+        self.check(
+            !open || in_engine == self.queued - acknowledged,
+            "I2: bytes counted in the engine",
+        );
     }
 
     /// New bytes of `so_snd` are counted in the engine; behind the last one it is closed (I4).
     fn queue(&mut self, env: &Env<'_>) {
-        let Some(engine) = &mut self.engine else { return };
+        let Some(engine) = &mut self.engine else {
+            return;
+        };
         let (end, closed) = {
             let snd = env.end.snd();
             (snd.buf.chain().end(), snd.buf.is_closed())
@@ -531,7 +556,8 @@ impl Tcb {
 
     /// Time limits of our own; the engine's would kill idle connections.
     fn expire(&mut self, env: &Env<'_>) {
-        let outstanding = self.guard.snd_una() < self.guard.snd_max() || self.guard.snd_una() < self.queued;
+        let outstanding =
+            self.guard.snd_una() < self.guard.snd_max() || self.guard.snd_una() < self.queued;
         if outstanding && !self.outstanding {
             self.heard = env.now;
         }
@@ -555,7 +581,9 @@ impl Tcb {
                 Some(self.began + self.limits.connect)
             }
             _ if self.outstanding => Some(self.heard + self.limits.user),
-            _ => self.fin_wait_since.map(|since| since + self.limits.fin_wait),
+            _ => self
+                .fin_wait_since
+                .map(|since| since + self.limits.fin_wait),
         }
     }
 
@@ -577,7 +605,10 @@ impl Tcb {
         if state == State::TimeWait && self.waiting.is_empty() && self.inbox.is_empty() {
             let record = TimeWait {
                 tuple: self.tuple,
-                snd_nxt: self.guard.snd_max_seq().wrapping_add(self.offset.unwrap_or(0)),
+                snd_nxt: self
+                    .guard
+                    .snd_max_seq()
+                    .wrapping_add(self.offset.unwrap_or(0)),
                 rcv_nxt: self.guard.rcv_nxt_seq(),
             };
             self.finish(None, env);
@@ -662,10 +693,18 @@ impl Outlet for Wire<'_> {
     }
 
     fn emit(&mut self, emitted: Emitted<'_>) {
-        let Emitted { header, ip_header_len, emission, segment } = emitted;
+        let Emitted {
+            header,
+            ip_header_len,
+            emission,
+            segment,
+        } = emitted;
         self.guard.emitted(&emission);
         let Some(payload) = self.payload(emission.header.seq, emission.len) else {
-            debug_assert!(false, "invariant broken: I6: an emitted payload lies within so_snd");
+            debug_assert!(
+                false,
+                "invariant broken: I6: an emitted payload lies within so_snd"
+            );
             self.broken = true;
             return;
         };
@@ -676,8 +715,12 @@ impl Outlet for Wire<'_> {
         }
         let seq = emission.header.seq.wrapping_add(self.offset.unwrap_or(0));
         header[ip_header_len + 4..ip_header_len + 8].copy_from_slice(&seq.to_be_bytes());
-        let mut packet =
-            Waiting { header: SmallVec::from_slice(header), ip_header_len, payload, segment };
+        let mut packet = Waiting {
+            header: SmallVec::from_slice(header),
+            ip_header_len,
+            payload,
+            segment,
+        };
         if !self.waiting.is_empty() || !packet.send(self.env) {
             // A newer pure acknowledgement says all that an older one did.
             if packet.payload.is_empty() && self.waiting.back().is_some_and(|last| last.is_ack()) {
@@ -703,7 +746,11 @@ impl Waiting {
             header: &self.header,
             payload: &self.payload,
             ip_header_len: self.ip_header_len,
-            checksum: if partial { Checksum::Partial } else { Checksum::Complete },
+            checksum: if partial {
+                Checksum::Partial
+            } else {
+                Checksum::Complete
+            },
             segment: self.segment,
         };
         match env.link.transmit(&packet) {
@@ -739,8 +786,16 @@ mod tests {
             ),
             (Event::Reset, &[Closing, LastAck, TimeWait], None),
             (Event::Finished, &[LastAck, TimeWait], None),
-            (Event::Abort, &[Established, CloseWait], Some(SoError::ConnectionAborted)),
-            (Event::Timer, &[SynSent, Established, FinWait2], Some(SoError::TimedOut)),
+            (
+                Event::Abort,
+                &[Established, CloseWait],
+                Some(SoError::ConnectionAborted),
+            ),
+            (
+                Event::Timer,
+                &[SynSent, Established, FinWait2],
+                Some(SoError::TimedOut),
+            ),
         ];
         for (event, states, error) in table {
             for state in states {

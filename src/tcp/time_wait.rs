@@ -33,12 +33,20 @@ impl TimeWait {
         }
         if header.has(SYN) {
             let larger = ahead >= 0 && !header.has(ACK);
-            return if larger { Answer::MakeRoom } else { Answer::Acknowledge { restart: false } };
+            return if larger {
+                Answer::MakeRoom
+            } else {
+                Answer::Acknowledge { restart: false }
+            };
         }
         if header.has(FIN) {
             return Answer::Acknowledge { restart: true };
         }
-        if len > 0 || ahead != 0 { Answer::Acknowledge { restart: false } } else { Answer::Ignore }
+        if len > 0 || ahead != 0 {
+            Answer::Acknowledge { restart: false }
+        } else {
+            Answer::Ignore
+        }
     }
 
     /// The ACK: IP and TCP header, checksums filled in.
@@ -53,8 +61,19 @@ impl TimeWait {
         let tuple = &self.tuple;
         let mut out = [0; MAX_CANONICAL];
         let from = (tuple.local, tuple.local_port);
-        let len = wire::compose(&mut out, from, (tuple.remote, tuple.remote_port), &header, 0);
-        wire::finish(&mut out[..len], tuple.ip_header_len(), std::iter::empty(), partial);
+        let len = wire::compose(
+            &mut out,
+            from,
+            (tuple.remote, tuple.remote_port),
+            &header,
+            0,
+        );
+        wire::finish(
+            &mut out[..len],
+            tuple.ip_header_len(),
+            std::iter::empty(),
+            partial,
+        );
         SmallVec::from_slice(&out[..len])
     }
 }
@@ -71,7 +90,11 @@ mod tests {
             local_port: 1,
             remote_port: 2,
         };
-        let record = TimeWait { tuple, snd_nxt: 1000, rcv_nxt: u32::MAX };
+        let record = TimeWait {
+            tuple,
+            snd_nxt: 1000,
+            rcv_nxt: u32::MAX,
+        };
         let segment = |seq: u32, flags: u8| Header {
             seq,
             ack: 1000,
@@ -80,7 +103,11 @@ mod tests {
             options: SynOptions::default(),
         };
         assert_eq!(record.answer(&segment(u32::MAX, RST), 0), Answer::Ignore);
-        assert_eq!(record.answer(&segment(5, SYN), 0), Answer::MakeRoom, "larger, wrapped");
+        assert_eq!(
+            record.answer(&segment(5, SYN), 0),
+            Answer::MakeRoom,
+            "larger, wrapped"
+        );
         assert_eq!(
             record.answer(&segment(u32::MAX - 9, SYN), 0),
             Answer::Acknowledge { restart: false },

@@ -38,7 +38,11 @@ pub(crate) struct Tuple {
 
 impl Tuple {
     pub(crate) fn ip_header_len(&self) -> usize {
-        if self.local.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER }
+        if self.local.is_ipv4() {
+            IPV4_HEADER
+        } else {
+            IPV6_HEADER
+        }
     }
 }
 
@@ -80,7 +84,9 @@ pub(crate) struct Segment {
 pub(crate) enum Parsed {
     Tcp(Segment),
     /// For the control interface.
-    Icmp { destination: IpAddr },
+    Icmp {
+        destination: IpAddr,
+    },
     Dropped(Malformed),
 }
 
@@ -117,9 +123,9 @@ pub(crate) fn parse(frame: Frame) -> Parsed {
             Ok(segment) => Parsed::Tcp(segment),
             Err(why) => Parsed::Dropped(why),
         },
-        (PROTO_ICMP, true) | (PROTO_ICMPV6, false) => {
-            Parsed::Icmp { destination: ip.destination }
-        }
+        (PROTO_ICMP, true) | (PROTO_ICMPV6, false) => Parsed::Icmp {
+            destination: ip.destination,
+        },
         _ => Parsed::Dropped(Malformed::Protocol),
     }
 }
@@ -211,11 +217,21 @@ fn parse_tcp(frame: Frame, ip: &IpPacket) -> Result<Segment, Malformed> {
         0 => SynOptions::default(),
         _ => syn_options(&head[TCP_HEADER..header_len]),
     };
-    let header =
-        Header { seq: be32(head, 4), ack: be32(head, 8), flags, window: be16(head, 14), options };
+    let header = Header {
+        seq: be32(head, 4),
+        ack: be32(head, 8),
+        flags,
+        window: be16(head, 14),
+        options,
+    };
     let payload_len = segment_len - header_len;
     let payload = payload_of(frame, ip.header_len + header_len, payload_len);
-    Ok(Segment { tuple, header, payload, payload_len })
+    Ok(Segment {
+        tuple,
+        header,
+        payload,
+        payload_len,
+    })
 }
 
 /// References to the payload: `len` bytes behind the first `skip`.
@@ -232,7 +248,11 @@ fn payload_of(frame: Frame, skip: usize, len: usize) -> Gather {
             break;
         }
         let count = buf.len().min(missing);
-        payload.push(if count == buf.len() { buf } else { buf.slice(0..count) });
+        payload.push(if count == buf.len() {
+            buf
+        } else {
+            buf.slice(0..count)
+        });
         missing -= count;
     }
     payload
@@ -309,7 +329,11 @@ pub(crate) fn compose(
     payload_len: usize,
 ) -> usize {
     let mut options = [0u8; 12];
-    let options_len = if header.has(SYN) { write_options(&mut options, &header.options) } else { 0 };
+    let options_len = if header.has(SYN) {
+        write_options(&mut options, &header.options)
+    } else {
+        0
+    };
     let tcp_len = TCP_HEADER + options_len;
     let ip_len = write_ip(out, from.0, to.0, tcp_len + payload_len);
     let tcp = &mut out[ip_len..ip_len + tcp_len];
@@ -374,7 +398,9 @@ fn write_ip(out: &mut [u8], source: IpAddr, destination: IpAddr, len: usize) -> 
 }
 
 fn length_field(len: usize) -> [u8; 2] {
-    u16::try_from(len).expect("invariant: an IP packet is at most 64 KiB").to_be_bytes()
+    u16::try_from(len)
+        .expect("invariant: an IP packet is at most 64 KiB")
+        .to_be_bytes()
 }
 
 /// Fills in the checksums of an outgoing packet: the IPv4 header's always, TCP's in full or, if the
@@ -435,12 +461,19 @@ mod tests {
     use proptest::prelude::*;
 
     fn frame(bytes: &[u8], checksum_ok: bool) -> Frame {
-        Frame { head: Buf::copy_of(bytes), rest: Gather::new(), checksum_ok }
+        Frame {
+            head: Buf::copy_of(bytes),
+            rest: Gather::new(),
+            checksum_ok,
+        }
     }
 
     fn ends(v6: bool) -> ((IpAddr, u16), (IpAddr, u16)) {
         match v6 {
-            false => ((Ipv4Addr::new(10, 0, 0, 1).into(), 5), (Ipv4Addr::new(10, 0, 0, 2).into(), 6)),
+            false => (
+                (Ipv4Addr::new(10, 0, 0, 1).into(), 5),
+                (Ipv4Addr::new(10, 0, 0, 2).into(), 6),
+            ),
             true => (
                 (Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1).into(), 5),
                 (Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2).into(), 6),
@@ -458,12 +491,33 @@ mod tests {
     }
 
     fn header() -> impl Strategy<Value = Header> {
-        (any::<u32>(), any::<u32>(), 0u8..32, any::<u16>(), any::<(Option<u16>, bool)>(), 0u8..20)
+        (
+            any::<u32>(),
+            any::<u32>(),
+            0u8..32,
+            any::<u16>(),
+            any::<(Option<u16>, bool)>(),
+            0u8..20,
+        )
             .prop_map(|(seq, ack, flags, window, (mss, sack_permitted), shift)| {
                 let window_scale = (shift < 15).then_some(shift);
-                let options = SynOptions { mss, window_scale, sack_permitted };
-                let options = if flags & SYN == 0 { SynOptions::default() } else { options };
-                Header { seq, ack, flags, window, options }
+                let options = SynOptions {
+                    mss,
+                    window_scale,
+                    sack_permitted,
+                };
+                let options = if flags & SYN == 0 {
+                    SynOptions::default()
+                } else {
+                    options
+                };
+                Header {
+                    seq,
+                    ack,
+                    flags,
+                    window,
+                    options,
+                }
             })
     }
 
@@ -511,7 +565,13 @@ mod tests {
 
     #[test]
     fn fragments_extension_headers_and_odd_addresses_are_dropped() {
-        let header = Header { seq: 1, ack: 2, flags: ACK, window: 3, options: SynOptions::default() };
+        let header = Header {
+            seq: 1,
+            ack: 2,
+            flags: ACK,
+            window: 3,
+            options: SynOptions::default(),
+        };
         let why = |bytes: &[u8]| match parse(frame(bytes, true)) {
             Parsed::Dropped(why) => Some(why),
             _ => None,
@@ -523,13 +583,33 @@ mod tests {
             bytes[at] = value;
             bytes
         };
-        assert_eq!(why(&patched(6, 0x20)), Some(Malformed::Fragment), "more fragments");
+        assert_eq!(
+            why(&patched(6, 0x20)),
+            Some(Malformed::Fragment),
+            "more fragments"
+        );
         assert_eq!(why(&patched(7, 1)), Some(Malformed::Fragment), "an offset");
         assert_eq!(why(&patched(9, 17)), Some(Malformed::Protocol), "UDP");
-        assert_eq!(why(&patched(12, 224)), Some(Malformed::Address), "from multicast");
-        assert_eq!(why(&patched(0, 0x44)), Some(Malformed::Header), "header of 16 bytes");
-        assert_eq!(why(&patched(3, 255)), Some(Malformed::Header), "longer than the frame");
-        assert_eq!(why(&patched(32, 0x40)), Some(Malformed::Header), "TCP header of 16 bytes");
+        assert_eq!(
+            why(&patched(12, 224)),
+            Some(Malformed::Address),
+            "from multicast"
+        );
+        assert_eq!(
+            why(&patched(0, 0x44)),
+            Some(Malformed::Header),
+            "header of 16 bytes"
+        );
+        assert_eq!(
+            why(&patched(3, 255)),
+            Some(Malformed::Header),
+            "longer than the frame"
+        );
+        assert_eq!(
+            why(&patched(32, 0x40)),
+            Some(Malformed::Header),
+            "TCP header of 16 bytes"
+        );
         let good = packet(true, &header, b"x");
         assert_eq!(why(&good), None);
         let patched = |at: usize, value: u8| {
@@ -537,13 +617,24 @@ mod tests {
             bytes[at] = value;
             bytes
         };
-        assert_eq!(why(&patched(6, 44)), Some(Malformed::Fragment), "IPv6 fragment");
-        assert_eq!(why(&patched(6, 0)), Some(Malformed::Protocol), "hop-by-hop options");
+        assert_eq!(
+            why(&patched(6, 44)),
+            Some(Malformed::Fragment),
+            "IPv6 fragment"
+        );
+        assert_eq!(
+            why(&patched(6, 0)),
+            Some(Malformed::Protocol),
+            "hop-by-hop options"
+        );
     }
 
     #[test]
     fn options_with_bad_lengths_end_the_list() {
-        assert_eq!(syn_options(&[2, 4, 5, 180, 3, 3, 20]).window_scale, Some(14));
+        assert_eq!(
+            syn_options(&[2, 4, 5, 180, 3, 3, 20]).window_scale,
+            Some(14)
+        );
         assert_eq!(syn_options(&[8, 0, 2, 4, 5, 180]), SynOptions::default());
         assert_eq!(syn_options(&[8, 200, 2, 4, 5, 180]), SynOptions::default());
         assert_eq!(syn_options(&[2, 4, 5]), SynOptions::default());

@@ -1,0 +1,257 @@
+//! A stream pair in memory: the reference [`Protocol`].
+//!
+//! Two sockets whose bytes go from one's `so_snd` into the other's `so_rcv`, by reference, as far as
+//! there is space. It behaves as TCP does: half-close, reset when unread bytes are thrown away,
+//! delivery of what was written before a close.
+//!
+//! Neighbours: [`socket`](crate::socket) above, [`protocol`](crate::protocol) below. Locks: the
+//! receiver's `so_rcv` (2), then the sender's `so_snd` (3). Wake-ups only enqueue, so nothing here
+//! recurses.
+
+use crate::error::SoError;
+use crate::protocol::{Protocol, SocketEnd, Wakeup};
+use crate::sockbuf::DEFAULT_HIWAT;
+use crate::socket::Socket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Two connected sockets with the default high-water marks.
+///
+/// ```
+/// let (a, b) = sosplice::local::pair();
+/// a.send(b"hello")?;
+/// let mut bytes = [0; 16];
+/// let count = b.recv(&mut bytes)?;
+/// assert_eq!(&bytes[..count], b"hello");
+/// # std::io::Result::Ok(())
+/// ```
+pub fn pair() -> (Socket, Socket) {
+    pair_with_hiwat(DEFAULT_HIWAT, DEFAULT_HIWAT)
+}
+
+/// Two connected sockets with these high-water marks in bytes.
+///
+/// ```
+/// let (a, b) = sosplice::local::pair_with_hiwat(100, 50);
+/// a.set_nonblocking(true);
+/// assert_eq!(a.send(&[0; 1000])?, 50);
+/// assert_eq!(b.readable_bytes(), 50);
+/// # std::io::Result::Ok(())
+/// ```
+pub fn pair_with_hiwat(rcv: usize, snd: usize) -> (Socket, Socket) {
+    let (a, b) = (Port::new(rcv, snd), Port::new(rcv, snd));
+    (socket(a.clone(), b.clone()), socket(b, a))
+}
+
+fn socket(own: Port, peer: Port) -> Socket {
+    let end = own.end.clone();
+    end.connected();
+    Socket::new(end, Arc::new(Local { own, peer }))
+}
+
+/// One of the two ends.
+#[derive(Debug, Clone)]
+struct Port {
+    end: Arc<SocketEnd>,
+    /// Nobody will read from it any more: bytes for it are answered with a reset.
+    detached: Arc<AtomicBool>,
+}
+
+impl Port {
+    fn new(rcv: usize, snd: usize) -> Port {
+        Port {
+            end: SocketEnd::new(rcv, snd),
+            detached: Arc::default(),
+        }
+    }
+
+    /// The connection is over: received bytes stay readable, unsent ones are gone.
+    fn fail(&self, error: SoError) {
+        self.end.set_error(error);
+        self.end.cantrcvmore();
+        self.end.cantsendmore();
+        let unsent = {
+            let mut snd = self.end.snd();
+            let count = snd.buf.len();
+            snd.buf.take(count)
+        };
+        drop(unsent);
+    }
+
+    /// Stops receiving. Returns whether bytes were thrown away.
+    fn stop_receiving(&self) -> bool {
+        self.end.cantrcvmore();
+        let unread = {
+            let mut rcv = self.end.rcv();
+            let count = rcv.buf.len();
+            rcv.buf.take(count)
+        };
+        !unread.is_empty()
+    }
+}
+
+/// The protocol of one end.
+#[derive(Debug)]
+struct Local {
+    own: Port,
+    peer: Port,
+}
+
+/// Moves what fits; after the last byte of a closed `so_snd`, the end of file.
+fn deliver(from: &Port, to: &Port) {
+    let mut rcv = to.end.rcv();
+    let mut snd = from.end.snd();
+    if rcv.buf.is_closed() {
+        let count = snd.buf.len();
+        let refused = snd.buf.take(count);
+        from.end.sowwakeup(&snd, Wakeup::Space);
+        drop(snd);
+        drop(rcv);
+        if !refused.is_empty() && to.detached.load(Ordering::Acquire) {
+            from.fail(SoError::ConnectionReset);
+        }
+        return;
+    }
+    let count = snd.buf.len().min(rcv.buf.space());
+    if count > 0 {
+        snd.buf.move_to(&mut rcv.buf, count);
+        from.end.sowwakeup(&snd, Wakeup::Space);
+        to.end.sorwakeup(&rcv, Wakeup::Data);
+    }
+    if snd.buf.is_finished() {
+        rcv.buf.close();
+        to.end.sorwakeup(&rcv, Wakeup::RcvClosed);
+    }
+}
+
+impl Protocol for Local {
+    fn output(&self) {
+        deliver(&self.own, &self.peer);
+    }
+
+    fn rcvd(&self, _idle: bool) {
+        deliver(&self.peer, &self.own);
+    }
+
+    fn abort(&self) {
+        self.own.fail(SoError::ConnectionAborted);
+        self.own.stop_receiving();
+        self.peer.fail(SoError::ConnectionReset);
+    }
+
+    fn detach(&self) {
+        self.own.detached.store(true, Ordering::Release);
+        if self.own.stop_receiving() {
+            self.own.fail(SoError::ConnectionAborted);
+            self.peer.fail(SoError::ConnectionReset);
+            return;
+        }
+        deliver(&self.peer, &self.own);
+        deliver(&self.own, &self.peer);
+    }
+
+    fn name(&self) -> &'static str {
+        "local"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+    use std::net::Shutdown;
+
+    fn read(socket: &Socket) -> Result<Vec<u8>, ErrorKind> {
+        let mut bytes = vec![0; 1000];
+        let count = socket.recv(&mut bytes).map_err(|error| error.kind())?;
+        bytes.truncate(count);
+        Ok(bytes)
+    }
+
+    fn nonblocking() -> (Socket, Socket) {
+        let (a, b) = pair_with_hiwat(10, 10);
+        a.set_nonblocking(true);
+        b.set_nonblocking(true);
+        (a, b)
+    }
+
+    #[test]
+    fn bytes_arrive_by_reference_and_in_order() {
+        let (a, b) = nonblocking();
+        assert_eq!(a.send(b"0123456789").unwrap(), 10);
+        assert_eq!(a.send(b"abcdefghijkl").unwrap(), 10);
+        assert_eq!(a.send(b"x").unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(read(&b).unwrap(), b"0123456789");
+        assert_eq!(read(&b).unwrap(), b"abcdefghij");
+        assert_eq!(read(&b), Err(ErrorKind::WouldBlock));
+    }
+
+    #[test]
+    fn half_close_comes_after_the_last_byte() {
+        let (a, b) = nonblocking();
+        a.send(b"0123456789").unwrap();
+        a.send(b"abc").unwrap();
+        a.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(a.send(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
+        assert_eq!(read(&b).unwrap(), b"0123456789");
+        assert_eq!(read(&b).unwrap(), b"abc");
+        assert_eq!(read(&b).unwrap(), b"");
+        b.send(b"back").unwrap();
+        assert_eq!(read(&a).unwrap(), b"back");
+    }
+
+    #[test]
+    fn close_delivers_what_was_written() {
+        let (a, b) = nonblocking();
+        a.send(b"0123456789").unwrap();
+        a.send(b"abc").unwrap();
+        a.close();
+        assert_eq!(read(&b).unwrap(), b"0123456789");
+        assert_eq!(read(&b).unwrap(), b"abc");
+        assert_eq!(read(&b).unwrap(), b"");
+        assert!(b.send(b"x").is_ok(), "the peer finds out later, as in TCP");
+        assert_eq!(b.send(b"y").unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn close_with_unread_bytes_resets_the_peer() {
+        let (a, b) = nonblocking();
+        b.send(b"for b").unwrap();
+        a.send(b"for a").unwrap();
+        a.close();
+        assert_eq!(read(&b).unwrap(), b"for a", "received bytes stay readable");
+        assert_eq!(read(&b), Err(ErrorKind::ConnectionReset));
+        assert_eq!(read(&b).unwrap(), b"", "the error is reported once");
+    }
+
+    #[test]
+    fn abort_resets_the_peer() {
+        let (a, b) = nonblocking();
+        a.abort();
+        assert_eq!(read(&a), Err(ErrorKind::ConnectionAborted));
+        assert_eq!(read(&b), Err(ErrorKind::ConnectionReset));
+        assert_eq!(b.send(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn shutdown_read_throws_away_and_goes_on() {
+        let (a, b) = nonblocking();
+        a.send(b"lost").unwrap();
+        b.shutdown(Shutdown::Read).unwrap();
+        assert_eq!(read(&b).unwrap(), b"");
+        assert_eq!(a.send(b"lost too").unwrap(), 8);
+        assert_eq!(read(&b).unwrap(), b"");
+        b.send(b"back").unwrap();
+        assert_eq!(read(&a).unwrap(), b"back");
+    }
+
+    #[test]
+    fn both_ends_are_freed() {
+        let (a, b) = pair();
+        a.send(b"unread").unwrap();
+        let ends = [a.end(), b.end()].map(Arc::downgrade);
+        drop(a);
+        drop(b);
+        assert!(ends.iter().all(|end| end.upgrade().is_none()));
+    }
+}

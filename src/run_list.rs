@@ -1,0 +1,194 @@
+//! Run lists: what a thread will do when it is done with what it does.
+//!
+//! A wake-up must not move bytes: it runs under a buffer's lock, and one wake-up would lead to the
+//! next without end. It appends a [`Job`] to the run list of its thread, which is active while a
+//! driver is inside a batch or a user inside a call ([`scope`]), and is drained when that ends,
+//! iteratively and with no lock held. What is appended while the list is drained is drained too,
+//! within a [`Budget`]; the rest is handed over to a worker. A thread without an active list takes
+//! no jobs ([`push`] is false).
+//!
+//! The list belongs to its thread: no lock.
+
+use crate::lock;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::Weak;
+
+/// Something to do later. Jobs are weak: one that has become pointless by then is skipped.
+pub(crate) trait Job: Send + Sync {
+    /// Does a bounded piece of it, with no lock held. Returns the bytes moved.
+    fn run(&self) -> u64;
+
+    /// Gives it to a thread whose work this is.
+    fn hand_over(&self);
+}
+
+/// How much a thread does for others before it hands the rest over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Budget {
+    jobs: usize,
+    bytes: u64,
+}
+
+impl Budget {
+    /// A driver thread after a batch: this is its work.
+    pub(crate) const DRIVER: Budget = Budget {
+        jobs: 256,
+        bytes: 8 * 1024 * 1024,
+    };
+    /// A user's thread at the end of a call: it wants to go home.
+    pub(crate) const USER: Budget = Budget {
+        jobs: 16,
+        bytes: 256 * 1024,
+    };
+}
+
+type List = VecDeque<Weak<dyn Job>>;
+
+thread_local! {
+    static ACTIVE: RefCell<Option<List>> = const { RefCell::new(None) };
+}
+
+/// Calls `body` with an active run list and drains the list afterwards. Inside another scope it
+/// only calls `body`: the outermost drains.
+pub(crate) fn scope<R>(budget: Budget, body: impl FnOnce() -> R) -> R {
+    let outermost = ACTIVE.with_borrow_mut(|active| {
+        let outermost = active.is_none();
+        active.get_or_insert_default();
+        outermost
+    });
+    if !outermost {
+        return body();
+    }
+    let rest = HandOver;
+    let result = body();
+    drain(budget);
+    drop(rest);
+    result
+}
+
+/// Appends a job to this thread's list. `false` if none is active.
+pub(crate) fn push(job: Weak<dyn Job>) -> bool {
+    ACTIVE.with_borrow_mut(|active| match active {
+        Some(list) => {
+            list.push_back(job);
+            true
+        }
+        None => false,
+    })
+}
+
+fn next() -> Option<Weak<dyn Job>> {
+    ACTIVE.with_borrow_mut(|active| active.as_mut()?.pop_front())
+}
+
+fn drain(budget: Budget) {
+    lock::assert_none_held();
+    let mut bytes = 0;
+    for _ in 0..budget.jobs {
+        if bytes >= budget.bytes {
+            return;
+        }
+        let Some(job) = next() else { return };
+        bytes += job.upgrade().map_or(0, |job| job.run());
+    }
+}
+
+/// Ends the activity of the list, also when the body panics, and hands the rest over.
+struct HandOver;
+
+impl Drop for HandOver {
+    fn drop(&mut self) {
+        let rest = ACTIVE.take().unwrap_or_default();
+        rest.iter()
+            .filter_map(Weak::upgrade)
+            .for_each(|job| job.hand_over());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// A job that always wants to run again.
+    struct Endless {
+        me: Weak<Endless>,
+        runs: AtomicUsize,
+        handed_over: AtomicUsize,
+    }
+
+    impl Endless {
+        fn new() -> Arc<Endless> {
+            Arc::new_cyclic(|me| Endless {
+                me: me.clone(),
+                runs: AtomicUsize::new(0),
+                handed_over: AtomicUsize::new(0),
+            })
+        }
+
+        fn counts(&self) -> (usize, usize) {
+            let load = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+            (load(&self.runs), load(&self.handed_over))
+        }
+    }
+
+    impl Job for Endless {
+        fn run(&self) -> u64 {
+            self.runs.fetch_add(1, Ordering::Relaxed);
+            assert!(push(self.me.clone()), "the list is active while it drains");
+            1
+        }
+
+        fn hand_over(&self) {
+            self.handed_over.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn no_list_no_job() {
+        let job = Endless::new();
+        assert!(!push(job.me.clone()));
+    }
+
+    #[test]
+    fn a_job_that_never_ends_is_handed_over() {
+        let job = Endless::new();
+        scope(Budget { jobs: 5, bytes: 99 }, || push(job.me.clone()));
+        assert_eq!(job.counts(), (5, 1));
+        scope(Budget { jobs: 99, bytes: 3 }, || push(job.me.clone()));
+        assert_eq!(job.counts(), (8, 2));
+        assert!(!push(job.me.clone()));
+    }
+
+    #[test]
+    fn the_outermost_scope_drains() {
+        let job = Endless::new();
+        let budget = Budget { jobs: 2, bytes: 99 };
+        scope(budget, || {
+            scope(budget, || push(job.me.clone()));
+            assert_eq!(job.counts(), (0, 0));
+        });
+        assert_eq!(job.counts(), (2, 1));
+    }
+
+    #[test]
+    fn a_dropped_job_is_skipped_and_a_panic_hands_over() {
+        let (gone, kept) = (Endless::new(), Endless::new());
+        let weak = gone.me.clone();
+        scope(Budget::USER, move || {
+            push(weak);
+            drop(gone);
+        });
+        let result = std::panic::catch_unwind(|| {
+            scope(Budget::USER, || {
+                push(kept.me.clone());
+                panic!("on purpose");
+            });
+        });
+        assert!(result.is_err());
+        assert_eq!(kept.counts(), (0, 1));
+        assert!(!push(kept.me.clone()), "no list is left active");
+    }
+}

@@ -1,0 +1,573 @@
+//! A user's socket: blocking and non-blocking I/O, shutdown, close, options.
+//!
+//! A [`Socket`] holds a [`SocketEnd`], whose buffers it reads and fills, and the [`Protocol`] that
+//! it tells. It knows nothing of splices: a splice is an [`Upcall`] that diverts a buffer, and that
+//! is told when the socket is being closed.
+//!
+//! * Each method locks one buffer, lets it go, and then enters the protocol: with no lock held, and
+//!   inside a run list, so that splices that are to run in this thread run when the call is over.
+//! * A reader that is about to sleep says so first (`rcvd(true)`), so that no window update is
+//!   withheld while everybody waits.
+//! * Handles are cloned like descriptors are duplicated; the last one closes the socket, which ends
+//!   its splices in both roles. A splice does not keep a socket open.
+//!
+//! Locks: `so_rcv` (2) or `so_snd` (3), never both here.
+
+use crate::buf::Chain;
+use crate::clock::{Clock, SystemClock};
+use crate::error::SoError;
+use crate::lock::{self, Guard, RCV, SND};
+use crate::protocol::{Protocol, Side, SocketEnd, Upcall, Wakeup};
+use crate::run_list::{self, Budget};
+use std::io;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A handle of a socket. Clones are the same socket.
+///
+/// ```
+/// use std::io::{Read, Write};
+/// let (mut a, mut b) = sosplice::local::pair();
+/// a.write_all(b"over memory")?;
+/// a.close();
+/// let mut all = String::new();
+/// b.read_to_string(&mut all)?;
+/// assert_eq!(all, "over memory");
+/// # std::io::Result::Ok(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Socket {
+    open: Arc<Open>,
+}
+
+/// The open socket that all handles share (what a file description is to descriptors).
+#[derive(Debug)]
+struct Open {
+    end: Arc<SocketEnd>,
+    protocol: Arc<dyn Protocol>,
+    nonblocking: AtomicBool,
+    read_timeout: Timeout,
+    write_timeout: Timeout,
+}
+
+/// Why a connection does not stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// It failed.
+    #[error(transparent)]
+    Failed(#[from] SoError),
+    /// It still tries; the caller did not want to wait any longer.
+    #[error("the connection is not established yet, wait longer or close the socket")]
+    Pending,
+}
+
+impl From<ConnectError> for io::Error {
+    fn from(error: ConnectError) -> io::Error {
+        match error {
+            ConnectError::Failed(error) => error.into(),
+            ConnectError::Pending => io::Error::new(io::ErrorKind::TimedOut, error),
+        }
+    }
+}
+
+impl Socket {
+    /// A socket over these two, which belong together.
+    ///
+    /// ```
+    /// use sosplice::{protocol::{Protocol, SocketEnd}, socket::Socket};
+    /// use std::sync::Arc;
+    ///
+    /// /// Sends everything to nowhere.
+    /// #[derive(Debug)]
+    /// struct Discard(Arc<SocketEnd>);
+    /// impl Protocol for Discard {
+    ///     fn output(&self) {
+    ///         let queued = self.0.snd().buf.len();
+    ///         self.0.drop_snd(queued);
+    ///     }
+    ///     fn rcvd(&self, _idle: bool) {}
+    ///     fn abort(&self) {}
+    ///     fn detach(&self) {}
+    ///     fn name(&self) -> &'static str {
+    ///         "discard"
+    ///     }
+    /// }
+    ///
+    /// let end = SocketEnd::new(1000, 1000);
+    /// end.connected();
+    /// let socket = Socket::new(end.clone(), Arc::new(Discard(end)));
+    /// assert_eq!(socket.send(b"nobody reads this")?, 17);
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn new(end: Arc<SocketEnd>, protocol: Arc<dyn Protocol>) -> Socket {
+        Socket {
+            open: Arc::new(Open {
+                end,
+                protocol,
+                nonblocking: AtomicBool::new(false),
+                read_timeout: Timeout::default(),
+                write_timeout: Timeout::default(),
+            }),
+        }
+    }
+
+    /// What the protocol holds of this socket.
+    pub fn end(&self) -> &Arc<SocketEnd> {
+        &self.open.end
+    }
+
+    /// The protocol.
+    pub fn protocol(&self) -> &Arc<dyn Protocol> {
+        &self.open.protocol
+    }
+
+    /// Receives bytes. Waits for the first one (or for the low-water mark, [`set_rcv_lowat`]), then
+    /// returns what is there. `Ok(0)` at the end of the stream.
+    ///
+    /// [`set_rcv_lowat`]: Self::set_rcv_lowat
+    ///
+    /// # Errors
+    /// `WouldBlock` if it would wait and is not to, or has waited for the read timeout; once, what
+    /// has ended the connection.
+    pub fn recv(&self, out: &mut [u8]) -> io::Result<usize> {
+        if out.is_empty() {
+            return Ok(0);
+        }
+        let taken = self.receive(out.len(), |rcv| rcv.buf.read(out))?;
+        Ok(taken.unwrap_or(0))
+    }
+
+    /// Receives up to `max` bytes without copying. An empty chain at the end of the stream.
+    ///
+    /// ```
+    /// let (a, b) = sosplice::local::pair();
+    /// a.send(b"hello world")?;
+    /// assert_eq!(b.recv_chain(5)?.to_vec(), b"hello");
+    /// # std::io::Result::Ok(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub fn recv_chain(&self, max: usize) -> io::Result<Chain> {
+        if max == 0 {
+            return Ok(Chain::default());
+        }
+        let taken = self.receive(max, |rcv| {
+            let count = rcv.buf.len().min(max);
+            rcv.buf.take(count)
+        })?;
+        Ok(taken.unwrap_or_default())
+    }
+
+    /// As [`recv`](Self::recv), but leaves the bytes (`MSG_PEEK`).
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub fn peek(&self, out: &mut [u8]) -> io::Result<usize> {
+        if out.is_empty() {
+            return Ok(0);
+        }
+        let rcv = self.wait_readable(out.len())?;
+        Ok(rcv.map_or(0, |rcv| rcv.buf.chain().peek(out)))
+    }
+
+    fn receive<R>(
+        &self,
+        want: usize,
+        take: impl FnOnce(&mut Guard<'_, Side, RCV>) -> R,
+    ) -> io::Result<Option<R>> {
+        let Some(mut rcv) = self.wait_readable(want)? else {
+            return Ok(None);
+        };
+        let taken = take(&mut rcv);
+        drop(rcv);
+        self.enter(|protocol| protocol.rcvd(false));
+        Ok(Some(taken))
+    }
+
+    /// `so_rcv` with bytes in it, locked; `None` at the end of the stream.
+    fn wait_readable(&self, want: usize) -> io::Result<Option<Guard<'_, Side, RCV>>> {
+        let end = &self.open.end;
+        let blocking = !self.is_nonblocking();
+        let deadline = self.open.read_timeout.deadline(blocking);
+        let mut announced = false;
+        let mut timed_out = false;
+        let mut rcv = end.rcv();
+        loop {
+            let enough = if blocking && !timed_out && !rcv.buf.is_closed() {
+                rcv.buf.lowat().min(want)
+            } else {
+                1
+            };
+            if rcv.buf.len() >= enough {
+                return Ok(Some(rcv));
+            }
+            if rcv.buf.is_closed() {
+                return end.take_error().map_or(Ok(None), |error| Err(error.into()));
+            }
+            if !blocking || timed_out {
+                return Err(would_block("no bytes to read"));
+            }
+            if announced {
+                timed_out = end.rcv_wait().wait_until(&mut rcv, deadline);
+            } else {
+                drop(rcv);
+                self.enter(|protocol| protocol.rcvd(true));
+                rcv = end.rcv();
+            }
+            announced = !announced;
+        }
+    }
+
+    /// Sends bytes. Waits until there is space, then takes as many as fit and returns how many.
+    ///
+    /// # Errors
+    /// `WouldBlock` if it would wait (for space, or for the connection) and is not to, or has waited
+    /// for the write timeout; what has ended the connection, or `BrokenPipe`.
+    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let mut snd = self.wait_writable(bytes.len())?;
+        let count = snd.buf.space().min(bytes.len());
+        snd.buf.append_copy(&bytes[..count]);
+        drop(snd);
+        self.enter(|protocol| protocol.output());
+        Ok(count)
+    }
+
+    /// Sends from the front of `chain` without copying: as [`send`](Self::send), what did not fit
+    /// stays in the chain.
+    ///
+    /// ```
+    /// use sosplice::buf::{Buf, Chain};
+    /// let (a, b) = sosplice::local::pair_with_hiwat(4, 4);
+    /// let mut chain = Chain::from(Buf::copy_of(b"hello"));
+    /// assert_eq!(a.send_chain(&mut chain)?, 4);
+    /// assert_eq!(chain.to_vec(), b"o");
+    /// # std::io::Result::Ok(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_chain(&self, chain: &mut Chain) -> io::Result<usize> {
+        if chain.is_empty() {
+            return Ok(0);
+        }
+        let mut snd = self.wait_writable(chain.len())?;
+        let count = snd.buf.space().min(chain.len());
+        snd.buf.append_chain(chain.split_to(count));
+        drop(snd);
+        self.enter(|protocol| protocol.output());
+        Ok(count)
+    }
+
+    /// `so_snd` with space in it, locked.
+    fn wait_writable(&self, want: usize) -> io::Result<Guard<'_, Side, SND>> {
+        let end = &self.open.end;
+        let blocking = !self.is_nonblocking();
+        let deadline = self.open.write_timeout.deadline(blocking);
+        let mut timed_out = false;
+        let mut snd = end.snd();
+        loop {
+            if snd.buf.is_closed() {
+                return Err(end.take_error().unwrap_or(SoError::BrokenPipe).into());
+            }
+            let enough = if blocking && !timed_out {
+                snd.buf.lowat().min(want)
+            } else {
+                1
+            };
+            if snd.is_connected() && snd.buf.space() >= enough {
+                return Ok(snd);
+            }
+            if !blocking || timed_out {
+                return Err(would_block("no space to write into"));
+            }
+            timed_out = end.snd_wait().wait_until(&mut snd, deadline);
+        }
+    }
+
+    /// Waits until the connection stands or has failed; without `deadline` for as long as it takes.
+    ///
+    /// ```
+    /// let (a, _b) = sosplice::local::pair();
+    /// assert_eq!(a.wait_connected(None), Ok(()));
+    /// ```
+    ///
+    /// # Errors
+    /// What has ended the connection (it is then no longer in [`take_error`](Self::take_error));
+    /// [`ConnectError::Pending`] after the deadline.
+    pub fn wait_connected(&self, deadline: Option<Instant>) -> Result<(), ConnectError> {
+        let end = &self.open.end;
+        let mut snd = end.snd();
+        let mut timed_out = false;
+        loop {
+            if snd.is_connected() {
+                return Ok(());
+            }
+            if snd.buf.is_closed() {
+                let error = end.take_error().unwrap_or(SoError::ConnectionAborted);
+                return Err(error.into());
+            }
+            if timed_out {
+                return Err(ConnectError::Pending);
+            }
+            timed_out = end.snd_wait().wait_until(&mut snd, deadline);
+        }
+    }
+
+    /// Ends one or both directions. The peer gets what was sent before.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        if matches!(how, Shutdown::Read | Shutdown::Both) {
+            self.open.end.cantrcvmore();
+            let unread = {
+                let mut rcv = self.open.end.rcv();
+                let count = rcv.buf.len();
+                rcv.buf.take(count)
+            };
+            drop(unread);
+            self.enter(|protocol| protocol.rcvd(true));
+        }
+        if matches!(how, Shutdown::Write | Shutdown::Both) {
+            self.open.end.cantsendmore();
+            self.enter(|protocol| protocol.output());
+        }
+        Ok(())
+    }
+
+    /// Gives this handle back. The last one closes the socket: its splices end, what was sent is
+    /// still delivered. Dropping the handle does the same.
+    pub fn close(self) {}
+
+    /// Ends the connection at once, for all handles, and tells the peer (a TCP reset).
+    pub fn abort(&self) {
+        self.enter(|protocol| protocol.abort());
+    }
+
+    /// Reads and clears what went wrong (`SO_ERROR`).
+    pub fn take_error(&self) -> Option<SoError> {
+        self.open.end.take_error()
+    }
+
+    /// Number of bytes that can be read at once (`FIONREAD`).
+    pub fn readable_bytes(&self) -> usize {
+        self.open.end.rcv().buf.len()
+    }
+
+    /// Whether calls return `WouldBlock` instead of waiting; for all handles.
+    pub fn set_nonblocking(&self, nonblocking: bool) {
+        self.open.nonblocking.store(nonblocking, Ordering::Relaxed);
+    }
+
+    /// Whether calls return `WouldBlock` instead of waiting.
+    pub fn is_nonblocking(&self) -> bool {
+        self.open.nonblocking.load(Ordering::Relaxed)
+    }
+
+    /// How long a read waits (`SO_RCVTIMEO`); `None` waits without limit.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a zero timeout; use [`set_nonblocking`](Self::set_nonblocking).
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.open.read_timeout.set(timeout)
+    }
+
+    /// How long a write waits (`SO_SNDTIMEO`); `None` waits without limit.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a zero timeout; use [`set_nonblocking`](Self::set_nonblocking).
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.open.write_timeout.set(timeout)
+    }
+
+    /// How long a read waits.
+    pub fn read_timeout(&self) -> Option<Duration> {
+        self.open.read_timeout.get()
+    }
+
+    /// How long a write waits.
+    pub fn write_timeout(&self) -> Option<Duration> {
+        self.open.write_timeout.get()
+    }
+
+    /// High-water mark of `so_rcv` in bytes (`SO_RCVBUF`).
+    pub fn rcv_hiwat(&self) -> usize {
+        self.open.end.rcv().buf.hiwat()
+    }
+
+    /// Sets the high-water mark of `so_rcv`. A protocol with a receive ring keeps that ring's size.
+    pub fn set_rcv_hiwat(&self, bytes: usize) {
+        self.open.end.rcv().buf.set_hiwat(bytes);
+        self.enter(|protocol| protocol.rcvd(true));
+    }
+
+    /// High-water mark of `so_snd` in bytes (`SO_SNDBUF`).
+    pub fn snd_hiwat(&self) -> usize {
+        self.open.end.snd().buf.hiwat()
+    }
+
+    /// Sets the high-water mark of `so_snd`.
+    pub fn set_snd_hiwat(&self, bytes: usize) {
+        let mut snd = self.open.end.snd();
+        snd.buf.set_hiwat(bytes);
+        self.open.end.sowwakeup(&snd, Wakeup::Space);
+    }
+
+    /// Bytes that a waiting read waits for (`SO_RCVLOWAT`).
+    pub fn rcv_lowat(&self) -> usize {
+        self.open.end.rcv().buf.lowat()
+    }
+
+    /// Sets how many bytes a waiting read waits for, within 1 and the high-water mark.
+    pub fn set_rcv_lowat(&self, bytes: usize) {
+        let mut rcv = self.open.end.rcv();
+        rcv.buf.set_lowat(bytes);
+        self.open.end.sorwakeup(&rcv, Wakeup::Data);
+    }
+
+    /// Bytes of space that a waiting write (or a splice into this socket) waits for
+    /// (`SO_SNDLOWAT`).
+    pub fn snd_lowat(&self) -> usize {
+        self.open.end.snd().buf.lowat()
+    }
+
+    /// Sets how much space a waiting write waits for, within 1 and the high-water mark.
+    pub fn set_snd_lowat(&self, bytes: usize) {
+        let mut snd = self.open.end.snd();
+        snd.buf.set_lowat(bytes);
+        self.open.end.sowwakeup(&snd, Wakeup::Space);
+    }
+
+    /// Puts an upcall on `so_rcv`, or takes it off (`soupcall_set`), and returns the former one. It
+    /// runs under the buffer's lock, see [`Upcall`]. While the socket is the source of a splice it
+    /// hears nothing; when the splice ends it is called, whatever there is to read.
+    pub fn set_rcv_upcall(&self, upcall: Option<Arc<dyn Upcall>>) -> Option<Arc<dyn Upcall>> {
+        let mut rcv = self.open.end.rcv();
+        replace_upcall(&mut rcv, upcall)
+    }
+
+    /// Puts an upcall on `so_snd`, or takes it off, and returns the former one. As
+    /// [`set_rcv_upcall`](Self::set_rcv_upcall), for the sink of a splice.
+    pub fn set_snd_upcall(&self, upcall: Option<Arc<dyn Upcall>>) -> Option<Arc<dyn Upcall>> {
+        let mut snd = self.open.end.snd();
+        replace_upcall(&mut snd, upcall)
+    }
+
+    fn enter(&self, call: impl FnOnce(&dyn Protocol)) {
+        self.open.enter(call);
+    }
+}
+
+impl Open {
+    /// Enters the protocol, with no lock held.
+    fn enter(&self, call: impl FnOnce(&dyn Protocol)) {
+        lock::assert_none_held();
+        run_list::scope(Budget::USER, || call(&*self.protocol));
+    }
+}
+
+impl Drop for Open {
+    /// `soclose`.
+    fn drop(&mut self) {
+        let source_of = self.end.rcv().diversion().cloned();
+        let sink_of = self.end.snd().diversion().cloned();
+        for splice in [source_of, sink_of].into_iter().flatten() {
+            splice.closing(&self.end);
+        }
+        let upcalls = (self.end.rcv().take_upcall(), self.end.snd().take_upcall());
+        drop(upcalls);
+        self.end.cantsendmore();
+        self.enter(|protocol| protocol.detach());
+    }
+}
+
+fn replace_upcall(side: &mut Side, upcall: Option<Arc<dyn Upcall>>) -> Option<Arc<dyn Upcall>> {
+    let former = side.take_upcall();
+    if let Some(upcall) = upcall {
+        side.set_upcall(upcall, false);
+    }
+    former
+}
+
+fn would_block(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::WouldBlock, what)
+}
+
+/// A duration in nanoseconds; 0 is none.
+#[derive(Debug, Default)]
+struct Timeout(AtomicU64);
+
+impl Timeout {
+    fn set(&self, timeout: Option<Duration>) -> io::Result<()> {
+        if timeout == Some(Duration::ZERO) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a zero timeout: None waits without limit, set_nonblocking(true) never waits",
+            ));
+        }
+        let nanos = timeout.map_or(0, |timeout| {
+            u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX)
+        });
+        self.0.store(nanos, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn get(&self) -> Option<Duration> {
+        let nanos = self.0.load(Ordering::Relaxed);
+        (nanos > 0).then(|| Duration::from_nanos(nanos))
+    }
+
+    /// When a call that begins now has waited long enough.
+    fn deadline(&self, blocking: bool) -> Option<Instant> {
+        let timeout = self.get().filter(|_| blocking)?;
+        SystemClock.now().checked_add(timeout)
+    }
+}
+
+impl AsRef<Socket> for Socket {
+    fn as_ref(&self) -> &Socket {
+        self
+    }
+}
+
+impl io::Read for &Socket {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.recv(out)
+    }
+}
+
+impl io::Read for Socket {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.recv(out)
+    }
+}
+
+impl io::Write for &Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.send(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl io::Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.send(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
