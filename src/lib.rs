@@ -10,3 +10,5 @@ pub mod protocol;
 mod run_list;
 pub mod sockbuf;
 pub mod socket;
+pub mod splice;
+mod timer;
