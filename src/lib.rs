@@ -10,8 +10,11 @@ pub mod protocol;
 mod run_list;
 pub mod sockbuf;
 pub mod socket;
+pub mod splice;
 pub mod stack;
 mod tcp;
+mod timer;
 
 pub use socket::Socket;
+pub use splice::{Splice, SplicePool};
 pub use stack::{Stack, TcpListener, TcpStream};

@@ -1,0 +1,183 @@
+//! The states of a splice. Pure.
+//!
+//! | state | meaning |
+//! |---|---|
+//! | `Idle(reason)` | nothing to do until the edge that the reason waits for, or until either side closes |
+//! | `Queued` | a pass is to run: on a worker's queue, on a run list, or the first one in the caller |
+//! | `Running` | a pass runs; `rescan` says that a wake-up came meanwhile, so that it must not go idle |
+//! | `Closing` | off both buffers, while its last pass still tells the protocols |
+//! | `Ended` | off both buffers, nothing runs; late wake-ups, queue entries and timers do nothing |
+//!
+//! There is no state for the set-up: it puts the splice on both buffers at once, with both locked,
+//! and it is born `Queued` for the first pass. There is no waiting for a pass either: whoever ends
+//! the splice takes it off both buffers with both locked, and a pass moves bytes only while it is
+//! on them, so nothing moves afterwards and the byte count is final.
+
+use crate::protocol::Wakeup;
+
+/// Why a splice has nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// The source is empty.
+    NoData,
+    /// The sink has no room, or is not connected yet.
+    NoRoom,
+}
+
+/// Where a splice is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Idle(Reason),
+    Queued,
+    Running { rescan: bool },
+    Closing,
+    Ended,
+}
+
+/// What happens to a splice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Event {
+    /// One of its buffers has changed.
+    Wake(Wakeup),
+    /// A thread has come to run a pass.
+    Start,
+    /// The pass could have gone on.
+    DoneMore,
+    /// The pass has stopped for this reason.
+    DoneIdle(Reason),
+    /// It was taken off both buffers.
+    Hide,
+}
+
+/// What is to be done about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Action {
+    Nothing,
+    /// Have a pass run.
+    Enqueue,
+    /// Run the pass, now.
+    Run,
+    /// It is over: tell who waits for the end.
+    Complete,
+    /// This cannot happen.
+    Invalid,
+}
+
+/// The table.
+pub(super) fn step(state: State, event: Event) -> (State, Action) {
+    match state {
+        State::Idle(reason) => idle(reason, event),
+        State::Queued => queued(event),
+        State::Running { rescan } => running(rescan, event),
+        State::Closing => closing(event),
+        State::Ended => ended(event),
+    }
+}
+
+fn idle(reason: Reason, event: Event) -> (State, Action) {
+    let stay = State::Idle(reason);
+    match (event, reason) {
+        (Event::Wake(Wakeup::Data), Reason::NoData)
+        | (Event::Wake(Wakeup::Space), Reason::NoRoom)
+        | (Event::Wake(Wakeup::RcvClosed | Wakeup::SndClosed), _) => {
+            (State::Queued, Action::Enqueue)
+        }
+        (Event::Wake(Wakeup::Data), Reason::NoRoom)
+        | (Event::Wake(Wakeup::Space), Reason::NoData) => (stay, Action::Nothing),
+        (Event::Hide, _) => (State::Ended, Action::Complete),
+        (Event::Start | Event::DoneMore | Event::DoneIdle(_), _) => (stay, Action::Invalid),
+    }
+}
+
+fn queued(event: Event) -> (State, Action) {
+    match event {
+        Event::Wake(_) => (State::Queued, Action::Nothing),
+        Event::Start => (State::Running { rescan: false }, Action::Run),
+        Event::Hide => (State::Ended, Action::Complete),
+        Event::DoneMore | Event::DoneIdle(_) => (State::Queued, Action::Invalid),
+    }
+}
+
+fn running(rescan: bool, event: Event) -> (State, Action) {
+    match event {
+        Event::Wake(_) => (State::Running { rescan: true }, Action::Nothing),
+        Event::DoneMore => (State::Queued, Action::Enqueue),
+        Event::DoneIdle(_) if rescan => (State::Queued, Action::Enqueue),
+        Event::DoneIdle(reason) => (State::Idle(reason), Action::Nothing),
+        Event::Hide => (State::Closing, Action::Nothing),
+        Event::Start => (State::Running { rescan }, Action::Invalid),
+    }
+}
+
+fn closing(event: Event) -> (State, Action) {
+    match event {
+        Event::Wake(_) => (State::Closing, Action::Nothing),
+        Event::DoneMore | Event::DoneIdle(_) => (State::Ended, Action::Complete),
+        Event::Start | Event::Hide => (State::Closing, Action::Invalid),
+    }
+}
+
+fn ended(event: Event) -> (State, Action) {
+    match event {
+        Event::Wake(_) | Event::Start => (State::Ended, Action::Nothing),
+        Event::DoneMore | Event::DoneIdle(_) | Event::Hide => (State::Ended, Action::Invalid),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write;
+
+    const STATES: [State; 7] = [
+        State::Idle(Reason::NoData),
+        State::Idle(Reason::NoRoom),
+        State::Queued,
+        State::Running { rescan: false },
+        State::Running { rescan: true },
+        State::Closing,
+        State::Ended,
+    ];
+
+    const EVENTS: [Event; 9] = [
+        Event::Wake(Wakeup::Data),
+        Event::Wake(Wakeup::Space),
+        Event::Wake(Wakeup::RcvClosed),
+        Event::Wake(Wakeup::SndClosed),
+        Event::Start,
+        Event::DoneMore,
+        Event::DoneIdle(Reason::NoData),
+        Event::DoneIdle(Reason::NoRoom),
+        Event::Hide,
+    ];
+
+    #[test]
+    fn the_whole_table() {
+        let mut table = String::new();
+        for state in STATES {
+            for event in EVENTS {
+                let (to, action) = step(state, event);
+                let line = format!("{state:?} + {event:?} = {to:?}, {action:?}");
+                writeln!(table, "{line}").unwrap();
+            }
+        }
+        assert_eq!(table, include_str!("machine.txt"), "now:\n{table}");
+    }
+
+    #[test]
+    fn a_wakeup_during_a_pass_is_kept() {
+        for wakeup in [
+            Wakeup::Data,
+            Wakeup::Space,
+            Wakeup::RcvClosed,
+            Wakeup::SndClosed,
+        ] {
+            for reason in [Reason::NoData, Reason::NoRoom] {
+                let (state, _) = step(State::Running { rescan: false }, Event::Wake(wakeup));
+                let after = step(state, Event::DoneIdle(reason));
+                assert_eq!(after, (State::Queued, Action::Enqueue));
+            }
+        }
+    }
+}

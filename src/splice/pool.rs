@@ -1,0 +1,458 @@
+//! The threads that splices run on.
+//!
+//! Each worker has a queue, on which a splice is at most once, and timers. A splice stays with its
+//! worker; both directions of a connection pair share one. The queue is a channel, so a wake-up of
+//! a busy worker costs no system call; passes of different splices alternate, because a splice that
+//! has more to do goes to the back.
+//!
+//! Queue and timers hold splices weakly. Locks: leaves (5), one at a time. A user's handle is a
+//! [`SplicePool`]; workers and splices hold [`Shared`], so the last handle can end them.
+
+use super::task::{Party, Task};
+use super::xfer::Stop;
+use super::{Cause, Dispatch, SpliceError};
+use crate::clock::{self, Clock};
+use crate::lock::{LEAF, Mutex};
+use crate::run_list::Job;
+use crate::timer::Timers;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread;
+use std::time::Instant;
+
+/// Bytes that one pass moves at most, unless the builder says otherwise.
+pub const DEFAULT_QUANTUM: usize = 256 * 1024;
+
+/// A pool of worker threads for splices.
+///
+/// Clones are the same pool. Its threads start with the first splice. When the last clone is
+/// dropped, splices that still run end with [`Cause::PoolClosed`] and the threads finish; nobody
+/// waits for them.
+///
+/// ```
+/// use sosplice::{local, splice::{Options, SplicePool}};
+/// let pool = SplicePool::builder().workers(1).build();
+/// let ((a, b), (c, d)) = (local::pair(), local::pair());
+/// b.splice_to(&c, Options { pool: Some(pool.clone()), ..Options::default() })?;
+/// a.send(b"through the pool")?;
+/// assert_eq!(d.recv_chain(100)?.to_vec(), b"through the pool");
+/// assert_eq!(pool.stats().started, 1);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct SplicePool {
+    handle: Arc<Handle>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.shut_down();
+    }
+}
+
+/// What a [`SplicePool`] is made of.
+#[derive(Debug)]
+#[must_use]
+pub struct Builder {
+    workers: Option<usize>,
+    clock: Arc<dyn Clock>,
+    quantum: usize,
+    dispatch: Dispatch,
+    manual: bool,
+}
+
+impl Builder {
+    /// Number of worker threads; one for each processor if not set. 0 disables the pool.
+    pub fn workers(mut self, workers: usize) -> Builder {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// Where the pool's time comes from. Threads wait in real time; a clock of another kind is for
+    /// a [`manual`](Self::manual) pool.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Builder {
+        self.clock = clock;
+        self
+    }
+
+    /// Bytes that one pass moves at most (at least 1), [`DEFAULT_QUANTUM`] if not set.
+    pub fn quantum(mut self, bytes: usize) -> Builder {
+        self.quantum = bytes.max(1);
+        self
+    }
+
+    /// Where splices run that do not say it themselves, [`Dispatch::Worker`] if not set.
+    pub fn dispatch(mut self, dispatch: Dispatch) -> Builder {
+        self.dispatch = dispatch;
+        self
+    }
+
+    /// No threads: the workers work when [`SplicePool::run_one`] is called.
+    pub fn manual(mut self) -> Builder {
+        self.manual = true;
+        self
+    }
+
+    /// The pool.
+    pub fn build(self) -> SplicePool {
+        let per_processor = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let workers = self.workers.unwrap_or_else(per_processor);
+        SplicePool {
+            handle: Arc::new(Handle {
+                shared: Arc::new(Shared {
+                    workers: (0..workers).map(|_| Worker::new()).collect(),
+                    clock: self.clock,
+                    quantum: self.quantum,
+                    dispatch: self.dispatch,
+                    manual: self.manual,
+                    started: OnceLock::new(),
+                    closed: AtomicBool::new(false),
+                    next_worker: AtomicUsize::new(0),
+                    next_run: AtomicUsize::new(0),
+                    counts: Counts::default(),
+                }),
+            }),
+        }
+    }
+}
+
+impl SplicePool {
+    /// A pool to be set up.
+    pub fn builder() -> Builder {
+        Builder {
+            workers: None,
+            clock: clock::system(),
+            quantum: DEFAULT_QUANTUM,
+            dispatch: Dispatch::Worker,
+            manual: false,
+        }
+    }
+
+    /// The pool of splices that name none: a worker for each processor.
+    ///
+    /// ```
+    /// assert!(sosplice::splice::SplicePool::global().workers() >= 1);
+    /// ```
+    pub fn global() -> &'static SplicePool {
+        static GLOBAL: OnceLock<SplicePool> = OnceLock::new();
+        GLOBAL.get_or_init(|| SplicePool::builder().build())
+    }
+
+    /// Number of workers.
+    pub fn workers(&self) -> usize {
+        self.handle.shared.workers.len()
+    }
+
+    /// What its splices have done so far.
+    pub fn stats(&self) -> Stats {
+        self.handle.shared.counts.snapshot()
+    }
+
+    /// For a [`manual`](Builder::manual) pool: fires one timer that is due, or else runs one pass.
+    /// `false` if there is nothing to do now. Workers take turns.
+    pub fn run_one(&self) -> bool {
+        let shared = &self.handle.shared;
+        let count = shared.workers.len();
+        let first = shared.next_run.fetch_add(1, Ordering::Relaxed);
+        (0..count).any(|turn| shared.workers[first.wrapping_add(turn) % count].run_one(shared))
+    }
+
+    /// The next time at which [`run_one`](Self::run_one) may have something to do, if nothing else
+    /// happens: a simulator lets its clock jump to it.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let workers = self.handle.shared.workers.iter();
+        workers
+            .filter_map(|worker| worker.timers.lock().next())
+            .min()
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+}
+
+/// What workers and splices hold of a pool.
+#[derive(Debug)]
+pub(super) struct Shared {
+    workers: Box<[Worker]>,
+    clock: Arc<dyn Clock>,
+    pub(super) quantum: usize,
+    pub(super) dispatch: Dispatch,
+    manual: bool,
+    /// Whether the threads have been started. A failure stays: FreeBSD tells it only to the first.
+    started: OnceLock<Result<(), io::ErrorKind>>,
+    closed: AtomicBool,
+    next_worker: AtomicUsize,
+    next_run: AtomicUsize,
+    pub(super) counts: Counts,
+}
+
+impl Shared {
+    pub(super) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Whether a splice can be set up; starts the threads.
+    pub(super) fn start(self: &Arc<Self>) -> Result<(), SpliceError> {
+        if self.workers.is_empty() {
+            return Err(SpliceError::PoolDisabled);
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(SpliceError::PoolClosed);
+        }
+        let started = self.started.get_or_init(|| self.start_threads());
+        started.map_err(SpliceError::Threads)
+    }
+
+    fn start_threads(self: &Arc<Self>) -> Result<(), io::ErrorKind> {
+        if self.manual {
+            return Ok(());
+        }
+        for index in 0..self.workers.len() {
+            let shared = self.clone();
+            thread::Builder::new()
+                .name(format!("so_splice:{index}"))
+                .spawn(move || shared.workers[index].run(&shared))
+                .map_err(|error| error.kind())?;
+        }
+        Ok(())
+    }
+
+    /// The worker of the opposite direction, or the next one.
+    pub(super) fn worker_for(self: &Arc<Self>, source: &Party, sink: &Party) -> usize {
+        let opposite = sink.end.rcv().diversion().cloned();
+        if let Some(task) = opposite.as_ref().and_then(Task::of)
+            && task.sink.end.id() == source.end.id()
+            && Arc::ptr_eq(&task.pool, self)
+        {
+            return task.worker;
+        }
+        self.next_worker.fetch_add(1, Ordering::Relaxed) % self.workers.len()
+    }
+
+    /// Takes a splice that has just been put on its buffers.
+    pub(super) fn adopt(&self, task: &Arc<Task>) {
+        let worker = &self.workers[task.worker];
+        self.counts.started.fetch_add(1, Ordering::Relaxed);
+        worker.tasks.lock().add(Arc::downgrade(task));
+        if let Some(at) = task.next_timer() {
+            worker.arm(at, task);
+            worker.send(Item::Look);
+        }
+        // Either shut_down() has found the splice, or this finds the pool closed.
+        if self.closed.load(Ordering::SeqCst) {
+            task.dissolve(Cause::PoolClosed);
+        }
+    }
+
+    pub(super) fn enqueue(&self, worker: usize, task: Weak<Task>) {
+        self.workers[worker].send(Item::Pass(task));
+    }
+
+    fn shut_down(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        for worker in &self.workers {
+            let tasks = worker.tasks.lock().take();
+            for task in tasks.iter().filter_map(Weak::upgrade) {
+                task.dissolve(Cause::PoolClosed);
+            }
+            worker.send(Item::Look);
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Item {
+    /// Run a pass.
+    Pass(Weak<Task>),
+    /// Timers have changed, or the pool has been closed.
+    Look,
+}
+
+#[derive(Debug)]
+struct Worker {
+    sender: Sender<Item>,
+    receiver: Receiver<Item>,
+    timers: Mutex<Timers<Weak<Task>>, LEAF>,
+    tasks: Mutex<Tasks, LEAF>,
+}
+
+impl Worker {
+    fn new() -> Worker {
+        let (sender, receiver) = unbounded();
+        Worker {
+            sender,
+            receiver,
+            timers: Mutex::default(),
+            tasks: Mutex::default(),
+        }
+    }
+
+    fn send(&self, item: Item) {
+        // Cannot fail: the receiver is beside the sender.
+        let _ = self.sender.send(item);
+    }
+
+    fn arm(&self, at: Instant, task: &Arc<Task>) {
+        let is_live = |task: &Weak<Task>| task.strong_count() > 0;
+        self.timers.lock().insert(at, Arc::downgrade(task), is_live);
+    }
+
+    /// The thread.
+    fn run(&self, shared: &Shared) {
+        while !shared.closed.load(Ordering::Acquire) {
+            let deadline = self.timers.lock().next();
+            let item = match deadline {
+                Some(at) => self.receiver.recv_deadline(at),
+                None => self.receiver.recv().map_err(RecvTimeoutError::from),
+            };
+            if deadline.is_some() {
+                while self.fire_one(shared) {}
+            }
+            if let Ok(item) = item {
+                item.work();
+            }
+        }
+    }
+
+    /// One turn of a worker without a thread.
+    fn run_one(&self, shared: &Shared) -> bool {
+        if self.fire_one(shared) {
+            return true;
+        }
+        while let Ok(item) = self.receiver.try_recv() {
+            if item.work() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Looks after one splice whose timer is due.
+    fn fire_one(&self, shared: &Shared) -> bool {
+        let now = shared.now();
+        let due = self.timers.lock().pop(now);
+        let Some(task) = due else { return false };
+        if let Some(task) = task.upgrade() {
+            task.check_timers(now);
+            if let Some(at) = task.next_timer() {
+                self.arm(at, &task);
+            }
+        }
+        true
+    }
+}
+
+impl Item {
+    /// Whether there was something to do.
+    fn work(&self) -> bool {
+        match self {
+            Item::Pass(task) => task.upgrade().map(|task| task.run()).is_some(),
+            Item::Look => false,
+        }
+    }
+}
+
+/// The splices of a worker, to end them with the pool.
+#[derive(Debug, Default)]
+struct Tasks {
+    tasks: Vec<Weak<Task>>,
+    sweep_at: usize,
+}
+
+impl Tasks {
+    fn add(&mut self, task: Weak<Task>) {
+        if self.tasks.len() >= self.sweep_at {
+            self.tasks.retain(|task| task.strong_count() > 0);
+            self.sweep_at = 64.max(2 * self.tasks.len());
+        }
+        self.tasks.push(task);
+    }
+
+    fn take(&mut self) -> Vec<Weak<Task>> {
+        std::mem::take(&mut self.tasks)
+    }
+}
+
+/// What the splices of a pool have done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Splices set up.
+    pub started: u64,
+    /// Passes run.
+    pub passes: u64,
+    /// Bytes moved.
+    pub bytes: u64,
+    /// Passes after which the splice went straight back to its queue.
+    pub requeues: u64,
+    /// Passes that stopped because the source was empty.
+    pub stalls_no_data: u64,
+    /// Passes that stopped because the sink had no room or was not connected.
+    pub stalls_no_room: u64,
+    ended: [u64; Cause::KINDS],
+}
+
+impl Stats {
+    /// Splices that have ended.
+    pub fn ended(&self) -> u64 {
+        self.ended.iter().sum()
+    }
+
+    /// Splices that have ended for this kind of cause (which error it was plays no part).
+    pub fn ended_by(&self, cause: Cause) -> u64 {
+        self.ended[cause.kind()]
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    started: AtomicU64,
+    passes: AtomicU64,
+    bytes: AtomicU64,
+    requeues: AtomicU64,
+    no_data: AtomicU64,
+    no_room: AtomicU64,
+    ended: [AtomicU64; Cause::KINDS],
+}
+
+impl Counts {
+    pub(super) fn pass(&self, bytes: u64, stop: Stop) {
+        self.passes.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        match stop {
+            Stop::NoData => self.no_data.fetch_add(1, Ordering::Relaxed),
+            Stop::NoRoom => self.no_room.fetch_add(1, Ordering::Relaxed),
+            Stop::SinkGone | Stop::Limit | Stop::Eof | Stop::Quantum => 0,
+        };
+    }
+
+    pub(super) fn requeued(&self) {
+        self.requeues.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn ended(&self, cause: Cause) {
+        self.ended[cause.kind()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn snapshot(&self) -> Stats {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Stats {
+            started: load(&self.started),
+            passes: load(&self.passes),
+            bytes: load(&self.bytes),
+            requeues: load(&self.requeues),
+            stalls_no_data: load(&self.no_data),
+            stalls_no_room: load(&self.no_room),
+            ended: std::array::from_fn(|kind| load(&self.ended[kind])),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Moves buffers from a source's `so_rcv` to a sink's `so_snd` (FreeBSD's `so_splice_xfer_data`).
+//!
+//! Pure: both buffers are locked by the caller. Bytes leave the source only when the sink has room
+//! for them and will send them, so a sink that refuses leaves them in place.
+
+use crate::sockbuf::SockBuf;
+
+/// What one pass may do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// Bytes until the limit.
+    pub(super) limit: Option<u64>,
+    /// Bytes for this pass.
+    pub(super) quantum: usize,
+    /// The sink can send. A connecting one cannot yet.
+    pub(super) connected: bool,
+    /// The sink will never send again although its `so_snd` is not closed: it has an error.
+    pub(super) failed: bool,
+}
+
+/// Why a pass stopped, in order of precedence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The sink takes no more bytes. Nothing was moved.
+    SinkGone,
+    /// The limit is reached to the byte.
+    Limit,
+    /// The source is closed and its last byte is moved.
+    Eof,
+    /// The source is empty.
+    NoData,
+    /// The sink is full, has less room than its low-water mark, or still connects.
+    NoRoom,
+    /// The quantum is used up.
+    Quantum,
+}
+
+/// Moves what the terms allow. Returns the number of bytes and why there were no more.
+pub(super) fn transfer(rcv: &mut SockBuf, snd: &mut SockBuf, terms: Terms) -> (usize, Stop) {
+    if snd.is_closed() || terms.failed {
+        return (0, Stop::SinkGone);
+    }
+    let left = terms.limit.map_or(usize::MAX, |left| {
+        usize::try_from(left).unwrap_or(usize::MAX)
+    });
+    let want = rcv.len().min(left);
+    let room = if terms.connected { room(snd, want) } else { 0 };
+    let count = want.min(room).min(terms.quantum);
+    if count > 0 {
+        rcv.move_to(snd, count);
+    }
+    let stop = if left == count {
+        Stop::Limit
+    } else if rcv.is_finished() {
+        Stop::Eof
+    } else if rcv.is_empty() {
+        Stop::NoData
+    } else if count == room || snd.space() == 0 {
+        Stop::NoRoom
+    } else {
+        Stop::Quantum
+    };
+    (count, stop)
+}
+
+/// The sink's free space; none if that is less than `want` and than the low-water mark. The sink
+/// drains by itself, so this waits but never stalls.
+fn room(snd: &SockBuf, want: usize) -> usize {
+    let space = snd.space();
+    if space < want && space < snd.lowat() {
+        0
+    } else {
+        space
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PLENTY: Terms = Terms {
+        limit: None,
+        quantum: 1000,
+        connected: true,
+        failed: false,
+    };
+
+    fn buffers(queued: usize, space: usize) -> (SockBuf, SockBuf) {
+        let (mut rcv, snd) = (SockBuf::new(queued), SockBuf::new(space));
+        rcv.append_copy(&vec![1; queued]);
+        (rcv, snd)
+    }
+
+    fn run(queued: usize, space: usize, terms: Terms) -> (usize, Stop) {
+        let (mut rcv, mut snd) = buffers(queued, space);
+        let result = transfer(&mut rcv, &mut snd, terms);
+        assert_eq!((rcv.len(), snd.len()), (queued - result.0, result.0));
+        result
+    }
+
+    #[test]
+    fn each_reason() {
+        assert_eq!(run(5, 9, PLENTY), (5, Stop::NoData));
+        assert_eq!(run(9, 5, PLENTY), (5, Stop::NoRoom));
+        assert_eq!(run(0, 0, PLENTY), (0, Stop::NoData));
+        let quantum = Terms {
+            quantum: 3,
+            ..PLENTY
+        };
+        assert_eq!(run(9, 5, quantum), (3, Stop::Quantum));
+        assert_eq!(run(9, 3, quantum), (3, Stop::NoRoom));
+        let limit = Terms {
+            limit: Some(4),
+            ..PLENTY
+        };
+        assert_eq!(run(9, 9, limit), (4, Stop::Limit));
+        assert_eq!(run(4, 9, limit), (4, Stop::Limit));
+        assert_eq!(run(9, 3, limit), (3, Stop::NoRoom));
+        let connecting = Terms {
+            connected: false,
+            ..PLENTY
+        };
+        assert_eq!(run(9, 9, connecting), (0, Stop::NoRoom));
+        assert_eq!(run(0, 9, connecting), (0, Stop::NoData));
+        let failed = Terms {
+            failed: true,
+            ..PLENTY
+        };
+        assert_eq!(run(9, 9, failed), (0, Stop::SinkGone));
+    }
+
+    #[test]
+    fn end_of_file_only_after_the_last_byte() {
+        let (mut rcv, mut snd) = buffers(9, 5);
+        rcv.close();
+        assert_eq!(transfer(&mut rcv, &mut snd, PLENTY), (5, Stop::NoRoom));
+        snd.drop_front(5);
+        assert_eq!(transfer(&mut rcv, &mut snd, PLENTY), (4, Stop::Eof));
+    }
+
+    #[test]
+    fn low_water_is_a_hint() {
+        let (mut rcv, mut snd) = buffers(9, 10);
+        snd.append_copy(&[0; 7]);
+        snd.set_lowat(4);
+        assert_eq!(transfer(&mut rcv, &mut snd, PLENTY), (0, Stop::NoRoom));
+        rcv.drop_front(6);
+        let all_fits = transfer(&mut rcv, &mut snd, PLENTY);
+        assert_eq!(all_fits, (3, Stop::NoData));
+    }
+
+    proptest! {
+        #[test]
+        fn moves_all_that_the_terms_allow(
+            queued in 0usize..50, space in 0usize..50, quantum in 1usize..50,
+            limit in proptest::option::of(1u64..50), closed: bool,
+        ) {
+            let (mut rcv, mut snd) = buffers(queued, space);
+            if closed {
+                rcv.close();
+            }
+            let terms = Terms { limit, quantum, ..PLENTY };
+            let (count, stop) = transfer(&mut rcv, &mut snd, terms);
+            let left = limit.map_or(usize::MAX, |limit| limit as usize);
+            prop_assert_eq!(count, queued.min(space).min(quantum).min(left));
+            prop_assert_eq!((rcv.len(), snd.len()), (queued - count, count));
+            let reason_holds = match stop {
+                Stop::SinkGone => false,
+                Stop::Limit => count == left,
+                Stop::Eof => closed && rcv.is_empty(),
+                Stop::NoData => !closed && rcv.is_empty(),
+                Stop::NoRoom => snd.space() == 0,
+                Stop::Quantum => count == quantum,
+            };
+            prop_assert!(reason_holds);
+        }
+    }
+}
