@@ -1,0 +1,89 @@
+//! The floor for a proxy between two TUNs: every packet read from one is written to the other, no
+//! TCP, one thread, one buffer.
+//!
+//! `tun_forward --tun tc@client --tun ts@server [--plain]`; without arguments it explains itself.
+//! What it cannot tell: what a TCP between the two must cost at least (acknowledgements of its own).
+#![allow(missing_docs, reason = "a program")]
+
+#[cfg(target_os = "linux")]
+#[path = "support/plain_tun.rs"]
+mod plain_tun;
+
+#[cfg(target_os = "linux")]
+mod forward {
+    use super::plain_tun::{PlainTun, Spec};
+    use clap::{CommandFactory, Parser};
+    use rustix::buffer::spare_capacity;
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::io::{Errno, read, write};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// Forwards packets between two TUN devices: the floor for a proxy.
+    #[derive(Debug, Parser)]
+    struct Arguments {
+        /// NAME[@NETNS], twice.
+        #[arg(long)]
+        tun: Vec<Spec>,
+        /// Without virtio-net header and offloads.
+        #[arg(long)]
+        plain: bool,
+        /// Given by `cargo bench`.
+        #[arg(long, hide = true)]
+        bench: bool,
+    }
+
+    pub(crate) fn main() -> anyhow::Result<()> {
+        let arguments = Arguments::parse();
+        let [a, b] = arguments.tun.as_slice() else {
+            Arguments::command().print_help()?;
+            return Ok(());
+        };
+        let tuns = [a.open(!arguments.plain)?, b.open(!arguments.plain)?];
+        let stop = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&stop))?;
+        println!("ready");
+        let mut packet = Vec::with_capacity(65_600);
+        let mut refused = 0u64;
+        while !stop.load(Ordering::Relaxed) {
+            let mut fds = [0, 1].map(|n: usize| PollFd::new(&tuns[n].fd, PollFlags::IN));
+            match poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let ready = fds.map(|fd| fd.revents().contains(PollFlags::IN));
+            for (from, to) in [(0, 1), (1, 0)] {
+                if ready[from] {
+                    refused += batch(&tuns[from], &tuns[to], &mut packet)?;
+                }
+            }
+        }
+        println!("{refused} packets refused");
+        Ok(())
+    }
+
+    /// Up to 64 packets. Returns how many were not taken.
+    fn batch(from: &PlainTun, to: &PlainTun, packet: &mut Vec<u8>) -> anyhow::Result<u64> {
+        let mut refused = 0;
+        for _ in 0..64 {
+            packet.clear();
+            match read(&from.fd, spare_capacity(packet)) {
+                Ok(_) => {}
+                Err(Errno::AGAIN) => break,
+                Err(error) => return Err(error.into()),
+            }
+            refused += u64::from(write(&to.fd, packet).is_err());
+        }
+        Ok(refused)
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn main() -> anyhow::Result<()> {
+    forward::main()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() {
+    println!("TUN devices are for Linux only");
+}
