@@ -11,6 +11,8 @@ server's work: compare within one table only.
     sudo benches/compare.py --rounds 5 --seconds 5 --mtu 1500 65500
 
 forward   packets copied from TUN to TUN, with virtio-net header: the floor
+held      the same, 32 packets read before the first is written: out of the nearest caches, as the
+          bytes of a TCP are by the time that they leave
 plain     the same without the header
 relay     smoltcp alone, bytes copied from ring to ring
 worker    this crate, a splice's worker moves the bytes
@@ -124,6 +126,7 @@ def contestants(options):
         [options.proxy, *proxy_arguments(net), "--dispatch", mode], CLIENT_GATE, SERVER)  # fmt: skip
     return {
         "forward": lambda net: ([forward, *tuns(net)], SERVER, SERVER),
+        "held": lambda net: ([forward, "--hold", "32", *tuns(net)], SERVER, SERVER),
         "plain": lambda net: ([forward, "--plain", *tuns(net)], SERVER, SERVER),
         "relay": lambda net: (
             [newest(release, "tun_relay"), *proxy_arguments(net)], CLIENT_GATE, SERVER),
@@ -225,7 +228,7 @@ def table(results, mtu, options):
 
 
 def main():
-    default = ["forward", "plain", "relay", "worker", "direct", "haproxy"]
+    default = ["forward", "held", "plain", "relay", "worker", "direct", "haproxy"]
     target = os.environ.get("CARGO_TARGET_DIR", "target")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip

@@ -1,8 +1,10 @@
 //! The floor for a proxy between two TUNs: every packet read from one is written to the other, no
-//! TCP, one thread, one buffer.
+//! TCP, one thread, the same buffers again and again.
 //!
-//! `tun_forward --tun tc@client --tun ts@server [--plain]`; without arguments it explains itself.
-//! What it cannot tell: what a TCP between the two must cost at least (acknowledgements of its own).
+//! `tun_forward --tun tc@client --tun ts@server [--plain] [--hold N]`; without arguments it explains
+//! itself. With `--hold 1` a packet leaves while the cache still knows it, which no TCP can match:
+//! it keeps bytes until they are acknowledged. What it cannot tell: what a TCP between the two must
+//! cost at least (acknowledgements of its own).
 #![allow(missing_docs, reason = "a program")]
 
 #[cfg(target_os = "linux")]
@@ -28,6 +30,9 @@ mod forward {
         /// Without virtio-net header and offloads.
         #[arg(long)]
         plain: bool,
+        /// Packets read before the first is written.
+        #[arg(long, default_value_t = 1)]
+        hold: usize,
         /// Given by `cargo bench`.
         #[arg(long, hide = true)]
         bench: bool,
@@ -43,7 +48,9 @@ mod forward {
         let stop = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&stop))?;
         println!("ready");
-        let mut packet = Vec::with_capacity(65_600);
+        let mut packets: Vec<_> = (0..arguments.hold.max(1))
+            .map(|_| Vec::with_capacity(65_600))
+            .collect();
         let mut refused = 0u64;
         while !stop.load(Ordering::Relaxed) {
             let mut fds = [0, 1].map(|n: usize| PollFd::new(&tuns[n].fd, PollFlags::IN));
@@ -54,7 +61,7 @@ mod forward {
             let ready = fds.map(|fd| fd.revents().contains(PollFlags::IN));
             for (from, to) in [(0, 1), (1, 0)] {
                 if ready[from] {
-                    refused += batch(&tuns[from], &tuns[to], &mut packet)?;
+                    refused += batch(&tuns[from], &tuns[to], &mut packets)?;
                 }
             }
         }
@@ -62,17 +69,27 @@ mod forward {
         Ok(())
     }
 
-    /// Up to 64 packets. Returns how many were not taken.
-    fn batch(from: &PlainTun, to: &PlainTun, packet: &mut Vec<u8>) -> anyhow::Result<u64> {
+    /// Up to 64 packets, or as many as are held. Returns how many were not taken.
+    fn batch(from: &PlainTun, to: &PlainTun, packets: &mut [Vec<u8>]) -> anyhow::Result<u64> {
         let mut refused = 0;
-        for _ in 0..64 {
-            packet.clear();
-            match read(&from.fd, spare_capacity(packet)) {
-                Ok(_) => {}
-                Err(Errno::AGAIN) => break,
-                Err(error) => return Err(error.into()),
+        for _ in 0..64usize.div_ceil(packets.len()) {
+            let mut count = 0;
+            for packet in packets.iter_mut() {
+                packet.clear();
+                match read(&from.fd, spare_capacity(packet)) {
+                    Ok(_) => count += 1,
+                    Err(Errno::AGAIN) => break,
+                    Err(error) => return Err(error.into()),
+                }
             }
-            refused += u64::from(write(&to.fd, packet).is_err());
+            let held = &packets[..count];
+            refused += held
+                .iter()
+                .map(|p| u64::from(write(&to.fd, p).is_err()))
+                .sum::<u64>();
+            if count < packets.len() {
+                break;
+            }
         }
         Ok(refused)
     }

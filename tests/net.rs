@@ -17,7 +17,7 @@ mod namespace;
 #[path = "support/program.rs"]
 mod program;
 
-use namespace::{Namespace, available};
+use namespace::{Namespace, available, skip};
 use program::{Program, output};
 use sosplice::clock::{Clock, SystemClock};
 use std::io::{ErrorKind, Read, Write};
@@ -74,7 +74,7 @@ impl Scene {
         }
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(program) = proxy() else {
-            println!("{test}: skipped, there is no examples/proxy.rs");
+            skip(test, "there is no examples/proxy.rs");
             return None;
         };
         let client = Namespace::new("c");
@@ -329,7 +329,7 @@ fn iperf3(scene: &Scene, arguments: &str) -> (f64, f64) {
 fn iperf3_both_directions_one_and_eight_streams() {
     let test = "iperf3_both_directions_one_and_eight_streams";
     if Command::new("iperf3").arg("-v").output().is_err() {
-        println!("{test}: skipped, there is no iperf3");
+        skip(test, "there is no iperf3");
         return;
     }
     let mut rows =

@@ -6,8 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-/// Whether this process may make namespaces and TUN devices. If not, says so, or fails if
-/// `SOSPLICE_REQUIRE_NET=1` is set.
+/// Whether this process may make namespaces and TUN devices. If not, says so (see [`skip`]).
 pub(crate) fn available(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     let driver = File::options()
@@ -18,14 +17,19 @@ pub(crate) fn available(test: &str) -> bool {
     let tool = Command::new("ip").arg("-V").output().is_ok();
     let available = root && driver && tool;
     if !available {
-        let required = std::env::var("SOSPLICE_REQUIRE_NET").is_ok_and(|value| value == "1");
-        assert!(
-            !required,
-            "{test}: needs root ({root}), /dev/net/tun ({driver}) and ip ({tool})"
+        skip(
+            test,
+            &format!("needs root ({root}), /dev/net/tun ({driver}) and ip ({tool})"),
         );
-        println!("{test}: skipped, needs root ({root}), /dev/net/tun ({driver}) and ip ({tool})");
     }
     available
+}
+
+/// Says why a test does not run, or fails it if `SOSPLICE_REQUIRE_NET=1` is set.
+pub(crate) fn skip(test: &str, why: &str) {
+    let required = std::env::var("SOSPLICE_REQUIRE_NET").is_ok_and(|value| value == "1");
+    assert!(!required, "{test}: {why}");
+    println!("{test}: skipped, {why}");
 }
 
 /// Runs a command and fails with what it said if it does.
