@@ -165,13 +165,15 @@ def listening(netns, limit=5.0):
     raise TimeoutError(f"nobody listens in {netns}")
 
 
-def stop(process):
+def stop(process, verbose=False):
     process.terminate()
     try:
         process.wait(timeout=5)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    if verbose and process.stdout:
+        print((process.stdout.read() or b"").decode(), file=sys.stderr)
 
 
 def measure(net, command, target, server, options):
@@ -206,7 +208,7 @@ def measure(net, command, target, server, options):
     finally:
         for process in (iperf_server, proxy):
             if process is not None:
-                stop(process)
+                stop(process, options.verbose)
 
 
 def table(results, mtu, options):
@@ -240,6 +242,7 @@ def main():
     parser.add_argument("--contestants", nargs="+", default=default, choices=default)
     parser.add_argument("--target", default=target, help="cargo's target directory")
     parser.add_argument("--proxy", help="default: TARGET/release/examples/proxy")
+    parser.add_argument("--verbose", action="store_true", help="what the proxies say at the end")
     parser.add_argument("--json", help="file for every single figure")
     options = parser.parse_args()
     options.proxy = options.proxy or f"{options.target}/release/examples/proxy"

@@ -51,7 +51,7 @@ mod forward {
         let mut packets: Vec<_> = (0..arguments.hold.max(1))
             .map(|_| Vec::with_capacity(65_600))
             .collect();
-        let mut refused = 0u64;
+        let mut totals = Totals::default();
         while !stop.load(Ordering::Relaxed) {
             let mut fds = [0, 1].map(|n: usize| PollFd::new(&tuns[n].fd, PollFlags::IN));
             match poll(&mut fds, None) {
@@ -61,37 +61,51 @@ mod forward {
             let ready = fds.map(|fd| fd.revents().contains(PollFlags::IN));
             for (from, to) in [(0, 1), (1, 0)] {
                 if ready[from] {
-                    refused += batch(&tuns[from], &tuns[to], &mut packets)?;
+                    totals.batch(&tuns[from], &tuns[to], &mut packets)?;
                 }
             }
         }
-        println!("{refused} packets refused");
+        println!("{totals:?}");
         Ok(())
     }
 
-    /// Up to 64 packets, or as many as are held. Returns how many were not taken.
-    fn batch(from: &PlainTun, to: &PlainTun, packets: &mut [Vec<u8>]) -> anyhow::Result<u64> {
-        let mut refused = 0;
-        for _ in 0..64usize.div_ceil(packets.len()) {
-            let mut count = 0;
-            for packet in packets.iter_mut() {
-                packet.clear();
-                match read(&from.fd, spare_capacity(packet)) {
-                    Ok(_) => count += 1,
-                    Err(Errno::AGAIN) => break,
-                    Err(error) => return Err(error.into()),
+    #[derive(Debug, Default)]
+    struct Totals {
+        packets: u64,
+        bytes: usize,
+        /// Packets that the other device did not take.
+        refused: u64,
+    }
+
+    impl Totals {
+        /// Forwards up to 64 packets, or as many as are held.
+        fn batch(
+            &mut self,
+            from: &PlainTun,
+            to: &PlainTun,
+            packets: &mut [Vec<u8>],
+        ) -> anyhow::Result<()> {
+            for _ in 0..64usize.div_ceil(packets.len()) {
+                let mut count = 0;
+                for packet in packets.iter_mut() {
+                    packet.clear();
+                    match read(&from.fd, spare_capacity(packet)) {
+                        Ok(_) => count += 1,
+                        Err(Errno::AGAIN) => break,
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                for packet in &packets[..count] {
+                    self.packets += 1;
+                    self.bytes += packet.len();
+                    self.refused += u64::from(write(&to.fd, packet).is_err());
+                }
+                if count < packets.len() {
+                    break;
                 }
             }
-            let held = &packets[..count];
-            refused += held
-                .iter()
-                .map(|p| u64::from(write(&to.fd, p).is_err()))
-                .sum::<u64>();
-            if count < packets.len() {
-                break;
-            }
+            Ok(())
         }
-        Ok(refused)
     }
 }
 

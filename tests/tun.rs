@@ -583,18 +583,20 @@ fn a_deleted_device_is_gone() {
     }
     let namespace = network();
     let tun = open(&namespace);
+    let limit = soon(10);
     thread::scope(|scope| {
         let waiter = scope.spawn(|| {
             // Whatever the kernel has sent before is taken, so that only the end wakes.
             while tun.receive(&mut Vec::new(), 100).is_ok() {
-                tun.wait(false, Some(soon(10)))?;
+                tun.wait(false, Some(limit))?;
             }
             Err::<(), _>(std::io::Error::other("receive"))
         });
         run(Command::new("ip").args(["-n", namespace.name(), "link", "del", "t0"]));
         assert!(waiter.join().unwrap().is_err());
     });
-    assert!(tun.wait(false, Some(soon(10))).is_err());
+    assert!(SystemClock.now() < limit, "the end did not wake the waiter");
+    assert!(tun.wait(false, Some(limit)).is_err());
     assert!(tun.receive(&mut Vec::new(), 1).is_err());
     assert!(matches!(ping(&tun), Err(TransmitError::Gone(_))));
 }
