@@ -298,7 +298,7 @@ impl Worker {
 
     fn send(&self, item: Item) {
         // Cannot fail: the receiver is beside the sender.
-        let _ = self.sender.send(item);
+        self.sender.send(item).ok();
     }
 
     fn arm(&self, at: Instant, task: &Arc<Task>) {
