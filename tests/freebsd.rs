@@ -4,6 +4,11 @@
 //! A [`Factory`] makes connected pairs; `conformance!` runs all cases over one, and
 //! `mixed!` the case that takes two.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test says by panicking what it did not expect"
+)]
+
 use sosplice::local;
 use sosplice::protocol::{Protocol, SoState, SocketEnd, Upcall, Wakeup};
 use sosplice::socket::Socket;

@@ -6,6 +6,7 @@ use super::*;
 use crate::buf::Buf;
 use crate::clock::{Clock, SystemClock};
 use crate::local;
+use crate::lock::{LEAF, Mutex};
 use crate::protocol::{Protocol, SocketEnd, Upcall, Wakeup};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -716,6 +717,57 @@ fn a_direct_ring_lets_the_user_go() {
         assert!(bench.pool.run_one(), "the ring never rests");
     }
     assert!(a.spliced() + b.spliced() > before);
+}
+
+#[test]
+fn the_thread_of_a_pass_can_end_its_splice() {
+    let bench = Bench::new();
+    let slot = Arc::new(Mutex::<Option<Socket>, LEAF>::new(None));
+    let (sender, ends) = mpsc::channel();
+    let in_pass = slot.clone();
+    let sink = scripted(
+        SoState::Stream,
+        move |_| {
+            let source = in_pass.lock().take();
+            sender.send(source.map(|source| source.unsplice())).unwrap();
+        },
+        |_| {},
+    );
+    sink.end().connected();
+    let splice = bench.left[1].splice_to(&sink, bench.options()).unwrap();
+    *slot.lock() = Some(bench.left[1].clone());
+    bench.left[0].send(b"x").unwrap();
+    bench.run();
+    let end = ends.recv().unwrap().unwrap().unwrap();
+    assert_eq!((end.cause, end.bytes), (Cause::Unspliced, 1));
+    assert_eq!(splice.wait(), end);
+}
+
+#[test]
+fn the_thread_of_a_pass_can_close_the_source() {
+    let Bench {
+        pool,
+        left: [l0, l1],
+        ..
+    } = Bench::new();
+    let slot = Arc::new(Mutex::<Option<Socket>, LEAF>::new(None));
+    let in_pass = slot.clone();
+    let close = move |_: &SocketEnd| {
+        let source = in_pass.lock().take();
+        drop(source);
+    };
+    let sink = scripted(SoState::Stream, close, |_| {});
+    sink.end().connected();
+    let options = Options {
+        pool: Some(pool.clone()),
+        ..Options::default()
+    };
+    let splice = l1.splice_to(&sink, options).unwrap();
+    *slot.lock() = Some(l1);
+    l0.send(b"x").unwrap();
+    while pool.run_one() {}
+    assert_eq!(splice.wait().cause, Cause::SourceClosed);
+    assert_eq!(read(&l0).unwrap(), b"");
 }
 
 #[test]
