@@ -24,10 +24,12 @@
 
 mod machine;
 mod pool;
+mod stats;
 mod task;
 mod xfer;
 
-pub use pool::{Builder, DEFAULT_QUANTUM, SplicePool, Stats};
+pub use pool::{Builder, DEFAULT_QUANTUM, SplicePool};
+pub use stats::Stats;
 
 use crate::error::SoError;
 use crate::protocol::SoState;
