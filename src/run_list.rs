@@ -32,6 +32,7 @@ pub(crate) struct Budget {
 
 impl Budget {
     /// A driver thread after a batch: this is its work.
+    #[allow(dead_code, reason = "the stack's drivers use it")]
     pub(crate) const DRIVER: Budget = Budget {
         jobs: 256,
         bytes: 8 * 1024 * 1024,

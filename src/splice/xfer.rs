@@ -154,15 +154,15 @@ mod tests {
         #[test]
         fn moves_all_that_the_terms_allow(
             queued in 0usize..50, space in 0usize..50, quantum in 1usize..50,
-            limit in proptest::option::of(1u64..50), closed: bool,
+            limit in proptest::option::of(1usize..50), closed: bool,
         ) {
             let (mut rcv, mut snd) = buffers(queued, space);
             if closed {
                 rcv.close();
             }
-            let terms = Terms { limit, quantum, ..PLENTY };
+            let terms = Terms { limit: limit.map(|limit| limit as u64), quantum, ..PLENTY };
             let (count, stop) = transfer(&mut rcv, &mut snd, terms);
-            let left = limit.map_or(usize::MAX, |limit| limit as usize);
+            let left = limit.unwrap_or(usize::MAX);
             prop_assert_eq!(count, queued.min(space).min(quantum).min(left));
             prop_assert_eq!((rcv.len(), snd.len()), (queued - count, count));
             let reason_holds = match stop {
