@@ -9,14 +9,14 @@
     reason = "a test says by panicking what it did not expect"
 )]
 
-use sosplice::local;
 use sosplice::protocol::{Protocol, SoState, SocketEnd, Upcall, Wakeup};
 use sosplice::socket::Socket;
 use sosplice::splice::{Cause, Dispatch, Options, Role, SpliceError, SplicePool, UnspliceError};
+use sosplice::{Stack, TcpListener, TcpStream, link, local};
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Duration;
 
@@ -29,6 +29,42 @@ fn memory() -> (Socket, Socket) {
 
 fn small_memory() -> (Socket, Socket) {
     local::pair_with_hiwat(4096, 4096)
+}
+
+/// Two stacks on both ends of a link, for all connections of this process.
+struct Stacks {
+    client: Stack,
+    server: Stack,
+}
+
+static STACKS: LazyLock<Stacks> = LazyLock::new(|| {
+    let (a, b) = link::memory::pair(link::memory::Config::default());
+    let stack = |link, host: u8| {
+        Stack::builder(link)
+            .address(format!("10.0.0.{host}/24").parse().unwrap())
+            .address(format!("fd00::{host}/64").parse().unwrap())
+            .build()
+            .unwrap()
+    };
+    Stacks {
+        client: stack(a, 1),
+        server: stack(b, 2),
+    }
+});
+
+fn connection(server: &str) -> (Socket, Socket) {
+    let listener = TcpListener::bind(&STACKS.server, server.parse().unwrap()).unwrap();
+    let client = TcpStream::connect(&STACKS.client, listener.local_addr()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    (client.as_ref().clone(), server.as_ref().clone())
+}
+
+fn tcp() -> (Socket, Socket) {
+    connection("10.0.0.2:0")
+}
+
+fn tcp6() -> (Socket, Socket) {
+    connection("[fd00::2]:0")
 }
 
 /// Two connections. `left[1]` and `right[0]` are the proxy's.
@@ -472,3 +508,9 @@ conformance!(memory_direct, memory, Dispatch::Direct);
 conformance!(small_memory_worker, small_memory, Dispatch::Worker);
 conformance!(small_memory_direct, small_memory, Dispatch::Direct);
 mixed!(memory_and_small_memory, memory, small_memory);
+conformance!(tcp_worker, tcp, Dispatch::Worker);
+conformance!(tcp_direct, tcp, Dispatch::Direct);
+conformance!(tcp6_worker, tcp6, Dispatch::Worker);
+mixed!(v4_to_v6, tcp, tcp6);
+mixed!(v6_to_v4, tcp6, tcp);
+mixed!(memory_to_tcp, memory, tcp);

@@ -286,9 +286,14 @@ impl Tcb {
 
     /// Feeds what was held, when the edge has moved right. `false`: nothing was fed.
     fn release_held(&mut self, env: &Env<'_>) -> bool {
-        let (Some(held), Some(engine)) = (&self.held, &self.engine) else { return false };
+        let (Some(held), Some(engine)) = (&self.held, &self.engine) else {
+            return false;
+        };
         let state = engine.state();
-        let Some(verdict) = self.guard.judge_held(state, held.position, held.len, held.fin) else {
+        let Some(verdict) = self
+            .guard
+            .judge_held(state, held.position, held.len, held.fin)
+        else {
             return false;
         };
         if let Some(held) = self.held.take()
@@ -321,7 +326,11 @@ impl Tcb {
         let after = self.state();
         let grown = self.rcv_queue().wrapping_sub(queue);
         let as_judged = after == State::Listen || grown == feed.growth;
-        debug_assert!(as_judged, "I1: {feed:?} grew {grown} in {before:?}: {:?}", self.guard);
+        debug_assert!(
+            as_judged,
+            "I1: {feed:?} grew {grown} in {before:?}: {:?}",
+            self.guard
+        );
         self.check(as_judged, "I1: the engine grew as the guard said");
         if feed.keep {
             self.keep(feed, bytes);
@@ -370,13 +379,7 @@ impl Tcb {
         }
     }
 
-    fn feed_engine(
-        &mut self,
-        header: &Header,
-        len: usize,
-        bytes: &[Buf],
-        env: &Env<'_>,
-    ) {
+    fn feed_engine(&mut self, header: &Header, len: usize, bytes: &[Buf], env: &Env<'_>) {
         let now = self.engine_time(env.now);
         #[cfg(test)]
         self.tap.fed(now, &self.tuple, header, len, bytes);
