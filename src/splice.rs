@@ -18,15 +18,18 @@
 //! Two things are better than in FreeBSD: a call that fails changes nothing, and ending a splice
 //! waits for nobody, so it can be done from any thread, also inside a callback.
 //!
-//! Inside: [`machine`] (states), [`xfer`] (moving), [`task`] (both, bound to locks and time),
-//! [`pool`] (threads).
+//! Inside: `machine` (states), `xfer` (moving), `task` (both, bound to locks and time), `pool`
+//! (threads). Locks: `so_rcv` of the source (2), `so_snd` of the sink (3), the splice's state (4),
+//! queues (5).
 
 mod machine;
 mod pool;
+mod stats;
 mod task;
 mod xfer;
 
-pub use pool::{Builder, DEFAULT_QUANTUM, SplicePool, Stats};
+pub use pool::{Builder, DEFAULT_QUANTUM, SplicePool};
+pub use stats::Stats;
 
 use crate::error::SoError;
 use crate::protocol::SoState;

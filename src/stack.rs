@@ -5,8 +5,8 @@
 //! hash look-up; connections have an engine and a lock of their own, so nothing global is locked or
 //! walked for a segment.
 //!
-//! **Endings.** Sockets and listeners hold their stack. When the last of them and the last `Stack`
-//! handle are gone, the driver delivers what was sent for up to five seconds, resets what is left
+//! **Endings.** Sockets and listeners keep their stack running. When the last of them and the last
+//! `Stack` handle are gone, the driver delivers what was sent for up to five seconds, resets what is left
 //! and ends. When the link fails, every connection ends with
 //! [`NetworkDown`](crate::error::SoError::NetworkDown).
 //!
@@ -43,7 +43,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use table::{Entry, Table};
@@ -235,6 +235,7 @@ impl Builder {
             secret: RandomState::new(),
             random: AtomicU64::new(seed),
             closing: AtomicBool::new(false),
+            attached: AtomicUsize::new(0),
         });
         let driver = Driver::new(shared.clone());
         Ok((
@@ -343,6 +344,8 @@ pub(crate) struct Shared {
     secret: RandomState,
     random: AtomicU64,
     closing: AtomicBool,
+    /// Sockets whose last handle is still there.
+    attached: AtomicUsize,
 }
 
 impl std::fmt::Debug for Shared {
@@ -522,8 +525,14 @@ impl Shared {
         self.addresses.iter().any(|net| net.addr() == address)
     }
 
-    pub(crate) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Acquire)
+    /// Nobody holds the stack, or a socket of it, any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.closing.load(Ordering::Acquire) && self.attached.load(Ordering::Acquire) == 0
+    }
+
+    /// A socket is handed out.
+    pub(crate) fn attach(&self) {
+        self.attached.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The address whose prefix contains the destination and is longest, or any of its family.
@@ -693,6 +702,11 @@ impl Host for Shared {
         }
     }
 
+    fn detached(&self) {
+        self.attached.fetch_sub(1, Ordering::AcqRel);
+        self.wake_if(self.is_abandoned());
+    }
+
     fn closed(&self, conn: &Arc<Conn>, record: Option<TimeWait>) {
         let listening = self.half_open.lock().remove(&conn.tuple);
         if let Some(listening) = listening {
@@ -701,6 +715,6 @@ impl Host for Shared {
         let now = self.clock.now();
         drop(self.table.end(conn, record, now));
         // The driver may wait for the last connection to end.
-        self.wake_if(self.is_closing());
+        self.wake_if(self.is_abandoned());
     }
 }

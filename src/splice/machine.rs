@@ -15,8 +15,11 @@
 
 use crate::protocol::Wakeup;
 
+#[cfg(test)]
+mod model;
+
 /// Why a splice has nothing to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Reason {
     /// The source is empty.
     NoData,
@@ -25,7 +28,7 @@ pub(super) enum Reason {
 }
 
 /// Where a splice is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum State {
     Idle(Reason),
     Queued,
@@ -35,7 +38,7 @@ pub(super) enum State {
 }
 
 /// What happens to a splice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Event {
     /// One of its buffers has changed.
     Wake(Wakeup),

@@ -8,8 +8,8 @@
 //! Queue and timers hold splices weakly. Locks: leaves (5), one at a time. A user's handle is a
 //! [`SplicePool`]; workers and splices hold [`Shared`], so the last handle can end them.
 
+use super::stats::{Counts, Stats};
 use super::task::{Party, Task};
-use super::xfer::Stop;
 use super::{Cause, Dispatch, SpliceError};
 use crate::clock::{self, Clock};
 use crate::lock::{LEAF, Mutex};
@@ -18,7 +18,7 @@ use crate::timer::Timers;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::Instant;
@@ -241,7 +241,7 @@ impl Shared {
     /// Takes a splice that has just been put on its buffers.
     pub(super) fn adopt(&self, task: &Arc<Task>) {
         let worker = &self.workers[task.worker];
-        self.counts.started.fetch_add(1, Ordering::Relaxed);
+        self.counts.started();
         worker.tasks.lock().add(Arc::downgrade(task));
         if let Some(at) = task.next_timer() {
             worker.arm(at, task);
@@ -379,80 +379,5 @@ impl Tasks {
 
     fn take(&mut self) -> Vec<Weak<Task>> {
         std::mem::take(&mut self.tasks)
-    }
-}
-
-/// What the splices of a pool have done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Splices set up.
-    pub started: u64,
-    /// Passes run.
-    pub passes: u64,
-    /// Bytes moved.
-    pub bytes: u64,
-    /// Passes after which the splice went straight back to its queue.
-    pub requeues: u64,
-    /// Passes that stopped because the source was empty.
-    pub stalls_no_data: u64,
-    /// Passes that stopped because the sink had no room or was not connected.
-    pub stalls_no_room: u64,
-    ended: [u64; Cause::KINDS],
-}
-
-impl Stats {
-    /// Splices that have ended.
-    pub fn ended(&self) -> u64 {
-        self.ended.iter().sum()
-    }
-
-    /// Splices that have ended for this kind of cause (which error it was plays no part).
-    pub fn ended_by(&self, cause: Cause) -> u64 {
-        self.ended[cause.kind()]
-    }
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    started: AtomicU64,
-    passes: AtomicU64,
-    bytes: AtomicU64,
-    requeues: AtomicU64,
-    no_data: AtomicU64,
-    no_room: AtomicU64,
-    ended: [AtomicU64; Cause::KINDS],
-}
-
-impl Counts {
-    pub(super) fn pass(&self, bytes: u64, stop: Stop) {
-        self.passes.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        match stop {
-            Stop::NoData => self.no_data.fetch_add(1, Ordering::Relaxed),
-            Stop::NoRoom => self.no_room.fetch_add(1, Ordering::Relaxed),
-            Stop::SinkGone | Stop::Limit | Stop::Eof | Stop::Quantum => 0,
-        };
-    }
-
-    pub(super) fn requeued(&self) {
-        self.requeues.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn ended(&self, cause: Cause) {
-        self.ended[cause.kind()].fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn snapshot(&self) -> Stats {
-        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Stats {
-            started: load(&self.started),
-            passes: load(&self.passes),
-            bytes: load(&self.bytes),
-            requeues: load(&self.requeues),
-            stalls_no_data: load(&self.no_data),
-            stalls_no_room: load(&self.no_room),
-            ended: std::array::from_fn(|kind| load(&self.ended[kind])),
-        }
     }
 }

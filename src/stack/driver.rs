@@ -184,7 +184,7 @@ impl Driver {
                 Ok(true) => continue,
                 Ok(false) => {}
             }
-            if self.shared.is_closing() {
+            if self.shared.is_abandoned() {
                 let now = self.shared.now();
                 let until = *until.get_or_insert(now + LINGER);
                 if self.shared.table.connections() == 0 || now >= until {

@@ -20,21 +20,16 @@ use std::time::Duration;
 /// An example is at [`TcpListener`](crate::TcpListener).
 #[derive(Debug, Clone)]
 pub struct TcpStream {
-    // Dropped first: closing needs the stack's driver.
     socket: Socket,
     conn: Arc<Conn>,
-    _stack: Stack,
 }
 
 impl TcpStream {
     pub(crate) fn new(stack: &Stack, conn: Arc<Conn>) -> TcpStream {
         let protocol: Arc<dyn Protocol> = conn.clone();
         let socket = Socket::new(conn.end.clone(), protocol);
-        TcpStream {
-            socket,
-            conn,
-            _stack: stack.clone(),
-        }
+        stack.shared().attach();
+        TcpStream { socket, conn }
     }
 
     /// Connects to an address and waits until the connection stands. The source address is the one

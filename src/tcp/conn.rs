@@ -231,6 +231,7 @@ impl Protocol for Conn {
     fn detach(&self) {
         lock::assert_none_held();
         self.run(Work::DETACH, Runner::User);
+        self.host.detached();
     }
 
     fn name(&self) -> &'static str {

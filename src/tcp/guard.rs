@@ -52,6 +52,9 @@ pub(crate) struct Feed {
     pub(crate) keep: bool,
     /// By how much the engine's in-order bytes will grow.
     pub(crate) growth: usize,
+    /// Bytes behind `len` that were cut although the peer was once allowed to send them, because
+    /// the edge has moved left: to be held, and judged again when it has moved right.
+    pub(crate) held: usize,
 }
 
 /// What the guard needs to know of an emitted frame.
@@ -71,8 +74,11 @@ pub(crate) struct Guard {
     iss: Option<u32>,
     irs: Option<u32>,
     rcv_nxt: u64,
-    /// Right edge of the window as last advertised.
+    /// Right edge of the window as last advertised. It moves left by up to 2^shift - 1 (RFC 7323
+    /// 2.4), since the engine rounds down.
     edge: u64,
+    /// The furthest edge ever advertised: the peer was allowed to send up to here.
+    max_edge: u64,
     /// Bytes that left the engine's receive ring.
     consumed: u64,
     /// Position behind the last byte that is kept.
@@ -106,6 +112,7 @@ impl Guard {
             irs: None,
             rcv_nxt: 0,
             edge: 0,
+            max_edge: 0,
             consumed: 0,
             high: 0,
             fin_at: None,
@@ -210,6 +217,7 @@ impl Guard {
             let shift = if header.has(SYN) { 0 } else { self.shift };
             let acked = unwrap(header.ack, irs, self.rcv_nxt);
             self.edge = u64::try_from(acked).unwrap_or(0) + (u64::from(header.window) << shift);
+            self.max_edge = self.max_edge.max(self.edge);
         }
     }
 
@@ -311,7 +319,7 @@ impl Guard {
                 flags: RST,
                 ..*header
             }))
-        } else if start > next && start < signed(self.right_edge()) {
+        } else if start > next && start <= signed(self.allowed_edge()) {
             Verdict::Challenge(self.below_window())
         } else {
             Verdict::Drop
@@ -355,14 +363,16 @@ impl Guard {
             };
         }
         // RFC 9293 3.10.7.4: with a closed window, acknowledgements are to be taken all the same.
-        let probed = cut.start == next && self.right_edge() == self.rcv_nxt;
-        if probed && let Some(ack) = self.acceptable_ack(header.ack) {
+        // The same goes for a sender that was allowed to go beyond where the edge is now.
+        let allowed = cut.start >= next && cut.start <= signed(self.allowed_edge());
+        if allowed && let Some(ack) = self.acceptable_ack(header.ack) {
             if ack >= signed(self.snd_una) {
                 let empty = Cut {
                     acceptable: true,
                     skip: 0,
                     len: 0,
                     fin: false,
+                    held: 0,
                     ..*cut
                 };
                 return Verdict::FeedThenAnswer(self.accept(header, &empty, ack), answer);
@@ -402,6 +412,7 @@ impl Guard {
             position,
             keep: false,
             growth: 0,
+            held: cut.held,
         };
         if cut.len > 0 {
             let offset = usize::try_from(position - self.rcv_nxt).unwrap_or(usize::MAX);
@@ -460,15 +471,12 @@ impl Guard {
             skip: 0,
             len: 0,
             fin: false,
+            held: 0,
         };
-        if !occupies {
-            // At the very edge is fine: the peer has filled the window.
-            cut.acceptable = start >= next && start <= right;
-            return cut;
-        }
-        if !may_receive(state) {
-            // Text behind the peer's FIN is ignored, its acknowledgement is not.
-            cut.acceptable = start >= next && start <= right;
+        if !occupies || !may_receive(state) {
+            // At the very edge is fine: the peer has filled the window. Text behind the peer's FIN
+            // is ignored, its acknowledgement is not.
+            cut.acceptable = start >= next && start <= signed(self.allowed_edge());
             return cut;
         }
         let stop = self
@@ -479,6 +487,9 @@ impl Guard {
             cut.acceptable = true;
             cut.skip = usize::try_from(from - start).unwrap_or(0);
             cut.len = usize::try_from(to - from).unwrap_or(0);
+            if end > to && to == right && end <= signed(self.allowed_edge()) {
+                cut.held = usize::try_from(end - to).unwrap_or(0);
+            }
         }
         // A FIN counts if nothing before it was cut, and nothing is known behind it.
         if fin && end >= next && end <= right && start <= right && end >= signed(self.high) {
@@ -499,6 +510,31 @@ impl Guard {
         self.edge
             .min(self.consumed + self.capacity)
             .max(self.rcv_nxt)
+    }
+
+    /// How far the peer was ever allowed to send.
+    fn allowed_edge(&self) -> u64 {
+        self.max_edge.max(self.rcv_nxt)
+    }
+
+    /// Judges bytes again that were held, and the FIN behind them: `None` if their turn has not
+    /// come. Bytes that came otherwise meanwhile are left out.
+    pub(crate) fn judge_held(
+        &mut self,
+        state: State,
+        position: u64,
+        len: usize,
+        fin: bool,
+    ) -> Option<Verdict> {
+        let turn = position <= self.rcv_nxt && self.right_edge() > self.rcv_nxt;
+        let header = Header {
+            seq: self.rcv_seq(position),
+            ack: self.snd_seq(self.snd_una),
+            flags: if fin { ACK | FIN } else { ACK },
+            window: self.window,
+            options: SynOptions::default(),
+        };
+        turn.then(|| self.judge(state, &header, len))
     }
 
     fn position_of(&self, seq: u32) -> i64 {
@@ -540,6 +576,7 @@ struct Cut {
     skip: usize,
     len: usize,
     fin: bool,
+    held: usize,
 }
 
 fn may_receive(state: State) -> bool {
@@ -557,6 +594,7 @@ fn bare(header: Header) -> Feed {
         position: 0,
         keep: false,
         growth: 0,
+        held: 0,
     }
 }
 

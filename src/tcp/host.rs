@@ -51,6 +51,8 @@ pub(crate) trait Host: Send + Sync {
     fn hand_over(&self, conn: &Arc<Conn>);
     /// The handshake is over.
     fn established(&self, conn: &Arc<Conn>);
+    /// The last handle of a socket was closed.
+    fn detached(&self);
     /// The connection is over.
     fn closed(&self, conn: &Arc<Conn>, record: Option<TimeWait>);
 }

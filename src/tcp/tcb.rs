@@ -20,7 +20,7 @@ use super::host::Counters;
 use super::store::Store;
 use super::time_wait::TimeWait;
 use super::wire::{self, FIN, Header, RST, SYN, Segment, Tuple};
-use crate::buf::{Chain, Gather};
+use crate::buf::{Buf, Chain, Gather};
 use crate::error::SoError;
 use crate::link::{Checksum, Link, Packet, TransmitError};
 use crate::protocol::SocketEnd;
@@ -137,6 +137,15 @@ struct Waiting {
     segment: Option<NonZeroU16>,
 }
 
+/// See [`Feed::held`].
+#[derive(Debug)]
+struct Held {
+    position: u64,
+    bytes: Gather,
+    len: usize,
+    fin: bool,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Tcb {
@@ -145,6 +154,9 @@ pub(crate) struct Tcb {
     engine: Option<Engine>,
     guard: Guard,
     store: Store,
+    /// Bytes (at most 2^shift - 1, and a FIN) that the peer was allowed to send before the edge moved
+    /// left.
+    held: Option<Held>,
     /// In-order bytes on their way to `so_rcv`.
     inbox: Chain,
     /// The peer's FIN came in order and is to be told.
@@ -190,6 +202,7 @@ impl Tcb {
             engine: Some(engine),
             guard: Guard::new(rcv_ring),
             store: Store::default(),
+            held: None,
             inbox: Chain::default(),
             eof: false,
             queued: 0,
@@ -233,18 +246,62 @@ impl Tcb {
             .guard
             .judge(engine.state(), &header, segment.payload_len)
         {
-            Verdict::Drop => env.counters.refused.add(1),
-            Verdict::Feed(feed) => self.feed(&feed, &segment.payload, env),
-            Verdict::Answer(header) => self.draw_ack(&header, 1, env),
-            Verdict::Challenge(header) => self.draw_ack(&header, 0, env),
-            Verdict::FeedThenAnswer(feed, header) => {
+            Verdict::Feed(feed) => {
+                self.hold(&feed, segment);
                 self.feed(&feed, &segment.payload, env);
-                self.draw_ack(&header, 1, env);
             }
+            other => self.act(other, &segment.payload, env),
         }
         if let Some(feed) = self.guard.replay_fin() {
             self.feed(&feed, &[], env);
         }
+    }
+
+    fn act(&mut self, verdict: Verdict, payload: &[Buf], env: &Env<'_>) {
+        match verdict {
+            Verdict::Drop => env.counters.refused.add(1),
+            Verdict::Feed(feed) => self.feed(&feed, payload, env),
+            Verdict::Answer(header) => self.draw_ack(&header, 1, env),
+            Verdict::Challenge(header) => self.draw_ack(&header, 0, env),
+            Verdict::FeedThenAnswer(feed, header) => {
+                self.feed(&feed, payload, env);
+                self.draw_ack(&header, 1, env);
+            }
+        }
+    }
+
+    /// Keeps what was cut only because the edge has moved left.
+    fn hold(&mut self, feed: &Feed, segment: &Segment) {
+        let stale = |held: &Held| held.position < self.guard.rcv_nxt();
+        if feed.held > 0 && self.held.as_ref().is_none_or(stale) {
+            let bytes = cut(&segment.payload, feed.skip + feed.len, feed.held);
+            self.held = Some(Held {
+                position: feed.position + feed.len as u64,
+                bytes: bytes.iter().map(|buf| Buf::copy_of(buf)).collect(),
+                len: feed.held,
+                fin: segment.header.has(FIN),
+            });
+        }
+    }
+
+    /// Feeds what was held, when the edge has moved right. `false`: nothing was fed.
+    fn release_held(&mut self, env: &Env<'_>) -> bool {
+        let (Some(held), Some(engine)) = (&self.held, &self.engine) else {
+            return false;
+        };
+        let state = engine.state();
+        let Some(verdict) = self
+            .guard
+            .judge_held(state, held.position, held.len, held.fin)
+        else {
+            return false;
+        };
+        if let Some(held) = self.held.take()
+            && matches!(verdict, Verdict::Feed(_))
+        {
+            self.act(verdict, &held.bytes, env);
+        }
+        true
     }
 
     /// Feeds a segment outside the window, whose only effect is the engine's answer.
@@ -262,15 +319,19 @@ impl Tcb {
         self.engine.as_ref().map_or(0, Engine::rcv_queue)
     }
 
-    fn feed(&mut self, feed: &Feed, payload: &[crate::buf::Buf], env: &Env<'_>) {
+    fn feed(&mut self, feed: &Feed, payload: &[Buf], env: &Env<'_>) {
         let (before, queue) = (self.state(), self.rcv_queue());
         let bytes = cut(payload, feed.skip, feed.len);
         self.feed_engine(&feed.header, feed.len, &bytes, env);
         let after = self.state();
-        self.check(
-            after == State::Listen || self.rcv_queue() - queue == feed.growth,
-            "I1: the engine grew as the guard said",
+        let grown = self.rcv_queue().wrapping_sub(queue);
+        let as_judged = after == State::Listen || grown == feed.growth;
+        debug_assert!(
+            as_judged,
+            "I1: {feed:?} grew {grown} in {before:?}: {:?}",
+            self.guard
         );
+        self.check(as_judged, "I1: the engine grew as the guard said");
         if feed.keep {
             self.keep(feed, bytes);
         }
@@ -318,13 +379,7 @@ impl Tcb {
         }
     }
 
-    fn feed_engine(
-        &mut self,
-        header: &Header,
-        len: usize,
-        bytes: &[crate::buf::Buf],
-        env: &Env<'_>,
-    ) {
+    fn feed_engine(&mut self, header: &Header, len: usize, bytes: &[Buf], env: &Env<'_>) {
         let now = self.engine_time(env.now);
         #[cfg(test)]
         self.tap.fed(now, &self.tuple, header, len, bytes);
@@ -369,7 +424,11 @@ impl Tcb {
         self.deliver(work.has(Work::IDLE), env);
         self.drop_acknowledged(env);
         self.queue(env);
-        let link_full = !self.emit(env);
+        let mut link_full = !self.emit(env);
+        if self.release_held(env) {
+            self.deliver(false, env);
+            link_full = !self.emit(env);
+        }
         self.expire(env);
         let mut served = Served {
             link_full,
@@ -642,7 +701,7 @@ impl Tcb {
 }
 
 /// References to `len` bytes behind the first `skip`.
-fn cut(payload: &[crate::buf::Buf], mut skip: usize, mut len: usize) -> Gather {
+fn cut(payload: &[Buf], mut skip: usize, mut len: usize) -> Gather {
     let mut part = Gather::new();
     for buf in payload {
         if len == 0 {

@@ -1,0 +1,203 @@
+//! Every interleaving of a small world with the machine: bytes and room that come one at a time, an
+//! end of file, somebody who unsplices, and a pass that is three steps (start, move, done).
+//!
+//! A buffer changes and wakes in one step, since both happen under its lock; so do moving and
+//! hiding. Checked in every world: at most one queue entry, no impossible event. Checked where
+//! nothing can happen any more: no byte is left that could move, no end is left undiscovered.
+
+use super::{Action, Event, Reason, State, step};
+use crate::protocol::Wakeup;
+use std::collections::HashSet;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Pass {
+    None,
+    Started,
+    Moved(Event),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct World {
+    state: State,
+    queued: u8,
+    pass: Pass,
+    hidden: bool,
+    completed: u8,
+    data: u8,
+    room: u8,
+    eof: bool,
+    // What is still to happen.
+    arrivals: u8,
+    acks: u8,
+    closes: u8,
+    unsplices: u8,
+}
+
+impl World {
+    /// Just set up: the first pass is to run in the caller.
+    fn new(unsplices: u8) -> World {
+        World {
+            state: State::Queued,
+            queued: 1,
+            pass: Pass::None,
+            hidden: false,
+            completed: 0,
+            data: 1,
+            room: 1,
+            eof: false,
+            arrivals: 6,
+            acks: 6,
+            closes: 1,
+            unsplices,
+        }
+    }
+
+    fn happen(mut self, event: Event) -> (World, Action) {
+        let (state, action) = step(self.state, event);
+        self.state = state;
+        self.queued += u8::from(action == Action::Enqueue);
+        self.completed += u8::from(action == Action::Complete);
+        assert_ne!(action, Action::Invalid, "{event:?} in {self:?}");
+        assert!(self.queued <= 1 && self.completed <= 1, "{self:?}");
+        (self, action)
+    }
+
+    /// A wake-up reaches the splice only while it is on the buffers.
+    fn wake(self, wakeup: Wakeup) -> World {
+        if self.hidden {
+            return self;
+        }
+        self.happen(Event::Wake(wakeup)).0
+    }
+
+    fn hide(self) -> World {
+        World {
+            hidden: true,
+            ..self
+        }
+        .happen(Event::Hide)
+        .0
+    }
+
+    /// The locked part of a pass: one byte at most.
+    fn transfer(mut self) -> World {
+        let mut done = Event::DoneMore;
+        if !self.hidden {
+            let count = self.data.min(self.room).min(1);
+            self.data -= count;
+            self.room -= count;
+            if self.eof && self.data == 0 {
+                self = self.hide();
+            } else if self.data == 0 {
+                done = Event::DoneIdle(Reason::NoData);
+            } else if self.room == 0 {
+                done = Event::DoneIdle(Reason::NoRoom);
+            }
+        }
+        World {
+            pass: Pass::Moved(done),
+            ..self
+        }
+    }
+
+    fn next(self) -> Vec<World> {
+        let mut next = Vec::new();
+        if self.arrivals > 0 {
+            let (arrivals, data) = (self.arrivals - 1, self.data + 1);
+            next.push(
+                World {
+                    arrivals,
+                    data,
+                    ..self
+                }
+                .wake(Wakeup::Data),
+            );
+        } else if self.closes > 0 {
+            next.push(
+                World {
+                    closes: 0,
+                    eof: true,
+                    ..self
+                }
+                .wake(Wakeup::RcvClosed),
+            );
+        }
+        if self.acks > 0 {
+            let (acks, room) = (self.acks - 1, self.room + 1);
+            next.push(World { acks, room, ..self }.wake(Wakeup::Space));
+        }
+        if self.unsplices > 0 && !self.hidden {
+            next.push(
+                World {
+                    unsplices: 0,
+                    ..self
+                }
+                .hide(),
+            );
+        }
+        match self.pass {
+            Pass::None if self.queued > 0 => {
+                let queued = self.queued - 1;
+                let (world, action) = World { queued, ..self }.happen(Event::Start);
+                let pass = if action == Action::Run {
+                    Pass::Started
+                } else {
+                    Pass::None
+                };
+                next.push(World { pass, ..world });
+            }
+            Pass::None => {}
+            Pass::Started => next.push(self.transfer()),
+            Pass::Moved(done) => next.push(
+                World {
+                    pass: Pass::None,
+                    ..self
+                }
+                .happen(done)
+                .0,
+            ),
+        }
+        next
+    }
+
+    fn check_the_end(self) {
+        let ended = self.state == State::Ended && self.completed == 1;
+        let nothing_to_do = (self.data == 0 || self.room == 0) && !(self.eof && self.data == 0);
+        assert_eq!(ended, self.hidden, "{self:?}");
+        assert!(ended || nothing_to_do, "stranded: {self:?}");
+    }
+}
+
+/// Visits all worlds, in each of which there is room for every byte in the end; returns how many there are and how many of them are final.
+fn explore(start: World) -> (usize, usize) {
+    let mut seen = HashSet::from([start]);
+    let mut open = vec![start];
+    let mut finals = 0;
+    while let Some(world) = open.pop() {
+        let next = world.next();
+        if next.is_empty() {
+            world.check_the_end();
+            finals += 1;
+        }
+        open.extend(next.into_iter().filter(|world| seen.insert(*world)));
+    }
+    (seen.len(), finals)
+}
+
+#[test]
+fn no_interleaving_strands_a_byte() {
+    let (worlds, finals) = explore(World::new(0));
+    assert!(
+        worlds > 500 && finals >= 1,
+        "{worlds} worlds, {finals} final"
+    );
+}
+
+#[test]
+fn no_interleaving_with_an_unsplicer_hangs() {
+    let (worlds, finals) = explore(World::new(1));
+    assert!(
+        worlds > 1000 && finals > 5,
+        "{worlds} worlds, {finals} final"
+    );
+}

@@ -1,0 +1,363 @@
+//! What a splice does, as documented.
+
+use super::*;
+
+#[test]
+fn a_late_queue_entry_of_an_old_splice_does_nothing() {
+    let bench = Bench::new();
+    let old = bench.splice();
+    bench.left[0].send(b"queued").unwrap();
+    let end = bench.left[1].unsplice().unwrap();
+    assert_eq!((end.cause, end.bytes), (Cause::Unspliced, 0));
+    assert_eq!(old.wait(), end);
+    bench.run();
+    assert_eq!(read(&bench.left[1]).unwrap(), b"queued");
+}
+
+#[test]
+fn idle_is_rearmed_by_moved_bytes_and_lifetime_is_not() {
+    let second = Some(Duration::from_secs(1));
+    for (idle, lifetime, expected) in [(second, None, None), (None, second, Some(Cause::Lifetime))]
+    {
+        let bench = Bench::new();
+        let splice = bench.splice_with(Options {
+            idle,
+            lifetime,
+            ..bench.options()
+        });
+        for _ in 0..3 {
+            bench.clock.advance(600);
+            bench.left[0].send(b"x").unwrap();
+            bench.run();
+        }
+        assert_eq!(cause(&splice), expected);
+    }
+}
+
+#[test]
+fn idle_ends_a_splice_that_moves_nothing() {
+    let bench = Bench::new();
+    let idle = Some(Duration::from_secs(1));
+    let splice = bench.splice_with(Options {
+        idle,
+        ..bench.options()
+    });
+    bench.clock.advance(999);
+    assert_eq!(
+        bench.pool.next_deadline().map(|at| at > bench.clock.now()),
+        Some(true)
+    );
+    bench.run();
+    assert_eq!(cause(&splice), None);
+    // Room and window updates are no bytes.
+    bench.right[0].set_snd_lowat(1);
+    bench.clock.advance(1);
+    bench.run();
+    assert_eq!(cause(&splice), Some(Cause::Idle));
+    assert_eq!(bench.pool.next_deadline(), None);
+}
+
+#[test]
+fn a_limit_that_queued_bytes_meet_ends_the_splice_in_the_call() {
+    let bench = Bench::new();
+    bench.left[0].send(b"0123456789").unwrap();
+    let splice = bench.splice_with(Options {
+        limit: Some(4),
+        ..bench.options()
+    });
+    let end = splice.end().unwrap();
+    assert_eq!((end.cause, end.bytes, end.passes), (Cause::Limit, 4, 1));
+    assert_eq!(read(&bench.right[1]).unwrap(), b"0123");
+    assert_eq!(read(&bench.left[1]).unwrap(), b"456789");
+}
+
+#[test]
+fn a_long_pass_goes_to_the_back_of_the_queue() {
+    let bench = Bench::with(|builder| builder.workers(1).quantum(10));
+    let other = Bench::new();
+    bench.left[0].send(&[1; 50]).unwrap();
+    other.left[0].send(&[2; 50]).unwrap();
+    let long = bench.splice();
+    let beside = other.splice_with(bench.options());
+    let mut progress = Vec::new();
+    while bench.pool.run_one() {
+        progress.push((long.bytes(), beside.bytes()));
+    }
+    assert_eq!(progress[..4], [(20, 10), (20, 20), (30, 20), (30, 30)]);
+    assert_eq!(progress.last(), Some(&(50, 50)));
+    assert!(bench.pool.stats().requeues >= 8);
+}
+
+#[test]
+fn only_the_edge_that_matters_wakes() {
+    let bench = Bench::new();
+    bench.splice();
+    let passes = || bench.pool.stats().passes;
+    let before = passes();
+    bench.right[0].set_snd_hiwat(HIWAT);
+    bench.run();
+    assert_eq!(
+        passes(),
+        before,
+        "space means nothing to a splice without data"
+    );
+    for _ in 0..4 {
+        bench.left[0].send(&[7; HIWAT]).unwrap();
+        bench.run();
+        if bench.left[1].readable_bytes() == HIWAT {
+            break;
+        }
+    }
+    let before = passes();
+    bench.left[1].set_rcv_lowat(1);
+    bench.run();
+    assert_eq!(
+        passes(),
+        before,
+        "data means nothing to a splice without room"
+    );
+}
+
+#[test]
+fn both_directions_share_a_worker() {
+    let bench = Bench::with(|builder| builder.workers(3));
+    let pairs = [Bench::new(), Bench::new(), Bench::new()];
+    for pair in &pairs {
+        pair.left[1]
+            .splice_to(&pair.right[0], bench.options())
+            .unwrap();
+        pair.right[0]
+            .splice_to(&pair.left[1], bench.options())
+            .unwrap();
+    }
+    let worker = |socket: &Socket| {
+        let diversion = socket.end().rcv().diversion().cloned().unwrap();
+        Task::of(&diversion).unwrap().worker
+    };
+    let workers = pairs
+        .each_ref()
+        .map(|pair| (worker(&pair.left[1]), worker(&pair.right[0])));
+    assert_eq!(workers, [(0, 0), (1, 1), (2, 2)]);
+}
+
+#[test]
+fn close_ends_a_splice_in_both_roles() {
+    let bench = Bench::new();
+    let splice = bench.splice();
+    let Bench {
+        left: [l0, l1],
+        right: [r0, r1],
+        ..
+    } = bench;
+    l0.send(b"unread").unwrap();
+    drop(l1);
+    assert_eq!(cause(&splice), Some(Cause::SourceClosed));
+    assert_eq!(
+        l0.send(b"x").unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
+
+    let bench = Bench::new();
+    let splice = bench.left[1].splice_to(&r0, bench.options()).unwrap();
+    bench.left[0].send(b"moved").unwrap();
+    bench.run();
+    bench.left[0].send(b"stays").unwrap();
+    drop(r0);
+    assert_eq!(cause(&splice), Some(Cause::SinkClosed));
+    assert_eq!(read(&r1).unwrap(), b"moved");
+    assert_eq!(read(&bench.left[1]).unwrap(), b"stays");
+}
+
+#[test]
+fn sockets_are_freed_though_they_are_spliced() {
+    let bench = Bench::new();
+    let splices = [
+        bench.splice(),
+        bench.right[0]
+            .splice_to(&bench.left[1], bench.options())
+            .unwrap(),
+    ];
+    bench.left[0].send(b"in the queue").unwrap();
+    let Bench {
+        left,
+        right,
+        pool,
+        clock,
+    } = bench;
+    let sockets = left.iter().chain(&right);
+    let ends: Vec<_> = sockets.map(|socket| Arc::downgrade(socket.end())).collect();
+    drop((left, right));
+    assert!(ends.iter().all(|end| end.upgrade().is_none()));
+    assert!(splices.iter().all(|splice| splice.task.upgrade().is_none()));
+    assert_eq!(Arc::strong_count(pool.shared()), 1);
+    drop((pool, clock));
+    assert!(
+        splices.iter().all(Splice::is_ended),
+        "the handles still know the end"
+    );
+}
+
+#[test]
+fn a_dropped_pool_ends_its_splices() {
+    let Bench { left, right, .. } = Bench::new();
+    for manual in [true, false] {
+        let builder = SplicePool::builder().workers(1);
+        let pool = if manual { builder.manual() } else { builder }.build();
+        let options = Options {
+            pool: Some(pool.clone()),
+            ..Options::default()
+        };
+        let splice = left[1].splice_to(&right[0], options).unwrap();
+        drop(pool);
+        assert_eq!(splice.wait().cause, Cause::PoolClosed);
+    }
+}
+
+#[test]
+fn direct_splices_run_in_the_call_that_wakes_them() {
+    let bench = Bench::with(|builder| builder.dispatch(Dispatch::Direct));
+    bench.splice();
+    bench.left[0].send(b"at once").unwrap();
+    assert_eq!(read(&bench.right[1]).unwrap(), b"at once");
+    assert!(!bench.pool.run_one(), "nothing was left to a worker");
+}
+
+#[test]
+fn a_direct_wakeup_outside_of_any_call_goes_to_the_worker() {
+    let bench = Bench::with(|builder| builder.dispatch(Dispatch::Direct));
+    let source = silent();
+    let splice = source.splice_to(&bench.right[0], bench.options()).unwrap();
+    source.end().append_rcv([Buf::copy_of(b"x")]);
+    assert_eq!(splice.bytes(), 0);
+    bench.run();
+    assert_eq!(splice.bytes(), 1);
+}
+
+#[test]
+fn a_direct_ring_lets_the_user_go() {
+    let bench = Bench::with(|builder| builder.dispatch(Dispatch::Direct));
+    let [a, b] = &bench.left;
+    a.splice_to(b, bench.options()).unwrap();
+    b.splice_to(a, bench.options()).unwrap();
+    a.send(b"round").unwrap();
+    let before = a.spliced() + b.spliced();
+    for _ in 0..100 {
+        assert!(bench.pool.run_one(), "the ring never rests");
+    }
+    assert!(a.spliced() + b.spliced() > before);
+}
+
+#[test]
+fn the_thread_of_a_pass_can_end_its_splice() {
+    let bench = Bench::new();
+    let slot = Arc::new(Mutex::<Option<Socket>, LEAF>::new(None));
+    let (sender, ends) = mpsc::channel();
+    let in_pass = slot.clone();
+    let sink = scripted(
+        SoState::Stream,
+        move |_| {
+            let source = in_pass.lock().take();
+            sender.send(source.map(|source| source.unsplice())).unwrap();
+        },
+        |_| {},
+    );
+    sink.end().connected();
+    let splice = bench.left[1].splice_to(&sink, bench.options()).unwrap();
+    *slot.lock() = Some(bench.left[1].clone());
+    bench.left[0].send(b"x").unwrap();
+    bench.run();
+    let end = ends.recv().unwrap().unwrap().unwrap();
+    assert_eq!((end.cause, end.bytes), (Cause::Unspliced, 1));
+    assert_eq!(splice.wait(), end);
+}
+
+#[test]
+fn the_thread_of_a_pass_can_close_the_source() {
+    let Bench {
+        pool,
+        left: [l0, l1],
+        ..
+    } = Bench::new();
+    let slot = Arc::new(Mutex::<Option<Socket>, LEAF>::new(None));
+    let in_pass = slot.clone();
+    let close = move |_: &SocketEnd| {
+        let source = in_pass.lock().take();
+        drop(source);
+    };
+    let sink = scripted(SoState::Stream, close, |_| {});
+    sink.end().connected();
+    let options = Options {
+        pool: Some(pool.clone()),
+        ..Options::default()
+    };
+    let splice = l1.splice_to(&sink, options).unwrap();
+    *slot.lock() = Some(l1);
+    l0.send(b"x").unwrap();
+    while pool.run_one() {}
+    assert_eq!(splice.wait().cause, Cause::SourceClosed);
+    assert_eq!(read(&l0).unwrap(), b"");
+}
+
+#[test]
+fn a_socket_can_be_spliced_to_itself() {
+    let bench = Bench::new();
+    let [user, echo] = &bench.left;
+    echo.splice_to(echo, bench.options()).unwrap();
+    user.send(b"echo").unwrap();
+    bench.run();
+    assert_eq!(read(user).unwrap(), b"echo");
+    user.shutdown(Shutdown::Write).unwrap();
+    bench.run();
+    assert_eq!(echo.unsplice().unwrap_err().errno(), 57);
+}
+
+#[test]
+fn what_cannot_be_spliced() {
+    let bench = Bench::new();
+    let good = &bench.left[1];
+    for (state, error, errno) in [
+        (
+            SoState::Listening,
+            SpliceError::Listening as fn(Role) -> SpliceError,
+            22,
+        ),
+        (SoState::Unconnected, SpliceError::NotConnected, 57),
+        (SoState::NotAStream, SpliceError::NotAStream, 43),
+    ] {
+        let bad = scripted(state, |_| {}, |_| {});
+        let as_source = bad.splice_to(good, bench.options()).unwrap_err();
+        let as_sink = good.splice_to(&bad, bench.options()).unwrap_err();
+        assert_eq!(
+            [as_source, as_sink],
+            [error(Role::Source), error(Role::Sink)]
+        );
+        assert_eq!(as_sink.errno(), errno);
+    }
+    let dead = &bench.right[0];
+    bench.right[1].abort();
+    let as_source = dead.splice_to(good, bench.options()).unwrap_err();
+    let as_sink = good.splice_to(dead, bench.options()).unwrap_err();
+    assert_eq!(as_source, SpliceError::NotConnected(Role::Source));
+    assert_eq!(as_sink, SpliceError::NotConnected(Role::Sink));
+    assert_eq!(bench.pool.stats().started, 0);
+}
+
+#[test]
+fn a_reader_of_a_spliced_source_takes_what_is_there() {
+    let bench = Bench::new();
+    let splice = bench.splice();
+    bench.left[0].send(b"abcdef").unwrap();
+    let mut two = [0; 2];
+    assert_eq!(bench.left[1].recv(&mut two).unwrap(), 2);
+    bench.run();
+    assert_eq!(read(&bench.right[1]).unwrap(), b"cdef");
+    assert_eq!(splice.bytes(), 4, "what a reader takes is not counted");
+}
+
+#[test]
+fn messages_say_what_would_be_right() {
+    assert_eq!(
+        SpliceError::Busy(Role::Sink).to_string(),
+        "the sink is already the sink of a splice, unsplice that one first"
+    );
+}
