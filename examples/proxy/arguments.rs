@@ -1,7 +1,8 @@
 //! The command line.
 
 use clap::builder::{Styles, styling::AnsiColor};
-use clap::{Parser, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueEnum};
 use ipnet::IpNet;
 use sosplice::splice::{Dispatch, SplicePool};
 use std::net::SocketAddr;
@@ -104,6 +105,13 @@ impl Arguments {
             None => builder.build(),
         }
     }
+}
+
+/// Ends the process over arguments that do not go together.
+pub(crate) fn usage(why: &str) -> ! {
+    Arguments::command()
+        .error(ErrorKind::ValueValidation, why)
+        .exit()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

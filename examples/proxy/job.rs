@@ -7,7 +7,7 @@
 //! Each connection carries different bytes both ways at once; each end stops sending when it has
 //! sent its own (half-close). A thread for each end of each direction makes or checks bytes.
 
-use crate::arguments::Arguments;
+use crate::arguments::{self, Arguments};
 use crate::pattern::{Digest, Print, Source};
 use crate::relay::{Config, Event, Relay, Totals};
 use crate::report;
@@ -40,8 +40,9 @@ const STACK_SIZE: usize = 256 * 1024;
 /// Runs the job and prints what came of it.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let streams = 2 * u64::from(arguments.connections);
-    let expected = arguments.bytes.0.checked_mul(streams);
-    let expected = expected.context("too many bytes to be counted: give a smaller --bytes")?;
+    let Some(expected) = arguments.bytes.0.checked_mul(streams) else {
+        arguments::usage("more bytes than can be counted: give a smaller --bytes");
+    };
     let network = Network::new(arguments.buffer)?;
     let pool = arguments.pool();
     println!("{}", headline(arguments, &pool));

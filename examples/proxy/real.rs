@@ -1,11 +1,9 @@
 //! The proxy between real networks, on TUN devices.
 
-use crate::arguments::{Arguments, TunSpec};
+use crate::arguments::{Arguments, TunSpec, usage};
 use crate::relay::{Config, Event, Relay, Totals};
 use crate::report;
 use anyhow::Context;
-use clap::CommandFactory;
-use clap::error::ErrorKind;
 use crossbeam_channel::Sender;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -88,12 +86,6 @@ fn choose(specs: &[TunSpec], listen: IpAddr, backend: IpAddr) -> (usize, usize) 
         ));
     }
     (front, back)
-}
-
-fn usage(why: &str) -> ! {
-    Arguments::command()
-        .error(ErrorKind::ValueValidation, why)
-        .exit()
 }
 
 fn open(spec: &TunSpec, arguments: &Arguments) -> anyhow::Result<Side> {

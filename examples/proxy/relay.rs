@@ -233,7 +233,7 @@ impl Relay {
         let server = match TcpStream::start(&self.config.dial, self.config.backend) {
             Ok(server) => server,
             Err(error) => {
-                eprintln!("{peer}: backend {}: {error}", self.config.backend);
+                self.complain(peer, &error);
                 return client.abort();
             }
         };
@@ -248,12 +248,15 @@ impl Relay {
             up: Lane::default(),
             down: Lane::default(),
         };
-        for direction in BOTH {
-            if !self.splice(&mut pair, direction) {
-                return pair.abort();
-            }
+        if BOTH
+            .iter()
+            .all(|direction| self.splice(&mut pair, *direction))
+        {
+            self.pairs.insert(id, pair);
+        } else {
+            self.settle(&mut pair);
+            pair.abort();
         }
-        self.pairs.insert(id, pair);
     }
 
     /// Begins a splice in one direction.
@@ -277,7 +280,11 @@ impl Relay {
                 true
             }
             Err(error) => {
-                eprintln!("{}: {error}", pair.peer);
+                // The backend may have refused already.
+                match pair.server.take_error() {
+                    Some(why) => self.complain(pair.peer, &why),
+                    None => self.complain(pair.peer, &error),
+                }
                 false
             }
         }
@@ -338,8 +345,12 @@ impl Relay {
         if let Cause::SourceError(error) | Cause::SinkError(error) = cause
             && !dialled
         {
-            eprintln!("{}: backend {}: {error}", pair.peer, self.config.backend);
+            self.complain(pair.peer, &error);
         }
+    }
+
+    fn complain(&self, peer: SocketAddr, why: &dyn std::error::Error) {
+        eprintln!("{peer}: backend {}: {why}", self.config.backend);
     }
 
     /// Ends what still runs in a connection, and counts it.
