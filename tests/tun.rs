@@ -75,27 +75,83 @@ fn ipv4(protocol: u8, len: usize) -> Vec<u8> {
     ip
 }
 
-/// IPv4 and TCP headers from us to the kernel, the sum of the pseudo-header in the checksum field.
-fn tcp(
+/// IPv6 from us to the kernel.
+fn ipv6(protocol: u8, len: usize) -> Vec<u8> {
+    let mut ip = vec![0x60, 0, 0, 0, 0, 0, protocol, 64];
+    ip[4..6].copy_from_slice(&u16::try_from(len).unwrap().to_be_bytes());
+    let address = |last| [0xfd, 0x99, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
+    ip.extend(address(2));
+    ip.extend(address(1));
+    ip
+}
+
+/// A TCP segment from us to the kernel.
+#[derive(Clone, Copy)]
+struct Segment<'a> {
     ports: (u16, u16),
     seq: u32,
     ack: u32,
     flags: u8,
-    options: &[u8],
+    options: &'a [u8],
     payload: usize,
-) -> Vec<u8> {
-    let len = 20 + options.len();
-    let mut packet = ipv4(6, len + payload);
-    let pseudo = sum(&packet[12..20], 6 + u32::try_from(len + payload).unwrap());
-    packet.extend(ports.0.to_be_bytes());
-    packet.extend(ports.1.to_be_bytes());
-    packet.extend(seq.to_be_bytes());
-    packet.extend(ack.to_be_bytes());
-    packet.extend([u8::try_from(len / 4 * 16).unwrap(), flags, 0xff, 0xff]);
-    packet.extend(pseudo.to_be_bytes());
-    packet.extend([0, 0]);
-    packet.extend(options);
-    packet
+}
+
+impl Segment<'_> {
+    /// Its headers, the sum of the pseudo-header in the checksum field.
+    fn headers(&self, version: Version) -> Vec<u8> {
+        let header = 20 + self.options.len();
+        let len = header + self.payload;
+        let mut packet = match version {
+            Version::V4 => ipv4(6, len),
+            Version::V6 => ipv6(6, len),
+        };
+        let pseudo = sum(version.addresses(&packet), 6 + u32::try_from(len).unwrap());
+        packet.extend(self.ports.0.to_be_bytes());
+        packet.extend(self.ports.1.to_be_bytes());
+        packet.extend(self.seq.to_be_bytes());
+        packet.extend(self.ack.to_be_bytes());
+        packet.extend([
+            u8::try_from(header / 4 * 16).unwrap(),
+            self.flags,
+            0xff,
+            0xff,
+        ]);
+        packet.extend(pseudo.to_be_bytes());
+        packet.extend([0, 0]);
+        packet.extend(self.options);
+        packet
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Version {
+    V4,
+    V6,
+}
+
+impl Version {
+    /// Length of the IP header.
+    fn header(self) -> usize {
+        match self {
+            Version::V4 => 20,
+            Version::V6 => 40,
+        }
+    }
+
+    /// Both addresses, of which the pseudo-header is made.
+    fn addresses(self, packet: &[u8]) -> &[u8] {
+        match self {
+            Version::V4 => &packet[12..20],
+            Version::V6 => &packet[8..40],
+        }
+    }
+
+    fn is_tcp(self, packet: &[u8]) -> bool {
+        match self {
+            Version::V4 => packet[0] == 0x45 && packet[9] == 6,
+            Version::V6 => packet[0] >> 4 == 6 && packet[6] == 6,
+        }
+    }
 }
 
 fn partial<'a>(header: &'a [u8], payload: &'a [Buf], segment: u16) -> Packet<'a> {
@@ -113,10 +169,6 @@ fn complete(header: &[u8]) -> Packet<'_> {
         checksum: Checksum::Complete,
         ..partial(header, &[], 0)
     }
-}
-
-fn is_tcp(packet: &[u8]) -> bool {
-    packet[0] == 0x45 && packet[9] == 6
 }
 
 fn is_icmp(packet: &[u8]) -> bool {
@@ -268,6 +320,7 @@ fn the_kernel_answers_a_ping() {
 /// A connection between the kernel's TCP and headers written here.
 struct Peer<'a> {
     tun: &'a Tun,
+    version: Version,
     kernel: TcpStream,
     ports: (u16, u16),
     /// Our next sequence number, and the kernel's.
@@ -276,31 +329,44 @@ struct Peer<'a> {
 }
 
 impl<'a> Peer<'a> {
-    fn new(namespace: &Namespace, tun: &'a Tun, checksum: Checksum) -> Peer<'a> {
-        let kernel = thread::scope(|scope| {
-            let kernel = scope.spawn(|| namespace.enter(|| TcpStream::connect("10.99.1.2:80")));
-            let syn = next(tun, is_tcp).head;
-            let ports = (80, u16::from_be_bytes([syn[20], syn[21]]));
-            let ack = number(&syn, 24) + 1;
-            // MSS 1460, window scale 7.
-            let options = [2, 4, 0x05, 0xb4, 1, 3, 3, 7];
-            let mut header = tcp(ports, 1000, ack, 0x12, &options, 0);
+    fn new(namespace: &Namespace, tun: &'a Tun, version: Version, checksum: Checksum) -> Self {
+        let address = match version {
+            Version::V4 => "10.99.1.2:80",
+            Version::V6 => "[fd99::2]:80",
+        };
+        let ip = version.header();
+        let (kernel, ports, ack) = thread::scope(|scope| {
+            let kernel = scope.spawn(|| namespace.enter(|| TcpStream::connect(address)));
+            let syn = next(tun, |packet| version.is_tcp(packet)).head;
+            let ports = (80, u16::from_be_bytes([syn[ip], syn[ip + 1]]));
+            let ack = number(&syn, ip + 4) + 1;
+            let segment = Segment {
+                ports,
+                seq: 1000,
+                ack,
+                flags: 0x12,
+                // MSS 1400, window scale 7.
+                options: &[2, 4, 0x05, 0x78, 1, 3, 3, 7],
+                payload: 0,
+            };
+            let mut header = segment.headers(version);
             if checksum == Checksum::Complete {
-                let sum = !sum(&header[20..], 0);
-                header[36..38].copy_from_slice(&sum.to_be_bytes());
+                let sum = !sum(&header[ip..], 0);
+                header[ip + 16..ip + 18].copy_from_slice(&sum.to_be_bytes());
             }
             let packet = Packet {
                 checksum,
+                ip_header_len: ip,
                 ..partial(&header, &[], 0)
             };
             tun.transmit(&packet).unwrap();
             (kernel.join().unwrap().unwrap(), ports, ack)
         });
-        let (kernel, ports, ack) = kernel;
         let timeout = Some(Duration::from_secs(10));
         kernel.set_read_timeout(timeout).unwrap();
         Peer {
             tun,
+            version,
             kernel,
             ports,
             seq: 1001,
@@ -308,22 +374,40 @@ impl<'a> Peer<'a> {
         }
     }
 
+    fn segment(&self, payload: usize) -> Segment<'static> {
+        Segment {
+            ports: self.ports,
+            seq: self.seq,
+            ack: self.ack,
+            flags: 0x18,
+            options: &[],
+            payload,
+        }
+    }
+
     /// Sends the pieces in one packet, to be cut by the kernel, and has the kernel read them.
     fn send(&mut self, pieces: &[Buf], segment: u16) {
         let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
-        let header = tcp(self.ports, self.seq, self.ack, 0x18, &[], bytes.len());
-        self.tun
-            .transmit(&partial(&header, pieces, segment))
-            .unwrap();
+        let header = self.segment(bytes.len()).headers(self.version);
+        let packet = Packet {
+            ip_header_len: self.version.header(),
+            ..partial(&header, pieces, segment)
+        };
+        self.tun.transmit(&packet).unwrap();
         let mut got = vec![0; bytes.len()];
         self.kernel.read_exact(&mut got).unwrap();
         assert!(got == bytes, "the kernel read other bytes");
         self.seq += u32::try_from(bytes.len()).unwrap();
     }
 
-    /// The next segment with a payload that the kernel sends.
-    fn data(&self) -> Frame {
-        next(self.tun, |packet| is_tcp(packet) && packet.len() > 60)
+    /// The next segment with a payload that the kernel sends, and its payload.
+    fn data(&self) -> (Frame, Buf) {
+        let ip = self.version.header();
+        let wanted = |packet: &[u8]| self.version.is_tcp(packet) && packet.len() > ip + 40;
+        let frame = next(self.tun, wanted);
+        let headers = ip + usize::from(frame.head[ip + 12] >> 4) * 4;
+        let payload = frame.head.slice(headers..frame.head.len());
+        (frame, payload)
     }
 }
 
@@ -332,34 +416,49 @@ fn pattern(len: usize) -> Buf {
     Buf::copy_of(&bytes)
 }
 
-#[test]
-fn super_frames_cross_whole_in_both_directions() {
-    if !available("super_frames_cross_whole_in_both_directions") {
-        return;
-    }
+fn super_frames_cross_whole(version: Version) {
     let namespace = network();
     let tun = open(&namespace);
-    assert_eq!(tun.capabilities().segment_v4, Some(65_535));
-    let mut peer = Peer::new(&namespace, &tun, Checksum::Partial);
-    let payload = pattern(14_000);
+    let can = tun.capabilities();
+    assert_eq!(
+        (can.segment_v4, can.segment_v6),
+        (Some(65_535), Some(65_535))
+    );
+    let mut peer = Peer::new(&namespace, &tun, version, Checksum::Partial);
+    let payload = pattern(13_000);
     peer.kernel.write_all(&payload).unwrap();
     let mut got = Vec::new();
     while got.len() < payload.len() {
-        let frame = peer.data();
+        let (frame, payload) = peer.data();
         assert!(frame.len() > 1500, "{} bytes", frame.len());
         assert!(frame.checksum_ok);
-        let headers = 20 + usize::from(frame.head[32] >> 4) * 4;
-        got.extend_from_slice(&frame.head[headers..]);
+        got.extend_from_slice(&payload);
     }
     assert!(got == payload[..]);
 
     let payload = pattern(30_000);
-    peer.send(&[payload.slice(0..11), payload.slice(11..30_000)], 1460);
-    peer.send(&[payload.slice(0..700)], 1460);
+    peer.send(&[payload.slice(0..11), payload.slice(11..30_000)], 1400);
+    peer.send(&[payload.slice(0..700)], 1400);
     let pieces: Vec<Buf> = (0..3000)
         .map(|n| payload.slice(n * 10..n * 10 + 10))
         .collect();
-    peer.send(&pieces, 1460);
+    peer.send(&pieces, 1400);
+    let whole = pattern(65_535 - version.header() - 20);
+    peer.send(&[whole], 1400);
+}
+
+#[test]
+fn super_frames_cross_whole_over_ipv4() {
+    if available("super_frames_cross_whole_over_ipv4") {
+        super_frames_cross_whole(Version::V4);
+    }
+}
+
+#[test]
+fn super_frames_cross_whole_over_ipv6() {
+    if available("super_frames_cross_whole_over_ipv6") {
+        super_frames_cross_whole(Version::V6);
+    }
 }
 
 #[test]
@@ -372,19 +471,20 @@ fn without_offload_segments_are_single_and_complete() {
     drop(open(&namespace));
     let tun = Tun::builder("t0").netns(namespace.name()).offload(false);
     let tun = tun.build().unwrap();
+    let can = tun.capabilities();
     assert_eq!(
-        (tun.capabilities().checksum, tun.capabilities().segment_v4),
-        (false, None)
+        (can.checksum, can.segment_v4, can.segment_v6),
+        (false, None, None)
     );
-    let mut peer = Peer::new(&namespace, &tun, Checksum::Complete);
-    peer.kernel.write_all(&pattern(14_000)).unwrap();
-    let frame = peer.data();
-    assert_eq!(frame.len(), 1500);
+    let mut peer = Peer::new(&namespace, &tun, Version::V4, Checksum::Complete);
+    peer.kernel.write_all(&pattern(13_000)).unwrap();
+    let (frame, _) = peer.data();
+    assert_eq!(frame.len(), 1440);
     assert!(!frame.checksum_ok);
-    let pseudo = sum(&frame.head[12..20], 6 + 1480);
+    let pseudo = sum(&frame.head[12..20], 6 + 1420);
     assert_eq!(sum(&frame.head[20..], u32::from(pseudo)), 0xffff);
 
-    let header = tcp(peer.ports, peer.seq, peer.ack, 0x18, &[], 0);
+    let header = peer.segment(0).headers(Version::V4);
     let refused = tun.transmit(&partial(&header, &[], 0));
     assert!(matches!(refused, Err(TransmitError::Refused(_))));
 }
@@ -405,7 +505,15 @@ fn packets_that_make_no_sense_are_refused() {
     };
     refused(&complete(&[]));
     refused(&complete(&[0xff; 40]));
-    let header = tcp((1, 2), 0, 0, 0x10, &[], 3000);
+    let segment = Segment {
+        ports: (1, 2),
+        seq: 0,
+        ack: 0,
+        flags: 0x10,
+        options: &[],
+        payload: 3000,
+    };
+    let header = segment.headers(Version::V4);
     let payload = [pattern(3000)];
     refused(&partial(&header, &payload, 0));
     refused(&Packet {
@@ -475,18 +583,20 @@ fn a_deleted_device_is_gone() {
     }
     let namespace = network();
     let tun = open(&namespace);
+    let limit = soon(10);
     thread::scope(|scope| {
         let waiter = scope.spawn(|| {
             // Whatever the kernel has sent before is taken, so that only the end wakes.
             while tun.receive(&mut Vec::new(), 100).is_ok() {
-                tun.wait(false, Some(soon(10)))?;
+                tun.wait(false, Some(limit))?;
             }
             Err::<(), _>(std::io::Error::other("receive"))
         });
         run(Command::new("ip").args(["-n", namespace.name(), "link", "del", "t0"]));
         assert!(waiter.join().unwrap().is_err());
     });
-    assert!(tun.wait(false, Some(soon(10))).is_err());
+    assert!(SystemClock.now() < limit, "the end did not wake the waiter");
+    assert!(tun.wait(false, Some(limit)).is_err());
     assert!(tun.receive(&mut Vec::new(), 1).is_err());
     assert!(matches!(ping(&tun), Err(TransmitError::Gone(_))));
 }

@@ -296,9 +296,19 @@ mod tests {
         }
     }
 
-    /// A time that only a test that hangs reaches.
-    fn far() -> Option<Instant> {
-        Some(SystemClock.now() + Duration::from_secs(20))
+    /// Waits, and fails if nothing ends it.
+    fn wait(link: &MemoryLink, writable: bool) -> io::Result<()> {
+        let deadline = SystemClock.now() + Duration::from_secs(20);
+        let result = link.wait(writable, Some(deadline));
+        assert!(SystemClock.now() < deadline, "nothing ended the wait");
+        result
+    }
+
+    /// Returns when a thread sleeps in `wait`, so that what follows has to wake it.
+    fn until_asleep(link: &MemoryLink) {
+        while !link.here.state.lock().asleep {
+            thread::yield_now();
+        }
     }
 
     fn receive(link: &MemoryLink) -> Vec<Frame> {
@@ -353,7 +363,8 @@ mod tests {
         a.transmit(&packet(&[])).unwrap();
         assert!(matches!(a.transmit(&packet(&[])), Err(TransmitError::Full)));
         thread::scope(|scope| {
-            let waiter = scope.spawn(|| a.wait(true, far()));
+            let waiter = scope.spawn(|| wait(&a, true));
+            until_asleep(&a);
             receive(&b);
             waiter.join().unwrap().unwrap();
         });
@@ -361,7 +372,23 @@ mod tests {
     }
 
     #[test]
-    fn full_by_bytes_but_one_frame_always_passes() {
+    fn full_by_bytes_until_received() {
+        let (a, b) = pair(Config {
+            bytes: 2500,
+            ..Config::default()
+        });
+        let payload = [Buf::copy_of(&[0; 1000])];
+        for _ in 0..3 {
+            a.transmit(&packet(&payload)).unwrap();
+            a.transmit(&packet(&payload)).unwrap();
+            let third = a.transmit(&packet(&payload));
+            assert!(matches!(third, Err(TransmitError::Full)));
+            assert_eq!(receive(&b).len(), 2);
+        }
+    }
+
+    #[test]
+    fn a_frame_above_the_bound_passes_alone() {
         let (a, b) = pair(Config {
             bytes: 100,
             ..Config::default()
@@ -369,15 +396,27 @@ mod tests {
         let payload = [Buf::copy_of(&[0; 1000])];
         a.transmit(&packet(&payload)).unwrap();
         assert!(matches!(a.transmit(&packet(&[])), Err(TransmitError::Full)));
-        receive(&b);
+        assert_eq!(receive(&b).len(), 1);
         a.transmit(&packet(&payload)).unwrap();
+    }
+
+    #[test]
+    fn a_wake_up_reaches_a_sleeper() {
+        let (a, _b) = pair(Config::default());
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| wait(&a, false));
+            until_asleep(&a);
+            a.wake();
+            waiter.join().unwrap().unwrap();
+        });
     }
 
     #[test]
     fn a_frame_ends_a_wait() {
         let (a, b) = pair(Config::default());
         thread::scope(|scope| {
-            let waiter = scope.spawn(|| b.wait(false, far()));
+            let waiter = scope.spawn(|| wait(&b, false));
+            until_asleep(&b);
             a.transmit(&packet(&[])).unwrap();
             waiter.join().unwrap().unwrap();
         });
@@ -389,9 +428,7 @@ mod tests {
         let (a, _b) = pair(Config::default());
         a.wake();
         a.wake();
-        let start = SystemClock.now();
-        a.wait(false, far()).unwrap();
-        assert!(SystemClock.now() < start + Duration::from_secs(10));
+        wait(&a, false).unwrap();
         let deadline = SystemClock.now() + Duration::from_millis(20);
         a.wait(false, Some(deadline)).unwrap();
         assert!(
@@ -425,7 +462,8 @@ mod tests {
     fn a_drop_ends_the_waits_of_the_other_end() {
         let (a, b) = pair(Config::default());
         thread::scope(|scope| {
-            let waiter = scope.spawn(|| b.wait(false, far()));
+            let waiter = scope.spawn(|| wait(&b, false));
+            until_asleep(&b);
             drop(a);
             assert!(waiter.join().unwrap().is_err());
         });
@@ -477,14 +515,14 @@ mod tests {
                 let payload = [Buf::copy_of(&n.to_be_bytes())];
                 while let Err(error) = a.transmit(&packet(&payload)) {
                     assert!(matches!(error, TransmitError::Full), "{error}");
-                    a.wait(true, far()).unwrap();
+                    wait(&a, true).unwrap();
                 }
             }
         });
         let mut frames = Vec::new();
         while b.receive(&mut frames, 16).is_ok() {
             // An error is the end of the sender, met again by `receive`.
-            b.wait(false, far()).ok();
+            wait(&b, false).ok();
         }
         sender.unwrap().join().unwrap();
         let got = frames

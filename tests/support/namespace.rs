@@ -6,9 +6,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-/// Whether this process may make namespaces and TUN devices. If not, says so, or fails if
-/// `SOSPLICE_REQUIRE_NET=1` is set.
-pub fn available(test: &str) -> bool {
+/// Whether this process may make namespaces and TUN devices. If not, says so (see [`skip`]).
+pub(crate) fn available(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     let driver = File::options()
         .read(true)
@@ -18,18 +17,23 @@ pub fn available(test: &str) -> bool {
     let tool = Command::new("ip").arg("-V").output().is_ok();
     let available = root && driver && tool;
     if !available {
-        let required = std::env::var("SOSPLICE_REQUIRE_NET").is_ok_and(|value| value == "1");
-        assert!(
-            !required,
-            "{test}: needs root ({root}), /dev/net/tun ({driver}) and ip ({tool})"
+        skip(
+            test,
+            &format!("needs root ({root}), /dev/net/tun ({driver}) and ip ({tool})"),
         );
-        println!("{test}: skipped, needs root ({root}), /dev/net/tun ({driver}) and ip ({tool})");
     }
     available
 }
 
+/// Says why a test does not run, or fails it if `SOSPLICE_REQUIRE_NET=1` is set.
+pub(crate) fn skip(test: &str, why: &str) {
+    let required = std::env::var("SOSPLICE_REQUIRE_NET").is_ok_and(|value| value == "1");
+    assert!(!required, "{test}: {why}");
+    println!("{test}: skipped, {why}");
+}
+
 /// Runs a command and fails with what it said if it does.
-pub fn run(command: &mut Command) {
+pub(crate) fn run(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(
         output.status.success(),
@@ -40,13 +44,13 @@ pub fn run(command: &mut Command) {
 
 /// A network namespace that goes when dropped.
 #[derive(Debug)]
-pub struct Namespace {
+pub(crate) struct Namespace {
     name: String,
 }
 
 impl Namespace {
     /// A new one with a unique name, its loopback up.
-    pub fn new(tag: &str) -> Namespace {
+    pub(crate) fn new(tag: &str) -> Namespace {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("sosplice-{}-{count}-{tag}", std::process::id());
@@ -57,19 +61,19 @@ impl Namespace {
     }
 
     /// As `ip netns` lists it.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Runs `ip` inside.
-    pub fn ip(&self, arguments: &str) {
+    pub(crate) fn ip(&self, arguments: &str) {
         run(Command::new("ip")
             .args(["-n", &self.name])
             .args(arguments.split_whitespace()));
     }
 
     /// Makes a TUN device with IPv4 and IPv6 addresses (`10.x.y.z/24 fd00::1/64`), up.
-    pub fn tun(&self, device: &str, addresses: &[&str], mtu: usize) {
+    pub(crate) fn tun(&self, device: &str, addresses: &[&str], mtu: usize) {
         self.ip(&format!("tuntap add {device} mode tun"));
         for address in addresses {
             let no_dad = if address.contains(':') { "nodad" } else { "" };
@@ -79,7 +83,7 @@ impl Namespace {
     }
 
     /// Runs `work` in a thread inside the namespace, e.g. to make sockets there.
-    pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+    pub(crate) fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         let file = File::open(format!("/run/netns/{}", self.name)).unwrap();
         thread::scope(|scope| {
             let inside = thread::Builder::new().spawn_scoped(scope, || {

@@ -1,0 +1,281 @@
+#!/usr/bin/env python3
+"""Measures proxies beside their floor: throughput and CPU of the proxy, round by round.
+
+Client and server are the kernel's TCP in two network namespaces (made here, removed at the end),
+iperf3 with a one-shot server. Contestants take turns within each round, so that a machine that
+drifts drifts for all. CPU is user and system time of the proxy's processes from /proc. A write to a
+TUN runs the receiver's TCP input in the writer's context, so every contestant is charged part of the
+server's work: compare within one table only.
+
+    cargo build --release --benches --examples
+    sudo benches/compare.py --rounds 5 --seconds 5 --mtu 1500 65500
+
+forward   packets copied from TUN to TUN, with virtio-net header: the floor
+held      the same, 32 packets read before the first is written: out of the nearest caches, as the
+          bytes of a TCP are by the time that they leave
+plain     the same without the header
+relay     smoltcp alone, bytes copied from ring to ring
+worker    this crate, a splice's worker moves the bytes
+direct    this crate, the receiving thread does
+haproxy   HAProxy with splice(2), kernel sockets over veth (needs no TUN, so not quite the same race)
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+PORT = 5201
+CLIENT, CLIENT_GATE = "10.77.1.1", "10.77.1.2"
+SERVER, SERVER_GATE = "10.77.2.1", "10.77.2.2"
+PROXY_FRONT, PROXY_SERVER = "10.77.3.2", "10.77.4.1"
+TICK = os.sysconf("SC_CLK_TCK")
+HAPROXY = f"""
+global
+    maxconn 100
+    nbthread 1
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+    option splice-request
+    option splice-response
+listen proxy
+    bind {PROXY_FRONT}:{PORT}
+    server backend {PROXY_SERVER}:{PORT}
+"""
+
+
+def run(*command):
+    subprocess.run(command, check=True, timeout=20, stdout=subprocess.DEVNULL)
+
+
+class Network:
+    """Namespaces for client, server and a kernel proxy, with unique names."""
+
+    def __init__(self, mtu):
+        stem = f"sosplice-{os.getpid()}"
+        self.client, self.server, self.middle = (f"{stem}-{part}" for part in "csm")
+        self.mtu = mtu
+
+    def __enter__(self):
+        try:
+            for name in (self.client, self.server, self.middle):
+                run("ip", "netns", "add", name)
+                run("ip", "-n", name, "link", "set", "lo", "up")
+            self.tun(self.client, "tc", CLIENT, "10.77.2.0/24")
+            self.tun(self.server, "ts", SERVER, "10.77.1.0/24")
+            self.veth(self.client, "vc", "10.77.3.1", PROXY_FRONT)
+            self.veth(self.server, "vs", PROXY_SERVER, "10.77.4.2")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def tun(self, netns, device, address, route):
+        ip = ["ip", "-n", netns]
+        run(*ip, "tuntap", "add", device, "mode", "tun")
+        run(*ip, "addr", "add", f"{address}/24", "dev", device)
+        run(*ip, "link", "set", device, "mtu", str(self.mtu), "txqueuelen", "10000", "up")
+        run(*ip, "route", "add", route, "dev", device)
+
+    def veth(self, netns, device, address, middle_address):
+        ip = ["ip", "-n", netns]
+        run(*ip, "link", "add", device, "type", "veth", "peer", "name", device, "netns", self.middle)
+        for where, own in ((netns, address), (self.middle, middle_address)):
+            run("ip", "-n", where, "addr", "add", f"{own}/24", "dev", device)
+            run("ip", "-n", where, "link", "set", device, "mtu", str(self.mtu), "up")
+
+    def __exit__(self, *_):
+        for name in (self.client, self.server, self.middle):
+            subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL, check=False)
+
+
+def within(netns, *command):
+    return ["ip", "netns", "exec", netns, *command]
+
+
+def newest(directory, name):
+    """The bench program `name`, whose file name ends in a hash."""
+    found = [p for p in directory.glob(f"deps/{name}-*") if p.suffix == "" and os.access(p, os.X_OK)]
+    return str(max(found, key=lambda p: p.stat().st_mtime, default=f"{name} (not built)"))
+
+
+def proxy_arguments(net):
+    return [
+        "--tun", f"tc@{net.client}={CLIENT_GATE}/24",
+        "--tun", f"ts@{net.server}={SERVER_GATE}/24",
+        "--listen", f"{CLIENT_GATE}:{PORT}", "--backend", f"{SERVER}:{PORT}",
+    ]  # fmt: skip
+
+
+def contestants(options):
+    """Name -> function of the network that gives command, address for the client, for the server."""
+    release = pathlib.Path(options.target) / "release"
+    forward = newest(release, "tun_forward")
+    tuns = lambda net: ["--tun", f"tc@{net.client}", "--tun", f"ts@{net.server}"]
+    ours = lambda mode: lambda net: (
+        [options.proxy, *proxy_arguments(net), "--dispatch", mode], CLIENT_GATE, SERVER)  # fmt: skip
+    return {
+        "forward": lambda net: ([forward, *tuns(net)], SERVER, SERVER),
+        "held": lambda net: ([forward, "--hold", "32", *tuns(net)], SERVER, SERVER),
+        "plain": lambda net: ([forward, "--plain", *tuns(net)], SERVER, SERVER),
+        "relay": lambda net: (
+            [newest(release, "tun_relay"), *proxy_arguments(net)], CLIENT_GATE, SERVER),
+        "worker": ours("worker"),
+        "direct": ours("direct"),
+        "haproxy": lambda net: (
+            within(net.middle, "haproxy", "-db", "-q", "-f", options.haproxy_config),
+            PROXY_FRONT, PROXY_SERVER),
+    }  # fmt: skip
+
+
+def tree(pid):
+    yield pid
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield from tree(int(child))
+
+
+def cpu(pid):
+    """User and system seconds of a process and its children."""
+    total = 0
+    for each in tree(pid):
+        fields = pathlib.Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / TICK
+
+
+def listening(netns, limit=5.0):
+    """Waits until somebody in the namespace listens on the port."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        command = within(netns, "ss", "-ltnH", f"sport = :{PORT}")
+        if subprocess.run(command, capture_output=True, check=True).stdout.strip():
+            return
+        time.sleep(0.02)
+    raise TimeoutError(f"nobody listens in {netns}")
+
+
+def stop(process, verbose=False):
+    process.terminate()
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if verbose and process.stdout:
+        print((process.stdout.read() or b"").decode(), file=sys.stderr)
+
+
+def measure(net, command, target, server, options):
+    """One run: Gbit/s and CPU seconds of the proxy per gigabyte."""
+    iperf_server = proxy = None
+    try:
+        iperf_server = subprocess.Popen(
+            within(net.server, "iperf3", "-s", "-1", "-B", server, "-p", str(PORT)),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        proxy = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        listening(net.server)
+        if server == PROXY_SERVER:
+            listening(net.middle)
+        else:
+            os.set_blocking(proxy.stdout.fileno(), False)
+            end = time.monotonic() + 1
+            while not proxy.stdout.read() and time.monotonic() < end:
+                time.sleep(0.01)
+        if proxy.poll() is not None:
+            raise RuntimeError(f"{command}: {proxy.stderr.read().decode()}")
+        before = cpu(proxy.pid)
+        client = within(net.client, "iperf3", "-c", target, "-p", str(PORT), "-J",
+                        "-t", str(options.seconds), "-P", str(options.streams),
+                        *(["-R"] if options.reverse else []))  # fmt: skip
+        done = subprocess.run(client, capture_output=True, timeout=options.seconds + 20, check=False)
+        spent = cpu(proxy.pid) - before
+        report = json.loads(done.stdout)
+        if "error" in report:
+            raise RuntimeError(f"{command}: {report['error']}")
+        received = report["end"]["sum_received"]
+        return received["bits_per_second"] / 1e9, spent / (received["bytes"] / 1e9)
+    finally:
+        for process in (iperf_server, proxy):
+            if process is not None:
+                stop(process, options.verbose)
+
+
+def table(results, mtu, options):
+    """Medians and ranges as markdown."""
+    machine = f"Linux {platform.release()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}"
+    print(f"\n{machine}; MTU {mtu}, {options.streams} streams, {options.seconds} s, "
+          f"{options.rounds} rounds; median (range)\n")  # fmt: skip
+    print("| contestant | Gbit/s | proxy CPU s/GB | CPU / forward |\n|---|---|---|---:|")
+    floor = results.get("forward")
+    for name, runs in results.items():
+        if not runs:
+            print(f"| {name} | failed | | |")
+            continue
+        rates, costs = zip(*runs)
+        ratio = "" if not floor else \
+            f"{statistics.median(costs) / statistics.median(c for _, c in floor):.2f}"  # fmt: skip
+        spread = lambda v, d: f"{statistics.median(v):.{d}f} ({min(v):.{d}f} to {max(v):.{d}f})"
+        print(f"| {name} | {spread(rates, 1)} | {spread(costs, 3)} | {ratio} |")
+
+
+def main():
+    default = ["forward", "held", "plain", "relay", "worker", "direct", "haproxy"]
+    target = os.environ.get("CARGO_TARGET_DIR", "target")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=5, help="of each run")
+    parser.add_argument("--mtu", type=int, nargs="+", default=[1500, 65500])
+    parser.add_argument("--streams", type=int, default=1)
+    parser.add_argument("--reverse", action="store_true", help="the server sends")
+    parser.add_argument("--contestants", nargs="+", default=default, choices=default)
+    parser.add_argument("--target", default=target, help="cargo's target directory")
+    parser.add_argument("--proxy", help="default: TARGET/release/examples/proxy")
+    parser.add_argument("--verbose", action="store_true", help="what the proxies say at the end")
+    parser.add_argument("--json", help="file for every single figure")
+    options = parser.parse_args()
+    options.proxy = options.proxy or f"{options.target}/release/examples/proxy"
+    if os.geteuid() != 0 or not shutil.which("iperf3"):
+        sys.exit("needs root and iperf3")
+    chosen = [name for name in options.contestants
+              if not (name in ("worker", "direct") and not os.path.exists(options.proxy))
+              and not (name == "haproxy" and not shutil.which("haproxy"))]  # fmt: skip
+    for name in set(options.contestants) - set(chosen):
+        print(f"{name}: not there, left out", file=sys.stderr)
+    everything = {}
+    with tempfile.NamedTemporaryFile("w", suffix=".cfg") as config:
+        config.write(HAPROXY)
+        config.flush()
+        options.haproxy_config = config.name
+        programs = contestants(options)
+        for mtu in options.mtu:
+            results = everything[mtu] = {name: [] for name in chosen}
+            for number in range(options.rounds):
+                for name in chosen:
+                    with Network(mtu) as net:
+                        try:
+                            result = measure(net, *programs[name](net), options)
+                        except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
+                            print(f"{name}: {error}", file=sys.stderr)
+                            continue
+                    results[name].append(result)
+                    print(f"mtu {mtu} round {number + 1} {name}: "
+                          f"{result[0]:.2f} Gbit/s, {result[1]:.3f} s/GB", file=sys.stderr)  # fmt: skip
+            table(results, mtu, options)
+    if options.json:
+        pathlib.Path(options.json).write_text(json.dumps(everything, indent=1))
+
+
+if __name__ == "__main__":
+    main()
