@@ -19,6 +19,7 @@ mod program;
 
 use namespace::{Namespace, available, skip};
 use program::{Program, output};
+use rustix::event::{PollFd, PollFlags, poll};
 use sosplice::clock::{Clock, SystemClock};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -32,6 +33,8 @@ const FRONT: &str = "10.78.1.2:8080";
 const BACKEND: &str = "10.78.2.1:8080";
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/net/server.py");
 const MIB: usize = 1 << 20;
+/// How long a stream and a connection wait.
+const LIMIT: Option<Duration> = Some(Duration::from_secs(20));
 
 /// Path of the proxy, built once.
 fn proxy() -> PathBuf {
@@ -88,11 +91,12 @@ impl Scene {
     }
 
     fn connect(&self) -> std::io::Result<TcpStream> {
-        let stream = self.client.enter(|| TcpStream::connect(FRONT))?;
-        let limit = Some(Duration::from_secs(20));
-        stream.set_read_timeout(limit)?;
-        stream.set_write_timeout(limit)?;
-        Ok(stream)
+        let front = FRONT.parse().unwrap();
+        let limit = LIMIT.unwrap();
+        bounded(
+            self.client
+                .enter(|| TcpStream::connect_timeout(&front, limit))?,
+        )
     }
 
     fn listen(&self) -> TcpListener {
@@ -120,6 +124,20 @@ impl Scene {
             &["timeout", "-k", "1", &limit, "bash", "-c", &line],
         )
     }
+}
+
+/// A stream that gives up, so that a proxy that fails fails the test instead of hanging it.
+fn bounded(stream: TcpStream) -> std::io::Result<TcpStream> {
+    stream.set_read_timeout(LIMIT)?;
+    stream.set_write_timeout(LIMIT)?;
+    Ok(stream)
+}
+
+fn accept(listener: &TcpListener) -> TcpStream {
+    let limit = LIMIT.map(|limit| limit.try_into().unwrap());
+    let mut fds = [PollFd::new(listener, PollFlags::IN)];
+    assert_eq!(poll(&mut fds, limit.as_ref()), Ok(1), "nobody connected");
+    bounded(listener.accept().unwrap().0).unwrap()
 }
 
 fn within(namespace: &Namespace, line: &[&str]) -> Command {
@@ -198,7 +216,7 @@ fn a_half_closed_connection_still_carries_the_answer() {
     thread::scope(|scope| {
         // Says nothing before it has heard the end.
         scope.spawn(|| {
-            let (mut stream, _) = listener.accept().unwrap();
+            let mut stream = accept(&listener);
             let mut got = Vec::new();
             stream.read_to_end(&mut got).unwrap();
             stream.write_all(&got).unwrap();
@@ -255,7 +273,7 @@ fn a_client_that_stops_reading_loses_nothing() {
     let before = scene.proxy.resident();
     thread::scope(|scope| {
         scope.spawn(|| {
-            let (mut stream, _) = listener.accept().unwrap();
+            let mut stream = accept(&listener);
             stream.write_all(&sent).unwrap();
         });
         let mut stream = scene.connect().unwrap();

@@ -70,6 +70,11 @@ impl TcpStream {
         Ok(TcpStream::new(stack, stack.dial(address)?))
     }
 
+    #[cfg(test)]
+    pub(crate) fn conn(&self) -> &Conn {
+        &self.conn
+    }
+
     /// This side's address. For a connection of an intercepting listener, the address that the peer
     /// wanted to reach.
     pub fn local_addr(&self) -> SocketAddr {

@@ -193,10 +193,12 @@ impl Conn {
         self.host.arm(me, at);
     }
 
-    /// The engine's state, for listings and tests.
+    /// How the engine was made and what happened to it.
     #[cfg(test)]
-    pub(crate) fn state(&self) -> smoltcp::socket::tcp::State {
-        self.tcb.lock().state()
+    pub(crate) fn taps(&self) -> (super::engine::EngineConfig, Vec<super::oracle::Op>) {
+        let mut tcb = self.tcb.lock();
+        let ops = std::mem::take(&mut tcb.tap.ops);
+        (tcb.engine_config, ops)
     }
 }
 

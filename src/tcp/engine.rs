@@ -70,6 +70,8 @@ pub(crate) struct Engine {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     caps: DeviceCapabilities,
+    #[cfg(test)]
+    config: EngineConfig,
 }
 
 impl std::fmt::Debug for Engine {
@@ -106,6 +108,8 @@ impl Engine {
             sockets,
             handle,
             caps,
+            #[cfg(test)]
+            config: *config,
         }
     }
 
@@ -136,6 +140,11 @@ impl Engine {
             .connect(iface.context(), remote, local)
             .expect("invariant: the stack has checked both ends");
         engine
+    }
+
+    #[cfg(test)]
+    pub(crate) fn config(&self) -> EngineConfig {
+        self.config
     }
 
     fn socket(&self) -> &tcp::Socket<'static> {

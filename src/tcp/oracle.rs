@@ -1,28 +1,240 @@
 //! The oracle: a plain smoltcp socket with real payload, fed what the guard let through.
+//!
+//! A [`Tap`] on each connection writes down what was done to its engine: segments fed (with their
+//! payload), calls, times, and what it emitted. Afterwards a twin, which is nothing but smoltcp,
+//! goes through the same list: it must emit the same frames, with the same payload, and deliver the
+//! same bytes. The runs are whole stacks over a network that loses, delays, duplicates and cuts
+//! segments anew so that they overlap.
 
-use super::wire::{Header, Tuple};
+mod network;
+
+use super::engine::{EngineConfig, device_capabilities};
+use super::wire::{self, Header, MAX_CANONICAL, Tuple};
 use crate::buf::Buf;
+use crate::link::Capabilities;
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::phy::{Device, DeviceCapabilities, RxToken, TxToken};
+use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
+use smoltcp::wire::{HardwareAddress, IpAddress, IpEndpoint};
+use std::collections::VecDeque;
 
-/// What happened at the engine, in order.
+/// What was done to an engine, and what it did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Op {
+    Fed(Instant, Vec<u8>),
+    Egress(Instant),
+    Enqueued(usize),
+    Dequeued(usize),
+    Nagle(bool),
+    Close,
+    Abort,
+    Emitted(Vec<u8>),
+}
+
+/// The list of it, in order.
 #[derive(Debug, Default)]
-pub(crate) struct Tap {}
+pub(crate) struct Tap {
+    pub(crate) ops: Vec<Op>,
+}
 
 impl Tap {
     pub(crate) fn fed(
         &mut self,
-        _now: Instant,
-        _tuple: &Tuple,
-        _header: &Header,
-        _len: usize,
-        _bytes: &[Buf],
+        now: Instant,
+        tuple: &Tuple,
+        header: &Header,
+        len: usize,
+        bytes: &[Buf],
     ) {
+        let mut out = [0; MAX_CANONICAL];
+        let remote = (tuple.remote, tuple.remote_port);
+        let local = (tuple.local, tuple.local_port);
+        let header_len = wire::compose(&mut out, remote, local, header, len);
+        let mut frame = out[..header_len].to_vec();
+        bytes.iter().for_each(|buf| frame.extend_from_slice(buf));
+        // An answer is drawn with a byte that nobody sent.
+        frame.resize(header_len + len, 0);
+        self.ops.push(Op::Fed(now, frame));
     }
-    pub(crate) fn nagle(&mut self, _enabled: bool) {}
-    pub(crate) fn abort(&mut self) {}
-    pub(crate) fn close(&mut self) {}
-    pub(crate) fn egress(&mut self, _now: Instant) {}
-    pub(crate) fn dequeued(&mut self, _count: usize) {}
-    pub(crate) fn enqueued(&mut self, _count: usize) {}
-    pub(crate) fn emitted(&mut self, _header: &[u8], _payload: &[Buf]) {}
+
+    pub(crate) fn nagle(&mut self, enabled: bool) {
+        self.ops.push(Op::Nagle(enabled));
+    }
+
+    pub(crate) fn abort(&mut self) {
+        self.ops.push(Op::Abort);
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.ops.push(Op::Close);
+    }
+
+    pub(crate) fn egress(&mut self, now: Instant) {
+        self.ops.push(Op::Egress(now));
+    }
+
+    pub(crate) fn dequeued(&mut self, count: usize) {
+        self.ops.push(Op::Dequeued(count));
+    }
+
+    pub(crate) fn enqueued(&mut self, count: usize) {
+        self.ops.push(Op::Enqueued(count));
+    }
+
+    pub(crate) fn emitted(&mut self, header: &[u8], payload: &[Buf]) {
+        let mut frame = header.to_vec();
+        payload.iter().for_each(|buf| frame.extend_from_slice(buf));
+        self.ops.push(Op::Emitted(frame));
+    }
+}
+
+/// The byte at a position of a stream.
+fn byte(stream: u64, position: u64) -> u8 {
+    (position ^ stream << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0]
+}
+
+/// How the engine of a connection was made.
+#[derive(Debug, Clone, Copy)]
+struct Birth {
+    tuple: Tuple,
+    connects: bool,
+    config: EngineConfig,
+    link: Capabilities,
+}
+
+/// Plain smoltcp.
+struct Twin {
+    iface: Interface,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    caps: DeviceCapabilities,
+    out: VecDeque<Vec<u8>>,
+    sent: u64,
+    received: u64,
+}
+
+impl Twin {
+    fn new(birth: &Birth) -> Twin {
+        let caps = device_capabilities(&birth.link);
+        let mut settings = Config::new(HardwareAddress::Ip);
+        settings.random_seed = birth.config.seed;
+        let mut out = VecDeque::new();
+        let mut plain = Plain { rx: None, out: &mut out, caps: &caps };
+        let mut iface = Interface::new(settings, &mut plain, Instant::ZERO);
+        iface.set_any_ip(true);
+        let ring = |size| tcp::SocketBuffer::new(vec![0; size]);
+        let mut socket = tcp::Socket::new(ring(birth.config.rcv_ring), ring(birth.config.snd_ring));
+        socket.set_nagle_enabled(birth.config.nagle);
+        socket.set_ack_delay(birth.config.ack_delay.map(Into::into));
+        socket.set_congestion_control(tcp::CongestionControl::Cubic);
+        let tuple = &birth.tuple;
+        let local = IpEndpoint::new(IpAddress::from(tuple.local), tuple.local_port);
+        let remote = IpEndpoint::new(IpAddress::from(tuple.remote), tuple.remote_port);
+        match birth.connects {
+            true => socket.connect(iface.context(), remote, local).unwrap(),
+            false => socket.listen(local).unwrap(),
+        }
+        let mut sockets = SocketSet::new(Vec::new());
+        let handle = sockets.add(socket);
+        Twin { iface, sockets, handle, caps, out, sent: 0, received: 0 }
+    }
+
+    fn socket(&mut self) -> &mut tcp::Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    fn apply(&mut self, op: &Op, sends: u64, receives: u64) {
+        match op {
+            Op::Fed(now, frame) => {
+                let rx = Some(&frame[..]);
+                let mut plain = Plain { rx, out: &mut self.out, caps: &self.caps };
+                self.iface.poll_ingress_single(*now, &mut plain, &mut self.sockets);
+            }
+            Op::Egress(now) => {
+                let mut plain = Plain { rx: None, out: &mut self.out, caps: &self.caps };
+                let result = self.iface.poll_egress(*now, &mut plain, &mut self.sockets);
+                assert!(result == PollResult::None || !self.out.is_empty());
+            }
+            Op::Enqueued(count) => {
+                let from = self.sent;
+                let bytes: Vec<u8> = (from..from + *count as u64).map(|i| byte(sends, i)).collect();
+                assert_eq!(self.socket().send_slice(&bytes), Ok(*count));
+                self.sent += *count as u64;
+            }
+            Op::Dequeued(count) => {
+                let mut bytes = vec![0; *count];
+                if *count > 0 {
+                    assert_eq!(self.socket().recv_slice(&mut bytes), Ok(*count));
+                }
+                let from = self.received;
+                assert!((from..).zip(&bytes).all(|(i, b)| *b == byte(receives, i)), "bytes differ");
+                self.received += *count as u64;
+            }
+            Op::Nagle(enabled) => self.socket().set_nagle_enabled(*enabled),
+            Op::Close => self.socket().close(),
+            Op::Abort => self.socket().abort(),
+            Op::Emitted(frame) => {
+                let twin = self.out.pop_front().expect("the twin emitted nothing");
+                assert!(twin == *frame, "frames differ:\n{twin:02x?}\n{frame:02x?}");
+            }
+        }
+    }
+}
+
+/// Goes through the list with a twin.
+fn compare(birth: &Birth, ops: &[Op], sends: u64, receives: u64) {
+    let mut twin = Twin::new(birth);
+    for op in ops {
+        twin.apply(op, sends, receives);
+    }
+    assert!(twin.out.is_empty(), "the twin emitted more");
+}
+
+struct Plain<'a> {
+    rx: Option<&'a [u8]>,
+    out: &'a mut VecDeque<Vec<u8>>,
+    caps: &'a DeviceCapabilities,
+}
+
+struct Received<'a>(&'a [u8]);
+
+impl RxToken for Received<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
+}
+
+struct Sending<'a>(&'a mut VecDeque<Vec<u8>>);
+
+impl TxToken for Sending<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut frame = vec![0; len];
+        let result = f(&mut frame);
+        self.0.push_back(frame);
+        result
+    }
+}
+
+impl Device for Plain<'_> {
+    type RxToken<'t>
+        = Received<'t>
+    where
+        Self: 't;
+    type TxToken<'t>
+        = Sending<'t>
+    where
+        Self: 't;
+
+    fn receive(&mut self, _now: Instant) -> Option<(Received<'_>, Sending<'_>)> {
+        Some((Received(self.rx.take()?), Sending(self.out)))
+    }
+
+    fn transmit(&mut self, _now: Instant) -> Option<Sending<'_>> {
+        Some(Sending(self.out))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        self.caps.clone()
+    }
 }

@@ -186,6 +186,8 @@ pub(crate) struct Tcb {
     step: u64,
     #[cfg(test)]
     pub(crate) tap: super::oracle::Tap,
+    #[cfg(test)]
+    pub(crate) engine_config: super::engine::EngineConfig,
 }
 
 impl Tcb {
@@ -199,7 +201,6 @@ impl Tcb {
     ) -> Tcb {
         Tcb {
             tuple,
-            engine: Some(engine),
             guard: Guard::new(rcv_ring),
             store: Store::default(),
             held: None,
@@ -224,6 +225,9 @@ impl Tcb {
             step: (rcv_ring / 4).min(4 * mtu) as u64,
             #[cfg(test)]
             tap: super::oracle::Tap::default(),
+            #[cfg(test)]
+            engine_config: engine.config(),
+            engine: Some(engine),
         }
     }
 
