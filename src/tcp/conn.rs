@@ -193,6 +193,21 @@ impl Conn {
         self.host.arm(me, at);
     }
 
+    /// Everything about the connection, for a failed test.
+    #[cfg(test)]
+    pub(crate) fn describe(&self) -> String {
+        let tcb = self.tcb.lock();
+        let ops: Vec<String> = tcb
+            .tap
+            .ops
+            .iter()
+            .rev()
+            .take(30)
+            .map(|op| op.brief())
+            .collect();
+        format!("{:?}\n{:?}\n{}", self.tuple, *tcb, ops.join("\n"))
+    }
+
     /// How the engine was made and what happened to it.
     #[cfg(test)]
     pub(crate) fn taps(&self) -> (super::engine::EngineConfig, Vec<super::oracle::Op>) {

@@ -79,6 +79,8 @@ pub(crate) struct Guard {
     edge: u64,
     /// The furthest edge ever advertised: the peer was allowed to send up to here.
     max_edge: u64,
+    /// The last frame was a zero-window probe, so the peer knows a window that the engine does not.
+    probed: bool,
     /// Bytes that left the engine's receive ring.
     consumed: u64,
     /// Position behind the last byte that is kept.
@@ -89,6 +91,8 @@ pub(crate) struct Guard {
     snd_una: u64,
     /// Position behind the last byte (or FIN) that ever left.
     snd_max: u64,
+    /// The same without zero-window probes: the sequence number of a pure ACK.
+    snd_nxt: u64,
     /// Sequence and acknowledgement of the segment that gave the peer's window (SND.WL1, SND.WL2).
     wl1: i64,
     wl2: u64,
@@ -113,12 +117,14 @@ impl Guard {
             rcv_nxt: 0,
             edge: 0,
             max_edge: 0,
+            probed: false,
             consumed: 0,
             high: 0,
             fin_at: None,
             fin_received: false,
             snd_una: 0,
             snd_max: 0,
+            snd_nxt: 0,
             wl1: -1,
             wl2: 0,
             window: 0,
@@ -210,15 +216,40 @@ impl Guard {
         {
             let end = position + emission.len as u64 + u64::from(header.has(FIN));
             self.snd_max = self.snd_max.max(end);
+            if !self.looks_like_probe(emission) {
+                self.snd_nxt = self.snd_nxt.max(end);
+            }
         }
         if header.has(ACK)
             && let Some(irs) = self.irs
         {
             let shift = if header.has(SYN) { 0 } else { self.shift };
             let acked = unwrap(header.ack, irs, self.rcv_nxt);
-            self.edge = u64::try_from(acked).unwrap_or(0) + (u64::from(header.window) << shift);
-            self.max_edge = self.max_edge.max(self.edge);
+            let edge = u64::try_from(acked).unwrap_or(0) + (u64::from(header.window) << shift);
+            // The engine forgets the window that a zero-window probe carried. What looks like one
+            // may also be a retransmission of one byte, so the smaller edge is the safe one.
+            let probe = self.looks_like_probe(emission);
+            self.edge = if probe { self.edge.min(edge) } else { edge };
+            self.probed = probe;
+            self.max_edge = self.max_edge.max(edge);
         }
+    }
+
+    fn looks_like_probe(&self, emission: &Emission) -> bool {
+        emission.len == 1 && self.window == 0
+    }
+
+    /// The sequence number that a pure ACK is to carry. The engine's is rewound by a retransmission
+    /// and would be refused by a peer that has received more (RFC 9293 3.10.7.4: SND.NXT).
+    pub(crate) fn ack_seq(&self) -> u32 {
+        self.snd_seq(self.snd_nxt.max(self.snd_una))
+    }
+
+    /// After a zero-window probe: what the engine is to be fed before the next segment, to draw an
+    /// ACK that says the window in a way that it remembers.
+    pub(crate) fn announce(&mut self, state: State) -> Option<Header> {
+        let probed = std::mem::take(&mut self.probed);
+        (probed && self.max_edge > self.edge && may_receive(state)).then(|| self.below_window())
     }
 
     /// Decides about a segment in the engine's present state. What is to be fed must be fed.
@@ -349,24 +380,27 @@ impl Guard {
         Verdict::Feed(self.accept(header, &cut, ack))
     }
 
-    /// A segment of which nothing is in the window. The sender needs an ACK to make progress.
+    /// A segment of which nothing is in the window. Its sender needs an ACK to make progress, but
+    /// what it acknowledges counts all the same: with a closed window (RFC 9293 3.10.7.4), from a
+    /// sender that was allowed to go beyond where the edge is now, and, as in BSD, in duplicates:
+    /// two sides that both retransmit would otherwise refuse each other's acknowledgements.
     fn judge_outside(&mut self, header: &Header, cut: &Cut) -> Verdict {
         let answer = self.below_window();
         let next = signed(self.rcv_nxt);
-        if !cut.occupies {
-            // Keep-alive and window probe look like this.
-            let probe = cut.start == next - 1;
-            return if probe {
-                Verdict::Answer(answer)
-            } else {
-                Verdict::Challenge(answer)
-            };
-        }
-        // RFC 9293 3.10.7.4: with a closed window, acknowledgements are to be taken all the same.
-        // The same goes for a sender that was allowed to go beyond where the edge is now.
-        let allowed = cut.start >= next && cut.start <= signed(self.allowed_edge());
-        if allowed && let Some(ack) = self.acceptable_ack(header.ack) {
-            if ack >= signed(self.snd_una) {
+        let known =
+            cut.start >= next - signed(self.capacity) && cut.start <= signed(self.allowed_edge());
+        let new = |ack: &i64| {
+            *ack > signed(self.snd_una) || (cut.start >= next && *ack == signed(self.snd_una))
+        };
+        let ack = self
+            .acceptable_ack(header.ack)
+            .filter(|ack| known && new(ack));
+        // Keep-alive and window probe are empty, or lie just below the window.
+        let probe = cut.occupies || cut.start == next - 1;
+        match (ack, probe) {
+            (None, true) => Verdict::Answer(answer),
+            (None, false) => Verdict::Challenge(answer),
+            (Some(ack), probe) => {
                 let empty = Cut {
                     acceptable: true,
                     skip: 0,
@@ -375,10 +409,15 @@ impl Guard {
                     held: 0,
                     ..*cut
                 };
-                return Verdict::FeedThenAnswer(self.accept(header, &empty, ack), answer);
+                let feed = self.accept(header, &empty, ack);
+                let answer = self.below_window();
+                if probe {
+                    Verdict::FeedThenAnswer(feed, answer)
+                } else {
+                    Verdict::Feed(feed)
+                }
             }
         }
-        Verdict::Answer(answer)
     }
 
     /// Turns an acceptable segment into what the engine is fed, and takes note of it.
@@ -539,6 +578,14 @@ impl Guard {
 
     fn position_of(&self, seq: u32) -> i64 {
         unwrap(seq, self.irs.unwrap_or(0), self.rcv_nxt)
+    }
+
+    /// What the peer has said last, once more.
+    pub(crate) fn standing(&self) -> Header {
+        Header {
+            seq: self.rcv_nxt_seq(),
+            ..self.below_window()
+        }
     }
 
     /// A segment just below the window, with everything else as it stands.

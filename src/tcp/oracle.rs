@@ -32,10 +32,37 @@ pub(crate) enum Op {
     Emitted(Vec<u8>),
 }
 
+impl Op {
+    /// One line, for a failed test.
+    pub(crate) fn brief(&self) -> String {
+        let frame = |frame: &[u8]| {
+            let ip = if frame[0] >> 4 == 4 { 20 } else { 40 };
+            let header = ip + usize::from(frame[ip + 12] >> 4) * 4;
+            let (seq, ack) = (wire::be32(frame, ip + 4), wire::be32(frame, ip + 8));
+            let (flags, window) = (frame[ip + 13], wire::be16(frame, ip + 14));
+            format!(
+                "seq {seq} ack {ack} flags {flags:02x} win {window} len {}",
+                frame.len() - header
+            )
+        };
+        match self {
+            Op::Fed(now, bytes) => format!("{now} > {}", frame(bytes)),
+            Op::Emitted(bytes) => format!("< {}", frame(bytes)),
+            other => format!("{other:?}"),
+        }
+    }
+}
+
 /// The list of it, in order.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Tap {
     pub(crate) ops: Vec<Op>,
+}
+
+impl std::fmt::Debug for Tap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ops", self.ops.len())
+    }
 }
 
 impl Tap {
@@ -91,7 +118,9 @@ impl Tap {
 
 /// The byte at a position of a stream.
 fn byte(stream: u64, position: u64) -> u8 {
-    (position ^ stream << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0]
+    (position ^ stream << 40)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .to_be_bytes()[0]
 }
 
 /// How the engine of a connection was made.
@@ -120,7 +149,11 @@ impl Twin {
         let mut settings = Config::new(HardwareAddress::Ip);
         settings.random_seed = birth.config.seed;
         let mut out = VecDeque::new();
-        let mut plain = Plain { rx: None, out: &mut out, caps: &caps };
+        let mut plain = Plain {
+            rx: None,
+            out: &mut out,
+            caps: &caps,
+        };
         let mut iface = Interface::new(settings, &mut plain, Instant::ZERO);
         iface.set_any_ip(true);
         let ring = |size| tcp::SocketBuffer::new(vec![0; size]);
@@ -137,7 +170,15 @@ impl Twin {
         }
         let mut sockets = SocketSet::new(Vec::new());
         let handle = sockets.add(socket);
-        Twin { iface, sockets, handle, caps, out, sent: 0, received: 0 }
+        Twin {
+            iface,
+            sockets,
+            handle,
+            caps,
+            out,
+            sent: 0,
+            received: 0,
+        }
     }
 
     fn socket(&mut self) -> &mut tcp::Socket<'static> {
@@ -148,17 +189,28 @@ impl Twin {
         match op {
             Op::Fed(now, frame) => {
                 let rx = Some(&frame[..]);
-                let mut plain = Plain { rx, out: &mut self.out, caps: &self.caps };
-                self.iface.poll_ingress_single(*now, &mut plain, &mut self.sockets);
+                let mut plain = Plain {
+                    rx,
+                    out: &mut self.out,
+                    caps: &self.caps,
+                };
+                self.iface
+                    .poll_ingress_single(*now, &mut plain, &mut self.sockets);
             }
             Op::Egress(now) => {
-                let mut plain = Plain { rx: None, out: &mut self.out, caps: &self.caps };
+                let mut plain = Plain {
+                    rx: None,
+                    out: &mut self.out,
+                    caps: &self.caps,
+                };
                 let result = self.iface.poll_egress(*now, &mut plain, &mut self.sockets);
                 assert!(result == PollResult::None || !self.out.is_empty());
             }
             Op::Enqueued(count) => {
                 let from = self.sent;
-                let bytes: Vec<u8> = (from..from + *count as u64).map(|i| byte(sends, i)).collect();
+                let bytes: Vec<u8> = (from..from + *count as u64)
+                    .map(|i| byte(sends, i))
+                    .collect();
                 assert_eq!(self.socket().send_slice(&bytes), Ok(*count));
                 self.sent += *count as u64;
             }
@@ -168,7 +220,10 @@ impl Twin {
                     assert_eq!(self.socket().recv_slice(&mut bytes), Ok(*count));
                 }
                 let from = self.received;
-                assert!((from..).zip(&bytes).all(|(i, b)| *b == byte(receives, i)), "bytes differ");
+                assert!(
+                    (from..).zip(&bytes).all(|(i, b)| *b == byte(receives, i)),
+                    "bytes differ"
+                );
                 self.received += *count as u64;
             }
             Op::Nagle(enabled) => self.socket().set_nagle_enabled(*enabled),

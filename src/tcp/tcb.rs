@@ -243,6 +243,11 @@ impl Tcb {
 
     /// Takes a received segment. A service step follows.
     pub(crate) fn input(&mut self, segment: &Segment, env: &Env<'_>) {
+        if segment.payload_len > 0
+            && let Some(header) = self.guard.announce(self.state())
+        {
+            self.draw_ack(&header, 1, env);
+        }
         let Some(engine) = &self.engine else { return };
         let mut header = segment.header;
         header.ack = header.ack.wrapping_sub(self.offset.unwrap_or(0));
@@ -433,6 +438,7 @@ impl Tcb {
             self.deliver(false, env);
             link_full = !self.emit(env);
         }
+        self.nudge(env);
         self.expire(env);
         let mut served = Served {
             link_full,
@@ -576,7 +582,9 @@ impl Tcb {
             #[cfg(test)]
             self.tap.enqueued(count);
         }
-        if closed && self.queued == end {
+        // In LAST-ACK the engine ignores window updates, so nothing may be left to send by then.
+        let may_close = engine.state() == State::Established || self.guard.snd_una() == end;
+        if closed && self.queued == end && may_close {
             #[cfg(test)]
             self.tap.close();
             engine.close();
@@ -605,6 +613,24 @@ impl Tcb {
         }
         self.note_state(before, self.state(), false);
         true
+    }
+
+    /// A retransmission that comes due while the peer's window is closed leaves the engine without
+    /// any timer. The last acknowledgement again starts its zero-window probes.
+    fn nudge(&mut self, env: &Env<'_>) {
+        let now = self.engine_time(env.now);
+        let unacknowledged = self.guard.snd_una() < self.queued;
+        let Some(engine) = self.engine.as_mut().filter(|_| unacknowledged) else {
+            return;
+        };
+        let open = matches!(
+            engine.state(),
+            State::Established | State::FinWait1 | State::CloseWait | State::Closing
+        );
+        if open && engine.poll_at(now).is_none() {
+            let header = self.guard.standing();
+            self.feed_engine(&header, 0, &[], env);
+        }
     }
 
     fn flush_waiting(&mut self, env: &Env<'_>) -> bool {
@@ -776,7 +802,13 @@ impl Outlet for Wire<'_> {
         if emission.header.has(SYN) && self.offset.is_none() {
             *self.offset = Some(self.wire_iss.wrapping_sub(emission.header.seq));
         }
-        let seq = emission.header.seq.wrapping_add(self.offset.unwrap_or(0));
+        let occupies = emission.len > 0 || emission.header.flags & (SYN | FIN | RST) != 0;
+        let seq = if occupies {
+            emission.header.seq
+        } else {
+            self.guard.ack_seq()
+        };
+        let seq = seq.wrapping_add(self.offset.unwrap_or(0));
         header[ip_header_len + 4..ip_header_len + 8].copy_from_slice(&seq.to_be_bytes());
         let mut packet = Waiting {
             header: SmallVec::from_slice(header),

@@ -37,7 +37,11 @@ struct TestLink {
 
 impl TestLink {
     fn new(caps: Capabilities) -> TestLink {
-        TestLink { caps, inbox: Arc::default(), outbox: Arc::default() }
+        TestLink {
+            caps,
+            inbox: Arc::default(),
+            outbox: Arc::default(),
+        }
     }
 }
 
@@ -53,7 +57,10 @@ impl Link for TestLink {
 
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
         let mut bytes = packet.header.to_vec();
-        packet.payload.iter().for_each(|buf| bytes.extend_from_slice(buf));
+        packet
+            .payload
+            .iter()
+            .for_each(|buf| bytes.extend_from_slice(buf));
         self.outbox.lock().push(bytes);
         Ok(())
     }
@@ -97,7 +104,7 @@ struct Weather {
 }
 
 fn weather() -> impl Strategy<Value = Weather> {
-    let bad = prop_oneof![Just(0u64), 0u64..200];
+    let bad = prop_oneof![Just(0u64), 0u64..150];
     let buffer = || prop_oneof![2048usize..6000, Just(65_536usize), 66_000usize..80_000];
     (
         (1u64.., bad, 0u64..100, 0u64..300, 0u64..200),
@@ -105,10 +112,23 @@ fn weather() -> impl Strategy<Value = Weather> {
         (0u64..25_000, 0u64..25_000),
         any::<(bool, bool, bool)>(),
     )
-        .prop_map(|((seed, loss, duplication, delay, overlap), buffers, totals, flags)| {
-            let (v6, segment, nagle) = flags;
-            Weather { seed, loss, duplication, delay, overlap, buffers, totals, v6, segment, nagle }
-        })
+        .prop_map(
+            |((seed, loss, duplication, delay, overlap), buffers, totals, flags)| {
+                let (v6, segment, nagle) = flags;
+                Weather {
+                    seed,
+                    loss,
+                    duplication,
+                    delay,
+                    overlap,
+                    buffers,
+                    totals,
+                    v6,
+                    segment,
+                    nagle,
+                }
+            },
+        )
 }
 
 /// One side of the run.
@@ -128,20 +148,34 @@ struct Host {
 impl Host {
     fn new(weather: &Weather, index: u64, clock: &Arc<TestClock>) -> Host {
         let segment_v4 = weather.segment.then_some(20_000);
-        let caps = Capabilities { mtu: 1500, checksum: false, segment_v4, segment_v6: None };
+        let caps = Capabilities {
+            mtu: 1500,
+            checksum: false,
+            segment_v4,
+            segment_v6: None,
+        };
         let link = TestLink::new(caps);
         let host = index + 1;
-        let buffer = if index == 0 { weather.buffers.0 } else { weather.buffers.1 };
+        let buffer = if index == 0 {
+            weather.buffers.0
+        } else {
+            weather.buffers.1
+        };
         let (stack, driver) = Stack::builder(link.clone())
             .address(format!("10.0.0.{host}/24").parse().unwrap())
             .address(format!("fd00::{host}/64").parse().unwrap())
             .receive_buffer(buffer)
             .send_buffer(buffer)
+            .user_timeout(Duration::from_secs(1_000_000))
             .clock(clock.clone())
             .seed(weather.seed ^ index << 60)
             .manual()
             .unwrap();
-        let total = if index == 0 { weather.totals.0 } else { weather.totals.1 };
+        let total = if index == 0 {
+            weather.totals.0
+        } else {
+            weather.totals.1
+        };
         Host {
             link,
             stack,
@@ -167,8 +201,9 @@ impl Host {
         let Some(stream) = &self.stream else { return };
         if random.chance(700) && self.sent < self.total {
             let count = (random.below(3000) + 1).min(self.total - self.sent);
-            let bytes: Vec<u8> =
-                (self.sent..self.sent + count).map(|i| byte(self.sends, i)).collect();
+            let bytes: Vec<u8> = (self.sent..self.sent + count)
+                .map(|i| byte(self.sends, i))
+                .collect();
             self.sent += stream.send(&bytes).unwrap_or(0) as u64;
         }
         if self.sent == self.total && !self.shut && random.chance(500) {
@@ -182,7 +217,10 @@ impl Host {
                 Ok(count) => {
                     let from = self.received;
                     let same = |(i, b): (u64, &u8)| *b == byte(1 - self.sends, i);
-                    assert!((from..).zip(&bytes[..count]).all(same), "delivered bytes differ");
+                    assert!(
+                        (from..).zip(&bytes[..count]).all(same),
+                        "delivered bytes differ"
+                    );
                     self.received += count as u64;
                 }
                 Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
@@ -199,6 +237,8 @@ struct Network {
     random: Random,
     in_flight: InFlight,
     serial: u64,
+    /// Rounds since a frame was last on its way.
+    quiet: u32,
 }
 
 impl Network {
@@ -206,7 +246,8 @@ impl Network {
         let slow = self.random.chance(self.weather.delay);
         let delay = 500 + if slow { self.random.below(5000) } else { 0 };
         self.serial += 1;
-        self.in_flight.insert((now + delay, self.serial), (to, frame));
+        self.in_flight
+            .insert((now + delay, self.serial), (to, frame));
     }
 
     fn send(&mut self, now: u64, to: usize, frame: Vec<u8>) {
@@ -227,8 +268,14 @@ impl Network {
     /// Parts of a data segment, as a peer that retransmits with other boundaries would send them.
     fn overlapping(&mut self, frame: &[u8]) -> Vec<Vec<u8>> {
         let head = crate::buf::Buf::copy_of(frame);
-        let frame = Frame { head, rest: Default::default(), checksum_ok: false };
-        let Parsed::Tcp(segment) = wire::parse(frame) else { return Vec::new() };
+        let frame = Frame {
+            head,
+            rest: Default::default(),
+            checksum_ok: false,
+        };
+        let Parsed::Tcp(segment) = wire::parse(frame) else {
+            return Vec::new();
+        };
         if segment.payload_len < 2 || segment.header.has(SYN) {
             return Vec::new();
         }
@@ -246,30 +293,62 @@ impl Network {
         }
         let tuple = &segment.tuple;
         let mut out = [0; MAX_CANONICAL];
-        let (from_end, to_end) =
-            ((tuple.remote, tuple.remote_port), (tuple.local, tuple.local_port));
+        let (from_end, to_end) = (
+            (tuple.remote, tuple.remote_port),
+            (tuple.local, tuple.local_port),
+        );
         let part = &bytes[from..to];
         let len = wire::compose(&mut out, from_end, to_end, &header, part.len());
-        wire::finish(&mut out[..len], tuple.ip_header_len(), std::iter::once(part), false);
+        wire::finish(
+            &mut out[..len],
+            tuple.ip_header_len(),
+            std::iter::once(part),
+            false,
+        );
         [&out[..len], part].concat()
     }
 }
 
 /// Runs until both sides have everything, then lets the twins go through it.
 fn run(weather: Weather) {
-    let clock = Arc::new(TestClock { base: crate::clock::system().now(), micros: 0.into() });
-    let mut hosts = [Host::new(&weather, 0, &clock), Host::new(&weather, 1, &clock)];
-    let address = if weather.v6 { "[fd00::2]:80" } else { "10.0.0.2:80" };
+    let clock = Arc::new(TestClock {
+        base: crate::clock::system().now(),
+        micros: 0.into(),
+    });
+    let mut hosts = [
+        Host::new(&weather, 0, &clock),
+        Host::new(&weather, 1, &clock),
+    ];
+    let address = if weather.v6 {
+        "[fd00::2]:80"
+    } else {
+        "10.0.0.2:80"
+    };
     let listener = TcpListener::bind(&hosts[1].stack, address.parse().unwrap()).unwrap();
     listener.set_nonblocking(true);
     let stream = TcpStream::start(&hosts[0].stack, address.parse().unwrap()).unwrap();
     hosts[0].hold(stream, weather.nagle);
     let random = Random(weather.seed | 1);
-    let mut network = Network { weather, random, in_flight: InFlight::new(), serial: 0 };
+    let mut network = Network {
+        weather,
+        random,
+        in_flight: InFlight::new(),
+        serial: 0,
+        quiet: 0,
+    };
     let mut rounds = 0;
     while !hosts.iter().all(|host| host.finished && host.shut) {
         rounds += 1;
-        assert!(rounds < 100_000, "no progress: {:?}", hosts.each_ref().map(|h| (h.sent, h.received)));
+        if rounds >= 100_000 {
+            for stream in hosts.iter().filter_map(|host| host.stream.as_ref()) {
+                eprintln!("{}", stream.conn().describe());
+            }
+        }
+        assert!(
+            rounds < 100_000,
+            "no progress: {:?}",
+            hosts.each_ref().map(|h| (h.sent, h.received))
+        );
         if hosts[1].stream.is_none()
             && let Ok((stream, _)) = listener.accept()
         {
@@ -308,8 +387,19 @@ fn step(hosts: &mut [Host; 2], network: &mut Network, clock: &TestClock) {
     let arrival = network.in_flight.keys().next().map(|(at, _)| *at);
     let timers = hosts.iter().filter_map(|host| host.driver.next_deadline());
     let timer = timers.min().map(|at| (at - clock.base).as_micros() as u64);
-    // The applications act again after a while in any case.
-    let next = arrival.into_iter().chain(timer).chain([now + 2000]).min().unwrap_or(now);
+    // The applications act again after a while in any case; the quieter, the later.
+    network.quiet = if arrival.is_some() {
+        0
+    } else {
+        network.quiet + 1
+    };
+    let soon = now + (2000 << network.quiet.min(16));
+    let next = arrival
+        .into_iter()
+        .chain(timer)
+        .chain([soon])
+        .min()
+        .unwrap_or(now);
     clock.micros.store(next.max(now + 1), Ordering::Relaxed);
     while let Some(entry) = network.in_flight.first_entry() {
         if entry.key().0 > next {
@@ -317,7 +407,11 @@ fn step(hosts: &mut [Host; 2], network: &mut Network, clock: &TestClock) {
         }
         let (to, frame) = entry.remove();
         let head = crate::buf::Buf::copy_of(&frame);
-        let frame = Frame { head, rest: Default::default(), checksum_ok: false };
+        let frame = Frame {
+            head,
+            rest: Default::default(),
+            checksum_ok: false,
+        };
         hosts[to].link.inbox.lock().push(frame);
     }
 }
