@@ -7,7 +7,8 @@
 //! * the payload is trimmed to `[rcv_nxt, R)`, `R` being the smaller of the advertised edge and the
 //!   free space of the engine's ring; what is cut on the right loses its FIN;
 //! * the advertised edge is taken from every frame that leaves, SYNs unscaled, so a peer that
-//!   believes a larger window than the ring holds cannot make the engine panic;
+//!   believes a larger window than the ring holds cannot make the engine panic; the engine itself
+//!   forgets what its window probes advertised and is reminded when it matters;
 //! * an acknowledgement of what was never sent, and one far too old, is challenged; an old one does
 //!   not carry its window in, and its payload still counts;
 //! * a RST counts only exactly at `rcv_nxt`, elsewhere in the window it is challenged; a SYN in a
@@ -73,6 +74,9 @@ pub(crate) struct Guard {
     rcv_nxt: u64,
     /// Right edge of the window as last advertised.
     edge: u64,
+    /// The same, of the last frame that the engine certainly remembers: it forgets what its window
+    /// probes advertise. See [`unsettled`](Self::unsettled).
+    sure_edge: u64,
     /// Bytes that left the engine's receive ring.
     consumed: u64,
     /// Position behind the last byte that is kept.
@@ -88,6 +92,8 @@ pub(crate) struct Guard {
     wl2: u64,
     /// The peer's window as last accepted: the raw field.
     window: u16,
+    /// The window as the engine counts it, in bytes.
+    snd_wnd: u64,
     /// Largest window the peer ever offered, in bytes (RFC 5961 5.2).
     max_window: u64,
     remote_shift: u8,
@@ -106,6 +112,7 @@ impl Guard {
             irs: None,
             rcv_nxt: 0,
             edge: 0,
+            sure_edge: 0,
             consumed: 0,
             high: 0,
             fin_at: None,
@@ -115,6 +122,7 @@ impl Guard {
             wl1: -1,
             wl2: 0,
             window: 0,
+            snd_wnd: 0,
             max_window: 0,
             remote_shift: 0,
             mirror: Assembler::new(),
@@ -196,8 +204,15 @@ impl Guard {
             if !header.has(ACK) {
                 // The peer may send this much, counted from a number that is not known yet.
                 self.edge = u64::from(header.window);
+                self.sure_edge = self.edge;
             }
         }
+        // Read before anything is taken note of. Only a window probe leaves into a closed window.
+        let probe = !header.has(SYN)
+            && emission.len <= 1
+            && self
+                .send_position(header.seq)
+                .is_some_and(|position| position >= self.snd_una + self.snd_wnd);
         if let Some(position) = self.send_position(header.seq)
             && !header.has(SYN)
         {
@@ -210,7 +225,24 @@ impl Guard {
             let shift = if header.has(SYN) { 0 } else { self.shift };
             let acked = unwrap(header.ack, irs, self.rcv_nxt);
             self.edge = u64::try_from(acked).unwrap_or(0) + (u64::from(header.window) << shift);
+            if !probe {
+                self.settle();
+            }
         }
+    }
+
+    /// Whether a segment reaches behind the edge that the engine certainly remembers, but not behind
+    /// the advertised one. Then this is to be fed first, with one dummy byte: the engine's answer
+    /// says where both stand, and [`settle`](Self::settle) takes note of it.
+    pub(crate) fn unsettled(&self, state: State, header: &Header, len: usize) -> Option<Header> {
+        let end = self.position_of(header.seq) + i64::try_from(len).unwrap_or(i64::MAX);
+        let beyond = self.edge > self.sure_edge && end > signed(self.sure_edge);
+        (beyond && may_receive(state) && len > 0).then(|| self.below_window())
+    }
+
+    /// The engine has answered: it counts the edge that was advertised last.
+    pub(crate) fn settle(&mut self) {
+        self.sure_edge = self.edge;
     }
 
     /// Decides about a segment in the engine's present state. What is to be fed must be fed.
@@ -262,6 +294,7 @@ impl Guard {
             let advertised = self.edge;
             self.synchronise(header);
             self.edge = advertised.saturating_sub(1);
+            self.sure_edge = self.edge;
         }
         Verdict::Feed(bare(Header { flags, ..*header }))
     }
@@ -356,17 +389,20 @@ impl Guard {
         }
         // RFC 9293 3.10.7.4: with a closed window, acknowledgements are to be taken all the same.
         let probed = cut.start == next && self.right_edge() == self.rcv_nxt;
-        if probed && let Some(ack) = self.acceptable_ack(header.ack) {
-            if ack >= signed(self.snd_una) {
-                let empty = Cut {
-                    acceptable: true,
-                    skip: 0,
-                    len: 0,
-                    fin: false,
-                    ..*cut
-                };
-                return Verdict::FeedThenAnswer(self.accept(header, &empty, ack), answer);
-            }
+        if probed
+            && let Some(ack) = self.acceptable_ack(header.ack)
+            && ack >= signed(self.snd_una)
+        {
+            let empty = Cut {
+                acceptable: true,
+                skip: 0,
+                len: 0,
+                fin: false,
+                ..*cut
+            };
+            let feed = self.accept(header, &empty, ack);
+            // Composed behind it: the engine does not answer an acknowledgement older than that.
+            return Verdict::FeedThenAnswer(feed, self.below_window());
         }
         Verdict::Answer(answer)
     }
@@ -386,6 +422,7 @@ impl Guard {
                 .max(u64::from(header.window) << self.remote_shift);
         }
         self.snd_una = ack;
+        self.snd_wnd = u64::from(self.window) << self.remote_shift;
         let start = self.rcv_nxt.max(u64::try_from(cut.start).unwrap_or(0));
         // Without a payload the sequence number means nothing, but at the edge the engine refuses.
         let position = if cut.len > 0 { start } else { self.rcv_nxt };
@@ -524,7 +561,8 @@ impl Guard {
             None => self.shift = 0,
         }
         self.window = header.window;
-        self.max_window = u64::from(header.window);
+        self.snd_wnd = u64::from(header.window);
+        self.max_window = self.snd_wnd;
         self.wl1 = -1;
     }
 }
@@ -578,3 +616,6 @@ fn unwrap(seq: u32, initial: u32, near: u64) -> i64 {
 fn signed(position: u64) -> i64 {
     i64::try_from(position).expect("invariant: no connection carries 2^63 bytes")
 }
+
+#[cfg(test)]
+mod tests;

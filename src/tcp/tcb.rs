@@ -229,15 +229,25 @@ impl Tcb {
         let Some(engine) = &self.engine else { return };
         let mut header = segment.header;
         header.ack = header.ack.wrapping_sub(self.offset.unwrap_or(0));
-        match self
-            .guard
-            .judge(engine.state(), &header, segment.payload_len)
-        {
+        let state = engine.state();
+        let len = segment.payload_len;
+        if let Some(reminder) = self.guard.unsettled(state, &header, len) {
+            self.draw_ack(&reminder, 1, env);
+            self.guard.settle();
+        }
+        match self.guard.judge(state, &header, len) {
             Verdict::Drop => env.counters.refused.add(1),
             Verdict::Feed(feed) => self.feed(&feed, &segment.payload, env),
-            Verdict::Answer(header) => self.draw_ack(&header, 1, env),
-            Verdict::Challenge(header) => self.draw_ack(&header, 0, env),
+            Verdict::Answer(header) => {
+                env.counters.refused.add(1);
+                self.draw_ack(&header, 1, env);
+            }
+            Verdict::Challenge(header) => {
+                env.counters.refused.add(1);
+                self.draw_ack(&header, 0, env);
+            }
             Verdict::FeedThenAnswer(feed, header) => {
+                env.counters.refused.add(1);
                 self.feed(&feed, &segment.payload, env);
                 self.draw_ack(&header, 1, env);
             }
@@ -249,7 +259,6 @@ impl Tcb {
 
     /// Feeds a segment outside the window, whose only effect is the engine's answer.
     fn draw_ack(&mut self, header: &Header, len: usize, env: &Env<'_>) {
-        env.counters.refused.add(1);
         let (before, queue) = (self.state(), self.rcv_queue());
         self.feed_engine(header, len, &[], env);
         self.check(
