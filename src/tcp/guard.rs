@@ -231,13 +231,19 @@ impl Guard {
         }
     }
 
-    /// Whether a segment reaches behind the edge that the engine certainly remembers, but not behind
-    /// the advertised one. Then this is to be fed first, with one dummy byte: the engine's answer
-    /// says where both stand, and [`settle`](Self::settle) takes note of it.
+    /// Whether engine and guard may disagree about the window to which a segment belongs. Then this
+    /// is to be fed first, with one dummy byte: the engine's answer says where both stand, and
+    /// [`settle`](Self::settle) takes note of it.
+    ///
+    /// * A text reaches behind the edge that the engine certainly remembers.
+    /// * A FIN right at the edge has moved `rcv_nxt` behind it. Until it is acknowledged, the engine
+    ///   takes every segment for one outside the window, also a RST.
     pub(crate) fn unsettled(&self, state: State, header: &Header, len: usize) -> Option<Header> {
         let end = self.position_of(header.seq) + i64::try_from(len).unwrap_or(i64::MAX);
-        let beyond = self.edge > self.sure_edge && end > signed(self.sure_edge);
-        (beyond && may_receive(state) && len > 0).then(|| self.below_window())
+        let text = len > 0 && may_receive(state);
+        let beyond = text && self.edge > self.sure_edge && end > signed(self.sure_edge);
+        let behind = self.fin_received && self.rcv_nxt > self.edge;
+        (beyond || behind).then(|| self.below_window())
     }
 
     /// The engine has answered: it counts the edge that was advertised last.

@@ -776,6 +776,10 @@ impl Rig {
         (header, len.clamp(0, 65_000) as usize)
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one table of what may come of a segment"
+    )]
     fn arrive(&mut self, header: &Header, len: usize) -> Result<(), TestCaseError> {
         if let Some(reminder) = self.guard.unsettled(self.model.state, header, len) {
             self.answer(&reminder, 1)?;
