@@ -378,10 +378,11 @@ impl Tcb {
         self.deliver(work.has(Work::IDLE), env);
         self.drop_acknowledged(env);
         self.queue(env);
-        let link_full = !self.emit(env);
+        self.emit(env);
         self.expire(env);
         let mut served = Served {
-            link_full,
+            // Asked last: a timer's reset may have filled it.
+            link_full: !self.waiting.is_empty(),
             ..Served::default()
         };
         if self.established && !self.said_established {
@@ -529,10 +530,11 @@ impl Tcb {
         }
     }
 
-    /// Emits until there is nothing more, or the link is full (`false`).
-    fn emit(&mut self, env: &Env<'_>) -> bool {
-        if !self.flush_waiting(env) {
-            return false;
+    /// Emits until there is nothing more, or the link is full and something is waiting for it.
+    fn emit(&mut self, env: &Env<'_>) {
+        self.flush_waiting(env);
+        if !self.waiting.is_empty() {
+            return;
         }
         let now = self.engine_time(env.now);
         let before = self.state();
@@ -546,21 +548,19 @@ impl Tcb {
                 break;
             }
             if !self.waiting.is_empty() {
-                return false;
+                return;
             }
         }
         self.note_state(before, self.state(), false);
-        true
     }
 
-    fn flush_waiting(&mut self, env: &Env<'_>) -> bool {
+    fn flush_waiting(&mut self, env: &Env<'_>) {
         while let Some(mut waiting) = self.waiting.pop_front() {
             if !waiting.send(env) {
                 self.waiting.push_front(waiting);
-                return false;
+                return;
             }
         }
-        true
     }
 
     /// Time limits of our own; the engine's would kill idle connections.
