@@ -3,6 +3,13 @@
 //! Each test is named after what it prevents, reads like a packet trace, and says which handling it
 //! guards. Where the guard is the handling, [`bare`] shows what the engine does alone.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "sequence numbers wrap, and lengths are small"
+)]
+
+mod fuzz;
+
 use super::*;
 use crate::buf::Buf;
 use crate::clock::SystemClock;
