@@ -19,6 +19,8 @@ mod driver;
 mod listener;
 mod stream;
 pub(crate) mod table;
+#[cfg(test)]
+mod traps;
 
 pub use driver::Driver;
 pub use listener::{DEFAULT_BACKLOG, TcpListener};
@@ -509,7 +511,7 @@ impl Stack {
                 continue;
             }
             let engine = shared.engine(|link, config| Engine::connecting(link, config, &tuple));
-            let conn = shared.connection(tuple, engine);
+            let conn = shared.connection(tuple, engine, None);
             if shared.table.insert(&conn) {
                 conn.run(Work::SERVE, Runner::User);
                 return Ok(conn);
@@ -577,18 +579,19 @@ impl Shared {
         listeners.iter().find(wanted).cloned()
     }
 
-    /// A new half-open connection, if the listener's backlog has room.
+    /// A new half-open connection, if the listener's backlog has room. `after` is the last sequence
+    /// number of a former connection in its place.
     pub(crate) fn accept_syn(
         self: &Arc<Self>,
         listening: &Arc<Listening>,
         tuple: &Tuple,
-        _now: Instant,
+        after: Option<u32>,
     ) -> Option<Arc<Conn>> {
         if !listening.reserve() {
             return None;
         }
         let engine = self.engine(|link, config| Engine::listening(link, config, tuple));
-        let conn = self.connection(*tuple, engine);
+        let conn = self.connection(*tuple, engine, after);
         self.half_open.lock().insert(*tuple, listening.clone());
         if self.table.insert(&conn) {
             return Some(conn);
@@ -599,11 +602,16 @@ impl Shared {
         None
     }
 
-    fn connection(self: &Arc<Self>, tuple: Tuple, engine: Engine) -> Arc<Conn> {
+    fn connection(self: &Arc<Self>, tuple: Tuple, engine: Engine, after: Option<u32>) -> Arc<Conn> {
+        // RFC 1122 4.2.2.13: larger than any before, which a fast connection's are soon.
+        let wire_iss = match after {
+            Some(snd_nxt) => snd_nxt.wrapping_add(1 << 16),
+            None => self.initial_sequence_number(&tuple),
+        };
         let end = SocketEnd::new(self.config.rcv_buffer, self.config.snd_buffer);
         let config = ConnConfig {
             rcv_ring: self.config.rcv_buffer,
-            wire_iss: self.initial_sequence_number(&tuple),
+            wire_iss,
             limits: self.config.limits,
             epoch: self.epoch,
         };

@@ -57,6 +57,12 @@ impl Agenda {
         self.timers.first_key_value().map(|((at, _), _)| *at)
     }
 
+    /// Timers that are set.
+    #[cfg(test)]
+    pub(crate) fn timers(&self) -> usize {
+        self.timers.len()
+    }
+
     pub(crate) fn has_blocked(&self) -> bool {
         !self.blocked.is_empty()
     }

@@ -113,7 +113,7 @@ impl Driver {
         match self.shared.table.get(&segment.tuple) {
             Some(Entry::Conn(conn)) => self.deliver(conn, segment),
             Some(Entry::TimeWait(record, _)) => self.time_wait(&record, segment, now),
-            None => self.unknown(segment, now),
+            None => self.unknown(segment, None),
         }
     }
 
@@ -124,24 +124,32 @@ impl Driver {
     }
 
     fn time_wait(&mut self, record: &TimeWait, segment: Segment, now: Instant) {
+        let tuple = &record.tuple;
+        let own = self.shared.is_own(tuple.local);
         match record.answer(&segment.header, segment.payload_len) {
             Answer::Ignore => {}
+            Answer::MakeRoom if self.shared.listener_for(tuple, own).is_some() => {
+                self.shared.table.forget(tuple);
+                self.unknown(segment, Some(record.snd_nxt));
+            }
+            Answer::MakeRoom => self.acknowledge(record),
             Answer::Acknowledge { restart } => {
-                let ack = record.acknowledgement(false);
-                control::send(&*self.shared.link, &ack, record.tuple.ip_header_len());
+                self.acknowledge(record);
                 if restart {
                     self.shared.table.restart(record, now);
                 }
             }
-            Answer::MakeRoom => {
-                self.shared.table.forget(&record.tuple);
-                self.unknown(segment, now);
-            }
         }
     }
 
-    /// A segment without a connection: a SYN for a listener, or something to reset.
-    fn unknown(&mut self, segment: Segment, now: Instant) {
+    fn acknowledge(&self, record: &TimeWait) {
+        let ack = record.acknowledgement(false);
+        control::send(&*self.shared.link, &ack, record.tuple.ip_header_len());
+    }
+
+    /// A segment without a connection: a SYN for a listener, or something to reset. `after` is the
+    /// last sequence number of a former connection in its place.
+    fn unknown(&mut self, segment: Segment, after: Option<u32>) {
         let tuple = segment.tuple;
         let own = self.shared.is_own(tuple.local);
         let header = &segment.header;
@@ -151,7 +159,7 @@ impl Driver {
             // A SYN from an address to itself would connect to itself.
             let to_itself = tuple.local == tuple.remote && tuple.local_port == tuple.remote_port;
             match (!to_itself)
-                .then(|| self.shared.accept_syn(&listening, &tuple, now))
+                .then(|| self.shared.accept_syn(&listening, &tuple, after))
                 .flatten()
             {
                 Some(conn) => self.deliver(conn, segment),

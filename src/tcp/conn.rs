@@ -121,7 +121,14 @@ impl Conn {
 
     /// A timer is due, the link has room again, or segments were handed over.
     pub(crate) fn resume(&self) {
-        self.backlog.lock().armed = None;
+        let now = self.host.now();
+        {
+            let mut backlog = self.backlog.lock();
+            // One that is still to come stays in the queue: a second would pile up behind it.
+            if backlog.armed.is_some_and(|at| at <= now) {
+                backlog.armed = None;
+            }
+        }
         self.run(Work::SERVE, Runner::Driver);
     }
 

@@ -7,7 +7,8 @@
 //! * the payload is trimmed to `[rcv_nxt, R)`, `R` being the smaller of the advertised edge and the
 //!   free space of the engine's ring; what is cut on the right loses its FIN;
 //! * the advertised edge is taken from every frame that leaves, SYNs unscaled, so a peer that
-//!   believes a larger window than the ring holds cannot make the engine panic;
+//!   believes a larger window than the ring holds cannot make the engine panic; the engine itself
+//!   forgets what its window probes advertised and is reminded when it matters;
 //! * an acknowledgement of what was never sent, and one far too old, is challenged; an old one does
 //!   not carry its window in, and its payload still counts;
 //! * a RST counts only exactly at `rcv_nxt`, elsewhere in the window it is challenged; a SYN in a
@@ -79,8 +80,9 @@ pub(crate) struct Guard {
     edge: u64,
     /// The furthest edge ever advertised: the peer was allowed to send up to here.
     max_edge: u64,
-    /// The last frame was a zero-window probe, so the peer knows a window that the engine does not.
-    probed: bool,
+    /// The same, of the last frame that the engine certainly remembers: it forgets what its window
+    /// probes advertise. See [`unsettled`](Self::unsettled).
+    sure_edge: u64,
     /// Bytes that left the engine's receive ring.
     consumed: u64,
     /// Position behind the last byte that is kept.
@@ -98,6 +100,8 @@ pub(crate) struct Guard {
     wl2: u64,
     /// The peer's window as last accepted: the raw field.
     window: u16,
+    /// The window as the engine counts it, in bytes.
+    snd_wnd: u64,
     /// Largest window the peer ever offered, in bytes (RFC 5961 5.2).
     max_window: u64,
     remote_shift: u8,
@@ -117,7 +121,7 @@ impl Guard {
             rcv_nxt: 0,
             edge: 0,
             max_edge: 0,
-            probed: false,
+            sure_edge: 0,
             consumed: 0,
             high: 0,
             fin_at: None,
@@ -128,6 +132,7 @@ impl Guard {
             wl1: -1,
             wl2: 0,
             window: 0,
+            snd_wnd: 0,
             max_window: 0,
             remote_shift: 0,
             mirror: Assembler::new(),
@@ -209,14 +214,21 @@ impl Guard {
             if !header.has(ACK) {
                 // The peer may send this much, counted from a number that is not known yet.
                 self.edge = u64::from(header.window);
+                self.sure_edge = self.edge;
             }
         }
+        // Read before anything is taken note of. Only a window probe leaves into a closed window.
+        let probe = !header.has(SYN)
+            && emission.len <= 1
+            && self
+                .send_position(header.seq)
+                .is_some_and(|position| position >= self.snd_una + self.snd_wnd);
         if let Some(position) = self.send_position(header.seq)
             && !header.has(SYN)
         {
             let end = position + emission.len as u64 + u64::from(header.has(FIN));
             self.snd_max = self.snd_max.max(end);
-            if !self.looks_like_probe(emission) {
+            if !probe {
                 self.snd_nxt = self.snd_nxt.max(end);
             }
         }
@@ -225,18 +237,12 @@ impl Guard {
         {
             let shift = if header.has(SYN) { 0 } else { self.shift };
             let acked = unwrap(header.ack, irs, self.rcv_nxt);
-            let edge = u64::try_from(acked).unwrap_or(0) + (u64::from(header.window) << shift);
-            // The engine forgets the window that a zero-window probe carried. What looks like one
-            // may also be a retransmission of one byte, so the smaller edge is the safe one.
-            let probe = self.looks_like_probe(emission);
-            self.edge = if probe { self.edge.min(edge) } else { edge };
-            self.probed = probe;
-            self.max_edge = self.max_edge.max(edge);
+            self.edge = u64::try_from(acked).unwrap_or(0) + (u64::from(header.window) << shift);
+            self.max_edge = self.max_edge.max(self.edge);
+            if !probe {
+                self.settle();
+            }
         }
-    }
-
-    fn looks_like_probe(&self, emission: &Emission) -> bool {
-        emission.len == 1 && self.window == 0
     }
 
     /// The sequence number that a pure ACK is to carry. The engine's is rewound by a retransmission
@@ -245,11 +251,24 @@ impl Guard {
         self.snd_seq(self.snd_nxt.max(self.snd_una))
     }
 
-    /// After a zero-window probe: what the engine is to be fed before the next segment, to draw an
-    /// ACK that says the window in a way that it remembers.
-    pub(crate) fn announce(&mut self, state: State) -> Option<Header> {
-        let probed = std::mem::take(&mut self.probed);
-        (probed && self.max_edge > self.edge && may_receive(state)).then(|| self.below_window())
+    /// Whether engine and guard may disagree about the window to which a segment belongs. Then this
+    /// is to be fed first, with one dummy byte: the engine's answer says where both stand, and
+    /// [`settle`](Self::settle) takes note of it.
+    ///
+    /// * A text reaches behind the edge that the engine certainly remembers.
+    /// * A FIN right at the edge has moved `rcv_nxt` behind it. Until it is acknowledged, the engine
+    ///   takes every segment for one outside the window, also a RST.
+    pub(crate) fn unsettled(&self, state: State, header: &Header, len: usize) -> Option<Header> {
+        let end = self.position_of(header.seq) + i64::try_from(len).unwrap_or(i64::MAX);
+        let text = len > 0 && may_receive(state);
+        let beyond = text && self.edge > self.sure_edge && end > signed(self.sure_edge);
+        let behind = self.fin_received && self.rcv_nxt > self.edge;
+        (beyond || behind).then(|| self.below_window())
+    }
+
+    /// The engine has answered: it counts the edge that was advertised last.
+    pub(crate) fn settle(&mut self) {
+        self.sure_edge = self.edge;
     }
 
     /// Decides about a segment in the engine's present state. What is to be fed must be fed.
@@ -301,6 +320,7 @@ impl Guard {
             let advertised = self.edge;
             self.synchronise(header);
             self.edge = advertised.saturating_sub(1);
+            self.sure_edge = self.edge;
         }
         Verdict::Feed(bare(Header { flags, ..*header }))
     }
@@ -350,7 +370,7 @@ impl Guard {
                 flags: RST,
                 ..*header
             }))
-        } else if start > next && start <= signed(self.allowed_edge()) {
+        } else if start > next && start < signed(self.right_edge()) {
             Verdict::Challenge(self.below_window())
         } else {
             Verdict::Drop
@@ -369,7 +389,7 @@ impl Guard {
         }
         let cut = self.trim(state, header, len);
         if !cut.acceptable {
-            return self.judge_outside(header, &cut);
+            return self.judge_outside(state, header, &cut);
         }
         let Some(ack) = self.acceptable_ack(header.ack) else {
             return Verdict::Challenge(self.below_window());
@@ -384,11 +404,12 @@ impl Guard {
     /// what it acknowledges counts all the same: with a closed window (RFC 9293 3.10.7.4), from a
     /// sender that was allowed to go beyond where the edge is now, and, as in BSD, in duplicates:
     /// two sides that both retransmit would otherwise refuse each other's acknowledgements.
-    fn judge_outside(&mut self, header: &Header, cut: &Cut) -> Verdict {
+    fn judge_outside(&mut self, state: State, header: &Header, cut: &Cut) -> Verdict {
         let answer = self.below_window();
         let next = signed(self.rcv_nxt);
-        let known =
-            cut.start >= next - signed(self.capacity) && cut.start <= signed(self.allowed_edge());
+        let known = state != State::SynReceived
+            && cut.start >= next - signed(self.capacity)
+            && cut.start <= signed(self.allowed_edge());
         let new = |ack: &i64| {
             *ack > signed(self.snd_una) || (cut.start >= next && *ack == signed(self.snd_una))
         };
@@ -435,6 +456,7 @@ impl Guard {
                 .max(u64::from(header.window) << self.remote_shift);
         }
         self.snd_una = ack;
+        self.snd_wnd = u64::from(self.window) << self.remote_shift;
         let start = self.rcv_nxt.max(u64::try_from(cut.start).unwrap_or(0));
         // Without a payload the sequence number means nothing, but at the edge the engine refuses.
         let position = if cut.len > 0 { start } else { self.rcv_nxt };
@@ -515,7 +537,13 @@ impl Guard {
         if !occupies || !may_receive(state) {
             // At the very edge is fine: the peer has filled the window. Text behind the peer's FIN
             // is ignored, its acknowledgement is not.
-            cut.acceptable = start >= next && start <= signed(self.allowed_edge());
+            let synchronised = state != State::SynReceived;
+            let last = if synchronised {
+                signed(self.allowed_edge())
+            } else {
+                right
+            };
+            cut.acceptable = start >= next && start <= last;
             return cut;
         }
         let stop = self
@@ -565,7 +593,8 @@ impl Guard {
         len: usize,
         fin: bool,
     ) -> Option<Verdict> {
-        let turn = position <= self.rcv_nxt && self.right_edge() > self.rcv_nxt;
+        let settled = self.edge == self.sure_edge;
+        let turn = settled && position <= self.rcv_nxt && self.right_edge() > self.rcv_nxt;
         let header = Header {
             seq: self.rcv_seq(position),
             ack: self.snd_seq(self.snd_una),
@@ -607,7 +636,8 @@ impl Guard {
             None => self.shift = 0,
         }
         self.window = header.window;
-        self.max_window = u64::from(header.window);
+        self.snd_wnd = u64::from(header.window);
+        self.max_window = self.snd_wnd;
         self.wl1 = -1;
     }
 }
@@ -663,3 +693,6 @@ fn unwrap(seq: u32, initial: u32, near: u64) -> i64 {
 fn signed(position: u64) -> i64 {
     i64::try_from(position).expect("invariant: no connection carries 2^63 bytes")
 }
+
+#[cfg(test)]
+mod tests;

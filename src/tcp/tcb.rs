@@ -243,18 +243,16 @@ impl Tcb {
 
     /// Takes a received segment. A service step follows.
     pub(crate) fn input(&mut self, segment: &Segment, env: &Env<'_>) {
-        if segment.payload_len > 0
-            && let Some(header) = self.guard.announce(self.state())
-        {
-            self.draw_ack(&header, 1, env);
-        }
         let Some(engine) = &self.engine else { return };
         let mut header = segment.header;
         header.ack = header.ack.wrapping_sub(self.offset.unwrap_or(0));
-        match self
-            .guard
-            .judge(engine.state(), &header, segment.payload_len)
-        {
+        let state = engine.state();
+        let len = segment.payload_len;
+        if let Some(reminder) = self.guard.unsettled(state, &header, len) {
+            self.draw_ack(&reminder, 1, env);
+            self.guard.settle();
+        }
+        match self.guard.judge(state, &header, len) {
             Verdict::Feed(feed) => {
                 self.hold(&feed, segment);
                 self.feed(&feed, &segment.payload, env);
@@ -267,8 +265,11 @@ impl Tcb {
     }
 
     fn act(&mut self, verdict: Verdict, payload: &[Buf], env: &Env<'_>) {
+        if !matches!(verdict, Verdict::Feed(_)) {
+            env.counters.refused.add(1);
+        }
         match verdict {
-            Verdict::Drop => env.counters.refused.add(1),
+            Verdict::Drop => {}
             Verdict::Feed(feed) => self.feed(&feed, payload, env),
             Verdict::Answer(header) => self.draw_ack(&header, 1, env),
             Verdict::Challenge(header) => self.draw_ack(&header, 0, env),
@@ -315,7 +316,6 @@ impl Tcb {
 
     /// Feeds a segment outside the window, whose only effect is the engine's answer.
     fn draw_ack(&mut self, header: &Header, len: usize, env: &Env<'_>) {
-        env.counters.refused.add(1);
         let (before, queue) = (self.state(), self.rcv_queue());
         self.feed_engine(header, len, &[], env);
         self.check(
@@ -433,15 +433,16 @@ impl Tcb {
         self.deliver(work.has(Work::IDLE), env);
         self.drop_acknowledged(env);
         self.queue(env);
-        let mut link_full = !self.emit(env);
+        self.emit(env);
         if self.release_held(env) {
             self.deliver(false, env);
-            link_full = !self.emit(env);
+            self.emit(env);
         }
         self.nudge(env);
         self.expire(env);
         let mut served = Served {
-            link_full,
+            // Asked last: a timer's reset may have filled it.
+            link_full: !self.waiting.is_empty(),
             ..Served::default()
         };
         if self.established && !self.said_established {
@@ -591,10 +592,11 @@ impl Tcb {
         }
     }
 
-    /// Emits until there is nothing more, or the link is full (`false`).
-    fn emit(&mut self, env: &Env<'_>) -> bool {
-        if !self.flush_waiting(env) {
-            return false;
+    /// Emits until there is nothing more, or the link is full and something is waiting for it.
+    fn emit(&mut self, env: &Env<'_>) {
+        self.flush_waiting(env);
+        if !self.waiting.is_empty() {
+            return;
         }
         let now = self.engine_time(env.now);
         let before = self.state();
@@ -608,11 +610,10 @@ impl Tcb {
                 break;
             }
             if !self.waiting.is_empty() {
-                return false;
+                return;
             }
         }
         self.note_state(before, self.state(), false);
-        true
     }
 
     /// A retransmission that comes due while the peer's window is closed leaves the engine without
@@ -633,14 +634,13 @@ impl Tcb {
         }
     }
 
-    fn flush_waiting(&mut self, env: &Env<'_>) -> bool {
+    fn flush_waiting(&mut self, env: &Env<'_>) {
         while let Some(mut waiting) = self.waiting.pop_front() {
             if !waiting.send(env) {
                 self.waiting.push_front(waiting);
-                return false;
+                return;
             }
         }
-        true
     }
 
     /// Time limits of our own; the engine's would kill idle connections.
