@@ -239,7 +239,10 @@ impl Guard {
             let acked = unwrap(header.ack, irs, self.rcv_nxt);
             self.edge = u64::try_from(acked).unwrap_or(0) + (u64::from(header.window) << shift);
             self.max_edge = self.max_edge.max(self.edge);
-            if !probe {
+            if probe {
+                // An acknowledgement into a closed window looks the same, and may move the edge left.
+                self.sure_edge = self.sure_edge.min(self.edge);
+            } else {
                 self.settle();
             }
         }
@@ -264,6 +267,26 @@ impl Guard {
         let beyond = text && self.edge > self.sure_edge && end > signed(self.sure_edge);
         let behind = self.fin_received && self.rcv_nxt > self.edge;
         (beyond || behind).then(|| self.below_window())
+    }
+
+    /// The part of a segment that lies behind the edge, although the peer was once allowed to send
+    /// it: how much lies in front, the part's position and its length. It is to be held, and judged
+    /// again when the edge has moved right: dropped, it would cost a retransmission timeout.
+    pub(crate) fn behind_edge(
+        &self,
+        state: State,
+        header: &Header,
+        len: usize,
+    ) -> Option<(usize, u64, usize)> {
+        let start = self.position_of(header.seq);
+        let end = start + i64::try_from(len).ok()?;
+        let from = start.max(signed(self.right_edge()));
+        let held = from < end && end <= signed(self.allowed_edge());
+        if !held || !may_receive(state) || self.fin_at.is_some() {
+            return None;
+        }
+        let skip = usize::try_from(from - start).ok()?;
+        Some((skip, u64::try_from(from).ok()?, len - skip))
     }
 
     /// The engine has answered: it counts the edge that was advertised last.

@@ -252,13 +252,12 @@ impl Tcb {
             self.draw_ack(&reminder, 1, env);
             self.guard.settle();
         }
-        match self.guard.judge(state, &header, len) {
-            Verdict::Feed(feed) => {
-                self.hold(&feed, segment);
-                self.feed(&feed, &segment.payload, env);
-            }
-            other => self.act(other, &segment.payload, env),
+        let behind = self.guard.behind_edge(state, &header, len);
+        let verdict = self.guard.judge(state, &header, len);
+        if let Some((skip, position, len)) = behind {
+            self.hold(segment, skip, position, len);
         }
+        self.act(verdict, &segment.payload, env);
         if let Some(feed) = self.guard.replay_fin() {
             self.feed(&feed, &[], env);
         }
@@ -280,17 +279,27 @@ impl Tcb {
         }
     }
 
-    /// Keeps what was cut only because the edge has moved left.
-    fn hold(&mut self, feed: &Feed, segment: &Segment) {
-        let stale = |held: &Held| held.position < self.guard.rcv_nxt();
-        if feed.held > 0 && self.held.as_ref().is_none_or(stale) {
-            let bytes = cut(&segment.payload, feed.skip + feed.len, feed.held);
-            self.held = Some(Held {
-                position: feed.position + feed.len as u64,
-                bytes: bytes.iter().map(|buf| Buf::copy_of(buf)).collect(),
-                len: feed.held,
-                fin: segment.header.has(FIN),
-            });
+    /// Keeps what was cut only because the edge has moved left. There is room for one run of bytes:
+    /// a peer that had sent more than that has it retransmitted.
+    fn hold(&mut self, segment: &Segment, skip: usize, position: u64, len: usize) {
+        let bytes = cut(&segment.payload, skip, len);
+        let copies = bytes.iter().map(|buf| Buf::copy_of(buf));
+        let fin = segment.header.has(FIN);
+        match &mut self.held {
+            Some(held) if held.position + held.len as u64 == position && !held.fin => {
+                held.bytes.extend(copies);
+                held.len += len;
+                held.fin = fin;
+            }
+            Some(held) if held.position >= self.guard.rcv_nxt() => {}
+            _ => {
+                self.held = Some(Held {
+                    position,
+                    bytes: copies.collect(),
+                    len,
+                    fin,
+                });
+            }
         }
     }
 
