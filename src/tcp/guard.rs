@@ -477,6 +477,10 @@ impl Guard {
             self.max_window = self
                 .max_window
                 .max(u64::from(header.window) << self.remote_shift);
+        } else {
+            // As in BSD, the edge stays where it was: the window shrinks by what is acknowledged.
+            let left = self.snd_wnd.saturating_sub(ack - self.snd_una);
+            self.window = u16::try_from(left >> self.remote_shift).unwrap_or(u16::MAX);
         }
         self.snd_una = ack;
         self.snd_wnd = u64::from(self.window) << self.remote_shift;
