@@ -1371,3 +1371,26 @@ fn a_gone_link_ends_connections() {
     assert!(is_end(&stream));
     assert_eq!(stack.stats().connections, 0);
 }
+
+/// Guards `Guard::open_window`: the engine would wait for ever.
+#[test]
+fn what_was_in_flight_when_the_window_shrank_comes_again() {
+    let mut net = Net::new();
+    let (mut raw, mut stream) = net.accepted();
+    let all = pattern(0, 2048);
+    stream.write_all(&all).unwrap();
+    let flight = net.seen();
+    assert_eq!(flight.len(), 2);
+    let mut got = raw.take(&flight[..1]);
+    // The second segment is lost, and the window with it.
+    raw.window = 0;
+    raw.send(&net, ACK, b"");
+    net.pass(Duration::from_millis(900));
+    assert!(net.drain().is_empty());
+    raw.window = 60_000;
+    raw.send(&net, ACK, b"");
+    net.pass(Duration::from_secs(3));
+    got.extend(raw.take(&net.drain()[..1]));
+    assert!(got == all, "{}", got.len());
+    net.healthy();
+}

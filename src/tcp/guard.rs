@@ -13,6 +13,7 @@
 //!   not carry its window in, and its payload still counts;
 //! * a RST counts only exactly at `rcv_nxt`, elsewhere in the window it is challenged; a SYN in a
 //!   synchronised state is challenged;
+//! * a window that shrinks below what is in flight is kept open that far, for retransmissions;
 //! * a FIN that arrives before a hole is filled is remembered and replayed when its turn comes;
 //! * a mirror of the engine's assembler knows which payload the engine will keep.
 //!
@@ -87,6 +88,8 @@ pub(crate) struct Guard {
     snd_una: u64,
     /// Position behind the last byte (or FIN) that ever left.
     snd_max: u64,
+    /// The same without window probes.
+    in_flight_to: u64,
     /// Sequence and acknowledgement of the segment that gave the peer's window (SND.WL1, SND.WL2).
     wl1: i64,
     wl2: u64,
@@ -119,6 +122,7 @@ impl Guard {
             fin_received: false,
             snd_una: 0,
             snd_max: 0,
+            in_flight_to: 0,
             wl1: -1,
             wl2: 0,
             window: 0,
@@ -218,6 +222,9 @@ impl Guard {
         {
             let end = position + emission.len as u64 + u64::from(header.has(FIN));
             self.snd_max = self.snd_max.max(end);
+            if !probe {
+                self.in_flight_to = self.in_flight_to.max(end);
+            }
         }
         if header.has(ACK)
             && let Some(irs) = self.irs
@@ -428,7 +435,8 @@ impl Guard {
                 .max(u64::from(header.window) << self.remote_shift);
         }
         self.snd_una = ack;
-        self.snd_wnd = u64::from(self.window) << self.remote_shift;
+        let window = self.open_window();
+        self.snd_wnd = u64::from(window) << self.remote_shift;
         let start = self.rcv_nxt.max(u64::try_from(cut.start).unwrap_or(0));
         // Without a payload the sequence number means nothing, but at the edge the engine refuses.
         let position = if cut.len > 0 { start } else { self.rcv_nxt };
@@ -437,7 +445,7 @@ impl Guard {
                 seq: self.rcv_seq(position),
                 ack: self.snd_seq(ack),
                 flags: ACK | header.flags & PSH,
-                window: self.window,
+                window,
                 options: SynOptions::default(),
             },
             skip: cut.skip,
@@ -476,9 +484,10 @@ impl Guard {
             seq: self.rcv_nxt_seq(),
             ack: self.snd_seq(self.snd_una),
             flags: ACK | FIN,
-            window: self.window,
+            window: self.open_window(),
             options: SynOptions::default(),
         };
+        self.snd_wnd = u64::from(header.window) << self.remote_shift;
         let feed = Feed {
             position: self.rcv_nxt,
             ..bare(header)
@@ -487,6 +496,15 @@ impl Guard {
         self.fin_received = true;
         self.rcv_nxt += 1;
         Some(feed)
+    }
+
+    /// The peer's window, but never smaller than what is in flight. When a peer takes its window back,
+    /// the engine would stop its retransmission timer and never send again what was lost; it must
+    /// retransmit, and send nothing new (RFC 9293 3.8.6).
+    fn open_window(&self) -> u16 {
+        let in_flight = self.in_flight_to.saturating_sub(self.snd_una);
+        let units = in_flight.div_ceil(1 << self.remote_shift);
+        self.window.max(u16::try_from(units).unwrap_or(u16::MAX))
     }
 
     /// What of a segment lies in the window.
