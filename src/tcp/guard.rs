@@ -99,6 +99,8 @@ pub(crate) struct Guard {
     remote_shift: u8,
     /// Mirror of the engine's assembler: same calls, same offsets.
     mirror: Assembler,
+    /// What may be a window probe has told the peer another edge. The engine forgets that edge.
+    probe_told: bool,
 }
 
 impl Guard {
@@ -125,6 +127,7 @@ impl Guard {
             max_window: 0,
             remote_shift: 0,
             mirror: Assembler::new(),
+            probe_told: false,
         }
     }
 
@@ -216,9 +219,17 @@ impl Guard {
         {
             let shift = if header.has(SYN) { 0 } else { self.shift };
             let acked = unwrap(header.ack, irs, self.rcv_nxt);
-            self.edge = u64::try_from(acked).unwrap_or(0) + (u64::from(header.window) << shift);
+            let edge = u64::try_from(acked).unwrap_or(0) + (u64::from(header.window) << shift);
+            self.probe_told = emission.len == 1 && self.window == 0 && edge != self.edge;
+            self.edge = edge;
             self.max_edge = self.max_edge.max(self.edge);
         }
+    }
+
+    /// The engine does not remember the edge that its window probe has told, and would refuse what
+    /// the peer sends up to there: a segment to feed, whose answer tells that edge once more.
+    pub(crate) fn after_probe(&mut self) -> Option<Header> {
+        std::mem::take(&mut self.probe_told).then(|| self.below_window())
     }
 
     /// Decides about a segment in the engine's present state. What is to be fed must be fed.

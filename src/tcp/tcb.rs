@@ -261,9 +261,16 @@ impl Tcb {
         match verdict {
             Verdict::Drop => env.counters.refused.add(1),
             Verdict::Feed(feed) => self.feed(&feed, payload, env),
-            Verdict::Answer(header) => self.draw_ack(&header, 1, env),
-            Verdict::Challenge(header) => self.draw_ack(&header, 0, env),
+            Verdict::Answer(header) => {
+                env.counters.refused.add(1);
+                self.draw_ack(&header, 1, env);
+            }
+            Verdict::Challenge(header) => {
+                env.counters.refused.add(1);
+                self.draw_ack(&header, 0, env);
+            }
             Verdict::FeedThenAnswer(feed, header) => {
+                env.counters.refused.add(1);
                 self.feed(&feed, payload, env);
                 self.draw_ack(&header, 1, env);
             }
@@ -306,7 +313,6 @@ impl Tcb {
 
     /// Feeds a segment outside the window, whose only effect is the engine's answer.
     fn draw_ack(&mut self, header: &Header, len: usize, env: &Env<'_>) {
-        env.counters.refused.add(1);
         let (before, queue) = (self.state(), self.rcv_queue());
         self.feed_engine(header, len, &[], env);
         self.check(
@@ -595,6 +601,9 @@ impl Tcb {
             if !emitted {
                 break;
             }
+            if let Some(header) = self.guard.after_probe() {
+                self.draw_ack(&header, 1, env);
+            }
             if !self.waiting.is_empty() {
                 return false;
             }
@@ -828,6 +837,9 @@ impl Waiting {
         }
     }
 }
+
+#[cfg(test)]
+mod scenarios;
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,136 @@
+//! One connection against a scripted peer, step by step.
+
+use super::*;
+use crate::clock::{Clock, SystemClock};
+use crate::link::memory::{self, MemoryLink};
+use crate::tcp::engine::EngineConfig;
+use crate::tcp::wire::{ACK, Parsed, SynOptions};
+use std::sync::Arc;
+
+const IRS: u32 = u32::MAX - 5;
+
+struct World {
+    tcb: Tcb,
+    end: Arc<SocketEnd>,
+    link: MemoryLink,
+    far: MemoryLink,
+    counters: Counters,
+    now: Instant,
+    iss: u32,
+}
+
+impl World {
+    /// A connection that the peer has opened; its handshake ends with a window of `window`.
+    fn accepted(ring: usize, window: u16, config: memory::Config) -> World {
+        let tuple = Tuple {
+            local: [10, 0, 0, 1].into(),
+            remote: [10, 0, 0, 2].into(),
+            local_port: 80,
+            remote_port: 4000,
+        };
+        let (link, far) = memory::pair(config);
+        let engine = EngineConfig {
+            rcv_ring: ring,
+            snd_ring: ring,
+            nagle: false,
+            ack_delay: None,
+            seed: 1,
+        };
+        let engine = Engine::listening(&link.capabilities(), &engine, &tuple);
+        let epoch = SystemClock.now();
+        let now = epoch + Duration::from_secs(1);
+        let limits = Limits {
+            connect: Duration::from_secs(75),
+            user: Duration::from_secs(300),
+            fin_wait: Duration::from_secs(60),
+        };
+        let mtu = link.capabilities().mtu;
+        let mut world = World {
+            tcb: Tcb::new(tuple, engine, (ring, mtu), 1000, limits, (epoch, now)),
+            end: SocketEnd::new(ring, ring),
+            link,
+            far,
+            counters: Counters::default(),
+            now,
+            iss: 1000,
+        };
+        world.input(SYN, 0, 0, window, 0);
+        world.serve(Work::SERVE);
+        assert_eq!(world.sent()[0].header.flags, SYN | ACK);
+        world.input(ACK, 1, 1, window, 0);
+        world.serve(Work::SERVE);
+        assert_eq!(world.tcb.state(), State::Established);
+        world
+    }
+
+    /// A segment of the peer; its numbers count from the two SYNs.
+    fn input(&mut self, flags: u8, seq: u32, ack: u32, window: u16, len: usize) {
+        let header = Header {
+            seq: IRS.wrapping_add(seq),
+            ack: self.iss.wrapping_add(ack),
+            flags,
+            window,
+            options: SynOptions::default(),
+        };
+        let segment = Segment {
+            tuple: self.tcb.tuple,
+            header,
+            payload: Gather::from_iter([Buf::copy_of(&vec![7; len])]),
+            payload_len: len,
+        };
+        let env = Env {
+            now: self.now,
+            link: &self.link,
+            end: &self.end,
+            counters: &self.counters,
+        };
+        self.tcb.input(&segment, &env);
+    }
+
+    fn serve(&mut self, work: Work) -> Served {
+        let env = Env {
+            now: self.now,
+            link: &self.link,
+            end: &self.end,
+            counters: &self.counters,
+        };
+        self.tcb.serve(work, &env)
+    }
+
+    /// What the peer has received.
+    fn sent(&self) -> Vec<Segment> {
+        let mut frames = Vec::new();
+        self.far.receive(&mut frames, 1000).unwrap();
+        let parsed = frames.into_iter().map(wire::parse);
+        let segments = parsed.filter_map(|parsed| match parsed {
+            Parsed::Tcp(segment) => Some(segment),
+            _ => None,
+        });
+        segments.collect()
+    }
+}
+
+/// A window probe tells the peer a window; the peer may use it.
+#[test]
+fn a_window_that_a_probe_tells_counts() {
+    let mut world = World::accepted(4096, 0, memory::Config::default());
+    world.input(ACK, 1, 1, 0, 3000);
+    world.serve(Work::SERVE);
+    assert_eq!(world.sent().last().unwrap().header.window, 1096);
+    // Less than would double the window: no update of its own is worth it.
+    drop(world.end.rcv().buf.take(1024));
+    world.serve(Work::SERVE);
+    assert!(world.sent().is_empty());
+    world.end.snd().buf.append_copy(b"probe");
+    world.serve(Work::SERVE);
+    let probe = world.sent();
+    assert_eq!((probe[0].payload_len, probe[0].header.window), (1, 2120));
+    world.input(ACK, 3001, 1, 0, 2120);
+    world.serve(Work::SERVE);
+    assert_eq!(world.end.rcv().buf.len(), 3000 - 1024 + 2120);
+    assert_eq!(
+        world.sent().last().unwrap().header.ack,
+        IRS.wrapping_add(3001 + 2120)
+    );
+    assert_eq!(world.counters.broken.get(), 0);
+}
