@@ -435,7 +435,7 @@ impl Tcb {
             self.deliver(false, env);
             link_full = !self.emit(env);
         }
-        self.expire(env);
+        link_full |= !self.expire(env);
         let mut served = Served {
             link_full,
             ..Served::default()
@@ -622,8 +622,8 @@ impl Tcb {
         true
     }
 
-    /// Time limits of our own; the engine's would kill idle connections.
-    fn expire(&mut self, env: &Env<'_>) {
+    /// Time limits of our own; the engine's would kill idle connections. `false`: the link is full.
+    fn expire(&mut self, env: &Env<'_>) -> bool {
         let outstanding =
             self.guard.snd_una() < self.guard.snd_max() || self.guard.snd_una() < self.queued;
         if outstanding && !self.outstanding {
@@ -638,8 +638,9 @@ impl Tcb {
         }
         if self.own_deadline().is_some_and(|at| env.now >= at) {
             self.abort(Event::Timer);
-            self.emit(env);
+            return self.emit(env);
         }
+        true
     }
 
     fn own_deadline(&self) -> Option<Instant> {

@@ -20,8 +20,8 @@ struct World {
 }
 
 impl World {
-    /// A connection that the peer has opened; its handshake ends with a window of `window`.
-    fn accepted(ring: usize, window: u16, config: memory::Config) -> World {
+    /// A connection that waits for the peer's SYN.
+    fn new(ring: usize, config: memory::Config) -> World {
         let tuple = Tuple {
             local: [10, 0, 0, 1].into(),
             remote: [10, 0, 0, 2].into(),
@@ -45,7 +45,7 @@ impl World {
             fin_wait: Duration::from_secs(60),
         };
         let mtu = link.capabilities().mtu;
-        let mut world = World {
+        World {
             tcb: Tcb::new(tuple, engine, (ring, mtu), 1000, limits, (epoch, now)),
             end: SocketEnd::new(ring, ring),
             link,
@@ -53,7 +53,12 @@ impl World {
             counters: Counters::default(),
             now,
             iss: 1000,
-        };
+        }
+    }
+
+    /// A connection that the peer has opened; its handshake ends with a window of `window`.
+    fn accepted(ring: usize, window: u16, config: memory::Config) -> World {
+        let mut world = World::new(ring, config);
         world.input(SYN, 0, 0, window, 0);
         world.serve(Work::SERVE);
         assert_eq!(world.sent()[0].header.flags, SYN | ACK);
@@ -133,4 +138,34 @@ fn a_window_that_a_probe_tells_counts() {
         IRS.wrapping_add(3001 + 2120)
     );
     assert_eq!(world.counters.broken.get(), 0);
+}
+
+/// The reset of a connection that has timed out waits for room like everything else.
+#[test]
+fn a_timeout_while_the_link_is_full_is_not_forgotten() {
+    let config = memory::Config {
+        frames: 1,
+        ..memory::Config::default()
+    };
+    let mut world = World::accepted(4096, 1000, config);
+    world.end.cantsendmore();
+    world.serve(Work::DETACH);
+    assert_eq!(world.sent().last().unwrap().header.flags, FIN | ACK);
+    world.input(ACK, 1, 2, 1000, 0);
+    world.serve(Work::SERVE);
+    assert_eq!(world.tcb.state(), State::FinWait2);
+    let other = Packet {
+        header: &[0x45; 40],
+        payload: &[],
+        ip_header_len: 20,
+        checksum: Checksum::Complete,
+        segment: None,
+    };
+    world.link.transmit(&other).unwrap();
+    world.now += Duration::from_secs(61);
+    let served = world.serve(Work::SERVE);
+    assert!(served.done.is_none() && served.link_full);
+    world.sent();
+    assert!(matches!(world.serve(Work::SERVE).done, Some(Done::Closed)));
+    assert_eq!(world.sent()[0].header.flags & RST, RST);
 }
