@@ -240,6 +240,11 @@ impl Tcb {
     /// Takes a received segment. A service step follows.
     pub(crate) fn input(&mut self, segment: &Segment, env: &Env<'_>) {
         let Some(engine) = &self.engine else { return };
+        if self.ended.is_some() {
+            // An engine that fell back to LISTEN would begin again (I5).
+            env.counters.refused.add(1);
+            return;
+        }
         let mut header = segment.header;
         header.ack = header.ack.wrapping_sub(self.offset.unwrap_or(0));
         match self
@@ -790,7 +795,13 @@ impl Outlet for Wire<'_> {
             payload,
             segment,
         };
-        if !self.waiting.is_empty() || !packet.send(self.env) {
+        let behind = !self.waiting.is_empty();
+        if behind && emission.header.has(RST) {
+            // An answer to a segment that had nothing to do with us: its sender may ask again.
+            self.env.counters.lost.add(1);
+            return;
+        }
+        if behind || !packet.send(self.env) {
             // A newer pure acknowledgement says all that an older one did.
             if packet.payload.is_empty() && self.waiting.back().is_some_and(|last| last.is_ack()) {
                 self.waiting.pop_back();

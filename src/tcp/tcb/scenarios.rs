@@ -169,3 +169,36 @@ fn a_timeout_while_the_link_is_full_is_not_forgotten() {
     assert!(matches!(world.serve(Work::SERVE).done, Some(Done::Closed)));
     assert_eq!(world.sent()[0].header.flags & RST, RST);
 }
+
+/// A peer that has us reset it again and again cannot fill our memory while the link is full.
+#[test]
+fn resets_do_not_pile_up_behind_a_full_link() {
+    let config = memory::Config {
+        frames: 1,
+        ..memory::Config::default()
+    };
+    let mut world = World::new(4096, config);
+    world.input(SYN, 0, 0, 1000, 0);
+    world.serve(Work::SERVE);
+    for _ in 0..100 {
+        world.input(ACK, 1, 77, 1000, 0);
+        assert!(world.serve(Work::SERVE).link_full);
+    }
+    assert!(world.tcb.waiting.len() <= 2, "{}", world.tcb.waiting.len());
+}
+
+/// A segment that comes after the end, in the same batch, does not begin a connection again.
+#[test]
+fn nothing_begins_again_after_a_reset() {
+    let mut world = World::new(4096, memory::Config::default());
+    world.input(SYN, 0, 0, 1000, 0);
+    world.serve(Work::SERVE);
+    world.sent();
+    world.input(RST, 1, 0, 0, 0);
+    world.input(SYN, 5000, 0, 1000, 0);
+    assert!(matches!(world.serve(Work::SERVE).done, Some(Done::Closed)));
+    assert!(
+        world.sent().is_empty(),
+        "a SYN|ACK that nobody stands behind"
+    );
+}
