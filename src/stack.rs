@@ -30,7 +30,7 @@ use crate::lock::{LEAF, Mutex};
 use crate::protocol::SocketEnd;
 use crate::tcp::conn::{Conn, ConnConfig, Runner};
 use crate::tcp::engine::{Engine, EngineConfig};
-use crate::tcp::host::{Counter, Counters, Host};
+use crate::tcp::host::{Counter, Counters, Host, TimerKey};
 use crate::tcp::tcb::{Limits, Work};
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::Tuple;
@@ -665,6 +665,9 @@ impl Shared {
     }
 }
 
+#[cfg(test)]
+mod tests;
+
 impl Host for Shared {
     fn link(&self) -> &dyn Link {
         &*self.link
@@ -678,9 +681,10 @@ impl Host for Shared {
         &self.counters
     }
 
-    fn arm(&self, conn: &Arc<Conn>, at: Instant) {
-        let wake = self.agenda.lock().arm(conn, at);
+    fn arm(&self, conn: &Arc<Conn>, at: Instant, former: Option<TimerKey>) -> TimerKey {
+        let (key, wake) = self.agenda.lock().arm(conn, at, former);
         self.wake_if(wake);
+        key
     }
 
     fn blocked(&self, conn: &Arc<Conn>) {

@@ -2,6 +2,7 @@
 //! and connections that users' threads have handed over.
 
 use crate::tcp::conn::Conn;
+use crate::tcp::host::TimerKey;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -9,7 +10,7 @@ use std::time::Instant;
 /// Under one leaf lock, which also decides whether the driver must be woken.
 #[derive(Debug, Default)]
 pub(crate) struct Agenda {
-    timers: BTreeMap<(Instant, u64), Weak<Conn>>,
+    timers: BTreeMap<TimerKey, Weak<Conn>>,
     serial: u64,
     blocked: Vec<Arc<Conn>>,
     handed_over: Vec<Weak<Conn>>,
@@ -18,12 +19,27 @@ pub(crate) struct Agenda {
 }
 
 impl Agenda {
-    /// Adds a timer. `true`: wake the driver.
-    pub(crate) fn arm(&mut self, conn: &Arc<Conn>, at: Instant) -> bool {
+    /// Adds a timer in the place of the connection's former one, so that each connection has one at
+    /// most. `true`: wake the driver.
+    pub(crate) fn arm(
+        &mut self,
+        conn: &Arc<Conn>,
+        at: Instant,
+        former: Option<TimerKey>,
+    ) -> (TimerKey, bool) {
+        if let Some(former) = former {
+            self.timers.remove(&former);
+        }
         let first = self.next().is_none_or(|next| at < next);
         self.serial += 1;
-        self.timers.insert((at, self.serial), Arc::downgrade(conn));
-        self.asleep && first
+        let key = (at, self.serial);
+        self.timers.insert(key, Arc::downgrade(conn));
+        (key, self.asleep && first)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn timers(&self) -> usize {
+        self.timers.len()
     }
 
     /// Adds a connection that waits for room. `true`: wake the driver.
