@@ -16,6 +16,8 @@ pub(crate) struct Agenda {
     handed_over: Vec<Weak<Conn>>,
     /// The driver sleeps, or is about to.
     asleep: bool,
+    /// There is no driver any more: nothing is added.
+    over: bool,
 }
 
 impl Agenda {
@@ -33,7 +35,9 @@ impl Agenda {
         let first = self.next().is_none_or(|next| at < next);
         self.serial += 1;
         let key = (at, self.serial);
-        self.timers.insert(key, Arc::downgrade(conn));
+        if !self.over {
+            self.timers.insert(key, Arc::downgrade(conn));
+        }
         (key, self.asleep && first)
     }
 
@@ -44,7 +48,7 @@ impl Agenda {
 
     /// Adds a connection that waits for room. `true`: wake the driver.
     pub(crate) fn block(&mut self, conn: &Arc<Conn>) -> bool {
-        if !self.blocked.iter().any(|other| Arc::ptr_eq(other, conn)) {
+        if !self.over && !self.blocked.iter().any(|other| Arc::ptr_eq(other, conn)) {
             self.blocked.push(conn.clone());
         }
         self.asleep
@@ -52,8 +56,19 @@ impl Agenda {
 
     /// Adds a connection whose backlog is not empty. `true`: wake the driver.
     pub(crate) fn hand_over(&mut self, conn: &Arc<Conn>) -> bool {
-        self.handed_over.push(Arc::downgrade(conn));
+        if !self.over {
+            self.handed_over.push(Arc::downgrade(conn));
+        }
         self.asleep
+    }
+
+    /// There is no driver any more. What it had to do is given back, to be dropped with no lock held.
+    pub(crate) fn end(&mut self) -> Agenda {
+        let over = Agenda {
+            over: true,
+            ..Agenda::default()
+        };
+        std::mem::replace(self, over)
     }
 
     /// Takes what is due, and what may try the link again.

@@ -27,3 +27,42 @@ fn a_connection_has_one_timer() {
     }
     assert_eq!(stack.shared().agenda.lock().timers(), connecting.len());
 }
+
+#[test]
+fn a_stack_without_its_link_fails_at_once() {
+    let (stack, mut driver, far) = stack(100);
+    let listener = TcpListener::bind(&stack, "10.0.0.1:80".parse().unwrap()).unwrap();
+    let waiting = {
+        let stack = stack.clone();
+        let connecting = TcpStream::start(&stack, peer()).unwrap();
+        thread::spawn(move || connecting.wait_connected(None))
+    };
+    drop(far);
+    // What had been sent before is received first.
+    while driver.run_once().is_ok() {}
+    let down = io::ErrorKind::NetworkDown;
+    assert_eq!(
+        io::Error::from(waiting.join().unwrap().unwrap_err()).kind(),
+        down
+    );
+    assert_eq!(TcpStream::connect(&stack, peer()).unwrap_err().kind(), down);
+    assert_eq!(listener.accept().unwrap_err().kind(), down);
+    let other = TcpListener::bind(&stack, "10.0.0.1:81".parse().unwrap());
+    assert_eq!(other.unwrap_err().kind(), down);
+    assert_eq!(stack.stats().connections, 0);
+}
+
+#[test]
+fn nothing_is_left_of_a_stack_whose_link_is_full() {
+    let (stack, mut driver, far) = stack(1);
+    let connecting = [(); 3].map(|()| TcpStream::start(&stack, peer()).unwrap());
+    driver.run_once().unwrap();
+    let shared = Arc::downgrade(stack.shared());
+    drop(connecting);
+    drop(stack);
+    driver.run_once().unwrap();
+    assert!(shared.strong_count() > 1, "resets wait for room");
+    drop(driver);
+    assert_eq!(shared.strong_count(), 0);
+    drop(far);
+}

@@ -174,6 +174,8 @@ pub(crate) struct Tcb {
     established: bool,
     said_established: bool,
     detached: bool,
+    /// Nothing can be sent any more, so nothing waits to be.
+    down: bool,
     broken: bool,
     began: Instant,
     /// When something acceptable was last heard, or something was first outstanding since.
@@ -214,6 +216,7 @@ impl Tcb {
             established: false,
             said_established: false,
             detached: false,
+            down: false,
             broken: false,
             began: now,
             heard: now,
@@ -485,6 +488,7 @@ impl Tcb {
             self.abort(Event::Abort);
         }
         if work.has(Work::NETWORK_DOWN) {
+            self.down = true;
             self.abort(Event::NetworkDown);
         }
     }
@@ -691,7 +695,7 @@ impl Tcb {
         let event = self.ended?;
         let reset_to_send = self.engine.as_ref().is_some_and(Engine::has_peer);
         let wait = reset_to_send || !self.waiting.is_empty();
-        if wait && state == State::Closed && event != Event::NetworkDown {
+        if wait && state == State::Closed && !self.down {
             return None;
         }
         self.finish(closed_by(self.before_end, event), env);
