@@ -617,14 +617,14 @@ impl Shared {
         }
         let engine = self.engine(|link, config| Engine::listening(link, config, tuple));
         let conn = self.connection(*tuple, engine);
-        self.half_open.lock().insert(*tuple, listening.clone());
-        if self.table.insert(&conn) {
-            return Some(conn);
+        if !self.table.insert(&conn) {
+            // A user of this stack dialled the other way in between: the tuple is that connection's.
+            listening.release();
+            return None;
         }
-        // A user of this stack dialled the other way in between.
-        self.half_open.lock().remove(tuple);
-        listening.release();
-        None
+        // Only the driver, who is here, runs a connection that has got no segment yet.
+        self.half_open.lock().insert(*tuple, listening.clone());
+        Some(conn)
     }
 
     fn connection(self: &Arc<Self>, tuple: Tuple, engine: Engine) -> Arc<Conn> {

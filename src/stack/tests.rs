@@ -66,3 +66,22 @@ fn nothing_is_left_of_a_stack_whose_link_is_full() {
     assert_eq!(shared.strong_count(), 0);
     drop(far);
 }
+
+#[test]
+fn a_syn_whose_place_is_taken_changes_nothing() {
+    let (stack, _driver, _far) = stack(100);
+    let shared = stack.shared();
+    let listener = stack.listen("10.0.0.1:80".parse().unwrap(), 2).unwrap();
+    let tuple = Tuple {
+        local: [10, 0, 0, 1].into(),
+        remote: [10, 0, 0, 2].into(),
+        local_port: 80,
+        remote_port: 4000,
+    };
+    let now = stack.now();
+    assert!(shared.accept_syn(&listener, &tuple, now).is_some());
+    assert!(shared.accept_syn(&listener, &tuple, now).is_none());
+    assert!(shared.half_open.lock().contains_key(&tuple));
+    assert!(listener.reserve(), "one of two places is taken");
+    assert!(!listener.reserve());
+}
