@@ -238,8 +238,9 @@ impl Guard {
         {
             let shift = if header.has(SYN) { 0 } else { self.shift };
             let acked = unwrap(header.ack, irs, self.rcv_nxt);
-            self.edge = u64::try_from(acked).unwrap_or(0) + (u64::from(header.window) << shift);
-            self.max_edge = self.max_edge.max(self.edge);
+            let edge = u64::try_from(acked).unwrap_or(0) + (u64::from(header.window) << shift);
+            self.edge = edge;
+            self.max_edge = self.max_edge.max(edge);
             if !probe {
                 self.settle();
             }
