@@ -53,7 +53,7 @@ use std::time::{Duration, Instant};
 use table::{Entry, Table};
 
 /// Smallest and largest receive and send buffer in bytes.
-const BUFFER: std::ops::RangeInclusive<usize> = 2048..=1 << 30;
+const BUFFER: std::ops::RangeInclusive<usize> = 2048..=(1 << 30) - 1;
 /// Ports for connections that do not ask for one (RFC 6335).
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=65_535;
 /// Smallest MTU of an IPv6 link (RFC 8200 5), which is enough for IPv4 too.
@@ -70,7 +70,7 @@ pub enum BuildError {
     #[error("{0} cannot be a stack's address: it must be a unicast host address")]
     BadAddress(IpAddr),
     /// A buffer size out of range.
-    #[error("a buffer of {0} bytes is out of range: use 2048 to 1073741824")]
+    #[error("a buffer of {0} bytes is out of range: use 2048 to 1073741823")]
     BufferSize(usize),
     /// An MTU that IP does not work with.
     #[error("the link's MTU of {0} bytes is too small: at least 1280 are needed")]
@@ -132,7 +132,8 @@ impl Builder {
     }
 
     /// Size of the receive buffer of each connection in bytes: the largest window it advertises.
-    /// 256 KiB by default, 2 KiB to 1 GiB.
+    /// 256 KiB by default, 2 KiB to just below 1 GiB
+    /// (RFC 7323's largest window).
     #[must_use]
     pub fn receive_buffer(mut self, bytes: usize) -> Builder {
         self.config.rcv_buffer = bytes;
@@ -140,7 +141,8 @@ impl Builder {
     }
 
     /// Size of the send buffer of each connection in bytes: what can wait and be in flight.
-    /// 256 KiB by default, 2 KiB to 1 GiB.
+    /// 256 KiB by default, 2 KiB to just below 1 GiB
+    /// (RFC 7323's largest window).
     #[must_use]
     pub fn send_buffer(mut self, bytes: usize) -> Builder {
         self.config.snd_buffer = bytes;

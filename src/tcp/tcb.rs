@@ -452,6 +452,10 @@ impl Tcb {
         }
         self.nudge(env);
         self.expire(env);
+        if self.broken {
+            self.give_up(env);
+            self.emit(env);
+        }
         let mut served = Served {
             // Asked last: a timer's reset may have filled it.
             link_full: !self.waiting.is_empty(),
@@ -489,9 +493,7 @@ impl Tcb {
             }
         }
         if self.broken {
-            env.counters.broken.add(1);
-            self.broken = false;
-            self.abort(Event::Abort);
+            self.give_up(env);
         }
         if work.has(Work::ABORT) {
             self.abort(Event::Abort);
@@ -500,6 +502,13 @@ impl Tcb {
             self.down = true;
             self.abort(Event::NetworkDown);
         }
+    }
+
+    /// An invariant is broken: this connection ends, and it is counted.
+    fn give_up(&mut self, env: &Env<'_>) {
+        env.counters.broken.add(1);
+        self.broken = false;
+        self.abort(Event::Abort);
     }
 
     fn abort(&mut self, event: Event) {

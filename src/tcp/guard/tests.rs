@@ -846,11 +846,6 @@ impl Rig {
             (Expected::Process, Verdict::Drop) => {
                 prop_assert!(self.model.is_useless(header, len), "{}", context)
             }
-            // Text behind the peer's FIN, right at the edge: only its acknowledgement counts.
-            (Expected::Ack, Verdict::Feed(feed)) if self.model.fin_done => {
-                prop_assert!(feed.len == 0 && feed.header.flags & FIN == 0, "{}", context);
-                self.process(header, len, &feed, &context)?;
-            }
             (Expected::Process | Expected::Challenge, Verdict::Answer(answer)) => {
                 prop_assert!(self.model.contradicts_fin(header, len), "{}", context);
                 self.answer(&answer, 1)?;
