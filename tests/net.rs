@@ -6,7 +6,7 @@
 //!   namespace C: client, tc 10.78.1.1 --- 10.78.1.2 proxy 10.78.2.2 --- ts 10.78.2.1, server: namespace S
 //! ```
 //!
-//! The proxy is `examples/proxy.rs`, built here in the profile of the test; `SOSPLICE_PROXY` is the
+//! The proxy is `examples/proxy`, built here in the profile of the test; `SOSPLICE_PROXY` is the
 //! path of another program that understands the same `--tun --listen --backend`. It says a line on
 //! its standard output when it listens. One test runs at a time.
 #![cfg(target_os = "linux")]
@@ -36,15 +36,12 @@ const MIB: usize = 1 << 20;
 /// How long a stream and a connection wait.
 const LIMIT: Option<Duration> = Some(Duration::from_secs(20));
 
-/// Path of the proxy, built once; `None` if there is none.
-fn proxy() -> Option<PathBuf> {
-    static PROXY: OnceLock<Option<PathBuf>> = OnceLock::new();
+/// Path of the proxy, built once.
+fn proxy() -> PathBuf {
+    static PROXY: OnceLock<PathBuf> = OnceLock::new();
     let build = || {
         if let Some(path) = std::env::var_os("SOSPLICE_PROXY") {
-            return Some(path.into());
-        }
-        if !PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/proxy.rs")).exists() {
-            return None;
+            return path.into();
         }
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--example", "proxy"]);
@@ -55,7 +52,7 @@ fn proxy() -> Option<PathBuf> {
         namespace::run(&mut cargo);
         // This test is TARGET/PROFILE/deps/net-HASH.
         let test = std::env::current_exe().unwrap();
-        Some(test.parent()?.parent()?.join("examples/proxy"))
+        test.ancestors().nth(2).unwrap().join("examples/proxy")
     };
     PROXY.get_or_init(build).clone()
 }
@@ -76,10 +73,7 @@ impl Scene {
             return None;
         }
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(program) = proxy() else {
-            skip(test, "there is no examples/proxy.rs");
-            return None;
-        };
+        let program = proxy();
         let client = Namespace::new("c");
         client.tun("tc", &["10.78.1.1/24", "fd78:1::1/64"], mtu);
         let server = Namespace::new("s");

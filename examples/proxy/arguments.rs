@@ -1,0 +1,224 @@
+//! The command line.
+
+use clap::builder::{Styles, styling::AnsiColor};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueEnum};
+use ipnet::IpNet;
+use sosplice::splice::{Dispatch, SplicePool};
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const REAL: &str = "With TUN devices (Linux)";
+const JOB: &str = "Without TUN devices";
+
+/// A TCP proxy on userspace TCP: both directions of each connection are splices.
+///
+/// Without --tun everything runs in this process, on links in memory: clients, the proxy and a
+/// server. Each connection carries --bytes both ways at once, and every byte is checked.
+///
+/// With --tun the proxy answers on real networks: it is the host behind the device, so give it an
+/// address of the device's subnet that the kernel does not have itself.
+#[derive(Debug, Parser)]
+#[command(name = "proxy", version, styles = STYLES, max_term_width = 100)]
+#[command(after_help = "\
+Examples:
+  proxy --connections 64 --bytes 16M --dispatch direct
+  proxy --tun tun0=10.1.0.2/24 --listen 10.1.0.2:80 --backend 10.1.0.1:8080
+  proxy --tun tc@client=10.1.0.2/24,fd01::2/64 --tun ts@server=10.2.0.2/24 \\
+        --listen [fd01::2]:80 --backend 10.2.0.1:80 --idle 300
+
+Exit status: 0 if all went well, 1 if not (a byte differed, a device is missing), 2 for a wrong
+command line.")]
+pub(crate) struct Arguments {
+    /// Which threads move the bytes: workers of their own, or those that receive
+    #[arg(long, value_enum, default_value_t = Mode::Worker)]
+    pub(crate) dispatch: Mode,
+
+    /// Worker threads; one for each processor if not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: Option<u16>,
+
+    /// Size of each connection's receive buffer, and of its send buffer
+    #[arg(long, value_name = "SIZE", default_value = "256K", value_parser = buffer)]
+    pub(crate) buffer: usize,
+
+    /// Number of connections
+    #[arg(long, value_name = "N", default_value_t = 8, help_heading = JOB, conflicts_with = "tun")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) connections: u16,
+
+    /// Bytes of each connection in each direction
+    #[arg(long, value_name = "SIZE", default_value = "256M", help_heading = JOB)]
+    #[arg(conflicts_with = "tun")]
+    pub(crate) bytes: Size,
+
+    /// A TUN device and the proxy's addresses behind it; once, or twice for two networks
+    #[arg(long, value_name = "NAME[@NETNS]=ADDRESS/PREFIX[,...]", help_heading = REAL)]
+    #[arg(requires = "listen", requires = "backend")]
+    pub(crate) tun: Vec<TunSpec>,
+
+    /// Where clients connect to: one of the addresses given with --tun
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = REAL, requires = "tun")]
+    pub(crate) listen: Option<SocketAddr>,
+
+    /// Where their bytes go, through the device whose subnet contains it
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = REAL, requires = "tun")]
+    pub(crate) backend: Option<SocketAddr>,
+
+    /// Ends a connection that carries nothing in either direction for so long, twice as long at most
+    #[arg(long, value_name = "SECONDS", help_heading = REAL, requires = "tun")]
+    #[arg(value_parser = seconds)]
+    pub(crate) idle: Option<Duration>,
+
+    /// Ends a connection after exactly so many bytes in one direction
+    #[arg(long, value_name = "SIZE", help_heading = REAL, requires = "tun")]
+    pub(crate) max_bytes: Option<Size>,
+
+    /// How long the backend may take to answer
+    #[arg(long, value_name = "SECONDS", default_value = "10", help_heading = REAL)]
+    #[arg(value_parser = seconds)]
+    pub(crate) connect_timeout: Duration,
+
+    /// After SIGINT or SIGTERM, how long open connections may take to end
+    #[arg(long, value_name = "SECONDS", default_value = "5", help_heading = REAL)]
+    #[arg(value_parser = grace)]
+    pub(crate) grace: Duration,
+
+    /// Compute checksums and cut segments here instead of leaving them to the kernel
+    #[arg(long, help_heading = REAL, requires = "tun")]
+    pub(crate) no_offload: bool,
+}
+
+impl Arguments {
+    /// The splice pool they ask for.
+    pub(crate) fn pool(&self) -> SplicePool {
+        let builder = SplicePool::builder().dispatch(self.dispatch.into());
+        match self.workers {
+            Some(workers) => builder.workers(workers.into()).build(),
+            None => builder.build(),
+        }
+    }
+}
+
+/// Ends the process over arguments that do not go together.
+pub(crate) fn usage(why: &str) -> ! {
+    Arguments::command()
+        .error(ErrorKind::ValueValidation, why)
+        .exit()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Worker threads: receiving and sending overlap
+    Worker,
+    /// The receiving thread, after its batch
+    Direct,
+}
+
+impl From<Mode> for Dispatch {
+    fn from(mode: Mode) -> Dispatch {
+        match mode {
+            Mode::Worker => Dispatch::Worker,
+            Mode::Direct => Dispatch::Direct,
+        }
+    }
+}
+
+/// A number of bytes, at least 1.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Size, String> {
+        let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+        let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+            "" | "B" => 0,
+            "K" | "KIB" => 10,
+            "M" | "MIB" => 20,
+            "G" | "GIB" => 30,
+            "T" | "TIB" => 40,
+            _ => return Err("give a number with K, M, G or T behind it, like 64M".into()),
+        };
+        let number: u64 = digits
+            .parse()
+            .map_err(|_| "give a whole number, with K, M, G or T behind it if need be, like 64M")?;
+        match number.checked_mul(1 << shift) {
+            Some(0) => Err("give at least 1 byte".into()),
+            Some(bytes) => Ok(Size(bytes)),
+            None => Err("too large: the most is 16777215T".into()),
+        }
+    }
+}
+
+/// A socket buffer's size; the stack checks its range too, but it cannot name the option.
+fn buffer(text: &str) -> Result<usize, String> {
+    let Size(bytes) = text.parse()?;
+    let size = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let range = 2048..=1 << 30;
+    range
+        .contains(&size)
+        .then_some(size)
+        .ok_or_else(|| "give 2K to 1G".into())
+}
+
+fn grace(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "give a number of seconds")?;
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|time| *time <= Duration::from_secs(365 * 86_400))
+        .ok_or_else(|| "give 0 seconds to a year".into())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let time = grace(text)?;
+    (time >= Duration::from_millis(1))
+        .then_some(time)
+        .ok_or_else(|| "give more than 0 seconds".into())
+}
+
+/// `NAME[@NETNS]=ADDRESS/PREFIX[,ADDRESS/PREFIX...]`
+#[derive(Debug, Clone)]
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(dead_code, reason = "only Linux has TUNs")
+)]
+pub(crate) struct TunSpec {
+    pub(crate) name: String,
+    pub(crate) netns: Option<String>,
+    pub(crate) addresses: Vec<IpNet>,
+}
+
+impl FromStr for TunSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<TunSpec, String> {
+        let (device, addresses) = text
+            .split_once('=')
+            .ok_or("no '=': give a device and an address, like tun0=10.1.0.2/24")?;
+        let (name, netns) = match device.split_once('@') {
+            Some((name, netns)) => (name, Some(netns.to_owned())),
+            None => (device, None),
+        };
+        let address = |text: &str| {
+            let net = text.trim().parse::<IpNet>();
+            net.map_err(|_| format!("{text:?} is no address with a prefix, like 10.1.0.2/24"))
+        };
+        Ok(TunSpec {
+            name: name.to_owned(),
+            netns,
+            addresses: addresses
+                .split(',')
+                .map(address)
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}

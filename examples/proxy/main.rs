@@ -1,0 +1,37 @@
+//! A TCP proxy whose bytes nobody touches.
+//!
+//! Without arguments it runs a whole job in this process and checks every byte; with `--tun` it
+//! stands between real networks. Both use the same [`relay`].
+
+mod arguments;
+mod job;
+mod pattern;
+#[cfg(target_os = "linux")]
+mod real;
+mod relay;
+mod report;
+
+use arguments::Arguments;
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    if arguments.tun.is_empty() {
+        return job::run(arguments);
+    }
+    #[cfg(target_os = "linux")]
+    return real::run(arguments);
+    #[cfg(not(target_os = "linux"))]
+    anyhow::bail!("--tun needs Linux; without it the proxy runs in memory, on any system");
+}

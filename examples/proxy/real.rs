@@ -1,0 +1,150 @@
+//! The proxy between real networks, on TUN devices.
+
+use crate::arguments::{Arguments, TunSpec, usage};
+use crate::relay::{Config, Event, Relay, Totals};
+use crate::report;
+use anyhow::Context;
+use crossbeam_channel::Sender;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use sosplice::clock::{Clock, SystemClock};
+use sosplice::link::tun::Tun;
+use sosplice::{Stack, TcpListener};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Connections that wait to be accepted.
+const BACKLOG: usize = 1024;
+/// How often to look whether the last bytes are out.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A stack and how to call it.
+struct Side {
+    name: String,
+    stack: Stack,
+}
+
+/// Runs until a signal ends it.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let (listen, backend) = match (arguments.listen, arguments.backend) {
+        (Some(listen), Some(backend)) => (listen, backend),
+        _ => usage("--tun needs --listen and --backend"),
+    };
+    let (front, back) = choose(&arguments.tun, listen.ip(), backend.ip());
+    let signals = Signals::new([SIGINT, SIGTERM]).context("signals")?;
+    let sides: Vec<Side> = (arguments.tun.iter())
+        .map(|spec| open(spec, arguments))
+        .collect::<Result<_, _>>()?;
+    let pool = arguments.pool();
+    let config = Config {
+        dial: sides[back].stack.clone(),
+        backend,
+        pool: pool.clone(),
+        idle: arguments.idle,
+        limit: arguments.max_bytes.map(|size| size.0),
+    };
+    let listener = TcpListener::bind_with_backlog(&sides[front].stack, listen, BACKLOG)
+        .with_context(|| format!("cannot listen on {listen}"))?;
+    let at = listener.local_addr();
+    let (relay, events) = Relay::new(listener, config);
+    stop_on(signals, events, arguments.grace)?;
+    eprintln!("listening on {at}");
+    println!(
+        "{at} on {} to {backend} through {}; {:?} dispatch, {} worker(s)",
+        sides[front].name,
+        sides[back].name,
+        arguments.dispatch,
+        pool.workers()
+    );
+    let start = SystemClock.now();
+    let (totals, deadline) = relay.run()?;
+    flush(&sides, deadline);
+    print(&totals, &sides, start)
+}
+
+/// Which device listens, and which one dials.
+fn choose(specs: &[TunSpec], listen: IpAddr, backend: IpAddr) -> (usize, usize) {
+    if specs.len() > 2 {
+        usage("--tun can be given once or twice, not more often");
+    }
+    let has = |spec: &TunSpec| spec.addresses.iter().any(|net| net.addr() == listen);
+    let Some(front) = specs.iter().position(has) else {
+        usage(&format!(
+            "--listen {listen}: none of the --tun has this address, give one of theirs"
+        ));
+    };
+    let near = |spec: &TunSpec| spec.addresses.iter().any(|net| net.contains(&backend));
+    let other = if specs.len() == 2 { 1 - front } else { front };
+    let back = specs.iter().position(near).unwrap_or(other);
+    let same_family = |net: &ipnet::IpNet| net.addr().is_ipv4() == backend.is_ipv4();
+    if !specs[back].addresses.iter().any(same_family) {
+        usage(&format!(
+            "--backend {backend}: no --tun has an address of its family to reach it from"
+        ));
+    }
+    (front, back)
+}
+
+fn open(spec: &TunSpec, arguments: &Arguments) -> anyhow::Result<Side> {
+    let mut builder = Tun::builder(&spec.name).offload(!arguments.no_offload);
+    if let Some(netns) = &spec.netns {
+        builder = builder.netns(netns);
+    }
+    let tun = builder.build()?;
+    let name = tun.place().to_string();
+    let mut builder = Stack::builder(tun)
+        .receive_buffer(arguments.buffer)
+        .send_buffer(arguments.buffer)
+        .connect_timeout(arguments.connect_timeout);
+    for address in &spec.addresses {
+        builder = builder.address(*address);
+    }
+    let stack = builder.build().with_context(|| name.clone())?;
+    Ok(Side { name, stack })
+}
+
+/// The first signal stops the relay, the second one the process.
+fn stop_on(mut signals: Signals, events: Sender<Event>, grace: Duration) -> io::Result<()> {
+    let watch = move || {
+        for (count, signal) in signals.forever().enumerate() {
+            if count > 0 || events.send(Event::Stop(grace)).is_err() {
+                std::process::exit(128 + signal);
+            }
+            eprintln!(
+                "stopping: open connections may take {grace:?}, a second signal ends at once"
+            );
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(watch)?;
+    Ok(())
+}
+
+/// Gives the last bytes of closed connections time to reach their peers.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "stacks do not say when they are done"
+)]
+fn flush(sides: &[Side], deadline: Instant) {
+    let busy = |side: &Side| side.stack.stats().connections > 0;
+    while sides.iter().any(busy) && SystemClock.now() < deadline {
+        thread::sleep(LOOK);
+    }
+}
+
+fn print(totals: &Totals, sides: &[Side], start: Instant) -> anyhow::Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    let time = SystemClock.now() - start;
+    writeln!(
+        out,
+        "{} connections in {time:.1?}, {} reset at the end",
+        totals.connections, totals.cut_off
+    )?;
+    write!(out, "{}", report::table(totals, None))?;
+    for side in sides {
+        writeln!(out, "{}", report::counters(&side.name, &side.stack.stats()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

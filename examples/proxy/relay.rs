@@ -1,0 +1,397 @@
+//! The proxy itself: for each connection that a listener accepts, one to the backend, and two
+//! splices between them.
+//!
+//! One thread looks after all connections, another one accepts; neither ever sees a byte. Each
+//! socket that is the source of a splice has a [`Bell`] as its upcall: it is quiet while the splice
+//! lasts and rings when that has ended.
+//!
+//! * The backend is dialled without waiting, and both splices are set up at once: they hold the
+//!   bytes back until the connection stands.
+//! * The end of one direction is carried to the other side (half-close); the connection is over
+//!   when both have ended.
+//! * An error in either direction resets both sides.
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use sosplice::clock::{Clock, SystemClock};
+use sosplice::protocol::{Upcall, Wakeup};
+use sosplice::splice::{Cause, End, Options, Splice, SplicePool};
+use sosplice::{Stack, TcpListener, TcpStream};
+use std::collections::HashMap;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What to do with each connection.
+#[derive(Debug)]
+pub(crate) struct Config {
+    /// The stack to dial from.
+    pub(crate) dial: Stack,
+    pub(crate) backend: SocketAddr,
+    pub(crate) pool: SplicePool,
+    pub(crate) idle: Option<Duration>,
+    pub(crate) limit: Option<u64>,
+}
+
+/// What happens to a relay.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Accepted(TcpStream, SocketAddr),
+    /// Nobody will be accepted any more.
+    NotListening(io::Error),
+    /// Something has happened to a socket of this connection.
+    Ring(u64),
+    /// Accept nobody else, end within this time.
+    Stop(Duration),
+}
+
+/// From the client to the server, or back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Up,
+    Down,
+}
+
+pub(crate) const BOTH: [Direction; 2] = [Direction::Up, Direction::Down];
+
+impl Direction {
+    fn opposite(self) -> Direction {
+        match self {
+            Direction::Up => Direction::Down,
+            Direction::Down => Direction::Up,
+        }
+    }
+}
+
+/// What the splices of one direction have done.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Tally {
+    pub(crate) bytes: u64,
+    pub(crate) passes: u64,
+    pub(crate) causes: Vec<(Cause, u64)>,
+}
+
+impl Tally {
+    fn add(&mut self, end: End) {
+        self.bytes += end.bytes;
+        self.passes += end.passes;
+        self.count(end.cause, 1);
+    }
+
+    pub(crate) fn count(&mut self, cause: Cause, times: u64) {
+        match self.causes.iter_mut().find(|(other, _)| *other == cause) {
+            Some((_, count)) => *count += times,
+            None => self.causes.push((cause, times)),
+        }
+    }
+}
+
+/// What a relay has done.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) connections: u64,
+    /// Connections that were reset because the grace time was over.
+    pub(crate) cut_off: usize,
+    pub(crate) up: Tally,
+    pub(crate) down: Tally,
+}
+
+impl Totals {
+    fn of(&mut self, direction: Direction) -> &mut Tally {
+        match direction {
+            Direction::Up => &mut self.up,
+            Direction::Down => &mut self.down,
+        }
+    }
+}
+
+/// Rings when a splice has ended.
+struct Bell {
+    id: u64,
+    events: Sender<Event>,
+}
+
+impl Upcall for Bell {
+    fn wakeup(&self, _what: Wakeup) {
+        // Fails only when the relay has ended, and then nobody cares.
+        self.events.send(Event::Ring(self.id)).ok();
+    }
+}
+
+/// One direction of a connection.
+#[derive(Debug, Default)]
+struct Lane {
+    /// `None` when it has ended for good.
+    splice: Option<Splice>,
+    /// Bytes of its earlier splices.
+    before: u64,
+    /// What the other direction had carried when the splice began.
+    other_at_start: u64,
+}
+
+impl Lane {
+    fn carried(&self) -> u64 {
+        self.before + self.splice.as_ref().map_or(0, Splice::bytes)
+    }
+}
+
+/// A client's connection and the one to the backend.
+#[derive(Debug)]
+struct Pair {
+    client: TcpStream,
+    peer: SocketAddr,
+    server: TcpStream,
+    up: Lane,
+    down: Lane,
+}
+
+impl Pair {
+    fn lane(&mut self, direction: Direction) -> &mut Lane {
+        match direction {
+            Direction::Up => &mut self.up,
+            Direction::Down => &mut self.down,
+        }
+    }
+
+    fn source_and_sink(&self, direction: Direction) -> (&TcpStream, &TcpStream) {
+        match direction {
+            Direction::Up => (&self.client, &self.server),
+            Direction::Down => (&self.server, &self.client),
+        }
+    }
+
+    fn abort(&self) {
+        self.client.abort();
+        self.server.abort();
+    }
+}
+
+/// What is to become of a connection.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Goes,
+    /// Both sides get what was sent to them, then the end of the stream.
+    Closes,
+    /// Both sides get a reset.
+    Resets,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    config: Config,
+    listener: Arc<TcpListener>,
+    inbox: Receiver<Event>,
+    events: Sender<Event>,
+    pairs: HashMap<u64, Pair>,
+    totals: Totals,
+}
+
+impl Relay {
+    /// A relay for what `listener` accepts. The sender is for [`Event::Stop`].
+    pub(crate) fn new(listener: TcpListener, config: Config) -> (Relay, Sender<Event>) {
+        let (events, inbox) = unbounded();
+        let relay = Relay {
+            config,
+            listener: Arc::new(listener),
+            inbox,
+            events: events.clone(),
+            pairs: HashMap::new(),
+            totals: Totals::default(),
+        };
+        (relay, events)
+    }
+
+    /// Runs until it is told to stop. Returns also when the grace time ends.
+    ///
+    /// # Errors
+    /// If no thread can be started, or the listener fails.
+    pub(crate) fn run(mut self) -> io::Result<(Totals, Instant)> {
+        let (listener, events) = (self.listener.clone(), self.events.clone());
+        thread::Builder::new()
+            .name("accept".into())
+            .spawn(move || accept(&listener, &events))?;
+        loop {
+            match self.inbox.recv() {
+                Ok(Event::Accepted(client, peer)) => self.accepted(client, peer),
+                Ok(Event::Ring(id)) => self.look(id),
+                Ok(Event::NotListening(error)) => return Err(error),
+                Ok(Event::Stop(grace)) => {
+                    let deadline = SystemClock.now() + grace;
+                    self.wind_down(deadline);
+                    return Ok((self.totals, deadline));
+                }
+                Err(gone) => return Err(io::Error::other(gone)),
+            }
+        }
+    }
+
+    fn accepted(&mut self, client: TcpStream, peer: SocketAddr) {
+        let id = self.totals.connections;
+        self.totals.connections += 1;
+        let server = match TcpStream::start(&self.config.dial, self.config.backend) {
+            Ok(server) => server,
+            Err(error) => {
+                self.complain(peer, &error);
+                return client.abort();
+            }
+        };
+        for source in [&client, &server] {
+            let events = self.events.clone();
+            source.set_rcv_upcall(Some(Arc::new(Bell { id, events })));
+        }
+        let mut pair = Pair {
+            client,
+            peer,
+            server,
+            up: Lane::default(),
+            down: Lane::default(),
+        };
+        if BOTH
+            .iter()
+            .all(|direction| self.splice(&mut pair, *direction))
+        {
+            self.pairs.insert(id, pair);
+        } else {
+            self.settle(&mut pair);
+            pair.abort();
+        }
+    }
+
+    /// Begins a splice in one direction.
+    fn splice(&self, pair: &mut Pair, direction: Direction) -> bool {
+        let other_at_start = pair.lane(direction.opposite()).carried();
+        let before = pair.lane(direction).carried();
+        let options = Options {
+            limit: self.config.limit.map(|limit| limit - before),
+            idle: self.config.idle,
+            pool: Some(self.config.pool.clone()),
+            ..Options::default()
+        };
+        let (source, sink) = pair.source_and_sink(direction);
+        match source.splice_to(sink, options) {
+            Ok(splice) => {
+                *pair.lane(direction) = Lane {
+                    splice: Some(splice),
+                    before,
+                    other_at_start,
+                };
+                true
+            }
+            Err(error) => {
+                // The backend may have refused already.
+                match pair.server.take_error() {
+                    Some(why) => self.complain(pair.peer, &why),
+                    None => self.complain(pair.peer, &error),
+                }
+                false
+            }
+        }
+    }
+
+    /// Finds out what has ended, and acts on it.
+    fn look(&mut self, id: u64) {
+        // Late rings of a connection that is gone are normal.
+        let Some(mut pair) = self.pairs.remove(&id) else {
+            return;
+        };
+        let mut verdict = Verdict::Goes;
+        for direction in BOTH {
+            let splice = pair.lane(direction).splice.as_ref();
+            if verdict == Verdict::Goes
+                && let Some(end) = splice.and_then(Splice::end)
+            {
+                verdict = self.ended(&mut pair, direction, end);
+            }
+        }
+        let over = pair.up.splice.is_none() && pair.down.splice.is_none();
+        if verdict == Verdict::Goes && !over {
+            self.pairs.insert(id, pair);
+            return;
+        }
+        self.settle(&mut pair);
+        if verdict == Verdict::Resets {
+            pair.abort();
+        }
+    }
+
+    fn ended(&mut self, pair: &mut Pair, direction: Direction, end: End) -> Verdict {
+        self.totals.of(direction).add(end);
+        let lane = pair.lane(direction);
+        lane.before += end.bytes;
+        lane.splice = None;
+        let other = pair.lane(direction.opposite()).carried();
+        let quiet = other == pair.lane(direction).other_at_start;
+        match end.cause {
+            Cause::Eof => {
+                let (_, sink) = pair.source_and_sink(direction);
+                // A sink that has failed meanwhile says so in its own direction.
+                sink.shutdown(Shutdown::Write).ok();
+                Verdict::Goes
+            }
+            Cause::Idle if quiet => Verdict::Closes,
+            Cause::Idle if self.splice(pair, direction) => Verdict::Goes,
+            Cause::Limit => Verdict::Closes,
+            cause => {
+                self.report_failed_dial(pair, cause);
+                Verdict::Resets
+            }
+        }
+    }
+
+    fn report_failed_dial(&self, pair: &Pair, cause: Cause) {
+        let dialled = pair.server.end().snd().is_connected();
+        if let Cause::SourceError(error) | Cause::SinkError(error) = cause
+            && !dialled
+        {
+            self.complain(pair.peer, &error);
+        }
+    }
+
+    fn complain(&self, peer: SocketAddr, why: &dyn std::error::Error) {
+        eprintln!("{peer}: backend {}: {why}", self.config.backend);
+    }
+
+    /// Ends what still runs in a connection, and counts it.
+    fn settle(&mut self, pair: &mut Pair) {
+        for direction in BOTH {
+            if let Some(splice) = pair.lane(direction).splice.take()
+                && let Some(end) = splice.unsplice().ok().or_else(|| splice.end())
+            {
+                self.totals.of(direction).add(end);
+            }
+        }
+    }
+
+    /// Accepts nobody else; lets connections end until the deadline, then resets them.
+    fn wind_down(&mut self, deadline: Instant) {
+        self.listener.close();
+        while !self.pairs.is_empty() {
+            match self.inbox.recv_deadline(deadline) {
+                Ok(Event::Accepted(client, _)) => client.abort(),
+                Ok(Event::Ring(id)) => self.look(id),
+                Ok(Event::NotListening(_) | Event::Stop(_)) => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.totals.cut_off = self.pairs.len();
+        for (_, mut pair) in std::mem::take(&mut self.pairs) {
+            self.settle(&mut pair);
+            pair.abort();
+        }
+    }
+}
+
+fn accept(listener: &TcpListener, events: &Sender<Event>) {
+    loop {
+        let event = match listener.accept() {
+            Ok((client, peer)) => Event::Accepted(client, peer),
+            Err(error) => Event::NotListening(error),
+        };
+        let over = matches!(event, Event::NotListening(_));
+        if events.send(event).is_err() || over {
+            return;
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What is printed at the end.
+
+use crate::relay::{Tally, Totals};
+use sosplice::stack::Stats;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// A table of both directions and their sum. Without a time there is no rate.
+pub(crate) fn table(totals: &Totals, time: Option<Duration>) -> String {
+    let mut sum = totals.up.clone();
+    sum.bytes += totals.down.bytes;
+    sum.passes += totals.down.passes;
+    for (cause, times) in &totals.down.causes {
+        sum.count(*cause, *times);
+    }
+    let mut table = format!(
+        "{:<9} {:>15} {:>8} {:>10} {:>12}  splices ended\n",
+        "", "bytes", "Gbit/s", "passes", "bytes/pass"
+    );
+    let rows = [("up", &totals.up), ("down", &totals.down), ("total", &sum)];
+    for (name, tally) in rows {
+        let rate = time.map_or_else(|| "-".into(), |time| rate(tally.bytes, time));
+        let per_pass = tally.bytes.checked_div(tally.passes).unwrap_or(0);
+        // Writing to a String does not fail.
+        writeln!(
+            table,
+            "{name:<9} {:>15} {rate:>8} {:>10} {per_pass:>12}  {}",
+            tally.bytes,
+            tally.passes,
+            causes(tally)
+        )
+        .ok();
+    }
+    table
+}
+
+#[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
+fn rate(bytes: u64, time: Duration) -> String {
+    format!("{:.2}", bytes as f64 * 8.0 / 1e9 / time.as_secs_f64())
+}
+
+/// How many splices ended, and why: `16: 16 Eof`.
+fn causes(tally: &Tally) -> String {
+    let mut causes = tally.causes.clone();
+    causes.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
+    let all: u64 = causes.iter().map(|(_, times)| times).sum();
+    let each = causes
+        .iter()
+        .map(|(cause, times)| format!("{times} {cause:?}"));
+    let each: Vec<String> = each.collect();
+    format!("{all}: {}", each.join(", "))
+}
+
+/// The counters of a stack that are not zero.
+pub(crate) fn counters(name: &str, stats: &Stats) -> String {
+    let all = [
+        (stats.connections as u64, "connections"),
+        (stats.frames_received, "frames received"),
+        (stats.frames_malformed, "malformed"),
+        (stats.frames_stray, "stray"),
+        (stats.segments_sent, "segments sent"),
+        (stats.segments_lost, "lost at the link"),
+        (stats.segments_refused, "not acceptable"),
+        (stats.segments_backlog_full, "dropped for a full backlog"),
+        (stats.syns_dropped, "SYNs dropped"),
+        (stats.link_full, "times the link was full"),
+        (stats.broken, "BROKEN INVARIANTS"),
+    ];
+    let shown = all.iter().filter(|(count, _)| *count > 0);
+    let shown: Vec<String> = shown
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    format!("{name}: {}", shown.join(", "))
+}
