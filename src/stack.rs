@@ -7,8 +7,9 @@
 //!
 //! **Endings.** Sockets and listeners keep their stack running. When the last of them and the last
 //! `Stack` handle are gone, the driver delivers what was sent for up to five seconds, resets what is left
-//! and ends. When the link fails, every connection ends with
-//! [`NetworkDown`](crate::error::SoError::NetworkDown).
+//! and ends. When the link fails, or a [`Driver`] is dropped before, every connection ends with
+//! [`NetworkDown`](crate::error::SoError::NetworkDown), and so does every attempt to connect or to
+//! accept one.
 //!
 //! Locks, all leaves: the table's shards, listeners, half-open connections, the agenda, the control
 //! interface.
@@ -27,12 +28,13 @@ pub use listener::{DEFAULT_BACKLOG, TcpListener};
 pub use stream::TcpStream;
 
 use crate::clock::{self, Clock};
+use crate::error::SoError;
 use crate::link::Link;
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::SocketEnd;
 use crate::tcp::conn::{Conn, ConnConfig, Runner};
 use crate::tcp::engine::{Engine, EngineConfig};
-use crate::tcp::host::{Counter, Counters, Host};
+use crate::tcp::host::{Counter, Counters, Host, TimerKey};
 use crate::tcp::tcb::{Limits, Work};
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::Tuple;
@@ -44,14 +46,14 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 use table::{Entry, Table};
 
 /// Smallest and largest receive and send buffer in bytes.
-const BUFFER: std::ops::RangeInclusive<usize> = 2048..=1 << 30;
+const BUFFER: std::ops::RangeInclusive<usize> = 2048..=(1 << 30) - 1;
 /// Ports for connections that do not ask for one (RFC 6335).
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=65_535;
 /// Smallest MTU of an IPv6 link (RFC 8200 5), which is enough for IPv4 too.
@@ -68,7 +70,7 @@ pub enum BuildError {
     #[error("{0} cannot be a stack's address: it must be a unicast host address")]
     BadAddress(IpAddr),
     /// A buffer size out of range.
-    #[error("a buffer of {0} bytes is out of range: use 2048 to 1073741824")]
+    #[error("a buffer of {0} bytes is out of range: use 2048 to 1073741823")]
     BufferSize(usize),
     /// An MTU that IP does not work with.
     #[error("the link's MTU of {0} bytes is too small: at least 1280 are needed")]
@@ -130,7 +132,8 @@ impl Builder {
     }
 
     /// Size of the receive buffer of each connection in bytes: the largest window it advertises.
-    /// 256 KiB by default, 2 KiB to 1 GiB.
+    /// 256 KiB by default, 2 KiB to just below 1 GiB
+    /// (RFC 7323's largest window).
     #[must_use]
     pub fn receive_buffer(mut self, bytes: usize) -> Builder {
         self.config.rcv_buffer = bytes;
@@ -138,7 +141,8 @@ impl Builder {
     }
 
     /// Size of the send buffer of each connection in bytes: what can wait and be in flight.
-    /// 256 KiB by default, 2 KiB to 1 GiB.
+    /// 256 KiB by default, 2 KiB to just below 1 GiB
+    /// (RFC 7323's largest window).
     #[must_use]
     pub fn send_buffer(mut self, bytes: usize) -> Builder {
         self.config.snd_buffer = bytes;
@@ -237,6 +241,7 @@ impl Builder {
             secret: RandomState::new(),
             random: AtomicU64::new(seed),
             closing: AtomicBool::new(false),
+            down: AtomicBool::new(false),
             attached: AtomicUsize::new(0),
         });
         let driver = Driver::new(shared.clone());
@@ -346,6 +351,8 @@ pub(crate) struct Shared {
     secret: RandomState,
     random: AtomicU64,
     closing: AtomicBool,
+    /// The link or the driver is gone.
+    down: AtomicBool,
     /// Sockets whose last handle is still there.
     attached: AtomicUsize,
 }
@@ -513,6 +520,11 @@ impl Stack {
             let engine = shared.engine(|link, config| Engine::connecting(link, config, &tuple));
             let conn = shared.connection(tuple, engine, None);
             if shared.table.insert(&conn) {
+                // Either go_down() has found the connection, or this finds the stack down.
+                if shared.down.load(Ordering::SeqCst) {
+                    conn.run(Work::NETWORK_DOWN, Runner::User);
+                    return Err(SoError::NetworkDown.into());
+                }
                 conn.run(Work::SERVE, Runner::User);
                 return Ok(conn);
             }
@@ -530,6 +542,21 @@ impl Shared {
     /// Nobody holds the stack, or a socket of it, any more.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.closing.load(Ordering::Acquire) && self.attached.load(Ordering::Acquire) == 0
+    }
+
+    /// Nobody will drive this stack any more: ends every connection, and nothing new begins.
+    pub(crate) fn go_down(&self) {
+        self.down.store(true, Ordering::SeqCst);
+        for conn in self.table.all() {
+            conn.run(Work::NETWORK_DOWN, Runner::Driver);
+        }
+        let listeners = self.listeners.lock().clone();
+        listeners.iter().for_each(|listening| listening.go_down());
+        let mut forgotten = self.agenda.lock().end();
+        let (handed_over, _) = forgotten.take(self.clock.now());
+        for conn in handed_over.iter().filter_map(Weak::upgrade) {
+            conn.resume();
+        }
     }
 
     /// A socket is handed out.
@@ -556,6 +583,9 @@ impl Shared {
     ) -> io::Result<Arc<Listening>> {
         let listening = Arc::new(Listening::new(rule, intercepts, backlog));
         let mut listeners = self.listeners.lock();
+        if self.down.load(Ordering::SeqCst) {
+            return Err(SoError::NetworkDown.into());
+        }
         let taken = listeners.iter().any(|other| {
             other.intercepts == intercepts && other.rule.port == rule.port && {
                 let (a, b) = (other.rule.address, rule.address);
@@ -592,14 +622,14 @@ impl Shared {
         }
         let engine = self.engine(|link, config| Engine::listening(link, config, tuple));
         let conn = self.connection(*tuple, engine, after);
-        self.half_open.lock().insert(*tuple, listening.clone());
-        if self.table.insert(&conn) {
-            return Some(conn);
+        if !self.table.insert(&conn) {
+            // A user of this stack dialled the other way in between: the tuple is that connection's.
+            listening.release();
+            return None;
         }
-        // A user of this stack dialled the other way in between.
-        self.half_open.lock().remove(tuple);
-        listening.release();
-        None
+        // Only the driver, who is here, runs a connection that has got no segment yet.
+        self.half_open.lock().insert(*tuple, listening.clone());
+        Some(conn)
     }
 
     fn connection(self: &Arc<Self>, tuple: Tuple, engine: Engine, after: Option<u32>) -> Arc<Conn> {
@@ -673,6 +703,9 @@ impl Shared {
     }
 }
 
+#[cfg(test)]
+mod tests;
+
 impl Host for Shared {
     fn link(&self) -> &dyn Link {
         &*self.link
@@ -686,9 +719,10 @@ impl Host for Shared {
         &self.counters
     }
 
-    fn arm(&self, conn: &Arc<Conn>, at: Instant) {
-        let wake = self.agenda.lock().arm(conn, at);
+    fn arm(&self, conn: &Arc<Conn>, at: Instant, former: Option<TimerKey>) -> TimerKey {
+        let (key, wake) = self.agenda.lock().arm(conn, at, former);
         self.wake_if(wake);
+        key
     }
 
     fn blocked(&self, conn: &Arc<Conn>) {
@@ -699,6 +733,9 @@ impl Host for Shared {
     fn hand_over(&self, conn: &Arc<Conn>) {
         let wake = self.agenda.lock().hand_over(conn);
         self.wake_if(wake);
+        if self.down.load(Ordering::SeqCst) {
+            conn.resume();
+        }
     }
 
     fn established(&self, conn: &Arc<Conn>) {

@@ -25,11 +25,18 @@ const BATCH: usize = 32;
 const LINGER: Duration = Duration::from_secs(5);
 
 /// Runs a stack that was built with [`manual`](super::Builder::manual). Calls are not to overlap.
+/// Dropping it ends every connection with [`NetworkDown`](crate::error::SoError::NetworkDown).
 #[derive(Debug)]
 pub struct Driver {
     shared: Arc<Shared>,
     frames: Vec<Frame>,
     touched: Vec<Arc<Conn>>,
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.shared.go_down();
+    }
 }
 
 impl Driver {
@@ -48,7 +55,7 @@ impl Driver {
     /// [`NetworkDown`](crate::error::SoError::NetworkDown).
     pub fn run_once(&mut self) -> io::Result<bool> {
         if let Err(gone) = self.shared.link.receive(&mut self.frames, BATCH) {
-            self.end(Work::NETWORK_DOWN);
+            self.shared.go_down();
             return Err(gone);
         }
         let now = self.shared.now();
@@ -176,13 +183,6 @@ impl Driver {
         }
     }
 
-    /// Ends every connection.
-    fn end(&self, how: Work) {
-        for conn in self.shared.table.all() {
-            conn.run(how, Runner::Driver);
-        }
-    }
-
     /// The driver thread.
     pub(crate) fn run(mut self) {
         let mut until: Option<Instant> = None;
@@ -196,12 +196,13 @@ impl Driver {
                 let now = self.shared.now();
                 let until = *until.get_or_insert(now + LINGER);
                 if self.shared.table.connections() == 0 || now >= until {
-                    self.end(Work::ABORT);
+                    for conn in self.shared.table.all() {
+                        conn.run(Work::ABORT, Runner::Driver);
+                    }
                     return;
                 }
             }
             if !self.sleep(until) {
-                self.end(Work::NETWORK_DOWN);
                 return;
             }
         }

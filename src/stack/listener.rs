@@ -2,6 +2,7 @@
 
 use super::Stack;
 use super::stream::TcpStream;
+use crate::error::SoError;
 use crate::lock::{Condvar, LEAF, Mutex};
 use crate::tcp::conn::Conn;
 use std::collections::VecDeque;
@@ -34,6 +35,8 @@ struct Queue {
     ready: VecDeque<Arc<Conn>>,
     half_open: usize,
     closed: bool,
+    /// The stack is down: nobody will come any more.
+    down: bool,
 }
 
 /// What the stack knows of a listener.
@@ -92,6 +95,13 @@ impl Listening {
         std::mem::take(&mut queue.ready)
     }
 
+    /// The stack is down.
+    pub(crate) fn go_down(&self) {
+        let mut queue = self.queue.lock();
+        queue.down = true;
+        self.changed.notify_all();
+    }
+
     fn accept(&self) -> io::Result<Arc<Conn>> {
         let mut queue = self.queue.lock();
         loop {
@@ -101,6 +111,9 @@ impl Listening {
             if queue.closed {
                 let why = "the listener was closed by another thread";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            }
+            if queue.down {
+                return Err(SoError::NetworkDown.into());
             }
             if self.nonblocking.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::WouldBlock.into());
@@ -188,7 +201,8 @@ impl TcpListener {
     /// Waits for a connection and returns it with its peer's address.
     ///
     /// # Errors
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if none is there and the listener is non-blocking.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if none is there and the listener is non-blocking;
+    /// [`NetworkDown`](io::ErrorKind::NetworkDown) if none is there and the link is gone.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let conn = self.listening.accept()?;
         let stream = TcpStream::new(&self.stack, conn);

@@ -15,7 +15,16 @@ const SHARDS: usize = 64;
 #[derive(Debug, Clone)]
 pub(crate) enum Entry {
     Conn(Arc<Conn>),
-    TimeWait(TimeWait, Instant),
+    TimeWait(TimeWait, Term),
+}
+
+/// How long a record stays.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Term {
+    until: Instant,
+    /// When it is looked at: its place in the queue. Another place with its tuple is an earlier
+    /// record's, which has gone.
+    queued: Instant,
 }
 
 /// All shards have their own leaf lock; no two are held at once.
@@ -81,7 +90,11 @@ impl Table {
             match (here, record) {
                 (false, _) => None,
                 (true, None) => shard.remove(&conn.tuple),
-                (true, Some(record)) => shard.insert(conn.tuple, Entry::TimeWait(record, until)),
+                (true, Some(record)) => {
+                    let queued = until;
+                    let entry = Entry::TimeWait(record, Term { until, queued });
+                    shard.insert(conn.tuple, entry)
+                }
             }
         };
         if removed.is_some() {
@@ -97,8 +110,8 @@ impl Table {
     pub(crate) fn restart(&self, record: &TimeWait, now: Instant) {
         let until = now + self.time_wait;
         let mut shard = self.shard(&record.tuple).lock();
-        if let Some(Entry::TimeWait(_, at)) = shard.get_mut(&record.tuple) {
-            *at = until;
+        if let Some(Entry::TimeWait(_, term)) = shard.get_mut(&record.tuple) {
+            term.until = until;
         }
     }
 
@@ -113,28 +126,33 @@ impl Table {
     /// Ends what has been in TIME-WAIT long enough.
     pub(crate) fn expire(&self, now: Instant) {
         loop {
-            let tuple = {
+            let due = {
                 let mut waiting = self.waiting.lock();
                 match waiting.front() {
-                    Some((at, _)) if *at <= now => waiting.pop_front().map(|(_, tuple)| tuple),
+                    Some((at, _)) if *at <= now => waiting.pop_front(),
                     _ => None,
                 }
             };
-            let Some(tuple) = tuple else { return };
-            let later = {
+            let Some((at, tuple)) = due else { return };
+            let again = now + self.time_wait;
+            let restarted = {
                 let mut shard = self.shard(&tuple).lock();
-                match shard.get(&tuple) {
-                    Some(Entry::TimeWait(_, at)) if *at > now => Some(*at),
-                    Some(Entry::TimeWait(..)) => {
-                        shard.remove(&tuple);
-                        None
+                match shard.get_mut(&tuple) {
+                    Some(Entry::TimeWait(_, term)) if term.queued == at => {
+                        let restarted = term.until > now;
+                        if restarted {
+                            term.queued = again;
+                        } else {
+                            shard.remove(&tuple);
+                        }
+                        restarted
                     }
-                    _ => None,
+                    _ => false,
                 }
             };
-            if later.is_some() {
-                // It was restarted: its turn comes a full period from now at the latest.
-                self.waiting.lock().push_back((now + self.time_wait, tuple));
+            if restarted {
+                // Its turn comes a full period from now at the latest.
+                self.waiting.lock().push_back((again, tuple));
             }
         }
     }
@@ -159,5 +177,56 @@ impl Table {
             }));
         }
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, SystemClock};
+    use crate::link::memory;
+    use crate::stack::{Stack, TcpStream};
+
+    #[test]
+    fn records_are_queued_once() {
+        let (link, _far) = memory::pair(memory::Config::default());
+        let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
+        let (stack, _driver) = builder.manual().unwrap();
+        let stream = TcpStream::start(&stack, "10.0.0.2:80".parse().unwrap()).unwrap();
+        let tuple = Tuple {
+            local: stream.local_addr().ip(),
+            remote: stream.peer_addr().ip(),
+            local_port: stream.local_addr().port(),
+            remote_port: stream.peer_addr().port(),
+        };
+        let Some(Entry::Conn(conn)) = stack.shared().table.get(&tuple) else {
+            panic!("a connection is in the table");
+        };
+        let record = TimeWait {
+            tuple,
+            snd_nxt: 0,
+            rcv_nxt: 0,
+        };
+        let table = Table::new(Duration::from_secs(60));
+        let start = SystemClock.now();
+        // A peer that opens the same connection again and again, for two hours.
+        for second in 0..7200 {
+            let now = start + Duration::from_secs(second);
+            table.forget(&tuple);
+            assert!(table.insert(&conn));
+            drop(table.end(&conn, Some(record), now));
+            table.expire(now);
+            assert!(table.waiting.lock().len() <= 61);
+        }
+        // A record that is restarted stays for a period from then.
+        let now = start + Duration::from_secs(7200);
+        table.forget(&tuple);
+        assert!(table.insert(&conn));
+        drop(table.end(&conn, Some(record), now));
+        table.restart(&record, now + Duration::from_secs(59));
+        table.expire(now + Duration::from_secs(60));
+        assert!(table.contains(&tuple));
+        table.expire(now + Duration::from_secs(120));
+        assert!(!table.contains(&tuple) && table.next_expiry().is_none());
     }
 }

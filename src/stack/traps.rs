@@ -176,16 +176,6 @@ impl Net {
         (raw, stream)
     }
 
-    /// A connection that the stack opened.
-    fn connected(&mut self) -> (Raw, TcpStream) {
-        let (mut raw, stream) = self.dialled();
-        raw.send(self, SYN | ACK, b"");
-        raw.seq = raw.seq.wrapping_add(1);
-        let ack = self.one();
-        assert!(ack.has(ACK) && !ack.has(SYN));
-        (raw, stream)
-    }
-
     /// A connection that the stack opens; its SYN has been seen.
     fn dialled(&mut self) -> (Raw, TcpStream) {
         let stream = TcpStream::start(&self.stack, "10.0.0.2:9".parse().unwrap()).unwrap();
@@ -557,6 +547,22 @@ fn a_reset_somewhere_in_the_window_is_challenged() {
     assert_eq!(error_kind(&stream), Some(ErrorKind::ConnectionReset));
 }
 
+/// Guards `Guard::unsettled`: until the FIN is acknowledged, the engine sees a reset behind it as one
+/// outside the window.
+#[test]
+fn a_reset_behind_a_fin_in_a_full_window_counts() {
+    let mut net = Net::with(one_packet_each(), |b| b.receive_buffer(2048));
+    let (mut raw, stream) = net.accepted();
+    raw.text(&net, &pattern(0, 1024));
+    raw.text(&net, &pattern(1024, 1024));
+    assert_eq!(net.seen().pop().unwrap().header.window, 0);
+    raw.fin(&net);
+    raw.send(&net, RST, b"");
+    net.turn();
+    assert_eq!(stream.take_error(), Some(SoError::ConnectionReset));
+    assert_eq!(read(&stream), pattern(0, 2048));
+}
+
 /// Guards `Guard::acceptable_ack`.
 #[test]
 fn an_ack_of_bytes_that_were_never_sent_is_not_believed() {
@@ -673,7 +679,7 @@ fn a_fifth_hole_is_not_kept_and_comes_again() {
     }
     let ack = net.seen().pop().unwrap().header.ack;
     let there = ack.wrapping_sub(raw.seq) as usize;
-    assert!(there < 1200 && there >= 900, "{there}");
+    assert!((900..1200).contains(&there), "{there}");
     raw.send_at(&net, there as i32, ACK, &all[there..]);
     net.turn();
     assert!(read(&stream) == all);
@@ -1359,4 +1365,27 @@ fn a_gone_link_ends_connections() {
     assert_eq!(stream.take_error(), Some(SoError::NetworkDown));
     assert!(is_end(&stream));
     assert_eq!(stack.stats().connections, 0);
+}
+
+/// Guards `Guard::open_window`: the engine would wait for ever.
+#[test]
+fn what_was_in_flight_when_the_window_shrank_comes_again() {
+    let mut net = Net::new();
+    let (mut raw, mut stream) = net.accepted();
+    let all = pattern(0, 2048);
+    stream.write_all(&all).unwrap();
+    let flight = net.seen();
+    assert_eq!(flight.len(), 2);
+    let mut got = raw.take(&flight[..1]);
+    // The second segment is lost, and the window with it.
+    raw.window = 0;
+    raw.send(&net, ACK, b"");
+    net.pass(Duration::from_millis(900));
+    assert!(net.drain().is_empty());
+    raw.window = 60_000;
+    raw.send(&net, ACK, b"");
+    net.pass(Duration::from_secs(3));
+    got.extend(raw.take(&net.drain()[..1]));
+    assert!(got == all, "{}", got.len());
+    net.healthy();
 }

@@ -13,7 +13,7 @@
 //!    the driver is told; whoever owns the connection next takes it first.
 
 use super::engine::Engine;
-use super::host::Host;
+use super::host::{Host, TimerKey};
 use super::tcb::{Done, Env, Limits, Tcb, Work};
 use super::wire::{Segment, Tuple};
 use crate::lock::{self, CONNECTION, Guard, LEAF};
@@ -32,8 +32,8 @@ const USER_ROUNDS: u32 = 4;
 struct Backlog {
     segments: VecDeque<Segment>,
     work: Work,
-    /// The earliest time for which a timer is armed.
-    armed: Option<Instant>,
+    /// The timer. Only the owner touches it.
+    armed: Option<TimerKey>,
 }
 
 /// Whose thread runs the connection.
@@ -121,14 +121,6 @@ impl Conn {
 
     /// A timer is due, the link has room again, or segments were handed over.
     pub(crate) fn resume(&self) {
-        let now = self.host.now();
-        {
-            let mut backlog = self.backlog.lock();
-            // One that is still to come stays in the queue: a second would pile up behind it.
-            if backlog.armed.is_some_and(|at| at <= now) {
-                backlog.armed = None;
-            }
-        }
         self.run(Work::SERVE, Runner::Driver);
     }
 
@@ -184,20 +176,19 @@ impl Conn {
             None => {}
         }
         if let Some(at) = served.next {
-            self.arm(me, at);
+            self.arm(me, at, env.now);
         }
     }
 
-    /// Arms a timer unless an earlier one is armed: that one will look again.
-    fn arm(&self, me: &Arc<Conn>, at: Instant) {
-        {
-            let mut backlog = self.backlog.lock();
-            if backlog.armed.is_some_and(|armed| armed <= at) {
-                return;
-            }
-            backlog.armed = Some(at);
+    /// Arms the timer unless it comes earlier anyway: then it will look again. One that is due does
+    /// not count: it has fired, or is about to.
+    fn arm(&self, me: &Arc<Conn>, at: Instant, now: Instant) {
+        let former = self.backlog.lock().armed;
+        if former.is_some_and(|(armed, _)| now < armed && armed <= at) {
+            return;
         }
-        self.host.arm(me, at);
+        let key = self.host.arm(me, at, former);
+        self.backlog.lock().armed = Some(key);
     }
 
     /// Everything about the connection, for a failed test.

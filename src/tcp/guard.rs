@@ -13,6 +13,7 @@
 //!   not carry its window in, and its payload still counts;
 //! * a RST counts only exactly at `rcv_nxt`, elsewhere in the window it is challenged; a SYN in a
 //!   synchronised state is challenged;
+//! * a window that shrinks below what is in flight is kept open that far, for retransmissions;
 //! * a FIN that arrives before a hole is filled is remembered and replayed when its turn comes;
 //! * a mirror of the engine's assembler knows which payload the engine will keep.
 //!
@@ -237,11 +238,12 @@ impl Guard {
         {
             let shift = if header.has(SYN) { 0 } else { self.shift };
             let acked = unwrap(header.ack, irs, self.rcv_nxt);
-            self.edge = u64::try_from(acked).unwrap_or(0) + (u64::from(header.window) << shift);
-            self.max_edge = self.max_edge.max(self.edge);
+            let edge = u64::try_from(acked).unwrap_or(0) + (u64::from(header.window) << shift);
+            self.edge = edge;
+            self.max_edge = self.max_edge.max(edge);
             if probe {
                 // An acknowledgement into a closed window looks the same, and may move the edge left.
-                self.sure_edge = self.sure_edge.min(self.edge);
+                self.sure_edge = self.sure_edge.min(edge);
             } else {
                 self.settle();
             }
@@ -343,6 +345,7 @@ impl Guard {
             let advertised = self.edge;
             self.synchronise(header);
             self.edge = advertised.saturating_sub(1);
+            self.max_edge = advertised;
             self.sure_edge = self.edge;
         }
         Verdict::Feed(bare(Header { flags, ..*header }))
@@ -479,11 +482,13 @@ impl Guard {
                 .max(u64::from(header.window) << self.remote_shift);
         } else {
             // As in BSD, the edge stays where it was: the window shrinks by what is acknowledged.
-            let left = self.snd_wnd.saturating_sub(ack - self.snd_una);
+            let before = u64::from(self.window) << self.remote_shift;
+            let left = before.saturating_sub(ack - self.snd_una);
             self.window = u16::try_from(left >> self.remote_shift).unwrap_or(u16::MAX);
         }
         self.snd_una = ack;
-        self.snd_wnd = u64::from(self.window) << self.remote_shift;
+        let window = self.open_window();
+        self.snd_wnd = u64::from(window) << self.remote_shift;
         let start = self.rcv_nxt.max(u64::try_from(cut.start).unwrap_or(0));
         // Without a payload the sequence number means nothing, but at the edge the engine refuses.
         let position = if cut.len > 0 { start } else { self.rcv_nxt };
@@ -492,7 +497,7 @@ impl Guard {
                 seq: self.rcv_seq(position),
                 ack: self.snd_seq(ack),
                 flags: ACK | header.flags & PSH,
-                window: self.window,
+                window,
                 options: SynOptions::default(),
             },
             skip: cut.skip,
@@ -532,9 +537,10 @@ impl Guard {
             seq: self.rcv_nxt_seq(),
             ack: self.snd_seq(self.snd_una),
             flags: ACK | FIN,
-            window: self.window,
+            window: self.open_window(),
             options: SynOptions::default(),
         };
+        self.snd_wnd = u64::from(header.window) << self.remote_shift;
         let feed = Feed {
             position: self.rcv_nxt,
             ..bare(header)
@@ -543,6 +549,15 @@ impl Guard {
         self.fin_received = true;
         self.rcv_nxt += 1;
         Some(feed)
+    }
+
+    /// The peer's window, but never smaller than what is in flight. When a peer takes its window back,
+    /// the engine would stop its retransmission timer and never send again what was lost; it must
+    /// retransmit, and send nothing new (RFC 9293 3.8.6).
+    fn open_window(&self) -> u16 {
+        let in_flight = self.snd_nxt.saturating_sub(self.snd_una);
+        let units = in_flight.div_ceil(1 << self.remote_shift);
+        self.window.max(u16::try_from(units).unwrap_or(u16::MAX))
     }
 
     /// What of a segment lies in the window.
@@ -608,7 +623,7 @@ impl Guard {
 
     /// How far the peer was ever allowed to send.
     fn allowed_edge(&self) -> u64 {
-        self.max_edge.max(self.rcv_nxt)
+        self.max_edge.max(self.right_edge())
     }
 
     /// Judges bytes again that were held, and the FIN behind them: `None` if their turn has not
@@ -640,6 +655,7 @@ impl Guard {
     pub(crate) fn standing(&self) -> Header {
         Header {
             seq: self.rcv_nxt_seq(),
+            window: self.open_window(),
             ..self.below_window()
         }
     }

@@ -38,13 +38,17 @@ pub(crate) struct Counters {
     pub(crate) broken: Counter,
 }
 
+/// An armed timer: its time, and a number of its own.
+pub(crate) type TimerKey = (Instant, u64);
+
 /// The stack, as a connection sees it. All methods take only leaf locks (rank 5).
 pub(crate) trait Host: Send + Sync {
     fn link(&self) -> &dyn Link;
     fn now(&self) -> Instant;
     fn counters(&self) -> &Counters;
-    /// The connection is to be served no later than this.
-    fn arm(&self, conn: &Arc<Conn>, at: Instant);
+    /// The connection is to be served no later than this. The former timer, if it is still there,
+    /// goes.
+    fn arm(&self, conn: &Arc<Conn>, at: Instant, former: Option<TimerKey>) -> TimerKey;
     /// The connection waits for room in the link.
     fn blocked(&self, conn: &Arc<Conn>);
     /// The connection has segments that its owner left to the driver.

@@ -174,6 +174,8 @@ pub(crate) struct Tcb {
     established: bool,
     said_established: bool,
     detached: bool,
+    /// Nothing can be sent any more, so nothing waits to be.
+    down: bool,
     broken: bool,
     began: Instant,
     /// When something acceptable was last heard, or something was first outstanding since.
@@ -215,6 +217,7 @@ impl Tcb {
             established: false,
             said_established: false,
             detached: false,
+            down: false,
             broken: false,
             began: now,
             heard: now,
@@ -244,6 +247,11 @@ impl Tcb {
     /// Takes a received segment. A service step follows.
     pub(crate) fn input(&mut self, segment: &Segment, env: &Env<'_>) {
         let Some(engine) = &self.engine else { return };
+        if self.ended.is_some() {
+            // An engine that fell back to LISTEN would begin again (I5).
+            env.counters.refused.add(1);
+            return;
+        }
         let mut header = segment.header;
         header.ack = header.ack.wrapping_sub(self.offset.unwrap_or(0));
         let state = engine.state();
@@ -264,15 +272,19 @@ impl Tcb {
     }
 
     fn act(&mut self, verdict: Verdict, payload: &[Buf], env: &Env<'_>) {
-        if !matches!(verdict, Verdict::Feed(_)) {
-            env.counters.refused.add(1);
-        }
         match verdict {
-            Verdict::Drop => {}
+            Verdict::Drop => env.counters.refused.add(1),
             Verdict::Feed(feed) => self.feed(&feed, payload, env),
-            Verdict::Answer(header) => self.draw_ack(&header, 1, env),
-            Verdict::Challenge(header) => self.draw_ack(&header, 0, env),
+            Verdict::Answer(header) => {
+                env.counters.refused.add(1);
+                self.draw_ack(&header, 1, env);
+            }
+            Verdict::Challenge(header) => {
+                env.counters.refused.add(1);
+                self.draw_ack(&header, 0, env);
+            }
             Verdict::FeedThenAnswer(feed, header) => {
+                env.counters.refused.add(1);
                 self.feed(&feed, payload, env);
                 self.draw_ack(&header, 1, env);
             }
@@ -449,6 +461,10 @@ impl Tcb {
         }
         self.nudge(env);
         self.expire(env);
+        if self.broken {
+            self.give_up(env);
+            self.emit(env);
+        }
         let mut served = Served {
             // Asked last: a timer's reset may have filled it.
             link_full: !self.waiting.is_empty(),
@@ -486,16 +502,22 @@ impl Tcb {
             }
         }
         if self.broken {
-            env.counters.broken.add(1);
-            self.broken = false;
-            self.abort(Event::Abort);
+            self.give_up(env);
         }
         if work.has(Work::ABORT) {
             self.abort(Event::Abort);
         }
         if work.has(Work::NETWORK_DOWN) {
+            self.down = true;
             self.abort(Event::NetworkDown);
         }
+    }
+
+    /// An invariant is broken: this connection ends, and it is counted.
+    fn give_up(&mut self, env: &Env<'_>) {
+        env.counters.broken.add(1);
+        self.broken = false;
+        self.abort(Event::Abort);
     }
 
     fn abort(&mut self, event: Event) {
@@ -715,7 +737,7 @@ impl Tcb {
         let event = self.ended?;
         let reset_to_send = self.engine.as_ref().is_some_and(Engine::has_peer);
         let wait = reset_to_send || !self.waiting.is_empty();
-        if wait && state == State::Closed && event != Event::NetworkDown {
+        if wait && state == State::Closed && !self.down {
             return None;
         }
         self.finish(closed_by(self.before_end, event), env);
@@ -825,7 +847,13 @@ impl Outlet for Wire<'_> {
             payload,
             segment,
         };
-        if !self.waiting.is_empty() || !packet.send(self.env) {
+        let behind = !self.waiting.is_empty();
+        if behind && emission.header.has(RST) {
+            // An answer to a segment that had nothing to do with us: its sender may ask again.
+            self.env.counters.lost.add(1);
+            return;
+        }
+        if behind || !packet.send(self.env) {
             // A newer pure acknowledgement says all that an older one did.
             if packet.payload.is_empty() && self.waiting.back().is_some_and(|last| last.is_ack()) {
                 self.waiting.pop_back();
@@ -873,6 +901,9 @@ impl Waiting {
         }
     }
 }
+
+#[cfg(test)]
+mod scenarios;
 
 #[cfg(test)]
 mod tests {

@@ -273,8 +273,10 @@ impl Attack {
 }
 
 fn one_packet_or_many() -> memory::Config {
-    let mut config = memory::Config::default();
-    config.frames = 1000;
+    let mut config = memory::Config {
+        frames: 1000,
+        ..memory::Config::default()
+    };
     config.capabilities.segment_v6 = Some(65_535);
     config
 }

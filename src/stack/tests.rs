@@ -1,0 +1,86 @@
+//! A stack whose driver is called by the test, over a link whose other end the test holds.
+
+use super::*;
+use crate::link::memory::{self, MemoryLink};
+
+fn stack(frames: usize) -> (Stack, Driver, MemoryLink) {
+    let config = memory::Config {
+        frames,
+        ..memory::Config::default()
+    };
+    let (link, far) = memory::pair(config);
+    let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
+    let (stack, driver) = builder.manual().unwrap();
+    (stack, driver, far)
+}
+
+fn peer() -> SocketAddr {
+    "10.0.0.2:80".parse().unwrap()
+}
+
+#[test]
+fn a_connection_has_one_timer() {
+    let (stack, mut driver, _far) = stack(1);
+    let connecting = [(); 3].map(|()| TcpStream::start(&stack, peer()).unwrap());
+    for _ in 0..100 {
+        driver.run_once().unwrap();
+    }
+    assert_eq!(stack.shared().agenda.lock().timers(), connecting.len());
+}
+
+#[test]
+fn a_stack_without_its_link_fails_at_once() {
+    let (stack, mut driver, far) = stack(100);
+    let listener = TcpListener::bind(&stack, "10.0.0.1:80".parse().unwrap()).unwrap();
+    let waiting = {
+        let stack = stack.clone();
+        let connecting = TcpStream::start(&stack, peer()).unwrap();
+        thread::spawn(move || connecting.wait_connected(None))
+    };
+    drop(far);
+    // What had been sent before is received first.
+    while driver.run_once().is_ok() {}
+    let down = io::ErrorKind::NetworkDown;
+    assert_eq!(
+        io::Error::from(waiting.join().unwrap().unwrap_err()).kind(),
+        down
+    );
+    assert_eq!(TcpStream::connect(&stack, peer()).unwrap_err().kind(), down);
+    assert_eq!(listener.accept().unwrap_err().kind(), down);
+    let other = TcpListener::bind(&stack, "10.0.0.1:81".parse().unwrap());
+    assert_eq!(other.unwrap_err().kind(), down);
+    assert_eq!(stack.stats().connections, 0);
+}
+
+#[test]
+fn nothing_is_left_of_a_stack_whose_link_is_full() {
+    let (stack, mut driver, far) = stack(1);
+    let connecting = [(); 3].map(|()| TcpStream::start(&stack, peer()).unwrap());
+    driver.run_once().unwrap();
+    let shared = Arc::downgrade(stack.shared());
+    drop(connecting);
+    drop(stack);
+    driver.run_once().unwrap();
+    assert!(shared.strong_count() > 1, "resets wait for room");
+    drop(driver);
+    assert_eq!(shared.strong_count(), 0);
+    drop(far);
+}
+
+#[test]
+fn a_syn_whose_place_is_taken_changes_nothing() {
+    let (stack, _driver, _far) = stack(100);
+    let shared = stack.shared();
+    let listener = stack.listen("10.0.0.1:80".parse().unwrap(), 2).unwrap();
+    let tuple = Tuple {
+        local: [10, 0, 0, 1].into(),
+        remote: [10, 0, 0, 2].into(),
+        local_port: 80,
+        remote_port: 4000,
+    };
+    assert!(shared.accept_syn(&listener, &tuple, None).is_some());
+    assert!(shared.accept_syn(&listener, &tuple, None).is_none());
+    assert!(shared.half_open.lock().contains_key(&tuple));
+    assert!(listener.reserve(), "one of two places is taken");
+    assert!(!listener.reserve());
+}

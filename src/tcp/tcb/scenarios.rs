@@ -1,0 +1,204 @@
+//! One connection against a scripted peer, step by step.
+
+use super::*;
+use crate::clock::{Clock, SystemClock};
+use crate::link::memory::{self, MemoryLink};
+use crate::tcp::engine::EngineConfig;
+use crate::tcp::wire::{ACK, Parsed, SynOptions};
+use std::sync::Arc;
+
+const IRS: u32 = u32::MAX - 5;
+
+struct World {
+    tcb: Tcb,
+    end: Arc<SocketEnd>,
+    link: MemoryLink,
+    far: MemoryLink,
+    counters: Counters,
+    now: Instant,
+    iss: u32,
+}
+
+impl World {
+    /// A connection that waits for the peer's SYN.
+    fn new(ring: usize, config: memory::Config) -> World {
+        let tuple = Tuple {
+            local: [10, 0, 0, 1].into(),
+            remote: [10, 0, 0, 2].into(),
+            local_port: 80,
+            remote_port: 4000,
+        };
+        let (link, far) = memory::pair(config);
+        let engine = EngineConfig {
+            rcv_ring: ring,
+            snd_ring: ring,
+            nagle: false,
+            ack_delay: None,
+            seed: 1,
+        };
+        let engine = Engine::listening(&link.capabilities(), &engine, &tuple);
+        let epoch = SystemClock.now();
+        let now = epoch + Duration::from_secs(1);
+        let limits = Limits {
+            connect: Duration::from_secs(75),
+            user: Duration::from_secs(300),
+            fin_wait: Duration::from_secs(60),
+        };
+        let mtu = link.capabilities().mtu;
+        World {
+            tcb: Tcb::new(tuple, engine, (ring, mtu), 1000, limits, (epoch, now)),
+            end: SocketEnd::new(ring, ring),
+            link,
+            far,
+            counters: Counters::default(),
+            now,
+            iss: 1000,
+        }
+    }
+
+    /// A connection that the peer has opened; its handshake ends with a window of `window`.
+    fn accepted(ring: usize, window: u16, config: memory::Config) -> World {
+        let mut world = World::new(ring, config);
+        world.input(SYN, 0, 0, window, 0);
+        world.serve(Work::SERVE);
+        assert_eq!(world.sent()[0].header.flags, SYN | ACK);
+        world.input(ACK, 1, 1, window, 0);
+        world.serve(Work::SERVE);
+        assert_eq!(world.tcb.state(), State::Established);
+        world
+    }
+
+    /// A segment of the peer; its numbers count from the two SYNs.
+    fn input(&mut self, flags: u8, seq: u32, ack: u32, window: u16, len: usize) {
+        let header = Header {
+            seq: IRS.wrapping_add(seq),
+            ack: self.iss.wrapping_add(ack),
+            flags,
+            window,
+            options: SynOptions::default(),
+        };
+        let segment = Segment {
+            tuple: self.tcb.tuple,
+            header,
+            payload: Gather::from_iter([Buf::copy_of(&vec![7; len])]),
+            payload_len: len,
+        };
+        let env = Env {
+            now: self.now,
+            link: &self.link,
+            end: &self.end,
+            counters: &self.counters,
+        };
+        self.tcb.input(&segment, &env);
+    }
+
+    fn serve(&mut self, work: Work) -> Served {
+        let env = Env {
+            now: self.now,
+            link: &self.link,
+            end: &self.end,
+            counters: &self.counters,
+        };
+        self.tcb.serve(work, &env)
+    }
+
+    /// What the peer has received.
+    fn sent(&self) -> Vec<Segment> {
+        let mut frames = Vec::new();
+        self.far.receive(&mut frames, 1000).unwrap();
+        let parsed = frames.into_iter().map(wire::parse);
+        let segments = parsed.filter_map(|parsed| match parsed {
+            Parsed::Tcp(segment) => Some(segment),
+            _ => None,
+        });
+        segments.collect()
+    }
+}
+
+/// A window probe tells the peer a window; the peer may use it.
+#[test]
+fn a_window_that_a_probe_tells_counts() {
+    let mut world = World::accepted(4096, 0, memory::Config::default());
+    world.input(ACK, 1, 1, 0, 3000);
+    world.serve(Work::SERVE);
+    assert_eq!(world.sent().last().unwrap().header.window, 1096);
+    // Less than would double the window: no update of its own is worth it.
+    drop(world.end.rcv().buf.take(1024));
+    world.serve(Work::SERVE);
+    assert!(world.sent().is_empty());
+    world.end.snd().buf.append_copy(b"probe");
+    world.serve(Work::SERVE);
+    let probe = world.sent();
+    assert_eq!((probe[0].payload_len, probe[0].header.window), (1, 2120));
+    world.input(ACK, 3001, 1, 0, 2120);
+    world.serve(Work::SERVE);
+    assert_eq!(world.end.rcv().buf.len(), 3000 - 1024 + 2120);
+    assert_eq!(
+        world.sent().last().unwrap().header.ack,
+        IRS.wrapping_add(3001 + 2120)
+    );
+    assert_eq!(world.counters.broken.get(), 0);
+}
+
+/// The reset of a connection that has timed out waits for room like everything else.
+#[test]
+fn a_timeout_while_the_link_is_full_is_not_forgotten() {
+    let config = memory::Config {
+        frames: 1,
+        ..memory::Config::default()
+    };
+    let mut world = World::accepted(4096, 1000, config);
+    world.end.cantsendmore();
+    world.serve(Work::DETACH);
+    assert_eq!(world.sent().last().unwrap().header.flags, FIN | ACK);
+    world.input(ACK, 1, 2, 1000, 0);
+    world.serve(Work::SERVE);
+    assert_eq!(world.tcb.state(), State::FinWait2);
+    let other = Packet {
+        header: &[0x45; 40],
+        payload: &[],
+        ip_header_len: 20,
+        checksum: Checksum::Complete,
+        segment: None,
+    };
+    world.link.transmit(&other).unwrap();
+    world.now += Duration::from_secs(61);
+    let served = world.serve(Work::SERVE);
+    assert!(served.done.is_none() && served.link_full);
+    world.sent();
+    assert!(matches!(world.serve(Work::SERVE).done, Some(Done::Closed)));
+    assert_eq!(world.sent()[0].header.flags & RST, RST);
+}
+
+/// A peer that has us reset it again and again cannot fill our memory while the link is full.
+#[test]
+fn resets_do_not_pile_up_behind_a_full_link() {
+    let config = memory::Config {
+        frames: 1,
+        ..memory::Config::default()
+    };
+    let mut world = World::new(4096, config);
+    world.input(SYN, 0, 0, 1000, 0);
+    world.serve(Work::SERVE);
+    for _ in 0..100 {
+        world.input(ACK, 1, 77, 1000, 0);
+        assert!(world.serve(Work::SERVE).link_full);
+    }
+    assert!(world.tcb.waiting.len() <= 2, "{}", world.tcb.waiting.len());
+}
+
+/// A segment that comes after the end, in the same batch, does not begin a connection again.
+#[test]
+fn nothing_begins_again_after_a_reset() {
+    let mut world = World::new(4096, memory::Config::default());
+    world.input(SYN, 0, 0, 1000, 0);
+    world.serve(Work::SERVE);
+    world.sent();
+    world.input(RST, 1, 0, 0, 0);
+    world.input(SYN, 5000, 0, 1000, 0);
+    assert!(matches!(world.serve(Work::SERVE).done, Some(Done::Closed)));
+    assert!(
+        world.sent().is_empty(),
+        "a SYN|ACK that nobody stands behind"
+    );
+}
