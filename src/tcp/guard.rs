@@ -553,10 +553,10 @@ impl Guard {
 
     /// The peer's window, but never smaller than what is in flight. When a peer takes its window back,
     /// the engine would stop its retransmission timer and never send again what was lost; it must
-    /// retransmit, and send nothing new (RFC 9293 3.8.6).
+    /// retransmit, and send nothing new (RFC 9293 3.8.6): so it is rounded down.
     fn open_window(&self) -> u16 {
         let in_flight = self.snd_nxt.saturating_sub(self.snd_una);
-        let units = in_flight.div_ceil(1 << self.remote_shift);
+        let units = in_flight >> self.remote_shift;
         self.window.max(u16::try_from(units).unwrap_or(u16::MAX))
     }
 
