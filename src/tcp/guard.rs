@@ -241,7 +241,10 @@ impl Guard {
             let edge = u64::try_from(acked).unwrap_or(0) + (u64::from(header.window) << shift);
             self.edge = edge;
             self.max_edge = self.max_edge.max(edge);
-            if !probe {
+            if probe {
+                // What looks like a probe may be an acknowledgement that the engine remembers.
+                self.sure_edge = self.sure_edge.min(self.edge);
+            } else {
                 self.settle();
             }
         }
