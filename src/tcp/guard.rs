@@ -54,9 +54,10 @@ pub(crate) struct Feed {
     pub(crate) keep: bool,
     /// By how much the engine's in-order bytes will grow.
     pub(crate) growth: usize,
-    /// Bytes behind `len` that were cut although the peer was once allowed to send them, because
-    /// the edge has moved left: to be held, and judged again when it has moved right.
-    pub(crate) held: usize,
+    /// The end of the payload (and the FIN behind it) that was cut although the peer was once allowed
+    /// to send it, because the edge has moved left: position and length. To be held, and judged again
+    /// when the edge has moved right.
+    pub(crate) held: Option<(u64, usize)>,
 }
 
 /// What the guard needs to know of an emitted frame.
@@ -433,7 +434,6 @@ impl Guard {
                     skip: 0,
                     len: 0,
                     fin: false,
-                    held: 0,
                     ..*cut
                 };
                 let feed = self.accept(header, &empty, ack);
@@ -549,7 +549,7 @@ impl Guard {
             skip: 0,
             len: 0,
             fin: false,
-            held: 0,
+            held: None,
         };
         if !occupies || !may_receive(state) {
             // At the very edge is fine: the peer has filled the window. Text behind the peer's FIN
@@ -571,9 +571,11 @@ impl Guard {
             cut.acceptable = true;
             cut.skip = usize::try_from(from - start).unwrap_or(0);
             cut.len = usize::try_from(to - from).unwrap_or(0);
-            if end > to && to == right && end <= signed(self.allowed_edge()) {
-                cut.held = usize::try_from(end - to).unwrap_or(0);
-            }
+        }
+        if end > right && end <= signed(self.allowed_edge()) && self.fin_at.is_none() {
+            let from = start.max(right);
+            let len = usize::try_from(end - from).unwrap_or(0);
+            cut.held = u64::try_from(from).ok().map(|from| (from, len));
         }
         // A FIN counts if nothing before it was cut, and nothing is known behind it.
         if fin && end >= next && end <= right && start <= right && end >= signed(self.high) {
@@ -611,7 +613,8 @@ impl Guard {
         fin: bool,
     ) -> Option<Verdict> {
         let settled = self.edge == self.sure_edge;
-        let turn = settled && position <= self.rcv_nxt && self.right_edge() > self.rcv_nxt;
+        let room = len == 0 || self.right_edge() > self.rcv_nxt;
+        let turn = settled && room && position <= self.rcv_nxt;
         let header = Header {
             seq: self.rcv_seq(position),
             ack: self.snd_seq(self.snd_una),
@@ -671,7 +674,7 @@ struct Cut {
     skip: usize,
     len: usize,
     fin: bool,
-    held: usize,
+    held: Option<(u64, usize)>,
 }
 
 fn may_receive(state: State) -> bool {
@@ -689,7 +692,7 @@ fn bare(header: Header) -> Feed {
         position: 0,
         keep: false,
         growth: 0,
-        held: 0,
+        held: None,
     }
 }
 
