@@ -529,10 +529,19 @@ impl Guard {
     /// The peer's window, but never smaller than what is in flight. When a peer takes its window back,
     /// the engine would stop its retransmission timer and never send again what was lost; it must
     /// retransmit, and send nothing new (RFC 9293 3.8.6).
+    ///
+    /// An edge that has only been rounded down (RFC 7323 2.4) is taken as it is: in the peer's units,
+    /// a window that covers what is in flight would let the engine send a few bytes beyond the edge.
     fn open_window(&self) -> u16 {
         let in_flight = self.snd_nxt.saturating_sub(self.snd_una);
-        let units = in_flight.div_ceil(1 << self.remote_shift);
-        self.window.max(u16::try_from(units).unwrap_or(u16::MAX))
+        let unit = 1 << self.remote_shift;
+        let rounded = in_flight < (u64::from(self.window) << self.remote_shift) + unit;
+        let units = u16::try_from(in_flight.div_ceil(unit)).unwrap_or(u16::MAX);
+        if rounded {
+            self.window
+        } else {
+            self.window.max(units)
+        }
     }
 
     /// What of a segment lies in the window.

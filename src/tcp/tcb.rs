@@ -640,22 +640,29 @@ impl Tcb {
         self.note_state(before, self.state(), false);
     }
 
-    /// A retransmission that comes due while the peer's window is closed leaves the engine without
-    /// any timer. The last acknowledgement again starts its zero-window probes.
+    /// Around a closed window the engine may be left with bytes in flight and without any timer: after
+    /// a retransmission that came due while it was closed, or when probes took the retransmission's
+    /// place. The last acknowledgement again starts its probes; three more, its retransmission.
     fn nudge(&mut self, env: &Env<'_>) {
+        const DUPLICATES: usize = 4;
         let now = self.engine_time(env.now);
         let unacknowledged = self.guard.snd_una() < self.queued;
-        let Some(engine) = self.engine.as_mut().filter(|_| unacknowledged) else {
-            return;
-        };
         let open = matches!(
-            engine.state(),
+            self.state(),
             State::Established | State::FinWait1 | State::CloseWait | State::Closing
         );
-        if open && engine.poll_at(now).is_none() {
+        for _ in 0..DUPLICATES {
+            let idle = self
+                .engine
+                .as_mut()
+                .is_some_and(|engine| engine.poll_at(now).is_none());
+            if !(unacknowledged && open && idle) {
+                return;
+            }
             let header = self.guard.standing();
             self.feed_engine(&header, 0, &[], env);
         }
+        self.emit(env);
     }
 
     fn flush_waiting(&mut self, env: &Env<'_>) {
