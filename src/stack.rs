@@ -44,6 +44,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -546,7 +547,13 @@ impl Shared {
     pub(crate) fn go_down(&self) {
         self.down.store(true, Ordering::SeqCst);
         for conn in self.table.all() {
-            conn.run(Work::NETWORK_DOWN, Runner::Driver);
+            let end = || conn.run(Work::NETWORK_DOWN, Runner::Driver);
+            if thread::panicking() {
+                // The connection at fault may do it again; the others' users are not to wait.
+                drop(panic::catch_unwind(AssertUnwindSafe(end)));
+            } else {
+                end();
+            }
         }
         let listeners = self.listeners.lock().clone();
         listeners.iter().for_each(|listening| listening.go_down());

@@ -135,3 +135,16 @@ fn no_argument_panics() {
     let late = TcpStream::connect_timeout(&client, peer(), Duration::MAX);
     assert_eq!(late.unwrap_err().kind(), io::ErrorKind::NetworkDown);
 }
+
+#[test]
+fn a_driver_that_panics_leaves_nobody_waiting() {
+    let (stack, driver, _far) = stack(100);
+    let connecting = TcpStream::start(&stack, peer()).unwrap();
+    let died = thread::spawn(move || {
+        let _driver = driver;
+        panic!("a bug");
+    });
+    assert!(died.join().is_err());
+    let error = io::Error::from(connecting.wait_connected(None).unwrap_err());
+    assert_eq!(error.kind(), io::ErrorKind::NetworkDown);
+}
