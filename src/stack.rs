@@ -46,6 +46,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -56,8 +57,10 @@ use table::{Entry, Table};
 const BUFFER: std::ops::RangeInclusive<usize> = 2048..=(1 << 30) - 1;
 /// Ports for connections that do not ask for one (RFC 6335).
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=65_535;
-/// Smallest MTU of an IPv6 link (RFC 8200 5), which is enough for IPv4 too.
-const MIN_MTU: usize = 1280;
+/// Smallest MTU of an IPv6 link (RFC 8200 5), which is enough for IPv4 too, and the largest packet.
+const MTU: std::ops::RangeInclusive<usize> = 1280..=65_535;
+/// Longer times are as good as for ever, and can be added to any other.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Why a stack was not built.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +76,7 @@ pub enum BuildError {
     #[error("a buffer of {0} bytes is out of range: use 2048 to 1073741823")]
     BufferSize(usize),
     /// An MTU that IP does not work with.
-    #[error("the link's MTU of {0} bytes is too small: at least 1280 are needed")]
+    #[error("the link's MTU of {0} bytes is out of range: use 1280 to 65535")]
     Mtu(usize),
     /// No randomness from the system.
     #[error("no randomness from the operating system: {0}")]
@@ -153,7 +156,7 @@ impl Builder {
     /// How long to wait for the answer to a SYN; 75 s by default, as in BSD.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Builder {
-        self.config.limits.connect = timeout;
+        self.config.limits.connect = timeout.min(LONGEST);
         self
     }
 
@@ -161,21 +164,21 @@ impl Builder {
     /// ends with `TimedOut` (RFC 793's user timeout); 5 minutes by default.
     #[must_use]
     pub fn user_timeout(mut self, timeout: Duration) -> Builder {
-        self.config.limits.user = timeout;
+        self.config.limits.user = timeout.min(LONGEST);
         self
     }
 
     /// How long a closed connection remembers itself to answer its peer (2 MSL); 60 s by default.
     #[must_use]
     pub fn time_wait(mut self, duration: Duration) -> Builder {
-        self.config.time_wait = duration;
+        self.config.time_wait = duration.min(LONGEST);
         self
     }
 
     /// Delays acknowledgements by this much; by default they are not, since a batch draws one.
     #[must_use]
     pub fn ack_delay(mut self, delay: Option<Duration>) -> Builder {
-        self.config.ack_delay = delay;
+        self.config.ack_delay = delay.map(|delay| delay.min(LONGEST));
         self
     }
 
@@ -265,10 +268,10 @@ impl Builder {
             return Err(BuildError::BufferSize(bad));
         }
         let mtu = self.link.capabilities().mtu;
-        if mtu < MIN_MTU {
-            Err(BuildError::Mtu(mtu))
-        } else {
+        if MTU.contains(&mtu) {
             Ok(())
+        } else {
+            Err(BuildError::Mtu(mtu))
         }
     }
 }
@@ -548,7 +551,13 @@ impl Shared {
     pub(crate) fn go_down(&self) {
         self.down.store(true, Ordering::SeqCst);
         for conn in self.table.all() {
-            conn.run(Work::NETWORK_DOWN, Runner::Driver);
+            let end = || conn.run(Work::NETWORK_DOWN, Runner::Driver);
+            if thread::panicking() {
+                // The connection at fault may do it again; the others' users are not to wait.
+                drop(panic::catch_unwind(AssertUnwindSafe(end)));
+            } else {
+                end();
+            }
         }
         let listeners = self.listeners.lock().clone();
         listeners.iter().for_each(|listening| listening.go_down());

@@ -55,9 +55,9 @@ impl TcpStream {
         address: SocketAddr,
         timeout: Duration,
     ) -> io::Result<TcpStream> {
-        let deadline = stack.now() + timeout;
+        let deadline = stack.now().checked_add(timeout);
         let stream = TcpStream::start(stack, address)?;
-        stream.socket.wait_connected(Some(deadline))?;
+        stream.socket.wait_connected(deadline)?;
         Ok(stream)
     }
 

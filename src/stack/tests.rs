@@ -84,3 +84,66 @@ fn a_syn_whose_place_is_taken_changes_nothing() {
     assert!(listener.reserve(), "one of two places is taken");
     assert!(!listener.reserve());
 }
+
+#[test]
+fn no_argument_panics() {
+    let mut config = memory::Config::default();
+    config.capabilities.mtu = 1 << 20;
+    let (link, _far) = memory::pair(config);
+    let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
+    assert!(matches!(builder.manual(), Err(BuildError::Mtu(_))));
+
+    let mut config = memory::Config::default();
+    config.capabilities.segment_v4 = Some(1 << 20);
+    let (near, far) = memory::pair(config);
+    let build = |link, address: &str, delay| {
+        let builder = Stack::builder(link)
+            .address(address.parse().unwrap())
+            .connect_timeout(Duration::MAX)
+            .user_timeout(Duration::MAX)
+            .time_wait(Duration::MAX)
+            .ack_delay(delay)
+            .send_buffer(1 << 20)
+            .receive_buffer(1 << 20);
+        builder.manual().unwrap()
+    };
+    let (server, mut serving) = build(near, "10.0.0.2/24", None);
+    let (client, mut dialling) = build(far, "10.0.0.1/24", Some(Duration::MAX));
+    let listener = TcpListener::bind(&server, peer()).unwrap();
+    let stream = TcpStream::start(&client, peer()).unwrap();
+    let run = |serving: &mut Driver, dialling: &mut Driver| {
+        for _ in 0..20 {
+            serving.run_once().unwrap();
+            dialling.run_once().unwrap();
+        }
+    };
+    run(&mut serving, &mut dialling);
+    let (accepted, _) = listener.accept().unwrap();
+    accepted.set_nonblocking(true);
+    let mut received = 0;
+    for _ in 0..20 {
+        stream.set_nonblocking(true);
+        drop(stream.send(&vec![1; 1 << 20]));
+        run(&mut serving, &mut dialling);
+        received += accepted.recv_chain(1 << 20).map_or(0, |chain| chain.len());
+    }
+    assert!(received > 1 << 16);
+    drop((stream, accepted));
+    run(&mut serving, &mut dialling);
+    drop(dialling);
+    let late = TcpStream::connect_timeout(&client, peer(), Duration::MAX);
+    assert_eq!(late.unwrap_err().kind(), io::ErrorKind::NetworkDown);
+}
+
+#[test]
+fn a_driver_that_panics_leaves_nobody_waiting() {
+    let (stack, driver, _far) = stack(100);
+    let connecting = TcpStream::start(&stack, peer()).unwrap();
+    let died = thread::spawn(move || {
+        let _driver = driver;
+        panic!("a bug");
+    });
+    assert!(died.join().is_err());
+    let error = io::Error::from(connecting.wait_connected(None).unwrap_err());
+    assert_eq!(error.kind(), io::ErrorKind::NetworkDown);
+}

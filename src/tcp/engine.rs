@@ -47,6 +47,8 @@ pub(crate) struct EngineConfig {
     pub(crate) seed: u64,
 }
 
+/// Largest IPv4 packet.
+const MAX_PACKET: usize = 65_535;
 /// Largest frame, and room for its header before it.
 const ZEROS: usize = 65_536;
 
@@ -272,6 +274,7 @@ pub(crate) fn device_capabilities(link: &Capabilities) -> DeviceCapabilities {
     // Never tcpv6: the engine then counts segments as sent that it never emits.
     caps.segmentation.tcpv4 = link
         .segment_v4
+        .map(|size| size.min(MAX_PACKET))
         .filter(|size| *size > link.mtu)
         .and_then(NonZeroUsize::new);
     caps

@@ -54,9 +54,10 @@ pub(crate) struct Feed {
     pub(crate) keep: bool,
     /// By how much the engine's in-order bytes will grow.
     pub(crate) growth: usize,
-    /// Bytes behind `len` that were cut although the peer was once allowed to send them, because
-    /// the edge has moved left: to be held, and judged again when it has moved right.
-    pub(crate) held: usize,
+    /// The end of the payload (and the FIN behind it) that was cut although the peer was once allowed
+    /// to send it, because the edge has moved left: position and length. To be held, and judged again
+    /// when the edge has moved right.
+    pub(crate) held: Option<(u64, usize)>,
 }
 
 /// What the guard needs to know of an emitted frame.
@@ -242,8 +243,8 @@ impl Guard {
             self.edge = edge;
             self.max_edge = self.max_edge.max(edge);
             if probe {
-                // An acknowledgement into a closed window looks the same, and may move the edge left.
-                self.sure_edge = self.sure_edge.min(edge);
+                // What looks like a probe may be an acknowledgement that the engine remembers.
+                self.sure_edge = self.sure_edge.min(self.edge);
             } else {
                 self.settle();
             }
@@ -269,26 +270,6 @@ impl Guard {
         let beyond = text && self.edge > self.sure_edge && end > signed(self.sure_edge);
         let behind = self.fin_received && self.rcv_nxt > self.edge;
         (beyond || behind).then(|| self.below_window())
-    }
-
-    /// The part of a segment that lies behind the edge, although the peer was once allowed to send
-    /// it: how much lies in front, the part's position and its length. It is to be held, and judged
-    /// again when the edge has moved right: dropped, it would cost a retransmission timeout.
-    pub(crate) fn behind_edge(
-        &self,
-        state: State,
-        header: &Header,
-        len: usize,
-    ) -> Option<(usize, u64, usize)> {
-        let start = self.position_of(header.seq);
-        let end = start + i64::try_from(len).ok()?;
-        let from = start.max(signed(self.right_edge()));
-        let held = from < end && end <= signed(self.allowed_edge());
-        if !held || !may_receive(state) || self.fin_at.is_some() {
-            return None;
-        }
-        let skip = usize::try_from(from - start).ok()?;
-        Some((skip, u64::try_from(from).ok()?, len - skip))
     }
 
     /// The engine has answered: it counts the edge that was advertised last.
@@ -453,7 +434,6 @@ impl Guard {
                     skip: 0,
                     len: 0,
                     fin: false,
-                    held: 0,
                     ..*cut
                 };
                 let feed = self.accept(header, &empty, ack);
@@ -483,8 +463,8 @@ impl Guard {
         } else {
             // As in BSD, the edge stays where it was: the window shrinks by what is acknowledged.
             let before = u64::from(self.window) << self.remote_shift;
-            let left = before.saturating_sub(ack - self.snd_una);
-            self.window = u16::try_from(left >> self.remote_shift).unwrap_or(u16::MAX);
+            let left = before.saturating_sub(ack - self.snd_una) >> self.remote_shift;
+            self.window = u16::try_from(left).unwrap_or(u16::MAX);
         }
         self.snd_una = ack;
         let window = self.open_window();
@@ -553,11 +533,20 @@ impl Guard {
 
     /// The peer's window, but never smaller than what is in flight. When a peer takes its window back,
     /// the engine would stop its retransmission timer and never send again what was lost; it must
-    /// retransmit, and send nothing new (RFC 9293 3.8.6): so it is rounded down.
+    /// retransmit, and send nothing new (RFC 9293 3.8.6).
+    ///
+    /// An edge that has only been rounded down (RFC 7323 2.4) is taken as it is: in the peer's units,
+    /// a window that covers what is in flight would let the engine send a few bytes beyond the edge.
     fn open_window(&self) -> u16 {
         let in_flight = self.snd_nxt.saturating_sub(self.snd_una);
-        let units = in_flight >> self.remote_shift;
-        self.window.max(u16::try_from(units).unwrap_or(u16::MAX))
+        let unit = 1 << self.remote_shift;
+        let rounded = in_flight < (u64::from(self.window) << self.remote_shift) + unit;
+        let units = u16::try_from(in_flight.div_ceil(unit)).unwrap_or(u16::MAX);
+        if rounded {
+            self.window
+        } else {
+            self.window.max(units)
+        }
     }
 
     /// What of a segment lies in the window.
@@ -574,7 +563,7 @@ impl Guard {
             skip: 0,
             len: 0,
             fin: false,
-            held: 0,
+            held: None,
         };
         if !occupies || !may_receive(state) {
             // At the very edge is fine: the peer has filled the window. Text behind the peer's FIN
@@ -596,9 +585,11 @@ impl Guard {
             cut.acceptable = true;
             cut.skip = usize::try_from(from - start).unwrap_or(0);
             cut.len = usize::try_from(to - from).unwrap_or(0);
-            if end > to && to == right && end <= signed(self.allowed_edge()) {
-                cut.held = usize::try_from(end - to).unwrap_or(0);
-            }
+        }
+        if end > right && end <= signed(self.allowed_edge()) && self.fin_at.is_none() {
+            let from = start.max(right);
+            let len = usize::try_from(end - from).unwrap_or(0);
+            cut.held = u64::try_from(from).ok().map(|from| (from, len));
         }
         // A FIN counts if nothing before it was cut, and nothing is known behind it.
         if fin && end >= next && end <= right && start <= right && end >= signed(self.high) {
@@ -636,7 +627,8 @@ impl Guard {
         fin: bool,
     ) -> Option<Verdict> {
         let settled = self.edge == self.sure_edge;
-        let turn = settled && position <= self.rcv_nxt && self.right_edge() > self.rcv_nxt;
+        let room = len == 0 || self.right_edge() > self.rcv_nxt;
+        let turn = settled && room && position <= self.rcv_nxt;
         let header = Header {
             seq: self.rcv_seq(position),
             ack: self.snd_seq(self.snd_una),
@@ -696,7 +688,7 @@ struct Cut {
     skip: usize,
     len: usize,
     fin: bool,
-    held: usize,
+    held: Option<(u64, usize)>,
 }
 
 fn may_receive(state: State) -> bool {
@@ -714,7 +706,7 @@ fn bare(header: Header) -> Feed {
         position: 0,
         keep: false,
         growth: 0,
-        held: 0,
+        held: None,
     }
 }
 

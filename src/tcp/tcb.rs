@@ -137,6 +137,9 @@ struct Waiting {
     segment: Option<NonZeroU16>,
 }
 
+/// Most pieces that are held: they are at most 2^14 - 1 bytes, usually a few, together.
+const MAX_HELD: usize = 8;
+
 /// See [`Feed::held`].
 #[derive(Debug)]
 struct Held {
@@ -156,7 +159,7 @@ pub(crate) struct Tcb {
     store: Store,
     /// Bytes (at most 2^shift - 1, and a FIN) that the peer was allowed to send before the edge moved
     /// left.
-    held: Option<Held>,
+    held: Vec<Held>,
     /// In-order bytes on their way to `so_rcv`.
     inbox: Chain,
     /// The peer's FIN came in order and is to be told.
@@ -205,7 +208,7 @@ impl Tcb {
             tuple,
             guard: Guard::new(rcv_ring),
             store: Store::default(),
-            held: None,
+            held: Vec::new(),
             inbox: Chain::default(),
             eof: false,
             queued: 0,
@@ -260,79 +263,69 @@ impl Tcb {
             self.draw_ack(&reminder, 1, env);
             self.guard.settle();
         }
-        let behind = self.guard.behind_edge(state, &header, len);
         let verdict = self.guard.judge(state, &header, len);
-        if let Some((skip, position, len)) = behind {
-            self.hold(segment, skip, position, len);
+        if !matches!(verdict, Verdict::Feed(_)) {
+            env.counters.refused.add(1);
         }
-        self.act(verdict, &segment.payload, env);
+        match verdict {
+            Verdict::Drop => {}
+            Verdict::Feed(feed) => self.take(&feed, segment, env),
+            Verdict::Answer(header) => self.draw_ack(&header, 1, env),
+            Verdict::Challenge(header) => self.draw_ack(&header, 0, env),
+            Verdict::FeedThenAnswer(feed, header) => {
+                self.take(&feed, segment, env);
+                self.draw_ack(&header, 1, env);
+            }
+        }
         if let Some(feed) = self.guard.replay_fin() {
             self.feed(&feed, &[], env);
         }
     }
 
-    fn act(&mut self, verdict: Verdict, payload: &[Buf], env: &Env<'_>) {
-        match verdict {
-            Verdict::Drop => env.counters.refused.add(1),
-            Verdict::Feed(feed) => self.feed(&feed, payload, env),
-            Verdict::Answer(header) => {
-                env.counters.refused.add(1);
-                self.draw_ack(&header, 1, env);
-            }
-            Verdict::Challenge(header) => {
-                env.counters.refused.add(1);
-                self.draw_ack(&header, 0, env);
-            }
-            Verdict::FeedThenAnswer(feed, header) => {
-                env.counters.refused.add(1);
-                self.feed(&feed, payload, env);
-                self.draw_ack(&header, 1, env);
-            }
-        }
+    fn take(&mut self, feed: &Feed, segment: &Segment, env: &Env<'_>) {
+        self.hold(feed, segment);
+        self.feed(feed, &segment.payload, env);
     }
 
-    /// Keeps what was cut only because the edge has moved left. There is room for one run of bytes:
-    /// a peer that had sent more than that has it retransmitted.
-    fn hold(&mut self, segment: &Segment, skip: usize, position: u64, len: usize) {
-        let bytes = cut(&segment.payload, skip, len);
-        let copies = bytes.iter().map(|buf| Buf::copy_of(buf));
-        let fin = segment.header.has(FIN);
-        match &mut self.held {
-            Some(held) if held.position + held.len as u64 == position && !held.fin => {
-                held.bytes.extend(copies);
-                held.len += len;
-                held.fin = fin;
-            }
-            Some(held) if held.position >= self.guard.rcv_nxt() => {}
-            _ => {
-                self.held = Some(Held {
-                    position,
-                    bytes: copies.collect(),
-                    len,
-                    fin,
-                });
-            }
+    /// Keeps what was cut only because the edge has moved left.
+    fn hold(&mut self, feed: &Feed, segment: &Segment) {
+        let next = self.guard.rcv_nxt();
+        self.held
+            .retain(|held| held.position + held.len as u64 >= next);
+        let Some((position, len)) = feed.held else {
+            return;
+        };
+        if self.held.len() >= MAX_HELD {
+            return;
         }
+        let bytes = cut(&segment.payload, segment.payload_len - len, len);
+        self.held.push(Held {
+            position,
+            bytes: bytes.iter().map(|buf| Buf::copy_of(buf)).collect(),
+            len,
+            fin: segment.header.has(FIN),
+        });
     }
 
     /// Feeds what was held, when the edge has moved right. `false`: nothing was fed.
     fn release_held(&mut self, env: &Env<'_>) -> bool {
-        let (Some(held), Some(engine)) = (&self.held, &self.engine) else {
-            return false;
-        };
-        let state = engine.state();
-        let Some(verdict) = self
-            .guard
-            .judge_held(state, held.position, held.len, held.fin)
-        else {
-            return false;
-        };
-        if let Some(held) = self.held.take()
-            && matches!(verdict, Verdict::Feed(_))
-        {
-            self.act(verdict, &held.bytes, env);
+        let mut fed = false;
+        let mut at = 0;
+        while let Some(held) = self.held.get(at) {
+            let (position, len, fin) = (held.position, held.len, held.fin);
+            match self.guard.judge_held(self.state(), position, len, fin) {
+                Some(Verdict::Feed(feed)) => {
+                    let held = self.held.swap_remove(at);
+                    self.feed(&feed, &held.bytes, env);
+                    fed = true;
+                    at = 0;
+                }
+                // It came otherwise meanwhile.
+                Some(_) => drop(self.held.swap_remove(at)),
+                None => at += 1,
+            }
         }
-        true
+        fed
     }
 
     /// Feeds a segment outside the window, whose only effect is the engine's answer.
@@ -647,22 +640,29 @@ impl Tcb {
         self.note_state(before, self.state(), false);
     }
 
-    /// A retransmission that comes due while the peer's window is closed leaves the engine without
-    /// any timer. The last acknowledgement again starts its zero-window probes.
+    /// Around a closed window the engine may be left with bytes in flight and without any timer: after
+    /// a retransmission that came due while it was closed, or when probes took the retransmission's
+    /// place. The last acknowledgement again starts its probes; three more, its retransmission.
     fn nudge(&mut self, env: &Env<'_>) {
+        const DUPLICATES: usize = 4;
         let now = self.engine_time(env.now);
         let unacknowledged = self.guard.snd_una() < self.queued;
-        let Some(engine) = self.engine.as_mut().filter(|_| unacknowledged) else {
-            return;
-        };
         let open = matches!(
-            engine.state(),
+            self.state(),
             State::Established | State::FinWait1 | State::CloseWait | State::Closing
         );
-        if open && engine.poll_at(now).is_none() {
+        for _ in 0..DUPLICATES {
+            let idle = self
+                .engine
+                .as_mut()
+                .is_some_and(|engine| engine.poll_at(now).is_none());
+            if !(unacknowledged && open && idle) {
+                return;
+            }
             let header = self.guard.standing();
             self.feed_engine(&header, 0, &[], env);
         }
+        self.emit(env);
     }
 
     fn flush_waiting(&mut self, env: &Env<'_>) {
@@ -751,13 +751,14 @@ impl Tcb {
             env.end.set_error(error);
         }
         env.end.cantrcvmore();
+        // Closed first: a writer must not be told that bytes were taken that are then flushed.
+        env.end.cantsendmore();
         let unsent = {
             let mut snd = env.end.snd();
             let len = snd.buf.len();
             snd.buf.take(len)
         };
         drop(unsent);
-        env.end.cantsendmore();
     }
 }
 
