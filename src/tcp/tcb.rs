@@ -751,13 +751,14 @@ impl Tcb {
             env.end.set_error(error);
         }
         env.end.cantrcvmore();
+        // Closed first: a writer must not be told that bytes were taken that are then flushed.
+        env.end.cantsendmore();
         let unsent = {
             let mut snd = env.end.snd();
             let len = snd.buf.len();
             snd.buf.take(len)
         };
         drop(unsent);
-        env.end.cantsendmore();
     }
 }
 
