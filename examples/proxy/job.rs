@@ -59,9 +59,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let to = FRONT.parse()?;
     let connect = |_| Ok(TcpStream::connect(&network.client, to)?);
     let up = traffic.through((0..connections).map(connect), 0)?;
-    watch(expected, traffic, &done)?;
-    let down = join(serving)?;
-    let (up, down) = (up.prints()?, down.prints()?);
+    let found = watch(expected, traffic, &done).and_then(|()| {
+        let down = join(serving)?;
+        Ok((up.prints()?, down.prints()?))
+    });
+    let (up, down) = found.inspect_err(|_| {
+        network.report();
+    })?;
     let time = SystemClock.now() - start;
     events.send(Event::Stop(STALL)).ok();
     let (totals, _) = join(relaying)?;

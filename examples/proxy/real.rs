@@ -62,7 +62,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let start = SystemClock.now();
     let (totals, deadline) = relay.run()?;
     flush(&sides, deadline);
-    print(&totals, &sides, start)
+    print(&totals, &sides, start)?;
+    match totals.failure {
+        Some(failure) => Err(failure).context(sides[front].name.clone()),
+        None => Ok(ExitCode::SUCCESS),
+    }
 }
 
 /// Which device listens, and which one dials.
@@ -134,7 +138,7 @@ fn flush(sides: &[Side], deadline: Instant) {
     }
 }
 
-fn print(totals: &Totals, sides: &[Side], start: Instant) -> anyhow::Result<ExitCode> {
+fn print(totals: &Totals, sides: &[Side], start: Instant) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let time = SystemClock.now() - start;
     writeln!(
@@ -146,5 +150,5 @@ fn print(totals: &Totals, sides: &[Side], start: Instant) -> anyhow::Result<Exit
     for side in sides {
         writeln!(out, "{}", report::counters(&side.name, &side.stack.stats()))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

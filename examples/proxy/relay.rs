@@ -93,6 +93,8 @@ pub(crate) struct Totals {
     pub(crate) connections: u64,
     /// Connections that were reset because the grace time was over.
     pub(crate) cut_off: usize,
+    /// Why nobody could be accepted any more.
+    pub(crate) failure: Option<io::Error>,
     pub(crate) up: Tally,
     pub(crate) down: Tally,
 }
@@ -203,10 +205,11 @@ impl Relay {
         (relay, events)
     }
 
-    /// Runs until it is told to stop. Returns also when the grace time ends.
+    /// Runs until it is told to stop, or the link of its listener is gone. Returns also when the
+    /// grace time ends.
     ///
     /// # Errors
-    /// If no thread can be started, or the listener fails.
+    /// If no thread can be started.
     pub(crate) fn run(mut self) -> io::Result<(Totals, Instant)> {
         let (listener, events) = (self.listener.clone(), self.events.clone());
         thread::Builder::new()
@@ -216,12 +219,11 @@ impl Relay {
             match self.inbox.recv() {
                 Ok(Event::Accepted(client, peer)) => self.accepted(client, peer),
                 Ok(Event::Ring(id)) => self.look(id),
-                Ok(Event::NotListening(error)) => return Err(error),
-                Ok(Event::Stop(grace)) => {
-                    let deadline = SystemClock.now() + grace;
-                    self.wind_down(deadline);
-                    return Ok((self.totals, deadline));
+                Ok(Event::NotListening(error)) => {
+                    self.totals.failure = Some(error);
+                    return Ok(self.wind_down(Duration::ZERO));
                 }
+                Ok(Event::Stop(grace)) => return Ok(self.wind_down(grace)),
                 Err(gone) => return Err(io::Error::other(gone)),
             }
         }
@@ -364,8 +366,9 @@ impl Relay {
         }
     }
 
-    /// Accepts nobody else; lets connections end until the deadline, then resets them.
-    fn wind_down(&mut self, deadline: Instant) {
+    /// Accepts nobody else; lets connections end within the grace time, then resets them.
+    fn wind_down(mut self, grace: Duration) -> (Totals, Instant) {
+        let deadline = SystemClock.now() + grace;
         self.listener.close();
         while !self.pairs.is_empty() {
             match self.inbox.recv_deadline(deadline) {
@@ -380,6 +383,7 @@ impl Relay {
             self.settle(&mut pair);
             pair.abort();
         }
+        (self.totals, deadline)
     }
 }
 
