@@ -1,4 +1,116 @@
-//! BSD socket splicing (SO_SPLICE) for userspace TCP stacks.
+//! BSD socket splicing (`SO_SPLICE`) for userspace TCP stacks.
+//!
+//! A splice joins two connections: what one receives, the other one sends, and the program that
+//! owns both neither wakes up nor touches a byte. FreeBSD and OpenBSD have this in the kernel; this
+//! crate is the socket layer, the splices and their worker threads for programs that bring their own
+//! TCP. One comes with it: [smoltcp](https://docs.rs/smoltcp), over TUN devices or links in memory.
+//!
+//! ```
+//! use sosplice::{Stack, TcpListener, TcpStream, link::memory, splice::{Cause, Options}};
+//! use std::io::{Read, Write};
+//!
+//! // client --- proxy (two stacks) --- server
+//! let (a, b) = memory::pair(memory::Config::default());
+//! let (c, d) = memory::pair(memory::Config::default());
+//! let client = Stack::builder(a).address("10.0.1.1/24".parse()?).build()?;
+//! let front = Stack::builder(b).address("10.0.1.2/24".parse()?).build()?;
+//! let back = Stack::builder(c).address("10.0.2.2/24".parse()?).build()?;
+//! let server = Stack::builder(d).address("10.0.2.1/24".parse()?).build()?;
+//!
+//! let service = TcpListener::bind(&server, "10.0.2.1:80".parse()?)?;
+//! let proxy = TcpListener::bind(&front, "10.0.1.2:80".parse()?)?;
+//! let mut user = TcpStream::connect(&client, "10.0.1.2:80".parse()?)?;
+//! let (inside, _) = proxy.accept()?;
+//! let outside = TcpStream::connect(&back, "10.0.2.1:80".parse()?)?;
+//!
+//! let up = inside.splice_to(&outside, Options::default())?;
+//! outside.splice_to(&inside, Options { limit: Some(4), ..Options::default() })?;
+//!
+//! user.write_all(b"ping")?;
+//! user.shutdown(std::net::Shutdown::Write)?;
+//! let end = up.wait();
+//! assert_eq!((end.cause, end.bytes), (Cause::Eof, 4));
+//! outside.shutdown(std::net::Shutdown::Write)?;
+//!
+//! let (mut at_server, _) = service.accept()?;
+//! let mut request = String::new();
+//! at_server.read_to_string(&mut request)?;
+//! at_server.write_all(b"pong")?;
+//! let mut answer = [0; 4];
+//! user.read_exact(&mut answer)?;
+//! assert_eq!((request.as_str(), &answer), ("ping", b"pong"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The map
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`splice`] | splices: options, ends, the pool of worker threads |
+//! | [`socket`] | a user's socket: blocking and non-blocking I/O, shutdown, close, upcalls |
+//! | [`protocol`] | what a socket and its protocol know of each other (`protosw`): where other stacks plug in |
+//! | [`sockbuf`], [`buf`] | socket buffers, and the reference-counted buffers that they are chains of (mbufs) |
+//! | [`local`] | a stream pair in memory: the reference protocol |
+//! | [`stack`] | a TCP/IP stack over one link: addresses, ports, listeners, streams, the driver thread |
+//! | `tcp` | one connection: guard, store, engine, service step (private) |
+//! | [`link`] | where packets come from and go to: in memory, TUN devices |
+//! | [`clock`], [`error`], [`lock`] | time, errors, ranked locks |
+//!
+//! Arrows mean "knows"; none goes up:
+//!
+//! ```text
+//!   splice ──> socket ──> protocol ──> sockbuf ──> buf
+//!              local  ──────┘ │
+//!              stack ──> tcp ─┘
+//!                └───────┴──────────> link ──────> buf
+//! ```
+//!
+//! The socket layer does not know splices (it offers an upcall that diverts a buffer), splices know
+//! neither stack nor TCP, and only `tcp` and `stack` know smoltcp.
+//!
+//! # How a byte travels
+//!
+//! 1. The driver reads a frame from the link. Its headers are parsed once; the connection is found by
+//!    a hash look-up.
+//! 2. The connection's *guard* decides by RFC 9293 and 5961 what of the segment counts. The *engine*,
+//!    a smoltcp socket of this connection alone, is told about it, but sees zeros in place of the
+//!    payload: it keeps sequence numbers, windows and timers.
+//! 3. The payload stays in the frame that it came in; a reference to it is appended to `so_rcv`.
+//! 4. A splice is told, and one of its passes moves the reference from `so_rcv` to the `so_snd` of
+//!    the other socket.
+//! 5. That socket's engine emits a header and a range of sequence numbers. The range picks the
+//!    references out of `so_snd`, and the link sends header and payload with one gathering write.
+//! 6. When the range is acknowledged, the last reference goes, and the frame returns to its pool.
+//!
+//! The bytes stay counted in the receiving engine's window until the splice has moved them, so
+//! back-pressure is exact from one end to the other.
+//!
+//! # Threads
+//!
+//! * Each stack has a *driver* that receives, runs timers, and sends what its segments caused.
+//! * A [`SplicePool`] has *workers*. With [`Dispatch::Worker`](splice::Dispatch::Worker) a splice's
+//!   worker moves its bytes, so receiving and sending overlap; with
+//!   [`Dispatch::Direct`](splice::Dispatch::Direct) the receiving thread does, after its batch.
+//! * A user's thread sends in its own calls, and waits in them unless told not to.
+//! * A simulator uses none of these: stacks, pools and clocks can be run by hand
+//!   ([`stack::Builder::manual`], [`splice::Builder::manual`], [`clock::Clock`]).
+//!
+//! # Locks
+//!
+//! A thread takes only locks of higher rank than it holds, and one of each rank: a connection's
+//! ownership (1), `so_rcv` (2), `so_snd` (3), a splice's state (4), tables and queues (5), free
+//! frames (6). Protocol methods and user callbacks are entered with none held. Builds with debug
+//! assertions check it; [`lock`] has the reasons.
+//!
+//! # Features
+//!
+//! None. `link::tun` needs Linux; the rest is portable.
+//!
+//! # What is not done
+//!
+//! UDP, urgent data, Ethernet (ARP, neighbour discovery), reassembly of IP fragments, path MTU
+//! discovery, TCP timestamps, selective retransmission (SACK is sent, not used), segmentation offload
+//! when sending over IPv6, the option as bytes (`setsockopt` layouts), splices with kernel sockets.
 
 pub mod buf;
 pub mod clock;
@@ -18,3 +130,8 @@ mod timer;
 pub use socket::Socket;
 pub use splice::{Splice, SplicePool};
 pub use stack::{Stack, TcpListener, TcpStream};
+
+/// The examples of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
