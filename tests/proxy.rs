@@ -1,0 +1,123 @@
+//! The example `proxy` as its users see it: what it prints, and how it exits.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+/// `cargo test` builds the examples beside the tests: TARGET/PROFILE/{deps,examples}.
+fn proxy(arguments: &[&str]) -> Output {
+    let test = std::env::current_exe().unwrap();
+    let path: PathBuf = test.ancestors().nth(2).unwrap().join("examples/proxy");
+    Command::new(&path)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// The numbers of a row of the table.
+fn row<'a>(said: &'a str, name: &str) -> Vec<&'a str> {
+    let mut rows = said.lines().map(|line| line.split_whitespace());
+    let row = rows.find_map(|mut row| (row.next() == Some(name)).then(|| row.collect()));
+    row.unwrap_or_else(|| panic!("no row {name} in\n{said}"))
+}
+
+fn whole_job(arguments: &[&str], connections: u64, bytes: u64) {
+    let output = proxy(arguments);
+    let (said, complaints) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{said}{complaints}");
+    for (name, directions) in [("up", 1), ("down", 1), ("total", 2)] {
+        let row = row(said, name);
+        let splices = connections * directions;
+        assert_eq!(row[0], (splices * bytes).to_string(), "{said}");
+        assert_eq!(
+            row[4..],
+            [&format!("{splices}:"), &*splices.to_string(), "Eof"]
+        );
+        let passes: u64 = row[2].parse().unwrap();
+        assert!(passes >= splices, "{said}");
+    }
+    let streams = connections * 2;
+    let digests = format!("{streams} of {streams} digests are equal");
+    assert!(said.contains(&digests), "{said}");
+    assert_eq!(complaints, "");
+}
+
+#[test]
+fn the_whole_job_on_workers() {
+    whole_job(&["--bytes", "2M"], 8, 2 << 20);
+}
+
+#[test]
+fn the_whole_job_on_receiving_threads() {
+    whole_job(&["--bytes", "2M", "--dispatch", "direct"], 8, 2 << 20);
+}
+
+#[test]
+fn one_byte_on_many_connections() {
+    let arguments = ["--bytes", "1", "--connections", "50", "--workers", "1"];
+    whole_job(&arguments, 50, 1);
+}
+
+#[test]
+fn small_buffers_and_odd_sizes() {
+    let arguments = [
+        "--bytes",
+        "300001",
+        "--connections",
+        "3",
+        "--buffer",
+        "5000",
+    ];
+    whole_job(&arguments, 3, 300_001);
+}
+
+#[test]
+fn bad_arguments_are_explained() {
+    let real = ["--listen", "10.9.0.2:80", "--backend", "10.9.0.1:80"];
+    let with_tun = |tun| [&["--tun", tun], &real[..]].concat();
+    let nobody = ["--tun", "t=10.9.0.3/24", real[0], real[1], real[2], real[3]];
+    let cases: [(&[&str], &str); 11] = [
+        (&["--bytes", "0"], "at least 1 byte"),
+        (&["--bytes", "12Q"], "K, M, G or T"),
+        (&["--bytes", "many"], "K, M, G or T"),
+        (&["--bytes", "99999999T"], "too large"),
+        (&["--bytes", "16777215T"], "smaller --bytes"),
+        (&["--connections", "0"], "1..=1000"),
+        (&["--dispatch", "magic"], "worker, direct"),
+        (&["--buffer", "1K"], "2K to 1G"),
+        (&real, "--tun"),
+        (&with_tun("tun0=10.9.0.2"), "no address with a prefix"),
+        (&nobody, "none of the --tun has this address"),
+    ];
+    for (arguments, expected) in cases {
+        let output = proxy(arguments);
+        let complaints = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {complaints}");
+        assert!(complaints.contains(expected), "{arguments:?}: {complaints}");
+        assert!(complaints.starts_with("error: "), "{complaints}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_missing_device_is_one_clear_line() {
+    let tun = "sosplice-none=10.9.0.2/24";
+    let output = proxy(&[
+        "--tun",
+        tun,
+        "--listen",
+        "10.9.0.2:80",
+        "--backend",
+        "10.9.0.1:80",
+    ]);
+    let complaints = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{complaints}");
+    assert_eq!(complaints.lines().count(), 1, "{complaints}");
+    assert!(
+        complaints.contains("there is no interface sosplice-none"),
+        "{complaints}"
+    );
+}
