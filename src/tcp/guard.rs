@@ -91,6 +91,8 @@ pub(crate) struct Guard {
     snd_max: u64,
     /// The same without zero-window probes: the sequence number of a pure ACK.
     snd_nxt: u64,
+    /// Position of our FIN, once it was sent.
+    fin_sent: Option<u64>,
     /// Sequence and acknowledgement of the segment that gave the peer's window (SND.WL1, SND.WL2).
     wl1: i64,
     wl2: u64,
@@ -124,6 +126,7 @@ impl Guard {
             snd_una: 0,
             snd_max: 0,
             snd_nxt: 0,
+            fin_sent: None,
             wl1: -1,
             wl2: 0,
             window: 0,
@@ -223,6 +226,9 @@ impl Guard {
         {
             let end = position + emission.len as u64 + u64::from(header.has(FIN));
             self.snd_max = self.snd_max.max(end);
+            if header.has(FIN) {
+                self.fin_sent = Some(end - 1);
+            }
             if !probe {
                 self.snd_nxt = self.snd_nxt.max(end);
             }
@@ -400,8 +406,10 @@ impl Guard {
         let Some(ack) = self.acceptable_ack(header.ack) else {
             return Verdict::Challenge(self.below_window());
         };
-        if ack < signed(self.snd_una) && cut.len == 0 && !cut.fin {
-            return Verdict::Drop; // an old duplicate; it must not count as a new one
+        let says_nothing =
+            ack < signed(self.snd_una) || (ack == signed(self.snd_una) && self.awaits_only_fin());
+        if says_nothing && cut.len == 0 && !cut.fin {
+            return Verdict::Drop; // it must not count as a duplicate acknowledgement
         }
         Verdict::Feed(self.accept(header, &cut, ack))
     }
@@ -416,9 +424,9 @@ impl Guard {
         let known = state != State::SynReceived
             && cut.start >= next - signed(self.capacity)
             && cut.start <= signed(self.right_edge());
-        let new = |ack: &i64| {
-            *ack > signed(self.snd_una) || (cut.start >= next && *ack == signed(self.snd_una))
-        };
+        let again = cut.start >= next && !self.awaits_only_fin();
+        let new =
+            |ack: &i64| *ack > signed(self.snd_una) || (again && *ack == signed(self.snd_una));
         let ack = self
             .acceptable_ack(header.ack)
             .filter(|ack| known && new(ack));
@@ -585,6 +593,12 @@ impl Guard {
         let ack = unwrap(ack, self.iss?, self.snd_una);
         let oldest = signed(self.snd_una) - signed(self.max_window);
         (ack >= oldest && ack <= signed(self.snd_max)).then_some(ack)
+    }
+
+    /// Everything but our FIN is acknowledged. The engine takes three duplicate acknowledgements for
+    /// the loss of a text, finds none, and forgets to send the FIN again.
+    fn awaits_only_fin(&self) -> bool {
+        self.fin_sent == Some(self.snd_una)
     }
 
     fn right_edge(&self) -> u64 {
