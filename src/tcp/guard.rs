@@ -54,10 +54,6 @@ pub(crate) struct Feed {
     pub(crate) keep: bool,
     /// By how much the engine's in-order bytes will grow.
     pub(crate) growth: usize,
-    /// The end of the payload (and the FIN behind it) that was cut although the peer was once allowed
-    /// to send it, because the edge has moved left: position and length. To be held, and judged again
-    /// when the edge has moved right.
-    pub(crate) held: Option<(u64, usize)>,
 }
 
 /// What the guard needs to know of an emitted frame.
@@ -77,11 +73,9 @@ pub(crate) struct Guard {
     iss: Option<u32>,
     irs: Option<u32>,
     rcv_nxt: u64,
-    /// Right edge of the window as last advertised. It moves left by up to 2^shift - 1 (RFC 7323
-    /// 2.4), since the engine rounds down.
+    /// Right edge of the window as the engine last advertised it. It moves left by up to 2^shift - 1
+    /// (RFC 7323 2.4), since the engine rounds down; see [`wire_window`](Self::wire_window).
     edge: u64,
-    /// The furthest edge ever advertised: the peer was allowed to send up to here.
-    max_edge: u64,
     /// The same, of the last frame that the engine certainly remembers: it forgets what its window
     /// probes advertise. See [`unsettled`](Self::unsettled).
     sure_edge: u64,
@@ -97,6 +91,8 @@ pub(crate) struct Guard {
     snd_max: u64,
     /// The same without zero-window probes: the sequence number of a pure ACK.
     snd_nxt: u64,
+    /// Position of our FIN, once it was sent.
+    fin_sent: Option<u64>,
     /// Sequence and acknowledgement of the segment that gave the peer's window (SND.WL1, SND.WL2).
     wl1: i64,
     wl2: u64,
@@ -122,7 +118,6 @@ impl Guard {
             irs: None,
             rcv_nxt: 0,
             edge: 0,
-            max_edge: 0,
             sure_edge: 0,
             consumed: 0,
             high: 0,
@@ -131,6 +126,7 @@ impl Guard {
             snd_una: 0,
             snd_max: 0,
             snd_nxt: 0,
+            fin_sent: None,
             wl1: -1,
             wl2: 0,
             window: 0,
@@ -230,6 +226,9 @@ impl Guard {
         {
             let end = position + emission.len as u64 + u64::from(header.has(FIN));
             self.snd_max = self.snd_max.max(end);
+            if header.has(FIN) {
+                self.fin_sent = Some(end - 1);
+            }
             if !probe {
                 self.snd_nxt = self.snd_nxt.max(end);
             }
@@ -241,7 +240,6 @@ impl Guard {
             let acked = unwrap(header.ack, irs, self.rcv_nxt);
             let edge = u64::try_from(acked).unwrap_or(0) + (u64::from(header.window) << shift);
             self.edge = edge;
-            self.max_edge = self.max_edge.max(edge);
             if probe {
                 // What looks like a probe may be an acknowledgement that the engine remembers.
                 self.sure_edge = self.sure_edge.min(self.edge);
@@ -249,6 +247,14 @@ impl Guard {
                 self.settle();
             }
         }
+    }
+
+    /// The window field to send instead of the engine's: one unit less. The edge that the engine
+    /// advertises may move left by less than a unit, and then it refuses what the peer was allowed to
+    /// send before. So the peer is told an edge behind which the engine's never falls.
+    pub(crate) fn wire_window(&self, header: &Header) -> u16 {
+        let exact = self.shift == 0 || header.has(SYN) || header.has(RST);
+        header.window - u16::from(!exact && header.window > 0)
     }
 
     /// The sequence number that a pure ACK is to carry. The engine's is rewound by a retransmission
@@ -326,7 +332,6 @@ impl Guard {
             let advertised = self.edge;
             self.synchronise(header);
             self.edge = advertised.saturating_sub(1);
-            self.max_edge = advertised;
             self.sure_edge = self.edge;
         }
         Verdict::Feed(bare(Header { flags, ..*header }))
@@ -401,8 +406,10 @@ impl Guard {
         let Some(ack) = self.acceptable_ack(header.ack) else {
             return Verdict::Challenge(self.below_window());
         };
-        if ack < signed(self.snd_una) && cut.len == 0 && !cut.fin {
-            return Verdict::Drop; // an old duplicate; it must not count as a new one
+        let says_nothing =
+            ack < signed(self.snd_una) || (ack == signed(self.snd_una) && self.awaits_only_fin());
+        if says_nothing && cut.len == 0 && !cut.fin {
+            return Verdict::Drop; // it must not count as a duplicate acknowledgement
         }
         Verdict::Feed(self.accept(header, &cut, ack))
     }
@@ -416,10 +423,10 @@ impl Guard {
         let next = signed(self.rcv_nxt);
         let known = state != State::SynReceived
             && cut.start >= next - signed(self.capacity)
-            && cut.start <= signed(self.allowed_edge());
-        let new = |ack: &i64| {
-            *ack > signed(self.snd_una) || (cut.start >= next && *ack == signed(self.snd_una))
-        };
+            && cut.start <= signed(self.right_edge());
+        let again = cut.start >= next && !self.awaits_only_fin();
+        let new =
+            |ack: &i64| *ack > signed(self.snd_una) || (again && *ack == signed(self.snd_una));
         let ack = self
             .acceptable_ack(header.ack)
             .filter(|ack| known && new(ack));
@@ -485,7 +492,6 @@ impl Guard {
             position,
             keep: false,
             growth: 0,
-            held: cut.held,
         };
         if cut.len > 0 {
             let offset = usize::try_from(position - self.rcv_nxt).unwrap_or(usize::MAX);
@@ -563,18 +569,11 @@ impl Guard {
             skip: 0,
             len: 0,
             fin: false,
-            held: None,
         };
         if !occupies || !may_receive(state) {
             // At the very edge is fine: the peer has filled the window. Text behind the peer's FIN
             // is ignored, its acknowledgement is not.
-            let synchronised = state != State::SynReceived;
-            let last = if synchronised {
-                signed(self.allowed_edge())
-            } else {
-                right
-            };
-            cut.acceptable = start >= next && start <= last;
+            cut.acceptable = start >= next && start <= right;
             return cut;
         }
         let stop = self
@@ -585,11 +584,6 @@ impl Guard {
             cut.acceptable = true;
             cut.skip = usize::try_from(from - start).unwrap_or(0);
             cut.len = usize::try_from(to - from).unwrap_or(0);
-        }
-        if end > right && end <= signed(self.allowed_edge()) && self.fin_at.is_none() {
-            let from = start.max(right);
-            let len = usize::try_from(end - from).unwrap_or(0);
-            cut.held = u64::try_from(from).ok().map(|from| (from, len));
         }
         // A FIN counts if nothing before it was cut, and nothing is known behind it.
         if fin && end >= next && end <= right && start <= right && end >= signed(self.high) {
@@ -606,48 +600,34 @@ impl Guard {
         (ack >= oldest && ack <= signed(self.snd_max)).then_some(ack)
     }
 
+    /// Everything but our FIN is acknowledged. The engine takes three duplicate acknowledgements for
+    /// the loss of a text, finds none, and forgets to send the FIN again.
+    fn awaits_only_fin(&self) -> bool {
+        self.fin_sent == Some(self.snd_una)
+    }
+
     fn right_edge(&self) -> u64 {
         self.edge
             .min(self.consumed + self.capacity)
             .max(self.rcv_nxt)
     }
 
-    /// How far the peer was ever allowed to send.
-    fn allowed_edge(&self) -> u64 {
-        self.max_edge.max(self.right_edge())
-    }
-
-    /// Judges bytes again that were held, and the FIN behind them: `None` if their turn has not
-    /// come. Bytes that came otherwise meanwhile are left out.
-    pub(crate) fn judge_held(
-        &mut self,
-        state: State,
-        position: u64,
-        len: usize,
-        fin: bool,
-    ) -> Option<Verdict> {
-        let settled = self.edge == self.sure_edge;
-        let room = len == 0 || self.right_edge() > self.rcv_nxt;
-        let turn = settled && room && position <= self.rcv_nxt;
-        let header = Header {
-            seq: self.rcv_seq(position),
-            ack: self.snd_seq(self.snd_una),
-            flags: if fin { ACK | FIN } else { ACK },
-            window: self.window,
-            options: SynOptions::default(),
-        };
-        turn.then(|| self.judge(state, &header, len))
-    }
-
     fn position_of(&self, seq: u32) -> i64 {
         unwrap(seq, self.irs.unwrap_or(0), self.rcv_nxt)
     }
 
-    /// What the peer has said last, once more.
-    pub(crate) fn standing(&self) -> Header {
+    /// What the peer has said last, once more. While there is something that was never sent (up to
+    /// `queued`), the window is called closed, for what is open of it is in flight.
+    pub(crate) fn standing(&mut self, queued: u64) -> Header {
+        let window = if self.snd_nxt < queued {
+            0
+        } else {
+            self.open_window()
+        };
+        self.snd_wnd = u64::from(window) << self.remote_shift;
         Header {
             seq: self.rcv_nxt_seq(),
-            window: self.open_window(),
+            window,
             ..self.below_window()
         }
     }
@@ -688,7 +668,6 @@ struct Cut {
     skip: usize,
     len: usize,
     fin: bool,
-    held: Option<(u64, usize)>,
 }
 
 fn may_receive(state: State) -> bool {
@@ -706,7 +685,6 @@ fn bare(header: Header) -> Feed {
         position: 0,
         keep: false,
         growth: 0,
-        held: None,
     }
 }
 

@@ -137,18 +137,6 @@ struct Waiting {
     segment: Option<NonZeroU16>,
 }
 
-/// Most pieces that are held: they are at most 2^14 - 1 bytes, usually a few, together.
-const MAX_HELD: usize = 8;
-
-/// See [`Feed::held`].
-#[derive(Debug)]
-struct Held {
-    position: u64,
-    bytes: Gather,
-    len: usize,
-    fin: bool,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Tcb {
@@ -157,9 +145,6 @@ pub(crate) struct Tcb {
     engine: Option<Engine>,
     guard: Guard,
     store: Store,
-    /// Bytes (at most 2^shift - 1, and a FIN) that the peer was allowed to send before the edge moved
-    /// left.
-    held: Vec<Held>,
     /// In-order bytes on their way to `so_rcv`.
     inbox: Chain,
     /// The peer's FIN came in order and is to be told.
@@ -208,7 +193,6 @@ impl Tcb {
             tuple,
             guard: Guard::new(rcv_ring),
             store: Store::default(),
-            held: Vec::new(),
             inbox: Chain::default(),
             eof: false,
             queued: 0,
@@ -269,63 +253,17 @@ impl Tcb {
         }
         match verdict {
             Verdict::Drop => {}
-            Verdict::Feed(feed) => self.take(&feed, segment, env),
+            Verdict::Feed(feed) => self.feed(&feed, &segment.payload, env),
             Verdict::Answer(header) => self.draw_ack(&header, 1, env),
             Verdict::Challenge(header) => self.draw_ack(&header, 0, env),
             Verdict::FeedThenAnswer(feed, header) => {
-                self.take(&feed, segment, env);
+                self.feed(&feed, &segment.payload, env);
                 self.draw_ack(&header, 1, env);
             }
         }
         if let Some(feed) = self.guard.replay_fin() {
             self.feed(&feed, &[], env);
         }
-    }
-
-    fn take(&mut self, feed: &Feed, segment: &Segment, env: &Env<'_>) {
-        self.hold(feed, segment);
-        self.feed(feed, &segment.payload, env);
-    }
-
-    /// Keeps what was cut only because the edge has moved left.
-    fn hold(&mut self, feed: &Feed, segment: &Segment) {
-        let next = self.guard.rcv_nxt();
-        self.held
-            .retain(|held| held.position + held.len as u64 >= next);
-        let Some((position, len)) = feed.held else {
-            return;
-        };
-        if self.held.len() >= MAX_HELD {
-            return;
-        }
-        let bytes = cut(&segment.payload, segment.payload_len - len, len);
-        self.held.push(Held {
-            position,
-            bytes: bytes.iter().map(|buf| Buf::copy_of(buf)).collect(),
-            len,
-            fin: segment.header.has(FIN),
-        });
-    }
-
-    /// Feeds what was held, when the edge has moved right. `false`: nothing was fed.
-    fn release_held(&mut self, env: &Env<'_>) -> bool {
-        let mut fed = false;
-        let mut at = 0;
-        while let Some(held) = self.held.get(at) {
-            let (position, len, fin) = (held.position, held.len, held.fin);
-            match self.guard.judge_held(self.state(), position, len, fin) {
-                Some(Verdict::Feed(feed)) => {
-                    let held = self.held.swap_remove(at);
-                    self.feed(&feed, &held.bytes, env);
-                    fed = true;
-                    at = 0;
-                }
-                // It came otherwise meanwhile.
-                Some(_) => drop(self.held.swap_remove(at)),
-                None => at += 1,
-            }
-        }
-        fed
     }
 
     /// Feeds a segment outside the window, whose only effect is the engine's answer.
@@ -448,10 +386,6 @@ impl Tcb {
         self.drop_acknowledged(env);
         self.queue(env);
         self.emit(env);
-        if self.release_held(env) {
-            self.deliver(false, env);
-            self.emit(env);
-        }
         self.nudge(env);
         self.expire(env);
         if self.broken {
@@ -642,7 +576,8 @@ impl Tcb {
 
     /// Around a closed window the engine may be left with bytes in flight and without any timer: after
     /// a retransmission that came due while it was closed, or when probes took the retransmission's
-    /// place. The last acknowledgement again starts its probes; three more, its retransmission.
+    /// place. It is told once more what the peer has said last, and begins to probe; or, if all was
+    /// sent, is told so often that it retransmits.
     fn nudge(&mut self, env: &Env<'_>) {
         const DUPLICATES: usize = 4;
         let now = self.engine_time(env.now);
@@ -659,7 +594,7 @@ impl Tcb {
             if !(unacknowledged && open && idle) {
                 return;
             }
-            let header = self.guard.standing();
+            let header = self.guard.standing(self.queued);
             self.feed_engine(&header, 0, &[], env);
         }
         self.emit(env);
@@ -842,6 +777,8 @@ impl Outlet for Wire<'_> {
         };
         let seq = seq.wrapping_add(self.offset.unwrap_or(0));
         header[ip_header_len + 4..ip_header_len + 8].copy_from_slice(&seq.to_be_bytes());
+        let window = self.guard.wire_window(&emission.header);
+        header[ip_header_len + 14..ip_header_len + 16].copy_from_slice(&window.to_be_bytes());
         let mut packet = Waiting {
             header: SmallVec::from_slice(header),
             ip_header_len,

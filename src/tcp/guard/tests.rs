@@ -417,9 +417,12 @@ impl Model {
         Expected::Process
     }
 
-    /// An old acknowledgement and nothing new.
+    /// An old acknowledgement, or the same again, and nothing new.
     fn is_useless(&self, header: &Header, len: usize) -> bool {
-        let old = nearest(header.ack, self.iss, self.una) < i128::from(self.una);
+        let ack = nearest(header.ack, self.iss, self.una);
+        // While only our FIN is outstanding, the same acknowledgement again says nothing either.
+        let again = self.fin_sent && self.una + 1 == self.max && ack == i128::from(self.una);
+        let old = again || ack < i128::from(self.una);
         let text = self.can_receive() && self.fins.is_empty() && (len > 0 || header.has(FIN));
         old && !text
     }

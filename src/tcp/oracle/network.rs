@@ -223,7 +223,12 @@ impl Host {
                     );
                     self.received += count as u64;
                 }
-                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                Err(error) => assert_eq!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock,
+                    "{}",
+                    stream.conn().describe()
+                ),
             }
         }
     }
