@@ -12,6 +12,8 @@
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+#[path = "support/example.rs"]
+mod example;
 #[path = "support/namespace.rs"]
 mod namespace;
 #[path = "support/program.rs"]
@@ -25,7 +27,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -36,25 +38,9 @@ const MIB: usize = 1 << 20;
 /// How long a stream and a connection wait.
 const LIMIT: Option<Duration> = Some(Duration::from_secs(20));
 
-/// Path of the proxy, built once.
+/// Path of the proxy.
 fn proxy() -> PathBuf {
-    static PROXY: OnceLock<PathBuf> = OnceLock::new();
-    let build = || {
-        if let Some(path) = std::env::var_os("SOSPLICE_PROXY") {
-            return path.into();
-        }
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--example", "proxy"]);
-        cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
-        }
-        namespace::run(&mut cargo);
-        // This test is TARGET/PROFILE/deps/net-HASH.
-        let test = std::env::current_exe().unwrap();
-        test.ancestors().nth(2).unwrap().join("examples/proxy")
-    };
-    PROXY.get_or_init(build).clone()
+    std::env::var_os("SOSPLICE_PROXY").map_or_else(example::proxy, PathBuf::from)
 }
 
 /// Client, proxy and server.

@@ -1,16 +1,14 @@
 //! The example `proxy` as its users see it: what it prints, and how it exits.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::path::PathBuf;
+#[path = "support/example.rs"]
+mod example;
+
 use std::process::{Command, Output};
 
-/// `cargo test` builds the examples beside the tests: TARGET/PROFILE/{deps,examples}.
 fn proxy(arguments: &[&str]) -> Output {
-    let test = std::env::current_exe().unwrap();
-    let path: PathBuf = test.ancestors().nth(2).unwrap().join("examples/proxy");
-    Command::new(&path)
-        .args(arguments)
-        .output()
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    let path = example::proxy();
+    Command::new(path).args(arguments).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> &str {
