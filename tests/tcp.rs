@@ -1,4 +1,5 @@
 //! TCP connections of two stacks over an in-memory link.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use sosplice::link::memory;
 use sosplice::{Stack, TcpListener, TcpStream};
