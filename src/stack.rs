@@ -37,7 +37,7 @@ use crate::tcp::engine::{Engine, EngineConfig};
 use crate::tcp::host::{Counter, Counters, Host, TimerKey};
 use crate::tcp::tcb::{Limits, Work};
 use crate::tcp::time_wait::TimeWait;
-use crate::tcp::wire::Tuple;
+use crate::tcp::wire::{Malformed, Tuple};
 use agenda::Agenda;
 use control::Control;
 use ipnet::IpNet;
@@ -280,12 +280,28 @@ impl Builder {
 #[derive(Debug, Default)]
 pub(crate) struct Received {
     pub(crate) frames: Counter,
-    /// Dropped by the parser: bad lengths, checksums, fragments, other protocols.
+    /// Dropped by the parser, by reason.
     pub(crate) malformed: Counter,
+    pub(crate) fragments: Counter,
+    pub(crate) unsupported: Counter,
+    pub(crate) bad_checksum: Counter,
+    pub(crate) bad_address: Counter,
     /// Not for us, or for nobody.
     pub(crate) stray: Counter,
     /// SYNs beyond a backlog.
     pub(crate) backlog_full: Counter,
+}
+
+impl Received {
+    pub(crate) fn dropped(&self, why: Malformed) -> &Counter {
+        match why {
+            Malformed::Header => &self.malformed,
+            Malformed::Fragment => &self.fragments,
+            Malformed::Protocol => &self.unsupported,
+            Malformed::Checksum => &self.bad_checksum,
+            Malformed::Address => &self.bad_address,
+        }
+    }
 }
 
 /// Counters of a stack at one moment.
@@ -296,8 +312,16 @@ pub struct Stats {
     pub connections: usize,
     /// Frames received.
     pub frames_received: u64,
-    /// Frames dropped by the parser: bad lengths or checksums, fragments, other protocols.
+    /// Frames dropped because of lengths or versions that make no sense.
     pub frames_malformed: u64,
+    /// IP fragments, which are dropped.
+    pub frames_fragments: u64,
+    /// Frames of another protocol than TCP and ICMP, or with IPv6 extension headers.
+    pub frames_unsupported: u64,
+    /// Frames with a wrong checksum.
+    pub frames_bad_checksum: u64,
+    /// Segments from or to an address or port that no connection has, e.g. multicast.
+    pub frames_bad_address: u64,
     /// Frames for nobody here.
     pub frames_stray: u64,
     /// Segments sent.
@@ -404,6 +428,10 @@ impl Stack {
             connections: shared.table.connections(),
             frames_received: shared.received.frames.get(),
             frames_malformed: shared.received.malformed.get(),
+            frames_fragments: shared.received.fragments.get(),
+            frames_unsupported: shared.received.unsupported.get(),
+            frames_bad_checksum: shared.received.bad_checksum.get(),
+            frames_bad_address: shared.received.bad_address.get(),
             frames_stray: shared.received.stray.get(),
             segments_sent: shared.counters.sent.get(),
             segments_lost: shared.counters.lost.get(),

@@ -57,6 +57,8 @@ pub(crate) fn counters(name: &str, stats: &Stats) -> String {
         (stats.connections as u64, "connections"),
         (stats.frames_received, "frames received"),
         (stats.frames_malformed, "malformed"),
+        (stats.frames_fragments, "fragments"),
+        (stats.frames_bad_checksum, "with a wrong checksum"),
         (stats.frames_stray, "stray"),
         (stats.segments_sent, "segments sent"),
         (stats.segments_lost, "lost at the link"),

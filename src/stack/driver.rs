@@ -112,7 +112,7 @@ impl Driver {
                 }
             }
             Parsed::Icmp { .. } => counters.stray.add(1),
-            Parsed::Dropped(_) => counters.malformed.add(1),
+            Parsed::Dropped(why) => counters.dropped(why).add(1),
         }
     }
 

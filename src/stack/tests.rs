@@ -35,7 +35,7 @@ fn a_stack_without_its_link_fails_at_once() {
     let waiting = {
         let stack = stack.clone();
         let connecting = TcpStream::start(&stack, peer()).unwrap();
-        thread::spawn(move || connecting.wait_connected(None))
+        spawn(move || connecting.wait_connected(None))
     };
     drop(far);
     // What had been sent before is received first.
@@ -139,11 +139,16 @@ fn no_argument_panics() {
 fn a_driver_that_panics_leaves_nobody_waiting() {
     let (stack, driver, _far) = stack(100);
     let connecting = TcpStream::start(&stack, peer()).unwrap();
-    let died = thread::spawn(move || {
+    let died = spawn(move || {
         let _driver = driver;
         panic!("a bug");
     });
     assert!(died.join().is_err());
     let error = io::Error::from(connecting.wait_connected(None).unwrap_err());
     assert_eq!(error.kind(), io::ErrorKind::NetworkDown);
+}
+
+#[expect(clippy::disallowed_methods, reason = "a user's thread")]
+fn spawn<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> thread::JoinHandle<R> {
+    thread::spawn(body)
 }

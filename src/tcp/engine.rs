@@ -375,7 +375,8 @@ impl Device for Port<'_> {
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<Sending<'_>> {
-        self.outlet.ready().then(|| Sending {
+        let ready = self.outlet.ready();
+        ready.then_some(Sending {
             tx: self.tx,
             outlet: self.outlet,
             segment: None,

@@ -138,6 +138,7 @@ impl Guard {
     }
 
     /// Position of the next byte expected in order (its FIN included).
+    #[cfg(test)]
     pub(crate) fn rcv_nxt(&self) -> u64 {
         self.rcv_nxt
     }
@@ -163,13 +164,9 @@ impl Guard {
     }
 
     /// The peer's FIN was accepted in order.
+    #[cfg(test)]
     pub(crate) fn fin_received(&self) -> bool {
         self.fin_received
-    }
-
-    /// Bytes that the peer may still send as far as it was told.
-    pub(crate) fn advertised(&self) -> u64 {
-        self.edge.saturating_sub(self.rcv_nxt)
     }
 
     /// Bytes left the engine's receive ring.
@@ -180,11 +177,6 @@ impl Guard {
     /// Bytes that ever left the engine's receive ring.
     pub(crate) fn consumed(&self) -> u64 {
         self.consumed
-    }
-
-    /// Our initial sequence number, known once a SYN has been emitted.
-    pub(crate) fn iss(&self) -> Option<u32> {
-        self.iss
     }
 
     /// Position of an emitted payload. `None` if the frame cannot be of this connection.

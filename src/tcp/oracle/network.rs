@@ -1,5 +1,11 @@
 //! Two stacks over a bad network with virtual time, and the property that the oracle checks.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::significant_drop_in_scrutinee,
+    reason = "small numbers, one thread"
+)]
+
 use super::{Birth, byte, compare};
 use crate::clock::Clock;
 use crate::link::{Capabilities, Frame, Link, Packet, TransmitError};
@@ -422,7 +428,7 @@ fn step(hosts: &mut [Host; 2], network: &mut Network, clock: &TestClock) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn engine_without_payload_does_as_smoltcp_with_payload(weather in weather()) {
