@@ -42,7 +42,9 @@ impl TimeWait {
         if header.has(FIN) {
             return Answer::Acknowledge { restart: true };
         }
-        if len > 0 || ahead != 0 {
+        // A pure acknowledgement draws none, or two sides that disagree would go on for ever; a
+        // keep-alive does.
+        if len > 0 || ahead == -1 {
             Answer::Acknowledge { restart: false }
         } else {
             Answer::Ignore
