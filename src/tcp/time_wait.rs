@@ -121,6 +121,16 @@ mod tests {
         );
         assert_eq!(record.answer(&segment(u32::MAX, ACK), 0), Answer::Ignore);
         assert_eq!(
+            record.answer(&segment(17, ACK), 0),
+            Answer::Ignore,
+            "or two sides that disagree would answer each other for ever"
+        );
+        assert_eq!(
+            record.answer(&segment(u32::MAX - 1, ACK), 0),
+            Answer::Acknowledge { restart: false },
+            "a keep-alive"
+        );
+        assert_eq!(
             record.answer(&segment(0, ACK), 3),
             Answer::Acknowledge { restart: false }
         );
