@@ -119,7 +119,13 @@ impl Driver {
     fn segment(&mut self, segment: Segment, now: Instant) {
         match self.shared.table.get(&segment.tuple) {
             Some(Entry::Conn(conn)) => self.deliver(conn, segment),
-            Some(Entry::TimeWait(record, _)) => self.time_wait(&record, segment, now),
+            Some(Entry::TimeWait(record, term)) if now < term.until => {
+                self.time_wait(&record, segment, now);
+            }
+            Some(Entry::TimeWait(record, _)) => {
+                self.shared.table.forget(&record.tuple);
+                self.unknown(segment, None);
+            }
             None => self.unknown(segment, None),
         }
     }

@@ -21,7 +21,7 @@ pub(crate) enum Entry {
 /// How long a record stays.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Term {
-    until: Instant,
+    pub(crate) until: Instant,
     /// When it is looked at: its place in the queue. Another place with its tuple is an earlier
     /// record's, which has gone.
     queued: Instant,

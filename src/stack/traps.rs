@@ -899,6 +899,40 @@ fn fin_wait_2_of_a_closed_socket_ends() {
 }
 
 #[test]
+fn a_closed_socket_does_not_wait_for_ever_for_a_closed_window() {
+    let mut net = Net::new();
+    let (mut raw, mut stream) = net.accepted();
+    stream.write_all(&pattern(0, 5000)).unwrap();
+    let seen = net.seen();
+    raw.take(&seen);
+    raw.window = 0;
+    stream.write_all(&pattern(5000, 5000)).unwrap();
+    raw.send(&net, ACK, b"");
+    net.turn();
+    drop(stream);
+    for _ in 0..29 {
+        net.pass(Duration::from_secs(10));
+        raw.send(&net, ACK, b"");
+        net.turn();
+        assert_eq!(net.stack.stats().connections, 1);
+    }
+    net.pass(Duration::from_secs(20));
+    assert_eq!(net.stack.stats().connections, 0);
+}
+
+#[test]
+fn a_half_open_connection_ends_after_twenty_seconds() {
+    let mut net = Net::new();
+    let _listener = net.listen(80);
+    let mut raw = Raw::new(1000);
+    raw.syn(&mut net);
+    net.pass(Duration::from_secs(19));
+    assert_eq!(net.stack.stats().connections, 1);
+    net.pass(Duration::from_secs(2));
+    assert_eq!(net.stack.stats().connections, 0);
+}
+
+#[test]
 fn half_closed_by_us_lasts_as_long_as_the_user_reads() {
     let mut net = Net::new();
     let (mut raw, mut stream) = net.accepted();

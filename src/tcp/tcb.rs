@@ -30,6 +30,10 @@ use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
+/// A half-open connection holds a place in the backlog: it may not take as long as connecting may.
+/// Long enough for four SYN|ACKs.
+const HALF_OPEN: Duration = Duration::from_secs(20);
+
 /// Time limits of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -124,6 +128,7 @@ pub(crate) fn closed_by(before: State, event: Event) -> Option<SoError> {
         (Event::Finished, _) => None,
         (Event::Abort, _) => Some(SoError::ConnectionAborted),
         (Event::Timer, _) => Some(SoError::TimedOut),
+        (Event::NetworkDown, State::TimeWait) => None,
         (Event::NetworkDown, _) => Some(SoError::NetworkDown),
     }
 }
@@ -169,6 +174,8 @@ pub(crate) struct Tcb {
     /// When something acceptable was last heard, or something was first outstanding since.
     heard: Instant,
     outstanding: bool,
+    /// What was acknowledged when something acceptable was last heard.
+    acknowledged: u64,
     fin_wait_since: Option<Instant>,
     limits: Limits,
     epoch: Instant,
@@ -209,6 +216,7 @@ impl Tcb {
             began: now,
             heard: now,
             outstanding: false,
+            acknowledged: 0,
             fin_wait_since: None,
             limits,
             epoch,
@@ -296,7 +304,11 @@ impl Tcb {
         if feed.keep {
             self.keep(feed, bytes);
         }
-        self.heard = env.now;
+        // Nobody waits any more for a peer that only says that its window is closed.
+        if !self.detached || self.guard.snd_una() > self.acknowledged {
+            self.heard = env.now;
+        }
+        self.acknowledged = self.guard.snd_una();
         if feed.header.has(FIN) {
             let closed = matches!(
                 after,
@@ -632,8 +644,9 @@ impl Tcb {
     fn own_deadline(&self) -> Option<Instant> {
         match self.state() {
             State::Closed => None,
-            State::Listen | State::SynSent | State::SynReceived => {
-                Some(self.began + self.limits.connect)
+            State::SynSent => Some(self.began + self.limits.connect),
+            State::Listen | State::SynReceived => {
+                Some(self.began + self.limits.connect.min(HALF_OPEN))
             }
             _ if self.outstanding => Some(self.heard + self.limits.user),
             _ => self
@@ -645,9 +658,15 @@ impl Tcb {
     fn deadline(&mut self, now: Instant) -> Option<Instant> {
         let own = self.own_deadline();
         let engine_now = self.engine_time(now);
-        let at = self.engine.as_mut()?.poll_at(engine_now);
+        // Behind a full link nothing is due before the link has room.
+        let blocked = !self.waiting.is_empty();
+        let at = self
+            .engine
+            .as_mut()?
+            .poll_at(engine_now)
+            .filter(|_| !blocked);
         let at = at.map(|at| {
-            // What is due at once was just tried, and waits for the link or the peer.
+            // What is due at once was just tried, and waits for the peer.
             let micros = (at.total_micros() - engine_now.total_micros()).max(1000);
             now + Duration::from_micros(micros.unsigned_abs())
         });

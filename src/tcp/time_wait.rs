@@ -42,7 +42,9 @@ impl TimeWait {
         if header.has(FIN) {
             return Answer::Acknowledge { restart: true };
         }
-        if len > 0 || ahead != 0 {
+        // A pure acknowledgement draws none, or two sides that disagree would go on for ever; a
+        // keep-alive does.
+        if len > 0 || ahead == -1 {
             Answer::Acknowledge { restart: false }
         } else {
             Answer::Ignore
@@ -118,6 +120,16 @@ mod tests {
             Answer::Acknowledge { restart: true }
         );
         assert_eq!(record.answer(&segment(u32::MAX, ACK), 0), Answer::Ignore);
+        assert_eq!(
+            record.answer(&segment(17, ACK), 0),
+            Answer::Ignore,
+            "or two sides that disagree would answer each other for ever"
+        );
+        assert_eq!(
+            record.answer(&segment(u32::MAX - 1, ACK), 0),
+            Answer::Acknowledge { restart: false },
+            "a keep-alive"
+        );
         assert_eq!(
             record.answer(&segment(0, ACK), 3),
             Answer::Acknowledge { restart: false }
