@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
     workers: Option<u16>,
 
     /// Size of each connection's receive buffer, and of its send buffer
-    #[arg(long, value_name = "SIZE", default_value = "256K", value_parser = buffer)]
+    #[arg(long, value_name = "SIZE", default_value = "512K", value_parser = buffer)]
     pub(crate) buffer: usize,
 
     /// Number of connections
