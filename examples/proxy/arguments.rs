@@ -45,9 +45,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
 
-    /// Size of each connection's receive buffer, and of its send buffer
-    #[arg(long, value_name = "SIZE", default_value = "512K", value_parser = buffer)]
-    pub(crate) buffer: usize,
+    /// Size of each connection's receive buffer, and of its send buffer [default: 4M over TUN, 512K in
+    /// memory]. A busy connection may come to use that much memory for each
+    #[arg(long, value_name = "SIZE", value_parser = buffer)]
+    pub(crate) buffer: Option<usize>,
 
     /// Number of connections
     #[arg(long, value_name = "N", default_value_t = 8, help_heading = JOB, conflicts_with = "tun")]

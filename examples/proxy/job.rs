@@ -26,6 +26,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+/// Socket buffers, in bytes, unless others are asked for: what the nearer caches hold.
+const BUFFER: usize = 512 * 1024;
 const FRONT: &str = "10.0.1.2:80";
 const SERVER: &str = "10.0.2.1:80";
 /// Bytes that a receiver takes at a time.
@@ -43,9 +45,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let Some(expected) = arguments.bytes.0.checked_mul(streams) else {
         arguments::usage("more bytes than can be counted: give a smaller --bytes");
     };
-    let network = Network::new(arguments.buffer)?;
+    let buffer = arguments.buffer.unwrap_or(BUFFER);
+    let network = Network::new(buffer)?;
     let pool = arguments.pool();
-    println!("{}", headline(arguments, &pool));
+    println!("{}", headline(arguments, &pool, buffer));
 
     let start = SystemClock.now();
     let (relaying, events) = network.relay(arguments, &pool)?;
@@ -87,14 +90,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn headline(arguments: &Arguments, pool: &SplicePool) -> String {
+fn headline(arguments: &Arguments, pool: &SplicePool, buffer: usize) -> String {
     format!(
         "{} connections, {} bytes each way on each; {:?} dispatch, {} worker(s), buffers of {} bytes",
         arguments.connections,
         arguments.bytes.0,
         arguments.dispatch,
         pool.workers(),
-        arguments.buffer,
+        buffer,
     )
 }
 

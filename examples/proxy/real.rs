@@ -16,6 +16,9 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Socket buffers, in bytes, unless others are asked for. Smaller ones fill and empty in turns, and each
+/// turn wakes threads.
+const BUFFER: usize = 4 * 1024 * 1024;
 /// Connections that wait to be accepted.
 const BACKLOG: usize = 1024;
 /// How often to look whether the last bytes are out.
@@ -100,8 +103,8 @@ fn open(spec: &TunSpec, arguments: &Arguments) -> anyhow::Result<Side> {
     let tun = builder.build()?;
     let name = tun.place().to_string();
     let mut builder = Stack::builder(tun)
-        .receive_buffer(arguments.buffer)
-        .send_buffer(arguments.buffer)
+        .receive_buffer(arguments.buffer.unwrap_or(BUFFER))
+        .send_buffer(arguments.buffer.unwrap_or(BUFFER))
         .connect_timeout(arguments.connect_timeout);
     for address in &spec.addresses {
         builder = builder.address(*address);
