@@ -54,13 +54,19 @@ impl Driver {
     /// If the link is gone. All connections have ended with
     /// [`NetworkDown`](crate::error::SoError::NetworkDown).
     pub fn run_once(&mut self) -> io::Result<bool> {
+        let (received, worked) = self.batch()?;
+        Ok(received > 0 || worked)
+    }
+
+    /// As [`run_once`](Self::run_once): how many frames there were, and whether anything else.
+    fn batch(&mut self) -> io::Result<(usize, bool)> {
         if let Err(gone) = self.shared.link.receive(&mut self.frames, BATCH) {
             self.shared.go_down();
             return Err(gone);
         }
         let now = self.shared.now();
         let mut frames = std::mem::take(&mut self.frames);
-        let received = !frames.is_empty();
+        let received = frames.len();
         let worked = run_list::scope(Budget::DRIVER, || {
             for frame in frames.drain(..) {
                 self.input(frame, now);
@@ -71,7 +77,7 @@ impl Driver {
             self.serve_agenda(now)
         });
         self.frames = frames;
-        Ok(received || worked)
+        Ok((received, worked))
     }
 
     /// When [`run_once`](Self::run_once) has something to do, if no frame arrives before.
@@ -193,10 +199,11 @@ impl Driver {
     pub(crate) fn run(mut self) {
         let mut until: Option<Instant> = None;
         loop {
-            match self.run_once() {
+            match self.batch() {
                 Err(_gone) => return,
-                Ok(true) => continue,
-                Ok(false) => {}
+                // Less than a batch: the link was drained, and waiting tells when there is more.
+                Ok((received, worked)) if received == BATCH || worked => continue,
+                Ok(_) => {}
             }
             if self.shared.is_abandoned() {
                 let now = self.shared.now();
