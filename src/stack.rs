@@ -43,7 +43,7 @@ use control::Control;
 use ipnet::IpNet;
 use listener::{Listening, Rule};
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{self, AssertUnwindSafe};
@@ -242,6 +242,8 @@ impl Builder {
             counters: Counters::default(),
             received: Received::default(),
             secret: RandomState::new(),
+            port_secret: seed.rotate_left(32),
+            dialled: AtomicU64::new(seed),
             random: AtomicU64::new(seed),
             closing: AtomicBool::new(false),
             down: AtomicBool::new(false),
@@ -376,6 +378,9 @@ pub(crate) struct Shared {
     pub(crate) received: Received,
     /// Keys the initial sequence numbers (RFC 6528).
     secret: RandomState,
+    /// Keys the ports to dial from, and how many were tried.
+    port_secret: u64,
+    dialled: AtomicU64,
     random: AtomicU64,
     closing: AtomicBool,
     /// The link or the driver is gone.
@@ -537,7 +542,7 @@ impl Stack {
             let why = format!("the stack has no address to reach {} from", to.ip());
             return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, why));
         };
-        for local_port in shared.ephemeral() {
+        for local_port in shared.ports_to(local, to) {
             let tuple = Tuple {
                 local,
                 remote: to.ip(),
@@ -729,6 +734,22 @@ impl Shared {
         let first = self.next_random() % count;
         (0..count).map(move |i| {
             let offset = u16::try_from((first + i) % count).expect("invariant: below 65,536");
+            EPHEMERAL.start() + offset
+        })
+    }
+
+    /// All ephemeral ports for connections to `to`: from one on that only this destination has, each
+    /// dial a step further (RFC 6056 3.3.3). A port that was free again would soon be taken a second
+    /// time if they were random, and while the peer remembers its former connection (TIME-WAIT) that
+    /// is refused if the connection was faster than the clock of initial sequence numbers.
+    fn ports_to(&self, local: IpAddr, to: SocketAddr) -> impl Iterator<Item = u16> {
+        let count = u64::from(EPHEMERAL.end() - EPHEMERAL.start()) + 1;
+        let mut hasher = DefaultHasher::new();
+        (self.port_secret, local, to).hash(&mut hasher);
+        let first = hasher.finish() % count;
+        (0..count).map(move |_| {
+            let step = self.dialled.fetch_add(1, Ordering::Relaxed) % count;
+            let offset = u16::try_from((first + step) % count).expect("invariant: below 65,536");
             EPHEMERAL.start() + offset
         })
     }

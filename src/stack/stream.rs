@@ -33,7 +33,8 @@ impl TcpStream {
     }
 
     /// Connects to an address and waits until the connection stands. The source address is the one
-    /// that is nearest to the destination, the port a random free one (RFC 6056).
+    /// that is nearest to the destination, the port a free one that is hard to
+    /// guess and was not in use lately (RFC 6056).
     ///
     /// # Errors
     /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused),

@@ -29,6 +29,19 @@ fn a_connection_has_one_timer() {
 }
 
 #[test]
+fn a_port_is_taken_again_only_after_all_others() {
+    let (stack, mut driver, _far) = stack(100_000);
+    let mut ports = std::collections::HashSet::new();
+    for count in 1..=10_000 {
+        let stream = TcpStream::start(&stack, peer()).unwrap();
+        assert!(ports.insert(stream.local_addr().port()), "after {count}");
+        stream.abort();
+        drop(stream);
+        driver.run_once().unwrap();
+    }
+}
+
+#[test]
 fn a_stack_without_its_link_fails_at_once() {
     let (stack, mut driver, far) = stack(100);
     let listener = TcpListener::bind(&stack, "10.0.0.1:80".parse().unwrap()).unwrap();
