@@ -172,8 +172,8 @@ fn violations(source: &Source, table: &[Row]) -> Vec<String> {
 }
 
 fn files(folder: &Path, into: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
         if path.is_dir() {
             files(&path, into);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -188,15 +188,22 @@ fn sources() -> Vec<Source> {
     let mut paths = Vec::new();
     files(&src, &mut paths);
     let read = |path: &PathBuf| {
-        let module = path.strip_prefix(&src).unwrap().with_extension("");
-        let module: Vec<_> = module.iter().map(|name| name.to_str().unwrap()).collect();
-        Source::new(&module, &fs::read_to_string(path).unwrap())
+        let module = path
+            .strip_prefix(&src)
+            .expect("it is in src")
+            .with_extension("");
+        let module: Vec<_> = module
+            .iter()
+            .map(|name| name.to_str().expect("names are ASCII"))
+            .collect();
+        Source::new(&module, &fs::read_to_string(path).expect("a source"))
     };
     let mut sources: Vec<_> = paths.iter().map(read).collect();
     let tests: Vec<Vec<String>> = sources
         .iter()
         .flat_map(|source| {
-            let path = |name: &String| [source.module.as_slice(), &[name.clone()]].concat();
+            let path =
+                |name: &String| [source.module.as_slice(), std::slice::from_ref(name)].concat();
             source.tests.iter().map(path)
         })
         .collect();

@@ -188,11 +188,15 @@ pub(crate) struct Client {
     /// All flows stand: sending may begin.
     open: bool,
     segment: usize,
+    /// Most segments sent in a turn.
+    burst: usize,
+    /// Packets of the proxy.
+    answers: u64,
     seen: Vec<Seen>,
 }
 
 impl Client {
-    fn new(flows: u16, segment: usize) -> Client {
+    fn new(flows: u16, segment: usize, burst: usize) -> Client {
         let flow = |index| Sender {
             header: Header::new((CLIENT, FIRST_PORT + index), (FRONT, PROXY_PORT), &[]),
             next: 1,
@@ -207,6 +211,8 @@ impl Client {
             ready: VecDeque::new(),
             open: false,
             segment,
+            burst,
+            answers: 0,
             seen: Vec::new(),
         }
     }
@@ -218,9 +224,10 @@ impl Client {
     }
 
     fn send(&mut self, wire: &mut dyn Wire) {
-        while let Some(&index) = self.ready.front()
-            && self.open
-        {
+        for _ in 0..self.burst {
+            let Some(&index) = self.ready.front().filter(|_| self.open) else {
+                return;
+            };
             let flow = &mut self.flows[index];
             let header = flow.header.segment(ACK, flow.next, flow.ack, self.segment);
             if !wire.send(header, self.segment) {
@@ -239,6 +246,7 @@ impl Client {
 
     fn receive(&mut self, wire: &mut dyn Wire) {
         wire.take(&mut self.seen);
+        self.answers += self.seen.len() as u64;
         for seen in self.seen.drain(..) {
             assert_eq!(
                 seen.flags & (RST | FIN),
@@ -281,6 +289,8 @@ pub(crate) struct Server {
     segment: usize,
     seen: Vec<Seen>,
     bytes: u64,
+    /// Packets of the proxy.
+    packets: u64,
     repeated: u64,
     /// Bytes that were compared.
     checked: u64,
@@ -295,6 +305,7 @@ impl Server {
             segment,
             seen: Vec::new(),
             bytes: 0,
+            packets: 0,
             repeated: 0,
             checked: 0,
         }
@@ -317,6 +328,7 @@ impl Server {
     fn receive(&mut self, wire: &mut dyn Wire) {
         let mut batch = std::mem::take(&mut self.seen);
         wire.take(&mut batch);
+        self.packets += batch.len() as u64;
         for seen in batch.drain(..) {
             assert_eq!(
                 seen.flags & (RST | FIN),
@@ -381,10 +393,10 @@ pub(crate) struct Rig<P> {
 
 impl<P: Proxy> Rig<P> {
     /// Connects `flows` flows and compares what arrives for a moment.
-    pub(crate) fn new(proxy: P, flows: u16, segment: usize) -> Rig<P> {
+    pub(crate) fn new(proxy: P, flows: u16, segment: usize, burst: usize) -> Rig<P> {
         let mut rig = Rig {
             proxy,
-            client: Client::new(flows, segment),
+            client: Client::new(flows, segment, burst),
             server: Server::new(segment),
         };
         for index in 0..usize::from(flows) {
@@ -435,6 +447,13 @@ impl<P: Proxy> Rig<P> {
             };
             assert!(idle < 1_000_000, "nothing moves any more");
         }
+    }
+
+    /// Packets that the proxy sent to the client and to the server for each of the client's.
+    pub(crate) fn packets(&self) -> (f64, f64) {
+        let segments = self.server.bytes as f64 / self.client.segment as f64;
+        let packets = (self.client.answers as f64, self.server.packets as f64);
+        (packets.0 / segments, packets.1 / segments)
     }
 
     /// Segments that the proxy sent again.
