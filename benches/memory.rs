@@ -154,7 +154,12 @@ impl Contestant {
             Contestant::Ours(rig) => rig.transfer(bytes),
             Contestant::Twin(rig) => rig.transfer(bytes),
         }
-        busy().saturating_sub(start)
+        let taken = busy().saturating_sub(start);
+        match self {
+            Contestant::Ours(rig) => rig.settle(),
+            Contestant::Twin(rig) => rig.settle(),
+        }
+        taken
     }
 
     /// Packets to the client and to the server for each of the client's.
