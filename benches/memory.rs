@@ -1,0 +1,294 @@
+//! Bytes through a proxy in memory, in one thread: this crate and its twins, smoltcp alone with the
+//! bytes copied from ring to ring, or through a buffer.
+//!
+//! The peers cost next to nothing and hand payload over by reference; checksums are the link's. So
+//! this is the price of the TCPs and of moving the bytes between them, and of nothing else: no
+//! system call, no checksum, and no first touch of the payload, which a real link pays for
+//! whatever the proxy does. `cargo bench --bench memory` prints a table of interleaved rounds
+//! behind criterion's figures, with a filter only the latter; `-- table` prints only the table.
+#![allow(missing_docs, reason = "a program")]
+
+#[path = "support/memory_ours.rs"]
+mod ours;
+#[path = "support/peers.rs"]
+mod peers;
+#[path = "support/memory_twin.rs"]
+mod twin;
+
+use criterion::{Criterion, Throughput};
+use ours::Ours;
+use peers::Rig;
+use std::process::Command;
+use std::time::Duration;
+use twin::{Copying, Twin};
+
+/// Bytes of each receive and send buffer.
+const RING: usize = 256 * 1024;
+/// Frames that a link holds in each direction.
+pub(crate) const FRAMES: usize = 256;
+const ROUNDS: usize = 7;
+
+/// Whether the links cut large frames into segments.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Offload {
+    Segments,
+    Nothing,
+}
+
+impl Offload {
+    /// The largest frame.
+    pub(crate) fn size(self) -> Option<usize> {
+        match self {
+            Offload::Segments => Some(65_535),
+            Offload::Nothing => None,
+        }
+    }
+}
+
+struct Case {
+    name: &'static str,
+    flows: u16,
+    /// Payload of what the client sends.
+    segment: usize,
+    offload: Offload,
+    /// Most segments that arrive at a time.
+    burst: usize,
+    /// Bytes of a round.
+    bytes: u64,
+    /// Ours against the better twin.
+    target: f64,
+}
+
+const CASES: [Case; 4] = [
+    Case {
+        name: "1 flow x 64 KiB",
+        flows: 1,
+        segment: 44 * 1460,
+        offload: Offload::Segments,
+        burst: FRAMES,
+        bytes: 4 << 30,
+        target: 1.4,
+    },
+    Case {
+        name: "16 flows x 64 KiB",
+        flows: 16,
+        segment: 44 * 1460,
+        offload: Offload::Segments,
+        burst: FRAMES,
+        bytes: 2 << 30,
+        target: 2.5,
+    },
+    Case {
+        name: "1000 flows x 1460",
+        flows: 1000,
+        segment: 1460,
+        offload: Offload::Nothing,
+        burst: FRAMES,
+        bytes: 128 << 20,
+        target: 2.5,
+    },
+    Case {
+        name: "1000 flows x 1460, 16 at a time",
+        flows: 1000,
+        segment: 1460,
+        offload: Offload::Nothing,
+        burst: 16,
+        bytes: 64 << 20,
+        target: 2.5,
+    },
+];
+
+const CONTESTANTS: [&str; 3] = ["ours", "ring to ring", "through 64 KiB"];
+
+/// This thread's time on a processor: what else the machine does plays less of a part.
+#[cfg(target_os = "linux")]
+fn busy() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).expect("time goes forwards")
+}
+
+/// Time.
+#[cfg(not(target_os = "linux"))]
+fn busy() -> Duration {
+    use sosplice::clock::{Clock, SystemClock};
+    use std::sync::LazyLock;
+    use std::time::Instant;
+    static START: LazyLock<Instant> = LazyLock::new(|| SystemClock.now());
+    SystemClock.now() - *START
+}
+
+enum Contestant {
+    Ours(Box<Rig<Ours>>),
+    Twin(Box<Rig<Twin>>),
+}
+
+impl Contestant {
+    /// Its flows stand.
+    fn new(case: &Case, which: usize) -> Contestant {
+        let (flows, offload, segment) = (case.flows, case.offload, case.segment);
+        let twin = |copying| {
+            let twin = Twin::new(flows, offload, copying, RING);
+            Contestant::Twin(Box::new(Rig::new(twin, flows, segment, case.burst)))
+        };
+        match which {
+            0 => {
+                let ours = Ours::new(flows, offload, segment, RING);
+                Contestant::Ours(Box::new(Rig::new(ours, flows, segment, case.burst)))
+            }
+            1 => twin(Copying::RingToRing),
+            _ => twin(Copying::Buffer),
+        }
+    }
+
+    /// Uses all its rings once.
+    fn warm(mut self, case: &Case) -> Contestant {
+        self.time(u64::from(case.flows) * RING as u64 * 5 / 4);
+        self
+    }
+
+    /// How much of a processor's time so many bytes take.
+    fn time(&mut self, bytes: u64) -> Duration {
+        let start = busy();
+        match self {
+            Contestant::Ours(rig) => rig.transfer(bytes),
+            Contestant::Twin(rig) => rig.transfer(bytes),
+        }
+        let taken = busy().saturating_sub(start);
+        match self {
+            Contestant::Ours(rig) => rig.settle(),
+            Contestant::Twin(rig) => rig.settle(),
+        }
+        taken
+    }
+
+    /// Packets to the client and to the server for each of the client's.
+    fn packets(&self) -> (f64, f64) {
+        match self {
+            Contestant::Ours(rig) => rig.packets(),
+            Contestant::Twin(rig) => rig.packets(),
+        }
+    }
+
+    fn check(&self) {
+        let repeated = match self {
+            Contestant::Ours(rig) => {
+                assert_eq!(rig.proxy.broken(), 0, "connections were reset");
+                rig.repeated()
+            }
+            Contestant::Twin(rig) => rig.repeated(),
+        };
+        assert_eq!(
+            repeated, 0,
+            "nothing was lost, but segments were sent again"
+        );
+    }
+}
+
+fn criterion_figures(criterion: &mut Criterion, smoke: bool) {
+    for case in &CASES {
+        let mut group = criterion.benchmark_group(case.name);
+        let chunk = case.bytes / 32;
+        group.throughput(Throughput::Bytes(chunk));
+        for (which, name) in CONTESTANTS.iter().enumerate() {
+            let mut contestant = None;
+            group.bench_function(*name, |bencher| {
+                let contestant = contestant.get_or_insert_with(|| {
+                    let new = Contestant::new(case, which);
+                    if smoke { new } else { new.warm(case) }
+                });
+                bencher.iter_custom(|iterations| contestant.time(iterations * chunk));
+                contestant.check();
+            });
+        }
+        group.finish();
+    }
+}
+
+/// Median, least and largest.
+fn summary(mut values: Vec<f64>) -> (f64, f64, f64) {
+    values.sort_by(f64::total_cmp);
+    (
+        values[values.len() / 2],
+        values[0],
+        values[values.len() - 1],
+    )
+}
+
+fn output(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    text.ok()
+        .filter(|text| !text.is_empty())
+        .unwrap_or_else(|| "unknown".into())
+}
+
+fn caption() {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name"));
+    let model = model
+        .unwrap_or("unknown processor")
+        .trim_start_matches([':', '\t', ' ']);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    println!();
+    println!(
+        "Gbit per second of one thread's processor time, median (range) of {ROUNDS} interleaved rounds"
+    );
+    println!("{model}, {cores} cores, load {}", load.trim());
+    let commit = output("git", &["describe", "--always", "--dirty"]);
+    println!("{}, commit {commit}", output("rustc", &["--version"]));
+    println!("buffers and rings {RING} bytes, MTU 1500, MSS 1460, 64 KiB = 44 segments in a frame");
+    println!("with segmentation left to the link; links hold {FRAMES} frames; CUBIC; no Nagle; no");
+    println!("delayed ACK; checksums left to the link; payload by reference; system clock");
+}
+
+fn table() {
+    caption();
+    for case in &CASES {
+        let mut contestants = [0, 1, 2].map(|which| Contestant::new(case, which).warm(case));
+        let mut rates = [const { Vec::new() }; 3];
+        let mut ratios = Vec::new();
+        for round in 0..ROUNDS {
+            let mut now = [0.0; 3];
+            for turn in 0..3 {
+                let which = (round + turn) % 3;
+                let seconds = contestants[which].time(case.bytes).as_secs_f64();
+                now[which] = case.bytes as f64 * 8e-9 / seconds;
+                rates[which].push(now[which]);
+            }
+            ratios.push(now[0] / now[1].max(now[2]));
+        }
+        println!("\n{}", case.name);
+        for ((name, rates), contestant) in CONTESTANTS.iter().zip(rates).zip(&contestants) {
+            let (median, least, most) = summary(rates);
+            let (acks, packets) = contestant.packets();
+            println!(
+                "  {name:<18} {median:7.2}  ({least:.2} to {most:.2}), \
+                 packets out for one in: {acks:.2} back, {packets:.2} on"
+            );
+        }
+        let (median, least, most) = summary(ratios);
+        println!(
+            "  ours / better twin {median:5.2}  ({least:.2} to {most:.2}), target {:.1}",
+            case.target
+        );
+        contestants.iter().for_each(Contestant::check);
+    }
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut criterion = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(2))
+        .configure_from_args();
+    let bench = arguments.iter().any(|argument| argument == "--bench");
+    let test = arguments.iter().any(|argument| argument == "--test");
+    criterion_figures(&mut criterion, test || !bench);
+    criterion.final_summary();
+    if arguments == ["--bench"] || arguments.iter().any(|argument| argument == "table") {
+        table();
+    }
+}

@@ -1,0 +1,298 @@
+//! Who may know whom: the arrows between the crate's modules run downwards only.
+//!
+//! Reads the paths in `src` that begin at the crate's root (`crate::…`, and `super::…` that gets
+//! there), without comments and without what is compiled for tests only.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A module and whom it may know. A row knows only rows above it; the longest matching row counts.
+const ARROWS: &str = "
+    clock           ->
+    error           ->
+    lock            ->
+    timer           ->
+    buf             -> lock
+    sockbuf         -> buf
+    protocol        -> sockbuf buf error lock
+    run_list        -> lock
+    link            -> buf clock lock
+    socket          -> protocol run_list sockbuf buf clock error lock
+    local           -> socket protocol sockbuf buf error lock
+    splice          -> socket protocol run_list timer sockbuf buf clock error lock
+    splice::machine -> protocol error
+    splice::xfer    -> sockbuf buf
+    tcp             -> protocol link sockbuf buf error lock
+    stack           -> tcp socket protocol link run_list timer sockbuf buf clock error lock
+";
+
+/// The modules that may name the engine.
+const ENGINE: &str = "smoltcp";
+const KNOW_THE_ENGINE: [&str; 2] = ["tcp", "stack"];
+
+#[derive(Debug)]
+struct Row {
+    module: Vec<&'static str>,
+    knows: Vec<&'static str>,
+}
+
+fn table() -> Vec<Row> {
+    let lines = ARROWS.lines().filter_map(|line| line.split_once("->"));
+    lines
+        .map(|(module, knows)| Row {
+            module: module.trim().split("::").collect(),
+            knows: knows.split_whitespace().collect(),
+        })
+        .collect()
+}
+
+/// A source file, without what is for tests and without comments.
+#[derive(Debug)]
+struct Source {
+    /// `["stack", "driver"]` for `src/stack/driver.rs`.
+    module: Vec<String>,
+    lines: Vec<String>,
+    /// Modules in other files that are for tests only.
+    tests: Vec<String>,
+}
+
+impl Source {
+    fn new(module: &[&str], text: &str) -> Source {
+        let mut source = Source {
+            module: module.iter().map(|name| (*name).to_owned()).collect(),
+            lines: Vec::new(),
+            tests: Vec::new(),
+        };
+        let mut lines = text.lines().map(without_comment);
+        while let Some(line) = lines.next() {
+            if line.trim() == "#[cfg(test)]" {
+                source.skip_item(&mut lines);
+            } else {
+                source.lines.push(line.to_owned());
+            }
+        }
+        source
+    }
+
+    /// Leaves out what an attribute belongs to. The layout is rustfmt's.
+    fn skip_item<'a>(&mut self, lines: &mut impl Iterator<Item = &'a str>) {
+        let mut lines = lines.skip_while(|line| line.trim().starts_with("#["));
+        let Some(first) = lines.next() else { return };
+        let item = first.trim_end();
+        if let Some((_, name)) = item.rsplit_once("mod ")
+            && let Some(name) = name.strip_suffix(';')
+        {
+            self.tests.push(name.to_owned());
+        }
+        if !item.ends_with([';', ',', '}']) {
+            let indent = &item[..item.len() - item.trim_start().len()];
+            let ends = |line: &str| {
+                let rest = line.strip_prefix(indent).map(str::trim_end);
+                rest.is_some_and(|rest| ["}", "};", "},"].contains(&rest))
+            };
+            lines.find(|line| ends(line));
+        }
+    }
+
+    /// The top-level modules that it names.
+    fn knows(&self) -> BTreeSet<String> {
+        let text = self.lines.join("\n");
+        let mut known = BTreeSet::new();
+        let root = "super::".repeat(self.module.len());
+        for start in ["crate::", &root] {
+            for (at, _) in text.match_indices(start) {
+                let is_path_start = |c: char| !c.is_alphanumeric() && !"_:$".contains(c);
+                if text[..at].chars().next_back().is_none_or(is_path_start) {
+                    known.extend(names(&text[at + start.len()..]));
+                }
+            }
+        }
+        known
+    }
+}
+
+fn without_comment(line: &str) -> &str {
+    let mut comments = line.match_indices("//");
+    let comment = comments.find(|(at, _)| !line[..*at].ends_with(':'));
+    comment.map_or(line, |(at, _)| &line[..at])
+}
+
+/// The first name of a path, or of each path in braces.
+fn names(path: &str) -> Vec<String> {
+    let name = |text: &str| {
+        let name = text.trim_start().chars();
+        name.take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect::<String>()
+    };
+    let Some(group) = path.strip_prefix('{') else {
+        return vec![name(path)];
+    };
+    let mut depth = 0;
+    let mut found = vec![name(group)];
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => found.push(name(&group[at + 1..])),
+            _ => {}
+        }
+    }
+    found.retain(|name| !name.is_empty());
+    found
+}
+
+/// What a file does that it may not.
+fn violations(source: &Source, table: &[Row]) -> Vec<String> {
+    let module = source.module.join("::");
+    let rows = table.iter().filter(|row| {
+        source
+            .module
+            .iter()
+            .zip(&row.module)
+            .filter(|(a, b)| a == *b)
+            .count()
+            == row.module.len()
+    });
+    let Some(row) = rows.max_by_key(|row| row.module.len()) else {
+        return vec![format!("{module} is not in the table")];
+    };
+    let own = &source.module[0];
+    let known = source.knows();
+    let wrong = known
+        .iter()
+        .filter(|name| *name != own && !row.knows.contains(&name.as_str()));
+    let mut wrong: Vec<_> = wrong.map(|name| format!("{module} knows {name}")).collect();
+    if !KNOW_THE_ENGINE.contains(&own.as_str()) {
+        let lines = source.lines.iter().filter(|line| line.contains(ENGINE));
+        wrong.extend(lines.map(|line| format!("{module} names the engine: {}", line.trim())));
+    }
+    wrong
+}
+
+fn files(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+/// All modules but the crate's root and those for tests.
+fn sources() -> Vec<Source> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    files(&src, &mut paths);
+    let read = |path: &PathBuf| {
+        let module = path
+            .strip_prefix(&src)
+            .expect("it is in src")
+            .with_extension("");
+        let module: Vec<_> = module
+            .iter()
+            .map(|name| name.to_str().expect("names are ASCII"))
+            .collect();
+        Source::new(&module, &fs::read_to_string(path).expect("a source"))
+    };
+    let mut sources: Vec<_> = paths.iter().map(read).collect();
+    let tests: Vec<Vec<String>> = sources
+        .iter()
+        .flat_map(|source| {
+            let path =
+                |name: &String| [source.module.as_slice(), std::slice::from_ref(name)].concat();
+            source.tests.iter().map(path)
+        })
+        .collect();
+    sources.retain(|source| {
+        source.module != ["lib"] && !tests.iter().any(|test| source.module.starts_with(test))
+    });
+    sources
+}
+
+#[test]
+fn the_table_has_no_cycle() {
+    let table = table();
+    for (at, row) in table.iter().enumerate() {
+        for known in &row.knows {
+            let above = table[..at].iter().any(|other| other.module == [*known]);
+            assert!(above, "{:?} -> {known}: not a row above", row.module);
+        }
+    }
+}
+
+#[test]
+fn arrows_run_downwards() {
+    let (table, sources) = (table(), sources());
+    for row in &table {
+        let there = sources.iter().any(|source| source.module == row.module);
+        assert!(
+            there,
+            "{:?} is in the table, but there is no such module",
+            row.module
+        );
+    }
+    assert!(
+        sources
+            .iter()
+            .map(|source| source.knows().len())
+            .sum::<usize>()
+            > 50
+    );
+    let wrong: Vec<_> = sources
+        .iter()
+        .flat_map(|source| violations(source, &table))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn wrong_arrows_are_found() {
+    let wrong = |module: &[&str], text: &str| violations(&Source::new(module, text), &table());
+    assert_eq!(
+        wrong(&["buf"], "use crate::socket::Socket;"),
+        ["buf knows socket"]
+    );
+    assert_eq!(
+        wrong(&["tcp", "tcb"], "    crate::stack::f();"),
+        ["tcp::tcb knows stack"]
+    );
+    assert_eq!(
+        wrong(&["socket"], "use super::splice::Splice;"),
+        ["socket knows splice"]
+    );
+    assert_eq!(
+        wrong(&["tcp", "a"], "use super::super::stack;"),
+        ["tcp::a knows stack"]
+    );
+    assert_eq!(
+        wrong(
+            &["splice"],
+            "use crate::{\n    lock::{A, tcp},\n    stack::{B},\n    tcp,\n};"
+        ),
+        ["splice knows stack", "splice knows tcp"]
+    );
+    assert_eq!(
+        wrong(&["splice", "xfer"], "use crate::lock;"),
+        ["splice::xfer knows lock"]
+    );
+    assert_eq!(wrong(&["link"], "use smoltcp::phy;").len(), 1);
+    assert_eq!(wrong(&["new"], ""), ["new is not in the table"]);
+}
+
+#[test]
+fn right_arrows_are_not() {
+    let wrong = |module: &[&str], text: &str| violations(&Source::new(module, text), &table());
+    assert!(wrong(&["stack"], "use crate::tcp;\nuse smoltcp::phy;").is_empty());
+    assert!(wrong(&["buf"], "// crate::stack, smoltcp\nuse crate::buf::X;").is_empty());
+    assert!(wrong(&["tcp", "a"], "use super::stack;\nuse $crate::stack;").is_empty());
+    let tests = "#[cfg(test)]\nmod tests {\n    use crate::stack;\n}\n\
+        #[cfg(test)]\nuse crate::stack;\nuse crate::lock;\n\
+        impl A {\n    #[cfg(test)]\n    #[inline]\n    fn f() {\n        crate::stack::f()\n    }\n}";
+    assert!(wrong(&["buf"], tests).is_empty());
+    let after = "#[cfg(test)]\nmod tests {\n    use crate::tcp;\n}\nuse crate::stack;";
+    assert_eq!(wrong(&["buf"], after), ["buf knows stack"]);
+}
