@@ -118,6 +118,8 @@ pub mod error;
 pub mod link;
 pub mod local;
 pub mod lock;
+#[doc = include_str!("doc/performance.md")]
+pub mod performance {}
 pub mod protocol;
 mod run_list;
 pub mod sockbuf;

@@ -15,16 +15,20 @@
 //! interface.
 
 pub(crate) mod agenda;
+mod builder;
 pub(crate) mod control;
 mod driver;
 mod listener;
+mod stats;
 mod stream;
 pub(crate) mod table;
 #[cfg(test)]
 mod traps;
 
+pub use builder::{BuildError, Builder};
 pub use driver::Driver;
 pub use listener::{DEFAULT_BACKLOG, TcpListener};
+pub use stats::Stats;
 pub use stream::TcpStream;
 
 use crate::clock::{self, Clock};
@@ -34,313 +38,29 @@ use crate::lock::{LEAF, Mutex};
 use crate::protocol::SocketEnd;
 use crate::tcp::conn::{Conn, ConnConfig, Runner};
 use crate::tcp::engine::{Engine, EngineConfig};
-use crate::tcp::host::{Counter, Counters, Host, TimerKey};
-use crate::tcp::tcb::{Limits, Work};
+use crate::tcp::host::{Counters, Host, TimerKey};
+use crate::tcp::tcb::Work;
 use crate::tcp::time_wait::TimeWait;
-use crate::tcp::wire::{Malformed, Tuple};
+use crate::tcp::wire::Tuple;
 use agenda::Agenda;
+use builder::Config;
 use control::Control;
 use ipnet::IpNet;
 use listener::{Listening, Rule};
+use stats::Received;
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use table::{Entry, Table};
 
-/// Smallest and largest receive and send buffer in bytes.
-const BUFFER: std::ops::RangeInclusive<usize> = 2048..=(1 << 30) - 1;
 /// Ports for connections that do not ask for one (RFC 6335).
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=65_535;
-/// Smallest MTU of an IPv6 link (RFC 8200 5), which is enough for IPv4 too, and the largest packet.
-const MTU: std::ops::RangeInclusive<usize> = 1280..=65_535;
-/// Longer times are as good as for ever, and can be added to any other.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
-
-/// Why a stack was not built.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuildError {
-    /// No address was given.
-    #[error("a stack needs at least one address: give one with address(\"10.0.0.2/24\".parse()?)")]
-    NoAddress,
-    /// An address that no host can have.
-    #[error("{0} cannot be a stack's address: it must be a unicast host address")]
-    BadAddress(IpAddr),
-    /// A buffer size out of range.
-    #[error("a buffer of {0} bytes is out of range: use 2048 to 1073741823")]
-    BufferSize(usize),
-    /// An MTU that IP does not work with.
-    #[error("the link's MTU of {0} bytes is out of range: use 1280 to 65535")]
-    Mtu(usize),
-    /// No randomness from the system.
-    #[error("no randomness from the operating system: {0}")]
-    Random(getrandom::Error),
-    /// The driver thread could not be started.
-    #[error("the driver thread could not be started: {0}")]
-    Thread(io::Error),
-}
-
-/// How a stack is built. Made by [`Stack::builder`].
-#[derive(Debug)]
-pub struct Builder {
-    link: Arc<dyn Link>,
-    addresses: Vec<IpNet>,
-    clock: Arc<dyn Clock>,
-    config: Config,
-    seed: Option<u64>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Config {
-    rcv_buffer: usize,
-    snd_buffer: usize,
-    /// The engine's send ring: what can be in flight.
-    snd_ring: usize,
-    nagle: bool,
-    ack_delay: Option<Duration>,
-    limits: Limits,
-    time_wait: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            rcv_buffer: crate::sockbuf::DEFAULT_HIWAT,
-            snd_buffer: crate::sockbuf::DEFAULT_HIWAT,
-            snd_ring: crate::sockbuf::DEFAULT_HIWAT,
-            nagle: false,
-            ack_delay: None,
-            limits: Limits {
-                connect: Duration::from_secs(75),
-                user: Duration::from_secs(300),
-                fin_wait: Duration::from_secs(60),
-            },
-            time_wait: Duration::from_secs(60),
-        }
-    }
-}
-
-impl Builder {
-    /// Adds an address with its prefix length. The prefix matters for the choice of a source address.
-    #[must_use]
-    pub fn address(mut self, address: IpNet) -> Builder {
-        self.addresses.push(address);
-        self
-    }
-
-    /// Size of the receive buffer of each connection in bytes: the largest window it advertises.
-    /// 256 KiB by default, 2 KiB to just below 1 GiB
-    /// (RFC 7323's largest window).
-    #[must_use]
-    pub fn receive_buffer(mut self, bytes: usize) -> Builder {
-        self.config.rcv_buffer = bytes;
-        self
-    }
-
-    /// Size of the send buffer of each connection in bytes: what can wait and be in flight.
-    /// 256 KiB by default, 2 KiB to just below 1 GiB
-    /// (RFC 7323's largest window).
-    #[must_use]
-    pub fn send_buffer(mut self, bytes: usize) -> Builder {
-        self.config.snd_buffer = bytes;
-        self.config.snd_ring = bytes;
-        self
-    }
-
-    /// How long to wait for the answer to a SYN; 75 s by default, as in BSD.
-    #[must_use]
-    pub fn connect_timeout(mut self, timeout: Duration) -> Builder {
-        self.config.limits.connect = timeout.min(LONGEST);
-        self
-    }
-
-    /// How long data may stay unacknowledged without any sign of the peer before the connection
-    /// ends with `TimedOut` (RFC 793's user timeout); 5 minutes by default.
-    #[must_use]
-    pub fn user_timeout(mut self, timeout: Duration) -> Builder {
-        self.config.limits.user = timeout.min(LONGEST);
-        self
-    }
-
-    /// How long a closed connection remembers itself to answer its peer (2 MSL); 60 s by default.
-    #[must_use]
-    pub fn time_wait(mut self, duration: Duration) -> Builder {
-        self.config.time_wait = duration.min(LONGEST);
-        self
-    }
-
-    /// Delays acknowledgements by this much; by default they are not, since a batch draws one.
-    #[must_use]
-    pub fn ack_delay(mut self, delay: Option<Duration>) -> Builder {
-        self.config.ack_delay = delay.map(|delay| delay.min(LONGEST));
-        self
-    }
-
-    /// Where time comes from; the system's clock by default.
-    #[must_use]
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Builder {
-        self.clock = clock;
-        self
-    }
-
-    /// Makes sequence numbers and ports repeatable. For tests only: they must not be guessable.
-    #[must_use]
-    pub fn seed(mut self, seed: u64) -> Builder {
-        self.seed = Some(seed);
-        self
-    }
-
-    /// Builds the stack and starts its driver thread.
-    ///
-    /// # Errors
-    /// See [`BuildError`].
-    pub fn build(self) -> Result<Stack, BuildError> {
-        let (stack, driver) = self.manual()?;
-        thread::Builder::new()
-            .name("sosplice:driver".into())
-            .spawn(move || driver.run())
-            .map_err(BuildError::Thread)?;
-        Ok(stack)
-    }
-
-    /// Builds the stack without a thread: the caller runs the [`Driver`].
-    ///
-    /// ```
-    /// use sosplice::{Stack, link::memory};
-    /// let (link, _other) = memory::pair(memory::Config::default());
-    /// let (stack, mut driver) = Stack::builder(link).address("10.0.0.1/24".parse()?).manual()?;
-    /// assert!(!driver.run_once()?, "nothing has arrived");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    /// See [`BuildError`].
-    pub fn manual(self) -> Result<(Stack, Driver), BuildError> {
-        self.check()?;
-        let seed = match self.seed {
-            Some(seed) => seed,
-            None => getrandom::u64().map_err(BuildError::Random)?,
-        };
-        let caps = self.link.capabilities();
-        let shared = Arc::new(Shared {
-            link: self.link,
-            epoch: self.clock.now() - Duration::from_secs(1),
-            clock: self.clock,
-            addresses: self.addresses,
-            config: self.config,
-            table: Table::new(self.config.time_wait),
-            listeners: Mutex::default(),
-            half_open: Mutex::default(),
-            agenda: Mutex::default(),
-            control: Mutex::new(Control::new(&caps)),
-            counters: Counters::default(),
-            received: Received::default(),
-            secret: RandomState::new(),
-            port_secret: seed.rotate_left(32),
-            dialled: AtomicU64::new(seed),
-            random: AtomicU64::new(seed),
-            closing: AtomicBool::new(false),
-            down: AtomicBool::new(false),
-            attached: AtomicUsize::new(0),
-        });
-        let driver = Driver::new(shared.clone());
-        Ok((
-            Stack {
-                handle: Arc::new(Handle { shared }),
-            },
-            driver,
-        ))
-    }
-
-    fn check(&self) -> Result<(), BuildError> {
-        let first = self.addresses.first().ok_or(BuildError::NoAddress)?;
-        let unicast = |address: IpAddr| !address.is_unspecified() && !address.is_multicast();
-        if let Some(bad) = self.addresses.iter().find(|net| !unicast(net.addr())) {
-            return Err(BuildError::BadAddress(bad.addr()));
-        }
-        debug_assert!(unicast(first.addr()));
-        let buffers = [self.config.rcv_buffer, self.config.snd_buffer];
-        if let Some(bad) = buffers.into_iter().find(|bytes| !BUFFER.contains(bytes)) {
-            return Err(BuildError::BufferSize(bad));
-        }
-        let mtu = self.link.capabilities().mtu;
-        if MTU.contains(&mtu) {
-            Ok(())
-        } else {
-            Err(BuildError::Mtu(mtu))
-        }
-    }
-}
-
-/// What a stack has received, and what it did not take.
-#[derive(Debug, Default)]
-pub(crate) struct Received {
-    pub(crate) frames: Counter,
-    /// Dropped by the parser, by reason.
-    pub(crate) malformed: Counter,
-    pub(crate) fragments: Counter,
-    pub(crate) unsupported: Counter,
-    pub(crate) bad_checksum: Counter,
-    pub(crate) bad_address: Counter,
-    /// Not for us, or for nobody.
-    pub(crate) stray: Counter,
-    /// SYNs beyond a backlog.
-    pub(crate) backlog_full: Counter,
-}
-
-impl Received {
-    pub(crate) fn dropped(&self, why: Malformed) -> &Counter {
-        match why {
-            Malformed::Header => &self.malformed,
-            Malformed::Fragment => &self.fragments,
-            Malformed::Protocol => &self.unsupported,
-            Malformed::Checksum => &self.bad_checksum,
-            Malformed::Address => &self.bad_address,
-        }
-    }
-}
-
-/// Counters of a stack at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Connections, those in TIME-WAIT not counted.
-    pub connections: usize,
-    /// Frames received.
-    pub frames_received: u64,
-    /// Frames dropped because of lengths or versions that make no sense.
-    pub frames_malformed: u64,
-    /// IP fragments, which are dropped.
-    pub frames_fragments: u64,
-    /// Frames of another protocol than TCP and ICMP, or with IPv6 extension headers.
-    pub frames_unsupported: u64,
-    /// Frames with a wrong checksum.
-    pub frames_bad_checksum: u64,
-    /// Segments from or to an address or port that no connection has, e.g. multicast.
-    pub frames_bad_address: u64,
-    /// Frames for nobody here.
-    pub frames_stray: u64,
-    /// Segments sent.
-    pub segments_sent: u64,
-    /// Segments that the link refused for good; TCP sends them again.
-    pub segments_lost: u64,
-    /// Segments that were not acceptable (RFC 9293, 5961).
-    pub segments_refused: u64,
-    /// Segments dropped because a connection's backlog was full.
-    pub segments_backlog_full: u64,
-    /// SYNs dropped because a listener's backlog was full.
-    pub syns_dropped: u64,
-    /// Times that the link had no room.
-    pub link_full: u64,
-    /// Connections reset because an invariant of this crate was broken: always 0, or a bug.
-    pub broken: u64,
-}
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -378,6 +98,8 @@ pub(crate) struct Shared {
     pub(crate) received: Received,
     /// Keys the initial sequence numbers (RFC 6528).
     secret: RandomState,
+    /// A test gave the seed, and wants the same numbers again.
+    repeatable: bool,
     /// Keys the ports to dial from, and how many were tried.
     port_secret: u64,
     dialled: AtomicU64,
@@ -713,7 +435,13 @@ impl Shared {
             .saturating_duration_since(self.epoch)
             .as_micros()
             / 4;
-        (self.secret.hash_one(tuple) as u32).wrapping_add(ticks as u32)
+        let hash = match self.repeatable {
+            true => {
+                BuildHasherDefault::<DefaultHasher>::default().hash_one((self.port_secret, tuple))
+            }
+            false => self.secret.hash_one(tuple),
+        };
+        (hash as u32).wrapping_add(ticks as u32)
     }
 
     /// SplitMix64: for ports and engine seeds; sequence numbers on the wire do not depend on it.

@@ -43,6 +43,18 @@ fn proxy() -> PathBuf {
     std::env::var_os("SOSPLICE_PROXY").map_or_else(example::proxy, PathBuf::from)
 }
 
+/// Whether the programs at both ends are installed. If not, says so (see [`skip`]).
+fn has_programs(test: &str) -> bool {
+    let missing: Vec<&str> = ["curl", "iperf3", "python3"]
+        .into_iter()
+        .filter(|program| Command::new(program).arg("--version").output().is_err())
+        .collect();
+    if !missing.is_empty() {
+        skip(test, &format!("needs {}", missing.join(", ")));
+    }
+    missing.is_empty()
+}
+
 /// Client, proxy and server.
 struct Scene {
     proxy: Program,
@@ -55,7 +67,7 @@ impl Scene {
     /// `None` if this machine or user cannot.
     fn new(test: &str, mtu: usize) -> Option<Scene> {
         static TURN: Mutex<()> = Mutex::new(());
-        if !available(test) {
+        if !available(test) || !has_programs(test) {
             return None;
         }
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);

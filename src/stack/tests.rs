@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::link::memory::{self, MemoryLink};
+use std::time::Duration;
 
 fn stack(frames: usize) -> (Stack, Driver, MemoryLink) {
     let config = memory::Config {

@@ -22,6 +22,7 @@ use smoltcp::socket::tcp::State;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 /// Time that only moves when told to.
 #[derive(Debug)]

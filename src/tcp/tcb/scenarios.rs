@@ -3,7 +3,9 @@
 use super::*;
 use crate::clock::{Clock, SystemClock};
 use crate::link::memory::{self, MemoryLink};
+use crate::link::{Checksum, Packet};
 use crate::tcp::engine::EngineConfig;
+use crate::tcp::wire::{self, SYN};
 use crate::tcp::wire::{ACK, Parsed, SynOptions};
 use std::sync::Arc;
 

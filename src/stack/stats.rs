@@ -1,0 +1,68 @@
+//! What a stack counts.
+
+use crate::tcp::host::Counter;
+use crate::tcp::wire::Malformed;
+
+/// What a stack has received, and what it did not take.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    pub(crate) frames: Counter,
+    /// Dropped by the parser, by reason.
+    pub(crate) malformed: Counter,
+    pub(crate) fragments: Counter,
+    pub(crate) unsupported: Counter,
+    pub(crate) bad_checksum: Counter,
+    pub(crate) bad_address: Counter,
+    /// Not for us, or for nobody.
+    pub(crate) stray: Counter,
+    /// SYNs beyond a backlog.
+    pub(crate) backlog_full: Counter,
+}
+
+impl Received {
+    pub(crate) fn dropped(&self, why: Malformed) -> &Counter {
+        match why {
+            Malformed::Header => &self.malformed,
+            Malformed::Fragment => &self.fragments,
+            Malformed::Protocol => &self.unsupported,
+            Malformed::Checksum => &self.bad_checksum,
+            Malformed::Address => &self.bad_address,
+        }
+    }
+}
+
+/// Counters of a stack at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Connections, those in TIME-WAIT not counted.
+    pub connections: usize,
+    /// Frames received.
+    pub frames_received: u64,
+    /// Frames dropped because of lengths or versions that make no sense.
+    pub frames_malformed: u64,
+    /// IP fragments, which are dropped.
+    pub frames_fragments: u64,
+    /// Frames of another protocol than TCP and ICMP, or with IPv6 extension headers.
+    pub frames_unsupported: u64,
+    /// Frames with a wrong checksum.
+    pub frames_bad_checksum: u64,
+    /// Segments from or to an address or port that no connection has, e.g. multicast.
+    pub frames_bad_address: u64,
+    /// Frames for nobody here.
+    pub frames_stray: u64,
+    /// Segments sent.
+    pub segments_sent: u64,
+    /// Segments that the link refused for good; TCP sends them again.
+    pub segments_lost: u64,
+    /// Segments that were not acceptable (RFC 9293, 5961).
+    pub segments_refused: u64,
+    /// Segments dropped because a connection's backlog was full.
+    pub segments_backlog_full: u64,
+    /// SYNs dropped because a listener's backlog was full.
+    pub syns_dropped: u64,
+    /// Times that the link had no room.
+    pub link_full: u64,
+    /// Connections reset because an invariant of this crate was broken: always 0, or a bug.
+    pub broken: u64,
+}

@@ -1,0 +1,145 @@
+//! Where the engine's frames go: they get their payload, their sequence numbers and their checksum,
+//! and are given to the link, or wait for it.
+
+use super::Env;
+use crate::buf::Gather;
+use crate::link::{Checksum, Packet, TransmitError};
+use crate::tcp::engine::{Emitted, Outlet};
+use crate::tcp::guard::Guard;
+use crate::tcp::wire::{self, FIN, RST, SYN, Tuple};
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::num::NonZeroU16;
+
+/// A packet that waits for room in the link.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    header: SmallVec<[u8; 80]>,
+    ip_header_len: usize,
+    payload: Gather,
+    segment: Option<NonZeroU16>,
+}
+
+/// Where the engine's frames go: they get their payload, their checksum, and are transmitted.
+pub(super) struct Wire<'a> {
+    pub(super) tuple: Tuple,
+    pub(super) guard: &'a mut Guard,
+    pub(super) waiting: &'a mut VecDeque<Waiting>,
+    pub(super) offset: &'a mut Option<u32>,
+    pub(super) wire_iss: u32,
+    pub(super) env: &'a Env<'a>,
+    pub(super) broken: bool,
+    #[cfg(test)]
+    pub(super) tap: &'a mut crate::tcp::oracle::Tap,
+}
+
+impl Wire<'_> {
+    /// I6: the payload that belongs to an emitted range.
+    fn payload(&mut self, seq: u32, len: usize) -> Option<Gather> {
+        if len == 0 {
+            return Some(Gather::new());
+        }
+        let from = self.guard.send_position(seq)?;
+        let to = from + len as u64;
+        let snd = self.env.end.snd();
+        let chain = snd.buf.chain();
+        (chain.start() <= from && to <= chain.end()).then(|| chain.range(from..to))
+    }
+}
+
+impl Outlet for Wire<'_> {
+    fn ready(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn emit(&mut self, emitted: Emitted<'_>) {
+        let Emitted {
+            header,
+            ip_header_len,
+            emission,
+            segment,
+        } = emitted;
+        self.guard.emitted(&emission);
+        let Some(payload) = self.payload(emission.header.seq, emission.len) else {
+            debug_assert!(
+                false,
+                "invariant broken: I6: an emitted payload lies within so_snd"
+            );
+            self.broken = true;
+            return;
+        };
+        #[cfg(test)]
+        self.tap.emitted(header, &payload);
+        if emission.header.has(SYN) && self.offset.is_none() {
+            *self.offset = Some(self.wire_iss.wrapping_sub(emission.header.seq));
+        }
+        let occupies = emission.len > 0 || emission.header.flags & (SYN | FIN | RST) != 0;
+        let seq = if occupies {
+            emission.header.seq
+        } else {
+            self.guard.ack_seq()
+        };
+        let seq = seq.wrapping_add(self.offset.unwrap_or(0));
+        header[ip_header_len + 4..ip_header_len + 8].copy_from_slice(&seq.to_be_bytes());
+        let window = self.guard.wire_window(&emission.header);
+        header[ip_header_len + 14..ip_header_len + 16].copy_from_slice(&window.to_be_bytes());
+        let mut packet = Waiting {
+            header: SmallVec::from_slice(header),
+            ip_header_len,
+            payload,
+            segment,
+        };
+        let behind = !self.waiting.is_empty();
+        if behind && emission.header.has(RST) {
+            // An answer to a segment that had nothing to do with us: its sender may ask again.
+            self.env.counters.lost.add(1);
+            return;
+        }
+        if behind || !packet.send(self.env) {
+            // A newer pure acknowledgement says all that an older one did.
+            if packet.payload.is_empty() && self.waiting.back().is_some_and(|last| last.is_ack()) {
+                self.waiting.pop_back();
+            }
+            self.waiting.push_back(packet);
+        }
+    }
+}
+
+impl Waiting {
+    fn is_ack(&self) -> bool {
+        let flags = self.header[self.ip_header_len + 13];
+        self.payload.is_empty() && flags & (SYN | FIN | RST) == 0
+    }
+
+    /// `false`: the link is full.
+    pub(super) fn send(&mut self, env: &Env<'_>) -> bool {
+        let partial = env.link.capabilities().checksum;
+        let payload = self.payload.iter().map(|buf| &buf[..]);
+        wire::finish(&mut self.header, self.ip_header_len, payload, partial);
+        let packet = Packet {
+            header: &self.header,
+            payload: &self.payload,
+            ip_header_len: self.ip_header_len,
+            checksum: if partial {
+                Checksum::Partial
+            } else {
+                Checksum::Complete
+            },
+            segment: self.segment,
+        };
+        match env.link.transmit(&packet) {
+            Ok(()) => {
+                env.counters.sent.add(1);
+                true
+            }
+            Err(TransmitError::Full) => {
+                env.counters.link_full.add(1);
+                false
+            }
+            Err(TransmitError::Refused(_) | TransmitError::Gone(_)) => {
+                env.counters.lost.add(1);
+                true
+            }
+        }
+    }
+}
