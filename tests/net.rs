@@ -24,7 +24,7 @@ use program::{Program, output};
 use rustix::event::{PollFd, PollFlags, poll};
 use sosplice::clock::{Clock, SystemClock};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -60,12 +60,18 @@ struct Scene {
     proxy: Program,
     client: Namespace,
     server: Namespace,
+    front: SocketAddr,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Scene {
     /// `None` if this machine or user cannot.
     fn new(test: &str, mtu: usize) -> Option<Scene> {
+        Scene::with(test, mtu, FRONT, &[])
+    }
+
+    /// As [`new`](Self::new), listening at `front`, and with more arguments for the proxy.
+    fn with(test: &str, mtu: usize, front: &str, more: &[&str]) -> Option<Scene> {
         static TURN: Mutex<()> = Mutex::new(());
         if !available(test) || !has_programs(test) {
             return None;
@@ -77,19 +83,23 @@ impl Scene {
         let server = Namespace::new("s");
         server.tun("ts", &["10.78.2.1/24", "fd78:2::1/64"], mtu);
         let mut command = Command::new(program);
-        command.args(["--tun", &format!("tc@{}=10.78.1.2/24", client.name())]);
+        let addresses = "10.78.1.2/24,fd78:1::2/64";
+        command.args(["--tun", &format!("tc@{}={addresses}", client.name())]);
         command.args(["--tun", &format!("ts@{}=10.78.2.2/24", server.name())]);
-        command.args(["--listen", FRONT, "--backend", BACKEND]);
+        command
+            .args(["--listen", front, "--backend", BACKEND])
+            .args(more);
         Some(Scene {
             proxy: Program::start(command, ""),
             client,
             server,
+            front: front.parse().unwrap(),
             _turn: turn,
         })
     }
 
     fn connect(&self) -> std::io::Result<TcpStream> {
-        let front = FRONT.parse().unwrap();
+        let front = self.front;
         let limit = LIMIT.unwrap();
         bounded(
             self.client
@@ -226,6 +236,69 @@ fn a_half_closed_connection_still_carries_the_answer() {
         stream.read_to_end(&mut got).unwrap();
         assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
     });
+}
+
+#[test]
+fn ipv6_in_front_of_ipv4_carries_both_ways() {
+    let test = "ipv6_in_front_of_ipv4_carries_both_ways";
+    let Some(scene) = Scene::with(test, 1500, "[fd78:1::2]:8080", &["--dispatch", "direct"]) else {
+        return;
+    };
+    let listener = scene.listen();
+    let (up, down) = (pattern(8 * MIB), pattern(5 * MIB));
+    let stream = scene.connect().unwrap();
+    let server = accept(&listener);
+    thread::scope(|scope| {
+        for (end, bytes) in [(&stream, &up), (&server, &down)] {
+            scope.spawn(move || {
+                let mut end = end;
+                end.write_all(bytes).unwrap();
+                end.shutdown(Shutdown::Write).unwrap();
+            });
+        }
+        for (mut end, bytes) in [(&server, &up), (&stream, &down)] {
+            let mut got = Vec::new();
+            end.read_to_end(&mut got).unwrap();
+            assert!(got == *bytes, "{} of {} bytes", got.len(), bytes.len());
+        }
+    });
+}
+
+#[test]
+fn a_limit_ends_the_connection_at_its_last_byte() {
+    let test = "a_limit_ends_the_connection_at_its_last_byte";
+    let Some(scene) = Scene::with(test, 1500, FRONT, &["--max-bytes", "1000003"]) else {
+        return;
+    };
+    let listener = scene.listen();
+    let sent = pattern(2 * MIB);
+    let mut stream = scene.connect().unwrap();
+    thread::scope(|scope| {
+        // The rest finds no connection any more.
+        scope.spawn(|| drop(accept(&listener).write_all(&sent)));
+        let mut got = vec![0; 1_000_003];
+        stream.read_exact(&mut got).unwrap();
+        assert!(got == sent[..got.len()]);
+        assert!(!matches!(stream.read(&mut [0]), Ok(1)), "one byte too many");
+    });
+}
+
+#[test]
+fn an_idle_connection_is_ended() {
+    let Some(scene) = Scene::with("an_idle_connection_is_ended", 1500, FRONT, &["--idle", "1"])
+    else {
+        return;
+    };
+    let listener = scene.listen();
+    let mut stream = scene.connect().unwrap();
+    let mut server = accept(&listener);
+    server.write_all(b"x").unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+    let before = SystemClock.now();
+    assert!(!matches!(stream.read(&mut [0]), Ok(1)));
+    let after = SystemClock.now() - before;
+    let limits = Duration::from_millis(500)..Duration::from_secs(10);
+    assert!(limits.contains(&after), "ended after {after:?}");
 }
 
 #[test]
