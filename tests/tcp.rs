@@ -83,3 +83,54 @@ fn nobody_listens() {
     let error = TcpStream::connect(&client, "10.0.0.1:80".parse().unwrap()).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
 }
+
+#[test]
+fn an_intercepting_listener_accepts_any_destination() {
+    let (server, client) = stacks();
+    let own = TcpListener::bind(&server, "10.0.0.1:80".parse().unwrap()).unwrap();
+    let any = TcpListener::intercept(&server, None, 8).unwrap();
+    for destination in ["203.0.113.5:443", "10.0.0.1:81", "[2001:db8::7]:25"] {
+        let destination = destination.parse().unwrap();
+        let mut stream = TcpStream::connect(&client, destination).unwrap();
+        let (mut accepted, peer) = any.accept().unwrap();
+        assert_eq!(
+            accepted.local_addr(),
+            destination,
+            "the original destination"
+        );
+        assert_eq!(peer, stream.local_addr());
+        stream.write_all(b"hello").unwrap();
+        let mut got = [0; 5];
+        accepted.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"hello");
+    }
+    let stream = TcpStream::connect(&client, "10.0.0.1:80".parse().unwrap()).unwrap();
+    let (accepted, _) = own.accept().unwrap();
+    assert_eq!(
+        accepted.local_addr(),
+        stream.peer_addr(),
+        "other listeners come first"
+    );
+    let taken = TcpListener::intercept(&server, None, 8).unwrap_err();
+    assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
+}
+
+#[test]
+fn an_address_that_is_not_ours_is_an_error() {
+    let (server, client) = stacks();
+    let kind = |address: &str| {
+        let error = TcpListener::bind(&server, address.parse().unwrap()).map(drop);
+        error.map_err(|error| error.kind())
+    };
+    assert_eq!(
+        kind("10.0.0.9:80"),
+        Err(std::io::ErrorKind::AddrNotAvailable)
+    );
+    let held = TcpListener::bind(&server, "10.0.0.1:80".parse().unwrap()).unwrap();
+    assert_eq!(kind("10.0.0.1:80"), Err(std::io::ErrorKind::AddrInUse));
+    assert_eq!(kind("0.0.0.0:80"), Err(std::io::ErrorKind::AddrInUse));
+    drop(held);
+    assert_eq!(kind("10.0.0.1:80"), Ok(()));
+    let nowhere = TcpStream::connect(&client, "0.0.0.0:80".parse().unwrap()).unwrap_err();
+    assert_eq!(nowhere.kind(), std::io::ErrorKind::InvalidInput);
+}
