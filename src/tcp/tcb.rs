@@ -8,8 +8,8 @@
 //!   after each feed the engine has grown as the guard said.
 //! * I2 positions are absolute and only grow; ring lengths are not progress.
 //! * I3 why an engine closed follows from the state before and the event ([`closed_by`]).
-//! * I4 the engine's `close()` is called only in ESTABLISHED or CLOSE-WAIT, with all of `so_snd`
-//!   counted in the engine.
+//! * I4 the engine's `close()` is called only in ESTABLISHED, with all of `so_snd` counted in the
+//!   engine, or in CLOSE-WAIT, with all of it acknowledged.
 //! * I5 initial sequence numbers come from the segment whose acceptance left LISTEN or SYN-SENT and
 //!   from the first emitted SYN. An engine that falls back to LISTEN is destroyed.
 //! * I6 an emitted payload lies within `so_snd`.
