@@ -4,9 +4,10 @@
 //! full they are dropped. Under a leaf lock of its own.
 
 use crate::link::{Capabilities, Checksum, Frame, Link, Packet};
+use crate::tcp::engine::Received;
 use crate::tcp::wire::{self, MAX_CANONICAL, Segment};
 use smoltcp::iface::{Config, Interface, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, TxToken};
 use smoltcp::time::Instant;
 use smoltcp::wire::HardwareAddress;
 
@@ -88,14 +89,6 @@ struct Port<'a> {
     rx: Option<&'a [u8]>,
     tx: Vec<u8>,
     caps: &'a DeviceCapabilities,
-}
-
-struct Received<'a>(&'a [u8]);
-
-impl RxToken for Received<'_> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(self.0)
-    }
 }
 
 struct Sending<'a>(&'a mut Vec<u8>);

@@ -104,14 +104,13 @@ impl Driver {
     fn input(&mut self, frame: Frame, now: Instant) {
         let counters = &self.shared.received;
         counters.frames.add(1);
-        let ip_header_len = if frame.head.first().is_some_and(|byte| byte >> 4 == 6) {
-            wire::IPV6_HEADER
-        } else {
-            wire::IPV4_HEADER
-        };
-        match wire::parse(frame.clone()) {
+        match wire::parse(frame) {
             Parsed::Tcp(segment) => self.segment(segment, now),
-            Parsed::Icmp { destination } if self.shared.is_own(destination) => {
+            Parsed::Icmp {
+                destination,
+                ip_header_len,
+                frame,
+            } if self.shared.is_own(destination) => {
                 let answer = self.shared.control.lock().icmp(&frame);
                 if let Some(answer) = answer {
                     control::send(&*self.shared.link, &answer, ip_header_len);

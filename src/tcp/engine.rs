@@ -297,7 +297,8 @@ pub(crate) struct Port<'a> {
     pub(crate) outlet: &'a mut dyn Outlet,
 }
 
-pub(crate) struct Received<'a>(&'a [u8]);
+/// A received frame, for any device that has one to give.
+pub(crate) struct Received<'a>(pub(crate) &'a [u8]);
 
 impl RxToken for Received<'_> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {

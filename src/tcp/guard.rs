@@ -407,9 +407,9 @@ impl Guard {
     }
 
     /// A segment of which nothing is in the window. Its sender needs an ACK to make progress, but
-    /// what it acknowledges counts all the same: with a closed window (RFC 9293 3.10.7.4), from a
-    /// sender that was allowed to go beyond where the edge is now, and, as in BSD, in duplicates:
-    /// two sides that both retransmit would otherwise refuse each other's acknowledgements.
+    /// what it acknowledges counts all the same: with a closed window (RFC 9293 3.10.7.4), and, as in
+    /// BSD, in duplicates: two sides that both retransmit would otherwise refuse each other's
+    /// acknowledgements.
     fn judge_outside(&mut self, state: State, header: &Header, cut: &Cut) -> Verdict {
         let answer = self.below_window();
         let next = signed(self.rcv_nxt);

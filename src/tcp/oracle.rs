@@ -8,12 +8,12 @@
 
 mod network;
 
-use super::engine::{EngineConfig, device_capabilities};
+use super::engine::{EngineConfig, Received, device_capabilities};
 use super::wire::{self, Header, MAX_CANONICAL, Tuple};
 use crate::buf::Buf;
 use crate::link::Capabilities;
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, RxToken, TxToken};
+use smoltcp::phy::{Device, DeviceCapabilities, TxToken};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpEndpoint};
@@ -250,14 +250,6 @@ struct Plain<'a> {
     rx: Option<&'a [u8]>,
     out: &'a mut VecDeque<Vec<u8>>,
     caps: &'a DeviceCapabilities,
-}
-
-struct Received<'a>(&'a [u8]);
-
-impl RxToken for Received<'_> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(self.0)
-    }
 }
 
 struct Sending<'a>(&'a mut VecDeque<Vec<u8>>);

@@ -350,16 +350,16 @@ impl Tcb {
         self.tap.fed(now, &self.tuple, header, len, bytes);
         #[cfg(not(test))]
         let _ = bytes;
+        let tuple = self.tuple;
         let (mut wire, engine) = self.split(env);
         if let Some(engine) = engine {
-            engine.feed(now, &wire.tuple.clone(), header, len, &mut wire);
+            engine.feed(now, &tuple, header, len, &mut wire);
         }
         self.broken |= wire.broken;
     }
 
     fn split<'a>(&'a mut self, env: &'a Env<'_>) -> (Wire<'a>, Option<&'a mut Engine>) {
         let wire = Wire {
-            tuple: self.tuple,
             guard: &mut self.guard,
             waiting: &mut self.waiting,
             offset: &mut self.offset,

@@ -86,6 +86,8 @@ pub(crate) enum Parsed {
     /// For the control interface.
     Icmp {
         destination: IpAddr,
+        ip_header_len: usize,
+        frame: Frame,
     },
     Dropped(Malformed),
 }
@@ -125,6 +127,8 @@ pub(crate) fn parse(frame: Frame) -> Parsed {
         },
         (PROTO_ICMP, true) | (PROTO_ICMPV6, false) => Parsed::Icmp {
             destination: ip.destination,
+            ip_header_len: ip.header_len,
+            frame,
         },
         _ => Parsed::Dropped(Malformed::Protocol),
     }
@@ -563,6 +567,12 @@ mod tests {
         }
     }
 
+    fn patch(good: &[u8], at: usize, value: u8) -> Vec<u8> {
+        let mut bytes = good.to_vec();
+        bytes[at] = value;
+        bytes
+    }
+
     #[test]
     fn fragments_extension_headers_and_odd_addresses_are_dropped() {
         let header = Header {
@@ -578,11 +588,7 @@ mod tests {
         };
         let good = packet(false, &header, b"x");
         assert_eq!(why(&good), None);
-        let patched = |at: usize, value: u8| {
-            let mut bytes = good.clone();
-            bytes[at] = value;
-            bytes
-        };
+        let patched = |at, value| patch(&good, at, value);
         assert_eq!(
             why(&patched(6, 0x20)),
             Some(Malformed::Fragment),
@@ -612,11 +618,7 @@ mod tests {
         );
         let good = packet(true, &header, b"x");
         assert_eq!(why(&good), None);
-        let patched = |at: usize, value: u8| {
-            let mut bytes = good.clone();
-            bytes[at] = value;
-            bytes
-        };
+        let patched = |at, value| patch(&good, at, value);
         assert_eq!(
             why(&patched(6, 44)),
             Some(Malformed::Fragment),

@@ -6,7 +6,7 @@ use crate::buf::Gather;
 use crate::link::{Checksum, Packet, TransmitError};
 use crate::tcp::engine::{Emitted, Outlet};
 use crate::tcp::guard::Guard;
-use crate::tcp::wire::{self, FIN, RST, SYN, Tuple};
+use crate::tcp::wire::{self, FIN, RST, SYN};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
@@ -22,7 +22,6 @@ pub(super) struct Waiting {
 
 /// Where the engine's frames go: they get their payload, their checksum, and are transmitted.
 pub(super) struct Wire<'a> {
-    pub(super) tuple: Tuple,
     pub(super) guard: &'a mut Guard,
     pub(super) waiting: &'a mut VecDeque<Waiting>,
     pub(super) offset: &'a mut Option<u32>,
