@@ -13,7 +13,7 @@
 //!    the driver is told; whoever owns the connection next takes it first.
 
 use super::engine::Engine;
-use super::host::{Host, TimerKey};
+use super::host::Host;
 use super::tcb::{Done, Env, Limits, Tcb, Work};
 use super::wire::{Segment, Tuple};
 use crate::lock::{self, CONNECTION, Guard, LEAF};
@@ -32,8 +32,6 @@ const USER_ROUNDS: u32 = 4;
 struct Backlog {
     segments: VecDeque<Segment>,
     work: Work,
-    /// The timer. Only the owner touches it.
-    armed: Option<TimerKey>,
 }
 
 /// Whose thread runs the connection.
@@ -176,19 +174,18 @@ impl Conn {
             None => {}
         }
         if let Some(at) = served.next {
-            self.arm(me, at, env.now);
+            self.arm(me, tcb, at, env.now);
         }
     }
 
     /// Arms the timer unless it comes earlier anyway: then it will look again. One that is due does
     /// not count: it has fired, or is about to.
-    fn arm(&self, me: &Arc<Conn>, at: Instant, now: Instant) {
-        let former = self.backlog.lock().armed;
+    fn arm(&self, me: &Arc<Conn>, tcb: &mut Tcb, at: Instant, now: Instant) {
+        let former = tcb.armed;
         if former.is_some_and(|(armed, _)| now < armed && armed <= at) {
             return;
         }
-        let key = self.host.arm(me, at, former);
-        self.backlog.lock().armed = Some(key);
+        tcb.armed = Some(self.host.arm(me, at, former));
     }
 
     /// Everything about the connection, for a failed test.

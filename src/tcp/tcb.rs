@@ -18,7 +18,7 @@ mod outlet;
 
 use super::engine::Engine;
 use super::guard::{Feed, Guard, Verdict};
-use super::host::Counters;
+use super::host::{Counters, TimerKey};
 use super::store::Store;
 use super::time_wait::TimeWait;
 use super::wire::{FIN, Header, RST, Segment, Tuple};
@@ -173,6 +173,8 @@ pub(crate) struct Tcb {
     epoch: Instant,
     /// A window update is worth at least this many bytes.
     step: u64,
+    /// The timer that the host keeps for this connection.
+    pub(crate) armed: Option<TimerKey>,
     #[cfg(test)]
     pub(crate) tap: super::oracle::Tap,
     #[cfg(test)]
@@ -213,6 +215,7 @@ impl Tcb {
             limits,
             epoch,
             step: (rcv_ring / 4).min(4 * mtu) as u64,
+            armed: None,
             #[cfg(test)]
             tap: super::oracle::Tap::default(),
             #[cfg(test)]
