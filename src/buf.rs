@@ -70,6 +70,7 @@ impl FrameMut {
                 frame: Some(frame),
                 start: 0,
                 end: 0,
+                hops: 0,
             },
         }
     }
@@ -114,6 +115,8 @@ pub struct Buf {
     frame: Option<Arc<Frame>>,
     start: u32,
     end: u32,
+    /// How many splices its bytes have passed that count (OpenBSD's `ph_loopcnt`).
+    hops: u8,
 }
 
 impl Buf {
@@ -182,6 +185,17 @@ impl Buf {
         }
     }
 
+    /// How many splices of the OpenBSD flavor its bytes have passed. Bytes that are copied to a
+    /// link or by a user begin again at 0.
+    pub fn hops(&self) -> u8 {
+        self.hops
+    }
+
+    /// Its bytes pass one more splice.
+    pub(crate) fn hop(&mut self) {
+        self.hops = self.hops.saturating_add(1);
+    }
+
     /// Takes over `next` if it continues this buffer within the same frame.
     fn join(&mut self, next: &Buf) -> bool {
         let same = match (&self.frame, &next.frame) {
@@ -191,6 +205,7 @@ impl Buf {
         let joins = same && self.end == next.start;
         if joins {
             self.end = next.end;
+            self.hops = self.hops.max(next.hops);
         }
         joins
     }
@@ -210,10 +225,12 @@ impl Buf {
     }
 
     /// As [`extend`](Self::extend), but all or nothing.
-    fn extend_whole(&mut self, bytes: &[u8]) -> bool {
+    fn extend_whole(&mut self, next: &Buf) -> bool {
         let end = self.end;
-        let whole = self.extend(bytes) == bytes.len();
-        if !whole {
+        let whole = self.extend(next) == next.len();
+        if whole {
+            self.hops = self.hops.max(next.hops);
+        } else {
             self.end = end;
         }
         whole
@@ -268,6 +285,7 @@ impl From<Vec<u8>> for Buf {
             frame: Some(Arc::new(Frame { bytes, class: None })),
             start: 0,
             end,
+            hops: 0,
         }
     }
 }

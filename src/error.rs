@@ -1,9 +1,81 @@
-//! Errors: one enum for each operation, and the `so_error` of a socket.
+//! Errors: one enum for each operation, the `so_error` of a socket, and their numbers in BSD.
 //!
-//! Messages say what was wrong and what would be right. Each error has the number that FreeBSD
-//! gives for it (`errno()`).
+//! Messages say what was wrong and what would be right. Each error has an [`Errno`] (`errno()`),
+//! which for some depends on the [`Flavor`]; [`Errno::number`] is what a system call returns.
 
+use std::fmt;
 use std::io;
+
+/// Which system a socket behaves like where the two differ: the numbers of some errors, what
+/// `SO_ERROR` holds after a splice has ended, whether a spliced source can be read, what the timeout
+/// of the option means, and whether rings end.
+///
+/// A stack has a flavor for all its sockets
+/// ([`Builder::flavor`](crate::stack::Builder::flavor)); a socket can have one of its own
+/// ([`Socket::set_flavor`](crate::Socket::set_flavor)). The flavor of a splice is its source's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Flavor {
+    /// A read takes what happens to be there; splices end without `so_error`; rings go on.
+    #[default]
+    FreeBsd,
+    /// A read finds nothing while the splice lasts; `so_error` says why it ended; rings end with
+    /// `ELOOP` after 128 splices.
+    OpenBsd,
+}
+
+/// An error of a BSD system call, by its name.
+///
+/// ```
+/// use sosplice::error::{Errno, Flavor};
+/// assert_eq!(Errno::EPROTO.number(Flavor::FreeBsd), 92);
+/// assert_eq!(Errno::EPROTO.number(Flavor::OpenBsd), 95);
+/// assert_eq!(Errno::EPROTO.to_string(), "EPROTO");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub enum Errno {
+    EPERM = 1,
+    ENXIO = 6,
+    EBADF = 9,
+    EBUSY = 16,
+    EINVAL = 22,
+    EMFILE = 24,
+    EFBIG = 27,
+    EPIPE = 32,
+    EAGAIN = 35,
+    ENOTSOCK = 38,
+    ENOPROTOOPT = 42,
+    EPROTONOSUPPORT = 43,
+    EOPNOTSUPP = 45,
+    ENETDOWN = 50,
+    ECONNABORTED = 53,
+    ECONNRESET = 54,
+    ENOTCONN = 57,
+    ETIMEDOUT = 60,
+    ECONNREFUSED = 61,
+    ELOOP = 62,
+    EHOSTUNREACH = 65,
+    EPROTO = 92,
+    ENOTCAPABLE = 93,
+}
+
+impl Errno {
+    /// Its number on that system. OpenBSD has no `ENOTCAPABLE`: it is `EPERM` there.
+    pub const fn number(self, flavor: Flavor) -> i32 {
+        match (flavor, self) {
+            (Flavor::OpenBsd, Errno::EPROTO) => 95,
+            (Flavor::OpenBsd, Errno::ENOTCAPABLE) => Errno::EPERM as i32,
+            _ => self as i32,
+        }
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
 
 /// What went wrong with a connection: BSD's `so_error`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -31,6 +103,15 @@ pub enum SoError {
     /// The link below is gone.
     #[error("network is down: the link below is gone")]
     NetworkDown = 7,
+    /// The socket's splice has reached its limit (only in the OpenBSD flavor).
+    #[error("the splice of this socket has reached its limit, splice again for more")]
+    SpliceLimit = 8,
+    /// The socket's splice has ended by its timeout (only in the OpenBSD flavor).
+    #[error("the splice of this socket has timed out, splice again to go on")]
+    SpliceTimedOut = 9,
+    /// The socket's splice is part of a ring (only in the OpenBSD flavor).
+    #[error("the splices of this socket form a ring: bytes have passed 128 splices")]
+    SpliceLoop = 10,
 }
 
 impl SoError {
@@ -43,25 +124,45 @@ impl SoError {
             5 => SoError::BrokenPipe,
             6 => SoError::HostUnreachable,
             7 => SoError::NetworkDown,
+            8 => SoError::SpliceLimit,
+            9 => SoError::SpliceTimedOut,
+            10 => SoError::SpliceLoop,
             _ => return None,
         })
     }
 
-    /// The number of this error on FreeBSD and OpenBSD.
+    /// What `SO_ERROR` says for it, the same on both systems.
     ///
     /// ```
-    /// assert_eq!(sosplice::error::SoError::ConnectionReset.errno(), 54);
+    /// use sosplice::error::{Errno, SoError};
+    /// assert_eq!(SoError::ConnectionReset.errno(), Errno::ECONNRESET);
     /// ```
-    pub const fn errno(self) -> i32 {
+    pub const fn errno(self) -> Errno {
         match self {
-            SoError::ConnectionReset => 54,
-            SoError::ConnectionRefused => 61,
-            SoError::TimedOut => 60,
-            SoError::ConnectionAborted => 53,
-            SoError::BrokenPipe => 32,
-            SoError::HostUnreachable => 65,
-            SoError::NetworkDown => 50,
+            SoError::ConnectionReset => Errno::ECONNRESET,
+            SoError::ConnectionRefused => Errno::ECONNREFUSED,
+            SoError::TimedOut | SoError::SpliceTimedOut => Errno::ETIMEDOUT,
+            SoError::ConnectionAborted => Errno::ECONNABORTED,
+            SoError::BrokenPipe => Errno::EPIPE,
+            SoError::HostUnreachable => Errno::EHOSTUNREACH,
+            SoError::NetworkDown => Errno::ENETDOWN,
+            SoError::SpliceLimit => Errno::EFBIG,
+            SoError::SpliceLoop => Errno::ELOOP,
         }
+    }
+
+    /// Whether it tells of a splice that has ended, and not of the connection: the connection, and
+    /// a splice in the other direction, are as well as before.
+    ///
+    /// ```
+    /// use sosplice::error::SoError;
+    /// assert!(SoError::SpliceLimit.is_of_splice() && !SoError::TimedOut.is_of_splice());
+    /// ```
+    pub const fn is_of_splice(self) -> bool {
+        matches!(
+            self,
+            SoError::SpliceLimit | SoError::SpliceTimedOut | SoError::SpliceLoop
+        )
     }
 }
 
@@ -70,11 +171,13 @@ impl From<SoError> for io::Error {
         let kind = match error {
             SoError::ConnectionReset => io::ErrorKind::ConnectionReset,
             SoError::ConnectionRefused => io::ErrorKind::ConnectionRefused,
-            SoError::TimedOut => io::ErrorKind::TimedOut,
+            SoError::TimedOut | SoError::SpliceTimedOut => io::ErrorKind::TimedOut,
             SoError::ConnectionAborted => io::ErrorKind::ConnectionAborted,
             SoError::BrokenPipe => io::ErrorKind::BrokenPipe,
             SoError::HostUnreachable => io::ErrorKind::HostUnreachable,
             SoError::NetworkDown => io::ErrorKind::NetworkDown,
+            SoError::SpliceLimit => io::ErrorKind::FileTooLarge,
+            SoError::SpliceLoop => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)
     }
@@ -86,11 +189,11 @@ mod tests {
 
     #[test]
     fn every_value_survives_the_round_trip() {
-        for value in 1..=7 {
+        for value in 1..=10 {
             let error = SoError::from_u8(value).expect("listed");
             assert_eq!(error as u8, value);
         }
         assert_eq!(SoError::from_u8(0), None);
-        assert_eq!(SoError::from_u8(8), None);
+        assert_eq!(SoError::from_u8(11), None);
     }
 }

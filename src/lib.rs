@@ -114,6 +114,7 @@
 
 pub mod buf;
 pub mod clock;
+mod end;
 pub mod error;
 pub mod link;
 pub mod local;

@@ -13,21 +13,23 @@
 //! * The connection stands: [`SocketEnd::connected`]. It failed: [`SocketEnd::set_error`] first,
 //!   then the two `cant…more`.
 //!
-//! Each of these wakes who waits: sleeping threads, and the user's [`Upcall`] if there is one. While
-//! a splice diverts the buffer, its upcall is told instead of both. An upcall runs with that
-//! buffer's lock held (rank 2 or 3), so it takes only ranks 4 and 5, moves nothing and calls no
-//! socket.
+//! Each of these wakes who waits: sleeping threads, and the [`Upcall`]s on the buffer. While a splice
+//! diverts the buffer, its upcall is told instead of the others and of sleeping readers. (A sleeping
+//! writer is told too: a splice shares the sink with writers.) An upcall runs with that buffer's
+//! lock held (rank 2 or 3), so it takes only ranks 4 and 5, moves nothing and calls no socket.
 //!
 //! **Protocol methods are entered with no lock held.**
 
 use crate::buf::{Buf, Chain};
-use crate::error::SoError;
+use crate::end::{End, Role};
+use crate::error::{Flavor, SoError};
 use crate::lock::{self, Condvar, Guard, RCV, SND};
 use crate::sockbuf::SockBuf;
+use smallvec::SmallVec;
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// What a protocol does for its socket. All methods are entered with no lock held, from any thread,
 /// also several at once; none may wait for the network.
@@ -69,6 +71,9 @@ pub enum SoState {
     Listening,
     /// Something that is no stream of bytes.
     NotAStream,
+    /// A stream whose bytes are encrypted or decrypted below the socket (KTLS), so that its buffers
+    /// do not hold what the user sends and receives.
+    Encrypted,
 }
 
 /// What happened to a socket buffer.
@@ -90,17 +95,30 @@ pub trait Upcall: Any + Send + Sync {
     /// Runs with the buffer's lock held: takes only locks of rank 4 and 5, and enqueues.
     fn wakeup(&self, what: Wakeup);
 
+    /// The splice that diverted this buffer has ended; the socket was its `role`. How it ended is
+    /// in [`Side::ended`]. Runs as [`wakeup`](Self::wakeup) does, and if it is not implemented is a
+    /// wake-up, whatever there is to read or to write.
+    fn unspliced(&self, role: Role) {
+        self.wakeup(match role {
+            Role::Source => Wakeup::Data,
+            Role::Sink => Wakeup::Space,
+        });
+    }
+
     /// The socket whose buffer this upcall diverts is being closed. Runs with no lock held, before
     /// the protocol is detached; afterwards the upcall must be off both buffers.
     fn closing(&self, _end: &SocketEnd) {}
 }
 
+type Upcalls = SmallVec<[Arc<dyn Upcall>; 1]>;
+
 /// A socket buffer, and who is told about it.
 pub struct Side {
     /// The buffer.
     pub buf: SockBuf,
-    upcall: Option<Arc<dyn Upcall>>,
+    upcalls: Upcalls,
     diversion: Option<Arc<dyn Upcall>>,
+    ended: Option<End>,
     connected: bool,
 }
 
@@ -108,36 +126,44 @@ impl Side {
     fn new(hiwat: usize) -> Side {
         Side {
             buf: SockBuf::new(hiwat),
-            upcall: None,
+            upcalls: Upcalls::new(),
             diversion: None,
+            ended: None,
             connected: false,
         }
     }
 
-    /// Puts an upcall on this buffer, which is then told of every wake-up, as sleeping threads are.
-    /// With `diverted` it is told instead of them and of the other upcall (`SB_SPLICED`). There is
-    /// room for one of each kind: `false`, and nothing changes, if there is one already.
-    pub fn set_upcall(&mut self, upcall: Arc<dyn Upcall>, diverted: bool) -> bool {
-        let slot = if diverted {
-            &mut self.diversion
-        } else {
-            &mut self.upcall
-        };
-        let free = slot.is_none();
+    /// Adds an upcall, which is then told of every wake-up, as sleeping threads are.
+    pub fn add_upcall(&mut self, upcall: Arc<dyn Upcall>) {
+        self.upcalls.push(upcall);
+    }
+
+    /// Takes this upcall off; `None` if it is not there. The caller drops it after the lock.
+    pub fn remove_upcall(&mut self, upcall: &dyn Upcall) -> Option<Arc<dyn Upcall>> {
+        let at = self.upcalls.iter().position(|other| is_same(other, upcall));
+        at.map(|at| self.upcalls.remove(at))
+    }
+
+    /// The upcalls that do not divert.
+    pub fn upcalls(&self) -> &[Arc<dyn Upcall>] {
+        &self.upcalls
+    }
+
+    /// Takes all upcalls off that do not divert. The caller drops them after the lock.
+    pub(crate) fn take_upcalls(&mut self) -> SmallVec<[Arc<dyn Upcall>; 1]> {
+        std::mem::take(&mut self.upcalls)
+    }
+
+    /// Puts an upcall on this buffer that is told of wake-ups instead of the others and of sleeping
+    /// readers (`SB_SPLICED`). There is room for one: `false`, and nothing changes, if there is one
+    /// already.
+    pub fn divert(&mut self, upcall: Arc<dyn Upcall>) -> bool {
+        let free = self.diversion.is_none();
         if free {
-            *slot = Some(upcall);
+            self.diversion = Some(upcall);
+            self.ended = None;
         }
         free
-    }
-
-    /// Takes the upcall off that does not divert. The caller drops it after the lock.
-    pub fn take_upcall(&mut self) -> Option<Arc<dyn Upcall>> {
-        self.upcall.take()
-    }
-
-    /// The upcall that does not divert.
-    pub fn upcall(&self) -> Option<&Arc<dyn Upcall>> {
-        self.upcall.as_ref()
     }
 
     /// Takes the diverting upcall off. The caller drops it after the lock.
@@ -148,6 +174,11 @@ impl Side {
     /// The upcall that keeps the wake-ups for itself.
     pub fn diversion(&self) -> Option<&Arc<dyn Upcall>> {
         self.diversion.as_ref()
+    }
+
+    /// How the latest splice of this buffer has ended; none while one is on it.
+    pub fn ended(&self) -> Option<End> {
+        self.ended
     }
 
     /// Whether an upcall keeps the wake-ups from sleeping threads.
@@ -165,20 +196,25 @@ impl fmt::Debug for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Side")
             .field("buf", &self.buf)
-            .field("upcall", &self.upcall.is_some())
+            .field("upcalls", &self.upcalls.len())
             .field("diverted", &self.is_diverted())
             .field("connected", &self.connected)
             .finish()
     }
 }
 
+/// Whether both are the same object.
+pub(crate) fn is_same(upcall: &Arc<dyn Upcall>, other: &dyn Upcall) -> bool {
+    std::ptr::addr_eq(Arc::as_ptr(upcall), other)
+}
+
 /// What a protocol holds of its socket.
 ///
 /// | field | lock |
 /// |---|---|
-/// | `so_rcv`, its closed flag, its upcall | rank 2 |
-/// | `so_snd`, its closed flag, its upcall, connected | rank 3 |
-/// | `so_error`, byte counter | atomic |
+/// | `so_rcv`, its closed flag, its upcalls | rank 2 |
+/// | `so_snd`, its closed flag, its upcalls, connected | rank 3 |
+/// | `so_error`, byte counter, flavor | atomic |
 #[derive(Debug)]
 pub struct SocketEnd {
     id: u64,
@@ -188,6 +224,7 @@ pub struct SocketEnd {
     snd_wait: Condvar,
     error: AtomicU8,
     spliced: AtomicU64,
+    is_openbsd: AtomicBool,
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -203,6 +240,7 @@ impl SocketEnd {
             snd_wait: Condvar::new(),
             error: AtomicU8::new(0),
             spliced: AtomicU64::new(0),
+            is_openbsd: AtomicBool::new(false),
         })
     }
 
@@ -265,8 +303,6 @@ impl SocketEnd {
         let mut snd = self.snd();
         snd.connected = true;
         self.sowwakeup(&snd, Wakeup::Space);
-        // A splice may divert the buffer while another thread still waits for the connection.
-        self.snd_wait.notify_all();
     }
 
     /// No more bytes will arrive (`socantrcvmore`). What is queued can still be read.
@@ -317,26 +353,62 @@ impl SocketEnd {
         self.spliced.store(0, Ordering::Release);
     }
 
-    /// `sorwakeup_locked`: the upcall is told; sleeping readers too, unless it diverts them.
-    pub fn sorwakeup(&self, rcv: &Guard<'_, Side, RCV>, what: Wakeup) {
-        wake(rcv, &self.rcv_wait, what);
+    /// Whose behaviour this socket has where the systems differ.
+    pub fn flavor(&self) -> Flavor {
+        match self.is_openbsd.load(Ordering::Relaxed) {
+            false => Flavor::FreeBsd,
+            true => Flavor::OpenBsd,
+        }
     }
 
-    /// `sowwakeup_locked`: the upcall is told; sleeping writers too, unless it diverts them.
+    /// Sets whose behaviour this socket has; FreeBSD's if nobody does.
+    pub fn set_flavor(&self, flavor: Flavor) {
+        let is_openbsd = flavor == Flavor::OpenBsd;
+        self.is_openbsd.store(is_openbsd, Ordering::Relaxed);
+    }
+
+    /// `sorwakeup_locked`: a splice on `so_rcv` is told; if there is none, upcalls and sleeping
+    /// readers are.
+    pub fn sorwakeup(&self, rcv: &Guard<'_, Side, RCV>, what: Wakeup) {
+        if !tell(rcv, what) {
+            self.rcv_wait.notify_all();
+        }
+    }
+
+    /// `sowwakeup_locked`: a splice on `so_snd` is told, or, if there is none, upcalls are; and
+    /// sleeping writers in any case.
     pub fn sowwakeup(&self, snd: &Guard<'_, Side, SND>, what: Wakeup) {
-        wake(snd, &self.snd_wait, what);
+        tell(snd, what);
+        self.snd_wait.notify_all();
+    }
+
+    /// The splice of this source is off its buffer: tells everybody who waits how it ended.
+    pub(crate) fn source_unspliced(&self, rcv: &mut Guard<'_, Side, RCV>, end: End) {
+        rcv.ended = Some(end);
+        rcv.upcalls
+            .iter()
+            .for_each(|upcall| upcall.unspliced(Role::Source));
+        self.rcv_wait.notify_all();
+    }
+
+    /// As [`source_unspliced`](Self::source_unspliced), for the sink.
+    pub(crate) fn sink_unspliced(&self, snd: &mut Guard<'_, Side, SND>, end: End) {
+        snd.ended = Some(end);
+        snd.upcalls
+            .iter()
+            .for_each(|upcall| upcall.unspliced(Role::Sink));
+        self.snd_wait.notify_all();
     }
 }
 
-fn wake(side: &Side, sleepers: &Condvar, what: Wakeup) {
+/// Whether a splice keeps the wake-up.
+fn tell(side: &Side, what: Wakeup) -> bool {
     if let Some(diversion) = &side.diversion {
         diversion.wakeup(what);
-        return;
+        return true;
     }
-    if let Some(upcall) = &side.upcall {
-        upcall.wakeup(what);
-    }
-    sleepers.notify_all();
+    side.upcalls.iter().for_each(|upcall| upcall.wakeup(what));
+    false
 }
 
 #[cfg(test)]
@@ -357,9 +429,9 @@ mod tests {
     fn an_upcall_hears_everything_once() {
         let end = SocketEnd::new(100, 100);
         let log = Arc::new(Log::default());
-        assert!(end.rcv().set_upcall(log.clone(), true));
-        assert!(!end.rcv().set_upcall(log.clone(), true));
-        assert!(end.snd().set_upcall(log.clone(), true));
+        assert!(end.rcv().divert(log.clone()));
+        assert!(!end.rcv().divert(log.clone()));
+        assert!(end.snd().divert(log.clone()));
         end.append_rcv([Buf::copy_of(b"x")]);
         end.cantrcvmore();
         end.cantrcvmore();
@@ -384,13 +456,17 @@ mod tests {
     fn a_diversion_keeps_wakeups_from_the_other_upcall() {
         let end = SocketEnd::new(100, 100);
         let (user, splice) = (Arc::new(Log::default()), Arc::new(Log::default()));
-        assert!(end.rcv().set_upcall(user.clone(), false));
-        assert!(end.rcv().set_upcall(splice.clone(), true));
+        end.rcv().add_upcall(user.clone());
+        assert!(end.rcv().divert(splice.clone()));
         end.append_rcv([Buf::copy_of(b"x")]);
         assert!(end.rcv().take_diversion().is_some());
         end.cantrcvmore();
         assert_eq!(*splice.0.lock(), [Wakeup::Data]);
         assert_eq!(*user.0.lock(), [Wakeup::RcvClosed]);
+        assert!(end.rcv().remove_upcall(&*splice).is_none());
+        assert!(end.rcv().remove_upcall(&*user).is_some());
+        end.append_rcv([Buf::copy_of(b"x")]);
+        assert_eq!(user.0.lock().len(), 1);
     }
 
     #[test]

@@ -157,6 +157,12 @@ impl SockBuf {
         other.keep_memory_bounded();
     }
 
+    /// As [`move_to`](Self::move_to), and the bytes have passed one more splice.
+    pub(crate) fn hop_to(&mut self, other: &mut SockBuf, count: usize) {
+        self.chain.hop_to(&mut other.chain, count);
+        other.keep_memory_bounded();
+    }
+
     /// Drops everything (`sbflush`). Returns how many bytes that were.
     pub fn flush(&mut self) -> usize {
         let count = self.len();

@@ -15,7 +15,8 @@
 
 use crate::buf::Chain;
 use crate::clock::{Clock, SystemClock};
-use crate::error::SoError;
+use crate::end::{End, Role};
+use crate::error::{Flavor, SoError};
 use crate::lock::{self, Guard, RCV, SND};
 use crate::protocol::{Protocol, Side, SocketEnd, Upcall, Wakeup};
 use crate::run_list::{self, Budget};
@@ -197,16 +198,26 @@ impl Socket {
         let mut timed_out = false;
         let mut rcv = end.rcv();
         loop {
-            let enough = if blocking && !timed_out && !rcv.buf.is_closed() {
+            let impatient = timed_out || rcv.buf.is_closed() || end.error().is_some();
+            let enough = if blocking && !impatient {
                 rcv.buf.lowat().min(want)
             } else {
                 1
             };
-            if rcv.buf.len() >= enough {
-                return Ok(Some(rcv));
-            }
-            if rcv.buf.is_closed() {
-                return end.take_error().map_or(Ok(None), |error| Err(error.into()));
+            // OpenBSD: while the splice lasts, the buffer is as good as empty.
+            let hidden = rcv.is_diverted() && end.flavor() == Flavor::OpenBsd;
+            if !hidden {
+                if rcv.buf.len() >= enough {
+                    return Ok(Some(rcv));
+                }
+                if rcv.buf.is_empty()
+                    && let Some(error) = end.take_error()
+                {
+                    return Err(error.into());
+                }
+                if rcv.buf.is_finished() {
+                    return Ok(None);
+                }
             }
             if !blocking || timed_out {
                 return Err(would_block("no bytes to read"));
@@ -273,8 +284,11 @@ impl Socket {
         let mut timed_out = false;
         let mut snd = end.snd();
         loop {
+            if let Some(error) = end.take_error() {
+                return Err(error.into());
+            }
             if snd.buf.is_closed() {
-                return Err(end.take_error().unwrap_or(SoError::BrokenPipe).into());
+                return Err(SoError::BrokenPipe.into());
             }
             let enough = if blocking && !timed_out {
                 snd.buf.lowat().min(want)
@@ -445,19 +459,47 @@ impl Socket {
         self.open.end.sowwakeup(&snd, Wakeup::Space);
     }
 
-    /// Puts an upcall on `so_rcv`, or takes it off (`soupcall_set`), and returns the former one. It
-    /// runs under the buffer's lock, see [`Upcall`]. While the socket is the source of a splice it
-    /// hears nothing; when the splice ends it is called, whatever there is to read.
-    pub fn set_rcv_upcall(&self, upcall: Option<Arc<dyn Upcall>>) -> Option<Arc<dyn Upcall>> {
-        let mut rcv = self.open.end.rcv();
-        replace_upcall(&mut rcv, upcall)
+    /// Whose behaviour this socket has where FreeBSD and OpenBSD differ.
+    pub fn flavor(&self) -> Flavor {
+        self.open.end.flavor()
     }
 
-    /// Puts an upcall on `so_snd`, or takes it off, and returns the former one. As
-    /// [`set_rcv_upcall`](Self::set_rcv_upcall), for the sink of a splice.
-    pub fn set_snd_upcall(&self, upcall: Option<Arc<dyn Upcall>>) -> Option<Arc<dyn Upcall>> {
-        let mut snd = self.open.end.snd();
-        replace_upcall(&mut snd, upcall)
+    /// Sets whose behaviour this socket has, as the source of splices that are set up afterwards
+    /// and for reads while one lasts.
+    pub fn set_flavor(&self, flavor: Flavor) {
+        self.open.end.set_flavor(flavor);
+    }
+
+    /// How the latest splice has ended that this socket had this role in; none before the first
+    /// one, and while one lasts.
+    pub fn splice_end(&self, role: Role) -> Option<End> {
+        match role {
+            Role::Source => self.open.end.rcv().ended(),
+            Role::Sink => self.open.end.snd().ended(),
+        }
+    }
+
+    /// Puts an upcall on `so_rcv` (`soupcall_set`); there can be several. It runs under the buffer's
+    /// lock, see [`Upcall`]. While the socket is the source of a splice it hears nothing; when the
+    /// splice ends it is told, whatever there is to read.
+    pub fn add_rcv_upcall(&self, upcall: Arc<dyn Upcall>) {
+        self.open.end.rcv().add_upcall(upcall);
+    }
+
+    /// Takes an upcall off `so_rcv` and returns it, if it is there. It may still run at this moment.
+    pub fn remove_rcv_upcall(&self, upcall: &dyn Upcall) -> Option<Arc<dyn Upcall>> {
+        self.open.end.rcv().remove_upcall(upcall)
+    }
+
+    /// Puts an upcall on `so_snd`, as [`add_rcv_upcall`](Self::add_rcv_upcall). While the socket is
+    /// the sink of a splice it hears nothing.
+    pub fn add_snd_upcall(&self, upcall: Arc<dyn Upcall>) {
+        self.open.end.snd().add_upcall(upcall);
+    }
+
+    /// Takes an upcall off `so_snd` and returns it, if it is there.
+    pub fn remove_snd_upcall(&self, upcall: &dyn Upcall) -> Option<Arc<dyn Upcall>> {
+        self.open.end.snd().remove_upcall(upcall)
     }
 
     fn enter(&self, call: impl FnOnce(&dyn Protocol)) {
@@ -481,19 +523,11 @@ impl Drop for Open {
         for splice in [source_of, sink_of].into_iter().flatten() {
             splice.closing(&self.end);
         }
-        let upcalls = (self.end.rcv().take_upcall(), self.end.snd().take_upcall());
+        let upcalls = (self.end.rcv().take_upcalls(), self.end.snd().take_upcalls());
         drop(upcalls);
         self.end.cantsendmore();
         self.enter(|protocol| protocol.detach());
     }
-}
-
-fn replace_upcall(side: &mut Side, upcall: Option<Arc<dyn Upcall>>) -> Option<Arc<dyn Upcall>> {
-    let former = side.take_upcall();
-    if let Some(upcall) = upcall {
-        side.set_upcall(upcall, false);
-    }
-    former
 }
 
 fn would_block(what: &'static str) -> io::Error {

@@ -7,10 +7,13 @@
 //! * While it lasts, the source's arriving bytes wake nobody and the sink's space wakes nobody. A
 //!   [`recv`](Socket::recv) on the source takes what happens to be there; a reader that sleeps goes
 //!   on sleeping. When it ends, whoever sleeps on either socket is woken, always.
+//!   (That is the FreeBSD [flavor](crate::error::Flavor); in OpenBSD's a read finds nothing there.)
 //! * It ends on the limit (to the byte), on the end of the stream after the last byte, when the sink
 //!   takes no more, on its timeouts, on [`unsplice`](Socket::unsplice), and when either socket is
-//!   closed. It shuts nothing down and leaves `so_error` alone; bytes that the sink did not take
-//!   are readable on the source. [`End`] says why and after how many bytes.
+//!   closed. It shuts nothing down (unless [`Options::forward_eof`] or
+//!   [`Options::forward_reset`] say so) and leaves `so_error` alone (in the OpenBSD flavor the
+//!   source's tells why); bytes that the sink did not take are readable on the source. [`End`] says
+//!   why, and after how many bytes.
 //! * A sink that still connects holds the bytes back.
 //! * The counter [`spliced`](Socket::spliced) belongs to the source, is set to 0 only by a
 //!   successful `splice_to`, and outlives the splice.
@@ -22,19 +25,23 @@
 //! (threads). Locks: `so_rcv` of the source (2), `so_snd` of the sink (3), the splice's state (4),
 //! queues (5).
 
+mod bucket;
 mod machine;
 mod pool;
 mod stats;
 mod task;
 mod xfer;
 
+pub use crate::end::{Cause, End, Role};
+pub use bucket::Rate;
 pub use pool::{Builder, DEFAULT_QUANTUM, SplicePool};
 pub use stats::Stats;
 
-use crate::error::SoError;
+use crate::error::{Errno, Flavor};
 use crate::protocol::SoState;
 use crate::run_list::{self, Budget, Job};
 use crate::socket::Socket;
+use bucket::Bucket;
 use pool::Shared;
 use std::fmt;
 use std::io;
@@ -68,88 +75,22 @@ pub struct Options {
     pub idle: Option<Duration>,
     /// Ends after this time, whatever has moved (FreeBSD's meaning).
     pub lifetime: Option<Duration>,
+    /// When the source's stream has ended and its last byte is moved, shut the sink down for
+    /// writing. Neither kernel does. (A source that has failed has no such end.)
+    pub forward_eof: bool,
+    /// When one of the sockets has failed, abort the other one: its peer gets a reset. Neither
+    /// kernel does.
+    pub forward_reset: bool,
+    /// With fewer bytes than this on the source, wait for more before moving them. The end of the
+    /// stream and the limit override it; half of the source's high-water mark is the most. For bulk
+    /// data only: the last bytes before a pause of the peer wait until it goes on.
+    pub lowat: usize,
+    /// Moves no more bytes than this rate allows.
+    pub rate: Option<Rate>,
     /// Where it moves its bytes; as the pool says if not set.
     pub dispatch: Option<Dispatch>,
     /// The pool it runs in; [`SplicePool::global`] if not set.
     pub pool: Option<SplicePool>,
-}
-
-/// Why a splice has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Cause {
-    /// [`Socket::unsplice`] or [`Splice::unsplice`].
-    Unspliced,
-    /// The limit is reached.
-    Limit,
-    /// No byte has moved for the idle time.
-    Idle,
-    /// Its lifetime is over.
-    Lifetime,
-    /// The source's stream has ended and all of it was moved.
-    Eof,
-    /// The source has failed and all that it had received was moved.
-    SourceError(SoError),
-    /// The source was closed by its user.
-    SourceClosed,
-    /// The sink was shut down for writing.
-    SinkShutdown,
-    /// The sink has failed.
-    SinkError(SoError),
-    /// The sink was closed by its user.
-    SinkClosed,
-    /// The pool was dropped.
-    PoolClosed,
-}
-
-impl Cause {
-    const KINDS: usize = 11;
-
-    fn kind(self) -> usize {
-        match self {
-            Cause::Unspliced => 0,
-            Cause::Limit => 1,
-            Cause::Idle => 2,
-            Cause::Lifetime => 3,
-            Cause::Eof => 4,
-            Cause::SourceError(_) => 5,
-            Cause::SourceClosed => 6,
-            Cause::SinkShutdown => 7,
-            Cause::SinkError(_) => 8,
-            Cause::SinkClosed => 9,
-            Cause::PoolClosed => 10,
-        }
-    }
-}
-
-/// How a splice has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct End {
-    /// Why.
-    pub cause: Cause,
-    /// Bytes moved from the source to the sink.
-    pub bytes: u64,
-    /// Passes that it took.
-    pub passes: u64,
-}
-
-/// The source or the sink of a splice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// The socket that bytes come from.
-    Source,
-    /// The socket that bytes go to.
-    Sink,
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Role::Source => "source",
-            Role::Sink => "sink",
-        })
-    }
 }
 
 /// Why a splice could not be set up. Nothing has changed then.
@@ -180,26 +121,37 @@ pub enum SpliceError {
     /// Not connected, and not connecting.
     #[error("the {0} is not connected, connect it first (it may still be connecting)")]
     NotConnected(Role),
+    /// Its stream is encrypted or decrypted below the socket (KTLS).
+    #[error("the {0} is encrypted below the socket, only plain streams can be spliced")]
+    Encrypted(Role),
     /// In a splice already, in the same role.
     #[error("the {0} is already the {0} of a splice, unsplice that one first")]
     Busy(Role),
 }
 
 impl SpliceError {
-    /// FreeBSD's number for it.
+    /// What `setsockopt(SO_SPLICE)` says for it.
     ///
     /// ```
+    /// use sosplice::error::{Errno, Flavor};
     /// use sosplice::splice::{Role, SpliceError};
-    /// assert_eq!(SpliceError::Busy(Role::Sink).errno(), 16);
+    /// assert_eq!(SpliceError::Busy(Role::Sink).errno(Flavor::FreeBsd), Errno::EBUSY);
+    /// assert_eq!(SpliceError::Listening(Role::Sink).errno(Flavor::OpenBsd), Errno::EOPNOTSUPP);
     /// ```
-    pub const fn errno(self) -> i32 {
+    pub const fn errno(self, flavor: Flavor) -> Errno {
         match self {
-            SpliceError::PoolDisabled | SpliceError::PoolClosed => 6,
-            SpliceError::Threads(_) => 35,
-            SpliceError::ZeroLimit | SpliceError::ZeroTimeout | SpliceError::Listening(_) => 22,
-            SpliceError::NotAStream(_) => 43,
-            SpliceError::NotConnected(_) => 57,
-            SpliceError::Busy(_) => 16,
+            SpliceError::PoolDisabled | SpliceError::PoolClosed => Errno::ENXIO,
+            SpliceError::Threads(_) => Errno::EAGAIN,
+            SpliceError::Listening(_) => match flavor {
+                Flavor::FreeBsd => Errno::EINVAL,
+                Flavor::OpenBsd => Errno::EOPNOTSUPP,
+            },
+            SpliceError::ZeroLimit | SpliceError::ZeroTimeout | SpliceError::Encrypted(_) => {
+                Errno::EINVAL
+            }
+            SpliceError::NotAStream(_) => Errno::EPROTONOSUPPORT,
+            SpliceError::NotConnected(_) => Errno::ENOTCONN,
+            SpliceError::Busy(_) => Errno::EBUSY,
         }
     }
 }
@@ -211,17 +163,24 @@ pub enum UnspliceError {
     /// The socket is not the source of a splice, or no longer.
     #[error("the socket is not the source of a splice (a splice is undone at its source)")]
     NotSpliced,
+    /// The socket listens, so it cannot be spliced.
+    #[error("the socket is listening, it is not the source of a splice")]
+    Listening,
 }
 
 impl UnspliceError {
-    /// FreeBSD's number for it.
+    /// What `setsockopt(SO_SPLICE)` says for it.
     ///
     /// ```
-    /// assert_eq!(sosplice::splice::UnspliceError::NotSpliced.errno(), 57);
+    /// use sosplice::{error::{Errno, Flavor}, splice::UnspliceError};
+    /// assert_eq!(UnspliceError::NotSpliced.errno(Flavor::FreeBsd), Errno::ENOTCONN);
+    /// assert_eq!(UnspliceError::NotSpliced.errno(Flavor::OpenBsd), Errno::EPROTO);
     /// ```
-    pub const fn errno(self) -> i32 {
-        match self {
-            UnspliceError::NotSpliced => 57,
+    pub const fn errno(self, flavor: Flavor) -> Errno {
+        match (flavor, self) {
+            (Flavor::OpenBsd, _) => Errno::EPROTO,
+            (Flavor::FreeBsd, UnspliceError::NotSpliced) => Errno::ENOTCONN,
+            (Flavor::FreeBsd, UnspliceError::Listening) => Errno::EINVAL,
         }
     }
 }
@@ -295,6 +254,63 @@ impl Splice {
     pub fn end(&self) -> Option<End> {
         self.status.end()
     }
+
+    /// Calls `callback` once when the splice has ended, when [`wait`](Self::wait) would return: at
+    /// once if that is so already, else in the thread that ends it (a worker, a driver, a user's),
+    /// with no lock held. It may do anything, splice again too, but the splices of that worker
+    /// wait for it.
+    ///
+    /// ```
+    /// use sosplice::{local, splice::Options};
+    /// let ((a, b), (c, _d)) = (local::pair(), local::pair());
+    /// let (sender, ends) = std::sync::mpsc::channel();
+    /// b.splice_to(&c, Options::default())?.on_end(move |end| sender.send(end).unwrap_or(()));
+    /// a.send(b"hello")?;
+    /// a.close();
+    /// assert_eq!(ends.recv()?.bytes, 5);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_end(&self, callback: impl FnOnce(End) + Send + 'static) {
+        self.status.on_end(Box::new(callback));
+    }
+
+    /// A future for [`wait`](Self::wait), for any executor. It outlives the handle.
+    ///
+    /// ```
+    /// # async fn example(source: sosplice::Socket, sink: sosplice::Socket)
+    /// #     -> Result<(), sosplice::splice::SpliceError> {
+    /// let splice = source.splice_to(&sink, Default::default())?;
+    /// let end = splice.ended().await;
+    /// println!("{:?} after {} bytes", end.cause, end.bytes);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "async")]
+    pub fn ended(&self) -> Ended {
+        Ended {
+            status: self.status.clone(),
+        }
+    }
+}
+
+/// Becomes ready when a splice has ended. See [`Splice::ended`].
+#[cfg(feature = "async")]
+#[derive(Debug)]
+#[must_use]
+pub struct Ended {
+    status: Arc<Status>,
+}
+
+#[cfg(feature = "async")]
+impl Future for Ended {
+    type Output = End;
+
+    fn poll(
+        self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<End> {
+        self.status.poll_end(cx)
+    }
 }
 
 impl Socket {
@@ -329,8 +345,7 @@ impl Socket {
         let pool = pool.shared();
         pool.start()?;
         check_options(&options)?;
-        check_kind(self, sink)?;
-        check_connected(self, sink)?;
+        check(self, sink)?;
         let task = new_task(self, sink, &options, pool);
         attach(&task)?;
         pool.adopt(&task);
@@ -347,6 +362,9 @@ impl Socket {
     /// # Errors
     /// [`UnspliceError::NotSpliced`]; of several threads that try, one succeeds.
     pub fn unsplice(&self) -> Result<End, UnspliceError> {
+        if self.protocol().so_state() == SoState::Listening {
+            return Err(UnspliceError::Listening);
+        }
         let diversion = self.end().rcv().diversion().cloned();
         let task = diversion.as_ref().and_then(Task::of);
         let end = task.and_then(|task| task.dissolve(Cause::Unspliced));
@@ -370,35 +388,77 @@ fn check_options(options: &Options) -> Result<(), SpliceError> {
     Ok(())
 }
 
-fn check_kind(source: &Socket, sink: &Socket) -> Result<(), SpliceError> {
-    let parties = [
-        (source.protocol().so_state(), Role::Source),
-        (sink.protocol().so_state(), Role::Sink),
-    ];
-    for (state, role) in parties {
-        if state == SoState::NotAStream {
-            return Err(SpliceError::NotAStream(role));
-        }
+/// Why this socket cannot be spliced in this role, as far as one question goes.
+type Check = fn(&Socket, Role) -> Result<(), SpliceError>;
+
+const CHECKS: [Check; 4] = [
+    check_listening,
+    check_connected,
+    check_free,
+    check_encrypted,
+];
+
+/// What is wrong with one of the two, in the order of the source's system: FreeBSD asks everything
+/// about the source first, OpenBSD every question about both.
+fn check(source: &Socket, sink: &Socket) -> Result<(), SpliceError> {
+    let parties = [(source, Role::Source), (sink, Role::Sink)];
+    let both = |check: Check| {
+        parties
+            .iter()
+            .try_for_each(|(socket, role)| check(socket, *role))
+    };
+    both(check_kind)?;
+    match source.flavor() {
+        Flavor::FreeBsd => parties.iter().try_for_each(|(socket, role)| {
+            CHECKS.iter().try_for_each(|check| check(socket, *role))
+        }),
+        Flavor::OpenBsd => CHECKS.iter().try_for_each(|check| both(*check)),
     }
-    for (state, role) in parties {
-        match state {
-            SoState::Stream | SoState::NotAStream => {}
-            SoState::Listening => return Err(SpliceError::Listening(role)),
-            SoState::Unconnected => return Err(SpliceError::NotConnected(role)),
-        }
+}
+
+fn check_kind(socket: &Socket, role: Role) -> Result<(), SpliceError> {
+    match socket.protocol().so_state() {
+        SoState::NotAStream => Err(SpliceError::NotAStream(role)),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+fn check_listening(socket: &Socket, role: Role) -> Result<(), SpliceError> {
+    match socket.protocol().so_state() {
+        SoState::Listening => Err(SpliceError::Listening(role)),
+        _ => Ok(()),
+    }
+}
+
+fn check_encrypted(socket: &Socket, role: Role) -> Result<(), SpliceError> {
+    match socket.protocol().so_state() {
+        SoState::Encrypted => Err(SpliceError::Encrypted(role)),
+        _ => Ok(()),
+    }
 }
 
 /// Neither may be at its end: a source with nothing more to give, a sink that takes nothing, and
 /// closed in the other direction too. (A source with unread bytes is worth a splice.)
-fn check_connected(source: &Socket, sink: &Socket) -> Result<(), SpliceError> {
-    let (source, sink) = (source.end(), sink.end());
-    if source.rcv().buf.is_finished() && source.snd().buf.is_closed() {
-        return Err(SpliceError::NotConnected(Role::Source));
+fn check_connected(socket: &Socket, role: Role) -> Result<(), SpliceError> {
+    let end = socket.end();
+    let is_over = match role {
+        Role::Source => end.rcv().buf.is_finished() && end.snd().buf.is_closed(),
+        Role::Sink => end.rcv().buf.is_closed() && end.snd().buf.is_closed(),
+    };
+    if is_over || socket.protocol().so_state() == SoState::Unconnected {
+        return Err(SpliceError::NotConnected(role));
     }
-    if sink.rcv().buf.is_closed() && sink.snd().buf.is_closed() {
-        return Err(SpliceError::NotConnected(Role::Sink));
+    Ok(())
+}
+
+/// For the order of the errors only: what counts is [`attach`].
+fn check_free(socket: &Socket, role: Role) -> Result<(), SpliceError> {
+    let is_busy = match role {
+        Role::Source => socket.end().rcv().is_diverted(),
+        Role::Sink => socket.end().snd().is_diverted(),
+    };
+    if is_busy {
+        return Err(SpliceError::Busy(role));
     }
     Ok(())
 }
@@ -408,6 +468,7 @@ fn new_task(source: &Socket, sink: &Socket, options: &Options, pool: &Arc<Shared
         end: socket.end().clone(),
         protocol: socket.protocol().clone(),
     };
+    let flavor = source.flavor();
     let (source, sink) = (party(source), party(sink));
     let now = || -> Instant { pool.now() };
     let worker = pool.worker_for(&source, &sink);
@@ -415,13 +476,21 @@ fn new_task(source: &Socket, sink: &Socket, options: &Options, pool: &Arc<Shared
         me: me.clone(),
         source,
         sink,
-        status: Arc::new(Status::new(options.idle.map(|_| now()))),
+        status: Arc::new(Status::new(
+            options.idle.map(|_| now()),
+            options.rate.map(|rate| Bucket::new(rate, now())),
+        )),
         pool: pool.clone(),
         worker,
         dispatch: options.dispatch.unwrap_or(pool.dispatch),
         limit: options.limit,
         idle: options.idle,
         expires: options.lifetime.and_then(|time| now().checked_add(time)),
+        needs_time: options.idle.is_some() || options.rate.is_some(),
+        flavor,
+        lowat: options.lowat,
+        forward_eof: options.forward_eof,
+        forward_reset: options.forward_reset,
     })
 }
 
@@ -435,8 +504,8 @@ fn attach(task: &Arc<Task>) -> Result<(), SpliceError> {
     if snd.is_diverted() {
         return Err(SpliceError::Busy(Role::Sink));
     }
-    rcv.set_upcall(task.clone(), true);
-    snd.set_upcall(task.clone(), true);
+    rcv.divert(task.clone());
+    snd.divert(task.clone());
     task.source.end.reset_spliced();
     Ok(())
 }

@@ -403,6 +403,7 @@ impl Shared {
             None => self.initial_sequence_number(&tuple),
         };
         let end = SocketEnd::new(self.config.rcv_buffer, self.config.snd_buffer);
+        end.set_flavor(self.config.flavor);
         let config = ConnConfig {
             rcv_ring: self.config.rcv_buffer,
             wire_iss,

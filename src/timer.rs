@@ -75,12 +75,12 @@ impl<T> Timers<T> {
         self.heap.peek().map(|Reverse(entry)| entry.at)
     }
 
-    /// Takes the first item if its deadline has come.
-    pub(crate) fn pop(&mut self, now: Instant) -> Option<T> {
+    /// Takes the first item, with its deadline, if that has come.
+    pub(crate) fn pop(&mut self, now: Instant) -> Option<(Instant, T)> {
         if self.next()? > now {
             return None;
         }
-        self.heap.pop().map(|Reverse(entry)| entry.item)
+        self.heap.pop().map(|Reverse(entry)| (entry.at, entry.item))
     }
 }
 
@@ -100,7 +100,8 @@ mod tests {
         }
         assert_eq!(timers.next(), Some(at(1)));
         assert_eq!(timers.pop(start), None);
-        let fired: String = std::iter::from_fn(|| timers.pop(at(5))).collect();
+        let fired = std::iter::from_fn(|| timers.pop(at(5)));
+        let fired: String = fired.map(|(_, item)| item).collect();
         assert_eq!(fired, "abcd");
         assert_eq!(timers.next(), None);
     }

@@ -15,14 +15,16 @@ const ARROWS: &str = "
     timer           ->
     buf             -> lock
     sockbuf         -> buf
-    protocol        -> sockbuf buf error lock
+    end             -> error
+    protocol        -> sockbuf buf end error lock
     run_list        -> lock
     link            -> buf clock lock
-    socket          -> protocol run_list sockbuf buf clock error lock
+    socket          -> protocol run_list sockbuf buf clock end error lock
     local           -> socket protocol sockbuf buf error lock
-    splice          -> socket protocol run_list timer sockbuf buf clock error lock
+    splice          -> socket protocol run_list timer sockbuf buf clock end error lock
     splice::machine -> protocol error
     splice::xfer    -> sockbuf buf
+    splice::bucket  ->
     tcp             -> protocol link sockbuf buf error lock
     stack           -> tcp socket protocol link run_list timer sockbuf buf clock error lock
 ";

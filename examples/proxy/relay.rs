@@ -241,7 +241,7 @@ impl Relay {
         };
         for source in [&client, &server] {
             let events = self.events.clone();
-            source.set_rcv_upcall(Some(Arc::new(Bell { id, events })));
+            source.add_rcv_upcall(Arc::new(Bell { id, events }));
         }
         let mut pair = Pair {
             client,

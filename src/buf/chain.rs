@@ -169,6 +169,20 @@ impl Chain {
         self.take(count, |buf| other.append(buf));
     }
 
+    /// As [`move_to`](Self::move_to), through a splice that counts.
+    pub(crate) fn hop_to(&mut self, other: &mut Chain, count: usize) {
+        self.take(count, |mut buf| {
+            buf.hop();
+            other.append(buf);
+        });
+    }
+
+    /// Bytes from the front that have passed fewer than `hops` splices.
+    pub(crate) fn below(&self, hops: u8) -> usize {
+        let fresh = self.iter().take_while(|buf| buf.hops() < hops);
+        fresh.map(Buf::len).sum()
+    }
+
     fn take(&mut self, count: usize, mut each: impl FnMut(Buf)) {
         assert!(count <= self.len(), "more taken from a chain than it holds");
         let target = self.start + count as u64;
@@ -264,7 +278,11 @@ impl Chain {
         };
         for link in old {
             if link.footprint > link.buf.len() {
+                let first = self.links.len().saturating_sub(1);
                 self.append_copy(&link.buf);
+                for copy in self.links.range_mut(first..) {
+                    copy.buf.hops = copy.buf.hops.max(link.buf.hops);
+                }
             } else {
                 self.append(link.buf);
             }

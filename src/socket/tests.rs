@@ -166,10 +166,12 @@ impl Upcall for Tell {
 fn upcalls_hear_what_happens() {
     let (a, b) = local::pair();
     let (sender, heard) = mpsc::channel();
-    assert!(b.set_rcv_upcall(Some(Arc::new(Tell(sender)))).is_none());
+    let upcall: Arc<dyn Upcall> = Arc::new(Tell(sender));
+    b.add_rcv_upcall(upcall.clone());
     a.send(b"x").unwrap();
     a.close();
-    assert!(b.set_rcv_upcall(None).is_some());
+    assert!(b.remove_rcv_upcall(&*upcall).is_some());
+    drop(upcall);
     assert_eq!(
         heard.iter().collect::<Vec<_>>(),
         [Wakeup::Data, Wakeup::RcvClosed]

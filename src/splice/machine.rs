@@ -21,10 +21,12 @@ mod model;
 /// Why a splice has nothing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Reason {
-    /// The source is empty.
+    /// The source is empty, or has fewer bytes than the low-water mark.
     NoData,
     /// The sink has no room, or is not connected yet.
     NoRoom,
+    /// The rate allows nothing at the moment.
+    Rate,
 }
 
 /// Where a splice is.
@@ -42,6 +44,8 @@ pub(super) enum State {
 pub(super) enum Event {
     /// One of its buffers has changed.
     Wake(Wakeup),
+    /// The rate allows bytes again.
+    Refill,
     /// A thread has come to run a pass.
     Start,
     /// The pass could have gone on.
@@ -83,11 +87,13 @@ fn idle(reason: Reason, event: Event) -> (State, Action) {
     match (event, reason) {
         (Event::Wake(Wakeup::Data), Reason::NoData)
         | (Event::Wake(Wakeup::Space), Reason::NoRoom)
+        | (Event::Refill, Reason::Rate)
         | (Event::Wake(Wakeup::RcvClosed | Wakeup::SndClosed), _) => {
             (State::Queued, Action::Enqueue)
         }
-        (Event::Wake(Wakeup::Data), Reason::NoRoom)
-        | (Event::Wake(Wakeup::Space), Reason::NoData) => (stay, Action::Nothing),
+        (Event::Wake(Wakeup::Data), Reason::NoRoom | Reason::Rate)
+        | (Event::Wake(Wakeup::Space), Reason::NoData | Reason::Rate)
+        | (Event::Refill, Reason::NoData | Reason::NoRoom) => (stay, Action::Nothing),
         (Event::Hide, _) => (State::Ended, Action::Complete),
         (Event::Start | Event::DoneMore | Event::DoneIdle(_), _) => (stay, Action::Invalid),
     }
@@ -95,7 +101,7 @@ fn idle(reason: Reason, event: Event) -> (State, Action) {
 
 fn queued(event: Event) -> (State, Action) {
     match event {
-        Event::Wake(_) => (State::Queued, Action::Nothing),
+        Event::Wake(_) | Event::Refill => (State::Queued, Action::Nothing),
         Event::Start => (State::Running { rescan: false }, Action::Run),
         Event::Hide => (State::Ended, Action::Complete),
         Event::DoneMore | Event::DoneIdle(_) => (State::Queued, Action::Invalid),
@@ -104,7 +110,7 @@ fn queued(event: Event) -> (State, Action) {
 
 fn running(rescan: bool, event: Event) -> (State, Action) {
     match event {
-        Event::Wake(_) => (State::Running { rescan: true }, Action::Nothing),
+        Event::Wake(_) | Event::Refill => (State::Running { rescan: true }, Action::Nothing),
         Event::DoneMore => (State::Queued, Action::Enqueue),
         Event::DoneIdle(_) if rescan => (State::Queued, Action::Enqueue),
         Event::DoneIdle(reason) => (State::Idle(reason), Action::Nothing),
@@ -115,7 +121,7 @@ fn running(rescan: bool, event: Event) -> (State, Action) {
 
 fn closing(event: Event) -> (State, Action) {
     match event {
-        Event::Wake(_) => (State::Closing, Action::Nothing),
+        Event::Wake(_) | Event::Refill => (State::Closing, Action::Nothing),
         Event::DoneMore | Event::DoneIdle(_) => (State::Ended, Action::Complete),
         Event::Start | Event::Hide => (State::Closing, Action::Invalid),
     }
@@ -123,7 +129,7 @@ fn closing(event: Event) -> (State, Action) {
 
 fn ended(event: Event) -> (State, Action) {
     match event {
-        Event::Wake(_) | Event::Start => (State::Ended, Action::Nothing),
+        Event::Wake(_) | Event::Refill | Event::Start => (State::Ended, Action::Nothing),
         Event::DoneMore | Event::DoneIdle(_) | Event::Hide => (State::Ended, Action::Invalid),
     }
 }
@@ -133,9 +139,10 @@ mod tests {
     use super::*;
     use std::fmt::Write;
 
-    const STATES: [State; 7] = [
+    const STATES: [State; 8] = [
         State::Idle(Reason::NoData),
         State::Idle(Reason::NoRoom),
+        State::Idle(Reason::Rate),
         State::Queued,
         State::Running { rescan: false },
         State::Running { rescan: true },
@@ -143,15 +150,17 @@ mod tests {
         State::Ended,
     ];
 
-    const EVENTS: [Event; 9] = [
+    const EVENTS: [Event; 11] = [
         Event::Wake(Wakeup::Data),
         Event::Wake(Wakeup::Space),
         Event::Wake(Wakeup::RcvClosed),
         Event::Wake(Wakeup::SndClosed),
+        Event::Refill,
         Event::Start,
         Event::DoneMore,
         Event::DoneIdle(Reason::NoData),
         Event::DoneIdle(Reason::NoRoom),
+        Event::DoneIdle(Reason::Rate),
         Event::Hide,
     ];
 

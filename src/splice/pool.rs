@@ -243,13 +243,19 @@ impl Shared {
         let worker = &self.workers[task.worker];
         self.counts.started();
         worker.tasks.lock().add(Arc::downgrade(task));
-        if let Some(at) = task.next_timer() {
-            worker.arm(at, task);
-            worker.send(Item::Look);
-        }
+        self.arm(task);
         // Either shut_down() has found the splice, or this finds the pool closed.
         if self.closed.load(Ordering::SeqCst) {
             task.dissolve(Cause::PoolClosed);
+        }
+    }
+
+    /// Has the splice's worker look after its timers, if one is due earlier than before.
+    pub(super) fn arm(&self, task: &Arc<Task>) {
+        if let Some(at) = task.arm() {
+            let worker = &self.workers[task.worker];
+            worker.arm(at, task);
+            worker.send(Item::Look);
         }
     }
 
@@ -340,12 +346,12 @@ impl Worker {
     fn fire_one(&self, shared: &Shared) -> bool {
         let now = shared.now();
         let due = self.timers.lock().pop(now);
-        let Some(task) = due else { return false };
-        if let Some(task) = task.upgrade() {
+        let Some((at, task)) = due else { return false };
+        if let Some(task) = task.upgrade()
+            && task.disarm(at)
+        {
             task.check_timers(now);
-            if let Some(at) = task.next_timer() {
-                self.arm(at, &task);
-            }
+            shared.arm(&task);
         }
         true
     }

@@ -16,10 +16,12 @@ pub struct Stats {
     pub bytes: u64,
     /// Passes after which the splice went straight back to its queue.
     pub requeues: u64,
-    /// Passes that stopped because the source was empty.
+    /// Passes that stopped because the source was empty, or below the splice's low-water mark.
     pub stalls_no_data: u64,
     /// Passes that stopped because the sink had no room or was not connected.
     pub stalls_no_room: u64,
+    /// Passes that stopped because the splice's rate allowed no more.
+    pub stalls_rate: u64,
     ended: [u64; Cause::KINDS],
 }
 
@@ -43,6 +45,7 @@ pub(super) struct Counts {
     requeues: AtomicU64,
     no_data: AtomicU64,
     no_room: AtomicU64,
+    rate: AtomicU64,
     ended: [AtomicU64; Cause::KINDS],
 }
 
@@ -57,7 +60,8 @@ impl Counts {
         match stop {
             Stop::NoData => self.no_data.fetch_add(1, Ordering::Relaxed),
             Stop::NoRoom => self.no_room.fetch_add(1, Ordering::Relaxed),
-            Stop::SinkGone | Stop::Limit | Stop::Eof | Stop::Quantum => 0,
+            Stop::Rate => self.rate.fetch_add(1, Ordering::Relaxed),
+            Stop::SinkGone | Stop::Loop | Stop::Limit | Stop::Eof | Stop::Quantum => 0,
         };
     }
 
@@ -78,6 +82,7 @@ impl Counts {
             requeues: load(&self.requeues),
             stalls_no_data: load(&self.no_data),
             stalls_no_room: load(&self.no_room),
+            stalls_rate: load(&self.rate),
             ended: std::array::from_fn(|kind| load(&self.ended[kind])),
         }
     }

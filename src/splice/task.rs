@@ -7,17 +7,24 @@
 //!
 //! A pass: lock `so_rcv` (2) and `so_snd` (3), move, count, unlock; `output` of the sink; `rcvd` of
 //! the source; leave RUNNING. The splice ends when somebody takes it off both buffers, holding both
-//! locks ([`Task::hide`]): exactly one can, after that no byte moves, and both sides are woken.
+//! locks ([`Task::hide`]): exactly one can, after that no byte moves, and both sides are woken. Who
+//! waits for the end itself ([`Status`]) is told when no pass is left that could still enter a
+//! protocol, with no lock held.
 
+use super::bucket::Bucket;
 use super::machine::{self, Action, Event, Reason, State};
 use super::pool::Shared;
 use super::xfer::{self, Stop, Terms};
 use super::{Cause, Dispatch, End};
+use crate::error::{Flavor, SoError};
 use crate::lock::{Condvar, Guard, Mutex, RCV, SND, SPLICE};
 use crate::protocol::{Protocol, Side, SocketEnd, Upcall, Wakeup};
 use crate::run_list::{self, Job};
 use std::any::Any;
+use std::fmt;
 use std::sync::{Arc, Weak};
+#[cfg(feature = "async")]
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// One of the two sockets of a splice, without the handle that keeps it open.
@@ -33,23 +40,53 @@ pub(super) struct Status {
     ended: Condvar,
 }
 
-#[derive(Debug)]
 struct Progress {
     state: State,
     end: Option<End>,
     passes: u64,
     /// When bytes were moved last (or the splice began); kept only for an idle timeout.
     moved_at: Option<Instant>,
+    bucket: Option<Bucket>,
+    /// The time of the timer that counts; earlier and later ones in the queue do not.
+    armed: Option<Instant>,
+    waiters: Vec<Waiter>,
+}
+
+/// Somebody who is told when the splice has ended.
+enum Waiter {
+    Callback(Box<dyn FnOnce(End) + Send>),
+    #[cfg(feature = "async")]
+    Waker(Waker),
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Progress")
+            .field("state", &self.state)
+            .field("end", &self.end)
+            .field("passes", &self.passes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Progress {
+    /// The end, once the last pass is over too.
+    fn complete(&self) -> Option<End> {
+        self.end.filter(|_| self.state == State::Ended)
+    }
 }
 
 impl Status {
-    pub(super) fn new(now: Option<Instant>) -> Status {
+    pub(super) fn new(moved_at: Option<Instant>, bucket: Option<Bucket>) -> Status {
         Status {
             progress: Mutex::new(Progress {
                 state: State::Queued,
                 end: None,
                 passes: 0,
-                moved_at: now,
+                moved_at,
+                bucket,
+                armed: None,
+                waiters: Vec::new(),
             }),
             ended: Condvar::new(),
         }
@@ -60,13 +97,56 @@ impl Status {
         let mut progress = self.progress.lock();
         let mut timed_out = false;
         loop {
-            if progress.state == State::Ended {
-                return progress.end;
-            }
-            if timed_out {
-                return None;
+            let end = progress.complete();
+            if end.is_some() || timed_out {
+                return end;
             }
             timed_out = self.ended.wait_until(&mut progress, deadline);
+        }
+    }
+
+    /// Calls `callback` when [`wait`](Self::wait) would return: now, or in the thread that ends the
+    /// splice.
+    pub(super) fn on_end(&self, callback: Box<dyn FnOnce(End) + Send>) {
+        let mut progress = self.progress.lock();
+        match progress.complete() {
+            None => progress.waiters.push(Waiter::Callback(callback)),
+            Some(end) => {
+                drop(progress);
+                callback(end);
+            }
+        }
+    }
+
+    #[cfg(feature = "async")]
+    pub(super) fn poll_end(&self, cx: &Context<'_>) -> Poll<End> {
+        let mut progress = self.progress.lock();
+        if let Some(end) = progress.complete() {
+            return Poll::Ready(end);
+        }
+        let mut wakers = progress.waiters.iter();
+        let known = wakers
+            .any(|waiter| matches!(waiter, Waiter::Waker(waker) if waker.will_wake(cx.waker())));
+        if !known {
+            let waker = Waiter::Waker(cx.waker().clone());
+            progress.waiters.push(waker);
+        }
+        Poll::Pending
+    }
+
+    /// Tells all who wait. Entered with no lock held, once.
+    fn complete(&self) {
+        let (end, waiters) = {
+            let mut progress = self.progress.lock();
+            (progress.end, std::mem::take(&mut progress.waiters))
+        };
+        let Some(end) = end else { return };
+        for waiter in waiters {
+            match waiter {
+                Waiter::Callback(callback) => callback(end),
+                #[cfg(feature = "async")]
+                Waiter::Waker(waker) => waker.wake(),
+            }
         }
     }
 
@@ -100,6 +180,24 @@ pub(super) struct Task {
     pub(super) limit: Option<u64>,
     pub(super) idle: Option<Duration>,
     pub(super) expires: Option<Instant>,
+    /// It has an idle time or a rate.
+    pub(super) needs_time: bool,
+    pub(super) flavor: Flavor,
+    pub(super) lowat: usize,
+    pub(super) forward_eof: bool,
+    pub(super) forward_reset: bool,
+}
+
+/// OpenBSD's limit for the number of splices that bytes may pass.
+const MAX_HOPS: u8 = 128;
+
+/// A splice that was just taken off its buffers: what is left to be done without locks.
+#[must_use]
+struct Hidden {
+    end: End,
+    upcalls: [Option<Arc<dyn Upcall>>; 2],
+    /// No pass is left: who waits is to be told.
+    complete: bool,
 }
 
 impl Task {
@@ -135,63 +233,105 @@ impl Task {
         if self.step(Event::Start) != Action::Run {
             return 0;
         }
-        let (moved, stop) = self.transfer();
+        let (moved, stop, ended) = self.transfer();
         let done = match stop {
             Stop::NoData => Event::DoneIdle(Reason::NoData),
             Stop::NoRoom => Event::DoneIdle(Reason::NoRoom),
-            Stop::SinkGone | Stop::Limit | Stop::Eof | Stop::Quantum => Event::DoneMore,
+            Stop::Rate => Event::DoneIdle(Reason::Rate),
+            Stop::SinkGone | Stop::Loop | Stop::Limit | Stop::Eof | Stop::Quantum => {
+                Event::DoneMore
+            }
         };
         let idle = done != Event::DoneMore;
-        if moved > 0 {
+        let eof = ended == Some(Cause::Eof) && self.forward_eof;
+        if eof {
+            self.sink.end.cantsendmore();
+        }
+        if moved > 0 || eof {
             self.sink.protocol.output();
         }
         if moved > 0 || idle {
             self.source.protocol.rcvd(idle);
         }
+        match ended {
+            Some(Cause::SourceError(_)) if self.forward_reset => self.sink.protocol.abort(),
+            Some(Cause::SinkError(_)) if self.forward_reset => self.source.protocol.abort(),
+            _ => {}
+        }
         self.pool.counts.pass(moved, stop);
-        if self.step(done) == Action::Enqueue {
-            self.pool.counts.requeued();
-            self.schedule();
+        match self.step(done) {
+            Action::Enqueue => {
+                self.pool.counts.requeued();
+                self.schedule();
+            }
+            Action::Complete => self.status.complete(),
+            Action::Nothing | Action::Run | Action::Invalid => {}
+        }
+        if stop == Stop::Rate
+            && let Some(me) = self.me.upgrade()
+        {
+            self.pool.arm(&me);
         }
         moved
     }
 
     /// The middle of a pass: moves and counts; ends the splice if that was its last one.
-    fn transfer(&self) -> (u64, Stop) {
-        let now = self.idle.map(|_| self.pool.now());
+    fn transfer(&self) -> (u64, Stop, Option<Cause>) {
+        let now = self.needs_time.then(|| self.pool.now());
         let mut rcv = self.source.end.rcv();
         let mut snd = self.sink.end.snd();
         if !self.is_on(&rcv) {
-            return (0, Stop::Quantum);
+            return (0, Stop::Quantum, None);
         }
-        let sink_error = self.sink.end.error();
-        let counted = self.source.end.spliced();
-        let terms = Terms {
-            limit: self.limit.map(|limit| limit.saturating_sub(counted)),
-            quantum: self.pool.quantum,
-            connected: snd.is_connected(),
-            failed: sink_error.is_some(),
-        };
+        // What the sink's own splice has left there is none of the connection's errors.
+        let is_real = |error: &SoError| !error.is_of_splice();
+        let sink_error = self.sink.end.error().filter(is_real);
+        let terms = self.terms(&rcv, &snd, sink_error, now);
         let (moved, stop) = xfer::transfer(&mut rcv.buf, &mut snd.buf, terms);
         let moved = moved as u64;
         self.source.end.add_spliced(moved);
         if moved > 0 && now.is_some() {
-            self.status.progress.lock().moved_at = now;
+            self.status.progress.lock().moved(moved, now);
         }
         let cause = match stop {
             Stop::SinkGone => sink_error.map_or(Cause::SinkShutdown, Cause::SinkError),
+            Stop::Loop => Cause::Loop,
             Stop::Limit => Cause::Limit,
             Stop::Eof => {
-                let error = self.source.end.error();
+                let error = self.source.end.error().filter(is_real);
                 error.map_or(Cause::Eof, Cause::SourceError)
             }
-            Stop::NoData | Stop::NoRoom | Stop::Quantum => return (moved, stop),
+            Stop::NoData | Stop::NoRoom | Stop::Rate | Stop::Quantum => return (moved, stop, None),
         };
-        let (_, hidden) = self.hide(&mut rcv, &mut snd, cause);
+        let hidden = self.hide(&mut rcv, &mut snd, cause);
         drop(snd);
         drop(rcv);
+        // The pass is not over, so nobody is told yet.
         drop(hidden);
-        (moved, stop)
+        (moved, stop, Some(cause))
+    }
+
+    /// What the pass may do.
+    fn terms(
+        &self,
+        rcv: &Side,
+        snd: &Side,
+        sink_error: Option<SoError>,
+        now: Option<Instant>,
+    ) -> Terms {
+        let counted = self.source.end.spliced();
+        let mut progress = self.status.progress.lock();
+        let bucket = progress.bucket.as_mut().zip(now);
+        Terms {
+            limit: self.limit.map(|limit| limit.saturating_sub(counted)),
+            quantum: self.pool.quantum,
+            allowance: bucket.map_or(usize::MAX, |(bucket, now)| bucket.allowance(now)),
+            // More could never arrive if the window were held back until then.
+            lowat: self.lowat.min(rcv.buf.hiwat() / 2),
+            max_hops: (self.flavor == Flavor::OpenBsd).then_some(MAX_HOPS),
+            connected: snd.is_connected(),
+            failed: sink_error.is_some(),
+        }
     }
 
     fn is_on(&self, rcv: &Guard<'_, Side, RCV>) -> bool {
@@ -200,30 +340,39 @@ impl Task {
     }
 
     /// Takes the splice off both buffers and wakes both sides unconditionally. The caller drops the
-    /// references after the locks.
+    /// result after the locks.
     fn hide(
         &self,
         rcv: &mut Guard<'_, Side, RCV>,
         snd: &mut Guard<'_, Side, SND>,
         cause: Cause,
-    ) -> (End, [Option<Arc<dyn Upcall>>; 2]) {
-        let hidden = [rcv.take_diversion(), snd.take_diversion()];
+    ) -> Hidden {
+        let upcalls = [rcv.take_diversion(), snd.take_diversion()];
         let end = {
             let mut progress = self.status.progress.lock();
             let end = End {
                 cause,
                 bytes: self.source.end.spliced(),
                 passes: progress.passes,
+                residual: rcv.buf.len(),
             };
             progress.end = Some(end);
             end
         };
-        // Nothing or Complete, and step() has told who waits.
-        let _ = self.step(Event::Hide);
+        let complete = self.step(Event::Hide) == Action::Complete;
         self.pool.counts.ended(cause);
-        self.source.end.sorwakeup(rcv, Wakeup::Data);
-        self.sink.end.sowwakeup(snd, Wakeup::Space);
-        (end, hidden)
+        if self.flavor == Flavor::OpenBsd
+            && let Some(error) = left_on_source(cause)
+        {
+            self.source.end.set_error(error);
+        }
+        self.source.end.source_unspliced(rcv, end);
+        self.sink.end.sink_unspliced(snd, end);
+        Hidden {
+            end,
+            upcalls,
+            complete,
+        }
     }
 
     /// Ends the splice; `None` if it has ended before. Entered with no lock held; never waits for
@@ -238,21 +387,46 @@ impl Task {
         if !self.is_on(&rcv) || !due(&self.status.progress.lock()) {
             return None;
         }
-        let (end, hidden) = self.hide(&mut rcv, &mut snd, cause);
+        let hidden = self.hide(&mut rcv, &mut snd, cause);
         drop(snd);
         drop(rcv);
-        drop(hidden);
-        Some(end)
+        drop(hidden.upcalls);
+        if hidden.complete {
+            self.status.complete();
+        }
+        Some(hidden.end)
     }
 
-    /// When its timer is to look again.
-    pub(super) fn next_timer(&self) -> Option<Instant> {
-        let progress = self.status.progress.lock();
+    /// A timer is to be armed for the time that this returns; the former one no longer counts.
+    pub(super) fn arm(&self) -> Option<Instant> {
+        let mut progress = self.status.progress.lock();
+        let next = self.next_timer(&progress)?;
+        if progress.armed.is_some_and(|armed| armed <= next) {
+            return None;
+        }
+        progress.armed = Some(next);
+        Some(next)
+    }
+
+    /// Whether the timer for this time, which has fired, is the one that counts.
+    pub(super) fn disarm(&self, at: Instant) -> bool {
+        let mut progress = self.status.progress.lock();
+        let counts = progress.armed == Some(at);
+        if counts {
+            progress.armed = None;
+        }
+        counts
+    }
+
+    fn next_timer(&self, progress: &Progress) -> Option<Instant> {
         if progress.end.is_some() {
             return None;
         }
-        let idle = self.idle_deadline(&progress);
-        [idle, self.expires].into_iter().flatten().min()
+        let refilled = refill_deadline(progress);
+        [refilled, self.idle_deadline(progress), self.expires]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn idle_deadline(&self, progress: &Progress) -> Option<Instant> {
@@ -264,11 +438,50 @@ impl Task {
         let is_past = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
         if is_past(self.expires) {
             self.dissolve(Cause::Lifetime);
-        } else if self.idle.is_some() {
+            return;
+        }
+        if self.idle.is_some() {
             self.dissolve_if(Cause::Idle, |progress| {
                 is_past(self.idle_deadline(progress))
             });
         }
+        let refilled = is_past(refill_deadline(&self.status.progress.lock()));
+        if refilled && self.step(Event::Refill) == Action::Enqueue {
+            self.schedule();
+        }
+    }
+}
+
+impl Progress {
+    fn moved(&mut self, bytes: u64, now: Option<Instant>) {
+        self.moved_at = self.moved_at.and(now);
+        if let Some(bucket) = &mut self.bucket {
+            bucket.take(bytes);
+        }
+    }
+}
+
+/// When a splice that waits for its rate may go on.
+fn refill_deadline(progress: &Progress) -> Option<Instant> {
+    let waits = progress.state == State::Idle(Reason::Rate);
+    let bucket = progress.bucket.as_ref().filter(|_| waits);
+    bucket.and_then(Bucket::refilled_at)
+}
+
+/// What `so_error` of the source holds afterwards in the OpenBSD flavor.
+fn left_on_source(cause: Cause) -> Option<SoError> {
+    match cause {
+        Cause::Limit => Some(SoError::SpliceLimit),
+        Cause::Idle | Cause::Lifetime => Some(SoError::SpliceTimedOut),
+        Cause::Loop => Some(SoError::SpliceLoop),
+        Cause::SinkShutdown => Some(SoError::BrokenPipe),
+        Cause::SinkError(error) => Some(error),
+        Cause::Unspliced
+        | Cause::Eof
+        | Cause::SourceError(_)
+        | Cause::SourceClosed
+        | Cause::SinkClosed
+        | Cause::PoolClosed => None,
     }
 }
 

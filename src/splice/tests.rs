@@ -8,6 +8,7 @@ mod defects;
 use super::*;
 use crate::buf::Buf;
 use crate::clock::{Clock, SystemClock};
+use crate::error::SoError;
 use crate::local;
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::{Protocol, SocketEnd, Upcall, Wakeup};

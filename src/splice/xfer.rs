@@ -12,6 +12,12 @@ pub(super) struct Terms {
     pub(super) limit: Option<u64>,
     /// Bytes for this pass.
     pub(super) quantum: usize,
+    /// Bytes that the rate allows now.
+    pub(super) allowance: usize,
+    /// With fewer bytes on the source it waits for more (but not for more than the limit).
+    pub(super) lowat: usize,
+    /// Bytes that have passed so many splices go round.
+    pub(super) max_hops: Option<u8>,
     /// The sink can send. A connecting one cannot yet.
     pub(super) connected: bool,
     /// The sink will never send again although its `so_snd` is not closed: it has an error.
@@ -23,14 +29,18 @@ pub(super) struct Terms {
 pub(super) enum Stop {
     /// The sink takes no more bytes. Nothing was moved.
     SinkGone,
+    /// The next byte has passed too many splices. Nothing was moved.
+    Loop,
     /// The limit is reached to the byte.
     Limit,
     /// The source is closed and its last byte is moved.
     Eof,
-    /// The source is empty.
+    /// The source is empty, or has fewer bytes than the low-water mark.
     NoData,
     /// The sink is full, has less room than its low-water mark, or still connects.
     NoRoom,
+    /// The rate allows no more now.
+    Rate,
     /// The quantum is used up.
     Quantum,
 }
@@ -44,9 +54,21 @@ pub(super) fn transfer(rcv: &mut SockBuf, snd: &mut SockBuf, terms: Terms) -> (u
         usize::try_from(left).unwrap_or(usize::MAX)
     });
     let want = rcv.len().min(left);
+    if want < terms.lowat.min(left) && !rcv.is_closed() {
+        return (0, Stop::NoData);
+    }
     let room = if terms.connected { room(snd, want) } else { 0 };
-    let count = want.min(room).min(terms.quantum);
-    if count > 0 {
+    let most = want.min(room).min(terms.quantum).min(terms.allowance);
+    let count = match terms.max_hops {
+        None => most,
+        Some(hops) => most.min(rcv.chain().below(hops)),
+    };
+    if count == 0 && most > 0 {
+        return (0, Stop::Loop);
+    }
+    if terms.max_hops.is_some() {
+        rcv.hop_to(snd, count);
+    } else if count > 0 {
         rcv.move_to(snd, count);
     }
     let stop = if left == count {
@@ -57,6 +79,8 @@ pub(super) fn transfer(rcv: &mut SockBuf, snd: &mut SockBuf, terms: Terms) -> (u
         Stop::NoData
     } else if count == room || snd.space() == 0 {
         Stop::NoRoom
+    } else if count == terms.allowance {
+        Stop::Rate
     } else {
         Stop::Quantum
     };
@@ -82,6 +106,9 @@ mod tests {
     const PLENTY: Terms = Terms {
         limit: None,
         quantum: 1000,
+        allowance: usize::MAX,
+        lowat: 0,
+        max_hops: None,
         connected: true,
         failed: false,
     };
@@ -123,6 +150,22 @@ mod tests {
         };
         assert_eq!(run(9, 9, connecting), (0, Stop::NoRoom));
         assert_eq!(run(0, 9, connecting), (0, Stop::NoData));
+        let rate = Terms {
+            allowance: 2,
+            ..PLENTY
+        };
+        assert_eq!(run(9, 9, rate), (2, Stop::Rate));
+        assert_eq!(run(2, 9, rate), (2, Stop::NoData));
+        assert_eq!(run(9, 2, rate), (2, Stop::NoRoom));
+        let lowat = Terms { lowat: 5, ..PLENTY };
+        assert_eq!(run(4, 9, lowat), (0, Stop::NoData));
+        assert_eq!(run(5, 9, lowat), (5, Stop::NoData));
+        let last = Terms {
+            limit: Some(3),
+            ..lowat
+        };
+        assert_eq!(run(2, 9, last), (0, Stop::NoData));
+        assert_eq!(run(4, 9, last), (3, Stop::Limit));
         let failed = Terms {
             failed: true,
             ..PLENTY
@@ -137,6 +180,37 @@ mod tests {
         assert_eq!(transfer(&mut rcv, &mut snd, PLENTY), (5, Stop::NoRoom));
         snd.drop_front(5);
         assert_eq!(transfer(&mut rcv, &mut snd, PLENTY), (4, Stop::Eof));
+    }
+
+    #[test]
+    fn low_water_of_the_source_holds_back_neither_the_last_bytes_nor_the_end() {
+        let terms = Terms { lowat: 5, ..PLENTY };
+        let (mut rcv, mut snd) = buffers(4, 9);
+        assert_eq!(transfer(&mut rcv, &mut snd, terms), (0, Stop::NoData));
+        rcv.close();
+        assert_eq!(transfer(&mut rcv, &mut snd, terms), (4, Stop::Eof));
+    }
+
+    #[test]
+    fn bytes_that_went_round_are_moved_no_more() {
+        let terms = Terms {
+            max_hops: Some(3),
+            quantum: 10_000,
+            ..PLENTY
+        };
+        let (mut a, mut b) = buffers(6000, 9000);
+        for hop in 0..3 {
+            assert_eq!(transfer(&mut a, &mut b, terms).0, 6000, "hop {hop}");
+            std::mem::swap(&mut a, &mut b);
+        }
+        // Looking does not count, and fresh bytes behind old ones change nothing.
+        a.append(crate::buf::Buf::copy_of(&[2; 6000]));
+        for _ in 0..300 {
+            assert_eq!(transfer(&mut a, &mut b, terms), (0, Stop::Loop));
+        }
+        // Fresh bytes before old ones are moved.
+        a.drop_front(6000);
+        assert_eq!(transfer(&mut a, &mut b, terms), (6000, Stop::NoData));
     }
 
     #[test]
@@ -166,7 +240,7 @@ mod tests {
             prop_assert_eq!(count, queued.min(space).min(quantum).min(left));
             prop_assert_eq!((rcv.len(), snd.len()), (queued - count, count));
             let reason_holds = match stop {
-                Stop::SinkGone => false,
+                Stop::SinkGone | Stop::Loop | Stop::Rate => false,
                 Stop::Limit => count == left,
                 Stop::Eof => closed && rcv.is_empty(),
                 Stop::NoData => !closed && rcv.is_empty(),

@@ -5,6 +5,7 @@ use super::stats::Received;
 use super::table::Table;
 use super::{Driver, Handle, Shared, Stack};
 use crate::clock::Clock;
+use crate::error::Flavor;
 use crate::link::Link;
 use crate::lock::Mutex;
 use crate::tcp::host::Counters;
@@ -68,6 +69,7 @@ pub(super) struct Config {
     pub(super) nagle: bool,
     pub(super) ack_delay: Option<Duration>,
     pub(super) limits: Limits,
+    pub(super) flavor: Flavor,
     pub(super) time_wait: Duration,
 }
 
@@ -84,6 +86,7 @@ impl Default for Config {
                 user: Duration::from_secs(300),
                 fin_wait: Duration::from_secs(60),
             },
+            flavor: Flavor::default(),
             time_wait: Duration::from_secs(60),
         }
     }
@@ -142,6 +145,14 @@ impl Builder {
     #[must_use]
     pub fn ack_delay(mut self, delay: Option<Duration>) -> Builder {
         self.config.ack_delay = delay.map(|delay| delay.min(LONGEST));
+        self
+    }
+
+    /// Whose behaviour the stack's sockets have where FreeBSD and OpenBSD differ; FreeBSD's by
+    /// default.
+    #[must_use]
+    pub fn flavor(mut self, flavor: Flavor) -> Builder {
+        self.config.flavor = flavor;
         self
     }
 

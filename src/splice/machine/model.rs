@@ -1,5 +1,5 @@
 //! Every interleaving of a small world with the machine: bytes and room that come one at a time, an
-//! end of file, somebody who unsplices, and a pass that is three steps (start, move, done).
+//! end of file, a rate, somebody who unsplices, and a pass that is three steps (start, move, done).
 //!
 //! A buffer changes and wakes in one step, since both happen under its lock; so do moving and
 //! hiding. Checked in every world: at most one queue entry, no impossible event. Checked where
@@ -25,10 +25,12 @@ struct World {
     completed: u8,
     data: u8,
     room: u8,
+    tokens: u8,
     eof: bool,
     // What is still to happen.
     arrivals: u8,
     acks: u8,
+    refills: u8,
     closes: u8,
     unsplices: u8,
 }
@@ -44,9 +46,11 @@ impl World {
             completed: 0,
             data: 1,
             room: 1,
+            tokens: 1,
             eof: false,
-            arrivals: 6,
-            acks: 6,
+            arrivals: 4,
+            acks: 4,
+            refills: 4,
             closes: 1,
             unsplices,
         }
@@ -83,15 +87,18 @@ impl World {
     fn transfer(mut self) -> World {
         let mut done = Event::DoneMore;
         if !self.hidden {
-            let count = self.data.min(self.room).min(1);
+            let count = self.data.min(self.room).min(self.tokens).min(1);
             self.data -= count;
             self.room -= count;
+            self.tokens -= count;
             if self.eof && self.data == 0 {
                 self = self.hide();
             } else if self.data == 0 {
                 done = Event::DoneIdle(Reason::NoData);
             } else if self.room == 0 {
                 done = Event::DoneIdle(Reason::NoRoom);
+            } else if self.tokens == 0 {
+                done = Event::DoneIdle(Reason::Rate);
             }
         }
         World {
@@ -125,6 +132,18 @@ impl World {
         if self.acks > 0 {
             let (acks, room) = (self.acks - 1, self.room + 1);
             next.push(World { acks, room, ..self }.wake(Wakeup::Space));
+        }
+        if self.refills > 0 {
+            let (refills, tokens) = (self.refills - 1, self.tokens + 1);
+            next.push(World {
+                refills,
+                tokens,
+                ..self
+            });
+        }
+        // The timer, armed by the pass that stopped for the rate.
+        if self.tokens > 0 && self.state == State::Idle(Reason::Rate) {
+            next.push(self.happen(Event::Refill).0);
         }
         if self.unsplices > 0 && !self.hidden {
             next.push(
@@ -162,9 +181,10 @@ impl World {
 
     fn check_the_end(self) {
         let ended = self.state == State::Ended && self.completed == 1;
-        let nothing_to_do = (self.data == 0 || self.room == 0) && !(self.eof && self.data == 0);
+        let can_move = self.data > 0 && self.room > 0 && self.tokens > 0;
+        let can_end = self.eof && self.data == 0;
         assert_eq!(ended, self.hidden, "{self:?}");
-        assert!(ended || nothing_to_do, "stranded: {self:?}");
+        assert!(ended || !(can_move || can_end), "stranded: {self:?}");
     }
 }
 

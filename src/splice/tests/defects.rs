@@ -198,8 +198,8 @@ fn defect_6_every_end_is_observable_without_data() {
     for (end_it, expected) in ways {
         let bench = Bench::new();
         let (sender, heard) = mpsc::channel();
-        bench.left[1].set_rcv_upcall(Some(Arc::new(Tell(sender.clone()))));
-        bench.right[0].set_snd_upcall(Some(Arc::new(Tell(sender))));
+        bench.left[1].add_rcv_upcall(Arc::new(Tell(sender.clone())));
+        bench.right[0].add_snd_upcall(Arc::new(Tell(sender)));
         let splice = bench.splice_with(Options {
             limit: Some(5),
             lifetime: Some(Duration::from_secs(5)),
@@ -226,7 +226,7 @@ fn defect_8_a_disabled_pool_fails_for_everyone() {
         let error = bench.left[1]
             .splice_to(&bench.right[0], bench.options())
             .unwrap_err();
-        assert_eq!((error, error.errno()), (SpliceError::PoolDisabled, 6));
+        assert_eq!(error, SpliceError::PoolDisabled);
     }
 }
 

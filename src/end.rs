@@ -1,0 +1,90 @@
+//! How a splice ends. Pure; public as part of [`splice`](crate::splice).
+//!
+//! Here, below the sockets, because a socket remembers how its splices have ended.
+
+use crate::error::SoError;
+use std::fmt;
+
+/// Why a splice has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cause {
+    /// [`Socket::unsplice`](crate::Socket::unsplice) or [`Splice::unsplice`](crate::Splice::unsplice).
+    Unspliced,
+    /// The limit is reached.
+    Limit,
+    /// No byte has moved for the idle time.
+    Idle,
+    /// Its lifetime is over.
+    Lifetime,
+    /// The source's stream has ended and all of it was moved.
+    Eof,
+    /// The source has failed and all that it had received was moved.
+    SourceError(SoError),
+    /// The source was closed by its user.
+    SourceClosed,
+    /// The sink was shut down for writing.
+    SinkShutdown,
+    /// The sink has failed.
+    SinkError(SoError),
+    /// The sink was closed by its user.
+    SinkClosed,
+    /// The pool was dropped.
+    PoolClosed,
+    /// The bytes go round: they have passed 128 splices (only in the OpenBSD flavor).
+    Loop,
+}
+
+impl Cause {
+    pub(crate) const KINDS: usize = 12;
+
+    pub(crate) fn kind(self) -> usize {
+        match self {
+            Cause::Unspliced => 0,
+            Cause::Limit => 1,
+            Cause::Idle => 2,
+            Cause::Lifetime => 3,
+            Cause::Eof => 4,
+            Cause::SourceError(_) => 5,
+            Cause::SourceClosed => 6,
+            Cause::SinkShutdown => 7,
+            Cause::SinkError(_) => 8,
+            Cause::SinkClosed => 9,
+            Cause::PoolClosed => 10,
+            Cause::Loop => 11,
+        }
+    }
+}
+
+/// How a splice has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct End {
+    /// Why.
+    pub cause: Cause,
+    /// Bytes moved from the source to the sink.
+    pub bytes: u64,
+    /// Passes that it took.
+    pub passes: u64,
+    /// Bytes that it left on the source: received, in order, and not moved. They are readable
+    /// there.
+    pub residual: usize,
+}
+
+/// The source or the sink of a splice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The socket that bytes come from.
+    Source,
+    /// The socket that bytes go to.
+    Sink,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Source => "source",
+            Role::Sink => "sink",
+        })
+    }
+}

@@ -1,0 +1,117 @@
+//! How many bytes a rate allows: a token bucket. Pure.
+
+use std::num::NonZeroU64;
+use std::time::{Duration, Instant};
+
+const NANOS: u128 = 1_000_000_000;
+
+/// A rate of bytes, with bursts.
+///
+/// Over any time *t* no more than `burst` + `bytes_per_second` * *t* bytes are moved.
+///
+/// ```
+/// use sosplice::splice::{Options, Rate};
+/// use std::num::NonZeroU64;
+/// let megabyte = NonZeroU64::new(1_000_000).ok_or("zero")?;
+/// let rate = Rate { bytes_per_second: megabyte, burst: megabyte };
+/// let options = Options { rate: Some(rate), ..Options::default() };
+/// # Ok::<_, &str>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rate {
+    /// Bytes in a second, in the long run.
+    pub bytes_per_second: NonZeroU64,
+    /// Bytes at once, after a rest.
+    pub burst: NonZeroU64,
+}
+
+/// A rate at work. Full in the beginning.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    rate: Rate,
+    /// Bytes times [`NANOS`], so that nothing is lost by rounding.
+    level: u128,
+    at: Instant,
+}
+
+impl Bucket {
+    pub(super) fn new(rate: Rate, now: Instant) -> Bucket {
+        Bucket {
+            rate,
+            level: u128::from(rate.burst.get()) * NANOS,
+            at: now,
+        }
+    }
+
+    /// Bytes that are allowed now.
+    pub(super) fn allowance(&mut self, now: Instant) -> usize {
+        let passed = now.saturating_duration_since(self.at).as_nanos();
+        self.at = self.at.max(now);
+        let fresh = passed.saturating_mul(self.rate.bytes_per_second.get().into());
+        let full = u128::from(self.rate.burst.get()) * NANOS;
+        self.level = self.level.saturating_add(fresh).min(full);
+        usize::try_from(self.level / NANOS).unwrap_or(usize::MAX)
+    }
+
+    /// Takes bytes that were allowed.
+    pub(super) fn take(&mut self, bytes: u64) {
+        self.level = self.level.saturating_sub(u128::from(bytes) * NANOS);
+    }
+
+    /// When it is worth looking again: when a hundredth of a second's bytes are allowed, or the
+    /// burst if that is less.
+    pub(super) fn refilled_at(&self) -> Option<Instant> {
+        let rate = u128::from(self.rate.bytes_per_second.get());
+        let step = (rate / 100).clamp(1, self.rate.burst.get().into());
+        let missing = (step * NANOS).saturating_sub(self.level);
+        let nanos = u64::try_from(missing.div_ceil(rate)).unwrap_or(u64::MAX);
+        self.at.checked_add(Duration::from_nanos(nanos))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, SystemClock};
+    use proptest::prelude::*;
+
+    fn rate(bytes_per_second: u64, burst: u64) -> Rate {
+        let nonzero = |value| NonZeroU64::new(value).expect("not zero");
+        Rate {
+            bytes_per_second: nonzero(bytes_per_second),
+            burst: nonzero(burst),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_the_rate_and_the_burst(
+            bytes_per_second in 1u64..5_000_000_000, burst in 1u64..1_000_000,
+            steps in proptest::collection::vec((0u64..2_000_000_000, 0u64..=100), 1..50),
+        ) {
+            let start = SystemClock.now();
+            let mut bucket = Bucket::new(rate(bytes_per_second, burst), start);
+            let (mut now, mut taken) = (start, 0u128);
+            for (nanos, percent) in steps {
+                now += Duration::from_nanos(nanos);
+                let share = bucket.allowance(now) as u64 * percent / 100;
+                bucket.take(share);
+                taken += u128::from(share);
+                let passed = (now - start).as_nanos();
+                let most = u128::from(burst) + passed * u128::from(bytes_per_second) / NANOS;
+                prop_assert!(taken <= most, "{taken} > {most}");
+            }
+        }
+
+        #[test]
+        fn a_wait_is_worth_it(bytes_per_second in 1u64..5_000_000_000, burst in 1u64..1_000_000) {
+            let start = SystemClock.now();
+            let mut bucket = Bucket::new(rate(bytes_per_second, burst), start);
+            bucket.take(burst);
+            let wake = bucket.refilled_at().expect("soon");
+            let step = (bytes_per_second / 100).clamp(1, burst);
+            prop_assert!(bucket.allowance(wake) as u64 >= step);
+            prop_assert!(wake - start <= Duration::from_secs(1));
+        }
+    }
+}
