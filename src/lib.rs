@@ -114,6 +114,8 @@
 
 pub mod buf;
 pub mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod end;
 pub mod error;
 pub mod link;

@@ -1,0 +1,250 @@
+//! Conformance: what sockets of any protocol do when they are spliced, as cases that can be run.
+//!
+//! Whoever writes a [`Protocol`](crate::protocol::Protocol) gives a [`Factory`] of connected pairs,
+//! and [`run`] runs every case that applies to it. A case panics where a socket behaves otherwise
+//! than it should. The names are FreeBSD's (`F05 splice_limit_bytes`) and OpenBSD's
+//! (`T18 args-max`) where the case is one of theirs.
+//!
+//! ```
+//! use sosplice::{Socket, conformance::{self, Factory, Setup}, local};
+//!
+//! struct InMemory;
+//! impl Factory for InMemory {
+//!     fn connect(&self, setup: Setup) -> (Socket, Socket) {
+//!         local::pair_with_hiwat(setup.rcv_hiwat, setup.snd_hiwat)
+//!     }
+//! }
+//!
+//! let only = |case: &conformance::Case| case.name.starts_with("F01");
+//! let report = conformance::run(&InMemory, conformance::Config::default(), only);
+//! report.assert_passed();
+//! ```
+//!
+//! A factory whose sockets live in virtual time ([`Factory::time`]) gets the cases that are about
+//! time, too.
+
+mod freebsd;
+mod openbsd;
+mod world;
+
+pub use world::World;
+
+use crate::clock::Clock;
+use crate::error::Flavor;
+use crate::socket::Socket;
+use crate::splice::Dispatch;
+use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a case wants of the sockets that it gets. A factory comes as near as its protocol can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setup {
+    /// High-water mark of `so_rcv` in bytes.
+    pub rcv_hiwat: usize,
+    /// High-water mark of `so_snd` in bytes.
+    pub snd_hiwat: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup {
+            rcv_hiwat: crate::sockbuf::DEFAULT_HIWAT,
+            snd_hiwat: crate::sockbuf::DEFAULT_HIWAT,
+        }
+    }
+}
+
+/// A connection that is still being made.
+pub struct Connecting {
+    /// The end that connects: bytes for it are held.
+    pub socket: Socket,
+    /// Lets the connection come about and returns its other end; or, if it is to be refused,
+    /// refuses it.
+    pub complete: Box<dyn FnOnce(Verdict) -> Option<Socket> + Send>,
+}
+
+impl fmt::Debug for Connecting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connecting")
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a [`Connecting`] is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It stands.
+    Accept,
+    /// It fails with an error of the socket.
+    Refuse,
+}
+
+/// Makes the sockets of one protocol.
+pub trait Factory: Send + Sync {
+    /// Both ends of a new connection.
+    fn connect(&self, setup: Setup) -> (Socket, Socket);
+
+    /// A connection whose handshake is held. Not all protocols have such a thing.
+    fn connecting(&self) -> Option<Connecting> {
+        None
+    }
+
+    /// A listening socket.
+    fn listening(&self) -> Option<Socket> {
+        None
+    }
+
+    /// A socket that nobody has connected yet.
+    fn unconnected(&self) -> Option<Socket> {
+        None
+    }
+
+    /// The time that the sockets live in, if it is not the system's.
+    fn time(&self) -> Option<&dyn Time> {
+        None
+    }
+}
+
+/// Virtual time: nothing happens unless [`run`](Time::run) is called, and no time passes unless
+/// [`advance`](Time::advance) is.
+pub trait Time: Send + Sync {
+    /// What the sockets read.
+    fn clock(&self) -> Arc<dyn Clock>;
+
+    /// Lets time pass.
+    fn advance(&self, by: Duration);
+
+    /// Does a piece of the protocol's work (receives frames, fires timers). `false` if there is
+    /// nothing to do now.
+    fn run(&self) -> bool;
+
+    /// How long nothing will happen by itself.
+    fn next_deadline(&self) -> Option<Duration>;
+}
+
+/// How the splices of a run are to work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// Where they move their bytes.
+    pub dispatch: Dispatch,
+    /// Number of workers.
+    pub workers: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            dispatch: Dispatch::Worker,
+            workers: 2,
+        }
+    }
+}
+
+/// One behaviour, and how to see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    /// Its name, unique; begins with the number that the system's own suite gives it, if any.
+    pub name: &'static str,
+    /// What is looked at.
+    pub behaviour: &'static str,
+    /// What FreeBSD does.
+    pub freebsd: &'static str,
+    /// What OpenBSD does.
+    pub openbsd: &'static str,
+    /// What this crate does; empty if it is what both do.
+    pub here: &'static str,
+    /// The flavors that it is run in.
+    pub flavors: &'static [Flavor],
+    /// Panics if a socket behaves otherwise.
+    pub run: fn(&World<'_>) -> Outcome,
+}
+
+/// Both flavors.
+pub const BOTH: &[Flavor] = &[Flavor::FreeBsd, Flavor::OpenBsd];
+/// For what only the FreeBSD flavor does.
+pub const FREEBSD: &[Flavor] = &[Flavor::FreeBsd];
+/// For what only the OpenBSD flavor does.
+pub const OPENBSD: &[Flavor] = &[Flavor::OpenBsd];
+
+/// How a case has ended that did not panic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Outcome {
+    /// The sockets behave as they should.
+    Passed,
+    /// It does not apply to this factory, because it lacks this.
+    NotApplicable(&'static str),
+}
+
+impl Case {
+    /// Runs it in one flavor.
+    ///
+    /// # Panics
+    /// If a socket behaves otherwise than it should; the message says what was expected.
+    pub fn run(&self, factory: &dyn Factory, config: Config, flavor: Flavor) -> Outcome {
+        (self.run)(&World::new(factory, config, flavor))
+    }
+}
+
+/// All cases.
+///
+/// ```
+/// assert!(sosplice::conformance::cases().any(|case| case.name == "F05 splice_limit_bytes"));
+/// ```
+pub fn cases() -> impl Iterator<Item = &'static Case> {
+    freebsd::CASES.iter().chain(openbsd::CASES)
+}
+
+/// Runs all cases that `select` wants, each in all its flavors.
+pub fn run(factory: &dyn Factory, config: Config, select: impl Fn(&Case) -> bool) -> Report {
+    let mut report = Report::default();
+    for case in cases().filter(|case| select(case)) {
+        for flavor in case.flavors {
+            let run = || case.run(factory, config, *flavor);
+            let result = panic::catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+                let text = panic.downcast_ref::<String>().cloned();
+                text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+                    .unwrap_or_default()
+            });
+            report.results.push((case.name, *flavor, result));
+        }
+    }
+    report
+}
+
+/// What came out.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Name of the case, flavor, and how it ended or what the panic said.
+    pub results: Vec<(&'static str, Flavor, Result<Outcome, String>)>,
+}
+
+impl Report {
+    /// Panics with the list of cases that have failed, if there is one.
+    ///
+    /// # Panics
+    /// If a case has failed.
+    pub fn assert_passed(&self) {
+        let failed = self.results.iter().filter(|(.., result)| result.is_err());
+        let failed: Vec<_> = failed.collect();
+        assert!(failed.is_empty(), "{} failed:\n{self}", failed.len());
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, flavor, result) in &self.results {
+            match result {
+                Ok(Outcome::Passed) => writeln!(f, "passed          {name} ({flavor:?})")?,
+                Ok(Outcome::NotApplicable(lack)) => {
+                    writeln!(f, "not applicable  {name} ({flavor:?}): {lack}")?;
+                }
+                Err(panic) => writeln!(f, "FAILED          {name} ({flavor:?}): {panic}")?,
+            }
+        }
+        Ok(())
+    }
+}

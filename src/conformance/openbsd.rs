@@ -1,0 +1,5 @@
+//! OpenBSD's cases (`regress/sys/kern/sosplice`).
+
+use super::Case;
+
+pub(super) const CASES: &[Case] = &[];

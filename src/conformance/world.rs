@@ -1,0 +1,235 @@
+//! What a case works with: sockets, splices, and time.
+
+use super::{Config, Connecting, Factory, Setup};
+use crate::error::Flavor;
+use crate::socket::Socket;
+use crate::splice::{Options, SplicePool};
+use std::fmt;
+use std::io::{ErrorKind, Read, Write};
+use std::time::Duration;
+
+/// How long something that is to happen may take in real time.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The world of one case: a factory, a pool of its own, and time, real or virtual.
+///
+/// In real time protocol and pool have threads of their own. In virtual time
+/// ([`is_virtual`](Self::is_virtual)) everything happens inside [`until`](Self::until) and
+/// [`sleep`](Self::sleep), so a case must not block anywhere else: sockets come non-blocking there.
+pub struct World<'a> {
+    factory: &'a dyn Factory,
+    config: Config,
+    flavor: Flavor,
+    pool: SplicePool,
+}
+
+impl fmt::Debug for World<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World")
+            .field("config", &self.config)
+            .field("flavor", &self.flavor)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> World<'a> {
+    pub(super) fn new(factory: &'a dyn Factory, config: Config, flavor: Flavor) -> World<'a> {
+        let builder = SplicePool::builder()
+            .workers(config.workers)
+            .dispatch(config.dispatch);
+        let pool = match factory.time() {
+            Some(time) => builder.clock(time.clock()).manual().build(),
+            None => builder.build(),
+        };
+        World {
+            factory,
+            config,
+            flavor,
+            pool,
+        }
+    }
+
+    /// Where the sockets come from.
+    pub fn factory(&self) -> &dyn Factory {
+        self.factory
+    }
+
+    /// How splices are to work here.
+    pub fn config(&self) -> Config {
+        self.config
+    }
+
+    /// The flavor of all sockets.
+    pub fn flavor(&self) -> Flavor {
+        self.flavor
+    }
+
+    /// The pool of all splices.
+    pub fn pool(&self) -> &SplicePool {
+        &self.pool
+    }
+
+    /// Options for a splice in this world's pool.
+    pub fn options(&self) -> Options {
+        Options {
+            pool: Some(self.pool.clone()),
+            ..Options::default()
+        }
+    }
+
+    /// Whether time is virtual.
+    pub fn is_virtual(&self) -> bool {
+        self.factory.time().is_some()
+    }
+
+    /// A new connection. Sockets are non-blocking in virtual time, blocking in real time.
+    pub fn connect(&self, setup: Setup) -> [Socket; 2] {
+        let (a, b) = self.factory.connect(setup);
+        [self.adopt(a), self.adopt(b)]
+    }
+
+    /// A connection whose handshake is held, if the factory has such a thing.
+    pub fn connecting(&self) -> Option<Connecting> {
+        let connecting = self.factory.connecting()?;
+        Some(Connecting {
+            socket: self.adopt(connecting.socket),
+            complete: connecting.complete,
+        })
+    }
+
+    /// Gives a socket this world's flavor and way of waiting.
+    pub fn adopt(&self, socket: Socket) -> Socket {
+        socket.set_flavor(self.flavor);
+        socket.set_nonblocking(self.is_virtual());
+        socket
+    }
+
+    /// Waits for `happened`; in virtual time by doing what is to be done, and then by letting time
+    /// pass from one deadline to the next.
+    ///
+    /// # Panics
+    /// If it does not happen: after a minute of real time, or when nothing is left to happen.
+    #[track_caller]
+    pub fn until(&self, what: &str, mut happened: impl FnMut() -> bool) {
+        let clock = crate::clock::system();
+        let give_up = clock.now() + PATIENCE;
+        while !happened() {
+            assert!(
+                clock.now() < give_up,
+                "after {PATIENCE:?} still not: {what}"
+            );
+            if !self.turn() && !self.skip() {
+                assert!(
+                    happened(),
+                    "nothing is left to happen, and still not: {what}"
+                );
+                return;
+            }
+        }
+    }
+
+    /// Lets time pass.
+    pub fn sleep(&self, duration: Duration) {
+        let Some(time) = self.factory.time() else {
+            return pause(duration);
+        };
+        let end = time.clock().now() + duration;
+        loop {
+            while self.turn() {}
+            let now = time.clock().now();
+            if now >= end {
+                return;
+            }
+            let step = self.next_deadline().unwrap_or(Duration::MAX);
+            time.advance(step.clamp(Duration::from_nanos(1), end - now));
+        }
+    }
+
+    /// In virtual time: does all that is to be done now. In real time threads do, at once.
+    pub fn settle(&self) {
+        if self.is_virtual() {
+            while self.turn() {}
+        }
+    }
+
+    /// Something is done: a piece of virtual work, or a moment of waiting for threads.
+    fn turn(&self) -> bool {
+        match self.factory.time() {
+            Some(time) => time.run() | self.pool.run_one(),
+            None => {
+                pause(Duration::from_micros(50));
+                true
+            }
+        }
+    }
+
+    /// Virtual time jumps to the next deadline, if there is one.
+    fn skip(&self) -> bool {
+        let deadline = self.next_deadline();
+        if let (Some(time), Some(wait)) = (self.factory.time(), deadline) {
+            time.advance(wait.max(Duration::from_nanos(1)));
+        }
+        deadline.is_some()
+    }
+
+    fn next_deadline(&self) -> Option<Duration> {
+        let time = self.factory.time()?;
+        let now = time.clock().now();
+        let pool = self.pool.next_deadline();
+        let pool = pool.map(|at| at.saturating_duration_since(now));
+        [time.next_deadline(), pool].into_iter().flatten().min()
+    }
+
+    /// Sends all of `bytes`, in virtual time as room comes.
+    #[track_caller]
+    pub fn send(&self, mut socket: &Socket, bytes: &[u8]) {
+        let mut sent = 0;
+        self.until("all bytes are sent", || {
+            match socket.write(&bytes[sent..]) {
+                Ok(count) => sent += count,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+            }
+            sent == bytes.len()
+        });
+    }
+
+    /// Receives so many bytes.
+    #[track_caller]
+    pub fn receive(&self, mut socket: &Socket, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        let mut got = 0;
+        self.until("the bytes have arrived", || {
+            match socket.read(&mut bytes[got..]) {
+                Ok(0) if got < count => panic!("end of file after {got} of {count} bytes"),
+                Ok(more) => got += more,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+            }
+            got == count
+        });
+        bytes
+    }
+
+    /// Bytes that are sent here arrive there.
+    #[track_caller]
+    pub fn exchange(&self, from: &Socket, to: &Socket, bytes: &[u8]) {
+        self.send(from, bytes);
+        assert_eq!(self.receive(to, bytes.len()), bytes);
+    }
+
+    /// What one read would return now, without waiting.
+    pub fn try_read(&self, socket: &Socket) -> Result<Vec<u8>, ErrorKind> {
+        let was = socket.is_nonblocking();
+        socket.set_nonblocking(true);
+        let chain = socket.recv_chain(usize::MAX);
+        socket.set_nonblocking(was);
+        Ok(chain.map_err(|error| error.kind())?.to_vec())
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "threads of a protocol are waited for; virtual time waits for nothing"
+)]
+fn pause(duration: Duration) {
+    std::thread::sleep(duration);
+}
