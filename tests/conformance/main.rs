@@ -1,0 +1,132 @@
+//! The conformance suite over everything that this crate can splice: pairs in memory, TCP over
+//! links in memory, and both mixed, in real and in virtual time, on workers and direct.
+//!
+//! Each case over each of them is a test: `cargo test --test conformance -- tcp4/direct`.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test says by panicking what it did not expect"
+)]
+
+mod memory;
+mod tcp;
+
+use libtest_mimic::{Arguments, FormatSetting, Trial};
+use sosplice::Socket;
+use sosplice::conformance::{self, Case, Config, Factory, Setup};
+use sosplice::error::Flavor;
+use sosplice::splice::Dispatch;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A world's name, its sockets, and how its splices work.
+type World = (&'static str, fn() -> Box<dyn Factory>, Dispatch, usize);
+
+const WORLDS: &[World] = &[
+    ("memory/worker", memory::real, Dispatch::Worker, 1),
+    ("memory/workers", memory::real, Dispatch::Worker, 3),
+    ("memory/direct", memory::real, Dispatch::Direct, 1),
+    (
+        "virtual/worker",
+        memory::in_virtual_time,
+        Dispatch::Worker,
+        1,
+    ),
+    (
+        "virtual/workers",
+        memory::in_virtual_time,
+        Dispatch::Worker,
+        3,
+    ),
+    (
+        "virtual/direct",
+        memory::in_virtual_time,
+        Dispatch::Direct,
+        2,
+    ),
+    ("tcp4/worker", tcp::v4, Dispatch::Worker, 1),
+    ("tcp4/workers", tcp::v4, Dispatch::Worker, 3),
+    ("tcp4/direct", tcp::v4, Dispatch::Direct, 1),
+    ("tcp6/worker", tcp::v6, Dispatch::Worker, 2),
+    (
+        "tcp-virtual/worker",
+        tcp::in_virtual_time,
+        Dispatch::Worker,
+        1,
+    ),
+    (
+        "tcp-virtual/direct",
+        tcp::in_virtual_time,
+        Dispatch::Direct,
+        1,
+    ),
+    ("v4-v6/worker", v4_and_v6, Dispatch::Worker, 2),
+    ("v6-v4/direct", v6_and_v4, Dispatch::Direct, 2),
+    ("memory-tcp/worker", memory_and_tcp, Dispatch::Worker, 2),
+    ("tcp-memory/direct", tcp_and_memory, Dispatch::Direct, 2),
+];
+
+fn v4_and_v6() -> Box<dyn Factory> {
+    Mixed::of([tcp::v4(), tcp::v6()])
+}
+
+fn v6_and_v4() -> Box<dyn Factory> {
+    Mixed::of([tcp::v6(), tcp::v4()])
+}
+
+fn memory_and_tcp() -> Box<dyn Factory> {
+    Mixed::of([memory::real(), tcp::v4()])
+}
+
+fn tcp_and_memory() -> Box<dyn Factory> {
+    Mixed::of([tcp::v6(), memory::real()])
+}
+
+/// Takes turns: the two connections of a proxy are of different kinds.
+struct Mixed {
+    kinds: [Box<dyn Factory>; 2],
+    second: AtomicBool,
+}
+
+impl Mixed {
+    fn of(kinds: [Box<dyn Factory>; 2]) -> Box<dyn Factory> {
+        let second = AtomicBool::new(false);
+        Box::new(Mixed { kinds, second })
+    }
+}
+
+impl Factory for Mixed {
+    fn connect(&self, setup: Setup) -> (Socket, Socket) {
+        let second = self.second.fetch_xor(true, Ordering::SeqCst);
+        self.kinds[usize::from(second)].connect(setup)
+    }
+
+    fn listening(&self) -> Option<Socket> {
+        self.kinds[0].listening()
+    }
+}
+
+fn trial(world: &'static World, case: &'static Case, flavor: Flavor) -> Trial {
+    let (name, factory, dispatch, workers) = *world;
+    let config = Config { dispatch, workers };
+    let test = move || {
+        // What lacks a part has nothing to show; the others do.
+        let _ = case.run(&*factory(), config, flavor);
+        Ok(())
+    };
+    Trial::test(format!("{name}/{flavor:?}/{}", case.name), test)
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    if arguments.filter.is_none() && arguments.format.is_none() {
+        arguments.format = Some(FormatSetting::Terse);
+    }
+    let mut trials = Vec::new();
+    for world in WORLDS {
+        for case in conformance::cases() {
+            let flavors = case.flavors.iter();
+            trials.extend(flavors.map(|flavor| trial(world, case, *flavor)));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}

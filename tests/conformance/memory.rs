@@ -1,0 +1,172 @@
+//! Pairs in memory.
+
+use sosplice::clock::Clock;
+use sosplice::conformance::{Connecting, Factory, Setup, Time, Verdict};
+use sosplice::error::SoError;
+use sosplice::protocol::{Protocol, SoState, SocketEnd, Wakeup};
+use sosplice::{Socket, local};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+pub(crate) fn real() -> Box<dyn Factory> {
+    Box::new(Memory { time: None })
+}
+
+pub(crate) fn in_virtual_time() -> Box<dyn Factory> {
+    let time = Some(Still(Arc::new(SetClock::new())));
+    Box::new(Memory { time })
+}
+
+/// A clock that is set.
+#[derive(Debug)]
+pub(crate) struct SetClock {
+    start: Instant,
+    nanos: AtomicU64,
+}
+
+impl SetClock {
+    #[expect(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
+    pub(crate) fn new() -> SetClock {
+        SetClock {
+            start: Instant::now(),
+            nanos: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn advance(&self, by: Duration) {
+        let nanos = u64::try_from(by.as_nanos()).unwrap();
+        self.nanos.fetch_add(nanos, Ordering::SeqCst);
+    }
+}
+
+impl Clock for SetClock {
+    fn now(&self) -> Instant {
+        self.start + Duration::from_nanos(self.nanos.load(Ordering::SeqCst))
+    }
+}
+
+/// The time of pairs in memory: they do everything at once.
+struct Still(Arc<SetClock>);
+
+impl Time for Still {
+    fn clock(&self) -> Arc<dyn Clock> {
+        self.0.clone()
+    }
+
+    fn advance(&self, by: Duration) {
+        self.0.advance(by);
+    }
+
+    fn run(&self) -> bool {
+        false
+    }
+
+    fn next_deadline(&self) -> Option<Duration> {
+        None
+    }
+}
+
+struct Memory {
+    time: Option<Still>,
+}
+
+impl Factory for Memory {
+    fn connect(&self, setup: Setup) -> (Socket, Socket) {
+        local::pair_with_hiwat(setup.rcv_hiwat, setup.snd_hiwat)
+    }
+
+    fn connecting(&self) -> Option<Connecting> {
+        let end = SocketEnd::new(65_536, 65_536);
+        let (near, far) = local::pair();
+        let protocol = Arc::new(Delayed {
+            end: end.clone(),
+            near,
+        });
+        let socket = Socket::new(end.clone(), protocol);
+        let complete = move |verdict| match verdict {
+            Verdict::Accept => {
+                end.connected();
+                Some(far)
+            }
+            Verdict::Refuse => {
+                end.set_error(SoError::ConnectionRefused);
+                end.cantrcvmore();
+                end.cantsendmore();
+                None
+            }
+        };
+        Some(Connecting {
+            socket,
+            complete: Box::new(complete),
+        })
+    }
+
+    fn listening(&self) -> Option<Socket> {
+        Some(odd(SoState::Listening))
+    }
+
+    fn unconnected(&self) -> Option<Socket> {
+        Some(odd(SoState::Unconnected))
+    }
+
+    fn time(&self) -> Option<&dyn Time> {
+        self.time.as_ref().map(|time| time as &dyn Time)
+    }
+}
+
+/// Sends only; over a pair that exists from the beginning, but says later that it is connected.
+#[derive(Debug)]
+struct Delayed {
+    end: Arc<SocketEnd>,
+    near: Socket,
+}
+
+impl Protocol for Delayed {
+    fn output(&self) {
+        let (bytes, finished) = {
+            let mut snd = self.end.snd();
+            let count = snd.buf.len();
+            let bytes = snd.buf.take(count);
+            self.end.sowwakeup(&snd, Wakeup::Space);
+            (bytes, snd.buf.is_closed())
+        };
+        self.near.end().snd().buf.append_chain(bytes);
+        self.near.protocol().output();
+        if finished {
+            self.near.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+    }
+
+    fn rcvd(&self, _idle: bool) {}
+
+    fn abort(&self) {
+        self.near.abort();
+    }
+
+    fn detach(&self) {}
+
+    fn name(&self) -> &'static str {
+        "delayed"
+    }
+}
+
+#[derive(Debug)]
+struct Odd(SoState);
+
+impl Protocol for Odd {
+    fn output(&self) {}
+    fn rcvd(&self, _idle: bool) {}
+    fn abort(&self) {}
+    fn detach(&self) {}
+    fn name(&self) -> &'static str {
+        "odd"
+    }
+    fn so_state(&self) -> SoState {
+        self.0
+    }
+}
+
+fn odd(state: SoState) -> Socket {
+    Socket::new(SocketEnd::new(100, 100), Arc::new(Odd(state)))
+}
