@@ -122,6 +122,8 @@ pub mod clock;
 pub mod conformance;
 mod end;
 pub mod error;
+#[cfg(target_os = "linux")]
+pub mod kernel;
 pub mod link;
 pub mod local;
 pub mod lock;
