@@ -26,6 +26,8 @@ const ARROWS: &str = "
     splice::machine -> protocol error
     splice::xfer    -> sockbuf buf
     splice::bucket  ->
+    sockopt         -> splice socket error lock
+    sockopt::layout -> error
     conformance     -> splice socket protocol sockbuf buf clock error
     tcp             -> protocol link sockbuf buf error lock
     stack           -> tcp socket protocol link run_list timer sockbuf buf clock error lock
