@@ -23,7 +23,7 @@ use crate::error::SoError;
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::{Protocol, SocketEnd};
 use crate::sockbuf::DEFAULT_HIWAT;
-use crate::socket::Socket;
+use crate::socket::{Socket, blocking};
 use mio::net::TcpStream as Stream;
 use reactor::Reactor;
 use rustix::buffer::spare_capacity;
@@ -232,6 +232,13 @@ impl AsRef<Socket> for KernelStream {
         &self.socket
     }
 }
+
+blocking!(KernelStream);
+blocking!(&KernelStream);
+#[cfg(any(feature = "futures-io", feature = "tokio"))]
+crate::socket::aio::asynchronous!(KernelStream);
+#[cfg(any(feature = "futures-io", feature = "tokio"))]
+crate::socket::aio::asynchronous!(&KernelStream);
 
 /// One thread at a time does a piece of work. Who comes meanwhile leaves word, and the work is done
 /// once more.
