@@ -311,6 +311,24 @@ pub(super) const CASES: &[Case] = &[
             aborts::client_aborts,
         )
     },
+    Case {
+        openbsd: "`ECONNRESET`",
+        ..alike(
+            "args-client-abort-max",
+            "the client resets the source, a limit comes first",
+            "`ECONNRESET`",
+            aborts::client_aborts_before_the_limit,
+        )
+    },
+    Case {
+        openbsd: "goes on, the error stays",
+        ..alike(
+            "args-max-both",
+            "one direction has ended by its limit, nobody has fetched the error",
+            "goes on",
+            aborts::errors_apart,
+        )
+    },
     alike(
         "L01 chain",
         "bytes pass up to 128 splices",

@@ -183,3 +183,50 @@ pub(super) fn client_aborts(world: &World<'_>) -> Outcome {
     assert_eq!(more, Err(ErrorKind::WouldBlock), "nothing is shut down");
     Outcome::Passed
 }
+
+/// A limit in front of a reset does not hide it.
+pub(super) fn client_aborts_before_the_limit(world: &World<'_>) -> Outcome {
+    let [client, source] = world.connect(DEFAULT.buffers);
+    let [drain, server] = world.connect(DEFAULT.buffers);
+    let text = pattern(300);
+    world.send(&client, &text);
+    world.until("it is with the relay", || source.readable_bytes() == 300);
+    client.abort();
+    world.until("the reset has arrived", || {
+        source.end().error() == Some(SoError::ConnectionReset)
+    });
+    let mut causes = Vec::new();
+    while causes.len() < 3 {
+        let mut options = world.options();
+        options.limit = Some(113);
+        let splice = source.splice_to(&drain, options).expect("unread bytes");
+        world.until("the splice has ended", || splice.is_ended());
+        causes.push(splice.wait().cause);
+    }
+    let reset = Cause::SourceError(SoError::ConnectionReset);
+    assert_eq!(causes, [Cause::Limit, Cause::Limit, reset]);
+    assert_eq!(source.take_error(), Some(SoError::ConnectionReset));
+    assert_eq!(drain.take_error(), None);
+    assert_same("server", &world.receive(&server, 300), &text);
+    Outcome::Passed
+}
+
+/// What a splice has left on its source does not end the other direction, whose drain that is.
+pub(super) fn errors_apart(world: &World<'_>) -> Outcome {
+    let [client, inside] = world.connect(DEFAULT.buffers);
+    let [outside, server] = world.connect(DEFAULT.buffers);
+    let mut options = world.options();
+    options.limit = Some(3);
+    let up = inside.splice_to(&outside, options).expect("fine sockets");
+    let down = outside.splice_to(&inside, world.options());
+    let down = down.expect("fine sockets");
+    world.exchange(&client, &server, b"foo");
+    world.until("the limit has ended one", || up.is_ended());
+    let said = inside.end().error();
+    let openbsd = world.flavor() == Flavor::OpenBsd;
+    assert_eq!(said, openbsd.then_some(SoError::SpliceLimit));
+    world.exchange(&server, &client, b"bar");
+    assert!(!down.is_ended(), "the other direction goes on");
+    assert_eq!(inside.take_error(), said, "and leaves the error alone");
+    Outcome::Passed
+}
