@@ -6,6 +6,7 @@
 //! here either. Below: `harness` and `relay` (the rows of `tcp`), `aborts`, `loops`, `relayd`.
 
 mod aborts;
+mod errors;
 mod harness;
 mod loops;
 mod relay;
@@ -273,6 +274,15 @@ pub(super) const CASES: &[Case] = &[
             "the relay reads from the source meanwhile",
             "what happens to be there",
             |world| run(world, LONG.reads().server_sleeps(3000)),
+        )
+    },
+    Case {
+        openbsd: "each question about both",
+        ..alike(
+            "args-order",
+            "which of two faults is told, and that nothing changes",
+            "all of the source's first",
+            errors::order,
         )
     },
     Case {
