@@ -352,6 +352,12 @@ impl Task {
         cause: Cause,
     ) -> Hidden {
         let upcalls = [rcv.take_diversion(), snd.take_diversion()];
+        // Before anybody can see the end: a handle does without a lock of the buffers.
+        if self.flavor == Flavor::OpenBsd
+            && let Some(error) = left_on_source(cause)
+        {
+            self.source.end.set_splice_error(error);
+        }
         let end = {
             let mut progress = self.status.progress.lock();
             let end = End {
@@ -365,11 +371,6 @@ impl Task {
         };
         let complete = self.step(Event::Hide) == Action::Complete;
         self.pool.counts.ended(cause);
-        if self.flavor == Flavor::OpenBsd
-            && let Some(error) = left_on_source(cause)
-        {
-            self.source.end.set_error(error);
-        }
         self.source.end.source_unspliced(rcv, end);
         self.sink.end.sink_unspliced(snd, end);
         Hidden {
