@@ -328,6 +328,20 @@ impl SocketEnd {
         self.error.store(error as u8, Ordering::Release);
     }
 
+    /// As [`set_error`](Self::set_error), unless the connection has an error of its own: that one
+    /// ends it and must be told, this one only says how a splice has ended.
+    pub(crate) fn set_error_of_splice(&self, error: SoError) {
+        let replace = |old| match SoError::from_u8(old) {
+            Some(old) if !old.is_of_splice() => None,
+            _ => Some(error as u8),
+        };
+        // Fails only if nothing is to be replaced.
+        let order = Ordering::AcqRel;
+        self.error
+            .fetch_update(order, Ordering::Acquire, replace)
+            .ok();
+    }
+
     /// Reads `so_error` and leaves it.
     pub fn error(&self) -> Option<SoError> {
         SoError::from_u8(self.error.load(Ordering::Acquire))

@@ -208,7 +208,11 @@ fn limit_bytes(world: &World<'_>) -> Outcome {
 fn limit_timeout(world: &World<'_>) -> Outcome {
     for is_idle in [true, false] {
         let proxy = world.proxy();
-        let time = Some(Duration::from_millis(if world.is_virtual() { 500 } else { 50 }));
+        let time = Some(Duration::from_millis(if world.is_virtual() {
+            500
+        } else {
+            50
+        }));
         let splice = proxy.splice_with(Options {
             idle: time.filter(|_| is_idle),
             lifetime: time.filter(|_| !is_idle),
@@ -305,7 +309,8 @@ fn throughput(world: &World<'_>) -> Outcome {
         world.pump(&proxy.server, &proxy.client, 900_001, || {});
     } else {
         // Each end is shared by two threads.
-        [&proxy.client, &proxy.server].map(|end| end.set_nonblocking(true));
+        proxy.client.set_nonblocking(true);
+        proxy.server.set_nonblocking(true);
         std::thread::scope(|scope| {
             scope.spawn(|| world.pump(&proxy.client, &proxy.server, 2_000_017, || {}));
             scope.spawn(|| world.pump(&proxy.server, &proxy.client, 900_001, || {}));

@@ -149,7 +149,8 @@ impl World<'_> {
         mut meanwhile: impl FnMut(),
     ) {
         let were = [from, to].map(Socket::is_nonblocking);
-        [from, to].map(|socket| socket.set_nonblocking(true));
+        from.set_nonblocking(true);
+        to.set_nonblocking(true);
         let bytes = pattern(0, count);
         let (mut sent, mut got) = (0, 0);
         let mut buffer = vec![0; 10_000];

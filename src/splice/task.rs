@@ -364,7 +364,7 @@ impl Task {
         if self.flavor == Flavor::OpenBsd
             && let Some(error) = left_on_source(cause)
         {
-            self.source.end.set_error(error);
+            self.source.end.set_error_of_splice(error);
         }
         self.source.end.source_unspliced(rcv, end);
         self.sink.end.sink_unspliced(snd, end);
