@@ -192,7 +192,7 @@ fn stalls_no_other(world: &World<'_>) -> Outcome {
         let other = world.proxy();
         other.splice(world);
         world.exchange(&other.client, &other.server, b"passes");
-        world.pump(&other.client, &other.server, 100_000, || {});
+        world.pump(&other.client, &other.server, 100_000, || false);
     }
     assert!(world.receive(&stalled.server, sent.len()) == sent);
     Outcome::Passed
@@ -202,7 +202,7 @@ fn independent_directions(world: &World<'_>) -> Outcome {
     let proxy = world.proxy_with(SMALL);
     proxy.splice_both(world);
     let sent = world.stall(&proxy);
-    world.pump(&proxy.server, &proxy.client, 50_000, || {});
+    world.pump(&proxy.server, &proxy.client, 50_000, || false);
     assert_eq!(proxy.sink.spliced(), 50_000);
     assert!(world.receive(&proxy.server, sent.len()) == sent);
     Outcome::Passed
@@ -211,8 +211,8 @@ fn independent_directions(world: &World<'_>) -> Outcome {
 fn small_buffers(world: &World<'_>) -> Outcome {
     let proxy = world.proxy_with(SMALL);
     let [there, back] = proxy.splice_both(world);
-    world.pump(&proxy.client, &proxy.server, 131_072, || {});
-    world.pump(&proxy.server, &proxy.client, 131_072, || {});
+    world.pump(&proxy.client, &proxy.server, 131_072, || false);
+    world.pump(&proxy.server, &proxy.client, 131_072, || false);
     assert_eq!([there.bytes(), back.bytes()], [131_072; 2]);
     Outcome::Passed
 }
@@ -223,7 +223,7 @@ fn unequal_buffers(world: &World<'_>) -> Outcome {
         let [client, source] = world.connect(left);
         let [sink, server] = world.connect(right);
         let splice = source.splice_to(&sink, world.options());
-        world.pump(&client, &server, 600_000, || {});
+        world.pump(&client, &server, 600_000, || false);
         assert_eq!(splice.expect("connected").bytes(), 600_000);
     }
     Outcome::Passed
@@ -235,7 +235,7 @@ fn nonblocking_plays_no_part(world: &World<'_>) -> Outcome {
         proxy.source.set_nonblocking(source);
         proxy.sink.set_nonblocking(sink);
         proxy.splice(world);
-        world.pump(&proxy.client, &proxy.server, 50_000, || {});
+        world.pump(&proxy.client, &proxy.server, 50_000, || false);
     }
     Outcome::Passed
 }
@@ -293,9 +293,9 @@ fn sink_shrinks(world: &World<'_>) -> Outcome {
     let before = world.stall(&proxy);
     proxy.sink.set_snd_hiwat(10);
     assert!(world.receive(&proxy.server, before.len()) == before);
-    world.pump(&proxy.client, &proxy.server, 20_000, || {});
+    world.pump(&proxy.client, &proxy.server, 20_000, || false);
     proxy.sink.set_snd_hiwat(4096);
-    world.pump(&proxy.client, &proxy.server, 20_000, || {});
+    world.pump(&proxy.client, &proxy.server, 20_000, || false);
     assert_eq!(splice.bytes(), before.len() as u64 + 40_000);
     Outcome::Passed
 }

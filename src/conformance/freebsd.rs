@@ -305,15 +305,15 @@ fn throughput(world: &World<'_>) -> Outcome {
     let proxy = world.proxy();
     proxy.splice_both(world);
     if world.is_virtual() {
-        world.pump(&proxy.client, &proxy.server, 2_000_017, || {});
-        world.pump(&proxy.server, &proxy.client, 900_001, || {});
+        world.pump(&proxy.client, &proxy.server, 2_000_017, || false);
+        world.pump(&proxy.server, &proxy.client, 900_001, || false);
     } else {
         // Each end is shared by two threads.
         proxy.client.set_nonblocking(true);
         proxy.server.set_nonblocking(true);
         std::thread::scope(|scope| {
-            scope.spawn(|| world.pump(&proxy.client, &proxy.server, 2_000_017, || {}));
-            scope.spawn(|| world.pump(&proxy.server, &proxy.client, 900_001, || {}));
+            scope.spawn(|| world.pump(&proxy.client, &proxy.server, 2_000_017, || false));
+            scope.spawn(|| world.pump(&proxy.server, &proxy.client, 900_001, || false));
         });
     }
     assert_eq!(proxy.counters(), [2_000_017, 900_001]);
