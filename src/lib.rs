@@ -47,6 +47,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`splice`] | splices: options, ends, the pool of worker threads |
+//! | [`behaviour`] | what a splice does beside FreeBSD and OpenBSD, row by row, each with its test |
 //! | [`socket`] | a user's socket: blocking and non-blocking I/O, shutdown, close, upcalls |
 //! | [`protocol`] | what a socket and its protocol know of each other (`protosw`): where other stacks plug in |
 //! | [`sockbuf`], [`buf`] | socket buffers, and the reference-counted buffers that they are chains of (mbufs) |
@@ -104,7 +105,8 @@
 //!
 //! # Features
 //!
-//! None. `link::tun` needs Linux; the rest is portable.
+//! None is on by default. `async`: `Splice::ended`, a future. `conformance`: the suite that any
+//! protocol's sockets are to pass. `link::tun` needs Linux; the rest is portable.
 //!
 //! # What is not done
 //!
@@ -112,6 +114,8 @@
 //! discovery, TCP timestamps, selective retransmission (SACK is sent, not used), segmentation offload
 //! when sending over IPv6, the option as bytes (`setsockopt` layouts), splices with kernel sockets.
 
+#[doc = include_str!("doc/behaviour.md")]
+pub mod behaviour {}
 pub mod buf;
 pub mod clock;
 #[cfg(feature = "conformance")]

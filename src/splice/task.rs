@@ -244,9 +244,6 @@ impl Task {
         };
         let idle = done != Event::DoneMore;
         let eof = ended == Some(Cause::Eof) && self.forward_eof;
-        if eof {
-            self.sink.end.cantsendmore();
-        }
         if moved > 0 || eof {
             self.sink.protocol.output();
         }
@@ -299,6 +296,10 @@ impl Task {
             Stop::Limit => Cause::Limit,
             Stop::Eof => {
                 let error = self.source.end.error().filter(is_real);
+                if self.forward_eof && error.is_none() {
+                    // Before anybody hears of the end and writes behind it.
+                    snd.buf.close();
+                }
                 error.map_or(Cause::Eof, Cause::SourceError)
             }
             Stop::NoData | Stop::NoRoom | Stop::Rate | Stop::Quantum => return (moved, stop, None),
@@ -320,12 +321,15 @@ impl Task {
         now: Option<Instant>,
     ) -> Terms {
         let counted = self.source.end.spliced();
-        let mut progress = self.status.progress.lock();
-        let bucket = progress.bucket.as_mut().zip(now);
+        let allowance = now.and_then(|now| {
+            let mut progress = self.status.progress.lock();
+            let bucket = progress.bucket.as_mut();
+            bucket.map(|bucket| bucket.allowance(now))
+        });
         Terms {
             limit: self.limit.map(|limit| limit.saturating_sub(counted)),
             quantum: self.pool.quantum,
-            allowance: bucket.map_or(usize::MAX, |(bucket, now)| bucket.allowance(now)),
+            allowance: allowance.unwrap_or(usize::MAX),
             // More could never arrive if the window were held back until then.
             lowat: self.lowat.min(rcv.buf.hiwat() / 2),
             max_hops: (self.flavor == Flavor::OpenBsd).then_some(MAX_HOPS),

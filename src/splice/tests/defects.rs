@@ -2,6 +2,8 @@
 
 use super::*;
 
+// Row: EOF that arrives while a pass runs | may be lost until the next event | not lost | not
+// lost
 #[test]
 fn defect_1_end_of_file_during_a_pass_is_not_lost() {
     let bench = Bench::new();
@@ -16,6 +18,8 @@ fn defect_1_end_of_file_during_a_pass_is_not_lost() {
     assert_eq!(splice.bytes(), 4);
 }
 
+// Row: the sink is shut down while a pass runs | may be lost until the next event | not lost |
+// not lost
 #[test]
 fn defect_1_shutdown_of_the_sink_during_a_pass_is_not_lost() {
     let bench = Bench::new();
@@ -28,6 +32,8 @@ fn defect_1_shutdown_of_the_sink_during_a_pass_is_not_lost() {
     assert_eq!(cause(&splice), Some(Cause::SinkShutdown));
 }
 
+// Row: EOF while the sink is full | ends with bytes left on the source | drains first | drains
+// first
 #[test]
 fn defect_2_end_of_file_with_a_full_sink_drains_first() {
     let bench = Bench::new();
@@ -53,6 +59,8 @@ fn defect_2_end_of_file_with_a_full_sink_drains_first() {
     assert_eq!(read(&bench.left[1]).unwrap(), b"");
 }
 
+// Row: bytes wait and the sink is shut down, reset or failed | they are taken and lost | they
+// stay on the source | they stay on the source
 #[test]
 fn defect_3_a_sink_that_is_gone_takes_nothing() {
     type Break = fn(&Bench);
@@ -92,6 +100,7 @@ fn defect_3_a_sink_that_is_gone_takes_nothing() {
     }
 }
 
+// Row: bytes for a sink that still connects | taken and lost | held | held
 #[test]
 fn defect_3_a_connecting_sink_holds_the_bytes() {
     let bench = Bench::new();
@@ -121,6 +130,7 @@ fn defect_3_a_connecting_sink_holds_the_bytes() {
     assert_eq!(read(&bench.left[1]).unwrap(), b"kept");
 }
 
+// Row: `SO_SNDBUF` of the sink is lowered | bytes may be lost | takes what fits | takes what fits
 #[test]
 fn defect_3_a_sink_that_shrinks_takes_what_fits() {
     let bench = Bench::new();
@@ -132,6 +142,8 @@ fn defect_3_a_sink_that_shrinks_takes_what_fits() {
     assert_eq!((splice.bytes(), bench.left[1].readable_bytes()), (20, 30));
 }
 
+// Row: a second, failing set-up | resets the counter and extends the limit | changes nothing |
+// changes nothing
 #[test]
 fn defect_4_a_failed_call_changes_nothing() {
     let bench = Bench::new();
@@ -153,6 +165,8 @@ fn defect_4_a_failed_call_changes_nothing() {
     assert_eq!(bench.pool.stats().started, 1);
 }
 
+// Row: a reader sleeps on the source when it is spliced | stalls the worker | sleeps until the
+// end | sleeps until the end, stalls nothing
 #[test]
 fn defect_5_a_blocked_reader_stalls_nothing_and_wakes_at_the_end() {
     let bench = Bench::new();
@@ -174,6 +188,8 @@ fn defect_5_a_blocked_reader_stalls_nothing_and_wakes_at_the_end() {
     });
 }
 
+// Row: an end without data on the source | poll may wait for ever | woken if readable | upcalls
+// and pollers are always told
 #[test]
 fn defect_6_every_end_is_observable_without_data() {
     type EndIt = fn(&Bench);
@@ -219,6 +235,7 @@ fn defect_6_every_end_is_observable_without_data() {
     }
 }
 
+// Row: no workers | `ENXIO`, but success for a loser of the race | - | `ENXIO` for everyone
 #[test]
 fn defect_8_a_disabled_pool_fails_for_everyone() {
     let bench = Bench::with(|builder| builder.workers(0));
@@ -230,6 +247,7 @@ fn defect_8_a_disabled_pool_fails_for_everyone() {
     }
 }
 
+// Row: number of threads | one per processor, `num_wq` only selects | one | as many as asked for
 #[test]
 fn defect_9_n_workers_are_n_threads() {
     let pool = SplicePool::builder().workers(2).build();
@@ -264,6 +282,7 @@ fn defect_9_n_workers_are_n_threads() {
     );
 }
 
+// Row: timeouts out of range | accepted | `EINVAL` | `EINVAL`
 #[test]
 fn defect_11_timeouts_are_checked() {
     let bench = Bench::new();
@@ -295,6 +314,7 @@ fn defect_11_timeouts_are_checked() {
     );
 }
 
+// Row: a late timer of an old splice | may end the new one | does nothing | does nothing
 #[test]
 fn defect_12_a_late_timer_or_handle_of_an_old_splice_does_nothing() {
     let bench = Bench::new();

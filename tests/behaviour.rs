@@ -1,0 +1,134 @@
+//! The table of behaviours in the documentation (`src/doc/behaviour.md`) is made from the tests: from
+//! the cases of the conformance suite, and from tests in `src` and `tests` that carry a line
+//! `// Row: behaviour | FreeBSD | OpenBSD | here`.
+//!
+//! `SOSPLICE_BLESS=1 cargo test --test behaviour` writes it anew.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test says by panicking what it did not expect"
+)]
+
+use sosplice::conformance;
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const HEAD: &str = "\
+What a splice does, beside what both kernels do. Each row is a test; the table is made from them.
+
+Rows of the suite are run over pairs in memory and over TCP, IPv4 and IPv6 and mixed, with one and
+several workers and with direct dispatch, in real and in virtual time, as far as they apply, and in
+both flavors if they hold in both: `cargo test --test conformance -- 'name'`. Other protocols run
+them with the feature `conformance`. An empty cell says: as in the column before.
+";
+
+/// A line of the table.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Row {
+    cells: [String; 4],
+    test: String,
+}
+
+impl Row {
+    fn print(&self, table: &mut String) {
+        let [behaviour, freebsd, openbsd, here] = &self.cells;
+        let test = &self.test;
+        writeln!(
+            table,
+            "| {behaviour} | {freebsd} | {openbsd} | {here} | `{test}` |"
+        )
+        .unwrap();
+    }
+}
+
+fn print(title: &str, rows: &[Row], table: &mut String) {
+    write!(table, "\n# {title}\n\n").unwrap();
+    table.push_str("| behaviour | FreeBSD | OpenBSD | here | test |\n|---|---|---|---|---|\n");
+    rows.iter().for_each(|row| row.print(table));
+}
+
+fn suite() -> Vec<Row> {
+    let cell = |text: &str| text.replace('|', "\\|");
+    conformance::cases()
+        .map(|case| Row {
+            cells: [case.behaviour, case.freebsd, case.openbsd, case.here].map(cell),
+            test: case.name.to_owned(),
+        })
+        .collect()
+}
+
+fn files(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+/// The rows that tests carry, in order of files and lines.
+fn carried() -> Vec<Row> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    files(&root.join("src"), &mut paths);
+    files(&root.join("tests"), &mut paths);
+    paths.sort();
+    let mut rows = Vec::new();
+    for path in paths {
+        let text = fs::read_to_string(&path).unwrap();
+        let mut lines = text.lines().map(str::trim);
+        while let Some(line) = lines.next() {
+            let Some(row) = line.strip_prefix("// Row: ") else {
+                continue;
+            };
+            let mut row = row.to_owned();
+            let mut test = None;
+            for line in lines.by_ref() {
+                if let Some(more) = line.strip_prefix("// ") {
+                    row.push(' ');
+                    row.push_str(more);
+                } else if let Some((_, name)) = line.split_once("fn ") {
+                    test = name.split('(').next();
+                    break;
+                }
+            }
+            let cells: Vec<_> = row
+                .split(" | ")
+                .map(|cell| cell.trim().to_owned())
+                .collect();
+            let shown = path.strip_prefix(root).unwrap().display();
+            let cells = cells
+                .try_into()
+                .unwrap_or_else(|cells| panic!("{shown}: a row has four cells, not {cells:?}"));
+            let test = test.unwrap_or_else(|| panic!("{shown}: no test below {row}"));
+            rows.push(Row {
+                cells,
+                test: test.to_owned(),
+            });
+        }
+    }
+    rows
+}
+
+#[test]
+fn the_table_of_behaviours_is_that_of_the_tests() {
+    let (suite, carried) = (suite(), carried());
+    let names: BTreeSet<_> = suite.iter().chain(&carried).map(|row| &row.test).collect();
+    assert_eq!(names.len(), suite.len() + carried.len(), "names are unique");
+    let mut table = HEAD.to_owned();
+    print("The conformance suite", &suite, &mut table);
+    print("Further tests", &carried, &mut table);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/doc/behaviour.md");
+    if std::env::var_os("SOSPLICE_BLESS").is_some() {
+        fs::write(&path, &table).unwrap();
+    }
+    let kept = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        kept == table,
+        "src/doc/behaviour.md is not up to date: SOSPLICE_BLESS=1 cargo test --test behaviour"
+    );
+}
