@@ -114,10 +114,13 @@ impl World<'_> {
     /// As [`fill`](Self::fill) at the client, until bytes are stuck on the source too.
     #[track_caller]
     pub(super) fn stall(&self, proxy: &Proxy) -> Vec<u8> {
-        let source = &proxy.source;
         self.fill_until(&proxy.client, || {
-            let stuck = source.readable_bytes();
-            (stuck > 0).then(|| source.spliced() + stuck as u64)
+            let stuck = proxy.source.readable_bytes();
+            let is_full = {
+                let snd = proxy.sink.end().snd();
+                snd.buf.space() < snd.buf.lowat()
+            };
+            (stuck > 0 && is_full).then(|| proxy.source.spliced() + stuck as u64)
         })
     }
 
