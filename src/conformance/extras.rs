@@ -173,7 +173,7 @@ pub(super) const CASES: &[Case] = &[
         behaviour: "leaves the splice running",
         freebsd: "has no handles",
         openbsd: "has no handles",
-        here: "",
+        here: "`Splice`",
         flavors: BOTH,
         run: dropped_handle,
     },
