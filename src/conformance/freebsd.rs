@@ -1,6 +1,6 @@
 //! FreeBSD's cases (`tests/sys/kern/socket_splice.c`), by number and name.
 //!
-//! F02 (capability rights) is about descriptors and is elsewhere. What these cases check in passing
+//! F02 (capability rights) is in `sockopt`. What these cases check in passing
 //! has cases of its own in the files beside this one.
 
 use super::proxy::Heard;
