@@ -352,7 +352,8 @@ impl Task {
         cause: Cause,
     ) -> Hidden {
         let upcalls = [rcv.take_diversion(), snd.take_diversion()];
-        // Before anybody can see the end: a handle does without a lock of the buffers.
+        // First what needs no lock to be looked at: who is told of the end finds it there.
+        self.pool.counts.ended(cause);
         if self.flavor == Flavor::OpenBsd
             && let Some(error) = left_on_source(cause)
         {
@@ -369,10 +370,10 @@ impl Task {
             progress.end = Some(end);
             end
         };
-        let complete = self.step(Event::Hide) == Action::Complete;
-        self.pool.counts.ended(cause);
         self.source.end.source_unspliced(rcv, end);
         self.sink.end.sink_unspliced(snd, end);
+        // Last: who waits for the end comes back when everything is told.
+        let complete = self.step(Event::Hide) == Action::Complete;
         Hidden {
             end,
             upcalls,
