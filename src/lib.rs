@@ -49,6 +49,7 @@
 //! | [`splice`] | splices: options, ends, the pool of worker threads |
 //! | [`behaviour`] | what a splice does beside FreeBSD and OpenBSD, row by row, each with its test |
 //! | [`socket`] | a user's socket: blocking and non-blocking I/O, shutdown, close, upcalls |
+//! | [`socket::poller`] | waiting for many sockets and listeners at once, level- or edge-triggered; ends of splices are events |
 //! | [`protocol`] | what a socket and its protocol know of each other (`protosw`): where other stacks plug in |
 //! | [`sockbuf`], [`buf`] | socket buffers, and the reference-counted buffers that they are chains of (mbufs) |
 //! | [`local`] | a stream pair in memory: the reference protocol |
@@ -137,6 +138,7 @@ mod tcp;
 mod timer;
 
 pub use socket::Socket;
+pub use socket::poller::Poller;
 pub use splice::{Splice, SplicePool};
 pub use stack::{Stack, TcpListener, TcpStream};
 
