@@ -277,12 +277,12 @@ impl Upcall for Registration {
             return;
         }
         self.enqueue(|news| {
-            let (ends, direction) = match role {
-                Role::Source => (&mut news.source_ends, Interest::READABLE),
-                Role::Sink => (&mut news.sink_ends, Interest::WRITABLE),
-            };
-            ends.push_back(end);
-            news.fresh = news.fresh | direction;
+            match role {
+                Role::Source => news.source_ends.push_back(end),
+                Role::Sink => news.sink_ends.push_back(end),
+            }
+            // In the OpenBSD flavor an error comes with it.
+            news.fresh = Interest::BOTH;
             true
         });
     }
@@ -290,6 +290,8 @@ impl Upcall for Registration {
 
 impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registration").finish_non_exhaustive()
+        f.debug_struct("Registration")
+            .field("news", &*self.news.lock())
+            .finish_non_exhaustive()
     }
 }
