@@ -217,15 +217,11 @@ impl Registration {
     /// is then marked. Entered with no lock held, by who has taken it off the list.
     pub(super) fn look(&self) -> (Option<Event>, bool) {
         // The mark goes first: what happens from here on puts it on the list again.
-        let (terms, fresh, source_end, sink_end) = {
+        let (terms, fresh) = {
             let mut news = self.news.lock();
             news.queued = false;
-            (
-                news.terms,
-                mem::replace(&mut news.fresh, Interest::NONE),
-                news.source_ends.pop_front(),
-                news.sink_ends.pop_front(),
-            )
+            let fresh = mem::replace(&mut news.fresh, Interest::NONE);
+            (news.terms, fresh)
         };
         let watched = self.watched.upgrade();
         let Some(now) = watched.and_then(|watched| watched.condition(self)) else {
@@ -235,23 +231,30 @@ impl Registration {
             let is_due = terms.mode == Mode::Level || fresh.overlaps(direction);
             is_due && terms.interest.overlaps(direction)
         };
-        let event = Event {
+        let (readable, writable) = (
+            now.readable && wants(Interest::READABLE),
+            now.writable && wants(Interest::WRITABLE),
+        );
+        let is_ready = readable || writable;
+        let mut news = self.news.lock();
+        // After the conditions: no socket shows that its splice has ended before the end is told.
+        let (source_end, sink_end) = (news.source_ends.pop_front(), news.sink_ends.pop_front());
+        let has_more = !news.source_ends.is_empty() || !news.sink_ends.is_empty();
+        let again = has_more || (is_ready && terms.mode == Mode::Level);
+        let again = again && !mem::replace(&mut news.queued, true);
+        drop(news);
+        let is_event = is_ready || source_end.is_some() || sink_end.is_some();
+        let event = is_event.then_some(Event {
             token: terms.token,
-            readable: now.readable && wants(Interest::READABLE),
-            writable: now.writable && wants(Interest::WRITABLE),
+            readable,
+            writable,
             read_closed: now.read_closed,
             write_closed: now.write_closed,
             error: now.error,
             source_end,
             sink_end,
-        };
-        let is_ready = event.readable || event.writable;
-        let is_event = is_ready || source_end.is_some() || sink_end.is_some();
-        let mut news = self.news.lock();
-        let has_more = !news.source_ends.is_empty() || !news.sink_ends.is_empty();
-        let again = has_more || (is_ready && terms.mode == Mode::Level);
-        let again = again && !mem::replace(&mut news.queued, true);
-        (is_event.then_some(event), again)
+        });
+        (event, again)
     }
 }
 

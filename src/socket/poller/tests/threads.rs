@@ -110,7 +110,7 @@ fn nothing_is_reported_after_delete_returns() {
                 .unwrap();
             poll(&poller);
             poller.delete(&b).unwrap();
-            if poll(&poller) != [] {
+            if !poll(&poller).is_empty() {
                 done.store(true, Ordering::SeqCst);
                 panic!("an event after delete");
             }
@@ -158,13 +158,13 @@ impl Flood {
         let pool = SplicePool::builder().workers(2).build();
         let splice = |at: usize| {
             let options = Options {
-                limit: (at % 2 == 0).then_some(1 + (at * 97 % 5000) as u64),
+                limit: at.is_multiple_of(2).then_some(1 + (at * 97 % 5000) as u64),
                 dispatch: Some(dispatch),
                 pool: Some(pool.clone()),
                 ..Options::default()
             };
             let splice = self.source.splice_to(&self.sink, options).unwrap();
-            if at % 2 == 1 {
+            if !at.is_multiple_of(2) {
                 splice.unsplice().unwrap();
             }
             splice.wait_timeout(PATIENCE).expect("the bytes flow")
@@ -275,5 +275,59 @@ fn what_does_not_fit_wakes_another_thread() {
             .collect();
         tokens.sort();
         assert!(tokens.into_iter().eq((0..50).map(Token)));
+    });
+}
+
+/// Bytes that a splice has left are not seen before its end.
+#[test]
+fn the_end_comes_before_what_it_leaves() {
+    const ROUNDS: usize = 1000;
+    let ((far, source), (sink, _drain)) = (pair(), pair());
+    while sink.send(&[0; 10]).is_ok() {}
+    far.send(b"stuck").unwrap();
+    let poller = Poller::new();
+    let (token, interest, mode) = (Token(0), Interest::READABLE, Mode::Edge);
+    poller.add(&source, token, interest, mode).unwrap();
+    let pool = SplicePool::builder().manual().build();
+    let [begun, heard, ended] = [(); 3].map(|()| AtomicUsize::new(0));
+    let reach = |counter: &AtomicUsize, round| {
+        while counter.load(Ordering::SeqCst) < round {
+            thread::yield_now();
+        }
+    };
+    thread::scope(|scope| {
+        // Has it looked at all the time.
+        scope.spawn(|| {
+            while ended.load(Ordering::SeqCst) < ROUNDS {
+                poller.modify(&source, token, interest, mode).unwrap();
+            }
+        });
+        scope.spawn(|| {
+            for round in 1..=ROUNDS {
+                let options = Options {
+                    pool: Some(pool.clone()),
+                    ..Options::default()
+                };
+                source.splice_to(&sink, options).unwrap();
+                begun.store(round, Ordering::SeqCst);
+                reach(&heard, round);
+                source.unsplice().unwrap();
+                reach(&ended, round);
+            }
+        });
+        let mut round = 0;
+        let mut too_early = 0;
+        while ended.load(Ordering::SeqCst) < ROUNDS {
+            round = begun.load(Ordering::SeqCst);
+            heard.store(round, Ordering::SeqCst);
+            for event in poll(&poller) {
+                match event.source_end() {
+                    Some(_) => ended.store(round, Ordering::SeqCst),
+                    None if ended.load(Ordering::SeqCst) < round => too_early += 1,
+                    None => {}
+                }
+            }
+        }
+        assert_eq!((round, too_early), (ROUNDS, 0));
     });
 }
