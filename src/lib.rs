@@ -50,6 +50,7 @@
 //! | [`behaviour`] | what a splice does beside FreeBSD and OpenBSD, row by row, each with its test |
 //! | [`sockopt`] | the option as bytes: `setsockopt` and `getsockopt` as the kernels have them |
 //! | [`socket`] | a user's socket: blocking and non-blocking I/O, shutdown, close, upcalls |
+//! | [`socket::poller`] | waiting for many sockets and listeners at once, level- or edge-triggered; ends of splices are events |
 //! | [`protocol`] | what a socket and its protocol know of each other (`protosw`): where other stacks plug in |
 //! | [`sockbuf`], [`buf`] | socket buffers, and the reference-counted buffers that they are chains of (mbufs) |
 //! | [`local`] | a stream pair in memory: the reference protocol |
@@ -150,6 +151,7 @@ mod tcp;
 mod timer;
 
 pub use socket::Socket;
+pub use socket::poller::Poller;
 pub use splice::{Splice, SplicePool};
 pub use stack::{Stack, TcpListener, TcpStream};
 

@@ -11,7 +11,11 @@
 //! * Handles are cloned like descriptors are duplicated; the last one closes the socket, which ends
 //!   its splices in both roles. A splice does not keep a socket open.
 //!
+//! [`poller`] waits for many sockets at once.
+//!
 //! Locks: `so_rcv` (2) or `so_snd` (3), never both here.
+
+pub mod poller;
 
 use crate::buf::Chain;
 use crate::clock::{Clock, SystemClock};
@@ -499,7 +503,11 @@ impl Socket {
 
     /// Sets the high-water mark of `so_rcv`. A protocol with a receive ring keeps that ring's size.
     pub fn set_rcv_hiwat(&self, bytes: usize) {
-        self.open.end.rcv().buf.set_hiwat(bytes);
+        let mut rcv = self.open.end.rcv();
+        rcv.buf.set_hiwat(bytes);
+        // The low-water mark may have come down with it.
+        self.open.end.sorwakeup(&rcv, Wakeup::Data);
+        drop(rcv);
         self.enter(|protocol| protocol.rcvd(true));
     }
 
@@ -599,13 +607,17 @@ impl Open {
 impl Drop for Open {
     /// `soclose`.
     fn drop(&mut self) {
+        // Its own upcalls are not told of the close; those on the other side of a splice are.
+        let upcalls = (
+            std::mem::take(self.end.rcv().upcalls_mut()),
+            std::mem::take(self.end.snd().upcalls_mut()),
+        );
+        drop(upcalls);
         let source_of = self.end.rcv().diversion().cloned();
         let sink_of = self.end.snd().diversion().cloned();
         for splice in [source_of, sink_of].into_iter().flatten() {
             splice.closing(&self.end);
         }
-        let upcalls = (self.end.rcv().take_upcalls(), self.end.snd().take_upcalls());
-        drop(upcalls);
         self.end.cantsendmore();
         self.enter(|protocol| protocol.detach());
     }
