@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 /// Most splices of a chain, and most bytes of a stream.
 const HOPS: u64 = 8;
-const BYTES: u64 = 400_000;
+const BYTES: u64 = 1_000_000;
 /// Bytes that a turn sends and receives at most.
 const PIECE: usize = 32 * 1024;
 /// How long a receiver waits.
@@ -88,7 +88,10 @@ fn connection(stage: &Stage, random: &mut Random) -> anyhow::Result<(Handle, Far
     stage.connections.fetch_add(1, Ordering::Relaxed);
     let (near, far) = match random.one_in(2) {
         true => {
-            let hiwat = |random: &mut Random| random.length(64 * 1024);
+            let hiwat = |random: &mut Random| match random.one_in(8) {
+                true => random.length(1000),
+                false => 1000 + random.length(64 * 1024),
+            };
             let (a, b) = local::pair_with_hiwat(hiwat(random), hiwat(random));
             let far = Handle::from(b);
             stage.arena.register(&far);
