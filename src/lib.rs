@@ -48,6 +48,7 @@
 //! |---|---|
 //! | [`splice`] | splices: options, ends, the pool of worker threads |
 //! | [`behaviour`] | what a splice does beside FreeBSD and OpenBSD, row by row, each with its test |
+//! | [`sockopt`] | the option as bytes: `setsockopt` and `getsockopt` as the kernels have them |
 //! | [`socket`] | a user's socket: blocking and non-blocking I/O, shutdown, close, upcalls |
 //! | [`protocol`] | what a socket and its protocol know of each other (`protosw`): where other stacks plug in |
 //! | [`sockbuf`], [`buf`] | socket buffers, and the reference-counted buffers that they are chains of (mbufs) |
@@ -60,10 +61,10 @@
 //! Arrows mean "knows"; none goes up:
 //!
 //! ```text
-//!   splice ──> socket ──> protocol ──> sockbuf ──> buf
-//!              local  ──────┘ │
-//!              stack ──> tcp ─┘
-//!                └───────┴──────────> link ──────> buf
+//!   sockopt ──> splice ──> socket ──> protocol ──> sockbuf ──> buf
+//!                          local  ──────┘ │
+//!                          stack ──> tcp ─┘
+//!                            └───────┴──────────> link ──────> buf
 //! ```
 //!
 //! The socket layer does not know splices (it offers an upcall that diverts a buffer), splices know
@@ -112,7 +113,7 @@
 //!
 //! UDP, urgent data, Ethernet (ARP, neighbour discovery), reassembly of IP fragments, path MTU
 //! discovery, TCP timestamps, selective retransmission (SACK is sent, not used), segmentation offload
-//! when sending over IPv6, the option as bytes (`setsockopt` layouts), splices with kernel sockets.
+//! when sending over IPv6, splices with kernel sockets.
 
 #[doc = include_str!("doc/behaviour.md")]
 pub mod behaviour {}
@@ -122,6 +123,8 @@ pub mod clock;
 pub mod conformance;
 mod end;
 pub mod error;
+#[cfg(target_os = "linux")]
+pub mod kernel;
 pub mod link;
 pub mod local;
 pub mod lock;
@@ -131,6 +134,7 @@ pub mod protocol;
 mod run_list;
 pub mod sockbuf;
 pub mod socket;
+pub mod sockopt;
 pub mod splice;
 pub mod stack;
 mod tcp;

@@ -1,5 +1,5 @@
 //! FreeBSD's cases for SO_SPLICE (`tests/sys/kern/socket_splice.c`), by name, over any kind of
-//! socket and both ways of dispatch. Capability rights (F02) have no counterpart here.
+//! socket and both ways of dispatch. Capability rights (F02) are in `sockopt`.
 //!
 //! A [`Factory`] makes connected pairs; `conformance!` runs all cases over one, and
 //! `mixed!` the case that takes two.

@@ -8,6 +8,8 @@
     reason = "a test says by panicking what it did not expect"
 )]
 
+#[cfg(target_os = "linux")]
+mod kernel;
 mod memory;
 mod tcp;
 
@@ -64,6 +66,22 @@ const WORLDS: &[World] = &[
     ("memory-tcp/worker", memory_and_tcp, Dispatch::Worker, 2),
     ("tcp-memory/direct", tcp_and_memory, Dispatch::Direct, 2),
 ];
+
+#[cfg(target_os = "linux")]
+const KERNEL: &[World] = &[
+    ("kernel/worker", kernel::loopback, Dispatch::Worker, 2),
+    ("kernel/direct", kernel::loopback, Dispatch::Direct, 1),
+    ("kernel-tcp/worker", kernel_and_tcp, Dispatch::Worker, 1),
+    ("kernel-tcp/direct", kernel_and_tcp, Dispatch::Direct, 2),
+];
+
+#[cfg(not(target_os = "linux"))]
+const KERNEL: &[World] = &[];
+
+#[cfg(target_os = "linux")]
+fn kernel_and_tcp() -> Box<dyn Factory> {
+    Mixed::of([kernel::loopback(), tcp::v4()])
+}
 
 fn v4_and_v6() -> Box<dyn Factory> {
     Mixed::of([tcp::v4(), tcp::v6()])
@@ -122,7 +140,7 @@ fn main() {
         arguments.format = Some(FormatSetting::Terse);
     }
     let mut trials = Vec::new();
-    for world in WORLDS {
+    for world in WORLDS.iter().chain(KERNEL) {
         for case in conformance::cases() {
             let flavors = case.flavors.iter();
             trials.extend(flavors.map(|flavor| trial(world, case, *flavor)));
