@@ -49,6 +49,11 @@ fn moved(stage: &Stage) -> u64 {
     stage.world.chaos.pool.stats().bytes + stage.world.couriers.pool.stats().bytes
 }
 
+fn seconds(micros: &AtomicU64) -> String {
+    let time = Duration::from_micros(load(micros));
+    format!("{:.2} s", time.as_secs_f64())
+}
+
 fn bytes(count: u64) -> String {
     match count.checked_ilog2().unwrap_or(0) {
         0..20 => format!("{} KiB", count >> 10),
@@ -155,6 +160,8 @@ fn totals(text: &mut String, stage: &Stage, time: Duration) -> std::fmt::Result 
         ("bytes received by chaos", bytes(load(&stage.received))),
         ("bytes checked", bytes(load(&stage.checked))),
         ("trips", load(&stage.trips).to_string()),
+        ("longest trip", seconds(&stage.longest_trip)),
+        ("longest pause of a trip", seconds(&stage.longest_pause)),
         ("upcalls", load(&stage.arena.rings).to_string()),
         ("free frames kept", bytes(buf::pooled_bytes() as u64)),
         ("time", format!("{:.1} s", time.as_secs_f64())),

@@ -87,6 +87,8 @@ fn stage(arguments: &Arguments, faults: &Arc<Faults>) -> anyhow::Result<Stage> {
         received: AtomicU64::new(0),
         checked: AtomicU64::new(0),
         trips: AtomicU64::new(0),
+        longest_pause: AtomicU64::new(0),
+        longest_trip: AtomicU64::new(0),
         posts: Posts::default(),
         faults: faults.clone(),
     })

@@ -61,6 +61,10 @@ pub(crate) struct Stage {
     /// Bytes that couriers have checked, and their trips.
     pub(crate) checked: AtomicU64,
     pub(crate) trips: AtomicU64,
+    /// The longest time in microseconds that nothing moved on a trip.
+    pub(crate) longest_pause: AtomicU64,
+    /// The longest trip in microseconds.
+    pub(crate) longest_trip: AtomicU64,
     pub(crate) posts: Posts,
     pub(crate) faults: Arc<Faults>,
 }
