@@ -23,6 +23,7 @@ use crate::error::SoError;
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::{Protocol, SocketEnd};
 use crate::sockbuf::DEFAULT_HIWAT;
+use crate::socket::poller::pollable;
 use crate::socket::{Socket, blocking};
 use mio::net::TcpStream as Stream;
 use reactor::Reactor;
@@ -234,6 +235,7 @@ impl AsRef<Socket> for KernelStream {
 }
 
 blocking!(KernelStream);
+pollable!(KernelStream);
 blocking!(&KernelStream);
 #[cfg(any(feature = "futures-io", feature = "tokio"))]
 crate::socket::aio::asynchronous!(KernelStream);

@@ -125,17 +125,26 @@ mod sealed {
 
 pub(crate) use sealed::Pollable as Sealed;
 
-/// What a [`Poller`] can watch: sockets, [`TcpStream`](crate::TcpStream)s and all else that has a
-/// socket, and [`TcpListener`](crate::TcpListener)s.
+/// What a [`Poller`] can watch: a [`Socket`], and what is one ([`TcpStream`](crate::TcpStream),
+/// `KernelStream`), and a [`TcpListener`](crate::TcpListener).
 pub trait Pollable: Sealed {}
 
-impl<T: AsRef<Socket>> Sealed for T {
-    fn watched(&self) -> Arc<dyn Watched> {
-        self.as_ref().end().clone()
-    }
+/// For types that are sockets.
+macro_rules! pollable {
+    ($stream:ty) => {
+        impl $crate::socket::poller::Sealed for $stream {
+            fn watched(&self) -> std::sync::Arc<dyn $crate::socket::poller::Watched> {
+                self.end().clone()
+            }
+        }
+
+        impl $crate::socket::poller::Pollable for $stream {}
+    };
 }
 
-impl<T: AsRef<Socket>> Pollable for T {}
+pub(crate) use pollable;
+
+pollable!(Socket);
 
 /// The registrations that something has happened to, each at most once.
 #[derive(Debug, Default)]

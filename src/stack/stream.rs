@@ -2,6 +2,7 @@
 
 use super::Stack;
 use crate::protocol::Protocol;
+use crate::socket::poller::pollable;
 use crate::socket::{Socket, blocking};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::tcb::Work;
@@ -117,6 +118,7 @@ impl AsRef<Socket> for TcpStream {
 }
 
 blocking!(TcpStream);
+pollable!(TcpStream);
 blocking!(&TcpStream);
 #[cfg(any(feature = "futures-io", feature = "tokio"))]
 crate::socket::aio::asynchronous!(TcpStream);
