@@ -21,7 +21,7 @@ mod reactor;
 use crate::buf::{Buf, Chain, FrameMut, Gather};
 use crate::error::SoError;
 use crate::lock::{LEAF, Mutex};
-use crate::protocol::{Protocol, SocketEnd};
+use crate::protocol::{Protocol, SocketEnd, Wakeup};
 use crate::sockbuf::DEFAULT_HIWAT;
 use crate::socket::poller::pollable;
 use crate::socket::{Socket, blocking};
@@ -465,7 +465,7 @@ impl Conn {
             Ok((count, all)) => {
                 self.may_write.fetch_or(all, Ordering::AcqRel);
                 drop(pieces);
-                self.end.drop_snd(count);
+                self.sent(count);
                 Next::Again
             }
             Err(Errno::AGAIN) => Next::Stop,
@@ -474,6 +474,16 @@ impl Conn {
                 Next::Stop
             }
         }
+    }
+
+    /// Bytes leave `so_snd`, unless the connection has failed and flushed it meanwhile.
+    fn sent(&self, count: usize) {
+        let mut snd = self.end.snd();
+        let count = count.min(snd.buf.len());
+        let sent = snd.buf.take(count);
+        self.end.sowwakeup(&snd, Wakeup::Space);
+        drop(snd);
+        drop(sent);
     }
 
     /// Everything is sent and nothing will follow.
@@ -596,12 +606,12 @@ fn write(stream: &Stream, bufs: &Gather) -> Result<(usize, bool), Errno> {
     }
 }
 
-/// What the kernel says, as an error of a socket.
+/// What the kernel says, as an error of a socket. `EPIPE` is a reset that came after the peer's end of
+/// stream: nothing is written here after this side's own.
 fn so_error(error: &io::Error) -> SoError {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => SoError::ConnectionRefused,
         io::ErrorKind::TimedOut => SoError::TimedOut,
-        io::ErrorKind::BrokenPipe => SoError::BrokenPipe,
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
             SoError::HostUnreachable
         }
