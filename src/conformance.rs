@@ -23,8 +23,15 @@
 //! A factory whose sockets live in virtual time ([`Factory::time`]) gets the cases that are about
 //! time, too.
 
+mod ends;
+mod extras;
+mod flow;
 mod freebsd;
+mod limits;
 mod openbsd;
+mod proxy;
+mod shape;
+mod users;
 mod world;
 
 pub use world::World;
@@ -195,7 +202,10 @@ impl Case {
 /// assert!(sosplice::conformance::cases().any(|case| case.name == "F05 splice_limit_bytes"));
 /// ```
 pub fn cases() -> impl Iterator<Item = &'static Case> {
-    freebsd::CASES.iter().chain(openbsd::CASES)
+    let theirs = freebsd::CASES.iter().chain(openbsd::CASES);
+    let rows = ends::CASES.iter().chain(flow::CASES).chain(limits::CASES);
+    let rows = rows.chain(users::CASES).chain(shape::CASES);
+    theirs.chain(rows).chain(extras::CASES)
 }
 
 /// Runs all cases that `select` wants, each in all its flavors.

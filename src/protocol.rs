@@ -95,10 +95,10 @@ pub trait Upcall: Any + Send + Sync {
     /// Runs with the buffer's lock held: takes only locks of rank 4 and 5, and enqueues.
     fn wakeup(&self, what: Wakeup);
 
-    /// The splice that diverted this buffer has ended; the socket was its `role`. How it ended is
-    /// in [`Side::ended`]. Runs as [`wakeup`](Self::wakeup) does, and if it is not implemented is a
-    /// wake-up, whatever there is to read or to write.
-    fn unspliced(&self, role: Role) {
+    /// The splice that diverted this buffer has ended like this; the socket was its `role`. Runs as
+    /// [`wakeup`](Self::wakeup) does, and if it is not implemented is a wake-up, whatever there is to
+    /// read or to write.
+    fn unspliced(&self, role: Role, _end: End) {
         self.wakeup(match role {
             Role::Source => Wakeup::Data,
             Role::Sink => Wakeup::Space,
@@ -110,7 +110,7 @@ pub trait Upcall: Any + Send + Sync {
     fn closing(&self, _end: &SocketEnd) {}
 }
 
-type Upcalls = SmallVec<[Arc<dyn Upcall>; 1]>;
+pub(crate) type Upcalls = SmallVec<[Arc<dyn Upcall>; 1]>;
 
 /// A socket buffer, and who is told about it.
 pub struct Side {
@@ -149,9 +149,9 @@ impl Side {
         &self.upcalls
     }
 
-    /// Takes all upcalls off that do not divert. The caller drops them after the lock.
-    pub(crate) fn take_upcalls(&mut self) -> SmallVec<[Arc<dyn Upcall>; 1]> {
-        std::mem::take(&mut self.upcalls)
+    /// The upcalls that do not divert, to be changed. What is taken off is dropped after the lock.
+    pub(crate) fn upcalls_mut(&mut self) -> &mut Upcalls {
+        &mut self.upcalls
     }
 
     /// Puts an upcall on this buffer that is told of wake-ups instead of the others and of sleeping
@@ -328,6 +328,18 @@ impl SocketEnd {
         self.error.store(error as u8, Ordering::Release);
     }
 
+    /// Sets `so_error` to what a splice leaves there, unless it tells of the connection: who splices
+    /// again would take a reset for the end of the stream.
+    pub(crate) fn set_splice_error(&self, error: SoError) {
+        let unless_real = |old| {
+            let is_real = SoError::from_u8(old).is_some_and(|old| !old.is_of_splice());
+            (!is_real).then_some(error as u8)
+        };
+        self.error
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, unless_real)
+            .ok();
+    }
+
     /// Reads `so_error` and leaves it.
     pub fn error(&self) -> Option<SoError> {
         SoError::from_u8(self.error.load(Ordering::Acquire))
@@ -387,7 +399,7 @@ impl SocketEnd {
         rcv.ended = Some(end);
         rcv.upcalls
             .iter()
-            .for_each(|upcall| upcall.unspliced(Role::Source));
+            .for_each(|upcall| upcall.unspliced(Role::Source, end));
         self.rcv_wait.notify_all();
     }
 
@@ -396,7 +408,7 @@ impl SocketEnd {
         snd.ended = Some(end);
         snd.upcalls
             .iter()
-            .for_each(|upcall| upcall.unspliced(Role::Sink));
+            .for_each(|upcall| upcall.unspliced(Role::Sink, end));
         self.snd_wait.notify_all();
     }
 }
@@ -476,5 +488,16 @@ mod tests {
         assert_eq!(end.error(), Some(SoError::TimedOut));
         assert_eq!(end.take_error(), Some(SoError::TimedOut));
         assert_eq!(end.take_error(), None);
+    }
+
+    #[test]
+    fn a_splice_does_not_hide_what_happened_to_the_connection() {
+        let end = SocketEnd::new(100, 100);
+        end.set_splice_error(SoError::SpliceLimit);
+        end.set_splice_error(SoError::SpliceLoop);
+        assert_eq!(end.error(), Some(SoError::SpliceLoop));
+        end.set_error(SoError::ConnectionReset);
+        end.set_splice_error(SoError::SpliceLimit);
+        assert_eq!(end.error(), Some(SoError::ConnectionReset));
     }
 }
