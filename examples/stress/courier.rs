@@ -44,8 +44,8 @@ fn trip(stage: &Arc<Stage>, stream: u64, random: &mut Random, post: &Post) -> an
         if trip.turn(random)? {
             break;
         }
-        // A run that is over waits for nobody.
-        if stage.faults.is_stopped() {
+        // When the time is over, what is on its way still has to arrive.
+        if stage.faults.any() {
             trip.give_up();
             break;
         }

@@ -40,6 +40,10 @@ impl Faults {
         self.stop.load(Ordering::Acquire)
     }
 
+    pub(crate) fn any(&self) -> bool {
+        !self.found.lock().is_empty()
+    }
+
     pub(crate) fn found(&self) -> Vec<String> {
         self.found.lock().clone()
     }
