@@ -109,6 +109,12 @@ pub trait Factory: Send + Sync {
         None
     }
 
+    /// Whether a full connection stands still: nothing below the sockets goes on taking bytes when
+    /// nobody reads. (An operating system's own buffers do.)
+    fn stands_still(&self) -> bool {
+        true
+    }
+
     /// The time that the sockets live in, if it is not the system's.
     fn time(&self) -> Option<&dyn Time> {
         None

@@ -8,11 +8,11 @@
 //! * It reads no more than `so_rcv` has space for; then the kernel's own buffer fills and its window
 //!   closes. So back-pressure is exact.
 //! * Half-close, the end of the stream and errors are carried both ways.
-//! * One thread for the process, `sosplice:kernel`, waits for readiness ([`reactor`]). Reading and
+//! * One thread for the process, `sosplice:kernel`, waits for readiness (`reactor`). Reading and
 //!   writing happen there, and in whatever thread took bytes from `so_rcv` or put some into
 //!   `so_snd`.
 //!
-//! Each direction is served by one thread at a time ([`Turn`]); who comes meanwhile leaves word and
+//! Each direction is served by one thread at a time (`Turn`); who comes meanwhile leaves word and
 //! goes. No lock is held while the system is called. Locks: `so_rcv` (2), `so_snd` (3), the
 //! descriptor's slot (5).
 

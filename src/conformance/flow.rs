@@ -169,6 +169,9 @@ fn full_source(world: &World<'_>) -> Outcome {
 }
 
 fn full_sink(world: &World<'_>) -> Outcome {
+    if !world.factory().stands_still() {
+        return Outcome::NotApplicable("buffers that stand still");
+    }
     let proxy = world.proxy_with(SMALL);
     let splice = proxy.splice(world);
     for _ in 0..3 {
@@ -250,6 +253,9 @@ fn rcvlowat(world: &World<'_>) -> Outcome {
 }
 
 fn sndlowat(world: &World<'_>) -> Outcome {
+    if !world.factory().stands_still() {
+        return Outcome::NotApplicable("buffers that stand still");
+    }
     let proxy = world.proxy_with(SMALL);
     let splice = proxy.splice(world);
     proxy.sink.set_snd_lowat(2000);

@@ -13,6 +13,10 @@ pub(crate) fn loopback() -> Box<dyn Factory> {
 struct Loopback;
 
 impl Factory for Loopback {
+    fn stands_still(&self) -> bool {
+        false
+    }
+
     fn connect(&self, setup: Setup) -> (Socket, Socket) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         // What the kernel itself holds is to be little; the accepted socket inherits it.

@@ -113,6 +113,10 @@ impl Mixed {
 }
 
 impl Factory for Mixed {
+    fn stands_still(&self) -> bool {
+        self.kinds.iter().all(|kind| kind.stands_still())
+    }
+
     fn connect(&self, setup: Setup) -> (Socket, Socket) {
         let second = self.second.fetch_xor(true, Ordering::SeqCst);
         self.kinds[usize::from(second)].connect(setup)

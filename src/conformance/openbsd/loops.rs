@@ -142,6 +142,9 @@ fn stops_after_128(world: &World<'_>, sources: Vec<&Socket>, splices: &[Splice])
 
 /// A byte that waits for a slow drain is looked at often, and has passed one splice.
 pub(super) fn slow_drain(world: &World<'_>) -> Outcome {
+    if !world.factory().stands_still() {
+        return Outcome::NotApplicable("buffers that stand still");
+    }
     let [client, source] = world.connect(DEFAULT.buffers);
     let [drain, server] = world.connect(DEFAULT.buffers);
     for socket in [&client, &server, &drain] {
