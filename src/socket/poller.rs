@@ -28,7 +28,8 @@
 //! [`Mode::Level`] reports a condition in each wait as long as it holds. [`Mode::Edge`] reports it
 //! once after each time that something has happened to that direction (bytes, space, a close), and
 //! after [`add`](Poller::add) and [`modify`](Poller::modify): read and write until
-//! [`WouldBlock`](std::io::ErrorKind::WouldBlock), then wait.
+//! [`WouldBlock`](std::io::ErrorKind::WouldBlock), then wait. For a socket that splices read, an edge
+//! is enough: at the end of its stream, with no splice left to hide it, it is readable for ever.
 //!
 //! # What differs from kqueue and epoll
 //!
