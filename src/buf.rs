@@ -16,11 +16,28 @@ use crate::lock::{Mutex, POOL};
 use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Memory for one frame. The pool it belongs to follows from its capacity.
 struct Frame {
     bytes: Vec<u8>,
     class: Option<u8>,
+}
+
+/// Frames that there are, in use and in the pools. Touched only when memory is allocated or freed.
+static FRAMES: AtomicUsize = AtomicUsize::new(0);
+
+impl Frame {
+    fn new(bytes: Vec<u8>, class: Option<u8>) -> Arc<Frame> {
+        FRAMES.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Frame { bytes, class })
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        FRAMES.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Room for the largest frame that a link carries: 64 KiB of IP packet and a link header.
@@ -46,6 +63,24 @@ pub fn pooled_bytes() -> usize {
         .sum()
 }
 
+/// Frames that somebody refers to at this moment: with none left, nothing has leaked. While other
+/// threads make and drop buffers it is a rough number.
+///
+/// ```standalone_crate
+/// use sosplice::buf::{Buf, frames_in_use};
+/// let buf = Buf::copy_of(b"somebody has this");
+/// let other = [buf.slice(3..5), Buf::from(vec![1, 2, 3])];
+/// assert_eq!(frames_in_use(), 2);
+/// drop(buf);
+/// assert_eq!(frames_in_use(), 2);
+/// drop(other);
+/// assert_eq!(frames_in_use(), 0, "free frames, which a pool keeps, are not in use");
+/// ```
+pub fn frames_in_use() -> usize {
+    let free: usize = POOLS.iter().map(|pool| pool.lock().len()).sum();
+    FRAMES.load(Ordering::Relaxed).saturating_sub(free)
+}
+
 /// A frame that nobody else refers to yet.
 #[derive(Debug)]
 pub struct FrameMut {
@@ -60,10 +95,7 @@ impl FrameMut {
         let frame = recycled.unwrap_or_else(|| {
             let capacity = class.map_or(capacity, |class| CLASSES[class].0);
             let class = class.and_then(|class| u8::try_from(class).ok());
-            Arc::new(Frame {
-                bytes: Vec::with_capacity(capacity),
-                class,
-            })
+            Frame::new(Vec::with_capacity(capacity), class)
         });
         FrameMut {
             buf: Buf {
@@ -282,7 +314,7 @@ impl From<Vec<u8>> for Buf {
     fn from(bytes: Vec<u8>) -> Buf {
         let end = position(bytes.len());
         Buf {
-            frame: Some(Arc::new(Frame { bytes, class: None })),
+            frame: Some(Frame::new(bytes, None)),
             start: 0,
             end,
             hops: 0,

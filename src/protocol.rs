@@ -328,6 +328,18 @@ impl SocketEnd {
         self.error.store(error as u8, Ordering::Release);
     }
 
+    /// Sets `so_error` to what a splice leaves there, unless it tells of the connection: who splices
+    /// again would take a reset for the end of the stream.
+    pub(crate) fn set_splice_error(&self, error: SoError) {
+        let unless_real = |old| {
+            let is_real = SoError::from_u8(old).is_some_and(|old| !old.is_of_splice());
+            (!is_real).then_some(error as u8)
+        };
+        self.error
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, unless_real)
+            .ok();
+    }
+
     /// Reads `so_error` and leaves it.
     pub fn error(&self) -> Option<SoError> {
         SoError::from_u8(self.error.load(Ordering::Acquire))
@@ -476,5 +488,16 @@ mod tests {
         assert_eq!(end.error(), Some(SoError::TimedOut));
         assert_eq!(end.take_error(), Some(SoError::TimedOut));
         assert_eq!(end.take_error(), None);
+    }
+
+    #[test]
+    fn a_splice_does_not_hide_what_happened_to_the_connection() {
+        let end = SocketEnd::new(100, 100);
+        end.set_splice_error(SoError::SpliceLimit);
+        end.set_splice_error(SoError::SpliceLoop);
+        assert_eq!(end.error(), Some(SoError::SpliceLoop));
+        end.set_error(SoError::ConnectionReset);
+        end.set_splice_error(SoError::SpliceLimit);
+        assert_eq!(end.error(), Some(SoError::ConnectionReset));
     }
 }

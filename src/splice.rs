@@ -337,24 +337,7 @@ impl Socket {
         sink: &impl AsRef<Socket>,
         options: Options,
     ) -> Result<Splice, SpliceError> {
-        let sink = sink.as_ref();
-        let pool = options
-            .pool
-            .as_ref()
-            .unwrap_or_else(|| SplicePool::global());
-        let pool = pool.shared();
-        pool.start()?;
-        check_options(&options)?;
-        check(self, sink)?;
-        let task = new_task(self, sink, &options, pool);
-        attach(&task)?;
-        pool.adopt(&task);
-        let splice = Splice {
-            status: task.status.clone(),
-            task: Arc::downgrade(&task),
-        };
-        run_list::scope(Budget::USER, || task.run());
-        Ok(splice)
+        set_up(self, sink.as_ref(), &options, self.flavor())
     }
 
     /// Ends the splice that this socket is the source of. See [`Splice::unsplice`].
@@ -378,6 +361,39 @@ impl Socket {
     }
 }
 
+/// [`Socket::splice_to`], with the questions in the order of this system.
+pub(crate) fn set_up(
+    source: &Socket,
+    sink: &Socket,
+    options: &Options,
+    order: Flavor,
+) -> Result<Splice, SpliceError> {
+    let pool = start_pool(options)?;
+    check_options(options)?;
+    check(source, sink, order)?;
+    let task = new_task(source, sink, options, pool);
+    attach(&task)?;
+    pool.adopt(&task);
+    let splice = Splice {
+        status: task.status.clone(),
+        task: Arc::downgrade(&task),
+    };
+    run_list::scope(Budget::USER, || task.run());
+    Ok(splice)
+}
+
+/// Whether the pool of these options works; FreeBSD asks that before anything about the sockets.
+pub(crate) fn check_pool(options: &Options) -> Result<(), SpliceError> {
+    start_pool(options).map(drop)
+}
+
+fn start_pool(options: &Options) -> Result<&Arc<Shared>, SpliceError> {
+    let pool = options.pool.as_ref();
+    let pool = pool.unwrap_or_else(|| SplicePool::global()).shared();
+    pool.start()?;
+    Ok(pool)
+}
+
 fn check_options(options: &Options) -> Result<(), SpliceError> {
     if options.limit == Some(0) {
         return Err(SpliceError::ZeroLimit);
@@ -398,9 +414,9 @@ const CHECKS: [Check; 4] = [
     check_encrypted,
 ];
 
-/// What is wrong with one of the two, in the order of the source's system: FreeBSD asks everything
-/// about the source first, OpenBSD every question about both.
-fn check(source: &Socket, sink: &Socket) -> Result<(), SpliceError> {
+/// What is wrong with one of the two, in the order of that system: FreeBSD asks everything about the
+/// source first, OpenBSD every question about both.
+fn check(source: &Socket, sink: &Socket, order: Flavor) -> Result<(), SpliceError> {
     let parties = [(source, Role::Source), (sink, Role::Sink)];
     let both = |check: Check| {
         parties
@@ -408,7 +424,7 @@ fn check(source: &Socket, sink: &Socket) -> Result<(), SpliceError> {
             .try_for_each(|(socket, role)| check(socket, *role))
     };
     both(check_kind)?;
-    match source.flavor() {
+    match order {
         Flavor::FreeBsd => parties.iter().try_for_each(|(socket, role)| {
             CHECKS.iter().try_for_each(|check| check(socket, *role))
         }),
@@ -416,7 +432,8 @@ fn check(source: &Socket, sink: &Socket) -> Result<(), SpliceError> {
     }
 }
 
-fn check_kind(socket: &Socket, role: Role) -> Result<(), SpliceError> {
+/// Whether it is a stream at all.
+pub(crate) fn check_kind(socket: &Socket, role: Role) -> Result<(), SpliceError> {
     match socket.protocol().so_state() {
         SoState::NotAStream => Err(SpliceError::NotAStream(role)),
         _ => Ok(()),

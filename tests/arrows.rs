@@ -21,11 +21,14 @@ const ARROWS: &str = "
     link            -> buf clock lock
     socket          -> protocol run_list sockbuf buf clock end error lock
     socket::poller  -> protocol clock end error lock
+    kernel          -> socket protocol run_list sockbuf buf error lock
     local           -> socket protocol sockbuf buf error lock
     splice          -> socket protocol run_list timer sockbuf buf clock end error lock
     splice::machine -> protocol error
     splice::xfer    -> sockbuf buf
     splice::bucket  ->
+    sockopt         -> splice socket error lock
+    sockopt::layout -> error
     conformance     -> splice socket protocol sockbuf buf clock error
     tcp             -> protocol link sockbuf buf error lock
     stack           -> tcp socket protocol link run_list timer sockbuf buf clock error lock

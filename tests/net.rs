@@ -40,7 +40,7 @@ const LIMIT: Option<Duration> = Some(Duration::from_secs(20));
 
 /// Path of the proxy.
 fn proxy() -> PathBuf {
-    std::env::var_os("SOSPLICE_PROXY").map_or_else(example::proxy, PathBuf::from)
+    std::env::var_os("SOSPLICE_PROXY").map_or_else(|| example::path("proxy"), PathBuf::from)
 }
 
 /// Whether the programs at both ends are installed. If not, says so (see [`skip`]).

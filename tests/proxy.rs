@@ -7,7 +7,7 @@ mod example;
 use std::process::{Command, Output};
 
 fn proxy(arguments: &[&str]) -> Output {
-    let path = example::proxy();
+    let path = example::path("proxy");
     Command::new(path).args(arguments).output().unwrap()
 }
 

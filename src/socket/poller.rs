@@ -19,7 +19,8 @@
 //! there is one event for each registration of the source and of the sink, whatever its interests
 //! and its mode, and it says how ([`Event::source_end`], [`Event::sink_end`]). The end is kept in the
 //! registration from the moment that it is known: it is not lost when the socket is spliced again at
-//! once, and two ends are two events. It comes when no more bytes will move, as with
+//! once, and two ends are two events. (An end before [`add`](Poller::add) is none: watch first, then
+//! splice.) It comes when no more bytes will move, as with
 //! [`Splice::end`](crate::Splice::end): the bytes of the last pass are in the sink's `so_snd`, where
 //! a close does not harm them, but may not be sent yet.
 //!
@@ -126,17 +127,26 @@ mod sealed {
 
 pub(crate) use sealed::Pollable as Sealed;
 
-/// What a [`Poller`] can watch: sockets, [`TcpStream`](crate::TcpStream)s and all else that has a
-/// socket, and [`TcpListener`](crate::TcpListener)s.
+/// What a [`Poller`] can watch: a [`Socket`], and what is one ([`TcpStream`](crate::TcpStream),
+/// `KernelStream`), and a [`TcpListener`](crate::TcpListener).
 pub trait Pollable: Sealed {}
 
-impl<T: AsRef<Socket>> Sealed for T {
-    fn watched(&self) -> Arc<dyn Watched> {
-        self.as_ref().end().clone()
-    }
+/// For types that are sockets.
+macro_rules! pollable {
+    ($stream:ty) => {
+        impl $crate::socket::poller::Sealed for $stream {
+            fn watched(&self) -> std::sync::Arc<dyn $crate::socket::poller::Watched> {
+                self.end().clone()
+            }
+        }
+
+        impl $crate::socket::poller::Pollable for $stream {}
+    };
 }
 
-impl<T: AsRef<Socket>> Pollable for T {}
+pub(crate) use pollable;
+
+pollable!(Socket);
 
 /// The registrations that something has happened to, each at most once.
 #[derive(Debug, Default)]

@@ -4,7 +4,8 @@ use super::Stack;
 use super::stream::TcpStream;
 use crate::error::SoError;
 use crate::lock::{Condvar, LEAF, Mutex};
-use crate::protocol::{Upcall, Upcalls, Wakeup, is_same};
+use crate::protocol::{Protocol, SoState, SocketEnd, Upcall, Upcalls, Wakeup, is_same};
+use crate::socket::Socket;
 use crate::socket::poller::{Condition, Pollable, Sealed, Watched};
 use crate::tcp::conn::Conn;
 use std::collections::VecDeque;
@@ -215,12 +216,25 @@ impl Pollable for TcpListener {}
 pub struct TcpListener {
     stack: Stack,
     listening: Arc<Listening>,
+    socket: Socket,
 }
 
 /// Connections that wait to be accepted, unless another number is given.
 pub const DEFAULT_BACKLOG: usize = 128;
 
 impl TcpListener {
+    fn new(stack: &Stack, listening: Arc<Listening>) -> TcpListener {
+        let end = SocketEnd::new(0, 0);
+        end.set_flavor(stack.shared().config.flavor);
+        end.cantrcvmore();
+        end.cantsendmore();
+        TcpListener {
+            stack: stack.clone(),
+            listening,
+            socket: Socket::new(end, Arc::new(Passive)),
+        }
+    }
+
     /// Listens at an address of the stack; an unspecified one means all of them. Port 0 picks a free
     /// port.
     ///
@@ -241,10 +255,7 @@ impl TcpListener {
         backlog: usize,
     ) -> io::Result<TcpListener> {
         let listening = stack.listen(address, backlog)?;
-        Ok(TcpListener {
-            stack: stack.clone(),
-            listening,
-        })
+        Ok(TcpListener::new(stack, listening))
     }
 
     /// Accepts connections to *any* destination address, and to one port or (`None`) any port: what
@@ -255,10 +266,7 @@ impl TcpListener {
     /// [`AddrInUse`](io::ErrorKind::AddrInUse) if the stack has such a listener.
     pub fn intercept(stack: &Stack, port: Option<u16>, backlog: usize) -> io::Result<TcpListener> {
         let listening = stack.intercept(port, backlog)?;
-        Ok(TcpListener {
-            stack: stack.clone(),
-            listening,
-        })
+        Ok(TcpListener::new(stack, listening))
     }
 
     /// Waits for a connection and returns it with its peer's address.
@@ -296,6 +304,32 @@ impl TcpListener {
     pub fn close(&self) {
         let unaccepted = self.listening.close();
         self.stack.unlisten(&self.listening, unaccepted);
+    }
+}
+
+/// As a socket it is a listening one, which stands among others
+/// ([`sockopt::Table`](crate::sockopt::Table)) and says what it is to whoever wants to splice it: no
+/// bytes come from it or go to it. Its handles do not keep the listener open.
+impl AsRef<Socket> for TcpListener {
+    fn as_ref(&self) -> &Socket {
+        &self.socket
+    }
+}
+
+/// The protocol of a listening socket: no bytes.
+#[derive(Debug)]
+struct Passive;
+
+impl Protocol for Passive {
+    fn output(&self) {}
+    fn rcvd(&self, _idle: bool) {}
+    fn abort(&self) {}
+    fn detach(&self) {}
+    fn name(&self) -> &'static str {
+        "tcp"
+    }
+    fn so_state(&self) -> SoState {
+        SoState::Listening
     }
 }
 

@@ -8,12 +8,14 @@
     reason = "a test says by panicking what it did not expect"
 )]
 
+#[cfg(target_os = "linux")]
+mod kernel;
 mod memory;
 mod tcp;
 
 use libtest_mimic::{Arguments, FormatSetting, Trial};
 use sosplice::Socket;
-use sosplice::conformance::{self, Case, Config, Factory, Setup};
+use sosplice::conformance::{self, Case, Config, Connecting, Factory, Setup};
 use sosplice::error::Flavor;
 use sosplice::splice::Dispatch;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,6 +67,22 @@ const WORLDS: &[World] = &[
     ("tcp-memory/direct", tcp_and_memory, Dispatch::Direct, 2),
 ];
 
+#[cfg(target_os = "linux")]
+const KERNEL: &[World] = &[
+    ("kernel/worker", kernel::loopback, Dispatch::Worker, 2),
+    ("kernel/direct", kernel::loopback, Dispatch::Direct, 1),
+    ("kernel-tcp/worker", kernel_and_tcp, Dispatch::Worker, 1),
+    ("kernel-tcp/direct", kernel_and_tcp, Dispatch::Direct, 2),
+];
+
+#[cfg(not(target_os = "linux"))]
+const KERNEL: &[World] = &[];
+
+#[cfg(target_os = "linux")]
+fn kernel_and_tcp() -> Box<dyn Factory> {
+    Mixed::of([kernel::loopback(), tcp::v4()])
+}
+
 fn v4_and_v6() -> Box<dyn Factory> {
     Mixed::of([tcp::v4(), tcp::v6()])
 }
@@ -95,13 +113,28 @@ impl Mixed {
 }
 
 impl Factory for Mixed {
+    fn stands_still(&self) -> bool {
+        self.kinds.iter().all(|kind| kind.stands_still())
+    }
+
     fn connect(&self, setup: Setup) -> (Socket, Socket) {
         let second = self.second.fetch_xor(true, Ordering::SeqCst);
         self.kinds[usize::from(second)].connect(setup)
     }
 
+    fn connecting(&self) -> Option<Connecting> {
+        let mut kinds = self.kinds.iter();
+        kinds.find_map(|kind| kind.connecting())
+    }
+
     fn listening(&self) -> Option<Socket> {
-        self.kinds[0].listening()
+        let mut kinds = self.kinds.iter();
+        kinds.find_map(|kind| kind.listening())
+    }
+
+    fn unconnected(&self) -> Option<Socket> {
+        let mut kinds = self.kinds.iter();
+        kinds.find_map(|kind| kind.unconnected())
     }
 }
 
@@ -122,7 +155,7 @@ fn main() {
         arguments.format = Some(FormatSetting::Terse);
     }
     let mut trials = Vec::new();
-    for world in WORLDS {
+    for world in WORLDS.iter().chain(KERNEL) {
         for case in conformance::cases() {
             let flavors = case.flavors.iter();
             trials.extend(flavors.map(|flavor| trial(world, case, *flavor)));

@@ -312,6 +312,27 @@ fn a_socket_can_be_spliced_to_itself() {
 }
 
 #[test]
+fn who_sees_the_end_sees_its_error() {
+    for _ in 0..1000 {
+        let bench = Bench::new();
+        bench.left[1].set_flavor(Flavor::OpenBsd);
+        let splice = bench.splice_with(Options {
+            limit: Some(1),
+            ..bench.options()
+        });
+        bench.left[0].send(b"x").unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !splice.is_ended() {}
+                let said = bench.left[1].take_error();
+                assert_eq!(said, Some(SoError::SpliceLimit));
+            });
+            bench.run();
+        });
+    }
+}
+
+#[test]
 fn what_cannot_be_spliced() {
     let bench = Bench::new();
     let good = &bench.left[1];

@@ -1,0 +1,625 @@
+//! Kernel sockets as ends of splices.
+//!
+//! A [`KernelStream`] is a TCP connection of the operating system as a [`Socket`]: what the kernel
+//! receives is read straight into pooled frames, what `so_snd` holds is written from where it lies
+//! with gathering writes. So bytes can be spliced between a userspace connection and a kernel's, or
+//! between two of the kernel's.
+//!
+//! * It reads no more than `so_rcv` has space for; then the kernel's own buffer fills and its window
+//!   closes. So back-pressure is exact.
+//! * Half-close, the end of the stream and errors are carried both ways.
+//! * One thread for the process, `sosplice:kernel`, waits for readiness (`reactor`). Reading and
+//!   writing happen there, and in whatever thread took bytes from `so_rcv` or put some into
+//!   `so_snd`.
+//!
+//! Each direction is served by one thread at a time (`Turn`); who comes meanwhile leaves word and
+//! goes. No lock is held while the system is called. Locks: `so_rcv` (2), `so_snd` (3), the
+//! descriptor's slot (5).
+
+mod reactor;
+
+use crate::buf::{Buf, Chain, FrameMut, Gather};
+use crate::error::SoError;
+use crate::lock::{LEAF, Mutex};
+use crate::protocol::{Protocol, SocketEnd, Wakeup};
+use crate::sockbuf::DEFAULT_HIWAT;
+use crate::socket::poller::pollable;
+use crate::socket::{Socket, blocking};
+use mio::net::TcpStream as Stream;
+use reactor::Reactor;
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use smallvec::SmallVec;
+use std::io::{self, IoSlice};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
+
+/// Bytes of one read, and of the frame for them.
+const READ: usize = 65_536;
+/// A read of fewer bytes is copied, so that the frame can be used again.
+const SMALL: usize = 4096;
+/// Bytes and pieces of one write.
+const WRITE: u64 = 1024 * 1024;
+const PIECES: usize = 256;
+/// Reads or writes in a row, before others have their turn.
+const ROUNDS: usize = 32;
+
+/// A TCP connection of the operating system, as a [`Socket`].
+///
+/// ```
+/// use sosplice::kernel::KernelStream;
+/// use sosplice::{local, splice::Options};
+/// use std::io::{Read, Write};
+/// use std::net::{TcpListener, TcpStream};
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let mut user = TcpStream::connect(listener.local_addr()?)?;
+/// let inside = KernelStream::from_std(listener.accept()?.0)?;
+/// let (a, b) = local::pair();
+/// inside.splice_to(&a, Options::default())?;
+/// user.write_all(b"from the kernel")?;
+/// assert_eq!(b.recv_chain(100)?.to_vec(), b"from the kernel");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct KernelStream {
+    socket: Socket,
+    conn: Arc<Conn>,
+}
+
+/// Why a descriptor was not given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GiveBackError {
+    /// The socket is part of a splice.
+    #[error("the socket is spliced, unsplice it first")]
+    Spliced,
+    /// Bytes were written that the kernel has not taken yet.
+    #[error("bytes wait to be sent, shut nothing down and try again when they are gone")]
+    Unsent,
+    /// The connection has failed, or was given back before.
+    #[error("the descriptor is gone: the connection has failed or was given back")]
+    Gone,
+}
+
+impl KernelStream {
+    /// Takes a connection over. From now on it is non-blocking.
+    ///
+    /// # Errors
+    /// What the operating system says; the thread for readiness may not start.
+    pub fn from_std(stream: TcpStream) -> io::Result<KernelStream> {
+        stream.set_nonblocking(true)?;
+        KernelStream::new(Stream::from_std(stream), true)
+    }
+
+    /// Connects to an address of the operating system's network, and waits until the connection
+    /// stands.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn connect(address: SocketAddr) -> io::Result<KernelStream> {
+        let stream = KernelStream::start(address)?;
+        stream.wait_connected(None)?;
+        Ok(stream)
+    }
+
+    /// Begins to connect and does not wait. The socket can be spliced at once: bytes for it are held
+    /// until the connection stands.
+    ///
+    /// # Errors
+    /// What the operating system says at once, for example that there is no route.
+    pub fn start(address: SocketAddr) -> io::Result<KernelStream> {
+        KernelStream::new(Stream::connect(address)?, false)
+    }
+
+    fn new(stream: Stream, connected: bool) -> io::Result<KernelStream> {
+        let reactor = Reactor::global()?;
+        let end = SocketEnd::new(DEFAULT_HIWAT, DEFAULT_HIWAT);
+        if connected {
+            end.connected();
+        }
+        let conn = Arc::new_cyclic(|me| Conn {
+            me: me.clone(),
+            token: reactor.token(),
+            end: end.clone(),
+            reactor,
+            stream: Mutex::new(None),
+            connecting: AtomicBool::new(!connected),
+            reading: Turn::default(),
+            writing: Turn::default(),
+            may_read: AtomicBool::new(connected),
+            may_write: AtomicBool::new(connected),
+            at_end: AtomicBool::new(false),
+            detached: AtomicBool::new(false),
+            shut: AtomicBool::new(false),
+        });
+        conn.register(stream)?;
+        let socket = Socket::new(end, conn.clone());
+        Ok(KernelStream { socket, conn })
+    }
+
+    /// This side's address.
+    ///
+    /// # Errors
+    /// `NotConnected` if the connection has failed.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.conn.live()?.local_addr()
+    }
+
+    /// The peer's address.
+    ///
+    /// # Errors
+    /// `NotConnected` if the connection does not stand.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.conn.live()?.peer_addr()
+    }
+
+    /// Whether small segments are sent at once (`TCP_NODELAY`).
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        self.conn.live()?.set_nodelay(nodelay)
+    }
+
+    /// Gives the descriptor back, blocking and unharmed, with the bytes that were received and not
+    /// read yet. Other handles see a closed socket.
+    ///
+    /// ```
+    /// use sosplice::kernel::KernelStream;
+    /// use std::net::{TcpListener, TcpStream};
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let stream = KernelStream::from_std(TcpStream::connect(listener.local_addr()?)?)?;
+    /// let (stream, unread) = stream.give_back()?;
+    /// assert!(stream.peer_addr()? == listener.local_addr()? && unread.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// See [`GiveBackError`]; nothing has changed then, but this handle is closed.
+    pub fn give_back(self) -> Result<(TcpStream, Chain), GiveBackError> {
+        let end = &self.conn.end;
+        {
+            let rcv = end.rcv();
+            let snd = end.snd();
+            if rcv.is_diverted() || snd.is_diverted() {
+                return Err(GiveBackError::Spliced);
+            }
+            if !snd.buf.is_empty() {
+                return Err(GiveBackError::Unsent);
+            }
+        }
+        let stream = self.conn.stream.lock().take();
+        let mut shared = stream.ok_or(GiveBackError::Gone)?;
+        self.conn.reactor.forget(self.conn.token);
+        // Whoever reads or writes at this moment holds a reference, and does not wait.
+        let mut stream = loop {
+            match Arc::try_unwrap(shared) {
+                Ok(stream) => break stream,
+                Err(still) => shared = still,
+            }
+            thread::yield_now();
+        };
+        self.conn.reactor.deregister(&mut stream);
+        end.cantrcvmore();
+        end.cantsendmore();
+        let unread = {
+            let mut rcv = end.rcv();
+            let count = rcv.buf.len();
+            rcv.buf.take(count)
+        };
+        let stream = TcpStream::from(stream);
+        stream
+            .set_nonblocking(false)
+            .map_err(|_| GiveBackError::Gone)?;
+        Ok((stream, unread))
+    }
+}
+
+impl Deref for KernelStream {
+    type Target = Socket;
+    fn deref(&self) -> &Socket {
+        &self.socket
+    }
+}
+
+impl AsRef<Socket> for KernelStream {
+    fn as_ref(&self) -> &Socket {
+        &self.socket
+    }
+}
+
+blocking!(KernelStream);
+pollable!(KernelStream);
+blocking!(&KernelStream);
+#[cfg(any(feature = "futures-io", feature = "tokio"))]
+crate::socket::aio::asynchronous!(KernelStream);
+#[cfg(any(feature = "futures-io", feature = "tokio"))]
+crate::socket::aio::asynchronous!(&KernelStream);
+
+/// One thread at a time does a piece of work. Who comes meanwhile leaves word, and the work is done
+/// once more.
+#[derive(Debug, Default)]
+struct Turn(AtomicU8);
+
+impl Turn {
+    const FREE: u8 = 0;
+    const TAKEN: u8 = 1;
+    const WANTED: u8 = 2;
+
+    fn take(&self, work: impl Fn()) {
+        if self.0.swap(Turn::WANTED, Ordering::AcqRel) != Turn::FREE {
+            return;
+        }
+        loop {
+            // A swap and no store: what the others did before they left word is seen by the work.
+            self.0.swap(Turn::TAKEN, Ordering::AcqRel);
+            work();
+            let left = self.0.compare_exchange(
+                Turn::TAKEN,
+                Turn::FREE,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+            if left.is_ok() {
+                return;
+            }
+        }
+    }
+}
+
+/// The protocol: one connection of the kernel.
+#[derive(Debug)]
+struct Conn {
+    me: Weak<Conn>,
+    token: mio::Token,
+    end: Arc<SocketEnd>,
+    reactor: Arc<Reactor>,
+    /// Gone when the connection is over.
+    stream: Mutex<Option<Arc<Stream>>, LEAF>,
+    connecting: AtomicBool,
+    reading: Turn,
+    writing: Turn,
+    /// Set by readiness, cleared before a system call that may find out that it is over.
+    may_read: AtomicBool,
+    may_write: AtomicBool,
+    /// The peer has closed its direction. The end comes as a read of its own after the last byte,
+    /// and nothing is reported again before that.
+    at_end: AtomicBool,
+    /// The socket is closed.
+    detached: AtomicBool,
+    /// The kernel was told that nothing more is sent.
+    shut: AtomicBool,
+}
+
+/// What the kernel reports.
+#[derive(Debug, Clone, Copy)]
+struct Readiness {
+    readable: bool,
+    writable: bool,
+    read_closed: bool,
+    /// An error, or both directions are closed.
+    over: bool,
+}
+
+impl Readiness {
+    const BOTH: Readiness = Readiness {
+        readable: true,
+        writable: true,
+        read_closed: false,
+        over: false,
+    };
+}
+
+/// What a thread does next.
+enum Next {
+    Again,
+    Stop,
+}
+
+impl Conn {
+    fn register(self: &Arc<Self>, mut stream: Stream) -> io::Result<()> {
+        // The reactor may report before this returns, so the slot is filled first.
+        let registered = self.reactor.register(self, &mut stream);
+        *self.stream.lock() = Some(Arc::new(stream));
+        registered?;
+        self.ready(Readiness::BOTH);
+        Ok(())
+    }
+
+    fn stream(&self) -> Option<Arc<Stream>> {
+        self.stream.lock().clone()
+    }
+
+    fn live(&self) -> io::Result<Arc<Stream>> {
+        self.stream()
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// The reactor reports readiness, or what was left to it is to be done.
+    fn ready(&self, ready: Readiness) {
+        self.at_end.fetch_or(ready.read_closed, Ordering::AcqRel);
+        self.may_read.fetch_or(ready.readable, Ordering::AcqRel);
+        self.may_write.fetch_or(ready.writable, Ordering::AcqRel);
+        if self.connecting.load(Ordering::Acquire) {
+            self.look_whether_connected();
+        } else if ready.over {
+            self.look_for_error();
+        }
+        self.resume();
+    }
+
+    /// Goes on with what can be done.
+    fn resume(&self) {
+        self.reading.take(|| self.fill());
+        self.writing.take(|| self.flush());
+    }
+
+    fn look_whether_connected(&self) {
+        let Some(stream) = self.stream() else { return };
+        match stream.take_error() {
+            Ok(Some(error)) | Err(error) => self.fail(so_error(&error)),
+            Ok(None) if stream.peer_addr().is_ok() => {
+                self.connecting.store(false, Ordering::Release);
+                self.end.connected();
+            }
+            Ok(None) => {}
+        }
+    }
+
+    fn look_for_error(&self) {
+        let Some(stream) = self.stream() else { return };
+        // What arrived before the error is read first.
+        self.reading.take(|| self.fill());
+        if let Ok(Some(error)) = stream.take_error() {
+            self.fail(so_error(&error));
+        }
+    }
+
+    /// Reads what the kernel has and `so_rcv` has space for.
+    fn fill(&self) {
+        let Some(stream) = self.stream() else { return };
+        let mut spare = None;
+        for _ in 0..ROUNDS {
+            if let Next::Stop = self.read(&stream, &mut spare) {
+                return;
+            }
+        }
+        self.reactor.again(&self.me);
+    }
+
+    fn read(&self, stream: &Stream, spare: &mut Option<FrameMut>) -> Next {
+        let room = {
+            let rcv = self.end.rcv();
+            if rcv.buf.is_closed() {
+                0
+            } else {
+                rcv.buf.space()
+            }
+        };
+        let unready = self.connecting.load(Ordering::Acquire);
+        if room == 0 || unready || self.detached.load(Ordering::Acquire) {
+            return Next::Stop;
+        }
+        // Cleared first: readiness that is reported from here on counts.
+        if !self.may_read.swap(false, Ordering::AcqRel) {
+            return Next::Stop;
+        }
+        let want = room.min(READ);
+        match read(stream, want, spare) {
+            Ok(bytes) if bytes.is_empty() => {
+                self.end.cantrcvmore();
+                Next::Stop
+            }
+            Ok(bytes) => {
+                // After a short read the kernel reports what comes later, unless it has before.
+                let more = bytes.len() == want || self.at_end.load(Ordering::Acquire);
+                self.may_read.fetch_or(more, Ordering::AcqRel);
+                self.end.append_rcv([bytes]);
+                Next::Again
+            }
+            Err(Errno::AGAIN) => Next::Stop,
+            Err(errno) => {
+                self.fail(so_error(&errno.into()));
+                Next::Stop
+            }
+        }
+    }
+
+    /// Writes what `so_snd` holds and the kernel takes; in the end, its end.
+    fn flush(&self) {
+        let Some(stream) = self.stream() else { return };
+        for _ in 0..ROUNDS {
+            if let Next::Stop = self.write(&stream) {
+                return;
+            }
+        }
+        self.reactor.again(&self.me);
+    }
+
+    fn write(&self, stream: &Stream) -> Next {
+        let (pieces, finished) = {
+            let snd = self.end.snd();
+            if !snd.is_connected() {
+                return Next::Stop;
+            }
+            let chain = snd.buf.chain();
+            let end = chain.end().min(chain.start() + WRITE);
+            (chain.range(chain.start()..end), snd.buf.is_finished())
+        };
+        if pieces.is_empty() {
+            if finished {
+                self.finish(stream);
+            }
+            return Next::Stop;
+        }
+        if !self.may_write.swap(false, Ordering::AcqRel) {
+            return Next::Stop;
+        }
+        match write(stream, &pieces) {
+            Ok((count, all)) => {
+                self.may_write.fetch_or(all, Ordering::AcqRel);
+                drop(pieces);
+                self.sent(count);
+                Next::Again
+            }
+            Err(Errno::AGAIN) => Next::Stop,
+            Err(errno) => {
+                self.fail(so_error(&errno.into()));
+                Next::Stop
+            }
+        }
+    }
+
+    /// Bytes leave `so_snd`, unless the connection has failed and flushed it meanwhile.
+    fn sent(&self, count: usize) {
+        let mut snd = self.end.snd();
+        let count = count.min(snd.buf.len());
+        let sent = snd.buf.take(count);
+        self.end.sowwakeup(&snd, Wakeup::Space);
+        drop(snd);
+        drop(sent);
+    }
+
+    /// Everything is sent and nothing will follow.
+    fn finish(&self, stream: &Stream) {
+        if !self.shut.swap(true, Ordering::AcqRel) {
+            // If that fails there is an error to be reported.
+            stream.shutdown(Shutdown::Write).ok();
+        }
+        if self.detached.load(Ordering::Acquire) {
+            self.let_go();
+        }
+    }
+
+    /// The connection is over: what was received stays readable, what was not sent is gone.
+    fn fail(&self, error: SoError) {
+        if self.let_go() {
+            self.end.set_error(error);
+            self.end.cantrcvmore();
+            self.end.cantsendmore();
+            let unsent = {
+                let mut snd = self.end.snd();
+                let count = snd.buf.len();
+                snd.buf.take(count)
+            };
+            drop(unsent);
+        }
+    }
+
+    /// Lets the descriptor go, which closes it. `false` if it was gone before.
+    fn let_go(&self) -> bool {
+        let stream = self.stream.lock().take();
+        if stream.is_some() {
+            self.reactor.forget(self.token);
+        }
+        stream.is_some()
+    }
+
+    /// Closes the descriptor so that the peer gets a reset.
+    fn reset(&self, error: SoError) {
+        if let Some(stream) = self.stream() {
+            // Without it the peer would get an orderly end.
+            let _ = rustix::net::sockopt::set_socket_linger(&*stream, Some(Duration::ZERO));
+        }
+        self.fail(error);
+    }
+}
+
+impl Protocol for Conn {
+    fn output(&self) {
+        self.writing.take(|| self.flush());
+    }
+
+    fn rcvd(&self, _idle: bool) {
+        self.reading.take(|| self.fill());
+    }
+
+    fn abort(&self) {
+        self.reset(SoError::ConnectionAborted);
+        let unread = {
+            let mut rcv = self.end.rcv();
+            let count = rcv.buf.len();
+            rcv.buf.take(count)
+        };
+        drop(unread);
+    }
+
+    fn detach(&self) {
+        self.detached.store(true, Ordering::Release);
+        let unread = !self.end.rcv().buf.is_empty();
+        if unread || self.connecting.load(Ordering::Acquire) {
+            self.reset(SoError::ConnectionAborted);
+        } else {
+            self.writing.take(|| self.flush());
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "kernel"
+    }
+}
+
+/// One read, into a frame.
+fn read(stream: &Stream, want: usize, spare: &mut Option<FrameMut>) -> Result<Buf, Errno> {
+    if spare
+        .as_mut()
+        .is_none_or(|frame| frame.bytes_mut().capacity() < want)
+    {
+        *spare = Some(FrameMut::with_capacity(want));
+    }
+    let frame = spare.get_or_insert_with(|| FrameMut::with_capacity(want));
+    let bytes = frame.bytes_mut();
+    // The system fills all the room behind these bytes, which is to be no more than wanted.
+    let skip = bytes.capacity().saturating_sub(want);
+    bytes.clear();
+    bytes.resize(skip, 0);
+    let count = loop {
+        match rustix::io::read(stream, spare_capacity(bytes)) {
+            Err(Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    if count < SMALL {
+        return Ok(Buf::copy_of(&bytes[skip..]));
+    }
+    let whole = spare.take().map(FrameMut::freeze);
+    Ok(whole.map_or_else(|| Buf::copy_of(&[]), |buf| buf.slice(skip..buf.len())))
+}
+
+/// One gathering write. How many bytes the kernel took, and whether these were all.
+fn write(stream: &Stream, bufs: &Gather) -> Result<(usize, bool), Errno> {
+    let pieces = bufs.iter().take(PIECES).map(|buf| IoSlice::new(buf));
+    let pieces: SmallVec<[IoSlice<'_>; 16]> = pieces.collect();
+    let len: usize = pieces.iter().map(|piece| piece.len()).sum();
+    loop {
+        let mut nothing = SendAncillaryBuffer::default();
+        match rustix::net::sendmsg(stream, &pieces, &mut nothing, SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => {}
+            result => return result.map(|count| (count, count == len)),
+        }
+    }
+}
+
+/// What the kernel says, as an error of a socket. `EPIPE` is a reset that came after the peer's end of
+/// stream: nothing is written here after this side's own.
+fn so_error(error: &io::Error) -> SoError {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => SoError::ConnectionRefused,
+        io::ErrorKind::TimedOut => SoError::TimedOut,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            SoError::HostUnreachable
+        }
+        io::ErrorKind::NetworkDown => SoError::NetworkDown,
+        io::ErrorKind::ConnectionAborted => SoError::ConnectionAborted,
+        _ => SoError::ConnectionReset,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+//! The option as bytes, as programs of FreeBSD and OpenBSD use it: the cases of both systems' suites
+//! that are about calls, all faults and all pairs of faults, and bytes that nobody would write.
+//!
+//! Here the bench: a table, a pool without threads, a clock that is set, and sockets in any state.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test says by panicking what it did not expect"
+)]
+
+mod calls;
+mod capsicum;
+mod faults;
+mod fuzz;
+mod listening;
+mod suites;
+
+use sosplice::buf::Buf;
+use sosplice::clock::Clock;
+use sosplice::error::{Errno, Flavor};
+use sosplice::protocol::{Protocol, SoState, SocketEnd};
+use sosplice::sockopt::{self, Abi, Descriptors, Layout, Rights, SockoptError, Table};
+use sosplice::splice::{Options, Role, SplicePool};
+use sosplice::{Socket, local};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+pub(crate) const FREEBSD: Abi = abi(Flavor::FreeBsd, Layout::Lp64);
+pub(crate) const OPENBSD: Abi = abi(Flavor::OpenBsd, Layout::Lp64);
+
+pub(crate) const fn abi(flavor: Flavor, layout: Layout) -> Abi {
+    Abi { flavor, layout }
+}
+
+/// `struct splice`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Splice {
+    pub(crate) fd: i32,
+    pub(crate) max: i64,
+    pub(crate) idle: (i64, i64),
+}
+
+impl Splice {
+    pub(crate) const fn to(fd: i32) -> Splice {
+        let (max, idle) = (0, (0, 0));
+        Splice { fd, max, idle }
+    }
+
+    pub(crate) const UNSPLICE: Splice = Splice::to(-1);
+
+    /// As a C compiler lays it out.
+    pub(crate) fn bytes(self, abi: Abi) -> Vec<u8> {
+        let long = |bytes: &mut Vec<u8>, value: i64| match abi.layout {
+            Layout::Lp64 => bytes.extend(value.to_ne_bytes()),
+            Layout::Ilp32 => bytes.extend(i32::try_from(value).unwrap().to_ne_bytes()),
+        };
+        let mut bytes = self.fd.to_ne_bytes().to_vec();
+        if abi.layout == Layout::Lp64 {
+            bytes.extend([0xaa; 4]);
+        }
+        bytes.extend(self.max.to_ne_bytes());
+        match abi.flavor {
+            Flavor::FreeBsd => long(&mut bytes, self.idle.0),
+            Flavor::OpenBsd => bytes.extend(self.idle.0.to_ne_bytes()),
+        }
+        long(&mut bytes, self.idle.1);
+        assert_eq!(bytes.len(), abi.size());
+        bytes
+    }
+}
+
+/// A clock that is set.
+#[derive(Debug)]
+pub(crate) struct SetClock {
+    start: Instant,
+    millis: AtomicU64,
+}
+
+impl Clock for SetClock {
+    fn now(&self) -> Instant {
+        self.start + Duration::from_millis(self.millis.load(Ordering::SeqCst))
+    }
+}
+
+/// A process: its descriptors, and a pool that works when it is told to.
+pub(crate) struct Process {
+    pub(crate) table: Table,
+    pub(crate) abi: Abi,
+    pub(crate) pool: SplicePool,
+    clock: Arc<SetClock>,
+}
+
+impl Process {
+    pub(crate) fn new(abi: Abi) -> Process {
+        let clock = Arc::new(SetClock {
+            start: sosplice::clock::system().now(),
+            millis: AtomicU64::new(0),
+        });
+        let pool = SplicePool::builder().workers(1).clock(clock.clone());
+        Process {
+            table: Table::new(64),
+            abi,
+            pool: pool.manual().build(),
+            clock,
+        }
+    }
+
+    /// The process's end of a new connection, and its peer.
+    pub(crate) fn connect(&self) -> (i32, Socket) {
+        let (near, far) = local::pair_with_hiwat(1000, 1000);
+        for socket in [&near, &far] {
+            socket.set_flavor(self.abi.flavor);
+            socket.set_nonblocking(true);
+        }
+        (self.table.insert(near).unwrap(), far)
+    }
+
+    /// A socket in this state.
+    pub(crate) fn posed(&self, state: SoState) -> i32 {
+        self.table.insert(Posed::socket(state)).unwrap()
+    }
+
+    pub(crate) fn socket(&self, fd: i32) -> Socket {
+        self.table.get(fd, Rights::empty()).unwrap()
+    }
+
+    pub(crate) fn set(&self, fd: i32, value: Option<&[u8]>) -> Result<(), SockoptError> {
+        let defaults = Options {
+            pool: Some(self.pool.clone()),
+            ..Options::default()
+        };
+        sockopt::set_splice(&self.table, fd, value, self.abi, &defaults)
+    }
+
+    /// The struct form.
+    pub(crate) fn splice(&self, fd: i32, splice: Splice) -> Result<(), Errno> {
+        self.errno(self.set(fd, Some(&splice.bytes(self.abi))))
+    }
+
+    pub(crate) fn errno<T>(&self, result: Result<T, SockoptError>) -> Result<T, Errno> {
+        result.map_err(|error| error.errno(self.abi.flavor))
+    }
+
+    /// The counter.
+    pub(crate) fn count(&self, fd: i32) -> i64 {
+        let mut bytes = [0xee; 8];
+        let length = sockopt::get_splice(&self.table, fd, &mut bytes, self.abi);
+        assert_eq!(length, Ok(8));
+        i64::from_ne_bytes(bytes)
+    }
+
+    pub(crate) fn is_source(&self, fd: i32) -> bool {
+        self.socket(fd).end().rcv().is_diverted()
+    }
+
+    pub(crate) fn run(&self) {
+        while self.pool.run_one() {}
+    }
+
+    /// Lets time pass.
+    pub(crate) fn sleep(&self, millis: u64) {
+        self.clock.millis.fetch_add(millis, Ordering::SeqCst);
+        self.run();
+    }
+}
+
+/// All that a failed call must leave alone.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Trace {
+    sockets: Vec<Option<String>>,
+    pool: String,
+}
+
+impl Process {
+    pub(crate) fn trace(&self) -> Trace {
+        let socket = |socket: Socket| {
+            // One lock at a time.
+            let is_source = socket.end().rcv().is_diverted();
+            let is_sink = socket.end().snd().is_diverted();
+            let ends = [Role::Source, Role::Sink].map(|role| socket.splice_end(role));
+            let (bytes, readable) = (socket.spliced(), socket.readable_bytes());
+            let (error, flavor) = (socket.end().error(), socket.flavor());
+            format!("{is_source} {is_sink} {ends:?} {bytes} {readable} {error:?} {flavor:?}")
+        };
+        let sockets = (0..16).map(|fd| self.table.get(fd, Rights::empty()).ok().map(socket));
+        Trace {
+            sockets: sockets.collect(),
+            pool: format!("{:?}", self.pool.stats()),
+        }
+    }
+}
+
+/// A protocol that says what it is told to say, and does nothing.
+#[derive(Debug)]
+pub(crate) struct Posed(Mutex<SoState>);
+
+impl Posed {
+    fn socket(state: SoState) -> Socket {
+        let end = SocketEnd::new(1000, 1000);
+        end.connected();
+        Socket::new(end, Arc::new(Posed(Mutex::new(state))))
+    }
+
+    /// A stream, with a way to change what it says, and three bytes to be read.
+    pub(crate) fn stream() -> (Socket, Arc<Posed>) {
+        let end = SocketEnd::new(1000, 1000);
+        end.connected();
+        end.append_rcv([Buf::copy_of(b"abc")]);
+        let posed = Arc::new(Posed(Mutex::new(SoState::Stream)));
+        (Socket::new(end, posed.clone()), posed)
+    }
+
+    pub(crate) fn pose(&self, state: SoState) {
+        *self.0.lock().unwrap() = state;
+    }
+}
+
+impl Protocol for Posed {
+    fn output(&self) {}
+    fn rcvd(&self, _idle: bool) {}
+    fn abort(&self) {}
+    fn detach(&self) {}
+    fn name(&self) -> &'static str {
+        "posed"
+    }
+    fn so_state(&self) -> SoState {
+        *self.0.lock().unwrap()
+    }
+}
+
+pub(crate) fn read(socket: &Socket) -> Vec<u8> {
+    let chain = socket.recv_chain(10_000);
+    chain.map_or_else(|_| Vec::new(), |chain| chain.to_vec())
+}
