@@ -175,6 +175,9 @@ pub(super) fn slow_drain(world: &World<'_>) -> Outcome {
         world.send(&client, b"x");
         drain.set_snd_lowat(1);
         source.set_rcv_lowat(1);
+        if world.is_virtual() {
+            world.settle();
+        }
     }
     world.until("everything waits", || source.readable_bytes() == 300);
     assert!(!splice.is_ended());
