@@ -23,8 +23,15 @@
 //! A factory whose sockets live in virtual time ([`Factory::time`]) gets the cases that are about
 //! time, too.
 
+mod ends;
+mod extras;
+mod flow;
 mod freebsd;
+mod limits;
 mod openbsd;
+mod proxy;
+mod shape;
+mod users;
 mod world;
 
 pub use world::World;
@@ -100,6 +107,12 @@ pub trait Factory: Send + Sync {
     /// A socket that nobody has connected yet.
     fn unconnected(&self) -> Option<Socket> {
         None
+    }
+
+    /// Whether a full connection stands still: nothing below the sockets goes on taking bytes when
+    /// nobody reads. (An operating system's own buffers do.)
+    fn stands_still(&self) -> bool {
+        true
     }
 
     /// The time that the sockets live in, if it is not the system's.
@@ -195,7 +208,10 @@ impl Case {
 /// assert!(sosplice::conformance::cases().any(|case| case.name == "F05 splice_limit_bytes"));
 /// ```
 pub fn cases() -> impl Iterator<Item = &'static Case> {
-    freebsd::CASES.iter().chain(openbsd::CASES)
+    let theirs = freebsd::CASES.iter().chain(openbsd::CASES);
+    let rows = ends::CASES.iter().chain(flow::CASES).chain(limits::CASES);
+    let rows = rows.chain(users::CASES).chain(shape::CASES);
+    theirs.chain(rows).chain(extras::CASES)
 }
 
 /// Runs all cases that `select` wants, each in all its flavors.

@@ -8,11 +8,11 @@
 //! * It reads no more than `so_rcv` has space for; then the kernel's own buffer fills and its window
 //!   closes. So back-pressure is exact.
 //! * Half-close, the end of the stream and errors are carried both ways.
-//! * One thread for the process, `sosplice:kernel`, waits for readiness ([`reactor`]). Reading and
+//! * One thread for the process, `sosplice:kernel`, waits for readiness (`reactor`). Reading and
 //!   writing happen there, and in whatever thread took bytes from `so_rcv` or put some into
 //!   `so_snd`.
 //!
-//! Each direction is served by one thread at a time ([`Turn`]); who comes meanwhile leaves word and
+//! Each direction is served by one thread at a time (`Turn`); who comes meanwhile leaves word and
 //! goes. No lock is held while the system is called. Locks: `so_rcv` (2), `so_snd` (3), the
 //! descriptor's slot (5).
 
@@ -21,9 +21,10 @@ mod reactor;
 use crate::buf::{Buf, Chain, FrameMut, Gather};
 use crate::error::SoError;
 use crate::lock::{LEAF, Mutex};
-use crate::protocol::{Protocol, SocketEnd};
+use crate::protocol::{Protocol, SocketEnd, Wakeup};
 use crate::sockbuf::DEFAULT_HIWAT;
-use crate::socket::Socket;
+use crate::socket::poller::pollable;
+use crate::socket::{Socket, blocking};
 use mio::net::TcpStream as Stream;
 use reactor::Reactor;
 use rustix::buffer::spare_capacity;
@@ -207,11 +208,7 @@ impl KernelStream {
         self.conn.reactor.deregister(&mut stream);
         end.cantrcvmore();
         end.cantsendmore();
-        let unread = {
-            let mut rcv = end.rcv();
-            let count = rcv.buf.len();
-            rcv.buf.take(count)
-        };
+        let unread = end.rcv().buf.take_all();
         let stream = TcpStream::from(stream);
         stream
             .set_nonblocking(false)
@@ -232,6 +229,14 @@ impl AsRef<Socket> for KernelStream {
         &self.socket
     }
 }
+
+blocking!(KernelStream);
+pollable!(KernelStream);
+blocking!(&KernelStream);
+#[cfg(any(feature = "futures-io", feature = "tokio"))]
+crate::socket::aio::asynchronous!(KernelStream);
+#[cfg(any(feature = "futures-io", feature = "tokio"))]
+crate::socket::aio::asynchronous!(&KernelStream);
 
 /// One thread at a time does a piece of work. Who comes meanwhile leaves word, and the work is done
 /// once more.
@@ -456,7 +461,7 @@ impl Conn {
             Ok((count, all)) => {
                 self.may_write.fetch_or(all, Ordering::AcqRel);
                 drop(pieces);
-                self.end.drop_snd(count);
+                self.sent(count);
                 Next::Again
             }
             Err(Errno::AGAIN) => Next::Stop,
@@ -465,6 +470,16 @@ impl Conn {
                 Next::Stop
             }
         }
+    }
+
+    /// Bytes leave `so_snd`, unless the connection has failed and flushed it meanwhile.
+    fn sent(&self, count: usize) {
+        let mut snd = self.end.snd();
+        let count = count.min(snd.buf.len());
+        let sent = snd.buf.take(count);
+        self.end.sowwakeup(&snd, Wakeup::Space);
+        drop(snd);
+        drop(sent);
     }
 
     /// Everything is sent and nothing will follow.
@@ -484,12 +499,7 @@ impl Conn {
             self.end.set_error(error);
             self.end.cantrcvmore();
             self.end.cantsendmore();
-            let unsent = {
-                let mut snd = self.end.snd();
-                let count = snd.buf.len();
-                snd.buf.take(count)
-            };
-            drop(unsent);
+            self.end.flush_snd();
         }
     }
 
@@ -523,12 +533,7 @@ impl Protocol for Conn {
 
     fn abort(&self) {
         self.reset(SoError::ConnectionAborted);
-        let unread = {
-            let mut rcv = self.end.rcv();
-            let count = rcv.buf.len();
-            rcv.buf.take(count)
-        };
-        drop(unread);
+        self.end.flush_rcv();
     }
 
     fn detach(&self) {
@@ -587,12 +592,12 @@ fn write(stream: &Stream, bufs: &Gather) -> Result<(usize, bool), Errno> {
     }
 }
 
-/// What the kernel says, as an error of a socket.
+/// What the kernel says, as an error of a socket. `EPIPE` is a reset that came after the peer's end of
+/// stream: nothing is written here after this side's own.
 fn so_error(error: &io::Error) -> SoError {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => SoError::ConnectionRefused,
         io::ErrorKind::TimedOut => SoError::TimedOut,
-        io::ErrorKind::BrokenPipe => SoError::BrokenPipe,
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
             SoError::HostUnreachable
         }

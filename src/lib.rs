@@ -50,9 +50,11 @@
 //! | [`behaviour`] | what a splice does beside FreeBSD and OpenBSD, row by row, each with its test |
 //! | [`sockopt`] | the option as bytes: `setsockopt` and `getsockopt` as the kernels have them |
 //! | [`socket`] | a user's socket: blocking and non-blocking I/O, shutdown, close, upcalls |
+//! | [`socket::poller`] | waiting for many sockets and listeners at once, level- or edge-triggered; ends of splices are events |
 //! | [`protocol`] | what a socket and its protocol know of each other (`protosw`): where other stacks plug in |
 //! | [`sockbuf`], [`buf`] | socket buffers, and the reference-counted buffers that they are chains of (mbufs) |
 //! | [`local`] | a stream pair in memory: the reference protocol |
+//! | `kernel` | the operating system's connections as sockets |
 //! | [`stack`] | a TCP/IP stack over one link: addresses, ports, listeners, streams, the driver thread |
 //! | `tcp` | one connection: guard, store, engine, service step (private) |
 //! | [`link`] | where packets come from and go to: in memory, TUN devices |
@@ -106,14 +108,22 @@
 //!
 //! # Features
 //!
-//! None is on by default. `async`: `Splice::ended`, a future. `conformance`: the suite that any
-//! protocol's sockets are to pass. `link::tun` needs Linux; the rest is portable.
+//! None is on by default.
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `async` | `Splice::ended`, a future; `Socket::poll_recv` and its like |
+//! | `futures-io` | the traits of `futures-io` for all sockets |
+//! | `tokio` | tokio's traits for all sockets (its runtime is not needed) |
+//! | `conformance` | the suite that any protocol's sockets are to pass |
+//!
+//! `link::tun` and `kernel` need Linux; the rest is portable.
 //!
 //! # What is not done
 //!
 //! UDP, urgent data, Ethernet (ARP, neighbour discovery), reassembly of IP fragments, path MTU
 //! discovery, TCP timestamps, selective retransmission (SACK is sent, not used), segmentation offload
-//! when sending over IPv6, splices with kernel sockets.
+//! when sending over IPv6.
 
 #[doc = include_str!("doc/behaviour.md")]
 pub mod behaviour {}
@@ -141,6 +151,7 @@ mod tcp;
 mod timer;
 
 pub use socket::Socket;
+pub use socket::poller::Poller;
 pub use splice::{Splice, SplicePool};
 pub use stack::{Stack, TcpListener, TcpStream};
 

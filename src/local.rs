@@ -43,10 +43,32 @@ pub fn pair_with_hiwat(rcv: usize, snd: usize) -> (Socket, Socket) {
     (socket(a.clone(), b.clone()), socket(b, a))
 }
 
+/// Two sockets of which the first still connects: it sends nothing before
+/// [`connected`](SocketEnd::connected) is called on its end.
+///
+/// ```
+/// let (a, b) = sosplice::local::connecting_pair();
+/// a.set_nonblocking(true);
+/// assert!(a.send(b"too early").is_err());
+/// a.end().connected();
+/// assert_eq!(a.send(b"now")?, 3);
+/// assert_eq!(b.readable_bytes(), 3);
+/// # std::io::Result::Ok(())
+/// ```
+pub fn connecting_pair() -> (Socket, Socket) {
+    let port = || Port::new(DEFAULT_HIWAT, DEFAULT_HIWAT);
+    let (a, b) = (port(), port());
+    b.end.connected();
+    (unconnected(a.clone(), b.clone()), unconnected(b, a))
+}
+
 fn socket(own: Port, peer: Port) -> Socket {
-    let end = own.end.clone();
-    end.connected();
-    Socket::new(end, Arc::new(Local { own, peer }))
+    own.end.connected();
+    unconnected(own, peer)
+}
+
+fn unconnected(own: Port, peer: Port) -> Socket {
+    Socket::new(own.end.clone(), Arc::new(Local { own, peer }))
 }
 
 /// One of the two ends.
@@ -70,23 +92,7 @@ impl Port {
         self.end.set_error(error);
         self.end.cantrcvmore();
         self.end.cantsendmore();
-        let unsent = {
-            let mut snd = self.end.snd();
-            let count = snd.buf.len();
-            snd.buf.take(count)
-        };
-        drop(unsent);
-    }
-
-    /// Stops receiving. Returns whether bytes were thrown away.
-    fn stop_receiving(&self) -> bool {
-        self.end.cantrcvmore();
-        let unread = {
-            let mut rcv = self.end.rcv();
-            let count = rcv.buf.len();
-            rcv.buf.take(count)
-        };
-        !unread.is_empty()
+        self.end.flush_snd();
     }
 }
 
@@ -135,13 +141,13 @@ impl Protocol for Local {
 
     fn abort(&self) {
         self.own.fail(SoError::ConnectionAborted);
-        self.own.stop_receiving();
+        self.own.end.flush_rcv();
         self.peer.fail(SoError::ConnectionReset);
     }
 
     fn detach(&self) {
         self.own.detached.store(true, Ordering::Release);
-        if self.own.stop_receiving() {
+        if self.own.end.flush_rcv() > 0 {
             self.own.fail(SoError::ConnectionAborted);
             self.peer.fail(SoError::ConnectionReset);
             return;

@@ -95,10 +95,10 @@ pub trait Upcall: Any + Send + Sync {
     /// Runs with the buffer's lock held: takes only locks of rank 4 and 5, and enqueues.
     fn wakeup(&self, what: Wakeup);
 
-    /// The splice that diverted this buffer has ended; the socket was its `role`. How it ended is
-    /// in [`Side::ended`]. Runs as [`wakeup`](Self::wakeup) does, and if it is not implemented is a
-    /// wake-up, whatever there is to read or to write.
-    fn unspliced(&self, role: Role) {
+    /// The splice that diverted this buffer has ended like this; the socket was its `role`. Runs as
+    /// [`wakeup`](Self::wakeup) does, and if it is not implemented is a wake-up, whatever there is to
+    /// read or to write.
+    fn unspliced(&self, role: Role, _end: End) {
         self.wakeup(match role {
             Role::Source => Wakeup::Data,
             Role::Sink => Wakeup::Space,
@@ -110,7 +110,7 @@ pub trait Upcall: Any + Send + Sync {
     fn closing(&self, _end: &SocketEnd) {}
 }
 
-type Upcalls = SmallVec<[Arc<dyn Upcall>; 1]>;
+pub(crate) type Upcalls = SmallVec<[Arc<dyn Upcall>; 1]>;
 
 /// A socket buffer, and who is told about it.
 pub struct Side {
@@ -149,9 +149,9 @@ impl Side {
         &self.upcalls
     }
 
-    /// Takes all upcalls off that do not divert. The caller drops them after the lock.
-    pub(crate) fn take_upcalls(&mut self) -> SmallVec<[Arc<dyn Upcall>; 1]> {
-        std::mem::take(&mut self.upcalls)
+    /// The upcalls that do not divert, to be changed. What is taken off is dropped after the lock.
+    pub(crate) fn upcalls_mut(&mut self) -> &mut Upcalls {
+        &mut self.upcalls
     }
 
     /// Puts an upcall on this buffer that is told of wake-ups instead of the others and of sleeping
@@ -273,16 +273,22 @@ impl SocketEnd {
 
     /// Appends received bytes and wakes (`sbappendstream`, `sorwakeup`).
     pub fn append_rcv(&self, bufs: impl IntoIterator<Item = Buf>) {
-        let mut rcv = self.rcv();
-        bufs.into_iter().for_each(|buf| rcv.buf.append(buf));
-        self.sorwakeup(&rcv, Wakeup::Data);
+        self.append_rcv_chain(bufs.into_iter().collect());
     }
 
-    /// As [`append_rcv`](Self::append_rcv), for a chain.
+    /// As [`append_rcv`](Self::append_rcv), for a chain. If nobody reads any more
+    /// ([`flush_rcv`](Self::flush_rcv)) the bytes are dropped, and count as read.
     pub fn append_rcv_chain(&self, chain: Chain) {
         let mut rcv = self.rcv();
+        let unwanted = rcv.buf.is_finished();
         rcv.buf.append_chain(chain);
-        self.sorwakeup(&rcv, Wakeup::Data);
+        if unwanted {
+            let dropped = rcv.buf.take_all();
+            drop(rcv);
+            drop(dropped);
+        } else {
+            self.sorwakeup(&rcv, Wakeup::Data);
+        }
     }
 
     /// Drops sent bytes from `so_snd` and wakes (`sbdrop`, `sowwakeup`).
@@ -314,6 +320,26 @@ impl SocketEnd {
         }
     }
 
+    /// No more bytes will be read (`sorflush`): those that are queued are dropped too. Returns how many
+    /// these were. In one step, so that no splice sees the end before its bytes are gone.
+    pub fn flush_rcv(&self) -> usize {
+        let mut rcv = self.rcv();
+        rcv.buf.close();
+        let unread = rcv.buf.take_all();
+        self.sorwakeup(&rcv, Wakeup::RcvClosed);
+        drop(rcv);
+        unread.len()
+    }
+
+    /// Drops what `so_snd` holds: nothing of it can be sent any more.
+    pub fn flush_snd(&self) {
+        let mut snd = self.snd();
+        let unsent = snd.buf.take_all();
+        self.sowwakeup(&snd, Wakeup::Space);
+        drop(snd);
+        drop(unsent);
+    }
+
     /// No more bytes can be sent (`socantsendmore`).
     pub fn cantsendmore(&self) {
         let mut snd = self.snd();
@@ -326,6 +352,18 @@ impl SocketEnd {
     /// Sets `so_error`. Does not wake: `cantrcvmore` and `cantsendmore` follow.
     pub fn set_error(&self, error: SoError) {
         self.error.store(error as u8, Ordering::Release);
+    }
+
+    /// Sets `so_error` to what a splice leaves there, unless it tells of the connection: who splices
+    /// again would take a reset for the end of the stream.
+    pub(crate) fn set_splice_error(&self, error: SoError) {
+        let unless_real = |old| {
+            let is_real = SoError::from_u8(old).is_some_and(|old| !old.is_of_splice());
+            (!is_real).then_some(error as u8)
+        };
+        self.error
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, unless_real)
+            .ok();
     }
 
     /// Reads `so_error` and leaves it.
@@ -387,7 +425,7 @@ impl SocketEnd {
         rcv.ended = Some(end);
         rcv.upcalls
             .iter()
-            .for_each(|upcall| upcall.unspliced(Role::Source));
+            .for_each(|upcall| upcall.unspliced(Role::Source, end));
         self.rcv_wait.notify_all();
     }
 
@@ -396,7 +434,7 @@ impl SocketEnd {
         snd.ended = Some(end);
         snd.upcalls
             .iter()
-            .for_each(|upcall| upcall.unspliced(Role::Sink));
+            .for_each(|upcall| upcall.unspliced(Role::Sink, end));
         self.snd_wait.notify_all();
     }
 }
@@ -470,11 +508,37 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_will_read_is_dropped_and_counts_as_read() {
+        let end = SocketEnd::new(100, 100);
+        let log = Arc::new(Log::default());
+        assert!(end.rcv().divert(log.clone()));
+        end.append_rcv([Buf::copy_of(b"abc")]);
+        assert_eq!(end.flush_rcv(), 3);
+        end.append_rcv([Buf::copy_of(b"de")]);
+        let rcv = end.rcv();
+        assert!(rcv.buf.is_finished());
+        assert_eq!(rcv.buf.chain().start(), 5);
+        drop(rcv);
+        assert_eq!(*log.0.lock(), [Wakeup::Data, Wakeup::RcvClosed]);
+    }
+
+    #[test]
     fn so_error_is_read_once() {
         let end = SocketEnd::new(100, 100);
         end.set_error(SoError::TimedOut);
         assert_eq!(end.error(), Some(SoError::TimedOut));
         assert_eq!(end.take_error(), Some(SoError::TimedOut));
         assert_eq!(end.take_error(), None);
+    }
+
+    #[test]
+    fn a_splice_does_not_hide_what_happened_to_the_connection() {
+        let end = SocketEnd::new(100, 100);
+        end.set_splice_error(SoError::SpliceLimit);
+        end.set_splice_error(SoError::SpliceLoop);
+        assert_eq!(end.error(), Some(SoError::SpliceLoop));
+        end.set_error(SoError::ConnectionReset);
+        end.set_splice_error(SoError::SpliceLimit);
+        assert_eq!(end.error(), Some(SoError::ConnectionReset));
     }
 }

@@ -11,7 +11,11 @@
 //! * Handles are cloned like descriptors are duplicated; the last one closes the socket, which ends
 //!   its splices in both roles. A splice does not keep a socket open.
 //!
+//! [`poller`] waits for many sockets at once.
+//!
 //! Locks: `so_rcv` (2) or `so_snd` (3), never both here.
+
+pub mod poller;
 
 use crate::buf::Chain;
 use crate::clock::{Clock, SystemClock};
@@ -20,11 +24,14 @@ use crate::error::{Flavor, SoError};
 use crate::lock::{self, Guard, RCV, SND};
 use crate::protocol::{Protocol, Side, SocketEnd, Upcall, Wakeup};
 use crate::run_list::{self, Budget};
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+#[cfg(feature = "async")]
+pub(crate) mod aio;
 
 /// A handle of a socket. Clones are the same socket.
 ///
@@ -51,6 +58,8 @@ struct Open {
     nonblocking: AtomicBool,
     read_timeout: Timeout,
     write_timeout: Timeout,
+    #[cfg(feature = "async")]
+    wakers: std::sync::OnceLock<Arc<aio::Wakers>>,
 }
 
 /// Why a connection does not stand.
@@ -111,6 +120,8 @@ impl Socket {
                 nonblocking: AtomicBool::new(false),
                 read_timeout: Timeout::default(),
                 write_timeout: Timeout::default(),
+                #[cfg(feature = "async")]
+                wakers: std::sync::OnceLock::new(),
             }),
         }
     }
@@ -134,11 +145,56 @@ impl Socket {
     /// `WouldBlock` if it would wait and is not to, or has waited for the read timeout; once, what
     /// has ended the connection.
     pub fn recv(&self, out: &mut [u8]) -> io::Result<usize> {
+        self.receive_into(self.wait_for_bytes(), out)
+    }
+
+    /// As [`recv`](Self::recv), into several buffers, one after the other (`readv`).
+    ///
+    /// ```
+    /// use std::io::IoSliceMut;
+    /// let (a, b) = sosplice::local::pair();
+    /// a.send(b"hello world")?;
+    /// let (mut first, mut second) = ([0; 5], [0; 20]);
+    /// let count = b.recv_vectored(&mut [IoSliceMut::new(&mut first), IoSliceMut::new(&mut second)])?;
+    /// assert_eq!((count, &first, &second[..6]), (11, b"hello", &b" world"[..]));
+    /// # std::io::Result::Ok(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`recv`](Self::recv).
+    pub fn recv_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let want = bufs.iter().map(|buf| buf.len()).sum();
+        if want == 0 {
+            return Ok(0);
+        }
+        let taken = self.receive(self.wait_for_bytes(), want, |rcv| {
+            bufs.iter_mut().map(|buf| rcv.buf.read(buf)).sum()
+        })?;
+        Ok(taken.unwrap_or(0))
+    }
+
+    /// As [`recv`](Self::recv), but never waits.
+    #[cfg(feature = "async")]
+    fn try_recv(&self, out: &mut [u8]) -> io::Result<usize> {
+        self.receive_into(Wait::Never, out)
+    }
+
+    fn receive_into(&self, wait: Wait, out: &mut [u8]) -> io::Result<usize> {
         if out.is_empty() {
             return Ok(0);
         }
-        let taken = self.receive(out.len(), |rcv| rcv.buf.read(out))?;
+        let taken = self.receive(wait, out.len(), |rcv| rcv.buf.read(out))?;
         Ok(taken.unwrap_or(0))
+    }
+
+    /// How a read waits.
+    fn wait_for_bytes(&self) -> Wait {
+        Wait::new(self.is_nonblocking(), &self.open.read_timeout)
+    }
+
+    /// How a write waits.
+    fn wait_for_space(&self) -> Wait {
+        Wait::new(self.is_nonblocking(), &self.open.write_timeout)
     }
 
     /// Receives up to `max` bytes without copying. An empty chain at the end of the stream.
@@ -156,7 +212,7 @@ impl Socket {
         if max == 0 {
             return Ok(Chain::default());
         }
-        let taken = self.receive(max, |rcv| {
+        let taken = self.receive(self.wait_for_bytes(), max, |rcv| {
             let count = rcv.buf.len().min(max);
             rcv.buf.take(count)
         })?;
@@ -171,16 +227,17 @@ impl Socket {
         if out.is_empty() {
             return Ok(0);
         }
-        let rcv = self.wait_readable(out.len())?;
+        let rcv = self.wait_readable(self.wait_for_bytes(), out.len())?;
         Ok(rcv.map_or(0, |rcv| rcv.buf.chain().peek(out)))
     }
 
     fn receive<R>(
         &self,
+        wait: Wait,
         want: usize,
         take: impl FnOnce(&mut Guard<'_, Side, RCV>) -> R,
     ) -> io::Result<Option<R>> {
-        let Some(mut rcv) = self.wait_readable(want)? else {
+        let Some(mut rcv) = self.wait_readable(wait, want)? else {
             return Ok(None);
         };
         let taken = take(&mut rcv);
@@ -190,16 +247,14 @@ impl Socket {
     }
 
     /// `so_rcv` with bytes in it, locked; `None` at the end of the stream.
-    fn wait_readable(&self, want: usize) -> io::Result<Option<Guard<'_, Side, RCV>>> {
+    fn wait_readable(&self, wait: Wait, want: usize) -> io::Result<Option<Guard<'_, Side, RCV>>> {
         let end = &self.open.end;
-        let blocking = !self.is_nonblocking();
-        let deadline = self.open.read_timeout.deadline(blocking);
         let mut announced = false;
-        let mut timed_out = false;
+        let mut timed_out = wait == Wait::Never;
         let mut rcv = end.rcv();
         loop {
             let impatient = timed_out || rcv.buf.is_closed() || end.error().is_some();
-            let enough = if blocking && !impatient {
+            let enough = if !impatient {
                 rcv.buf.lowat().min(want)
             } else {
                 1
@@ -219,11 +274,11 @@ impl Socket {
                     return Ok(None);
                 }
             }
-            if !blocking || timed_out {
+            if timed_out {
                 return Err(would_block("no bytes to read"));
             }
             if announced {
-                timed_out = end.rcv_wait().wait_until(&mut rcv, deadline);
+                timed_out = end.rcv_wait().wait_until(&mut rcv, wait.deadline());
             } else {
                 drop(rcv);
                 self.enter(|protocol| protocol.rcvd(true));
@@ -239,12 +294,44 @@ impl Socket {
     /// `WouldBlock` if it would wait (for space, or for the connection) and is not to, or has waited
     /// for the write timeout; what has ended the connection, or `BrokenPipe`.
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        if bytes.is_empty() {
+        self.send_from(self.wait_for_space(), &[IoSlice::new(bytes)])
+    }
+
+    /// As [`send`](Self::send), from several buffers, one after the other (`writev`).
+    ///
+    /// ```
+    /// use std::io::IoSlice;
+    /// let (a, b) = sosplice::local::pair();
+    /// a.send_vectored(&[IoSlice::new(b"hello"), IoSlice::new(b" world")])?;
+    /// assert_eq!(b.recv_chain(100)?.to_vec(), b"hello world");
+    /// # std::io::Result::Ok(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn send_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.send_from(self.wait_for_space(), bufs)
+    }
+
+    /// As [`send_vectored`](Self::send_vectored), but never waits.
+    #[cfg(feature = "async")]
+    fn try_send(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.send_from(Wait::Never, bufs)
+    }
+
+    fn send_from(&self, wait: Wait, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let want = bufs.iter().map(|buf| buf.len()).sum();
+        if want == 0 {
             return Ok(0);
         }
-        let mut snd = self.wait_writable(bytes.len())?;
-        let count = snd.buf.space().min(bytes.len());
-        snd.buf.append_copy(&bytes[..count]);
+        let mut snd = self.wait_writable(wait, want)?;
+        let count = snd.buf.space().min(want);
+        let mut left = count;
+        for buf in bufs {
+            let part = &buf[..buf.len().min(left)];
+            snd.buf.append_copy(part);
+            left -= part.len();
+        }
         drop(snd);
         self.enter(|protocol| protocol.output());
         Ok(count)
@@ -268,7 +355,7 @@ impl Socket {
         if chain.is_empty() {
             return Ok(0);
         }
-        let mut snd = self.wait_writable(chain.len())?;
+        let mut snd = self.wait_writable(self.wait_for_space(), chain.len())?;
         let count = snd.buf.space().min(chain.len());
         snd.buf.append_chain(chain.split_to(count));
         drop(snd);
@@ -277,11 +364,9 @@ impl Socket {
     }
 
     /// `so_snd` with space in it, locked.
-    fn wait_writable(&self, want: usize) -> io::Result<Guard<'_, Side, SND>> {
+    fn wait_writable(&self, wait: Wait, want: usize) -> io::Result<Guard<'_, Side, SND>> {
         let end = &self.open.end;
-        let blocking = !self.is_nonblocking();
-        let deadline = self.open.write_timeout.deadline(blocking);
-        let mut timed_out = false;
+        let mut timed_out = wait == Wait::Never;
         let mut snd = end.snd();
         loop {
             if let Some(error) = end.take_error() {
@@ -290,18 +375,18 @@ impl Socket {
             if snd.buf.is_closed() {
                 return Err(SoError::BrokenPipe.into());
             }
-            let enough = if blocking && !timed_out {
-                snd.buf.lowat().min(want)
-            } else {
+            let enough = if timed_out {
                 1
+            } else {
+                snd.buf.lowat().min(want)
             };
             if snd.is_connected() && snd.buf.space() >= enough {
                 return Ok(snd);
             }
-            if !blocking || timed_out {
+            if timed_out {
                 return Err(would_block("no space to write into"));
             }
-            timed_out = end.snd_wait().wait_until(&mut snd, deadline);
+            timed_out = end.snd_wait().wait_until(&mut snd, wait.deadline());
         }
     }
 
@@ -340,13 +425,7 @@ impl Socket {
     /// None at present.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         if matches!(how, Shutdown::Read | Shutdown::Both) {
-            self.open.end.cantrcvmore();
-            let unread = {
-                let mut rcv = self.open.end.rcv();
-                let count = rcv.buf.len();
-                rcv.buf.take(count)
-            };
-            drop(unread);
+            self.open.end.flush_rcv();
             self.enter(|protocol| protocol.rcvd(true));
         }
         if matches!(how, Shutdown::Write | Shutdown::Both) {
@@ -418,7 +497,11 @@ impl Socket {
 
     /// Sets the high-water mark of `so_rcv`. A protocol with a receive ring keeps that ring's size.
     pub fn set_rcv_hiwat(&self, bytes: usize) {
-        self.open.end.rcv().buf.set_hiwat(bytes);
+        let mut rcv = self.open.end.rcv();
+        rcv.buf.set_hiwat(bytes);
+        // The low-water mark may have come down with it.
+        self.open.end.sorwakeup(&rcv, Wakeup::Data);
+        drop(rcv);
         self.enter(|protocol| protocol.rcvd(true));
     }
 
@@ -518,13 +601,17 @@ impl Open {
 impl Drop for Open {
     /// `soclose`.
     fn drop(&mut self) {
+        // Its own upcalls are not told of the close; those on the other side of a splice are.
+        let upcalls = (
+            std::mem::take(self.end.rcv().upcalls_mut()),
+            std::mem::take(self.end.snd().upcalls_mut()),
+        );
+        drop(upcalls);
         let source_of = self.end.rcv().diversion().cloned();
         let sink_of = self.end.snd().diversion().cloned();
         for splice in [source_of, sink_of].into_iter().flatten() {
             splice.closing(&self.end);
         }
-        let upcalls = (self.end.rcv().take_upcalls(), self.end.snd().take_upcalls());
-        drop(upcalls);
         self.end.cantsendmore();
         self.enter(|protocol| protocol.detach());
     }
@@ -557,11 +644,33 @@ impl Timeout {
         let nanos = self.0.load(Ordering::Relaxed);
         (nanos > 0).then(|| Duration::from_nanos(nanos))
     }
+}
 
-    /// When a call that begins now has waited long enough.
-    fn deadline(&self, blocking: bool) -> Option<Instant> {
-        let timeout = self.get().filter(|_| blocking)?;
-        SystemClock.now().checked_add(timeout)
+/// How a call waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Never,
+    Until(Instant),
+    Forever,
+}
+
+impl Wait {
+    /// For a call that begins now.
+    fn new(nonblocking: bool, timeout: &Timeout) -> Wait {
+        if nonblocking {
+            return Wait::Never;
+        }
+        let deadline = timeout
+            .get()
+            .and_then(|timeout| SystemClock.now().checked_add(timeout));
+        deadline.map_or(Wait::Forever, Wait::Until)
+    }
+
+    fn deadline(self) -> Option<Instant> {
+        match self {
+            Wait::Until(deadline) => Some(deadline),
+            Wait::Never | Wait::Forever => None,
+        }
     }
 }
 
@@ -571,37 +680,42 @@ impl AsRef<Socket> for Socket {
     }
 }
 
-impl io::Read for &Socket {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.recv(out)
-    }
+/// The traits of [`std::io`], for types that have a socket.
+macro_rules! blocking {
+    ($stream:ty) => {
+        impl std::io::Read for $stream {
+            fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+                self.recv(out)
+            }
+
+            fn read_vectored(
+                &mut self,
+                bufs: &mut [std::io::IoSliceMut<'_>],
+            ) -> std::io::Result<usize> {
+                self.recv_vectored(bufs)
+            }
+        }
+
+        impl std::io::Write for $stream {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.send(bytes)
+            }
+
+            fn write_vectored(&mut self, bufs: &[std::io::IoSlice<'_>]) -> std::io::Result<usize> {
+                self.send_vectored(bufs)
+            }
+
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+    };
 }
 
-impl io::Read for Socket {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.recv(out)
-    }
-}
+pub(crate) use blocking;
 
-impl io::Write for &Socket {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.send(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl io::Write for Socket {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.send(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+blocking!(Socket);
+blocking!(&Socket);
 
 #[cfg(test)]
 mod tests;

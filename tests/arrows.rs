@@ -20,6 +20,7 @@ const ARROWS: &str = "
     run_list        -> lock
     link            -> buf clock lock
     socket          -> protocol run_list sockbuf buf clock end error lock
+    socket::poller  -> protocol clock end error lock
     kernel          -> socket protocol run_list sockbuf buf error lock
     local           -> socket protocol sockbuf buf error lock
     splice          -> socket protocol run_list timer sockbuf buf clock end error lock

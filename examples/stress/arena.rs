@@ -8,7 +8,7 @@ use crate::handle::Handle;
 use crate::random::Random;
 use parking_lot::Mutex;
 use sosplice::protocol::{SocketEnd, Upcall, Wakeup};
-use sosplice::splice::{Role, Splice};
+use sosplice::splice::{End, Role, Splice};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -24,7 +24,7 @@ impl Upcall for Bell {
         self.rings.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn unspliced(&self, _role: Role) {
+    fn unspliced(&self, _role: Role, _end: End) {
         self.rings.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -5,7 +5,7 @@ use crate::error::Flavor;
 use crate::socket::Socket;
 use crate::splice::{Options, SplicePool};
 use std::fmt;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::time::Duration;
 
 /// How long something that is to happen may take in real time.
@@ -97,15 +97,20 @@ impl<'a> World<'a> {
         })
     }
 
-    /// Gives a socket this world's flavor and way of waiting.
+    /// Gives a socket this world's flavor and way of waiting. A call that waits in vain comes back
+    /// some time, so that its case fails instead of hanging.
     pub fn adopt(&self, socket: Socket) -> Socket {
         socket.set_flavor(self.flavor);
         socket.set_nonblocking(self.is_virtual());
+        let patience = Some(PATIENCE);
+        socket.set_read_timeout(patience).expect("not zero");
+        socket.set_write_timeout(patience).expect("not zero");
         socket
     }
 
     /// Waits for `happened`; in virtual time by doing what is to be done, and then by letting time
-    /// pass from one deadline to the next.
+    /// pass from one deadline to the next. If `happened` does something itself, it does all of it
+    /// that is possible.
     ///
     /// # Panics
     /// If it does not happen: after a minute of real time, or when nothing is left to happen.
@@ -145,10 +150,12 @@ impl<'a> World<'a> {
         }
     }
 
-    /// In virtual time: does all that is to be done now. In real time threads do, at once.
+    /// In virtual time: does all that is to be done now. In real time it gives threads a moment:
+    /// for what is *not* to happen, and to have somebody asleep most likely.
     pub fn settle(&self) {
-        if self.is_virtual() {
-            while self.turn() {}
+        match self.is_virtual() {
+            true => while self.turn() {},
+            false => pause(Duration::from_millis(5)),
         }
     }
 
@@ -185,9 +192,10 @@ impl<'a> World<'a> {
     pub fn send(&self, mut socket: &Socket, bytes: &[u8]) {
         let mut sent = 0;
         self.until("all bytes are sent", || {
-            match socket.write(&bytes[sent..]) {
-                Ok(count) => sent += count,
-                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+            while sent < bytes.len()
+                && let Some(count) = ready(socket.write(&bytes[sent..]))
+            {
+                sent += count;
             }
             sent == bytes.len()
         });
@@ -199,10 +207,11 @@ impl<'a> World<'a> {
         let mut bytes = vec![0; count];
         let mut got = 0;
         self.until("the bytes have arrived", || {
-            match socket.read(&mut bytes[got..]) {
-                Ok(0) if got < count => panic!("end of file after {got} of {count} bytes"),
-                Ok(more) => got += more,
-                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+            while got < count
+                && let Some(more) = ready(socket.read(&mut bytes[got..]))
+            {
+                assert_ne!(more, 0, "end of file after {got} of {count} bytes");
+                got += more;
             }
             got == count
         });
@@ -223,6 +232,18 @@ impl<'a> World<'a> {
         let chain = socket.recv_chain(usize::MAX);
         socket.set_nonblocking(was);
         Ok(chain.map_err(|error| error.kind())?.to_vec())
+    }
+}
+
+/// What a call has done that was not to wait.
+#[track_caller]
+pub(super) fn ready(result: io::Result<usize>) -> Option<usize> {
+    match result {
+        Ok(count) => Some(count),
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+            None
+        }
     }
 }
 

@@ -352,6 +352,13 @@ impl Task {
         cause: Cause,
     ) -> Hidden {
         let upcalls = [rcv.take_diversion(), snd.take_diversion()];
+        // First what needs no lock to be looked at: who is told of the end finds it there.
+        self.pool.counts.ended(cause);
+        if self.flavor == Flavor::OpenBsd
+            && let Some(error) = left_on_source(cause)
+        {
+            self.source.end.set_splice_error(error);
+        }
         let end = {
             let mut progress = self.status.progress.lock();
             let end = End {
@@ -363,15 +370,10 @@ impl Task {
             progress.end = Some(end);
             end
         };
-        let complete = self.step(Event::Hide) == Action::Complete;
-        self.pool.counts.ended(cause);
-        if self.flavor == Flavor::OpenBsd
-            && let Some(error) = left_on_source(cause)
-        {
-            self.source.end.set_error(error);
-        }
         self.source.end.source_unspliced(rcv, end);
         self.sink.end.sink_unspliced(snd, end);
+        // Last: who waits for the end comes back when everything is told.
+        let complete = self.step(Event::Hide) == Action::Complete;
         Hidden {
             end,
             upcalls,

@@ -4,10 +4,12 @@ use super::Stack;
 use super::stream::TcpStream;
 use crate::error::SoError;
 use crate::lock::{Condvar, LEAF, Mutex};
-use crate::protocol::{Protocol, SoState, SocketEnd};
+use crate::protocol::{Protocol, SoState, SocketEnd, Upcall, Upcalls, Wakeup, is_same};
 use crate::socket::Socket;
+use crate::socket::poller::{Condition, Pollable, Sealed, Watched};
 use crate::tcp::conn::Conn;
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -32,13 +34,27 @@ impl Rule {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Queue {
     ready: VecDeque<Arc<Conn>>,
+    /// Told when a connection is ready, and when the stack is down, after the lock.
+    upcalls: Upcalls,
     half_open: usize,
     closed: bool,
     /// The stack is down: nobody will come any more.
     down: bool,
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue")
+            .field("ready", &self.ready)
+            .field("upcalls", &self.upcalls.len())
+            .field("half_open", &self.half_open)
+            .field("closed", &self.closed)
+            .field("down", &self.down)
+            .finish()
+    }
 }
 
 /// What the stack knows of a listener.
@@ -80,28 +96,45 @@ impl Listening {
 
     /// A half-open connection stands. `false`: the listener is closed.
     pub(crate) fn ready(&self, conn: &Arc<Conn>) -> bool {
-        let mut queue = self.queue.lock();
-        queue.half_open -= 1;
-        let open = !queue.closed;
-        if open {
+        let upcalls = {
+            let mut queue = self.queue.lock();
+            queue.half_open -= 1;
+            if queue.closed {
+                return false;
+            }
             queue.ready.push_back(conn.clone());
             self.changed.notify_one();
-        }
-        open
+            queue.upcalls.clone()
+        };
+        upcalls
+            .iter()
+            .for_each(|upcall| upcall.wakeup(Wakeup::Data));
+        true
     }
 
     fn close(&self) -> VecDeque<Arc<Conn>> {
-        let mut queue = self.queue.lock();
-        queue.closed = true;
-        self.changed.notify_all();
-        std::mem::take(&mut queue.ready)
+        let (unaccepted, upcalls) = {
+            let mut queue = self.queue.lock();
+            queue.closed = true;
+            self.changed.notify_all();
+            let upcalls = std::mem::take(&mut queue.upcalls);
+            (std::mem::take(&mut queue.ready), upcalls)
+        };
+        drop(upcalls);
+        unaccepted
     }
 
     /// The stack is down.
     pub(crate) fn go_down(&self) {
-        let mut queue = self.queue.lock();
-        queue.down = true;
-        self.changed.notify_all();
+        let upcalls = {
+            let mut queue = self.queue.lock();
+            queue.down = true;
+            self.changed.notify_all();
+            queue.upcalls.clone()
+        };
+        upcalls
+            .iter()
+            .for_each(|upcall| upcall.wakeup(Wakeup::RcvClosed));
     }
 
     fn accept(&self) -> io::Result<Arc<Conn>> {
@@ -124,6 +157,35 @@ impl Listening {
         }
     }
 }
+
+impl Watched for Listening {
+    fn edit(&self, edit: &mut dyn FnMut(&mut Upcalls)) {
+        let mut queue = self.queue.lock();
+        if !queue.closed {
+            edit(&mut queue.upcalls);
+        }
+    }
+
+    fn condition(&self, upcall: &dyn Upcall) -> Option<Condition> {
+        let queue = self.queue.lock();
+        let mut upcalls = queue.upcalls.iter();
+        upcalls.find(|other| is_same(other, upcall))?;
+        Some(Condition {
+            readable: !queue.ready.is_empty() || queue.down,
+            read_closed: queue.down,
+            error: queue.down.then_some(SoError::NetworkDown),
+            ..Condition::default()
+        })
+    }
+}
+
+impl Sealed for TcpListener {
+    fn watched(&self) -> Arc<dyn Watched> {
+        self.listening.clone()
+    }
+}
+
+impl Pollable for TcpListener {}
 
 /// A socket that accepts connections, in the shape of [`std::net::TcpListener`].
 ///

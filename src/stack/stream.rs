@@ -2,10 +2,11 @@
 
 use super::Stack;
 use crate::protocol::Protocol;
-use crate::socket::Socket;
+use crate::socket::poller::pollable;
+use crate::socket::{Socket, blocking};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::tcb::Work;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -116,34 +117,10 @@ impl AsRef<Socket> for TcpStream {
     }
 }
 
-impl Read for &TcpStream {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.socket.recv(out)
-    }
-}
-
-impl Write for &TcpStream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.send(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Read for TcpStream {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.socket.recv(out)
-    }
-}
-
-impl Write for TcpStream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.send(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+blocking!(TcpStream);
+pollable!(TcpStream);
+blocking!(&TcpStream);
+#[cfg(any(feature = "futures-io", feature = "tokio"))]
+crate::socket::aio::asynchronous!(TcpStream);
+#[cfg(any(feature = "futures-io", feature = "tokio"))]
+crate::socket::aio::asynchronous!(&TcpStream);

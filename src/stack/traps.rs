@@ -9,6 +9,7 @@
 )]
 
 mod fuzz;
+mod splice;
 
 use super::*;
 use crate::buf::Buf;

@@ -15,7 +15,7 @@ mod tcp;
 
 use libtest_mimic::{Arguments, FormatSetting, Trial};
 use sosplice::Socket;
-use sosplice::conformance::{self, Case, Config, Factory, Setup};
+use sosplice::conformance::{self, Case, Config, Connecting, Factory, Setup};
 use sosplice::error::Flavor;
 use sosplice::splice::Dispatch;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -113,13 +113,28 @@ impl Mixed {
 }
 
 impl Factory for Mixed {
+    fn stands_still(&self) -> bool {
+        self.kinds.iter().all(|kind| kind.stands_still())
+    }
+
     fn connect(&self, setup: Setup) -> (Socket, Socket) {
         let second = self.second.fetch_xor(true, Ordering::SeqCst);
         self.kinds[usize::from(second)].connect(setup)
     }
 
+    fn connecting(&self) -> Option<Connecting> {
+        let mut kinds = self.kinds.iter();
+        kinds.find_map(|kind| kind.connecting())
+    }
+
     fn listening(&self) -> Option<Socket> {
-        self.kinds[0].listening()
+        let mut kinds = self.kinds.iter();
+        kinds.find_map(|kind| kind.listening())
+    }
+
+    fn unconnected(&self) -> Option<Socket> {
+        let mut kinds = self.kinds.iter();
+        kinds.find_map(|kind| kind.unconnected())
     }
 }
 

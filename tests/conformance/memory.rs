@@ -3,7 +3,7 @@
 use sosplice::clock::Clock;
 use sosplice::conformance::{Connecting, Factory, Setup, Time, Verdict};
 use sosplice::error::SoError;
-use sosplice::protocol::{Protocol, SoState, SocketEnd, Wakeup};
+use sosplice::protocol::{Protocol, SoState, SocketEnd};
 use sosplice::{Socket, local};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -77,13 +77,8 @@ impl Factory for Memory {
     }
 
     fn connecting(&self) -> Option<Connecting> {
-        let end = SocketEnd::new(65_536, 65_536);
-        let (near, far) = local::pair();
-        let protocol = Arc::new(Delayed {
-            end: end.clone(),
-            near,
-        });
-        let socket = Socket::new(end.clone(), protocol);
+        let (socket, far) = local::connecting_pair();
+        let end = socket.end().clone();
         let complete = move |verdict| match verdict {
             Verdict::Accept => {
                 end.connected();
@@ -112,42 +107,6 @@ impl Factory for Memory {
 
     fn time(&self) -> Option<&dyn Time> {
         self.time.as_ref().map(|time| time as &dyn Time)
-    }
-}
-
-/// Sends only; over a pair that exists from the beginning, but says later that it is connected.
-#[derive(Debug)]
-struct Delayed {
-    end: Arc<SocketEnd>,
-    near: Socket,
-}
-
-impl Protocol for Delayed {
-    fn output(&self) {
-        let (bytes, finished) = {
-            let mut snd = self.end.snd();
-            let count = snd.buf.len();
-            let bytes = snd.buf.take(count);
-            self.end.sowwakeup(&snd, Wakeup::Space);
-            (bytes, snd.buf.is_closed())
-        };
-        self.near.end().snd().buf.append_chain(bytes);
-        self.near.protocol().output();
-        if finished {
-            self.near.shutdown(std::net::Shutdown::Write).unwrap();
-        }
-    }
-
-    fn rcvd(&self, _idle: bool) {}
-
-    fn abort(&self) {
-        self.near.abort();
-    }
-
-    fn detach(&self) {}
-
-    fn name(&self) -> &'static str {
-        "delayed"
     }
 }
 

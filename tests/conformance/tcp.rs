@@ -70,6 +70,12 @@ impl Factory for Threads {
         let (server, _) = listener.accept().unwrap();
         (client.as_ref().clone(), server.as_ref().clone())
     }
+
+    fn listening(&self) -> Option<Socket> {
+        let server = &stacks(Setup::default()).server;
+        let listener = TcpListener::bind(server, self.0.parse().unwrap()).unwrap();
+        Some(listener.as_ref().clone())
+    }
 }
 
 /// Two stacks that run when they are told to.
@@ -148,6 +154,12 @@ impl Factory for Manual {
         let client = TcpStream::start(&client, listener.local_addr()).unwrap();
         let server = self.drivers.accept(&listener);
         (client.as_ref().clone(), server)
+    }
+
+    fn listening(&self) -> Option<Socket> {
+        let (_, server) = self.stacks(Setup::default());
+        let listener = TcpListener::bind(&server, "10.0.0.2:0".parse().unwrap()).unwrap();
+        Some(listener.as_ref().clone())
     }
 
     fn connecting(&self) -> Option<Connecting> {

@@ -175,7 +175,6 @@ fn e01_args_ebusy() {
 // Row: `sp_idle` is no time (-1 s, 1000000 us) | accepted | `EINVAL` | `EINVAL`
 #[test]
 fn e05_args_idle_einval() {
-    let e = Errors::new();
     let splice = |abi, idle| {
         let process = Process::new(abi);
         let ((s, _a), (ss, _b)) = (process.connect(), process.connect());
@@ -199,7 +198,6 @@ fn e05_args_idle_einval() {
             assert_eq!(splice(abi, (seconds, 999_999)), Ok(()), "{abi:?} {seconds}");
         }
     }
-    drop(e);
 }
 
 #[test]

@@ -1,0 +1,321 @@
+//! Sockets for executors: polls that leave a waker, and the traits of `futures-io` and tokio.
+//!
+//! The wakers of a socket are one [`Upcall`] on both of its buffers ([`Wakers`]). A waker is the
+//! user's code and may do anything, so it is not called under a buffer's lock: the wakers that are
+//! due are a [`Job`] for the run list of the thread that brings the bytes, or, if it has none, for a
+//! thread of their own (`sosplice:wake`), which starts with the first poll.
+//!
+//! Locks: `so_rcv` (2) or `so_snd` (3), then the list of wakers (5).
+
+use super::Socket;
+use crate::error::SoError;
+use crate::lock::{LEAF, Mutex};
+use crate::protocol::{Upcall, Wakeup};
+use crate::run_list::{self, Job};
+use crossbeam_channel::{Sender, unbounded};
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::sync::{Arc, OnceLock, Weak};
+use std::task::{Context, Poll, Waker};
+use std::thread;
+
+/// The tasks that wait for a socket.
+pub(super) struct Wakers {
+    me: Weak<Wakers>,
+    slots: Mutex<Slots, LEAF>,
+    thread: &'static Sender<Weak<Wakers>>,
+}
+
+impl fmt::Debug for Wakers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wakers")
+    }
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    readers: Vec<Waker>,
+    writers: Vec<Waker>,
+    /// To be called; whoever makes this not empty queues the job.
+    due: Vec<Waker>,
+}
+
+/// The thread for wakers whose time comes where no run list is active.
+fn thread_for_wakers() -> io::Result<&'static Sender<Weak<Wakers>>> {
+    static SENDER: OnceLock<Result<Sender<Weak<Wakers>>, ErrorKind>> = OnceLock::new();
+    let sender = SENDER.get_or_init(|| {
+        let (sender, receiver) = unbounded::<Weak<Wakers>>();
+        let run = move || {
+            let live = receiver.iter().filter_map(|wakers| wakers.upgrade());
+            live.for_each(|wakers| wakers.wake());
+        };
+        let thread = thread::Builder::new().name("sosplice:wake".into());
+        let started = thread.spawn(run).map_err(|error| error.kind());
+        started.map(|_| sender)
+    });
+    sender.as_ref().map_err(|kind| io::Error::from(*kind))
+}
+
+impl Wakers {
+    fn new() -> io::Result<Arc<Wakers>> {
+        let thread = thread_for_wakers()?;
+        Ok(Arc::new_cyclic(|me| Wakers {
+            me: me.clone(),
+            slots: Mutex::default(),
+            thread,
+        }))
+    }
+
+    /// Calls those that are due. Entered with no lock held.
+    fn wake(&self) {
+        let due = std::mem::take(&mut self.slots.lock().due);
+        due.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Adds a task's waker, once. The former ones stay: several tasks may wait for one socket.
+fn wait(wakers: &mut Vec<Waker>, cx: &Context<'_>) {
+    if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+        wakers.push(cx.waker().clone());
+    }
+}
+
+impl Upcall for Wakers {
+    fn wakeup(&self, what: Wakeup) {
+        let mut guard = self.slots.lock();
+        let slots = &mut *guard;
+        let waiting = match what {
+            Wakeup::Data | Wakeup::RcvClosed => &mut slots.readers,
+            Wakeup::Space | Wakeup::SndClosed => &mut slots.writers,
+        };
+        if waiting.is_empty() {
+            return;
+        }
+        let queued = !slots.due.is_empty();
+        slots.due.append(waiting);
+        drop(guard);
+        if !queued && !run_list::push(self.me.clone()) {
+            self.hand_over();
+        }
+    }
+}
+
+impl Job for Wakers {
+    fn run(&self) -> u64 {
+        self.wake();
+        0
+    }
+
+    fn hand_over(&self) {
+        // The thread lives as long as the process.
+        self.thread.send(self.me.clone()).ok();
+    }
+}
+
+/// What kind of change a task waits for.
+#[derive(Clone, Copy)]
+enum Side {
+    Read,
+    Write,
+}
+
+impl Socket {
+    fn wakers(&self) -> io::Result<&Arc<Wakers>> {
+        let slot = &self.open.wakers;
+        if let Some(wakers) = slot.get() {
+            return Ok(wakers);
+        }
+        let wakers = Wakers::new()?;
+        if slot.set(wakers.clone()).is_ok() {
+            self.add_rcv_upcall(wakers.clone());
+            self.add_snd_upcall(wakers);
+        }
+        Ok(slot
+            .get()
+            .expect("invariant: set above, here or by another thread"))
+    }
+
+    /// Tries, leaves the waker, and tries once more for what came between.
+    fn poll<R>(
+        &self,
+        side: Side,
+        cx: &Context<'_>,
+        mut attempt: impl FnMut() -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        let mut ready = || match attempt() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Poll::Pending,
+            other => Poll::Ready(other),
+        };
+        if let Poll::Ready(result) = ready() {
+            return Poll::Ready(result);
+        }
+        {
+            let mut slots = self.wakers()?.slots.lock();
+            match side {
+                Side::Read => wait(&mut slots.readers, cx),
+                Side::Write => wait(&mut slots.writers, cx),
+            }
+        }
+        if let Side::Read = side {
+            // As a thread that goes to sleep: no window update is withheld now.
+            self.enter(|protocol| protocol.rcvd(true));
+        }
+        ready()
+    }
+
+    /// As [`recv`](Socket::recv), for a task: if there is nothing yet, it is woken when there is.
+    /// Whether the socket is non-blocking plays no part, and neither do its timeouts.
+    ///
+    /// # Errors
+    /// As for [`recv`](Socket::recv); once, if the thread for wakers cannot be started.
+    pub fn poll_recv(&self, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.poll(Side::Read, cx, || self.try_recv(out))
+    }
+
+    /// As [`send`](Socket::send), for a task.
+    ///
+    /// # Errors
+    /// As for [`send`](Socket::send); once, if the thread for wakers cannot be started.
+    pub fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll(Side::Write, cx, || {
+            self.try_send(&[io::IoSlice::new(bytes)])
+        })
+    }
+
+    /// As [`send_vectored`](Socket::send_vectored), for a task.
+    ///
+    /// # Errors
+    /// As for [`poll_send`](Self::poll_send).
+    pub fn poll_send_vectored(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll(Side::Write, cx, || self.try_send(bufs))
+    }
+
+    /// As [`wait_connected`](Socket::wait_connected), for a task.
+    ///
+    /// # Errors
+    /// What has ended the connection.
+    pub fn poll_connected(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(Side::Write, cx, || {
+            let snd = self.end().snd();
+            if snd.is_connected() {
+                return Ok(());
+            }
+            if snd.buf.is_closed() {
+                let error = self.end().take_error();
+                return Err(error.unwrap_or(SoError::ConnectionAborted).into());
+            }
+            Err(ErrorKind::WouldBlock.into())
+        })
+    }
+}
+
+/// The traits, for types that have a socket.
+#[cfg(any(feature = "futures-io", feature = "tokio"))]
+macro_rules! asynchronous {
+    ($stream:ty) => {
+        #[cfg(feature = "futures-io")]
+        impl futures_io::AsyncRead for $stream {
+            fn poll_read(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                out: &mut [u8],
+            ) -> std::task::Poll<std::io::Result<usize>> {
+                self.poll_recv(cx, out)
+            }
+        }
+
+        #[cfg(feature = "futures-io")]
+        impl futures_io::AsyncWrite for $stream {
+            fn poll_write(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                bytes: &[u8],
+            ) -> std::task::Poll<std::io::Result<usize>> {
+                self.poll_send(cx, bytes)
+            }
+
+            fn poll_write_vectored(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                bufs: &[std::io::IoSlice<'_>],
+            ) -> std::task::Poll<std::io::Result<usize>> {
+                self.poll_send_vectored(cx, bufs)
+            }
+
+            fn poll_flush(
+                self: std::pin::Pin<&mut Self>,
+                _cx: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                std::task::Poll::Ready(Ok(()))
+            }
+
+            fn poll_close(
+                self: std::pin::Pin<&mut Self>,
+                _cx: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                std::task::Poll::Ready(self.shutdown(std::net::Shutdown::Write))
+            }
+        }
+
+        #[cfg(feature = "tokio")]
+        impl tokio::io::AsyncRead for $stream {
+            fn poll_read(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                out: &mut tokio::io::ReadBuf<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                self.poll_recv(cx, out.initialize_unfilled())
+                    .map_ok(|count| out.advance(count))
+            }
+        }
+
+        #[cfg(feature = "tokio")]
+        impl tokio::io::AsyncWrite for $stream {
+            fn poll_write(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                bytes: &[u8],
+            ) -> std::task::Poll<std::io::Result<usize>> {
+                self.poll_send(cx, bytes)
+            }
+
+            fn poll_write_vectored(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                bufs: &[std::io::IoSlice<'_>],
+            ) -> std::task::Poll<std::io::Result<usize>> {
+                self.poll_send_vectored(cx, bufs)
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                true
+            }
+
+            fn poll_flush(
+                self: std::pin::Pin<&mut Self>,
+                _cx: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                std::task::Poll::Ready(Ok(()))
+            }
+
+            fn poll_shutdown(
+                self: std::pin::Pin<&mut Self>,
+                _cx: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                std::task::Poll::Ready(self.shutdown(std::net::Shutdown::Write))
+            }
+        }
+    };
+}
+
+#[cfg(any(feature = "futures-io", feature = "tokio"))]
+pub(crate) use asynchronous;
+
+#[cfg(any(feature = "futures-io", feature = "tokio"))]
+asynchronous!(Socket);
+#[cfg(any(feature = "futures-io", feature = "tokio"))]
+asynchronous!(&Socket);

@@ -1,0 +1,206 @@
+//! Two raw peers and a splice between them (OpenBSD's `scapy`): what goes over the wire, by segment.
+//!
+//! One stack, so one link: the raw source dials, the stack dials the raw drain.
+
+use super::*;
+use crate::splice::{Cause, Options, Splice, SplicePool};
+
+struct Spliced {
+    net: Net,
+    pool: SplicePool,
+    /// The peer of the splice's source, and the source.
+    client: (Raw, TcpStream),
+    /// The peer of the splice's sink, and the sink.
+    server: (Raw, TcpStream),
+    splice: Splice,
+}
+
+impl Spliced {
+    /// The source stands; the sink has sent its SYN, which is not answered yet.
+    fn connecting(limit: Option<u64>) -> Spliced {
+        let mut net = Net::with(one_packet_each(), |b| {
+            b.receive_buffer(4096).send_buffer(4096)
+        });
+        let client = net.accepted();
+        let server = net.dialled();
+        let pool = SplicePool::builder()
+            .clock(net.clock.clone())
+            .manual()
+            .build();
+        let options = Options {
+            pool: Some(pool.clone()),
+            limit,
+            ..Options::default()
+        };
+        let splice = client.1.splice_to(&server.1, options).unwrap();
+        Spliced {
+            net,
+            pool,
+            client,
+            server,
+            splice,
+        }
+    }
+
+    fn new(limit: Option<u64>) -> Spliced {
+        let mut spliced = Spliced::connecting(limit);
+        spliced.answer_syn();
+        let [server, client] = spliced.seen();
+        assert_eq!((server.len(), client.len()), (1, 0));
+        assert_eq!(server[0].header.flags, ACK, "the handshake is over");
+        spliced
+    }
+
+    fn answer_syn(&mut self) {
+        let raw = &mut self.server.0;
+        raw.send(&self.net, SYN | ACK, b"");
+        raw.seq = raw.seq.wrapping_add(1);
+    }
+
+    fn turn(&mut self) {
+        self.net.turn();
+        while self.pool.run_one() {
+            self.net.turn();
+        }
+    }
+
+    /// What is sent to the server and what to the client.
+    fn seen(&mut self) -> [Vec<Seen>; 2] {
+        self.turn();
+        let port = self.server.0.from.1;
+        let seen = self.net.drain().into_iter();
+        let (server, client) = seen.partition(|frame| frame.tuple.local_port == port);
+        [server, client]
+    }
+
+    /// The only segment to the server has this text, comes next and closes nothing. Returns what is
+    /// sent to the client meanwhile.
+    fn server_takes(&mut self, text: &[u8]) -> Vec<Seen> {
+        let [server, mut client] = self.seen();
+        assert_eq!(server.len(), 1, "{server:#?}");
+        assert_eq!(server[0].header.flags, ACK | PSH);
+        assert_eq!(self.server.0.take(&server), text);
+        self.server.0.send(&self.net, ACK, b"");
+        client.extend(self.net.seen());
+        client
+    }
+
+    fn ended(&self) -> Option<(Cause, u64, usize)> {
+        let end = self.splice.end();
+        end.map(|end| (end.cause, end.bytes, end.residual))
+    }
+}
+
+const TEXT: &[u8] = b"0123456789";
+
+/// Both handshakes, then ten bytes: the same length, the next sequence number.
+#[test]
+fn a_segment_is_forwarded_as_it_came() {
+    let mut spliced = Spliced::new(None);
+    for total in [10, 20] {
+        spliced.client.0.text(&spliced.net, TEXT);
+        let mut acks = spliced.server_takes(TEXT);
+        assert_eq!(spliced.splice.bytes(), total);
+        spliced.net.pass(Duration::from_secs(1));
+        acks.extend(spliced.net.drain());
+        let ack = acks.last().expect("the client's bytes are acknowledged");
+        assert_eq!(ack.header.ack, spliced.client.0.seq);
+        // Sent before the pass; a later update of ten bytes is not worth a segment.
+        assert_eq!(ack.header.window, 4096 - 10, "the former ten are gone");
+    }
+    assert_eq!(spliced.ended(), None);
+}
+
+/// The client's text waits on the source, inside its window, until the drain's handshake is over.
+#[test]
+fn a_late_syn_ack_holds_the_text() {
+    let mut spliced = Spliced::connecting(None);
+    spliced.client.0.text(&spliced.net, TEXT);
+    spliced.turn();
+    spliced.net.pass(Duration::from_millis(500));
+    let [server, client] = spliced.seen();
+    assert!(server.iter().all(|frame| frame.header.flags == SYN));
+    let ack = client.last().expect("it is acknowledged");
+    assert_eq!(ack.header.window, 4096 - 10);
+    assert_eq!(spliced.client.1.readable_bytes(), 10);
+    spliced.answer_syn();
+    spliced.turn();
+    let [mut server, _] = spliced.seen();
+    server.retain(|frame| !frame.payload.is_empty());
+    assert_eq!(spliced.server.0.take(&server), TEXT);
+    assert_eq!((spliced.ended(), spliced.splice.bytes()), (None, 10));
+}
+
+/// As above, and the client has closed by then: the end comes after the last byte.
+#[test]
+fn a_late_syn_ack_holds_the_end() {
+    let mut spliced = Spliced::connecting(None);
+    spliced.client.0.text(&spliced.net, TEXT);
+    spliced.client.0.fin(&spliced.net);
+    spliced.turn();
+    assert_eq!(spliced.ended(), None);
+    spliced.answer_syn();
+    let [server, _] = spliced.seen();
+    assert_eq!(spliced.server.0.take(&server), TEXT);
+    assert!(server.iter().all(|frame| !frame.has(FIN)), "{server:#?}");
+    assert_eq!(spliced.ended(), Some((Cause::Eof, 10, 0)));
+}
+
+#[test]
+fn a_refused_drain_leaves_the_text() {
+    let mut spliced = Spliced::connecting(None);
+    spliced.client.0.text(&spliced.net, TEXT);
+    spliced.turn();
+    spliced.server.0.send(&spliced.net, RST | ACK, b"");
+    spliced.turn();
+    let refused = Cause::SinkError(SoError::ConnectionRefused);
+    assert_eq!(spliced.ended(), Some((refused, 0, 10)));
+    assert_eq!(read(&spliced.client.1), TEXT);
+}
+
+/// The text of a segment with a FIN is forwarded, the FIN is not.
+#[test]
+fn a_fin_with_text_ends_the_splice_only() {
+    let mut spliced = Spliced::new(None);
+    spliced.client.0.send(&spliced.net, ACK | PSH | FIN, TEXT);
+    spliced.server_takes(TEXT);
+    assert_eq!(spliced.ended(), Some((Cause::Eof, 10, 0)));
+    assert!(is_end(&spliced.client.1));
+    spliced.net.pass(Duration::from_secs(1));
+    let [server, _] = spliced.seen();
+    assert!(server.is_empty(), "{server:#?}");
+}
+
+/// Text and a reset in one batch: the text is forwarded, the reset is not.
+#[test]
+fn a_reset_of_the_source_ends_the_splice_only() {
+    let mut spliced = Spliced::new(None);
+    spliced.client.0.text(&spliced.net, TEXT);
+    spliced.client.0.send(&spliced.net, RST, b"");
+    spliced.server_takes(TEXT);
+    let reset = Cause::SourceError(SoError::ConnectionReset);
+    assert_eq!(spliced.ended(), Some((reset, 10, 0)));
+}
+
+/// Text and a reset of the drain in one batch: the text stays on the source.
+#[test]
+fn a_reset_of_the_drain_leaves_the_text() {
+    let mut spliced = Spliced::new(None);
+    spliced.server.0.send(&spliced.net, RST, b"");
+    spliced.client.0.text(&spliced.net, TEXT);
+    spliced.turn();
+    let reset = Cause::SinkError(SoError::ConnectionReset);
+    assert_eq!(spliced.ended(), Some((reset, 0, 10)));
+    assert_eq!(read(&spliced.client.1), TEXT);
+    let [_, client] = spliced.seen();
+    assert!(client.iter().all(|frame| !frame.has(RST)), "{client:#?}");
+}
+
+#[test]
+fn a_limit_cuts_a_segment() {
+    let mut spliced = Spliced::new(Some(4));
+    spliced.client.0.text(&spliced.net, TEXT);
+    spliced.server_takes(b"0123");
+    assert_eq!(spliced.ended(), Some((Cause::Limit, 4, 6)));
+    assert_eq!(read(&spliced.client.1), b"456789");
+}
