@@ -143,6 +143,11 @@ impl SockBuf {
         self.chain.split_to(count)
     }
 
+    /// Takes everything (`sbflush`). The caller drops it after the lock.
+    pub fn take_all(&mut self) -> Chain {
+        self.take(self.len())
+    }
+
     /// Copies bytes out and takes them. Returns how many.
     pub fn read(&mut self, out: &mut [u8]) -> usize {
         self.chain.read(out)
@@ -161,13 +166,6 @@ impl SockBuf {
     pub(crate) fn hop_to(&mut self, other: &mut SockBuf, count: usize) {
         self.chain.hop_to(&mut other.chain, count);
         other.keep_memory_bounded();
-    }
-
-    /// Drops everything (`sbflush`). Returns how many bytes that were.
-    pub fn flush(&mut self) -> usize {
-        let count = self.len();
-        self.chain.advance(count);
-        count
     }
 
     fn keep_memory_bounded(&mut self) {
@@ -208,7 +206,7 @@ mod tests {
         sockbuf.append_copy(b"x");
         sockbuf.close();
         assert!(!sockbuf.is_finished());
-        assert_eq!(sockbuf.flush(), 1);
+        assert_eq!(sockbuf.take_all().len(), 1);
         assert!(sockbuf.is_finished());
     }
 }

@@ -425,13 +425,7 @@ impl Socket {
     /// None at present.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         if matches!(how, Shutdown::Read | Shutdown::Both) {
-            self.open.end.cantrcvmore();
-            let unread = {
-                let mut rcv = self.open.end.rcv();
-                let count = rcv.buf.len();
-                rcv.buf.take(count)
-            };
-            drop(unread);
+            self.open.end.flush_rcv();
             self.enter(|protocol| protocol.rcvd(true));
         }
         if matches!(how, Shutdown::Write | Shutdown::Both) {

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 const HOPS: u64 = 8;
 const BYTES: u64 = 1_000_000;
 /// Times that a stream fills the smallest buffer on its way at most, or a trip would take hours.
-const FILLS: usize = 500;
+const FILLS: usize = 200;
 /// Bytes that a turn sends and receives at most.
 const PIECE: usize = 32 * 1024;
 /// How long a receiver waits.

@@ -41,7 +41,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "shutdown of the source for reading",
-        behaviour: "discards what is queued and ends the splice as end of file",
+        behaviour: "`shutdown(source, SHUT_RD)` discards what is queued and ends the splice as end of file",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -50,7 +50,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "shutdown of the directions that are not spliced",
-        behaviour: "the source for writing, the sink for reading: the splice goes on",
+        behaviour: "`shutdown(source, SHUT_WR)` and `shutdown(sink, SHUT_RD)` leave the splice alone",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -59,7 +59,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "sink shut down without data",
-        behaviour: "the splice ends at once",
+        behaviour: "`shutdown(sink, SHUT_WR)` ends the splice at once, without any data",
         freebsd: "no error",
         openbsd: "`EPIPE` on the source",
         here: "by flavor",
@@ -68,7 +68,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "sink shut down with data",
-        behaviour: "bytes that wait for a sink that is then shut down",
+        behaviour: "`shutdown(sink, SHUT_WR)` while bytes wait for the sink",
         freebsd: "taken from the source and lost",
         openbsd: "stay on the source",
         here: "as OpenBSD",
@@ -77,7 +77,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "sink shut down before the splice",
-        behaviour: "the call succeeds, the splice has ended, nothing was taken",
+        behaviour: "a sink that is shut down before: the call succeeds, the splice has ended, nothing was taken",
         freebsd: "the queued bytes are lost",
         openbsd: "nothing is taken",
         here: "as OpenBSD",
@@ -86,7 +86,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "sink reset by its peer",
-        behaviour: "ends the splice; the sink keeps its error",
+        behaviour: "the sink is reset by its peer",
         freebsd: "no error on the source; the sink's may be consumed",
         openbsd: "the sink's error is copied to the source",
         here: "the sink keeps its error in both",
@@ -95,7 +95,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "sink reset with data",
-        behaviour: "bytes that wait when the sink is reset stay on the source",
+        behaviour: "the sink is reset while bytes wait for it: they stay on the source",
         freebsd: "lost",
         openbsd: "they stay",
         here: "as OpenBSD",
@@ -104,7 +104,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "sink whose peer is gone",
-        behaviour: "the peer closed: the splice ends when bytes come back as a reset",
+        behaviour: "the sink's peer has closed: the splice ends when bytes come back as a reset",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -113,7 +113,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "sink refused while it connects",
-        behaviour: "the bytes that were held stay on the source",
+        behaviour: "a connecting sink is refused: the bytes that were held stay on the source",
         freebsd: "they were taken and lost before",
         openbsd: "they stay",
         here: "as OpenBSD",
@@ -122,7 +122,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "source reset by its peer",
-        behaviour: "what was received before is moved first; the error stays on the source",
+        behaviour: "the source is reset: what it had received is moved first, the error stays",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -131,7 +131,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "source reset with a full sink",
-        behaviour: "the bytes before the reset arrive",
+        behaviour: "the source is reset while the sink is full",
         freebsd: "they stay on the source",
         openbsd: "the splice ends at once, they stay on the source",
         here: "they are moved as those before an end of file",
@@ -149,7 +149,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "source closed with data",
-        behaviour: "unread bytes are gone, the peer is reset, the sink is the user's again",
+        behaviour: "the source is closed: unread bytes are gone, the peer is reset",
         freebsd: "a last pass may win the race",
         openbsd: "the splice is undone first",
         here: "no pass after the close",
@@ -158,7 +158,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "sink closed with data",
-        behaviour: "what it had taken is delivered; the rest stays on the source",
+        behaviour: "the sink is closed: what it had taken is delivered, the rest stays on the source",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -167,7 +167,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "both closed, source first",
-        behaviour: "ends once; both connections go away",
+        behaviour: "both are closed, the source first: ends once, both connections go away",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -176,7 +176,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "both closed, sink first",
-        behaviour: "ends once; both connections go away",
+        behaviour: "both are closed, the sink first: ends once, both connections go away",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -194,7 +194,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "SO_ERROR after unsplice",
-        behaviour: "source and sink have no error",
+        behaviour: "`SO_ERROR` of source and sink after unsplice",
         freebsd: "0, 0",
         openbsd: "0, 0",
         here: "",
@@ -203,7 +203,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "SO_ERROR after the limit",
-        behaviour: "how the limit can be told from end of file",
+        behaviour: "`SO_ERROR` of source and sink after the limit",
         freebsd: "0, 0",
         openbsd: "`EFBIG`, 0",
         here: "and the end of the splice says it",
@@ -212,7 +212,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "SO_ERROR after the timeout",
-        behaviour: "how the timeout can be told",
+        behaviour: "`SO_ERROR` of source and sink after the timeout",
         freebsd: "0, 0",
         openbsd: "`ETIMEDOUT`, 0",
         here: "and the end of the splice says it",
@@ -221,7 +221,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "SO_ERROR of a splice does not hide the connection's",
-        behaviour: "the source was reset, and the limit is reached by what it had received",
+        behaviour: "`SO_ERROR` after the limit, of a source that was reset before",
         freebsd: "`ECONNRESET`",
         openbsd: "`ECONNRESET`: it ends the splice before",
         here: "`ECONNRESET`, after the limit",

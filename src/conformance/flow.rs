@@ -30,7 +30,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a full sink stalls the splice, and room lets it go on",
-        behaviour: "no byte is taken that the sink has no room for",
+        behaviour: "a full sink: no byte is taken that it has no room for",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -39,7 +39,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a stalled splice stalls no other",
-        behaviour: "another splice of the same worker goes on",
+        behaviour: "a splice is stalled, another one of the same worker goes on",
         freebsd: "a sleeping writer of the sink stalls its worker",
         openbsd: "goes on",
         here: "as OpenBSD",
@@ -84,7 +84,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "SO_RCVLOWAT of the source",
-        behaviour: "plays no part: single bytes pass",
+        behaviour: "`SO_RCVLOWAT` of the source plays no part: single bytes pass",
         freebsd: "",
         openbsd: "",
         here: "a splice can have a low-water mark of its own",
@@ -93,7 +93,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "SO_SNDLOWAT of the sink",
-        behaviour: "less room than the mark is not used, unless all fits",
+        behaviour: "`SO_SNDLOWAT` of the sink: less room is not used, unless all fits",
         freebsd: "plays no part",
         openbsd: "respected",
         here: "as OpenBSD",
@@ -102,7 +102,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "SO_RCVTIMEO and SO_SNDTIMEO",
-        behaviour: "are for the user's calls; a splice waits as long as it takes",
+        behaviour: "`SO_RCVTIMEO` and `SO_SNDTIMEO` play no part",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -111,7 +111,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "SO_SNDBUF of the sink lowered while spliced",
-        behaviour: "the splice takes what fits",
+        behaviour: "`SO_SNDBUF` of the sink is lowered while spliced",
         freebsd: "bytes are lost if the send then fails",
         openbsd: "takes what fits",
         here: "as OpenBSD",
@@ -120,7 +120,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a connecting sink holds the bytes",
-        behaviour: "they wait on the source until the connection stands",
+        behaviour: "a sink still connects: the bytes wait on the source",
         freebsd: "taken and lost",
         openbsd: "held",
         here: "as OpenBSD",
@@ -129,7 +129,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a connecting source",
-        behaviour: "can be spliced; what arrives once it stands passes",
+        behaviour: "a source still connects: what arrives once it stands passes",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -138,7 +138,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "end of file before a connecting sink stands",
-        behaviour: "the bytes are held, then moved, then the splice ends",
+        behaviour: "end of file before a connecting sink stands: bytes are moved, then the splice ends",
         freebsd: "taken and lost",
         openbsd: "held",
         here: "as OpenBSD",

@@ -13,7 +13,7 @@ use std::time::Duration;
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "a limit inside of what is queued",
-        behaviour: "splits it; the call succeeds and the splice has ended",
+        behaviour: "a limit inside of what is queued splits it; the call succeeds and the splice has ended",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -22,7 +22,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a limit that queued bytes meet exactly",
-        behaviour: "nothing is left; the call succeeds and the splice has ended",
+        behaviour: "a limit that queued bytes meet exactly: the call succeeds and the splice has ended",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -31,7 +31,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "limit and end of file in one pass",
-        behaviour: "the limit counts; the end of file is the user's to find",
+        behaviour: "limit and end of file in one pass: the limit counts",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -40,7 +40,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "end of file below the limit",
-        behaviour: "ends the splice with what there was",
+        behaviour: "end of file below the limit ends the splice with what there was",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -49,7 +49,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a limit behind a full sink",
-        behaviour: "counts what was moved, not what waits",
+        behaviour: "a limit counts what was moved, not what waits for a full sink",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -58,7 +58,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "spliced again after each limit",
-        behaviour: "a stream in pieces: none lost, each count exact",
+        behaviour: "a stream in pieces, spliced again after each limit: none lost, each count exact",
         freebsd: "",
         openbsd: "may end short of the limit for lack of memory",
         here: "never short",
@@ -67,7 +67,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "the largest limit",
-        behaviour: "is as good as none",
+        behaviour: "the largest limit is as good as none",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -76,7 +76,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "the counter of a socket that was never spliced",
-        behaviour: "0",
+        behaviour: "the counter of a socket that was never spliced",
         freebsd: "0; of a listening socket `ENOTCONN`",
         openbsd: "0",
         here: "as OpenBSD",
@@ -85,7 +85,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "calls that fail leave counter and limit alone",
-        behaviour: "while a splice runs, and after it",
+        behaviour: "calls that fail, while a splice runs and after it: counter and limit",
         freebsd: "they set the counter to 0, which extends the limit",
         openbsd: "they change nothing",
         here: "as OpenBSD",
@@ -94,7 +94,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "counters of source and sink are independent",
-        behaviour: "the sink's is that of its own splice",
+        behaviour: "the sink's counter is that of its own splice",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -112,7 +112,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "bytes that the user reads first are not counted",
-        behaviour: "read from the source before the splice, or after it",
+        behaviour: "bytes that the user reads before or after the splice are not counted",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -121,7 +121,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "bytes that the user reads while spliced are not counted",
-        behaviour: "nor do they count for the limit",
+        behaviour: "bytes that the user reads while spliced are not counted, nor do they meet the limit",
         freebsd: "",
         openbsd: "cannot be read",
         here: "by flavor",
@@ -130,7 +130,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "the counter outlives the splice",
-        behaviour: "until the next one is set up",
+        behaviour: "the counter outlives the splice, until the next one is set up",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -139,7 +139,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "timeouts and limits of zero",
-        behaviour: "in the option 0 is none",
+        behaviour: "timeouts and limits of 0 are none",
         freebsd: "",
         openbsd: "",
         here: "the same in the option; refused where `None` can be said",
@@ -148,7 +148,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "the longest timeouts",
-        behaviour: "are as good as none",
+        behaviour: "timeouts of 2^31 to 2^64 seconds",
         freebsd: "not checked",
         openbsd: "none",
         here: "as OpenBSD",
@@ -157,7 +157,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "moved bytes re-arm the idle time",
-        behaviour: "the option's timeout",
+        behaviour: "the timeout is re-armed by moved bytes",
         freebsd: "nothing re-arms it",
         openbsd: "they do",
         here: "`Options::idle`",
@@ -166,7 +166,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "moves of no bytes do not re-arm the idle time",
-        behaviour: "wake-ups of the sink without data on the source",
+        behaviour: "the timeout is not re-armed by wake-ups without bytes",
         freebsd: "",
         openbsd: "they do",
         here: "only moved bytes count",
@@ -175,7 +175,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "nothing re-arms the lifetime",
-        behaviour: "the option's timeout",
+        behaviour: "the timeout is absolute",
         freebsd: "",
         openbsd: "moves do",
         here: "`Options::lifetime`",
@@ -184,7 +184,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "idle time and lifetime together",
-        behaviour: "the one that is over first ends the splice",
+        behaviour: "of idle time and lifetime, what is over first ends the splice",
         freebsd: "has only the lifetime",
         openbsd: "has only the idle time",
         here: "both",
@@ -193,7 +193,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "each direction has its own idle time",
-        behaviour: "bytes of one direction do not keep the other",
+        behaviour: "bytes of one direction do not re-arm the other's timeout",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -202,7 +202,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "the idle time passes while bytes are stuck",
-        behaviour: "they stay on the source; a new splice takes them",
+        behaviour: "the timeout passes while bytes are stuck: they stay, and a new splice takes them",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -211,7 +211,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a late timer of an old splice",
-        behaviour: "does nothing to the splice that came after it",
+        behaviour: "a late timer of an old splice does nothing to the next one",
         freebsd: "may dissolve it",
         openbsd: "does nothing",
         here: "as OpenBSD",
@@ -220,7 +220,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "an old handle cannot end a new splice",
-        behaviour: "a handle means its own splice",
+        behaviour: "a handle ends its own splice and no later one",
         freebsd: "has no handles",
         openbsd: "has no handles",
         here: "`Splice::unsplice`",

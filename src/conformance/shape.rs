@@ -17,7 +17,7 @@ use std::thread;
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "a socket spliced to itself",
-        behaviour: "is an echo; end of file ends it",
+        behaviour: "a socket spliced to itself is an echo; end of file ends it",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -26,7 +26,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a socket is source and sink",
-        behaviour: "of one splice each, at the same time",
+        behaviour: "a socket is source of one splice and sink of another at the same time",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -53,7 +53,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a ring goes on and starves nobody",
-        behaviour: "other splices of the same worker are served; new ones can be set up",
+        behaviour: "a ring goes on and starves no other splice of its worker",
         freebsd: "",
         openbsd: "ends",
         here: "by flavor",
@@ -62,7 +62,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a ring is stopped by unsplice",
-        behaviour: "in time, though it never rests; no byte is lost",
+        behaviour: "a ring that never rests is stopped by unsplice; no byte is lost",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -71,7 +71,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a ring of several connections",
-        behaviour: "goes round as one of a single connection does",
+        behaviour: "a ring of several connections goes round",
         freebsd: "",
         openbsd: "ends",
         here: "by flavor",
@@ -80,7 +80,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a ring ends after 128 splices",
-        behaviour: "the bytes stay readable where they have come to",
+        behaviour: "a ring ends after 128 splices; the bytes stay readable",
         freebsd: "goes on",
         openbsd: "`ELOOP`",
         here: "by flavor, where buffers are handed on without copying",
@@ -89,7 +89,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a slow sink is no ring",
-        behaviour: "300 looks at bytes that cannot go on do not count",
+        behaviour: "300 looks at bytes that cannot go on are no 300 splices",
         freebsd: "",
         openbsd: "`ELOOP` until 2026",
         here: "as OpenBSD since",
@@ -98,7 +98,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "unsplice of what is not spliced",
-        behaviour: "is an error: never spliced, ended, the sink, and twice",
+        behaviour: "unsplice of what is not spliced: never, no longer, the sink, twice",
         freebsd: "`ENOTCONN`",
         openbsd: "`EPROTO`",
         here: "by flavor",
@@ -107,7 +107,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "unsplice leaves everything in place",
-        behaviour: "bytes that were not moved are the user's, and a new splice's",
+        behaviour: "bytes that unsplice leaves are the user's, and a new splice's",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -116,7 +116,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "unsplice by several threads",
-        behaviour: "one of them succeeds",
+        behaviour: "unsplice by several threads: one succeeds",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -125,7 +125,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "splice by several threads",
-        behaviour: "one of them succeeds, the others find it busy",
+        behaviour: "splice by several threads: one succeeds, the others find it busy",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -134,7 +134,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "set and unset under a flood",
-        behaviour: "every byte arrives once and in order; each splice is ended once",
+        behaviour: "set and unset under a flood: every byte arrives once and in order",
         freebsd: "a half-built splice was visible at first",
         openbsd: "two races until 2012",
         here: "set up at once, under both locks",
@@ -143,7 +143,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "set-ups that fail under a flood",
-        behaviour: "disturb nothing",
+        behaviour: "set-ups that fail under a flood disturb nothing",
         freebsd: "freed an object in use at first",
         openbsd: "",
         here: "checked before anything is set up",
@@ -152,7 +152,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "the order of errors",
-        behaviour: "two things are wrong at once",
+        behaviour: "two things are wrong at once: which one is told",
         freebsd: "all about the source, then all about the sink",
         openbsd: "listening of both, connected of both, busy of both",
         here: "by flavor of the source",
@@ -161,7 +161,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "the kind of socket is looked at first",
-        behaviour: "no stream: an error before anything else is asked or touched",
+        behaviour: "no stream: told before anything else is asked or touched",
         freebsd: "`EPROTONOSUPPORT`",
         openbsd: "`EPROTONOSUPPORT`; a panic until 2020",
         here: "`EPROTONOSUPPORT`",
@@ -170,7 +170,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "encrypted below the socket",
-        behaviour: "cannot be spliced in either role",
+        behaviour: "a socket that is encrypted below (KTLS) cannot be spliced in either role",
         freebsd: "`EINVAL`; taken for plain bytes at first",
         openbsd: "has no such sockets",
         here: "`EINVAL`",
@@ -179,7 +179,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a connection that is over",
-        behaviour: "both directions have ended: not connected",
+        behaviour: "a connection whose directions have both ended is not connected",
         freebsd: "`ENOTCONN`",
         openbsd: "`ENOTCONN`",
         here: "",
@@ -188,7 +188,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a pool without workers",
-        behaviour: "refuses every splice and changes nothing",
+        behaviour: "a pool without workers refuses every splice",
         freebsd: "`ENXIO`",
         openbsd: "a compile-time option",
         here: "`ENXIO`",

@@ -17,7 +17,7 @@ use std::time::Duration;
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "a read of the source that does not wait",
-        behaviour: "while bytes are stuck there",
+        behaviour: "a non-blocking read of the source while bytes are stuck there",
         freebsd: "takes them",
         openbsd: "`EWOULDBLOCK`, as if there were none",
         here: "by flavor",
@@ -26,7 +26,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "MSG_PEEK on the source",
-        behaviour: "while bytes are stuck there",
+        behaviour: "`MSG_PEEK` on the source while bytes are stuck there",
         freebsd: "shows them",
         openbsd: "`EWOULDBLOCK`",
         here: "by flavor",
@@ -35,7 +35,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a read that waits takes what is there",
-        behaviour: "while bytes are stuck on the source",
+        behaviour: "a blocking read of the source takes what is stuck there",
         freebsd: "",
         openbsd: "sleeps",
         here: "by flavor",
@@ -44,7 +44,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a read that waits sleeps until the splice has ended",
-        behaviour: "while bytes are stuck on the source",
+        behaviour: "a blocking read of the source sleeps until the splice has ended",
         freebsd: "takes them",
         openbsd: "",
         here: "by flavor",
@@ -53,7 +53,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a reader that slept before the splice was set",
-        behaviour: "sleeps on, stalls nobody, and gets what is left at the end",
+        behaviour: "a reader that slept before sleeps on, and gets what is left at the end",
         freebsd: "set-up and worker wait for it",
         openbsd: "sleeps without a lock",
         here: "as OpenBSD",
@@ -62,7 +62,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "SO_RCVTIMEO of a reader of the source",
-        behaviour: "it comes back in time",
+        behaviour: "`SO_RCVTIMEO` brings a reader of the source back in time",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -71,7 +71,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "reads during set-up",
-        behaviour: "each byte goes to the reader or to the sink, once and in order",
+        behaviour: "reads during set-up: each byte goes to the reader or to the sink, once",
         freebsd: "",
         openbsd: "not serialised until 2024",
         here: "serialised",
@@ -80,7 +80,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "end of file is read after the end only",
-        behaviour: "the source has ended, but bytes are stuck on it",
+        behaviour: "a read after the source's end of file, while bytes are stuck",
         freebsd: "a read takes the bytes",
         openbsd: "`EWOULDBLOCK`: the end of file comes after the bytes",
         here: "by flavor",
@@ -89,7 +89,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a write to the sink",
-        behaviour: "goes between the bytes of the splice, whole",
+        behaviour: "a write to the sink goes between the bytes of the splice, whole",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -98,7 +98,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a write to a full sink that does not wait",
-        behaviour: "`EWOULDBLOCK`, and later it goes",
+        behaviour: "a non-blocking write to a full sink: `EWOULDBLOCK`, and later it goes",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -107,7 +107,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a writer that slept before the splice was set",
-        behaviour: "it and the splice share the room that comes",
+        behaviour: "a writer that slept before shares the room that comes with the splice",
         freebsd: "set-up and worker wait for it",
         openbsd: "sleeps without a lock",
         here: "as OpenBSD",
@@ -116,7 +116,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "FIONREAD",
-        behaviour: "tells the bytes that are stuck on the source, and those on the sink",
+        behaviour: "`FIONREAD` tells the bytes that are stuck on the source, and those on the sink",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -125,7 +125,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "readiness of the source",
-        behaviour: "not told while spliced, not of end of file either; told at the end",
+        behaviour: "readiness of the source is not told, nor end of file; told at the end",
         freebsd: "`kevent` so; `poll` tells end of file",
         openbsd: "told at the end if readable",
         here: "always told at the end",
@@ -134,7 +134,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "readiness of the sink",
-        behaviour: "not told while spliced; told at the end",
+        behaviour: "readiness of the sink is not told; told at the end",
         freebsd: "",
         openbsd: "told at the end if writable",
         here: "always told at the end",
@@ -143,7 +143,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "the other directions are as ever",
-        behaviour: "reads of the sink, writes of the source, and their readiness",
+        behaviour: "reads of the sink and writes of the source, and their readiness, are as ever",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -152,7 +152,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "every end can be seen on both sockets",
-        behaviour: "a sleeper is woken and an upcall told, whatever the cause",
+        behaviour: "every end is told to upcalls of both sockets, whatever the cause",
         freebsd: "not where the source has no data",
         openbsd: "by `so_error`",
         here: "and `splice_end` says the cause",
@@ -161,7 +161,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a sleeping reader wakes at every end",
-        behaviour: "and finds what is there then",
+        behaviour: "a sleeping reader of the source wakes at every end, whatever the cause",
         freebsd: "not where the source has no data",
         openbsd: "by `so_error`",
         here: "it is woken; without anything to read it sleeps on",
@@ -170,7 +170,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "splice_end of both roles",
-        behaviour: "how the latest splice has ended; none while one lasts",
+        behaviour: "a socket tells how its latest splice has ended; nothing while one lasts",
         freebsd: "cannot be asked",
         openbsd: "cannot be asked",
         here: "`Socket::splice_end`",

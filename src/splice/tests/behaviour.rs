@@ -382,3 +382,41 @@ fn messages_say_what_would_be_right() {
         "the sink is already the sink of a splice, unsplice that one first"
     );
 }
+
+#[test]
+fn everything_is_told_before_the_end_can_be_waited_for() {
+    let pool = SplicePool::builder().workers(1).build();
+    for _ in 0..500 {
+        let bench = Bench::new();
+        let (sender, heard) = mpsc::channel();
+        bench.left[1].set_flavor(Flavor::OpenBsd);
+        bench.right[0].add_snd_upcall(Arc::new(Tell(sender)));
+        let splice = bench.splice_with(Options {
+            limit: Some(4),
+            pool: Some(pool.clone()),
+            ..Options::default()
+        });
+        let ended = pool.stats().ended();
+        bench.left[0].send(b"four").unwrap();
+        assert_eq!(splice.wait().cause, Cause::Limit);
+        let error = bench.left[1].take_error();
+        assert_eq!(error, Some(SoError::SpliceLimit));
+        assert!(heard.try_iter().count() > 0);
+        assert_eq!(pool.stats().ended(), ended + 1);
+    }
+}
+
+#[test]
+fn the_error_of_a_splice_replaces_none_of_the_connection() {
+    let bench = Bench::new();
+    bench.left[1].set_flavor(Flavor::OpenBsd);
+    bench.left[0].send(b"123456").unwrap();
+    bench.left[0].abort();
+    let splice = bench.splice_with(Options {
+        limit: Some(4),
+        ..bench.options()
+    });
+    assert_eq!(cause(&splice), Some(Cause::Limit));
+    let kept = bench.left[1].take_error();
+    assert_eq!(kept, Some(SoError::ConnectionReset));
+}

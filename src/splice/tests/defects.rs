@@ -282,6 +282,29 @@ fn defect_9_n_workers_are_n_threads() {
     );
 }
 
+// Row: a timer fires while a pass runs | waits for it, on a thread that all share | waits for the
+// buffer | waits for nobody
+#[test]
+fn defect_10_a_timer_never_waits_for_a_pass() {
+    let bench = Bench::new();
+    let (pool, clock) = (bench.pool.clone(), bench.clock.clone());
+    let fire = move |_: &SocketEnd| {
+        clock.advance(1000);
+        while pool.run_one() {}
+    };
+    let sink = scripted(SoState::Stream, fire, |_| {});
+    sink.end().connected();
+    let options = Options {
+        lifetime: Some(Duration::from_secs(1)),
+        ..bench.options()
+    };
+    let splice = bench.left[1].splice_to(&sink, options).unwrap();
+    bench.left[0].send(b"in a pass").unwrap();
+    bench.run();
+    let end = splice.wait();
+    assert_eq!((end.cause, end.bytes), (Cause::Lifetime, 9));
+}
+
 // Row: timeouts out of range | accepted | `EINVAL` | `EINVAL`
 #[test]
 fn defect_11_timeouts_are_checked() {
