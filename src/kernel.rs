@@ -208,11 +208,7 @@ impl KernelStream {
         self.conn.reactor.deregister(&mut stream);
         end.cantrcvmore();
         end.cantsendmore();
-        let unread = {
-            let mut rcv = end.rcv();
-            let count = rcv.buf.len();
-            rcv.buf.take(count)
-        };
+        let unread = end.rcv().buf.take_all();
         let stream = TcpStream::from(stream);
         stream
             .set_nonblocking(false)
@@ -503,12 +499,7 @@ impl Conn {
             self.end.set_error(error);
             self.end.cantrcvmore();
             self.end.cantsendmore();
-            let unsent = {
-                let mut snd = self.end.snd();
-                let count = snd.buf.len();
-                snd.buf.take(count)
-            };
-            drop(unsent);
+            self.end.flush_snd();
         }
     }
 
@@ -542,12 +533,7 @@ impl Protocol for Conn {
 
     fn abort(&self) {
         self.reset(SoError::ConnectionAborted);
-        let unread = {
-            let mut rcv = self.end.rcv();
-            let count = rcv.buf.len();
-            rcv.buf.take(count)
-        };
-        drop(unread);
+        self.end.flush_rcv();
     }
 
     fn detach(&self) {

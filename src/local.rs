@@ -92,23 +92,7 @@ impl Port {
         self.end.set_error(error);
         self.end.cantrcvmore();
         self.end.cantsendmore();
-        let unsent = {
-            let mut snd = self.end.snd();
-            let count = snd.buf.len();
-            snd.buf.take(count)
-        };
-        drop(unsent);
-    }
-
-    /// Stops receiving. Returns whether bytes were thrown away.
-    fn stop_receiving(&self) -> bool {
-        self.end.cantrcvmore();
-        let unread = {
-            let mut rcv = self.end.rcv();
-            let count = rcv.buf.len();
-            rcv.buf.take(count)
-        };
-        !unread.is_empty()
+        self.end.flush_snd();
     }
 }
 
@@ -157,13 +141,13 @@ impl Protocol for Local {
 
     fn abort(&self) {
         self.own.fail(SoError::ConnectionAborted);
-        self.own.stop_receiving();
+        self.own.end.flush_rcv();
         self.peer.fail(SoError::ConnectionReset);
     }
 
     fn detach(&self) {
         self.own.detached.store(true, Ordering::Release);
-        if self.own.stop_receiving() {
+        if self.own.end.flush_rcv() > 0 {
             self.own.fail(SoError::ConnectionAborted);
             self.peer.fail(SoError::ConnectionReset);
             return;

@@ -273,16 +273,22 @@ impl SocketEnd {
 
     /// Appends received bytes and wakes (`sbappendstream`, `sorwakeup`).
     pub fn append_rcv(&self, bufs: impl IntoIterator<Item = Buf>) {
-        let mut rcv = self.rcv();
-        bufs.into_iter().for_each(|buf| rcv.buf.append(buf));
-        self.sorwakeup(&rcv, Wakeup::Data);
+        self.append_rcv_chain(bufs.into_iter().collect());
     }
 
-    /// As [`append_rcv`](Self::append_rcv), for a chain.
+    /// As [`append_rcv`](Self::append_rcv), for a chain. If nobody reads any more
+    /// ([`flush_rcv`](Self::flush_rcv)) the bytes are dropped, and count as read.
     pub fn append_rcv_chain(&self, chain: Chain) {
         let mut rcv = self.rcv();
+        let unwanted = rcv.buf.is_finished();
         rcv.buf.append_chain(chain);
-        self.sorwakeup(&rcv, Wakeup::Data);
+        if unwanted {
+            let dropped = rcv.buf.take_all();
+            drop(rcv);
+            drop(dropped);
+        } else {
+            self.sorwakeup(&rcv, Wakeup::Data);
+        }
     }
 
     /// Drops sent bytes from `so_snd` and wakes (`sbdrop`, `sowwakeup`).
@@ -312,6 +318,26 @@ impl SocketEnd {
             rcv.buf.close();
             self.sorwakeup(&rcv, Wakeup::RcvClosed);
         }
+    }
+
+    /// No more bytes will be read (`sorflush`): those that are queued are dropped too. Returns how many
+    /// these were. In one step, so that no splice sees the end before its bytes are gone.
+    pub fn flush_rcv(&self) -> usize {
+        let mut rcv = self.rcv();
+        rcv.buf.close();
+        let unread = rcv.buf.take_all();
+        self.sorwakeup(&rcv, Wakeup::RcvClosed);
+        drop(rcv);
+        unread.len()
+    }
+
+    /// Drops what `so_snd` holds: nothing of it can be sent any more.
+    pub fn flush_snd(&self) {
+        let mut snd = self.snd();
+        let unsent = snd.buf.take_all();
+        self.sowwakeup(&snd, Wakeup::Space);
+        drop(snd);
+        drop(unsent);
     }
 
     /// No more bytes can be sent (`socantsendmore`).
@@ -479,6 +505,21 @@ mod tests {
         assert!(end.rcv().remove_upcall(&*user).is_some());
         end.append_rcv([Buf::copy_of(b"x")]);
         assert_eq!(user.0.lock().len(), 1);
+    }
+
+    #[test]
+    fn what_nobody_will_read_is_dropped_and_counts_as_read() {
+        let end = SocketEnd::new(100, 100);
+        let log = Arc::new(Log::default());
+        assert!(end.rcv().divert(log.clone()));
+        end.append_rcv([Buf::copy_of(b"abc")]);
+        assert_eq!(end.flush_rcv(), 3);
+        end.append_rcv([Buf::copy_of(b"de")]);
+        let rcv = end.rcv();
+        assert!(rcv.buf.is_finished());
+        assert_eq!(rcv.buf.chain().start(), 5);
+        drop(rcv);
+        assert_eq!(*log.0.lock(), [Wakeup::Data, Wakeup::RcvClosed]);
     }
 
     #[test]

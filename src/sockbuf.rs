@@ -12,6 +12,10 @@ pub const DEFAULT_HIWAT: usize = 256 * 1024;
 /// (BSD's `sb_mbmax` follows `sb_hiwat` in the same way).
 const MBMAX_FACTOR: usize = 4;
 
+fn highest_lowat(hiwat: usize) -> usize {
+    (hiwat - hiwat / 4).max(1)
+}
+
 /// A socket buffer.
 ///
 /// ```
@@ -66,7 +70,7 @@ impl SockBuf {
     pub fn set_hiwat(&mut self, hiwat: usize) {
         self.hiwat = hiwat;
         self.mbmax = hiwat.saturating_mul(MBMAX_FACTOR);
-        self.lowat = self.lowat.min(hiwat).max(1);
+        self.lowat = self.lowat.min(highest_lowat(hiwat));
     }
 
     /// The low-water mark in bytes.
@@ -74,9 +78,11 @@ impl SockBuf {
         self.lowat
     }
 
-    /// Sets the low-water mark, at least 1 and at most the high-water mark.
+    /// Sets the low-water mark, at least 1 and at most three quarters of the high-water mark: a
+    /// protocol may hold back the news that there is room until that is worth a segment, and who
+    /// waits for more than the rest would wait for ever.
     pub fn set_lowat(&mut self, lowat: usize) {
-        self.lowat = lowat.clamp(1, self.hiwat.max(1));
+        self.lowat = lowat.clamp(1, highest_lowat(self.hiwat));
     }
 
     /// Real memory held.
@@ -143,6 +149,11 @@ impl SockBuf {
         self.chain.split_to(count)
     }
 
+    /// Takes everything (`sbflush`). The caller drops it after the lock.
+    pub fn take_all(&mut self) -> Chain {
+        self.take(self.len())
+    }
+
     /// Copies bytes out and takes them. Returns how many.
     pub fn read(&mut self, out: &mut [u8]) -> usize {
         self.chain.read(out)
@@ -161,13 +172,6 @@ impl SockBuf {
     pub(crate) fn hop_to(&mut self, other: &mut SockBuf, count: usize) {
         self.chain.hop_to(&mut other.chain, count);
         other.keep_memory_bounded();
-    }
-
-    /// Drops everything (`sbflush`). Returns how many bytes that were.
-    pub fn flush(&mut self) -> usize {
-        let count = self.len();
-        self.chain.advance(count);
-        count
     }
 
     fn keep_memory_bounded(&mut self) {
@@ -197,9 +201,11 @@ mod tests {
         sockbuf.set_lowat(0);
         assert_eq!(sockbuf.lowat(), 1);
         sockbuf.set_lowat(1000);
-        assert_eq!(sockbuf.lowat(), 100);
+        assert_eq!(sockbuf.lowat(), 75);
         sockbuf.set_hiwat(50);
-        assert_eq!((sockbuf.lowat(), sockbuf.mbmax()), (50, 200));
+        assert_eq!((sockbuf.lowat(), sockbuf.mbmax()), (38, 200));
+        sockbuf.set_hiwat(0);
+        assert_eq!(sockbuf.lowat(), 1);
     }
 
     #[test]
@@ -208,7 +214,7 @@ mod tests {
         sockbuf.append_copy(b"x");
         sockbuf.close();
         assert!(!sockbuf.is_finished());
-        assert_eq!(sockbuf.flush(), 1);
+        assert_eq!(sockbuf.take_all().len(), 1);
         assert!(sockbuf.is_finished());
     }
 }

@@ -476,8 +476,8 @@ impl Tcb {
             self.inbox = Chain::default();
         }
         if !self.inbox.is_empty() {
+            // After shutdown(Read) they are acknowledged and dropped, as in BSD.
             env.end.append_rcv_chain(std::mem::take(&mut self.inbox));
-            self.discard_unwanted(env);
         }
         if std::mem::take(&mut self.eof) {
             env.end.cantrcvmore();
@@ -498,18 +498,6 @@ impl Tcb {
         self.guard.consume(count);
         #[cfg(test)]
         self.tap.dequeued(count);
-    }
-
-    /// Bytes that arrive after `shutdown(Read)` are acknowledged and dropped, as in BSD.
-    fn discard_unwanted(&self, env: &Env<'_>) {
-        let mut rcv = env.end.rcv();
-        if !rcv.buf.is_closed() {
-            return;
-        }
-        let unread = rcv.buf.len();
-        let unwanted = rcv.buf.take(unread);
-        drop(rcv);
-        drop(unwanted);
     }
 
     /// Acknowledged bytes leave `so_snd`.
