@@ -24,6 +24,7 @@ mod stream;
 pub(crate) mod table;
 #[cfg(test)]
 mod traps;
+mod unclaimed;
 
 pub use builder::{BuildError, Builder};
 pub use driver::Driver;
@@ -58,6 +59,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Instant;
 use table::{Entry, Table};
+use unclaimed::Unclaimed;
 
 /// Ports for connections that do not ask for one (RFC 6335).
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=65_535;
@@ -94,6 +96,7 @@ pub(crate) struct Shared {
     half_open: Mutex<HashMap<Tuple, Arc<Listening>>, LEAF>,
     pub(crate) agenda: Mutex<Agenda, LEAF>,
     pub(crate) control: Mutex<Control, LEAF>,
+    unclaimed: Unclaimed,
     counters: Counters,
     pub(crate) received: Received,
     /// Keys the initial sequence numbers (RFC 6528).
@@ -140,6 +143,7 @@ impl Stack {
             clock: clock::system(),
             config: Config::default(),
             seed: None,
+            unclaimed: Unclaimed::default(),
         }
     }
 
@@ -160,6 +164,7 @@ impl Stack {
             frames_bad_checksum: shared.received.bad_checksum.get(),
             frames_bad_address: shared.received.bad_address.get(),
             frames_stray: shared.received.stray.get(),
+            frames_claimed: shared.received.claimed.get(),
             segments_sent: shared.counters.sent.get(),
             segments_lost: shared.counters.lost.get(),
             segments_refused: shared.counters.refused.get(),

@@ -3,10 +3,11 @@
 use super::control::Control;
 use super::stats::Received;
 use super::table::Table;
+use super::unclaimed::Unclaimed;
 use super::{Driver, Handle, Shared, Stack};
 use crate::clock::Clock;
 use crate::error::Flavor;
-use crate::link::Link;
+use crate::link::{Frame, Link};
 use crate::lock::Mutex;
 use crate::tcp::host::Counters;
 use crate::tcp::tcb::Limits;
@@ -58,6 +59,7 @@ pub struct Builder {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) config: Config,
     pub(super) seed: Option<u64>,
+    pub(super) unclaimed: Unclaimed,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -170,6 +172,97 @@ impl Builder {
         self
     }
 
+    /// Who is asked about frames that nobody here claims, before they are dropped: other protocols
+    /// than TCP and ICMP, fragments, IPv6 extension headers, ICMP that is neither a ping for the stack
+    /// nor an error of one of its connections. `true` means that the hook has taken the frame; what it
+    /// does not take is dropped and counted as without a hook. So a second stack can stand beside this
+    /// one, on the same link: share it in an `Arc`. It sends through [`Link::transmit`], which any
+    /// thread may call at any time; when the link is full it has to try again itself.
+    ///
+    /// The hook is called by the driver's thread, one frame at a time, with no lock held. The stack
+    /// stands still meanwhile, so it is to be quick: queue the frame (a clone shares its memory, which
+    /// comes from the link's pool) and return. It may transmit, send into a channel, and use sockets
+    /// of any stack without waiting. It must not wait for anything that this stack is to do, and must
+    /// not own a handle or a socket of it, which would keep the stack running for ever. A panic ends
+    /// the driver, and with it every connection. IP lengths and the IPv4 header's checksum have been
+    /// checked, nothing behind the IP header has; see [`Frame::checksum_ok`].
+    ///
+    /// A stack of one's own that answers UDP:
+    ///
+    /// ```
+    /// use sosplice::Stack;
+    /// use sosplice::link::{Checksum, Frame, Link, Packet, memory};
+    /// use std::sync::Arc;
+    ///
+    /// let (link, far) = memory::pair(memory::Config::default());
+    /// let link = Arc::new(link);
+    /// let second = link.clone();
+    /// let answer_udp = move |frame: &Frame| {
+    ///     let mut packet = frame.to_vec();
+    ///     if packet[0] != 0x45 || packet[9] != 17 {
+    ///         return false;
+    ///     }
+    ///     for i in 12..16 {
+    ///         packet.swap(i, i + 4); // back to where it came from
+    ///     }
+    ///     let answer = Packet {
+    ///         header: &packet,
+    ///         payload: &[],
+    ///         ip_header_len: 20,
+    ///         checksum: Checksum::Complete,
+    ///         segment: None,
+    ///     };
+    ///     second.transmit(&answer).is_ok()
+    /// };
+    /// let (stack, mut driver) = Stack::builder(link)
+    ///     .address("10.0.0.1/24".parse()?)
+    ///     .unclaimed(answer_udp)
+    ///     .manual()?;
+    ///
+    /// let mut udp = [
+    ///     0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0x66, 0xcb, 10, 0, 0, 2, 10, 0, 0, 1, // IPv4
+    ///     0, 7, 0, 7, 0, 12, 0, 0, b'e', b'c', b'h', b'o',
+    /// ];
+    /// far.transmit(&Packet {
+    ///     header: &udp,
+    ///     payload: &[],
+    ///     ip_header_len: 20,
+    ///     checksum: Checksum::Complete,
+    ///     segment: None,
+    /// })?;
+    /// driver.run_once()?;
+    /// assert_eq!(stack.stats().frames_claimed, 1);
+    /// let mut answers = Vec::new();
+    /// assert_eq!(far.receive(&mut answers, 1)?, 1);
+    /// assert_eq!(answers[0].to_vec()[28..], *b"echo");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn unclaimed(mut self, hook: impl Fn(&Frame) -> bool + Send + Sync + 'static) -> Builder {
+        self.unclaimed.hook = Some(Box::new(hook));
+        self
+    }
+
+    /// Whether the hook ([`unclaimed`](Self::unclaimed)) is asked about TCP segments too that belong to no
+    /// connection and no listener, before they are reset; by default it is not. It costs each
+    /// received segment a clone of its frame.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link)
+    ///     .address("10.0.0.1/24".parse()?)
+    ///     .unclaimed(|frame| frame.head[0] == 0x45 && frame.head[9] == 6)
+    ///     .unclaimed_tcp(true)
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn unclaimed_tcp(mut self, ask: bool) -> Builder {
+        self.unclaimed.tcp = ask;
+        self
+    }
+
     /// Builds the stack and starts its driver thread.
     ///
     /// # Errors
@@ -213,6 +306,7 @@ impl Builder {
             half_open: Mutex::default(),
             agenda: Mutex::default(),
             control: Mutex::new(Control::new(&caps)),
+            unclaimed: self.unclaimed,
             counters: Counters::default(),
             received: Received::default(),
             secret: RandomState::new(),

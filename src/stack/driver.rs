@@ -104,24 +104,45 @@ impl Driver {
     fn input(&mut self, frame: Frame, now: Instant) {
         let counters = &self.shared.received;
         counters.frames.add(1);
+        let spare = self.shared.unclaimed.keep_segment(&frame);
         match wire::parse(frame) {
-            Parsed::Tcp(segment) => self.segment(segment, now),
+            Parsed::Tcp(segment) => self.segment(segment, spare, now),
             Parsed::Icmp {
                 destination,
                 ip_header_len,
                 frame,
             } if self.shared.is_own(destination) => {
                 let answer = self.shared.control.lock().icmp(&frame);
-                if let Some(answer) = answer {
-                    control::send(&*self.shared.link, &answer, ip_header_len);
+                match answer {
+                    Some(answer) => {
+                        control::send(&*self.shared.link, &answer, ip_header_len);
+                    }
+                    None => drop(self.claimed(&frame)),
                 }
             }
-            Parsed::Icmp { .. } => counters.stray.add(1),
+            Parsed::Icmp { frame, .. } => {
+                if !self.claimed(&frame) {
+                    counters.stray.add(1);
+                }
+            }
+            Parsed::Foreign(frame, why) => {
+                if !self.claimed(&frame) {
+                    counters.dropped(why).add(1);
+                }
+            }
             Parsed::Dropped(why) => counters.dropped(why).add(1),
         }
     }
 
-    fn segment(&mut self, segment: Segment, now: Instant) {
+    /// Whether the author's hook takes a frame that nobody here wants.
+    fn claimed(&self, frame: &Frame) -> bool {
+        let claimed = self.shared.unclaimed.takes(frame);
+        self.shared.received.claimed.add(u64::from(claimed));
+        claimed
+    }
+
+    /// `spare` is the segment's frame, if the hook is to be asked.
+    fn segment(&mut self, segment: Segment, spare: Option<Frame>, now: Instant) {
         match self.shared.table.get(&segment.tuple) {
             Some(Entry::Conn(conn)) => self.deliver(conn, segment),
             Some(Entry::TimeWait(record, term)) if now < term.until => {
@@ -129,9 +150,9 @@ impl Driver {
             }
             Some(Entry::TimeWait(record, _)) => {
                 self.shared.table.forget(&record.tuple);
-                self.unknown(segment, None);
+                self.unknown(segment, spare, None);
             }
-            None => self.unknown(segment, None),
+            None => self.unknown(segment, spare, None),
         }
     }
 
@@ -148,7 +169,7 @@ impl Driver {
             Answer::Ignore => {}
             Answer::MakeRoom if self.shared.listener_for(tuple, own).is_some() => {
                 self.shared.table.forget(tuple);
-                self.unknown(segment, Some(record.snd_nxt));
+                self.unknown(segment, None, Some(record.snd_nxt));
             }
             Answer::MakeRoom => self.acknowledge(record),
             Answer::Acknowledge { restart } => {
@@ -167,7 +188,7 @@ impl Driver {
 
     /// A segment without a connection: a SYN for a listener, or something to reset. `after` is the
     /// last sequence number of a former connection in its place.
-    fn unknown(&mut self, segment: Segment, after: Option<u32>) {
+    fn unknown(&mut self, segment: Segment, spare: Option<Frame>, after: Option<u32>) {
         let tuple = segment.tuple;
         let own = self.shared.is_own(tuple.local);
         let header = &segment.header;
@@ -183,6 +204,9 @@ impl Driver {
                 Some(conn) => self.deliver(conn, segment),
                 None => self.shared.received.backlog_full.add(1),
             }
+            return;
+        }
+        if spare.is_some_and(|frame| self.claimed(&frame)) {
             return;
         }
         self.shared.received.stray.add(1);

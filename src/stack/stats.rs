@@ -15,6 +15,8 @@ pub(crate) struct Received {
     pub(crate) bad_address: Counter,
     /// Not for us, or for nobody.
     pub(crate) stray: Counter,
+    /// Taken by the hook for what nobody here claims.
+    pub(crate) claimed: Counter,
     /// SYNs beyond a backlog.
     pub(crate) backlog_full: Counter,
 }
@@ -51,6 +53,9 @@ pub struct Stats {
     pub frames_bad_address: u64,
     /// Frames for nobody here.
     pub frames_stray: u64,
+    /// Frames for nobody here that [`Builder::unclaimed`](super::Builder::unclaimed) took; in no other
+    /// counter but that of all frames.
+    pub frames_claimed: u64,
     /// Segments sent.
     pub segments_sent: u64,
     /// Segments that the link refused for good; TCP sends them again.

@@ -10,6 +10,7 @@
 
 mod fuzz;
 mod splice;
+mod unclaimed;
 
 use super::*;
 use crate::buf::Buf;

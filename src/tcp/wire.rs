@@ -89,6 +89,8 @@ pub(crate) enum Parsed {
         ip_header_len: usize,
         frame: Frame,
     },
+    /// A whole packet, but none that TCP could be: a fragment, or another protocol.
+    Foreign(Frame, Malformed),
     Dropped(Malformed),
 }
 
@@ -118,6 +120,7 @@ struct IpPacket {
 pub(crate) fn parse(frame: Frame) -> Parsed {
     let ip = match parse_ip(&frame) {
         Ok(ip) => ip,
+        Err(why @ Malformed::Fragment) => return Parsed::Foreign(frame, why),
         Err(why) => return Parsed::Dropped(why),
     };
     match (ip.protocol, ip.source.is_ipv4()) {
@@ -130,7 +133,7 @@ pub(crate) fn parse(frame: Frame) -> Parsed {
             ip_header_len: ip.header_len,
             frame,
         },
-        _ => Parsed::Dropped(Malformed::Protocol),
+        _ => Parsed::Foreign(frame, Malformed::Protocol),
     }
 }
 
@@ -548,7 +551,7 @@ mod tests {
             let at = at % packet.len();
             packet[at] ^= 1 << bit;
             // One flipped bit is always caught by the checksums or the lengths.
-            prop_assert!(matches!(parse(frame(&packet, false)), Parsed::Dropped(_)));
+            prop_assert!(matches!(parse(frame(&packet, false)), Parsed::Dropped(_) | Parsed::Foreign(..)));
         }
 
         #[test]
@@ -583,7 +586,7 @@ mod tests {
             options: SynOptions::default(),
         };
         let why = |bytes: &[u8]| match parse(frame(bytes, true)) {
-            Parsed::Dropped(why) => Some(why),
+            Parsed::Dropped(why) | Parsed::Foreign(_, why) => Some(why),
             _ => None,
         };
         let good = packet(false, &header, b"x");
