@@ -171,6 +171,8 @@ impl Stack {
             segments_backlog_full: shared.counters.backlog_full.get(),
             syns_dropped: shared.received.backlog_full.get(),
             link_full: shared.counters.link_full.get(),
+            icmp_errors: shared.counters.icmp_errors.get(),
+            icmp_ignored: shared.counters.icmp_ignored.get(),
             broken: shared.counters.broken.get(),
         }
     }

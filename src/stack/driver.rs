@@ -12,10 +12,12 @@ use crate::link::Frame;
 use crate::run_list::{self, Budget};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::host::Host;
+use crate::tcp::icmp::{self, IcmpError};
 use crate::tcp::tcb::Work;
 use crate::tcp::time_wait::{Answer, TimeWait};
 use crate::tcp::wire::{self, Parsed, SYN, Segment};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -111,20 +113,7 @@ impl Driver {
                 destination,
                 ip_header_len,
                 frame,
-            } if self.shared.is_own(destination) => {
-                let answer = self.shared.control.lock().icmp(&frame);
-                match answer {
-                    Some(answer) => {
-                        control::send(&*self.shared.link, &answer, ip_header_len);
-                    }
-                    None => drop(self.claimed(&frame)),
-                }
-            }
-            Parsed::Icmp { frame, .. } => {
-                if !self.claimed(&frame) {
-                    counters.stray.add(1);
-                }
-            }
+            } => self.icmp(destination, ip_header_len, &frame),
             Parsed::Foreign(frame, why) => {
                 if !self.claimed(&frame) {
                     counters.dropped(why).add(1);
@@ -132,6 +121,38 @@ impl Driver {
             }
             Parsed::Dropped(why) => counters.dropped(why).add(1),
         }
+    }
+
+    fn icmp(&mut self, destination: IpAddr, ip_header_len: usize, frame: &Frame) {
+        // Also to addresses that are not ours: connections that a listener intercepted have those.
+        if let Some(error) = icmp::parse(frame, ip_header_len) {
+            if !self.icmp_error(error) && !self.claimed(frame) {
+                self.shared.counters.icmp_ignored.add(1);
+            }
+            return;
+        }
+        if !self.shared.is_own(destination) {
+            if !self.claimed(frame) {
+                self.shared.received.stray.add(1);
+            }
+            return;
+        }
+        let answer = self.shared.control.lock().icmp(frame);
+        match answer {
+            Some(answer) => drop(control::send(&*self.shared.link, &answer, ip_header_len)),
+            None => drop(self.claimed(frame)),
+        }
+    }
+
+    /// `false`: it is about no connection of ours.
+    fn icmp_error(&mut self, error: IcmpError) -> bool {
+        let Some(Entry::Conn(conn)) = self.shared.table.get(&error.tuple) else {
+            return false;
+        };
+        if conn.leave_error(error) {
+            self.touch(conn);
+        }
+        true
     }
 
     /// Whether the author's hook takes a frame that nobody here wants.
@@ -157,7 +178,14 @@ impl Driver {
     }
 
     fn deliver(&mut self, conn: Arc<Conn>, segment: Segment) {
-        if conn.leave(segment) && !self.touched.iter().any(|other| Arc::ptr_eq(other, &conn)) {
+        if conn.leave(segment) {
+            self.touch(conn);
+        }
+    }
+
+    /// The connection is run behind the batch.
+    fn touch(&mut self, conn: Arc<Conn>) {
+        if !self.touched.iter().any(|other| Arc::ptr_eq(other, &conn)) {
             self.touched.push(conn);
         }
     }

@@ -68,6 +68,10 @@ pub struct Stats {
     pub syns_dropped: u64,
     /// Times that the link had no room.
     pub link_full: u64,
+    /// ICMP errors about a segment of ours that is in flight.
+    pub icmp_errors: u64,
+    /// ICMP errors about a TCP segment that is not in flight (RFC 5927), or of no connection.
+    pub icmp_ignored: u64,
     /// Connections reset because an invariant of this crate was broken: always 0, or a bug.
     pub broken: u64,
 }

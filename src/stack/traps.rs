@@ -9,6 +9,7 @@
 )]
 
 mod fuzz;
+mod icmp;
 mod splice;
 mod unclaimed;
 
