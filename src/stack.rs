@@ -42,7 +42,7 @@ use crate::tcp::engine::{Engine, EngineConfig};
 use crate::tcp::host::{Counters, Host, TimerKey};
 use crate::tcp::tcb::Work;
 use crate::tcp::time_wait::TimeWait;
-use crate::tcp::wire::Tuple;
+use crate::tcp::wire::{TCP_HEADER, Tuple};
 use agenda::Agenda;
 use builder::Config;
 use control::Control;
@@ -172,6 +172,7 @@ impl Stack {
             syns_dropped: shared.received.backlog_full.get(),
             link_full: shared.counters.link_full.get(),
             icmp_errors: shared.counters.icmp_errors.get(),
+            mtu_lowered: shared.counters.mtu_lowered.get(),
             icmp_ignored: shared.counters.icmp_ignored.get(),
             broken: shared.counters.broken.get(),
         }
@@ -282,7 +283,9 @@ impl Stack {
             if to_itself || shared.table.contains(&tuple) {
                 continue;
             }
-            let engine = shared.engine(|link, config| Engine::connecting(link, config, &tuple));
+            let engine = shared.engine(&tuple, |link, config| {
+                Engine::connecting(link, config, &tuple)
+            });
             let conn = shared.connection(tuple, engine, None);
             if shared.table.insert(&conn) {
                 // Either go_down() has found the connection, or this finds the stack down.
@@ -391,7 +394,7 @@ impl Shared {
         if !listening.reserve() {
             return None;
         }
-        let engine = self.engine(|link, config| Engine::listening(link, config, tuple));
+        let engine = self.engine(tuple, |link, config| Engine::listening(link, config, tuple));
         let conn = self.connection(*tuple, engine, after);
         if !self.table.insert(&conn) {
             // A user of this stack dialled the other way in between: the tuple is that connection's.
@@ -422,6 +425,7 @@ impl Shared {
 
     fn engine(
         &self,
+        tuple: &Tuple,
         make: impl FnOnce(&crate::link::Capabilities, &EngineConfig) -> Engine,
     ) -> Engine {
         let config = EngineConfig {
@@ -431,7 +435,12 @@ impl Shared {
             ack_delay: self.config.ack_delay,
             seed: self.next_random(),
         };
-        make(&self.link.capabilities(), &config)
+        let mut link = self.link.capabilities();
+        if let Some(mss) = self.config.mss {
+            // The engine announces and sends what its MTU has room for.
+            link.mtu = link.mtu.min(tuple.ip_header_len() + TCP_HEADER + mss);
+        }
+        make(&link, &config)
     }
 
     /// RFC 6528: a clock of 4 us ticks, and a keyed hash of both ends.

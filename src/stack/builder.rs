@@ -24,6 +24,8 @@ use std::time::Duration;
 const BUFFER: std::ops::RangeInclusive<usize> = 2048..=(1 << 30) - 1;
 /// Smallest MTU of an IPv6 link (RFC 8200 5), which is enough for IPv4 too, and the largest packet.
 const MTU: std::ops::RangeInclusive<usize> = 1280..=65_535;
+/// Smallest and largest MSS: what every host takes (RFC 9293 3.7.1), and what IPv4 can carry.
+const MSS: std::ops::RangeInclusive<usize> = 536..=65_495;
 /// Longer times are as good as for ever, and can be added to any other.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -43,6 +45,9 @@ pub enum BuildError {
     /// An MTU that IP does not work with.
     #[error("the link's MTU of {0} bytes is out of range: use 1280 to 65535")]
     Mtu(usize),
+    /// A segment size that no host must take, or that no packet can carry.
+    #[error("a maximum segment size of {0} bytes is out of range: use 536 to 65495")]
+    Mss(usize),
     /// No randomness from the system.
     #[error("no randomness from the operating system: {0}")]
     Random(getrandom::Error),
@@ -70,6 +75,8 @@ pub(super) struct Config {
     pub(super) snd_ring: usize,
     pub(super) nagle: bool,
     pub(super) ack_delay: Option<Duration>,
+    /// Largest segment announced and sent.
+    pub(super) mss: Option<usize>,
     pub(super) limits: Limits,
     pub(super) flavor: Flavor,
     pub(super) time_wait: Duration,
@@ -83,6 +90,7 @@ impl Default for Config {
             snd_ring: crate::sockbuf::DEFAULT_HIWAT,
             nagle: false,
             ack_delay: None,
+            mss: None,
             limits: Limits {
                 connect: Duration::from_secs(75),
                 user: Duration::from_secs(300),
@@ -147,6 +155,24 @@ impl Builder {
     #[must_use]
     pub fn ack_delay(mut self, delay: Option<Duration>) -> Builder {
         self.config.ack_delay = delay.map(|delay| delay.min(LONGEST));
+        self
+    }
+
+    /// Largest payload of a segment in bytes, 536 to 65,495 (an MSS clamp): no connection announces
+    /// (RFC 9293 3.7.1) or sends more. By default, and at most, what fits in the link's MTU. For a link
+    /// behind which there is a tunnel: routers that drop what does not fit, and do not say so
+    /// (RFC 2923 2.1), leave no other way. If they say so, a connection sends less by itself (RFC 1191,
+    /// 8201).
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link).address("10.0.0.1/24".parse()?).mss(1360).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn mss(mut self, max: usize) -> Builder {
+        self.config.mss = Some(max);
         self
     }
 
@@ -337,6 +363,9 @@ impl Builder {
         let buffers = [self.config.rcv_buffer, self.config.snd_buffer];
         if let Some(bad) = buffers.into_iter().find(|bytes| !BUFFER.contains(bytes)) {
             return Err(BuildError::BufferSize(bad));
+        }
+        if let Some(bad) = self.config.mss.filter(|mss| !MSS.contains(mss)) {
+            return Err(BuildError::Mss(bad));
         }
         let mtu = self.link.capabilities().mtu;
         if MTU.contains(&mtu) {

@@ -70,6 +70,9 @@ pub struct Stats {
     pub link_full: u64,
     /// ICMP errors about a segment of ours that is in flight.
     pub icmp_errors: u64,
+    /// Times that a connection sends smaller packets from then on, since an ICMP error said that its
+    /// packets are too big (RFC 1191, 8201).
+    pub mtu_lowered: u64,
     /// ICMP errors about a TCP segment that is not in flight (RFC 5927), or of no connection.
     pub icmp_ignored: u64,
     /// Connections reset because an invariant of this crate was broken: always 0, or a bug.

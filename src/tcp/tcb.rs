@@ -30,11 +30,16 @@ use crate::protocol::SocketEnd;
 use outlet::{Waiting, Wire};
 use smoltcp::socket::tcp::State;
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// A half-open connection holds a place in the backlog: it may not take as long as connecting may.
 /// Long enough for four SYN|ACKs.
 const HALF_OPEN: Duration = Duration::from_secs(20);
+
+/// No packet is made smaller than these: an MSS of 536 (RFC 9293 3.7.1) and of 1220.
+const LEAST_V4: usize = 576;
+const LEAST_V6: usize = 1280;
 
 /// Time limits of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -292,7 +297,33 @@ impl Tcb {
         match error.trouble {
             Trouble::Hard(error) if state == State::SynSent => self.abort(Event::Icmp(error)),
             Trouble::Hard(_) | Trouble::Soft => self.soft_error = Some(SoError::HostUnreachable),
-            Trouble::TooBig(_) => {}
+            Trouble::TooBig(mtu) => self.too_big(mtu, env),
+        }
+    }
+
+    /// A packet does not fit through the way: smaller ones from now on, and what is in flight once
+    /// more, at once (RFC 1191 6, 8201 5.4). Never larger again: a connection does not probe.
+    fn too_big(&mut self, mtu: usize, env: &Env<'_>) {
+        /// Three make the engine retransmit; the first may open its window instead.
+        const DUPLICATES: usize = 4;
+        let handshake = matches!(self.state(), State::SynSent | State::SynReceived);
+        // A router of IPv6 that says less is not to be believed (RFC 8201 4); one of IPv4 that says
+        // less, or nothing, gets what every host takes (RFC 791, 1191 5).
+        let (least, believed) = match self.tuple.local {
+            IpAddr::V4(_) => (LEAST_V4, true),
+            IpAddr::V6(_) => (LEAST_V6, mtu >= LEAST_V6),
+        };
+        if handshake || !believed {
+            return;
+        }
+        let lower = |engine: &mut Engine| engine.lower_mtu(mtu.max(least));
+        if !self.engine.as_mut().is_some_and(lower) {
+            return;
+        }
+        env.counters.mtu_lowered.add(1);
+        for _ in 0..DUPLICATES {
+            let header = self.guard.standing(0);
+            self.feed_engine(&header, 0, &[], env);
         }
     }
 

@@ -234,3 +234,116 @@ fn errors_that_are_damaged_or_about_others_end_nothing() {
         assert_eq!(stream.take_error(), Some(SoError::ConnectionRefused));
     }
 }
+
+/// Packets larger than this do not fit.
+fn too_big(mtu: u32) -> [Kind; 2] {
+    [Kind(3, 4, mtu), Kind(2, 0, mtu)]
+}
+
+/// Sends everything that fits through the way, tells the sender of what does not, and returns what
+/// arrived and the largest payload.
+fn through(net: &mut Net, raw: &mut Raw, mtu: usize, len: usize) -> (Vec<u8>, usize) {
+    let headers = if raw.from.0.is_ipv6() { 60 } else { 40 };
+    let (mut got, mut largest) = (Vec::new(), 0);
+    for _ in 0..1000 {
+        let seen = net.seen();
+        if seen.is_empty() && got.len() >= len {
+            break;
+        }
+        for frame in seen {
+            if frame.payload.len() + headers > mtu {
+                net.icmp(&frame, too_big(mtu as u32));
+            } else if frame.header.seq == raw.ack {
+                largest = largest.max(frame.payload.len());
+                got.extend(raw.take(&[frame]));
+            }
+        }
+        raw.send(net, ACK, b"");
+    }
+    (got, largest)
+}
+
+/// Guards `Tcb::too_big` and `Engine::lower_mtu`; no time passes, so it guards the duplicates too.
+#[test]
+fn a_packet_too_big_makes_smaller_ones_and_sends_again_at_once() {
+    for (v6, mtu, largest) in [
+        (false, 1400, 1360),
+        (false, 576, 536),
+        (true, 1400, 1340),
+        (true, 1280, 1220),
+    ] {
+        let mut net = Net::new();
+        let (mut raw, mut stream) = standing(&mut net, v6);
+        let all = pattern(0, 50_000);
+        stream.write_all(&all).unwrap();
+        let (got, sent) = through(&mut net, &mut raw, mtu, all.len());
+        assert!(got == all, "{v6} {mtu}: {} bytes", got.len());
+        assert_eq!(sent, largest, "{v6} {mtu}");
+        assert_eq!(net.stack.stats().mtu_lowered, 1);
+        // The other direction is none of its business.
+        raw.text(&net, b"answer");
+        net.turn();
+        assert_eq!(read(&stream), b"answer");
+        net.healthy();
+    }
+}
+
+/// Guards the bounds in `Tcb::too_big`.
+#[test]
+fn no_router_makes_segments_smaller_than_every_host_takes() {
+    for (v6, mtu, largest) in [(false, 0, 536), (false, 68, 536), (true, 1279, 1440)] {
+        let mut net = Net::new();
+        let (mut raw, mut stream) = standing(&mut net, v6);
+        stream.write_all(&pattern(0, 50_000)).unwrap();
+        let first = net.seen()[0].clone();
+        net.icmp(&first, too_big(mtu));
+        net.drain();
+        assert_eq!(net.icmp_counters(), (1, 0));
+        net.pass(Duration::from_secs(5));
+        let (_, sent) = through(&mut net, &mut raw, 1500, 50_000);
+        assert_eq!(sent, largest, "{v6} {mtu}");
+        net.healthy();
+    }
+}
+
+/// Guards the comparison in `Engine::lower_mtu`, and `Guard::in_flight` for these too.
+#[test]
+fn a_packet_too_big_never_makes_larger_ones_and_must_quote_what_is_in_flight() {
+    let mut net = Net::new();
+    let (mut raw, mut stream) = standing(&mut net, false);
+    stream.write_all(&pattern(0, 1460)).unwrap();
+    let text = net.one();
+    let forged = text.header.seq.wrapping_sub(1);
+    net.raw(&error(&text, forged, too_big(576)));
+    net.icmp(&text, too_big(1400));
+    net.icmp(&text, too_big(1500));
+    assert_eq!(net.stack.stats().mtu_lowered, 1);
+    assert_eq!(net.icmp_counters(), (2, 1));
+    stream.write_all(&pattern(1460, 5000)).unwrap();
+    let (got, sent) = through(&mut net, &mut raw, 1500, 6460);
+    assert!(got == pattern(0, 6460));
+    assert_eq!(sent, 1360);
+}
+
+/// Guards the clamp in `Shared::engine`, for both who dials and who listens.
+#[test]
+fn no_more_than_the_clamp_is_announced_or_sent() {
+    for v6 in [false, true] {
+        let mut net = Net::with(one_packet_each(), |builder| builder.mss(1000));
+        let to = if v6 { "[fd00::2]:9" } else { "10.0.0.2:9" };
+        let dialled = TcpStream::start(&net.stack, to.parse().unwrap()).unwrap();
+        assert_eq!(net.one().header.options.mss, Some(1000), "{v6}");
+        drop(dialled);
+        net.seen();
+
+        let (mut raw, mut stream) = standing(&mut net, v6);
+        stream.write_all(&pattern(0, 20_000)).unwrap();
+        let (got, sent) = through(&mut net, &mut raw, 1500, 20_000);
+        assert!(got == pattern(0, 20_000));
+        assert_eq!(sent, 1000);
+    }
+    let mut net = Net::with(one_packet_each(), |builder| builder.mss(1000));
+    let _listener = net.listen(80);
+    let answer = Raw::new(5000).syn(&mut net);
+    assert_eq!(answer.header.options.mss, Some(1000));
+}
