@@ -301,8 +301,9 @@ impl Tcb {
         }
     }
 
-    /// A packet does not fit through the way: smaller ones from now on, and what is in flight once
-    /// more, at once (RFC 1191 6, 8201 5.4). Never larger again: a connection does not probe.
+    /// A packet does not fit through the way: smaller ones from now on (RFC 1191 6, 8201 5.4). The
+    /// first of what is in flight is sent again at once, the rest as after any loss: the engine has
+    /// no other way. Never larger again: a connection does not probe.
     fn too_big(&mut self, mtu: usize, env: &Env<'_>) {
         /// Three make the engine retransmit; the first may open its window instead.
         const DUPLICATES: usize = 4;

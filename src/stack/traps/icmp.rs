@@ -226,6 +226,16 @@ fn errors_that_are_damaged_or_about_others_end_nothing() {
         let mut other = syn.clone();
         other.tuple.remote_port ^= 1;
         net.raw(&error(&other, syn.header.seq, PORT));
+        // To another host than the one that sent the segment.
+        let mut astray = good.clone();
+        if v6 {
+            astray[39] ^= 4;
+            astray[43] ^= 4;
+        } else {
+            astray[19] ^= 4;
+            astray[11] ^= 4;
+        }
+        net.raw(&astray);
         net.turn();
         assert_eq!(stream.take_error(), None, "{v6}");
         assert_eq!(net.icmp_counters(), (0, 1), "{v6}");
@@ -263,7 +273,90 @@ fn through(net: &mut Net, raw: &mut Raw, mtu: usize, len: usize) -> (Vec<u8>, us
     (got, largest)
 }
 
-/// Guards `Tcb::too_big` and `Engine::lower_mtu`; no time passes, so it guards the duplicates too.
+/// Guards the duplicates in `Tcb::too_big`: no time passes, and the peer says nothing.
+#[test]
+fn what_did_not_fit_is_sent_again_at_once() {
+    for (v6, largest) in [(false, 1360), (true, 1340)] {
+        for len in [1400, 100_000] {
+            let mut net = Net::new();
+            let (_raw, mut stream) = standing(&mut net, v6);
+            stream.write_all(&pattern(0, len)).unwrap();
+            let first = net.seen()[0].clone();
+            net.icmp(&first, too_big(1400));
+            let again = net.seen()[0].clone();
+            assert_eq!(again.header.seq, first.header.seq, "{v6} {len}");
+            assert_eq!(again.payload, pattern(0, largest), "{v6} {len}");
+        }
+    }
+}
+
+/// A link that cuts large packets, and remembers into which sizes.
+#[derive(Debug)]
+struct Cutting(MemoryLink, Arc<Mutex<Vec<u16>, LEAF>>);
+
+impl Link for Cutting {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+    fn receive(&self, frames: &mut Vec<crate::link::Frame>, max: usize) -> io::Result<usize> {
+        self.0.receive(frames, max)
+    }
+    fn transmit(&self, packet: &Packet<'_>) -> Result<(), crate::link::TransmitError> {
+        self.1.lock().extend(packet.segment.map(NonZeroU16::get));
+        self.0.transmit(packet)
+    }
+    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
+        self.0.wait(writable, deadline)
+    }
+    fn wake(&self) {
+        self.0.wake();
+    }
+}
+
+/// Segments are smaller too where the link cuts them, after an error and with a clamp.
+#[test]
+fn a_link_that_cuts_is_told_the_smaller_size() {
+    for (clamp, before) in [(65_495, 1460), (1000, 1000)] {
+        let sizes = Arc::<Mutex<Vec<u16>, LEAF>>::default();
+        let clock = Arc::new(TestClock(Mutex::new(SystemClock.now())));
+        let (link, wire) = memory::pair(memory::Config::default());
+        let (stack, driver) = Stack::builder(Cutting(link, sizes.clone()))
+            .address("10.0.0.1/24".parse().unwrap())
+            .clock(clock.clone())
+            .mss(clamp)
+            .manual()
+            .unwrap();
+        let mut net = Net {
+            clock,
+            stack,
+            driver,
+            wire,
+        };
+        let (mut raw, mut stream) = standing(&mut net, false);
+        stream.write_all(&pattern(0, 60_000)).unwrap();
+        let first = net.seen()[0].clone();
+        let cut = std::mem::take(&mut *sizes.lock());
+        assert!(!cut.is_empty() && cut.iter().all(|size| *size == before));
+        net.icmp(&first, too_big(900));
+        let mut got = Vec::new();
+        for _ in 0..100 {
+            for frame in net.seen() {
+                if frame.header.seq == raw.ack {
+                    got.extend(raw.take(&[frame]));
+                    raw.send(&net, ACK, b"");
+                }
+            }
+            // The rest of what did not fit comes with the retransmission timer.
+            net.pass(Duration::from_secs(1));
+        }
+        let cut = sizes.lock().clone();
+        assert!(!cut.is_empty() && cut.iter().all(|size| *size == 860));
+        assert!(got == pattern(0, 60_000));
+        net.healthy();
+    }
+}
+
+/// Guards `Tcb::too_big` and `Engine::lower_mtu`.
 #[test]
 fn a_packet_too_big_makes_smaller_ones_and_sends_again_at_once() {
     for (v6, mtu, largest) in [
