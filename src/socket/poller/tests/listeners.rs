@@ -102,7 +102,9 @@ fn a_closed_listener_leaves_silently() {
         .add(&net.listener, Token(1), Interest::READABLE, Mode::Level)
         .unwrap();
     let _stream = net.connect();
+    let entry = poller.list.ready.lock().entries[0].clone();
     net.listener.close();
+    assert!(entry.upgrade().is_none(), "nobody holds the registration");
     assert_eq!(now(&poller), []);
     let again = poller.add(&net.listener, Token(1), Interest::READABLE, Mode::Level);
     assert_eq!(again.unwrap_err().kind(), ErrorKind::InvalidInput);
