@@ -9,7 +9,9 @@
 )]
 
 mod fuzz;
+mod icmp;
 mod splice;
+mod unclaimed;
 
 use super::*;
 use crate::buf::Buf;
