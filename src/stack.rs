@@ -25,6 +25,7 @@ pub(crate) mod table;
 #[cfg(test)]
 mod traps;
 
+pub use crate::tcp::keep_alive::KeepAlive;
 pub use builder::{BuildError, Builder};
 pub use driver::Driver;
 pub use listener::{DEFAULT_BACKLOG, TcpListener};
@@ -409,6 +410,8 @@ impl Shared {
             wire_iss,
             limits: self.config.limits,
             epoch: self.epoch,
+            nodelay: !self.config.nagle,
+            keep_alive: self.config.keep_alive,
         };
         Conn::new(tuple, end, engine, &config, self.clone())
     }

@@ -9,6 +9,7 @@ use crate::error::Flavor;
 use crate::link::Link;
 use crate::lock::Mutex;
 use crate::tcp::host::Counters;
+use crate::tcp::keep_alive::KeepAlive;
 use crate::tcp::tcb::Limits;
 use ipnet::IpNet;
 use std::hash::RandomState;
@@ -42,6 +43,9 @@ pub enum BuildError {
     /// An MTU that IP does not work with.
     #[error("the link's MTU of {0} bytes is out of range: use 1280 to 65535")]
     Mtu(usize),
+    /// A keep-alive that would never or always be due.
+    #[error("a keep-alive with a zero in it: give times above zero and one probe at least")]
+    KeepAlive,
     /// No randomness from the system.
     #[error("no randomness from the operating system: {0}")]
     Random(getrandom::Error),
@@ -69,6 +73,7 @@ pub(super) struct Config {
     pub(super) nagle: bool,
     pub(super) ack_delay: Option<Duration>,
     pub(super) limits: Limits,
+    pub(super) keep_alive: Option<KeepAlive>,
     pub(super) flavor: Flavor,
     pub(super) time_wait: Duration,
 }
@@ -86,6 +91,7 @@ impl Default for Config {
                 user: Duration::from_secs(300),
                 fin_wait: Duration::from_secs(60),
             },
+            keep_alive: None,
             flavor: Flavor::default(),
             time_wait: Duration::from_secs(60),
         }
@@ -131,6 +137,33 @@ impl Builder {
     #[must_use]
     pub fn user_timeout(mut self, timeout: Duration) -> Builder {
         self.config.limits.user = timeout.min(LONGEST);
+        self
+    }
+
+    /// Asks the peer of a connection that was `idle` for so long whether it is still there, up to
+    /// `probes` times, `interval` apart. If it does not answer, the connection ends with `TimedOut`
+    /// after `idle + probes * interval`; one that answers notices nothing else. Off by default
+    /// (RFC 1122 4.2.3.6). [`TcpStream::set_keep_alive`](crate::TcpStream::set_keep_alive) sets it
+    /// for one connection.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// use std::time::Duration;
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link)
+    ///     .address("10.0.0.1/24".parse()?)
+    ///     .keep_alive(Duration::from_secs(600), Duration::from_secs(10), 6)
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn keep_alive(mut self, idle: Duration, interval: Duration, probes: u32) -> Builder {
+        let keep_alive = KeepAlive {
+            idle,
+            interval,
+            probes,
+        };
+        self.config.keep_alive = Some(keep_alive.clamped(LONGEST));
         self
     }
 
@@ -243,6 +276,9 @@ impl Builder {
         let buffers = [self.config.rcv_buffer, self.config.snd_buffer];
         if let Some(bad) = buffers.into_iter().find(|bytes| !BUFFER.contains(bytes)) {
             return Err(BuildError::BufferSize(bad));
+        }
+        if self.config.keep_alive.is_some_and(|one| !one.is_valid()) {
+            return Err(BuildError::KeepAlive);
         }
         let mtu = self.link.capabilities().mtu;
         if MTU.contains(&mtu) {

@@ -14,6 +14,8 @@
 
 use super::engine::Engine;
 use super::host::Host;
+use super::keep_alive::KeepAlive;
+use super::options::Options;
 use super::tcb::{Done, Env, Limits, Tcb, Work};
 use super::wire::{Segment, Tuple};
 use crate::lock::{self, CONNECTION, Guard, LEAF};
@@ -46,6 +48,7 @@ pub(crate) struct Conn {
     me: Weak<Conn>,
     pub(crate) tuple: Tuple,
     pub(crate) end: Arc<SocketEnd>,
+    pub(crate) options: Options,
     host: Arc<dyn Host>,
     tcb: lock::Mutex<Tcb, CONNECTION>,
     backlog: lock::Mutex<Backlog, LEAF>,
@@ -58,6 +61,8 @@ pub(crate) struct ConnConfig {
     pub(crate) wire_iss: u32,
     pub(crate) limits: Limits,
     pub(crate) epoch: Instant,
+    pub(crate) nodelay: bool,
+    pub(crate) keep_alive: Option<KeepAlive>,
 }
 
 impl Conn {
@@ -70,7 +75,7 @@ impl Conn {
     ) -> Arc<Conn> {
         let mtu = host.link().capabilities().mtu;
         let now = host.now();
-        let tcb = Tcb::new(
+        let mut tcb = Tcb::new(
             tuple,
             engine,
             (config.rcv_ring, mtu),
@@ -78,10 +83,12 @@ impl Conn {
             config.limits,
             (config.epoch, now),
         );
+        tcb.vigil.set(config.keep_alive, now);
         Arc::new_cyclic(|me| Conn {
             me: me.clone(),
             tuple,
             end,
+            options: Options::new(config.nodelay, config.keep_alive),
             host,
             tcb: lock::Mutex::new(tcb),
             backlog: lock::Mutex::default(),
@@ -157,6 +164,7 @@ impl Conn {
             link: self.host.link(),
             end: &self.end,
             counters: self.host.counters(),
+            options: &self.options,
         };
         for segment in segments.drain(..) {
             tcb.input(&segment, &env);
