@@ -1,7 +1,7 @@
 //! One connection's state: guard, store, engine, and the service step that keeps them together.
 //!
 //! Everything here runs under the connection's ownership (rank 1) and takes the locks of the two
-//! socket buffers (2, 3) one at a time. Nothing here reads a clock.
+//! socket buffers (2, 3) one at a time, at the end both. Nothing here reads a clock.
 //!
 //! Invariants (asserted; in release a broken one resets this connection and is counted):
 //! * I1 the store holds exactly the bytes that the engine accepted and has not counted in order;
@@ -726,12 +726,8 @@ impl Tcb {
     fn finish(&mut self, error: Option<SoError>, env: &Env<'_>) {
         self.engine = None;
         self.waiting.clear();
-        if let Some(error) = error {
-            env.end.set_error(error);
-        }
-        env.end.cantrcvmore();
         // Closed first: a writer must not be told that bytes were taken that are then flushed.
-        env.end.cantsendmore();
+        env.end.disconnected(error);
         let unsent = {
             let mut snd = env.end.snd();
             let len = snd.buf.len();
