@@ -614,7 +614,8 @@ impl Drop for Open {
         for splice in [source_of, sink_of].into_iter().flatten() {
             splice.closing(&self.end);
         }
-        self.end.cantsendmore();
+        // Not closed for writing here: the protocol might send its end before it is told that what was
+        // not read makes a reset of it.
         self.enter(|protocol| protocol.detach());
     }
 }

@@ -36,6 +36,7 @@ pub(crate) mod table;
 mod traps;
 mod unclaimed;
 
+pub use crate::tcp::keep_alive::KeepAlive;
 pub use builder::{BuildError, Builder};
 pub use driver::Driver;
 pub use listener::{DEFAULT_BACKLOG, TcpListener};
@@ -429,6 +430,8 @@ impl Shared {
             wire_iss,
             limits: self.config.limits,
             epoch: self.epoch,
+            nodelay: !self.config.nagle,
+            keep_alive: self.config.keep_alive,
         };
         Conn::new(tuple, end, engine, &config, self.clone())
     }

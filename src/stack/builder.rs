@@ -10,6 +10,7 @@ use crate::error::Flavor;
 use crate::link::{Frame, Link};
 use crate::lock::Mutex;
 use crate::tcp::host::Counters;
+use crate::tcp::keep_alive::KeepAlive;
 use crate::tcp::tcb::Limits;
 use ipnet::IpNet;
 use std::hash::RandomState;
@@ -48,6 +49,9 @@ pub enum BuildError {
     /// A segment size that no host must take, or that no packet can carry.
     #[error("a maximum segment size of {0} bytes is out of range: use 536 to 65495")]
     Mss(usize),
+    /// A keep-alive that would never or always be due.
+    #[error("a keep-alive with a zero in it: give times above zero and one probe at least")]
+    KeepAlive,
     /// No randomness from the system.
     #[error("no randomness from the operating system: {0}")]
     Random(getrandom::Error),
@@ -78,6 +82,7 @@ pub(super) struct Config {
     /// Largest segment announced and sent.
     pub(super) mss: Option<usize>,
     pub(super) limits: Limits,
+    pub(super) keep_alive: Option<KeepAlive>,
     pub(super) flavor: Flavor,
     pub(super) time_wait: Duration,
 }
@@ -96,6 +101,7 @@ impl Default for Config {
                 user: Duration::from_secs(300),
                 fin_wait: Duration::from_secs(60),
             },
+            keep_alive: None,
             flavor: Flavor::default(),
             time_wait: Duration::from_secs(60),
         }
@@ -141,6 +147,33 @@ impl Builder {
     #[must_use]
     pub fn user_timeout(mut self, timeout: Duration) -> Builder {
         self.config.limits.user = timeout.min(LONGEST);
+        self
+    }
+
+    /// Asks the peer of a connection that was `idle` for so long whether it is still there, up to
+    /// `probes` times, `interval` apart. If it does not answer, the connection ends with `TimedOut`
+    /// after `idle + probes * interval`; one that answers notices nothing else. Off by default
+    /// (RFC 1122 4.2.3.6). [`TcpStream::set_keep_alive`](crate::TcpStream::set_keep_alive) sets it
+    /// for one connection.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// use std::time::Duration;
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link)
+    ///     .address("10.0.0.1/24".parse()?)
+    ///     .keep_alive(Duration::from_secs(600), Duration::from_secs(10), 6)
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn keep_alive(mut self, idle: Duration, interval: Duration, probes: u32) -> Builder {
+        let keep_alive = KeepAlive {
+            idle,
+            interval,
+            probes,
+        };
+        self.config.keep_alive = Some(keep_alive.clamped(LONGEST));
         self
     }
 
@@ -366,6 +399,9 @@ impl Builder {
         }
         if let Some(bad) = self.config.mss.filter(|mss| !MSS.contains(mss)) {
             return Err(BuildError::Mss(bad));
+        }
+        if self.config.keep_alive.is_some_and(|one| !one.is_valid()) {
+            return Err(BuildError::KeepAlive);
         }
         let mtu = self.link.capabilities().mtu;
         if MTU.contains(&mtu) {

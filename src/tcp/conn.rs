@@ -15,6 +15,8 @@
 use super::engine::Engine;
 use super::host::Host;
 use super::icmp::IcmpError;
+use super::keep_alive::KeepAlive;
+use super::options::Options;
 use super::tcb::{Done, Env, Limits, Tcb, Work};
 use super::wire::{Segment, Tuple};
 use crate::lock::{self, CONNECTION, Guard, LEAF};
@@ -50,6 +52,7 @@ pub(crate) struct Conn {
     me: Weak<Conn>,
     pub(crate) tuple: Tuple,
     pub(crate) end: Arc<SocketEnd>,
+    pub(crate) options: Options,
     host: Arc<dyn Host>,
     tcb: lock::Mutex<Tcb, CONNECTION>,
     backlog: lock::Mutex<Backlog, LEAF>,
@@ -62,6 +65,8 @@ pub(crate) struct ConnConfig {
     pub(crate) wire_iss: u32,
     pub(crate) limits: Limits,
     pub(crate) epoch: Instant,
+    pub(crate) nodelay: bool,
+    pub(crate) keep_alive: Option<KeepAlive>,
 }
 
 impl Conn {
@@ -74,7 +79,7 @@ impl Conn {
     ) -> Arc<Conn> {
         let mtu = host.link().capabilities().mtu;
         let now = host.now();
-        let tcb = Tcb::new(
+        let mut tcb = Tcb::new(
             tuple,
             engine,
             (config.rcv_ring, mtu),
@@ -82,10 +87,12 @@ impl Conn {
             config.limits,
             (config.epoch, now),
         );
+        tcb.vigil.set(config.keep_alive, now);
         Arc::new_cyclic(|me| Conn {
             me: me.clone(),
             tuple,
             end,
+            options: Options::new(config.nodelay, config.keep_alive),
             host,
             tcb: lock::Mutex::new(tcb),
             backlog: lock::Mutex::default(),
@@ -183,6 +190,7 @@ impl Conn {
             link: self.host.link(),
             end: &self.end,
             counters: self.host.counters(),
+            options: &self.options,
         };
         // First: what they quote may be acknowledged by a segment behind them.
         for error in errors {

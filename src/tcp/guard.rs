@@ -637,7 +637,7 @@ impl Guard {
     }
 
     /// A segment just below the window, with everything else as it stands.
-    fn below_window(&self) -> Header {
+    pub(crate) fn below_window(&self) -> Header {
         Header {
             seq: self.rcv_nxt_seq().wrapping_sub(1),
             ack: self.snd_seq(self.snd_una),

@@ -1,7 +1,7 @@
 //! One connection's state: guard, store, engine, and the service step that keeps them together.
 //!
 //! Everything here runs under the connection's ownership (rank 1) and takes the locks of the two
-//! socket buffers (2, 3) one at a time. Nothing here reads a clock.
+//! socket buffers (2, 3) one at a time, at the end both. Nothing here reads a clock.
 //!
 //! Invariants (asserted; in release a broken one resets this connection and is counted):
 //! * I1 the store holds exactly the bytes that the engine accepted and has not counted in order;
@@ -20,6 +20,8 @@ use super::engine::Engine;
 use super::guard::{Feed, Guard, Verdict};
 use super::host::{Counters, TimerKey};
 use super::icmp::{IcmpError, Trouble};
+use super::keep_alive::{Due, Vigil};
+use super::options::Options;
 use super::store::Store;
 use super::time_wait::TimeWait;
 use super::wire::{FIN, Header, RST, Segment, Tuple};
@@ -58,6 +60,7 @@ pub(crate) struct Env<'a> {
     pub(crate) link: &'a dyn Link,
     pub(crate) end: &'a SocketEnd,
     pub(crate) counters: &'a Counters,
+    pub(crate) options: &'a Options,
 }
 
 /// What the users and the driver want of a connection, as bits that add up.
@@ -71,10 +74,10 @@ impl Work {
     pub(crate) const IDLE: Work = Work(2);
     pub(crate) const ABORT: Work = Work(4);
     pub(crate) const DETACH: Work = Work(8);
-    pub(crate) const NO_DELAY: Work = Work(16);
-    pub(crate) const DELAY: Work = Work(32);
+    /// The user has set something.
+    pub(crate) const OPTIONS: Work = Work(16);
     /// The link is gone, or the stack.
-    pub(crate) const NETWORK_DOWN: Work = Work(64);
+    pub(crate) const NETWORK_DOWN: Work = Work(32);
 
     pub(crate) fn has(self, other: Work) -> bool {
         self.0 & other.0 != 0
@@ -180,6 +183,11 @@ pub(crate) struct Tcb {
     /// What was acknowledged when something acceptable was last heard.
     acknowledged: u64,
     fin_wait_since: Option<Instant>,
+    /// When a closed socket's linger time is over.
+    linger_until: Option<Instant>,
+    pub(crate) vigil: Vigil,
+    /// A keep-alive probe is being drawn from the engine.
+    probing: bool,
     limits: Limits,
     epoch: Instant,
     /// A window update is worth at least this many bytes.
@@ -224,6 +232,9 @@ impl Tcb {
             soft_error: None,
             acknowledged: 0,
             fin_wait_since: None,
+            linger_until: None,
+            vigil: Vigil::new(now),
+            probing: false,
             limits,
             epoch,
             step: (rcv_ring / 4).min(4 * mtu) as u64,
@@ -265,6 +276,9 @@ impl Tcb {
         let verdict = self.guard.judge(state, &header, len);
         if !matches!(verdict, Verdict::Feed(_)) {
             env.counters.refused.add(1);
+        }
+        if !matches!(verdict, Verdict::Drop | Verdict::Challenge(_)) {
+            self.vigil.heard(env.now);
         }
         match verdict {
             Verdict::Drop => {}
@@ -434,6 +448,7 @@ impl Tcb {
             wire_iss: self.wire_iss,
             env,
             broken: false,
+            probe: self.probing,
             #[cfg(test)]
             tap: &mut self.tap,
         };
@@ -483,20 +498,23 @@ impl Tcb {
 
     /// What users asked for.
     fn apply(&mut self, work: Work, env: &Env<'_>) {
-        if work.has(Work::NO_DELAY) || work.has(Work::DELAY) {
-            let nagle = work.has(Work::DELAY);
+        if work.has(Work::OPTIONS) {
+            let nagle = !env.options.nodelay();
             #[cfg(test)]
             self.tap.nagle(nagle);
             if let Some(engine) = &mut self.engine {
                 engine.set_nagle(nagle);
             }
+            self.vigil.set(env.options.keep_alive(), env.now);
         }
         if work.has(Work::DETACH) && !self.detached {
             self.detached = true;
             // RFC 1122 4.2.2.13: what nobody has read is lost, and the peer must know.
             let unread = !env.end.rcv().buf.is_empty();
             env.end.cantsendmore();
-            if unread || self.state() == State::SynSent {
+            let linger = env.options.linger();
+            self.linger_until = linger.map(|time| env.now + time);
+            if unread || self.state() == State::SynSent || linger == Some(Duration::ZERO) {
                 self.abort(Event::Abort);
             }
         }
@@ -683,10 +701,30 @@ impl Tcb {
         } else if self.fin_wait_since.is_none() {
             self.fin_wait_since = Some(env.now);
         }
-        if self.own_deadline().is_some_and(|at| env.now >= at) {
+        let late = self.own_deadline().is_some_and(|at| env.now >= at);
+        let due = match self.is_watched() {
+            true => self.vigil.due(env.now),
+            false => None,
+        };
+        if late || due == Some(Due::Dead) {
             self.abort(self.soft_error.map_or(Event::Timer, Event::Icmp));
             self.emit(env);
+        } else if due == Some(Due::Probe) {
+            // The engine writes the acknowledgement, so it knows the window that was advertised.
+            self.probing = true;
+            self.draw_ack(&self.guard.below_window(), 1, env);
+            self.probing = false;
         }
+    }
+
+    /// Keep-alive is for connections that wait for their peer: data under way asks for itself, and
+    /// a socket that nobody holds has limits of its own.
+    fn is_watched(&self) -> bool {
+        let idle = matches!(
+            self.state(),
+            State::Established | State::CloseWait | State::FinWait2
+        );
+        idle && !self.outstanding && !self.detached && self.ended.is_none()
     }
 
     fn own_deadline(&self) -> Option<Instant> {
@@ -696,7 +734,10 @@ impl Tcb {
             State::Listen | State::SynReceived => {
                 Some(self.began + self.limits.connect.min(HALF_OPEN))
             }
-            _ if self.outstanding => Some(self.heard + self.limits.user),
+            _ if self.outstanding => {
+                let user = self.heard + self.limits.user;
+                Some(self.linger_until.map_or(user, |linger| linger.min(user)))
+            }
             _ => self
                 .fin_wait_since
                 .map(|since| since + self.limits.fin_wait),
@@ -705,6 +746,7 @@ impl Tcb {
 
     fn deadline(&mut self, now: Instant) -> Option<Instant> {
         let own = self.own_deadline();
+        let vigil = self.vigil.deadline().filter(|_| self.is_watched());
         let engine_now = self.engine_time(now);
         // Behind a full link nothing is due before the link has room.
         let blocked = !self.waiting.is_empty();
@@ -718,7 +760,7 @@ impl Tcb {
             let micros = (at.total_micros() - engine_now.total_micros()).max(1000);
             now + Duration::from_micros(micros.unsigned_abs())
         });
-        own.into_iter().chain(at).min()
+        own.into_iter().chain(at).chain(vigil).min()
     }
 
     /// The engine goes when nothing is left for it to do.
@@ -749,12 +791,8 @@ impl Tcb {
     fn finish(&mut self, error: Option<SoError>, env: &Env<'_>) {
         self.engine = None;
         self.waiting.clear();
-        if let Some(error) = error {
-            env.end.set_error(error);
-        }
-        env.end.cantrcvmore();
         // Closed first: a writer must not be told that bytes were taken that are then flushed.
-        env.end.cantsendmore();
+        env.end.disconnected(error);
         let unsent = {
             let mut snd = env.end.snd();
             let len = snd.buf.len();

@@ -4,6 +4,7 @@
 //! never reaches a connection: it is an ICMP packet for the control interface, or it is dropped and
 //! counted by reason. RFC 791, 8200, 9293, 7323, 2018.
 
+use super::options::HOP_LIMIT;
 use crate::buf::Gather;
 use crate::link::Frame;
 use internet_checksum::Checksum;
@@ -402,7 +403,6 @@ fn write_options(out: &mut [u8; 12], options: &SynOptions) -> usize {
 }
 
 fn write_ip(out: &mut [u8], source: IpAddr, destination: IpAddr, len: usize) -> usize {
-    const HOP_LIMIT: u8 = 64;
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             out[..IPV4_HEADER].fill(0);

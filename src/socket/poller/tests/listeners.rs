@@ -22,7 +22,7 @@ impl Net {
         let (a, b) = memory::pair(memory::Config::default());
         let server = stack(a, "10.0.0.1/24");
         let client = stack(b, "10.0.0.2/24");
-        let at = "10.0.0.1:80".parse().unwrap();
+        let at: std::net::SocketAddr = "10.0.0.1:80".parse().unwrap();
         let listener = TcpListener::bind(&server.0, at).unwrap();
         listener.set_nonblocking(true);
         Net {
