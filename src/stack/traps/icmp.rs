@@ -31,6 +31,12 @@ fn error(seen: &Seen, seq: u32, kind: [Kind; 2]) -> Vec<u8> {
     icmp.extend_from_slice(&quote[..ip_header_len + 8]);
     let protocol = if v6 { 58 } else { 1 };
     let mut ip = packet(v6, protocol, &icmp);
+    if let IpAddr::V4(sender) = seen.tuple.remote {
+        ip[16..20].copy_from_slice(&sender.octets());
+        ip[10..12].fill(0);
+        let sum = checksum(&ip[..20]);
+        ip[10..12].copy_from_slice(&sum);
+    }
     let mut summed = icmp.clone();
     if v6 {
         let len = icmp.len() as u8;
@@ -163,6 +169,24 @@ fn no_error_ends_a_connection_that_stands() {
             assert_eq!(stream.take_error(), Some(SoError::HostUnreachable), "{v6}");
         }
     }
+}
+
+/// Guards the order in `Driver::icmp`: an error goes to the address that its connection has.
+#[test]
+fn an_intercepted_connection_hears_of_errors_too() {
+    let mut net = Net::new();
+    let listener = TcpListener::intercept(&net.stack, None, 4).unwrap();
+    listener.set_nonblocking(true);
+    let mut raw = Raw::new(5000);
+    raw.to.0 = [10, 0, 0, 77].into();
+    raw.handshake(&mut net);
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.write_all(b"hello").unwrap();
+    let text = net.one();
+    net.icmp(&text, HOST);
+    assert_eq!(net.icmp_counters(), (1, 0));
+    net.pass(Duration::from_secs(302));
+    assert_eq!(stream.take_error(), Some(SoError::HostUnreachable));
 }
 
 /// Guards `Guard::in_flight`.
