@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use sosplice::kernel::KernelStream;
 use sosplice::link::tun::Tun;
 use sosplice::splice::Options;
-use sosplice::{Stack, TcpListener, TcpStream};
+use sosplice::{Intercept, Stack, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ fn main() -> anyhow::Result<()> {
     let stack = Stack::builder(tun.build()?)
         .address(arguments.address)
         .build()?;
-    let listener = TcpListener::intercept(&stack, None, 4096)?;
+    let listener = TcpListener::intercept(&stack, Intercept::all(), 4096)?;
     println!("every connection into {name} goes to its destination");
 
     let options = Options {

@@ -19,6 +19,7 @@ mod builder;
 pub(crate) mod control;
 mod driver;
 mod listener;
+mod rule;
 mod stats;
 mod stream;
 pub(crate) mod table;
@@ -28,6 +29,7 @@ mod traps;
 pub use builder::{BuildError, Builder};
 pub use driver::Driver;
 pub use listener::{DEFAULT_BACKLOG, TcpListener};
+pub use rule::Intercept;
 pub use stats::Stats;
 pub use stream::TcpStream;
 
@@ -46,7 +48,8 @@ use agenda::Agenda;
 use builder::Config;
 use control::Control;
 use ipnet::IpNet;
-use listener::{Listening, Rule};
+use listener::Listening;
+use rule::Rule;
 use stats::Received;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, Hasher, RandomState};
@@ -184,46 +187,23 @@ impl Stack {
             let why = format!("{} is not an address of this stack", at.ip());
             return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, why));
         }
-        let address = (!at.ip().is_unspecified()).then_some(at.ip());
+        let at_port = |port| shared.add_listener(Rule::bound(at.ip(), port), backlog);
         if at.port() != 0 {
-            return shared.add_listener(
-                Rule {
-                    address,
-                    port: Some(at.port()),
-                },
-                false,
-                backlog,
-            );
+            return at_port(at.port());
         }
-        let ports = shared.ephemeral();
-        let mut listening = ports.map(|port| {
-            shared.add_listener(
-                Rule {
-                    address,
-                    port: Some(port),
-                },
-                false,
-                backlog,
-            )
-        });
+        let mut listening = shared.ephemeral().map(at_port);
         listening
             .find_map(Result::ok)
             .ok_or_else(|| io::ErrorKind::AddrInUse.into())
     }
 
-    pub(crate) fn intercept(
-        &self,
-        port: Option<u16>,
-        backlog: usize,
-    ) -> io::Result<Arc<Listening>> {
-        self.shared().add_listener(
-            Rule {
-                address: None,
-                port,
-            },
-            true,
-            backlog,
-        )
+    pub(crate) fn intercept(&self, rule: Intercept, backlog: usize) -> io::Result<Arc<Listening>> {
+        if rule.is_empty() {
+            let why = "the range of ports is empty: give at least one port";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let shared = self.shared();
+        shared.add_listener(Rule::intercepting(rule), backlog)
     }
 
     pub(crate) fn unlisten(&self, listening: &Arc<Listening>, unaccepted: VecDeque<Arc<Conn>>) {
@@ -339,38 +319,27 @@ impl Shared {
         best.map(IpNet::addr)
     }
 
-    fn add_listener(
-        &self,
-        rule: Rule,
-        intercepts: bool,
-        backlog: usize,
-    ) -> io::Result<Arc<Listening>> {
-        let listening = Arc::new(Listening::new(rule, intercepts, backlog));
+    fn add_listener(&self, rule: Rule, backlog: usize) -> io::Result<Arc<Listening>> {
+        let listening = Arc::new(Listening::new(rule, backlog));
         let mut listeners = self.listeners.lock();
         if self.down.load(Ordering::SeqCst) {
             return Err(SoError::NetworkDown.into());
         }
-        let taken = listeners.iter().any(|other| {
-            other.intercepts == intercepts && other.rule.port == rule.port && {
-                let (a, b) = (other.rule.address, rule.address);
-                a == b || (!intercepts && (a.is_none() || b.is_none()))
-            }
-        });
-        if taken {
-            let why = "somebody listens at this address and port already";
+        let rule = &listening.rule;
+        if listeners.iter().any(|other| other.rule.conflicts(rule)) {
+            let why = "somebody listens there already: close that listener, or be more precise";
             return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
         }
         listeners.push(listening.clone());
-        listeners.sort_by_key(|one| (one.intercepts, std::cmp::Reverse(one.rule.precision())));
+        listeners.sort_by_key(|one| one.rule.rank());
         Ok(listening)
     }
 
     pub(crate) fn listener_for(&self, tuple: &Tuple, own: bool) -> Option<Arc<Listening>> {
         let listeners = self.listeners.lock();
-        let wanted = |one: &&Arc<Listening>| {
-            (own || one.intercepts) && one.rule.matches(tuple.local, tuple.local_port)
-        };
-        listeners.iter().find(wanted).cloned()
+        let mut listeners = listeners.iter();
+        let wanted = |one: &&Arc<Listening>| one.rule.matches(tuple.local, tuple.local_port, own);
+        listeners.find(wanted).cloned()
     }
 
     /// A new half-open connection, if the listener's backlog has room. `after` is the last sequence

@@ -1,6 +1,7 @@
 //! Listening: the backlog, and the user's [`TcpListener`].
 
 use super::Stack;
+use super::rule::{Intercept, Rule};
 use super::stream::TcpStream;
 use crate::error::SoError;
 use crate::lock::{Condvar, LEAF, Mutex};
@@ -11,28 +12,9 @@ use crate::tcp::conn::Conn;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Which destinations a listener accepts. `None` accepts every one, also such that are not the
-/// stack's own: then `local_addr()` of an accepted connection is the original destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rule {
-    pub(crate) address: Option<IpAddr>,
-    pub(crate) port: Option<u16>,
-}
-
-impl Rule {
-    pub(crate) fn matches(&self, address: IpAddr, port: u16) -> bool {
-        self.address.is_none_or(|own| own == address) && self.port.is_none_or(|own| own == port)
-    }
-
-    /// The more a rule says, the earlier it is asked.
-    pub(crate) fn precision(&self) -> u8 {
-        u8::from(self.port.is_some()) * 2 + u8::from(self.address.is_some())
-    }
-}
 
 #[derive(Default)]
 struct Queue {
@@ -61,8 +43,6 @@ impl fmt::Debug for Queue {
 #[derive(Debug)]
 pub(crate) struct Listening {
     pub(crate) rule: Rule,
-    /// Destinations beyond the stack's own addresses are accepted too.
-    pub(crate) intercepts: bool,
     backlog: usize,
     queue: Mutex<Queue, LEAF>,
     changed: Condvar,
@@ -70,10 +50,9 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    pub(crate) fn new(rule: Rule, intercepts: bool, backlog: usize) -> Listening {
+    pub(crate) fn new(rule: Rule, backlog: usize) -> Listening {
         Listening {
             rule,
-            intercepts,
             backlog: backlog.max(1),
             queue: Mutex::default(),
             changed: Condvar::new(),
@@ -258,14 +237,18 @@ impl TcpListener {
         Ok(TcpListener::new(stack, listening))
     }
 
-    /// Accepts connections to *any* destination address, and to one port or (`None`) any port: what
-    /// a proxy behind a TUN needs. `local_addr()` of an accepted connection is the original
-    /// destination. Other listeners of the stack come first.
+    /// Accepts connections to the destinations of a rule, whether they are the stack's addresses or
+    /// not: what a proxy behind a TUN needs. `local_addr()` of an accepted connection is the original
+    /// destination.
+    ///
+    /// Of several listeners for a destination, bound ones come first, then the intercepting one with
+    /// the longest prefix, then the one with the fewest ports.
     ///
     /// # Errors
-    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if the stack has such a listener.
-    pub fn intercept(stack: &Stack, port: Option<u16>, backlog: usize) -> io::Result<TcpListener> {
-        let listening = stack.intercept(port, backlog)?;
+    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if the rule overlaps one that is as precise,
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the range of ports is empty.
+    pub fn intercept(stack: &Stack, rule: Intercept, backlog: usize) -> io::Result<TcpListener> {
+        let listening = stack.intercept(rule, backlog)?;
         Ok(TcpListener::new(stack, listening))
     }
 
@@ -286,11 +269,10 @@ impl TcpListener {
         std::iter::repeat_with(|| self.accept().map(|(stream, _)| stream))
     }
 
-    /// The address this listener was bound to. Unspecified parts are zero.
+    /// The address this listener was bound to, or the network that it intercepts. What is not one
+    /// address or one port is zero.
     pub fn local_addr(&self) -> SocketAddr {
-        let rule = &self.listening.rule;
-        let address = rule.address.unwrap_or_else(|| [0, 0, 0, 0].into());
-        SocketAddr::new(address, rule.port.unwrap_or(0))
+        self.listening.rule.address()
     }
 
     /// Whether [`accept`](Self::accept) returns at once when nobody is there.
