@@ -11,14 +11,16 @@
 //! [`NetworkDown`](crate::error::SoError::NetworkDown), and so does every attempt to connect or to
 //! accept one.
 //!
-//! Locks, all leaves: the table's shards, listeners, half-open connections, the agenda, the control
-//! interface.
+//! Locks, all leaves: the table's shards, listeners, half-open connections, held SYNs, the agenda, the
+//! control interface.
 
 pub(crate) mod agenda;
 mod builder;
 pub(crate) mod control;
 mod driver;
+mod held;
 mod listener;
+mod pending;
 mod rule;
 mod stats;
 mod stream;
@@ -29,6 +31,7 @@ mod traps;
 pub use builder::{BuildError, Builder};
 pub use driver::Driver;
 pub use listener::{DEFAULT_BACKLOG, TcpListener};
+pub use pending::{DecidingListener, Pending};
 pub use rule::Intercept;
 pub use stats::Stats;
 pub use stream::TcpStream;
@@ -47,11 +50,12 @@ use crate::tcp::wire::Tuple;
 use agenda::Agenda;
 use builder::Config;
 use control::Control;
+use held::HeldSyns;
 use ipnet::IpNet;
-use listener::Listening;
+use listener::{Listening, Unaccepted};
 use rule::Rule;
 use stats::Received;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -95,6 +99,8 @@ pub(crate) struct Shared {
     listeners: Mutex<Vec<Arc<Listening>>, LEAF>,
     /// Connections whose handshake is not over, and their listeners.
     half_open: Mutex<HashMap<Tuple, Arc<Listening>>, LEAF>,
+    /// SYNs about which a user is to decide.
+    pub(crate) held: Mutex<HeldSyns, LEAF>,
     pub(crate) agenda: Mutex<Agenda, LEAF>,
     pub(crate) control: Mutex<Control, LEAF>,
     counters: Counters,
@@ -181,13 +187,18 @@ impl Stack {
         self.shared().clock.now()
     }
 
-    pub(crate) fn listen(&self, at: SocketAddr, backlog: usize) -> io::Result<Arc<Listening>> {
+    pub(crate) fn listen(
+        &self,
+        at: SocketAddr,
+        backlog: usize,
+        decides: bool,
+    ) -> io::Result<Arc<Listening>> {
         let shared = self.shared();
         if !at.ip().is_unspecified() && !shared.is_own(at.ip()) {
             let why = format!("{} is not an address of this stack", at.ip());
             return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, why));
         }
-        let at_port = |port| shared.add_listener(Rule::bound(at.ip(), port), backlog);
+        let at_port = |port| shared.add_listener(Rule::bound(at.ip(), port), backlog, decides);
         if at.port() != 0 {
             return at_port(at.port());
         }
@@ -197,16 +208,21 @@ impl Stack {
             .ok_or_else(|| io::ErrorKind::AddrInUse.into())
     }
 
-    pub(crate) fn intercept(&self, rule: Intercept, backlog: usize) -> io::Result<Arc<Listening>> {
+    pub(crate) fn intercept(
+        &self,
+        rule: Intercept,
+        backlog: usize,
+        decides: bool,
+    ) -> io::Result<Arc<Listening>> {
         if rule.is_empty() {
             let why = "the range of ports is empty: give at least one port";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let shared = self.shared();
-        shared.add_listener(Rule::intercepting(rule), backlog)
+        shared.add_listener(Rule::intercepting(rule), backlog, decides)
     }
 
-    pub(crate) fn unlisten(&self, listening: &Arc<Listening>, unaccepted: VecDeque<Arc<Conn>>) {
+    pub(crate) fn unlisten(&self, listening: &Arc<Listening>, unaccepted: Unaccepted) {
         let shared = self.shared();
         let gone = {
             let mut listeners = shared.listeners.lock();
@@ -228,8 +244,11 @@ impl Stack {
                 conn.run(Work::ABORT, Runner::User);
             }
         }
-        for conn in unaccepted {
+        for conn in unaccepted.ready {
             conn.run(Work::ABORT, Runner::User);
+        }
+        for key in unaccepted.held {
+            shared.refuse_syn(key);
         }
     }
 
@@ -296,6 +315,7 @@ impl Shared {
         }
         let listeners = self.listeners.lock().clone();
         listeners.iter().for_each(|listening| listening.go_down());
+        self.forget_syns();
         let mut forgotten = self.agenda.lock().end();
         let (handed_over, _) = forgotten.take(self.clock.now());
         for conn in handed_over.iter().filter_map(Weak::upgrade) {
@@ -319,8 +339,13 @@ impl Shared {
         best.map(IpNet::addr)
     }
 
-    fn add_listener(&self, rule: Rule, backlog: usize) -> io::Result<Arc<Listening>> {
-        let listening = Arc::new(Listening::new(rule, backlog));
+    fn add_listener(
+        &self,
+        rule: Rule,
+        backlog: usize,
+        decides: bool,
+    ) -> io::Result<Arc<Listening>> {
+        let listening = Arc::new(Listening::new(rule, backlog, decides));
         let mut listeners = self.listeners.lock();
         if self.down.load(Ordering::SeqCst) {
             return Err(SoError::NetworkDown.into());

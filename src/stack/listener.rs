@@ -1,6 +1,7 @@
 //! Listening: the backlog, and the user's [`TcpListener`].
 
 use super::Stack;
+use super::held::Key;
 use super::rule::{Intercept, Rule};
 use super::stream::TcpStream;
 use crate::error::SoError;
@@ -19,8 +20,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Default)]
 struct Queue {
     ready: VecDeque<Arc<Conn>>,
+    /// Held SYNs that nobody was handed yet.
+    held: VecDeque<Key>,
     /// Told when a connection is ready, and when the stack is down, after the lock.
     upcalls: Upcalls,
+    /// Half-open connections and held SYNs.
     half_open: usize,
     closed: bool,
     /// The stack is down: nobody will come any more.
@@ -31,6 +35,7 @@ impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Queue")
             .field("ready", &self.ready)
+            .field("held", &self.held)
             .field("upcalls", &self.upcalls.len())
             .field("half_open", &self.half_open)
             .field("closed", &self.closed)
@@ -39,10 +44,19 @@ impl fmt::Debug for Queue {
     }
 }
 
+/// What a listener leaves behind when it is closed.
+#[derive(Debug)]
+pub(crate) struct Unaccepted {
+    pub(crate) ready: VecDeque<Arc<Conn>>,
+    pub(crate) held: VecDeque<Key>,
+}
+
 /// What the stack knows of a listener.
 #[derive(Debug)]
 pub(crate) struct Listening {
     pub(crate) rule: Rule,
+    /// SYNs are held until the user decides.
+    pub(crate) decides: bool,
     backlog: usize,
     queue: Mutex<Queue, LEAF>,
     changed: Condvar,
@@ -50,9 +64,10 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    pub(crate) fn new(rule: Rule, backlog: usize) -> Listening {
+    pub(crate) fn new(rule: Rule, backlog: usize, decides: bool) -> Listening {
         Listening {
             rule,
+            decides,
             backlog: backlog.max(1),
             queue: Mutex::default(),
             changed: Condvar::new(),
@@ -91,13 +106,39 @@ impl Listening {
         true
     }
 
-    fn close(&self) -> VecDeque<Arc<Conn>> {
+    /// A SYN is held. `false`: the listener is closed.
+    pub(crate) fn offer(&self, key: Key) -> bool {
+        let upcalls = {
+            let mut queue = self.queue.lock();
+            if queue.closed {
+                return false;
+            }
+            queue.held.push_back(key);
+            self.changed.notify_one();
+            queue.upcalls.clone()
+        };
+        upcalls
+            .iter()
+            .for_each(|upcall| upcall.wakeup(Wakeup::Data));
+        true
+    }
+
+    /// A SYN is held no longer. It is near the front: the oldest go first.
+    pub(crate) fn withdraw(&self, key: Key) {
+        let mut queue = self.queue.lock();
+        let at = queue.held.iter().position(|other| *other == key);
+        at.map(|at| queue.held.remove(at));
+    }
+
+    fn close(&self) -> Unaccepted {
         let (unaccepted, upcalls) = {
             let mut queue = self.queue.lock();
             queue.closed = true;
             self.changed.notify_all();
             let upcalls = std::mem::take(&mut queue.upcalls);
-            (std::mem::take(&mut queue.ready), upcalls)
+            let ready = std::mem::take(&mut queue.ready);
+            let held = std::mem::take(&mut queue.held);
+            (Unaccepted { ready, held }, upcalls)
         };
         drop(upcalls);
         unaccepted
@@ -108,6 +149,8 @@ impl Listening {
         let upcalls = {
             let mut queue = self.queue.lock();
             queue.down = true;
+            // Their records are about to go.
+            queue.held.clear();
             self.changed.notify_all();
             queue.upcalls.clone()
         };
@@ -117,10 +160,18 @@ impl Listening {
     }
 
     fn accept(&self) -> io::Result<Arc<Conn>> {
+        self.wait(|queue| queue.ready.pop_front())
+    }
+
+    pub(crate) fn pending(&self) -> io::Result<Key> {
+        self.wait(|queue| queue.held.pop_front())
+    }
+
+    fn wait<T>(&self, take: impl Fn(&mut Queue) -> Option<T>) -> io::Result<T> {
         let mut queue = self.queue.lock();
         loop {
-            if let Some(conn) = queue.ready.pop_front() {
-                return Ok(conn);
+            if let Some(taken) = take(&mut queue) {
+                return Ok(taken);
             }
             if queue.closed {
                 let why = "the listener was closed by another thread";
@@ -150,7 +201,7 @@ impl Watched for Listening {
         let mut upcalls = queue.upcalls.iter();
         upcalls.find(|other| is_same(other, upcall))?;
         Some(Condition {
-            readable: !queue.ready.is_empty() || queue.down,
+            readable: !(queue.ready.is_empty() && queue.held.is_empty()) || queue.down,
             read_closed: queue.down,
             error: queue.down.then_some(SoError::NetworkDown),
             ..Condition::default()
@@ -193,8 +244,8 @@ impl Pollable for TcpListener {}
 /// ```
 #[derive(Debug)]
 pub struct TcpListener {
-    stack: Stack,
-    listening: Arc<Listening>,
+    pub(super) stack: Stack,
+    pub(super) listening: Arc<Listening>,
     socket: Socket,
 }
 
@@ -202,7 +253,7 @@ pub struct TcpListener {
 pub const DEFAULT_BACKLOG: usize = 128;
 
 impl TcpListener {
-    fn new(stack: &Stack, listening: Arc<Listening>) -> TcpListener {
+    pub(super) fn new(stack: &Stack, listening: Arc<Listening>) -> TcpListener {
         let end = SocketEnd::new(0, 0);
         end.set_flavor(stack.shared().config.flavor);
         end.cantrcvmore();
@@ -233,7 +284,7 @@ impl TcpListener {
         address: SocketAddr,
         backlog: usize,
     ) -> io::Result<TcpListener> {
-        let listening = stack.listen(address, backlog)?;
+        let listening = stack.listen(address, backlog, false)?;
         Ok(TcpListener::new(stack, listening))
     }
 
@@ -248,7 +299,7 @@ impl TcpListener {
     /// [`AddrInUse`](io::ErrorKind::AddrInUse) if the rule overlaps one that is as precise,
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the range of ports is empty.
     pub fn intercept(stack: &Stack, rule: Intercept, backlog: usize) -> io::Result<TcpListener> {
-        let listening = stack.intercept(rule, backlog)?;
+        let listening = stack.intercept(rule, backlog, false)?;
         Ok(TcpListener::new(stack, listening))
     }
 

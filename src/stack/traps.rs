@@ -9,6 +9,7 @@
 )]
 
 mod fuzz;
+mod held;
 mod splice;
 
 use super::*;
