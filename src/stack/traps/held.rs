@@ -120,6 +120,8 @@ fn who_does_not_try_again_is_forgotten() {
     let listener = deciding(&net);
     let raw = Raw::new(5000);
     let late = held(&mut net, &listener, &raw);
+    let at = net.clock.now() + Duration::from_secs(75);
+    assert_eq!(net.driver.next_deadline(), Some(at), "the driver wakes up");
     Raw::new(5001).send(&net, SYN, b"");
     net.pass(Duration::from_secs(74));
     assert_eq!(net.stack.shared().held.lock().len(), (2, 2));
