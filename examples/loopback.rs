@@ -33,13 +33,13 @@ fn serve(listener: &TcpListener) -> Outcome {
 fn main() -> Outcome {
     let (client, front) = network("10.0.1.1/24", "10.0.1.2/24")?;
     let (back, server) = network("10.0.2.2/24", "10.0.2.1/24")?;
-    let service = TcpListener::bind(&server, "10.0.2.1:80".parse()?)?;
+    let service = TcpListener::bind(&server, "10.0.2.1:80")?;
     let serving = thread::Builder::new().spawn(move || serve(&service))?;
 
-    let proxy = TcpListener::bind(&front, "10.0.1.2:80".parse()?)?;
-    let mut user = TcpStream::connect(&client, "10.0.1.2:80".parse()?)?;
+    let proxy = TcpListener::bind(&front, "10.0.1.2:80")?;
+    let mut user = TcpStream::connect(&client, "10.0.1.2:80")?;
     let (inside, _) = proxy.accept()?;
-    let outside = TcpStream::connect(&back, "10.0.2.1:80".parse()?)?;
+    let outside = TcpStream::connect(&back, "10.0.2.1:80")?;
     let up = inside.splice_to(&outside, Options::default())?;
     let down = outside.splice_to(&inside, Options::default())?;
 

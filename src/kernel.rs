@@ -496,9 +496,7 @@ impl Conn {
     /// The connection is over: what was received stays readable, what was not sent is gone.
     fn fail(&self, error: SoError) {
         if self.let_go() {
-            self.end.set_error(error);
-            self.end.cantrcvmore();
-            self.end.cantsendmore();
+            self.end.disconnected(Some(error));
             self.end.flush_snd();
         }
     }
@@ -542,6 +540,7 @@ impl Protocol for Conn {
         if unread || self.connecting.load(Ordering::Acquire) {
             self.reset(SoError::ConnectionAborted);
         } else {
+            self.end.cantsendmore();
             self.writing.take(|| self.flush());
         }
     }

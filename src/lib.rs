@@ -17,11 +17,11 @@
 //! let back = Stack::builder(c).address("10.0.2.2/24".parse()?).build()?;
 //! let server = Stack::builder(d).address("10.0.2.1/24".parse()?).build()?;
 //!
-//! let service = TcpListener::bind(&server, "10.0.2.1:80".parse()?)?;
-//! let proxy = TcpListener::bind(&front, "10.0.1.2:80".parse()?)?;
-//! let mut user = TcpStream::connect(&client, "10.0.1.2:80".parse()?)?;
+//! let service = TcpListener::bind(&server, "10.0.2.1:80")?;
+//! let proxy = TcpListener::bind(&front, "10.0.1.2:80")?;
+//! let mut user = TcpStream::connect(&client, "10.0.1.2:80")?;
 //! let (inside, _) = proxy.accept()?;
-//! let outside = TcpStream::connect(&back, "10.0.2.1:80".parse()?)?;
+//! let outside = TcpStream::connect(&back, "10.0.2.1:80")?;
 //!
 //! let up = inside.splice_to(&outside, Options::default())?;
 //! outside.splice_to(&inside, Options { limit: Some(4), ..Options::default() })?;

@@ -77,6 +77,8 @@ struct Port {
     end: Arc<SocketEnd>,
     /// Nobody will read from it any more: bytes for it are answered with a reset.
     detached: Arc<AtomicBool>,
+    /// Its connection has failed, so that the end of what it sends is no end of file.
+    failed: Arc<AtomicBool>,
 }
 
 impl Port {
@@ -84,14 +86,14 @@ impl Port {
         Port {
             end: SocketEnd::new(rcv, snd),
             detached: Arc::default(),
+            failed: Arc::default(),
         }
     }
 
     /// The connection is over: received bytes stay readable, unsent ones are gone.
     fn fail(&self, error: SoError) {
-        self.end.set_error(error);
-        self.end.cantrcvmore();
-        self.end.cantsendmore();
+        self.failed.store(true, Ordering::Release);
+        self.end.disconnected(Some(error));
         self.end.flush_snd();
     }
 }
@@ -124,7 +126,7 @@ fn deliver(from: &Port, to: &Port) {
         from.end.sowwakeup(&snd, Wakeup::Space);
         to.end.sorwakeup(&rcv, Wakeup::Data);
     }
-    if snd.buf.is_finished() {
+    if snd.buf.is_finished() && !from.failed.load(Ordering::Acquire) {
         rcv.buf.close();
         to.end.sorwakeup(&rcv, Wakeup::RcvClosed);
     }
@@ -152,6 +154,7 @@ impl Protocol for Local {
             self.peer.fail(SoError::ConnectionReset);
             return;
         }
+        self.own.end.cantsendmore();
         deliver(&self.peer, &self.own);
         deliver(&self.own, &self.peer);
     }

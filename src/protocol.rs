@@ -10,8 +10,8 @@
 //! * Bytes arrive: [`SocketEnd::append_rcv`]. The peer will send no more: [`SocketEnd::cantrcvmore`].
 //! * Bytes were acknowledged: [`SocketEnd::drop_snd`]. Nothing can be sent any more:
 //!   [`SocketEnd::cantsendmore`].
-//! * The connection stands: [`SocketEnd::connected`]. It failed: [`SocketEnd::set_error`] first,
-//!   then the two `cant…more`.
+//! * The connection stands: [`SocketEnd::connected`]. It is over:
+//!   [`SocketEnd::disconnected`], with what went wrong, if anything did.
 //!
 //! Each of these wakes who waits: sleeping threads, and the [`Upcall`]s on the buffer. While a splice
 //! diverts the buffer, its upcall is told instead of the others and of sleeping readers. (A sleeping
@@ -45,9 +45,10 @@ pub trait Protocol: Send + Sync + fmt::Debug {
     /// Ends the connection at once and tells the peer (`pr_abort`, a TCP reset).
     fn abort(&self);
 
-    /// The socket is closed and nobody will read any more. What `so_snd` holds is still delivered
-    /// (the socket has already closed it for writing); unread bytes, and bytes that arrive later,
-    /// are the protocol's to refuse (`pr_detach`). The last pass of a splice may still call
+    /// The socket is closed and nobody will read or write any more. Unread bytes, and bytes that
+    /// arrive later, are the protocol's to refuse; else what `so_snd` holds is still delivered and
+    /// the protocol closes it ([`cantsendmore`](SocketEnd::cantsendmore)). It is not closed before,
+    /// so that no end of file is sent where a reset is due (`pr_detach`). The last pass of a splice may still call
     /// [`output`](Self::output) or [`rcvd`](Self::rcvd) afterwards.
     fn detach(&self);
 
@@ -349,7 +350,35 @@ impl SocketEnd {
         }
     }
 
-    /// Sets `so_error`. Does not wake: `cantrcvmore` and `cantsendmore` follow.
+    /// The connection is over (`soisdisconnected`): sets `so_error` if there is one, no more bytes will
+    /// arrive and none can be sent. In one step, under both locks: who has been told the error must
+    /// find the socket closed.
+    ///
+    /// ```
+    /// use sosplice::{error::SoError, protocol::SocketEnd};
+    /// let end = SocketEnd::new(1000, 1000);
+    /// end.disconnected(Some(SoError::ConnectionReset));
+    /// assert!(end.rcv().buf.is_closed() && end.snd().buf.is_closed());
+    /// assert_eq!(end.take_error(), Some(SoError::ConnectionReset));
+    /// ```
+    pub fn disconnected(&self, error: Option<SoError>) {
+        let mut rcv = self.rcv();
+        let mut snd = self.snd();
+        if let Some(error) = error {
+            self.set_error(error);
+        }
+        if !rcv.buf.is_closed() {
+            rcv.buf.close();
+            self.sorwakeup(&rcv, Wakeup::RcvClosed);
+        }
+        if !snd.buf.is_closed() {
+            snd.buf.close();
+            self.sowwakeup(&snd, Wakeup::SndClosed);
+        }
+    }
+
+    /// Sets `so_error`. Does not wake: for the end of a connection see
+    /// [`disconnected`](Self::disconnected).
     pub fn set_error(&self, error: SoError) {
         self.error.store(error as u8, Ordering::Release);
     }

@@ -4,10 +4,13 @@
 //! |---|---|
 //! | `wire` | frames to segments, canonical headers |
 //! | `guard` | segment acceptance, before anything is fed or kept |
+//! | `icmp` | ICMP errors: what they say and what they quote |
 //! | `store` | payload that arrived out of order |
 //! | `engine` | the only file that drives smoltcp |
 //! | `tcb` | a connection's state and its service step |
 //! | `conn` | ownership: who runs a connection |
+//! | `options` | what its user has set |
+//! | `keep_alive` | when an idle peer is asked for a sign of life |
 //! | `time_wait` | what remains of it |
 //! | `host` | what it needs of the stack |
 
@@ -15,6 +18,9 @@ pub(crate) mod conn;
 pub(crate) mod engine;
 pub(crate) mod guard;
 pub(crate) mod host;
+pub(crate) mod icmp;
+pub(crate) mod keep_alive;
+pub(crate) mod options;
 #[cfg(test)]
 pub(crate) mod oracle;
 pub(crate) mod store;

@@ -30,8 +30,8 @@ fn connection() -> (TcpStream, TcpStream) {
         .address("10.0.0.2/24".parse().unwrap())
         .build()
         .unwrap();
-    let listener = TcpListener::bind(&server, "10.0.0.1:80".parse().unwrap()).unwrap();
-    let near = TcpStream::connect(&client, "10.0.0.1:80".parse().unwrap()).unwrap();
+    let listener = TcpListener::bind(&server, "10.0.0.1:80").unwrap();
+    let near = TcpStream::connect(&client, "10.0.0.1:80").unwrap();
     (near, listener.accept().unwrap().0)
 }
 

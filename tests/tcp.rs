@@ -30,7 +30,7 @@ fn pattern(from: usize, len: usize) -> Vec<u8> {
 
 fn echo(address: &str, len: usize) {
     let (server, client) = stacks();
-    let listener = TcpListener::bind(&server, address.parse().unwrap()).unwrap();
+    let listener = TcpListener::bind(&server, address).unwrap();
     let serving = thread::Builder::new()
         .spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
@@ -45,7 +45,7 @@ fn echo(address: &str, len: usize) {
             }
         })
         .unwrap();
-    let stream = TcpStream::connect(&client, address.parse().unwrap()).unwrap();
+    let stream = TcpStream::connect(&client, address).unwrap();
     let mut writer = stream.clone();
     let writing = thread::Builder::new()
         .spawn(move || {
@@ -80,14 +80,14 @@ fn echo_over_ipv6() {
 #[test]
 fn nobody_listens() {
     let (_server, client) = stacks();
-    let error = TcpStream::connect(&client, "10.0.0.1:80".parse().unwrap()).unwrap_err();
+    let error = TcpStream::connect(&client, "10.0.0.1:80").unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
 #[test]
 fn an_intercepting_listener_accepts_any_destination() {
     let (server, client) = stacks();
-    let own = TcpListener::bind(&server, "10.0.0.1:80".parse().unwrap()).unwrap();
+    let own = TcpListener::bind(&server, "10.0.0.1:80").unwrap();
     let any = TcpListener::intercept(&server, Intercept::all(), 8).unwrap();
     for destination in ["203.0.113.5:443", "10.0.0.1:81", "[2001:db8::7]:25"] {
         let destination = destination.parse().unwrap();
@@ -104,7 +104,7 @@ fn an_intercepting_listener_accepts_any_destination() {
         accepted.read_exact(&mut got).unwrap();
         assert_eq!(&got, b"hello");
     }
-    let stream = TcpStream::connect(&client, "10.0.0.1:80".parse().unwrap()).unwrap();
+    let stream = TcpStream::connect(&client, "10.0.0.1:80").unwrap();
     let (accepted, _) = own.accept().unwrap();
     assert_eq!(
         accepted.local_addr(),
@@ -151,18 +151,18 @@ fn the_most_precise_rule_gets_the_connection() {
 fn an_address_that_is_not_ours_is_an_error() {
     let (server, client) = stacks();
     let kind = |address: &str| {
-        let error = TcpListener::bind(&server, address.parse().unwrap()).map(drop);
+        let error = TcpListener::bind(&server, address).map(drop);
         error.map_err(|error| error.kind())
     };
     assert_eq!(
         kind("10.0.0.9:80"),
         Err(std::io::ErrorKind::AddrNotAvailable)
     );
-    let held = TcpListener::bind(&server, "10.0.0.1:80".parse().unwrap()).unwrap();
+    let held = TcpListener::bind(&server, "10.0.0.1:80").unwrap();
     assert_eq!(kind("10.0.0.1:80"), Err(std::io::ErrorKind::AddrInUse));
     assert_eq!(kind("0.0.0.0:80"), Err(std::io::ErrorKind::AddrInUse));
     drop(held);
     assert_eq!(kind("10.0.0.1:80"), Ok(()));
-    let nowhere = TcpStream::connect(&client, "0.0.0.0:80".parse().unwrap()).unwrap_err();
+    let nowhere = TcpStream::connect(&client, "0.0.0.0:80").unwrap_err();
     assert_eq!(nowhere.kind(), std::io::ErrorKind::InvalidInput);
 }

@@ -59,8 +59,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let accept = |_| Ok(service.accept()?.0);
         serving.through((0..connections).map(accept), connections)
     })?;
-    let to = FRONT.parse()?;
-    let connect = |_| Ok(TcpStream::connect(&network.client, to)?);
+    let connect = |_| Ok(TcpStream::connect(&network.client, FRONT)?);
     let up = traffic.through((0..connections).map(connect), 0)?;
     let found = watch(expected, traffic, &done).and_then(|()| {
         let down = join(serving)?;
@@ -102,11 +101,7 @@ fn headline(arguments: &Arguments, pool: &SplicePool, buffer: usize) -> String {
 }
 
 fn listen(stack: &Stack, at: &str, backlog: u16) -> anyhow::Result<TcpListener> {
-    Ok(TcpListener::bind_with_backlog(
-        stack,
-        at.parse()?,
-        backlog.into(),
-    )?)
+    Ok(TcpListener::bind_with_backlog(stack, at, backlog.into())?)
 }
 
 /// Four stacks on two links.

@@ -29,7 +29,8 @@ pub(crate) fn courier(stage: &Arc<Stage>, thread: u64, post: &Post) {
         match trip(stage, stream, &mut random, post) {
             Ok(()) => stage.trips.fetch_add(1, Ordering::Relaxed),
             Err(fault) => {
-                let fault = format!("trip {number} of thread {thread}: {fault:#}");
+                let why = fault.root_cause();
+                let fault = format!("trip {number} of thread {thread}: {why}: {fault:#}");
                 stage.faults.report(fault);
                 return;
             }

@@ -28,7 +28,6 @@ const RELISTEN: Duration = Duration::from_secs(5);
 
 /// The whole program.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let threads_before = checks::threads();
     let faults = Arc::new(Faults::default());
     count_panics(&faults);
     let stage = Arc::new(stage(arguments, &faults)?);
@@ -48,7 +47,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     print!("{}", report::table(&stage, &tally, time));
     main.begin("end the watchdog");
     watchdog.stop(&faults);
-    checks::end_of_the_world(stage, threads_before, &faults);
+    checks::end_of_the_world(stage, &faults);
     let found = faults.found();
     found.iter().for_each(|fault| eprintln!("fault: {fault}"));
     if !found.is_empty() {
@@ -200,14 +199,15 @@ impl Crew {
         // A panic has been reported by the hook.
         let chaos = self.chaos.into_iter().map(|thread| joined(thread, main));
         chaos.flatten().for_each(|other| tally.add(other));
-        for thread in self.couriers {
-            joined(thread, main);
-        }
-        self.reaper.stop(&stage.faults);
+        // Couriers finish their trips, which takes a while, and nobody connects meanwhile.
         stage.world.hosts().for_each(|host| host.close());
         for thread in self.acceptors {
             joined(thread, main);
         }
+        for thread in self.couriers {
+            joined(thread, main);
+        }
+        self.reaper.stop(&stage.faults);
         tally
     }
 }

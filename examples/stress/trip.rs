@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 const HOPS: u64 = 8;
 const BYTES: u64 = 1_000_000;
 /// Times that a stream fills the smallest buffer on its way at most, or a trip would take hours.
-const FILLS: usize = 500;
+const FILLS: usize = 200;
 /// Bytes that a turn sends and receives at most.
 const PIECE: usize = 32 * 1024;
 /// How long a receiver waits.
@@ -359,6 +359,10 @@ impl Hop {
     fn join(&mut self, stage: &Stage, random: &mut Random, calm: bool) -> anyhow::Result<()> {
         let pool: &Arc<Pool> = &stage.world.couriers;
         let mut options = stage.options(random, pool);
+        if let Some(rate) = &mut options.rate {
+            // A burst is what a pass moves; one pass for each byte would take hours.
+            rate.burst = rate.burst.saturating_add(4096);
+        }
         if calm {
             (options.limit, options.idle, options.lifetime) = (None, None, None);
         }

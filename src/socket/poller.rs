@@ -19,7 +19,8 @@
 //! there is one event for each registration of the source and of the sink, whatever its interests
 //! and its mode, and it says how ([`Event::source_end`], [`Event::sink_end`]). The end is kept in the
 //! registration from the moment that it is known: it is not lost when the socket is spliced again at
-//! once, and two ends are two events. It comes when no more bytes will move, as with
+//! once, and two ends are two events. (An end before [`add`](Poller::add) is none: watch first, then
+//! splice.) It comes when no more bytes will move, as with
 //! [`Splice::end`](crate::Splice::end): the bytes of the last pass are in the sink's `so_snd`, where
 //! a close does not harm them, but may not be sent yet.
 //!
@@ -28,7 +29,8 @@
 //! [`Mode::Level`] reports a condition in each wait as long as it holds. [`Mode::Edge`] reports it
 //! once after each time that something has happened to that direction (bytes, space, a close), and
 //! after [`add`](Poller::add) and [`modify`](Poller::modify): read and write until
-//! [`WouldBlock`](std::io::ErrorKind::WouldBlock), then wait.
+//! [`WouldBlock`](std::io::ErrorKind::WouldBlock), then wait. For a socket that splices read, an edge
+//! is enough: at the end of its stream, with no splice left to hide it, it is readable for ever.
 //!
 //! # What differs from kqueue and epoll
 //!

@@ -177,3 +177,35 @@ fn upcalls_hear_what_happens() {
         [Wakeup::Data, Wakeup::RcvClosed]
     );
 }
+
+/// Who has been told how the connection ended must not be told afterwards that bytes were taken.
+#[test]
+fn after_the_error_nothing_is_sent() {
+    for _ in 0..2000 {
+        let (a, b) = local::pair();
+        let reader = thread::Builder::new()
+            .spawn(move || {
+                let error = b.recv(&mut [0]).unwrap_err().kind();
+                (error, b.send(b"x").map_err(|error| error.kind()))
+            })
+            .unwrap();
+        a.abort();
+        let (told, sent) = reader.join().unwrap();
+        assert_eq!(told, ErrorKind::ConnectionReset);
+        assert_eq!(sent, Err(ErrorKind::BrokenPipe));
+    }
+}
+
+/// The peer must not see an end of file before the reset.
+#[test]
+fn closing_with_unread_bytes_is_no_end() {
+    for _ in 0..2000 {
+        let (a, b) = local::pair();
+        b.send(b"never read").unwrap();
+        let reader = thread::Builder::new()
+            .spawn(move || b.recv(&mut [0]).map_err(|error| error.kind()))
+            .unwrap();
+        a.close();
+        assert_eq!(reader.join().unwrap(), Err(ErrorKind::ConnectionReset));
+    }
+}

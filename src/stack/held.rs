@@ -194,7 +194,9 @@ impl Shared {
             }
             _ => None,
         };
-        let engine = self.engine(|link, config| Engine::listening(link, config, &tuple));
+        let engine = self.engine(&tuple, |link, config| {
+            Engine::listening(link, config, &tuple)
+        });
         let conn = self.connection(tuple, engine, after);
         // Whoever finds the connection in the table and runs it takes the SYN first.
         conn.leave(syn);

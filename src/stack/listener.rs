@@ -3,7 +3,7 @@
 use super::Stack;
 use super::held::Key;
 use super::rule::{Intercept, Rule};
-use super::stream::TcpStream;
+use super::stream::{TcpStream, each};
 use crate::error::SoError;
 use crate::lock::{Condvar, LEAF, Mutex};
 use crate::protocol::{Protocol, SoState, SocketEnd, Upcall, Upcalls, Wakeup, is_same};
@@ -13,7 +13,7 @@ use crate::tcp::conn::Conn;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -209,9 +209,16 @@ impl Watched for Listening {
     }
 }
 
+impl TcpListener {
+    /// The stack and what it knows of the listener.
+    pub(super) fn parts(&self) -> (&Stack, &Listening) {
+        (&self.open.stack, &self.open.listening)
+    }
+}
+
 impl Sealed for TcpListener {
     fn watched(&self) -> Arc<dyn Watched> {
-        self.listening.clone()
+        self.open.listening.clone()
     }
 }
 
@@ -222,7 +229,11 @@ impl Pollable for TcpListener {}
 /// Connections whose handshake is not over, and those that wait for [`accept`](Self::accept), count
 /// against the backlog; beyond it SYNs are dropped, and their senders try again.
 ///
-/// Dropping the listener resets the connections that nobody has accepted.
+/// Handles are cloned. Dropping the last one resets the connections that nobody has accepted.
+///
+/// What differs from std in shape: a listener belongs to a [`Stack`], what cannot fail returns no
+/// `Result`, and there are no `ttl` and no `take_error`: a listener has no errors but those that
+/// [`accept`](Self::accept) returns.
 ///
 /// ```
 /// use sosplice::{TcpListener, TcpStream, Stack, link::memory};
@@ -231,8 +242,8 @@ impl Pollable for TcpListener {}
 /// let (a, b) = memory::pair(memory::Config::default());
 /// let server = Stack::builder(a).address("10.0.0.1/24".parse()?).build()?;
 /// let client = Stack::builder(b).address("10.0.0.2/24".parse()?).build()?;
-/// let listener = TcpListener::bind(&server, "10.0.0.1:80".parse()?)?;
-/// let mut to_server = TcpStream::connect(&client, "10.0.0.1:80".parse()?)?;
+/// let listener = TcpListener::bind(&server, "10.0.0.1:80")?;
+/// let mut to_server = TcpStream::connect(&client, "10.0.0.1:80")?;
 /// let (mut from_client, peer) = listener.accept()?;
 /// assert_eq!(peer, to_server.local_addr());
 /// to_server.write_all(b"hello")?;
@@ -242,10 +253,16 @@ impl Pollable for TcpListener {}
 /// assert_eq!(text, "hello");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TcpListener {
-    pub(super) stack: Stack,
-    pub(super) listening: Arc<Listening>,
+    open: Arc<Open>,
+}
+
+/// The listener that all handles share.
+#[derive(Debug)]
+struct Open {
+    stack: Stack,
+    listening: Arc<Listening>,
     socket: Socket,
 }
 
@@ -259,19 +276,23 @@ impl TcpListener {
         end.cantrcvmore();
         end.cantsendmore();
         TcpListener {
-            stack: stack.clone(),
-            listening,
-            socket: Socket::new(end, Arc::new(Passive)),
+            open: Arc::new(Open {
+                stack: stack.clone(),
+                listening,
+                socket: Socket::new(end, Arc::new(Passive)),
+            }),
         }
     }
 
     /// Listens at an address of the stack; an unspecified one means all of them. Port 0 picks a free
-    /// port.
+    /// port. Of several addresses the first that can be had; names are resolved by the operating
+    /// system.
     ///
     /// # Errors
+    /// That of the last address that was tried:
     /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if the stack does not have the address,
     /// [`AddrInUse`](io::ErrorKind::AddrInUse) if somebody listens there.
-    pub fn bind(stack: &Stack, address: SocketAddr) -> io::Result<TcpListener> {
+    pub fn bind(stack: &Stack, address: impl ToSocketAddrs) -> io::Result<TcpListener> {
         TcpListener::bind_with_backlog(stack, address, DEFAULT_BACKLOG)
     }
 
@@ -281,10 +302,10 @@ impl TcpListener {
     /// As for [`bind`](Self::bind).
     pub fn bind_with_backlog(
         stack: &Stack,
-        address: SocketAddr,
+        address: impl ToSocketAddrs,
         backlog: usize,
     ) -> io::Result<TcpListener> {
-        let listening = stack.listen(address, backlog, false)?;
+        let listening = each(address, |address| stack.listen(address, backlog, false))?;
         Ok(TcpListener::new(stack, listening))
     }
 
@@ -309,8 +330,8 @@ impl TcpListener {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if none is there and the listener is non-blocking;
     /// [`NetworkDown`](io::ErrorKind::NetworkDown) if none is there and the link is gone.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        let conn = self.listening.accept()?;
-        let stream = TcpStream::new(&self.stack, conn);
+        let conn = self.open.listening.accept()?;
+        let stream = TcpStream::new(&self.open.stack, conn);
         let peer = stream.peer_addr();
         Ok((stream, peer))
     }
@@ -323,18 +344,34 @@ impl TcpListener {
     /// The address this listener was bound to, or the network that it intercepts. What is not one
     /// address or one port is zero.
     pub fn local_addr(&self) -> SocketAddr {
-        self.listening.rule.address()
+        self.open.listening.rule.address()
     }
 
     /// Whether [`accept`](Self::accept) returns at once when nobody is there.
     pub fn set_nonblocking(&self, nonblocking: bool) {
-        self.listening
+        self.open
+            .listening
             .nonblocking
             .store(nonblocking, Ordering::Relaxed);
     }
 
-    /// Stops listening: threads that wait in [`accept`](Self::accept) return with an error.
+    /// Another handle of the same listener: what a clone is, in the shape of std.
+    ///
+    /// # Errors
+    /// None.
+    pub fn try_clone(&self) -> io::Result<TcpListener> {
+        Ok(self.clone())
+    }
+
+    /// Stops listening, for all handles: threads that wait in [`accept`](Self::accept) return with
+    /// an error.
     pub fn close(&self) {
+        self.open.close();
+    }
+}
+
+impl Open {
+    fn close(&self) {
         let unaccepted = self.listening.close();
         self.stack.unlisten(&self.listening, unaccepted);
     }
@@ -345,7 +382,7 @@ impl TcpListener {
 /// bytes come from it or go to it. Its handles do not keep the listener open.
 impl AsRef<Socket> for TcpListener {
     fn as_ref(&self) -> &Socket {
-        &self.socket
+        &self.open.socket
     }
 }
 
@@ -366,7 +403,7 @@ impl Protocol for Passive {
     }
 }
 
-impl Drop for TcpListener {
+impl Drop for Open {
     fn drop(&mut self) {
         self.close();
     }

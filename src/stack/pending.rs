@@ -106,10 +106,10 @@ impl DecidingListener {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if none is there and the listener is non-blocking;
     /// [`NetworkDown`](io::ErrorKind::NetworkDown) if none is there and the link is gone.
     pub fn pending(&self) -> io::Result<Pending> {
-        let key = self.listener.listening.pending()?;
+        let (stack, listening) = self.listener.parts();
         Ok(Pending {
-            stack: self.listener.stack.clone(),
-            key,
+            key: listening.pending()?,
+            stack: stack.clone(),
         })
     }
 

@@ -1,13 +1,14 @@
 //! A user's TCP connection.
 
-use super::Stack;
+use super::builder::LONGEST;
+use super::{KeepAlive, Stack};
 use crate::protocol::Protocol;
 use crate::socket::poller::pollable;
 use crate::socket::{Socket, blocking};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::tcb::Work;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,12 @@ use std::time::Duration;
 ///
 /// It is a [`Socket`] (to which it dereferences) with two addresses. Handles are cloned; the last one
 /// closes the connection: what was sent is still delivered; if something received was not read, the
-/// peer gets a reset (RFC 1122 4.2.2.13).
+/// peer gets a reset (RFC 1122 4.2.2.13). [`set_linger`](Self::set_linger) changes that.
+///
+/// What differs from std in shape: every connection belongs to a [`Stack`]; what cannot fail returns
+/// no `Result` ([`local_addr`](Self::local_addr), [`set_nodelay`](Self::set_nodelay), ...);
+/// [`take_error`](Socket::take_error) returns the typed [`SoError`](crate::error::SoError), which is
+/// turned into an [`io::Error`] by `into()`.
 ///
 /// An example is at [`TcpListener`](crate::TcpListener).
 #[derive(Debug, Clone)]
@@ -37,26 +43,49 @@ impl TcpStream {
     /// that is nearest to the destination, the port a free one that is hard to
     /// guess and was not in use lately (RFC 6056).
     ///
+    /// Of several addresses each is tried in turn. Names are resolved by the operating system, which
+    /// need not be in the network of the stack; an address, also as text, needs nobody.
+    ///
+    /// ```
+    /// use sosplice::{Stack, TcpListener, TcpStream, link::memory};
+    /// let (a, b) = memory::pair(memory::Config::default());
+    /// let server = Stack::builder(a).address("10.0.0.1/24".parse()?).build()?;
+    /// let client = Stack::builder(b).address("10.0.0.2/24".parse()?).build()?;
+    /// let listener = TcpListener::bind(&server, "10.0.0.1:80")?;
+    /// let stream = TcpStream::connect(&client, "10.0.0.1:80")?;
+    /// assert_eq!(stream.peer_addr(), listener.local_addr());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
+    /// That of the last address that was tried:
     /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused),
     /// [`TimedOut`](io::ErrorKind::TimedOut) after the stack's connect timeout,
     /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if the stack has no address of that
-    /// family, [`InvalidInput`](io::ErrorKind::InvalidInput) for a destination that nobody can have.
-    pub fn connect(stack: &Stack, address: SocketAddr) -> io::Result<TcpStream> {
-        let stream = TcpStream::start(stack, address)?;
-        stream.socket.wait_connected(None)?;
-        Ok(stream)
+    /// family, [`InvalidInput`](io::ErrorKind::InvalidInput) for a destination that nobody can have, or
+    /// for no address at all. What the operating system says of a name.
+    pub fn connect(stack: &Stack, address: impl ToSocketAddrs) -> io::Result<TcpStream> {
+        each(address, |address| {
+            let stream = TcpStream::start(stack, address)?;
+            stream.socket.wait_connected(None)?;
+            Ok(stream)
+        })
     }
 
-    /// As [`connect`](Self::connect), but waits no longer than `timeout`.
+    /// As [`connect`](Self::connect) to one address, but waits no longer than `timeout`.
     ///
     /// # Errors
-    /// As for [`connect`](Self::connect).
+    /// As for [`connect`](Self::connect), and [`InvalidInput`](io::ErrorKind::InvalidInput) for a zero
+    /// timeout: [`start`](Self::start) does not wait.
     pub fn connect_timeout(
         stack: &Stack,
         address: SocketAddr,
         timeout: Duration,
     ) -> io::Result<TcpStream> {
+        if timeout.is_zero() {
+            let why = "a zero timeout: start() begins to connect and does not wait";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         let deadline = stack.now().checked_add(timeout);
         let stream = TcpStream::start(stack, address)?;
         stream.socket.wait_connected(deadline)?;
@@ -91,8 +120,92 @@ impl TcpStream {
     /// Whether small segments are sent at once (the default) or wait for an acknowledgement
     /// (`false`: Nagle's algorithm, RFC 1122 4.2.3.4).
     pub fn set_nodelay(&self, nodelay: bool) {
-        let work = if nodelay { Work::NO_DELAY } else { Work::DELAY };
-        self.conn.run(work, Runner::User);
+        self.conn.options.set_nodelay(nodelay);
+        self.options_changed();
+    }
+
+    /// Whether small segments are sent at once. They are by default, other than in std.
+    pub fn nodelay(&self) -> bool {
+        self.conn.options.nodelay()
+    }
+
+    fn options_changed(&self) {
+        self.conn.run(Work::OPTIONS, Runner::User);
+    }
+
+    /// Another handle of the same connection: what a clone is, in the shape of std.
+    ///
+    /// # Errors
+    /// None.
+    pub fn try_clone(&self) -> io::Result<TcpStream> {
+        Ok(self.clone())
+    }
+
+    /// Sets how many routers a packet may pass (`IP_TTL`, `IPV6_UNICAST_HOPS`); 64 by default
+    /// (RFC 1700). It holds for what is sent from now on, retransmissions included, until the
+    /// connection is over: what TIME-WAIT answers has 64.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) outside 1 to 255.
+    pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
+        let hops = u8::try_from(ttl).ok().filter(|hops| *hops > 0);
+        let Some(hops) = hops else {
+            let why = format!("a time to live of {ttl} is out of range: use 1 to 255");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        };
+        self.conn.options.set_hop_limit(hops);
+        Ok(())
+    }
+
+    /// How many routers a packet may pass.
+    pub fn ttl(&self) -> u32 {
+        u32::from(self.conn.options.hop_limit())
+    }
+
+    /// What becomes of data that was not delivered when the last handle is closed (`SO_LINGER`).
+    ///
+    /// * `None`, the default: the connection delivers it in the background, within the stack's
+    ///   [user timeout](super::Builder::user_timeout).
+    /// * `Some(0)`: the last close resets the connection, whatever there is to deliver.
+    /// * `Some(d)`: what the peer has not acknowledged after `d` (its bytes and the end) is given up
+    ///   with a reset.
+    ///
+    /// Other than a system's, `close` never blocks, also with `Some(d)`: who wants to know that
+    /// everything has arrived shuts down for writing and reads until the peer's end.
+    pub fn set_linger(&self, linger: Option<Duration>) {
+        let linger = linger.map(|time| time.min(LONGEST));
+        self.conn.options.set_linger(linger);
+    }
+
+    /// What [`set_linger`](Self::set_linger) has set.
+    pub fn linger(&self) -> Option<Duration> {
+        self.conn.options.linger()
+    }
+
+    /// Switches keep-alive on or (`None`) off (`SO_KEEPALIVE`, `TCP_KEEPIDLE`, `TCP_KEEPINTVL`,
+    /// `TCP_KEEPCNT`; RFC 1122 4.2.3.6). By default it is as
+    /// [`Builder::keep_alive`](super::Builder::keep_alive) says, or else off. The time of idleness
+    /// begins when it is changed. A peer that answers no probe ends the connection with
+    /// [`TimedOut`](io::ErrorKind::TimedOut), after `idle + probes * interval`. While data is on its
+    /// way there are no probes; then the user timeout counts.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if something of it is zero.
+    pub fn set_keep_alive(&self, keep_alive: Option<KeepAlive>) -> io::Result<()> {
+        if keep_alive.is_some_and(|one| !one.is_valid()) {
+            let why =
+                "a keep-alive with a zero in it: give times above zero and one probe at least";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let keep_alive = keep_alive.map(|one| one.clamped(LONGEST));
+        self.conn.options.set_keep_alive(keep_alive);
+        self.options_changed();
+        Ok(())
+    }
+
+    /// The keep-alive, if it is on.
+    pub fn keep_alive(&self) -> Option<KeepAlive> {
+        self.conn.options.keep_alive()
     }
 
     /// Ends one or both directions, see [`Socket::shutdown`].
@@ -102,6 +215,22 @@ impl TcpStream {
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         self.socket.shutdown(how)
     }
+}
+
+/// Tries addresses in turn; the error is that of the last one.
+pub(super) fn each<T>(
+    addresses: impl ToSocketAddrs,
+    mut attempt: impl FnMut(SocketAddr) -> io::Result<T>,
+) -> io::Result<T> {
+    let none = "no address: the name or the list is empty";
+    let mut last = io::Error::new(io::ErrorKind::InvalidInput, none);
+    for address in addresses.to_socket_addrs()? {
+        match attempt(address) {
+            Ok(done) => return Ok(done),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 impl Deref for TcpStream {

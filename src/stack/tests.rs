@@ -45,7 +45,7 @@ fn a_port_is_taken_again_only_after_all_others() {
 #[test]
 fn a_stack_without_its_link_fails_at_once() {
     let (stack, mut driver, far) = stack(100);
-    let listener = TcpListener::bind(&stack, "10.0.0.1:80".parse().unwrap()).unwrap();
+    let listener = TcpListener::bind(&stack, "10.0.0.1:80").unwrap();
     let waiting = {
         let stack = stack.clone();
         let connecting = TcpStream::start(&stack, peer()).unwrap();
@@ -61,7 +61,7 @@ fn a_stack_without_its_link_fails_at_once() {
     );
     assert_eq!(TcpStream::connect(&stack, peer()).unwrap_err().kind(), down);
     assert_eq!(listener.accept().unwrap_err().kind(), down);
-    let other = TcpListener::bind(&stack, "10.0.0.1:81".parse().unwrap());
+    let other = TcpListener::bind(&stack, "10.0.0.1:81");
     assert_eq!(other.unwrap_err().kind(), down);
     assert_eq!(stack.stats().connections, 0);
 }
@@ -108,6 +108,12 @@ fn no_argument_panics() {
     let (link, _far) = memory::pair(config);
     let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
     assert!(matches!(builder.manual(), Err(BuildError::Mtu(_))));
+
+    for mss in [0, 535, 65_496, usize::MAX] {
+        let (link, _far) = memory::pair(memory::Config::default());
+        let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
+        assert!(matches!(builder.mss(mss).manual(), Err(BuildError::Mss(bad)) if bad == mss));
+    }
 
     let mut config = memory::Config::default();
     config.capabilities.segment_v4 = Some(1 << 20);

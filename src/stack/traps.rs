@@ -10,7 +10,10 @@
 
 mod fuzz;
 mod held;
+mod icmp;
+mod options;
 mod splice;
+mod unclaimed;
 
 use super::*;
 use crate::buf::Buf;
@@ -1144,7 +1147,7 @@ fn a_shutdown_with_much_to_send_delays_the_fin() {
 #[test]
 fn the_backlog_is_a_limit() {
     let mut net = Net::new();
-    let at = "10.0.0.1:80".parse().unwrap();
+    let at = "10.0.0.1:80";
     let listener = TcpListener::bind_with_backlog(&net.stack, at, 3).unwrap();
     for port in 1..=3 {
         Raw::new(5000 + port).syn(&mut net);
@@ -1349,7 +1352,7 @@ fn ipv6_sends_segments_of_its_own() {
     config.capabilities.segment_v6 = Some(65_535);
     let mut net = Net::with(config, |builder| builder);
     let listener = {
-        let at = "[fd00::1]:80".parse().unwrap();
+        let at = "[fd00::1]:80";
         TcpListener::bind(&net.stack, at).unwrap()
     };
     let mut raw = Raw::new(5000);

@@ -1,7 +1,7 @@
 //! One connection's state: guard, store, engine, and the service step that keeps them together.
 //!
 //! Everything here runs under the connection's ownership (rank 1) and takes the locks of the two
-//! socket buffers (2, 3) one at a time. Nothing here reads a clock.
+//! socket buffers (2, 3) one at a time, at the end both. Nothing here reads a clock.
 //!
 //! Invariants (asserted; in release a broken one resets this connection and is counted):
 //! * I1 the store holds exactly the bytes that the engine accepted and has not counted in order;
@@ -19,6 +19,9 @@ mod outlet;
 use super::engine::Engine;
 use super::guard::{Feed, Guard, Verdict};
 use super::host::{Counters, TimerKey};
+use super::icmp::{IcmpError, Trouble};
+use super::keep_alive::{Due, Vigil};
+use super::options::Options;
 use super::store::Store;
 use super::time_wait::TimeWait;
 use super::wire::{FIN, Header, RST, Segment, Tuple};
@@ -29,11 +32,16 @@ use crate::protocol::SocketEnd;
 use outlet::{Waiting, Wire};
 use smoltcp::socket::tcp::State;
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// A half-open connection holds a place in the backlog: it may not take as long as connecting may.
 /// Long enough for four SYN|ACKs.
 const HALF_OPEN: Duration = Duration::from_secs(20);
+
+/// No packet is made smaller than these: an MSS of 536 (RFC 9293 3.7.1) and of 1220.
+const LEAST_V4: usize = 576;
+const LEAST_V6: usize = 1280;
 
 /// Time limits of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +60,7 @@ pub(crate) struct Env<'a> {
     pub(crate) link: &'a dyn Link,
     pub(crate) end: &'a SocketEnd,
     pub(crate) counters: &'a Counters,
+    pub(crate) options: &'a Options,
 }
 
 /// What the users and the driver want of a connection, as bits that add up.
@@ -65,10 +74,10 @@ impl Work {
     pub(crate) const IDLE: Work = Work(2);
     pub(crate) const ABORT: Work = Work(4);
     pub(crate) const DETACH: Work = Work(8);
-    pub(crate) const NO_DELAY: Work = Work(16);
-    pub(crate) const DELAY: Work = Work(32);
+    /// The user has set something.
+    pub(crate) const OPTIONS: Work = Work(16);
     /// The link is gone, or the stack.
-    pub(crate) const NETWORK_DOWN: Work = Work(64);
+    pub(crate) const NETWORK_DOWN: Work = Work(32);
 
     pub(crate) fn has(self, other: Work) -> bool {
         self.0 & other.0 != 0
@@ -117,6 +126,8 @@ pub(crate) enum Event {
     Timer,
     /// The link is gone.
     NetworkDown,
+    /// An ICMP error ended an attempt to connect, or explains why a timer of ours did.
+    Icmp(SoError),
 }
 
 /// I3: the error that an ended connection leaves in `so_error`.
@@ -129,6 +140,7 @@ pub(crate) fn closed_by(before: State, event: Event) -> Option<SoError> {
         (Event::Finished, _) => None,
         (Event::Abort, _) => Some(SoError::ConnectionAborted),
         (Event::Timer, _) => Some(SoError::TimedOut),
+        (Event::Icmp(error), _) => Some(error),
         (Event::NetworkDown, State::TimeWait) => None,
         (Event::NetworkDown, _) => Some(SoError::NetworkDown),
     }
@@ -166,9 +178,16 @@ pub(crate) struct Tcb {
     /// When something acceptable was last heard, or something was first outstanding since.
     heard: Instant,
     outstanding: bool,
+    /// What a router last said about the way (BSD's `t_softerror`), until the peer makes progress.
+    soft_error: Option<SoError>,
     /// What was acknowledged when something acceptable was last heard.
     acknowledged: u64,
     fin_wait_since: Option<Instant>,
+    /// When a closed socket's linger time is over.
+    linger_until: Option<Instant>,
+    pub(crate) vigil: Vigil,
+    /// A keep-alive probe is being drawn from the engine.
+    probing: bool,
     limits: Limits,
     epoch: Instant,
     /// A window update is worth at least this many bytes.
@@ -210,8 +229,12 @@ impl Tcb {
             began: now,
             heard: now,
             outstanding: false,
+            soft_error: None,
             acknowledged: 0,
             fin_wait_since: None,
+            linger_until: None,
+            vigil: Vigil::new(now),
+            probing: false,
             limits,
             epoch,
             step: (rcv_ring / 4).min(4 * mtu) as u64,
@@ -254,6 +277,9 @@ impl Tcb {
         if !matches!(verdict, Verdict::Feed(_)) {
             env.counters.refused.add(1);
         }
+        if !matches!(verdict, Verdict::Drop | Verdict::Challenge(_)) {
+            self.vigil.heard(env.now);
+        }
         match verdict {
             Verdict::Drop => {}
             Verdict::Feed(feed) => self.feed(&feed, &segment.payload, env),
@@ -266,6 +292,53 @@ impl Tcb {
         }
         if let Some(feed) = self.guard.replay_fin() {
             self.feed(&feed, &[], env);
+        }
+    }
+
+    /// Takes an ICMP error. A service step follows.
+    ///
+    /// A hard error ends an attempt to connect. All others, and those of a connection that stands or
+    /// waits in a backlog, are soft: routes come back, and errors are easily forged (RFC 5461, 5927 5).
+    /// They are remembered and told in the place of a time-out (RFC 1122 4.2.3.9).
+    pub(crate) fn icmp(&mut self, error: &IcmpError, env: &Env<'_>) {
+        let state = self.state();
+        let seq = error.seq.wrapping_sub(self.offset.unwrap_or(0));
+        if self.ended.is_some() || !self.guard.in_flight(state, seq) {
+            env.counters.icmp_ignored.add(1);
+            return;
+        }
+        env.counters.icmp_errors.add(1);
+        match error.trouble {
+            Trouble::Hard(error) if state == State::SynSent => self.abort(Event::Icmp(error)),
+            Trouble::Hard(_) | Trouble::Soft => self.soft_error = Some(SoError::HostUnreachable),
+            Trouble::TooBig(mtu) => self.too_big(mtu, env),
+        }
+    }
+
+    /// A packet does not fit through the way: smaller ones from now on (RFC 1191 6, 8201 5.4). The
+    /// first of what is in flight is sent again at once, the rest as after any loss: the engine has
+    /// no other way. Never larger again: a connection does not probe.
+    fn too_big(&mut self, mtu: usize, env: &Env<'_>) {
+        /// Three make the engine retransmit; the first may open its window instead.
+        const DUPLICATES: usize = 4;
+        let handshake = matches!(self.state(), State::SynSent | State::SynReceived);
+        // A router of IPv6 that says less is not to be believed (RFC 8201 4); one of IPv4 that says
+        // less, or nothing, gets what every host takes (RFC 791, 1191 5).
+        let (least, believed) = match self.tuple.local {
+            IpAddr::V4(_) => (LEAST_V4, true),
+            IpAddr::V6(_) => (LEAST_V6, mtu >= LEAST_V6),
+        };
+        if handshake || !believed {
+            return;
+        }
+        let lower = |engine: &mut Engine| engine.lower_mtu(mtu.max(least));
+        if !self.engine.as_mut().is_some_and(lower) {
+            return;
+        }
+        env.counters.mtu_lowered.add(1);
+        for _ in 0..DUPLICATES {
+            let header = self.guard.standing(0);
+            self.feed_engine(&header, 0, &[], env);
         }
     }
 
@@ -298,6 +371,9 @@ impl Tcb {
         self.check(as_judged, "I1: the engine grew as the guard said");
         if feed.keep {
             self.keep(feed, bytes);
+        }
+        if self.guard.snd_una() > self.acknowledged {
+            self.soft_error = None;
         }
         // Nobody waits any more for a peer that only says that its window is closed.
         if !self.detached || self.guard.snd_una() > self.acknowledged {
@@ -340,6 +416,9 @@ impl Tcb {
             State::SynSent | State::SynReceived | State::Closed | State::Listen
         );
         self.established |= handshake && open;
+        if handshake && open {
+            self.soft_error = None;
+        }
         let fell_back = after == State::Listen && before != State::Listen;
         if (after == State::Closed || fell_back) && self.ended.is_none() {
             self.before_end = before;
@@ -369,6 +448,7 @@ impl Tcb {
             wire_iss: self.wire_iss,
             env,
             broken: false,
+            probe: self.probing,
             #[cfg(test)]
             tap: &mut self.tap,
         };
@@ -418,20 +498,23 @@ impl Tcb {
 
     /// What users asked for.
     fn apply(&mut self, work: Work, env: &Env<'_>) {
-        if work.has(Work::NO_DELAY) || work.has(Work::DELAY) {
-            let nagle = work.has(Work::DELAY);
+        if work.has(Work::OPTIONS) {
+            let nagle = !env.options.nodelay();
             #[cfg(test)]
             self.tap.nagle(nagle);
             if let Some(engine) = &mut self.engine {
                 engine.set_nagle(nagle);
             }
+            self.vigil.set(env.options.keep_alive(), env.now);
         }
         if work.has(Work::DETACH) && !self.detached {
             self.detached = true;
             // RFC 1122 4.2.2.13: what nobody has read is lost, and the peer must know.
             let unread = !env.end.rcv().buf.is_empty();
             env.end.cantsendmore();
-            if unread || self.state() == State::SynSent {
+            let linger = env.options.linger();
+            self.linger_until = linger.map(|time| env.now + time);
+            if unread || self.state() == State::SynSent || linger == Some(Duration::ZERO) {
                 self.abort(Event::Abort);
             }
         }
@@ -618,10 +701,30 @@ impl Tcb {
         } else if self.fin_wait_since.is_none() {
             self.fin_wait_since = Some(env.now);
         }
-        if self.own_deadline().is_some_and(|at| env.now >= at) {
-            self.abort(Event::Timer);
+        let late = self.own_deadline().is_some_and(|at| env.now >= at);
+        let due = match self.is_watched() {
+            true => self.vigil.due(env.now),
+            false => None,
+        };
+        if late || due == Some(Due::Dead) {
+            self.abort(self.soft_error.map_or(Event::Timer, Event::Icmp));
             self.emit(env);
+        } else if due == Some(Due::Probe) {
+            // The engine writes the acknowledgement, so it knows the window that was advertised.
+            self.probing = true;
+            self.draw_ack(&self.guard.below_window(), 1, env);
+            self.probing = false;
         }
+    }
+
+    /// Keep-alive is for connections that wait for their peer: data under way asks for itself, and
+    /// a socket that nobody holds has limits of its own.
+    fn is_watched(&self) -> bool {
+        let idle = matches!(
+            self.state(),
+            State::Established | State::CloseWait | State::FinWait2
+        );
+        idle && !self.outstanding && !self.detached && self.ended.is_none()
     }
 
     fn own_deadline(&self) -> Option<Instant> {
@@ -631,7 +734,10 @@ impl Tcb {
             State::Listen | State::SynReceived => {
                 Some(self.began + self.limits.connect.min(HALF_OPEN))
             }
-            _ if self.outstanding => Some(self.heard + self.limits.user),
+            _ if self.outstanding => {
+                let user = self.heard + self.limits.user;
+                Some(self.linger_until.map_or(user, |linger| linger.min(user)))
+            }
             _ => self
                 .fin_wait_since
                 .map(|since| since + self.limits.fin_wait),
@@ -640,6 +746,7 @@ impl Tcb {
 
     fn deadline(&mut self, now: Instant) -> Option<Instant> {
         let own = self.own_deadline();
+        let vigil = self.vigil.deadline().filter(|_| self.is_watched());
         let engine_now = self.engine_time(now);
         // Behind a full link nothing is due before the link has room.
         let blocked = !self.waiting.is_empty();
@@ -653,7 +760,7 @@ impl Tcb {
             let micros = (at.total_micros() - engine_now.total_micros()).max(1000);
             now + Duration::from_micros(micros.unsigned_abs())
         });
-        own.into_iter().chain(at).min()
+        own.into_iter().chain(at).chain(vigil).min()
     }
 
     /// The engine goes when nothing is left for it to do.
@@ -684,12 +791,8 @@ impl Tcb {
     fn finish(&mut self, error: Option<SoError>, env: &Env<'_>) {
         self.engine = None;
         self.waiting.clear();
-        if let Some(error) = error {
-            env.end.set_error(error);
-        }
-        env.end.cantrcvmore();
         // Closed first: a writer must not be told that bytes were taken that are then flushed.
-        env.end.cantsendmore();
+        env.end.disconnected(error);
         let unsent = {
             let mut snd = env.end.snd();
             let len = snd.buf.len();
@@ -728,7 +831,9 @@ mod tests {
     #[test]
     fn i3_table_of_causes() {
         use State::*;
-        let table: [(Event, &[State], Option<SoError>); 6] = [
+        let refused = SoError::ConnectionRefused;
+        let table: [(Event, &[State], Option<SoError>); 7] = [
+            (Event::Icmp(refused), &[SynSent, Established], Some(refused)),
             (Event::Reset, &[SynSent], Some(SoError::ConnectionRefused)),
             (
                 Event::Reset,

@@ -65,7 +65,7 @@ struct Threads(&'static str);
 impl Factory for Threads {
     fn connect(&self, setup: Setup) -> (Socket, Socket) {
         let stacks = stacks(setup);
-        let listener = TcpListener::bind(&stacks.server, self.0.parse().unwrap()).unwrap();
+        let listener = TcpListener::bind(&stacks.server, self.0).unwrap();
         let client = TcpStream::connect(&stacks.client, listener.local_addr()).unwrap();
         let (server, _) = listener.accept().unwrap();
         (client.as_ref().clone(), server.as_ref().clone())
@@ -73,7 +73,7 @@ impl Factory for Threads {
 
     fn listening(&self) -> Option<Socket> {
         let server = &stacks(Setup::default()).server;
-        let listener = TcpListener::bind(server, self.0.parse().unwrap()).unwrap();
+        let listener = TcpListener::bind(server, self.0).unwrap();
         Some(listener.as_ref().clone())
     }
 }
@@ -150,7 +150,7 @@ impl Manual {
 impl Factory for Manual {
     fn connect(&self, setup: Setup) -> (Socket, Socket) {
         let (client, server) = self.stacks(setup);
-        let listener = TcpListener::bind(&server, "10.0.0.2:0".parse().unwrap()).unwrap();
+        let listener = TcpListener::bind(&server, "10.0.0.2:0").unwrap();
         let client = TcpStream::start(&client, listener.local_addr()).unwrap();
         let server = self.drivers.accept(&listener);
         (client.as_ref().clone(), server)
@@ -158,7 +158,7 @@ impl Factory for Manual {
 
     fn listening(&self) -> Option<Socket> {
         let (_, server) = self.stacks(Setup::default());
-        let listener = TcpListener::bind(&server, "10.0.0.2:0".parse().unwrap()).unwrap();
+        let listener = TcpListener::bind(&server, "10.0.0.2:0").unwrap();
         Some(listener.as_ref().clone())
     }
 

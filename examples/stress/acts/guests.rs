@@ -59,8 +59,8 @@ pub(super) fn guest_stacks(stage: &Arc<Stage>, random: &mut Random) -> Verdict {
         let (a, b) = memory::pair(memory::Config::default());
         let client = Stack::builder(a).address("10.9.0.1/24".parse()?).build()?;
         let server = Stack::builder(b).address("10.9.0.2/24".parse()?).build()?;
-        let listener = TcpListener::bind(&server, "10.9.0.2:80".parse()?)?;
-        let dialled = TcpStream::connect(&client, "10.9.0.2:80".parse()?)?;
+        let listener = TcpListener::bind(&server, "10.9.0.2:80")?;
+        let dialled = TcpStream::connect(&client, "10.9.0.2:80")?;
         Ok([dialled, listener.accept()?.0])
     };
     share(stage, random, connect())
@@ -74,7 +74,7 @@ pub(super) fn lost_link(stage: &Arc<Stage>, random: &mut Random) -> Verdict {
         let client = Stack::builder(a).address("10.9.0.1/24".parse()?).build()?;
         let builder = Stack::builder(b).address("10.9.0.2/24".parse()?);
         let (server, mut driver) = builder.manual()?;
-        let listener = TcpListener::bind(&server, "10.9.0.2:80".parse()?)?;
+        let listener = TcpListener::bind(&server, "10.9.0.2:80")?;
         listener.set_nonblocking(true);
         let dialled = TcpStream::start(&client, "10.9.0.2:80".parse()?)?;
         for _ in 0..TURNS {

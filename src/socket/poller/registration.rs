@@ -267,11 +267,8 @@ impl Upcall for Registration {
             Wakeup::RcvClosed | Wakeup::SndClosed => Interest::BOTH,
         };
         self.enqueue(|news| {
-            let matters = news.terms.interest.overlaps(directions);
-            if matters {
-                news.fresh = news.fresh | directions;
-            }
-            matters
+            news.fresh = news.fresh | directions;
+            news.terms.interest.overlaps(directions)
         });
     }
 

@@ -114,6 +114,7 @@ fn only_what_is_wanted_is_reported() {
         let (poller, a, b) = watched(Interest::READABLE, mode);
         assert_eq!(now(&poller), [], "it could be written");
         b.send(b"x").unwrap();
+        assert_eq!(poller.list.ready.lock().entries.len(), 0, "nobody is woken");
         assert_eq!(now(&poller), []);
         poller
             .modify(&b, Token(8), Interest::WRITABLE, mode)

@@ -277,7 +277,9 @@ fn a_tuple_that_was_dialled_meanwhile_is_taken() {
     let pending = held(&mut net, &listener, &Raw::new(5000));
     let tuple = pending.key().tuple;
     let shared = net.stack.shared();
-    let engine = shared.engine(|link, config| Engine::connecting(link, config, &tuple));
+    let engine = shared.engine(&tuple, |link, config| {
+        Engine::connecting(link, config, &tuple)
+    });
     let conn = shared.connection(tuple, engine, None);
     assert!(shared.table.insert(&conn));
     assert_eq!(pending.accept().unwrap_err().kind(), ErrorKind::AddrInUse);

@@ -335,7 +335,7 @@ fn run(weather: Weather) {
     } else {
         "10.0.0.2:80"
     };
-    let listener = TcpListener::bind(&hosts[1].stack, address.parse().unwrap()).unwrap();
+    let listener = TcpListener::bind(&hosts[1].stack, address).unwrap();
     listener.set_nonblocking(true);
     let stream = TcpStream::start(&hosts[0].stack, address.parse().unwrap()).unwrap();
     hosts[0].hold(stream, weather.nagle);

@@ -28,6 +28,8 @@ pub(super) struct Wire<'a> {
     pub(super) wire_iss: u32,
     pub(super) env: &'a Env<'a>,
     pub(super) broken: bool,
+    /// What is emitted is a keep-alive probe: one sequence number below what it would carry.
+    pub(super) probe: bool,
     #[cfg(test)]
     pub(super) tap: &'a mut crate::tcp::oracle::Tap,
 }
@@ -79,9 +81,15 @@ impl Outlet for Wire<'_> {
             self.guard.ack_seq()
         };
         let seq = seq.wrapping_add(self.offset.unwrap_or(0));
+        let seq = seq.wrapping_sub(u32::from(self.probe && !occupies));
         header[ip_header_len + 4..ip_header_len + 8].copy_from_slice(&seq.to_be_bytes());
         let window = self.guard.wire_window(&emission.header);
         header[ip_header_len + 14..ip_header_len + 16].copy_from_slice(&window.to_be_bytes());
+        let hops_at = match ip_header_len {
+            wire::IPV4_HEADER => 8,
+            _ => 7,
+        };
+        header[hops_at] = self.env.options.hop_limit();
         let mut packet = Waiting {
             header: SmallVec::from_slice(header),
             ip_header_len,

@@ -17,6 +17,7 @@ struct World {
     link: MemoryLink,
     far: MemoryLink,
     counters: Counters,
+    options: Options,
     now: Instant,
     iss: u32,
 }
@@ -53,6 +54,7 @@ impl World {
             link,
             far,
             counters: Counters::default(),
+            options: Options::new(true, None),
             now,
             iss: 1000,
         }
@@ -90,6 +92,7 @@ impl World {
             link: &self.link,
             end: &self.end,
             counters: &self.counters,
+            options: &self.options,
         };
         self.tcb.input(&segment, &env);
     }
@@ -100,6 +103,7 @@ impl World {
             link: &self.link,
             end: &self.end,
             counters: &self.counters,
+            options: &self.options,
         };
         self.tcb.serve(work, &env)
     }

@@ -22,7 +22,7 @@ impl Net {
         let (a, b) = memory::pair(memory::Config::default());
         let server = stack(a, "10.0.0.1/24");
         let client = stack(b, "10.0.0.2/24");
-        let at = "10.0.0.1:80".parse().unwrap();
+        let at: std::net::SocketAddr = "10.0.0.1:80".parse().unwrap();
         let listener = TcpListener::bind(&server.0, at).unwrap();
         listener.set_nonblocking(true);
         Net {
@@ -102,7 +102,9 @@ fn a_closed_listener_leaves_silently() {
         .add(&net.listener, Token(1), Interest::READABLE, Mode::Level)
         .unwrap();
     let _stream = net.connect();
+    let entry = poller.list.ready.lock().entries[0].clone();
     net.listener.close();
+    assert!(entry.upgrade().is_none(), "nobody holds the registration");
     assert_eq!(now(&poller), []);
     let again = poller.add(&net.listener, Token(1), Interest::READABLE, Mode::Level);
     assert_eq!(again.unwrap_err().kind(), ErrorKind::InvalidInput);

@@ -1,0 +1,71 @@
+//! What a user has set for one connection, as its owner reads it.
+//!
+//! Setters store here and leave [`Work::OPTIONS`](super::tcb::Work), so the next service step sees
+//! it; getters read what was stored. Atomic, but for the keep-alive, which is a leaf (5).
+
+use super::keep_alive::KeepAlive;
+use crate::lock::{LEAF, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Hop limit of what is sent, unless another is set (RFC 1700).
+pub(crate) const HOP_LIMIT: u8 = 64;
+/// No linger; as a number of nanoseconds it is longer than a duration that can be set.
+const NO_LINGER: u64 = u64::MAX;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Options {
+    nodelay: AtomicBool,
+    hop_limit: AtomicU8,
+    /// In nanoseconds.
+    linger: AtomicU64,
+    keep_alive: Mutex<Option<KeepAlive>, LEAF>,
+}
+
+impl Options {
+    pub(crate) fn new(nodelay: bool, keep_alive: Option<KeepAlive>) -> Options {
+        Options {
+            nodelay: AtomicBool::new(nodelay),
+            hop_limit: AtomicU8::new(HOP_LIMIT),
+            linger: AtomicU64::new(NO_LINGER),
+            keep_alive: Mutex::new(keep_alive),
+        }
+    }
+
+    pub(crate) fn nodelay(&self) -> bool {
+        self.nodelay.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_nodelay(&self, nodelay: bool) {
+        self.nodelay.store(nodelay, Ordering::Relaxed);
+    }
+
+    pub(crate) fn hop_limit(&self) -> u8 {
+        self.hop_limit.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_hop_limit(&self, hops: u8) {
+        self.hop_limit.store(hops, Ordering::Relaxed);
+    }
+
+    pub(crate) fn linger(&self) -> Option<Duration> {
+        let nanos = self.linger.load(Ordering::Relaxed);
+        (nanos != NO_LINGER).then(|| Duration::from_nanos(nanos))
+    }
+
+    pub(crate) fn set_linger(&self, linger: Option<Duration>) {
+        let nanos = linger.map_or(NO_LINGER, |time| {
+            u64::try_from(time.as_nanos()).unwrap_or(NO_LINGER)
+        });
+        self.linger.store(nanos, Ordering::Relaxed);
+    }
+
+    pub(crate) fn keep_alive(&self) -> Option<KeepAlive> {
+        *self.keep_alive.lock()
+    }
+
+    pub(crate) fn set_keep_alive(&self, keep_alive: Option<KeepAlive>) {
+        *self.keep_alive.lock() = keep_alive;
+    }
+}
