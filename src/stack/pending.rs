@@ -38,17 +38,17 @@ use std::sync::Arc;
 /// # let connecting = TcpStream::start(&client, "10.1.0.2:80".parse()?)?;
 /// // Nobody serves yet: the client's connect() is refused, as if there were no proxy.
 /// let pending = listener.pending()?;
-/// match TcpStream::connect(&back, "10.2.0.1:8080".parse()?) {
+/// match TcpStream::connect(&back, "10.2.0.1:8080") {
 ///     Ok(_) => unreachable!("nobody listens there"),
 ///     Err(_) => pending.refuse(),
 /// }
 /// # let refused = std::io::Error::from(connecting.wait_connected(None).unwrap_err());
 /// assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
 ///
-/// let service = TcpListener::bind(&server, "10.2.0.1:8080".parse()?)?;
+/// let service = TcpListener::bind(&server, "10.2.0.1:8080")?;
 /// # let mut connecting = TcpStream::start(&client, "10.1.0.2:80".parse()?)?;
 /// let pending = listener.pending()?;
-/// let outside = TcpStream::connect(&back, "10.2.0.1:8080".parse()?)?;
+/// let outside = TcpStream::connect(&back, "10.2.0.1:8080")?;
 /// // Now the SYN|ACK goes out.
 /// let inside = pending.accept()?;
 /// let down = outside.splice_to(&inside, splice::Options::default())?;
