@@ -78,7 +78,7 @@ mod program {
             .receive_buffer(arguments.buffer)
             .send_buffer(arguments.buffer)
             .build()?;
-        let listener = TcpListener::intercept(&stack, None, 128)?;
+        let listener = TcpListener::intercept(&stack, sosplice::Intercept::all(), 128)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_io()

@@ -1,5 +1,6 @@
 //! The heart of a tun2socks tool: every TCP connection that enters a TUN device is spliced to a
-//! connection of the operating system to its original destination.
+//! connection of the operating system to its original destination. That is dialled before the client's
+//! SYN is answered, so who cannot be reached there is refused here.
 //!
 //! ```sh
 //! ip tuntap add tun0 mode tun && ip link set tun0 up && ip route add 203.0.113.0/24 dev tun0
@@ -13,8 +14,11 @@ use clap::Parser;
 use ipnet::IpNet;
 use sosplice::kernel::KernelStream;
 use sosplice::link::tun::Tun;
+use sosplice::socket::poller::{Events, Interest, Mode, Poller, Token};
 use sosplice::splice::Options;
-use sosplice::{Stack, TcpListener, TcpStream};
+use sosplice::{DecidingListener, Intercept, Pending, Stack};
+use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,10 +35,38 @@ struct Arguments {
     idle: u64,
 }
 
-/// Dials the destination and splices both ways. The connections live as long as a splice does.
-fn join(client: TcpStream, options: &Options) -> anyhow::Result<()> {
-    let server = KernelStream::start(client.local_addr())?;
-    let pair = Arc::new((client, server));
+/// Connections to destinations that do not stand yet, and the clients that wait for them.
+type Dialling = HashMap<Token, (Pending, KernelStream)>;
+
+/// Dials the destination. Its client is not answered before that has an end.
+fn dial(client: Pending, poller: &Poller, dialling: &mut Dialling, token: Token) {
+    let started = KernelStream::start(client.local_addr()).and_then(|server| {
+        poller.add(&server, token, Interest::WRITABLE, Mode::Edge)?;
+        Ok(server)
+    });
+    match started {
+        Ok(server) => drop(dialling.insert(token, (client, server))),
+        Err(error) => {
+            eprintln!("{}: {error}", client.local_addr());
+            client.refuse();
+        }
+    }
+}
+
+/// The destination has answered, or will not: so does the client's `connect()`. Splices both ways; the
+/// connections live as long as a splice does.
+fn join(
+    client: Pending,
+    server: KernelStream,
+    poller: &Poller,
+    options: &Options,
+) -> anyhow::Result<()> {
+    poller.delete(&server)?;
+    if let Err(error) = server.wait_connected(None) {
+        client.refuse();
+        return Err(error.into());
+    }
+    let pair = Arc::new((client.accept()?, server));
     let up = pair.0.splice_to(&pair.1, options.clone())?;
     let down = pair.1.splice_to(&pair.0, options.clone())?;
     for splice in [up, down] {
@@ -42,6 +74,40 @@ fn join(client: TcpStream, options: &Options) -> anyhow::Result<()> {
         splice.on_end(move |_| drop(pair));
     }
     Ok(())
+}
+
+/// Hands each client on, from its SYN to the splices.
+fn serve(listener: &DecidingListener, options: &Options) -> anyhow::Result<()> {
+    const LISTENER: Token = Token(0);
+    let poller = Poller::new();
+    listener.set_nonblocking(true);
+    poller.add(listener, LISTENER, Interest::READABLE, Mode::Level)?;
+    let mut dialling = Dialling::new();
+    let mut tokens = (1..).map(Token);
+    let mut events = Events::default();
+    loop {
+        poller.wait(&mut events, None)?;
+        for event in &events {
+            if event.token() != LISTENER {
+                let Some((client, server)) = dialling.remove(&event.token()) else {
+                    continue;
+                };
+                let destination = client.local_addr();
+                if let Err(error) = join(client, server, &poller, options) {
+                    eprintln!("{destination}: {error}");
+                }
+                continue;
+            }
+            match listener.pending() {
+                Ok(client) => {
+                    let token = tokens.next().context("2^64 connections")?;
+                    dial(client, &poller, &mut dialling, token);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error).context("the device is gone"),
+            }
+        }
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -57,7 +123,7 @@ fn main() -> anyhow::Result<()> {
     let stack = Stack::builder(tun.build()?)
         .address(arguments.address)
         .build()?;
-    let listener = TcpListener::intercept(&stack, None, 4096)?;
+    let listener = DecidingListener::intercept(&stack, Intercept::all(), 4096)?;
     println!("every connection into {name} goes to its destination");
 
     let options = Options {
@@ -66,13 +132,5 @@ fn main() -> anyhow::Result<()> {
         forward_reset: true,
         ..Options::default()
     };
-    for client in listener.incoming() {
-        let client = client.context("the device is gone")?;
-        let handle = client.clone();
-        if let Err(error) = join(client, &options) {
-            eprintln!("{}: {error}", handle.local_addr());
-            handle.abort();
-        }
-    }
-    Ok(())
+    serve(&listener, &options)
 }

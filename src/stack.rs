@@ -21,14 +21,17 @@
 //! of 536 bytes (IPv4) or 1,220 (IPv6); other connections are not told, and it never goes up again.
 //! [`Builder::mss`] is for routers that say nothing, [`Builder::unclaimed`] for frames that are not TCP's.
 //!
-//! Locks, all leaves: the table's shards, listeners, half-open connections, the agenda, the control
-//! interface.
+//! Locks, all leaves: the table's shards, listeners, half-open connections, held SYNs, the agenda, the
+//! control interface.
 
 pub(crate) mod agenda;
 mod builder;
 pub(crate) mod control;
 mod driver;
+mod held;
 mod listener;
+mod pending;
+mod rule;
 mod stats;
 mod stream;
 pub(crate) mod table;
@@ -40,6 +43,8 @@ pub use crate::tcp::keep_alive::KeepAlive;
 pub use builder::{BuildError, Builder};
 pub use driver::Driver;
 pub use listener::{DEFAULT_BACKLOG, TcpListener};
+pub use pending::{DecidingListener, Pending};
+pub use rule::Intercept;
 pub use stats::Stats;
 pub use stream::TcpStream;
 
@@ -57,10 +62,12 @@ use crate::tcp::wire::{TCP_HEADER, Tuple};
 use agenda::Agenda;
 use builder::Config;
 use control::Control;
+use held::HeldSyns;
 use ipnet::IpNet;
-use listener::{Listening, Rule};
+use listener::{Listening, Unaccepted};
+use rule::Rule;
 use stats::Received;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -105,6 +112,8 @@ pub(crate) struct Shared {
     listeners: Mutex<Vec<Arc<Listening>>, LEAF>,
     /// Connections whose handshake is not over, and their listeners.
     half_open: Mutex<HashMap<Tuple, Arc<Listening>>, LEAF>,
+    /// SYNs about which a user is to decide.
+    pub(crate) held: Mutex<HeldSyns, LEAF>,
     pub(crate) agenda: Mutex<Agenda, LEAF>,
     pub(crate) control: Mutex<Control, LEAF>,
     unclaimed: Unclaimed,
@@ -197,34 +206,22 @@ impl Stack {
         self.shared().clock.now()
     }
 
-    pub(crate) fn listen(&self, at: SocketAddr, backlog: usize) -> io::Result<Arc<Listening>> {
+    pub(crate) fn listen(
+        &self,
+        at: SocketAddr,
+        backlog: usize,
+        decides: bool,
+    ) -> io::Result<Arc<Listening>> {
         let shared = self.shared();
         if !at.ip().is_unspecified() && !shared.is_own(at.ip()) {
             let why = format!("{} is not an address of this stack", at.ip());
             return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, why));
         }
-        let address = (!at.ip().is_unspecified()).then_some(at.ip());
+        let at_port = |port| shared.add_listener(Rule::bound(at.ip(), port), backlog, decides);
         if at.port() != 0 {
-            return shared.add_listener(
-                Rule {
-                    address,
-                    port: Some(at.port()),
-                },
-                false,
-                backlog,
-            );
+            return at_port(at.port());
         }
-        let ports = shared.ephemeral();
-        let mut listening = ports.map(|port| {
-            shared.add_listener(
-                Rule {
-                    address,
-                    port: Some(port),
-                },
-                false,
-                backlog,
-            )
-        });
+        let mut listening = shared.ephemeral().map(at_port);
         listening
             .find_map(Result::ok)
             .ok_or_else(|| io::ErrorKind::AddrInUse.into())
@@ -232,20 +229,19 @@ impl Stack {
 
     pub(crate) fn intercept(
         &self,
-        port: Option<u16>,
+        rule: Intercept,
         backlog: usize,
+        decides: bool,
     ) -> io::Result<Arc<Listening>> {
-        self.shared().add_listener(
-            Rule {
-                address: None,
-                port,
-            },
-            true,
-            backlog,
-        )
+        if rule.is_empty() {
+            let why = "the range of ports is empty: give at least one port";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let shared = self.shared();
+        shared.add_listener(Rule::intercepting(rule), backlog, decides)
     }
 
-    pub(crate) fn unlisten(&self, listening: &Arc<Listening>, unaccepted: VecDeque<Arc<Conn>>) {
+    pub(crate) fn unlisten(&self, listening: &Arc<Listening>, unaccepted: Unaccepted) {
         let shared = self.shared();
         let gone = {
             let mut listeners = shared.listeners.lock();
@@ -267,8 +263,11 @@ impl Stack {
                 conn.run(Work::ABORT, Runner::User);
             }
         }
-        for conn in unaccepted {
+        for conn in unaccepted.ready {
             conn.run(Work::ABORT, Runner::User);
+        }
+        for key in unaccepted.held {
+            shared.refuse_syn(key);
         }
     }
 
@@ -337,6 +336,7 @@ impl Shared {
         }
         let listeners = self.listeners.lock().clone();
         listeners.iter().for_each(|listening| listening.go_down());
+        self.forget_syns();
         let mut forgotten = self.agenda.lock().end();
         let (handed_over, _) = forgotten.take(self.clock.now());
         for conn in handed_over.iter().filter_map(Weak::upgrade) {
@@ -363,35 +363,29 @@ impl Shared {
     fn add_listener(
         &self,
         rule: Rule,
-        intercepts: bool,
         backlog: usize,
+        decides: bool,
     ) -> io::Result<Arc<Listening>> {
-        let listening = Arc::new(Listening::new(rule, intercepts, backlog));
+        let listening = Arc::new(Listening::new(rule, backlog, decides));
         let mut listeners = self.listeners.lock();
         if self.down.load(Ordering::SeqCst) {
             return Err(SoError::NetworkDown.into());
         }
-        let taken = listeners.iter().any(|other| {
-            other.intercepts == intercepts && other.rule.port == rule.port && {
-                let (a, b) = (other.rule.address, rule.address);
-                a == b || (!intercepts && (a.is_none() || b.is_none()))
-            }
-        });
-        if taken {
-            let why = "somebody listens at this address and port already";
+        let rule = &listening.rule;
+        if listeners.iter().any(|other| other.rule.conflicts(rule)) {
+            let why = "somebody listens there already: close that listener, or be more precise";
             return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
         }
         listeners.push(listening.clone());
-        listeners.sort_by_key(|one| (one.intercepts, std::cmp::Reverse(one.rule.precision())));
+        listeners.sort_by_key(|one| one.rule.rank());
         Ok(listening)
     }
 
     pub(crate) fn listener_for(&self, tuple: &Tuple, own: bool) -> Option<Arc<Listening>> {
         let listeners = self.listeners.lock();
-        let wanted = |one: &&Arc<Listening>| {
-            (own || one.intercepts) && one.rule.matches(tuple.local, tuple.local_port)
-        };
-        listeners.iter().find(wanted).cloned()
+        let mut listeners = listeners.iter();
+        let wanted = |one: &&Arc<Listening>| one.rule.matches(tuple.local, tuple.local_port, own);
+        listeners.find(wanted).cloned()
     }
 
     /// A new half-open connection, if the listener's backlog has room. `after` is the last sequence

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use sosplice::link::memory;
-use sosplice::{Stack, TcpListener, TcpStream};
+use sosplice::{Intercept, Stack, TcpListener, TcpStream};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::thread;
@@ -88,7 +88,7 @@ fn nobody_listens() {
 fn an_intercepting_listener_accepts_any_destination() {
     let (server, client) = stacks();
     let own = TcpListener::bind(&server, "10.0.0.1:80").unwrap();
-    let any = TcpListener::intercept(&server, None, 8).unwrap();
+    let any = TcpListener::intercept(&server, Intercept::all(), 8).unwrap();
     for destination in ["203.0.113.5:443", "10.0.0.1:81", "[2001:db8::7]:25"] {
         let destination = destination.parse().unwrap();
         let mut stream = TcpStream::connect(&client, destination).unwrap();
@@ -111,8 +111,40 @@ fn an_intercepting_listener_accepts_any_destination() {
         stream.peer_addr(),
         "other listeners come first"
     );
-    let taken = TcpListener::intercept(&server, None, 8).unwrap_err();
+    let taken = TcpListener::intercept(&server, Intercept::all(), 8).unwrap_err();
     assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
+}
+
+#[test]
+fn the_most_precise_rule_gets_the_connection() {
+    let (server, client) = stacks();
+    let listen = |rule: Intercept| TcpListener::intercept(&server, rule, 8);
+    let net = |text: &str| Intercept::all().addresses(text.parse().unwrap());
+    // The least precise one was there first.
+    let rest = listen(Intercept::all()).unwrap();
+    let port = listen(Intercept::all().ports(443..=443)).unwrap();
+    let wide = listen(net("203.0.0.0/8")).unwrap();
+    let ports = listen(net("203.0.113.0/24").ports(80..=90)).unwrap();
+    let expected = [
+        (&ports, "203.0.113.5:85"),
+        (&wide, "203.0.113.5:443"),
+        (&wide, "203.0.114.5:85"),
+        (&port, "198.51.100.1:443"),
+        (&rest, "198.51.100.1:80"),
+        (&rest, "[2001:db8::7]:80"),
+    ];
+    for (listener, destination) in expected {
+        let destination = destination.parse().unwrap();
+        let _stream = TcpStream::connect(&client, destination).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert_eq!(accepted.local_addr(), destination);
+    }
+    let kind = |rule| listen(rule).unwrap_err().kind();
+    let overlaps = net("203.0.113.9/24").ports(90..=100);
+    assert_eq!(kind(overlaps), std::io::ErrorKind::AddrInUse);
+    let nothing = std::ops::RangeInclusive::new(81, 80);
+    let nothing = Intercept::all().ports(nothing);
+    assert_eq!(kind(nothing), std::io::ErrorKind::InvalidInput);
 }
 
 #[test]

@@ -363,6 +363,7 @@ impl Builder {
             table: Table::new(self.config.time_wait),
             listeners: Mutex::default(),
             half_open: Mutex::default(),
+            held: Mutex::default(),
             agenda: Mutex::default(),
             control: Mutex::new(Control::new(&caps)),
             unclaimed: self.unclaimed,

@@ -7,6 +7,7 @@
 
 use super::Shared;
 use super::control;
+use super::listener::Listening;
 use super::table::Entry;
 use crate::link::Frame;
 use crate::run_list::{self, Budget};
@@ -85,8 +86,14 @@ impl Driver {
     /// When [`run_once`](Self::run_once) has something to do, if no frame arrives before.
     pub fn next_deadline(&self) -> Option<Instant> {
         let timer = self.shared.agenda.lock().next();
-        let expiry = self.shared.table.next_expiry();
-        timer.into_iter().chain(expiry).min()
+        timer.into_iter().chain(self.next_expiry()).min()
+    }
+
+    /// When something that is no connection is forgotten. Only the driver adds such things.
+    fn next_expiry(&self) -> Option<Instant> {
+        let held = self.shared.held.lock().next();
+        let record = self.shared.table.next_expiry();
+        held.into_iter().chain(record).min()
     }
 
     fn serve_agenda(&mut self, now: Instant) -> bool {
@@ -100,6 +107,7 @@ impl Driver {
             conn.resume();
         }
         self.shared.table.expire(now);
+        self.shared.expire_syns(now);
         worked
     }
 
@@ -196,7 +204,6 @@ impl Driver {
         match record.answer(&segment.header, segment.payload_len) {
             Answer::Ignore => {}
             Answer::MakeRoom if self.shared.listener_for(tuple, own).is_some() => {
-                self.shared.table.forget(tuple);
                 self.unknown(segment, None, Some(record.snd_nxt));
             }
             Answer::MakeRoom => self.acknowledge(record),
@@ -220,19 +227,15 @@ impl Driver {
         let tuple = segment.tuple;
         let own = self.shared.is_own(tuple.local);
         let header = &segment.header;
-        if header.flags & (SYN | wire::ACK | wire::RST | wire::FIN) == SYN
-            && let Some(listening) = self.shared.listener_for(&tuple, own)
-        {
-            // A SYN from an address to itself would connect to itself.
-            let to_itself = tuple.local == tuple.remote && tuple.local_port == tuple.remote_port;
-            match (!to_itself)
-                .then(|| self.shared.accept_syn(&listening, &tuple, after))
-                .flatten()
-            {
-                Some(conn) => self.deliver(conn, segment),
-                None => self.shared.received.backlog_full.add(1),
+        if header.flags & (SYN | wire::ACK | wire::RST | wire::FIN) == SYN {
+            // First of all, also if its listener is closed: somebody may still decide about it.
+            if self.shared.refresh_syn(&segment) {
+                return;
             }
-            return;
+            if let Some(listening) = self.shared.listener_for(&tuple, own) {
+                self.syn(&listening, segment, after);
+                return;
+            }
         }
         if spare.is_some_and(|frame| self.claimed(&frame)) {
             return;
@@ -243,6 +246,29 @@ impl Driver {
             if let Some(reset) = reset {
                 control::send(&*self.shared.link, &reset, tuple.ip_header_len());
             }
+        }
+    }
+
+    fn syn(&mut self, listening: &Arc<Listening>, segment: Segment, after: Option<u32>) {
+        let tuple = segment.tuple;
+        // A SYN from an address to itself would connect to itself.
+        let to_itself = tuple.local == tuple.remote && tuple.local_port == tuple.remote_port;
+        let conn = if to_itself {
+            None
+        } else if listening.decides {
+            match self.shared.hold_syn(listening, &segment) {
+                Some(conn) => Some(conn),
+                None => return,
+            }
+        } else {
+            if after.is_some() {
+                self.shared.table.forget(&tuple);
+            }
+            self.shared.accept_syn(listening, &tuple, after)
+        };
+        match conn {
+            Some(conn) => self.deliver(conn, segment),
+            None => self.shared.received.backlog_full.add(1),
         }
     }
 
@@ -274,7 +300,7 @@ impl Driver {
 
     /// Sleeps until there is something to do. `false`: the link is gone.
     fn sleep(&self, until: Option<Instant>) -> bool {
-        let expiry = self.shared.table.next_expiry();
+        let expiry = self.next_expiry();
         let (deadline, writable) = {
             let mut agenda = self.shared.agenda.lock();
             if !agenda.fall_asleep() {

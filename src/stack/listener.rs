@@ -1,6 +1,8 @@
 //! Listening: the backlog, and the user's [`TcpListener`].
 
 use super::Stack;
+use super::held::Key;
+use super::rule::{Intercept, Rule};
 use super::stream::{TcpStream, each};
 use crate::error::SoError;
 use crate::lock::{Condvar, LEAF, Mutex};
@@ -11,34 +13,18 @@ use crate::tcp::conn::Conn;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Which destinations a listener accepts. `None` accepts every one, also such that are not the
-/// stack's own: then `local_addr()` of an accepted connection is the original destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rule {
-    pub(crate) address: Option<IpAddr>,
-    pub(crate) port: Option<u16>,
-}
-
-impl Rule {
-    pub(crate) fn matches(&self, address: IpAddr, port: u16) -> bool {
-        self.address.is_none_or(|own| own == address) && self.port.is_none_or(|own| own == port)
-    }
-
-    /// The more a rule says, the earlier it is asked.
-    pub(crate) fn precision(&self) -> u8 {
-        u8::from(self.port.is_some()) * 2 + u8::from(self.address.is_some())
-    }
-}
 
 #[derive(Default)]
 struct Queue {
     ready: VecDeque<Arc<Conn>>,
+    /// Held SYNs that nobody was handed yet.
+    held: VecDeque<Key>,
     /// Told when a connection is ready, and when the stack is down, after the lock.
     upcalls: Upcalls,
+    /// Half-open connections and held SYNs.
     half_open: usize,
     closed: bool,
     /// The stack is down: nobody will come any more.
@@ -49,6 +35,7 @@ impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Queue")
             .field("ready", &self.ready)
+            .field("held", &self.held)
             .field("upcalls", &self.upcalls.len())
             .field("half_open", &self.half_open)
             .field("closed", &self.closed)
@@ -57,12 +44,19 @@ impl fmt::Debug for Queue {
     }
 }
 
+/// What a listener leaves behind when it is closed.
+#[derive(Debug)]
+pub(crate) struct Unaccepted {
+    pub(crate) ready: VecDeque<Arc<Conn>>,
+    pub(crate) held: VecDeque<Key>,
+}
+
 /// What the stack knows of a listener.
 #[derive(Debug)]
 pub(crate) struct Listening {
     pub(crate) rule: Rule,
-    /// Destinations beyond the stack's own addresses are accepted too.
-    pub(crate) intercepts: bool,
+    /// SYNs are held until the user decides.
+    pub(crate) decides: bool,
     backlog: usize,
     queue: Mutex<Queue, LEAF>,
     changed: Condvar,
@@ -70,10 +64,10 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    pub(crate) fn new(rule: Rule, intercepts: bool, backlog: usize) -> Listening {
+    pub(crate) fn new(rule: Rule, backlog: usize, decides: bool) -> Listening {
         Listening {
             rule,
-            intercepts,
+            decides,
             backlog: backlog.max(1),
             queue: Mutex::default(),
             changed: Condvar::new(),
@@ -112,13 +106,39 @@ impl Listening {
         true
     }
 
-    fn close(&self) -> VecDeque<Arc<Conn>> {
+    /// A SYN is held. `false`: the listener is closed.
+    pub(crate) fn offer(&self, key: Key) -> bool {
+        let upcalls = {
+            let mut queue = self.queue.lock();
+            if queue.closed {
+                return false;
+            }
+            queue.held.push_back(key);
+            self.changed.notify_one();
+            queue.upcalls.clone()
+        };
+        upcalls
+            .iter()
+            .for_each(|upcall| upcall.wakeup(Wakeup::Data));
+        true
+    }
+
+    /// A SYN is held no longer. It is near the front: the oldest go first.
+    pub(crate) fn withdraw(&self, key: Key) {
+        let mut queue = self.queue.lock();
+        let at = queue.held.iter().position(|other| *other == key);
+        at.map(|at| queue.held.remove(at));
+    }
+
+    fn close(&self) -> Unaccepted {
         let (unaccepted, upcalls) = {
             let mut queue = self.queue.lock();
             queue.closed = true;
             self.changed.notify_all();
             let upcalls = std::mem::take(&mut queue.upcalls);
-            (std::mem::take(&mut queue.ready), upcalls)
+            let ready = std::mem::take(&mut queue.ready);
+            let held = std::mem::take(&mut queue.held);
+            (Unaccepted { ready, held }, upcalls)
         };
         drop(upcalls);
         unaccepted
@@ -129,6 +149,8 @@ impl Listening {
         let upcalls = {
             let mut queue = self.queue.lock();
             queue.down = true;
+            // Their records are about to go.
+            queue.held.clear();
             self.changed.notify_all();
             queue.upcalls.clone()
         };
@@ -138,10 +160,18 @@ impl Listening {
     }
 
     fn accept(&self) -> io::Result<Arc<Conn>> {
+        self.wait(|queue| queue.ready.pop_front())
+    }
+
+    pub(crate) fn pending(&self) -> io::Result<Key> {
+        self.wait(|queue| queue.held.pop_front())
+    }
+
+    fn wait<T>(&self, take: impl Fn(&mut Queue) -> Option<T>) -> io::Result<T> {
         let mut queue = self.queue.lock();
         loop {
-            if let Some(conn) = queue.ready.pop_front() {
-                return Ok(conn);
+            if let Some(taken) = take(&mut queue) {
+                return Ok(taken);
             }
             if queue.closed {
                 let why = "the listener was closed by another thread";
@@ -171,11 +201,18 @@ impl Watched for Listening {
         let mut upcalls = queue.upcalls.iter();
         upcalls.find(|other| is_same(other, upcall))?;
         Some(Condition {
-            readable: !queue.ready.is_empty() || queue.down,
+            readable: !(queue.ready.is_empty() && queue.held.is_empty()) || queue.down,
             read_closed: queue.down,
             error: queue.down.then_some(SoError::NetworkDown),
             ..Condition::default()
         })
+    }
+}
+
+impl TcpListener {
+    /// The stack and what it knows of the listener.
+    pub(super) fn parts(&self) -> (&Stack, &Listening) {
+        (&self.open.stack, &self.open.listening)
     }
 }
 
@@ -233,7 +270,7 @@ struct Open {
 pub const DEFAULT_BACKLOG: usize = 128;
 
 impl TcpListener {
-    fn new(stack: &Stack, listening: Arc<Listening>) -> TcpListener {
+    pub(super) fn new(stack: &Stack, listening: Arc<Listening>) -> TcpListener {
         let end = SocketEnd::new(0, 0);
         end.set_flavor(stack.shared().config.flavor);
         end.cantrcvmore();
@@ -268,18 +305,22 @@ impl TcpListener {
         address: impl ToSocketAddrs,
         backlog: usize,
     ) -> io::Result<TcpListener> {
-        let listening = each(address, |address| stack.listen(address, backlog))?;
+        let listening = each(address, |address| stack.listen(address, backlog, false))?;
         Ok(TcpListener::new(stack, listening))
     }
 
-    /// Accepts connections to *any* destination address, and to one port or (`None`) any port: what
-    /// a proxy behind a TUN needs. `local_addr()` of an accepted connection is the original
-    /// destination. Other listeners of the stack come first.
+    /// Accepts connections to the destinations of a rule, whether they are the stack's addresses or
+    /// not: what a proxy behind a TUN needs. `local_addr()` of an accepted connection is the original
+    /// destination.
+    ///
+    /// Of several listeners for a destination, bound ones come first, then the intercepting one with
+    /// the longest prefix, then the one with the fewest ports.
     ///
     /// # Errors
-    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if the stack has such a listener.
-    pub fn intercept(stack: &Stack, port: Option<u16>, backlog: usize) -> io::Result<TcpListener> {
-        let listening = stack.intercept(port, backlog)?;
+    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if the rule overlaps one that is as precise,
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the range of ports is empty.
+    pub fn intercept(stack: &Stack, rule: Intercept, backlog: usize) -> io::Result<TcpListener> {
+        let listening = stack.intercept(rule, backlog, false)?;
         Ok(TcpListener::new(stack, listening))
     }
 
@@ -300,11 +341,10 @@ impl TcpListener {
         std::iter::repeat_with(|| self.accept().map(|(stream, _)| stream))
     }
 
-    /// The address this listener was bound to. Unspecified parts are zero.
+    /// The address this listener was bound to, or the network that it intercepts. What is not one
+    /// address or one port is zero.
     pub fn local_addr(&self) -> SocketAddr {
-        let rule = &self.open.listening.rule;
-        let address = rule.address.unwrap_or_else(|| [0, 0, 0, 0].into());
-        SocketAddr::new(address, rule.port.unwrap_or(0))
+        self.open.listening.rule.address()
     }
 
     /// Whether [`accept`](Self::accept) returns at once when nobody is there.

@@ -85,7 +85,9 @@ fn nothing_is_left_of_a_stack_whose_link_is_full() {
 fn a_syn_whose_place_is_taken_changes_nothing() {
     let (stack, _driver, _far) = stack(100);
     let shared = stack.shared();
-    let listener = stack.listen("10.0.0.1:80".parse().unwrap(), 2).unwrap();
+    let listener = stack
+        .listen("10.0.0.1:80".parse().unwrap(), 2, false)
+        .unwrap();
     let tuple = Tuple {
         local: [10, 0, 0, 1].into(),
         remote: [10, 0, 0, 2].into(),

@@ -9,6 +9,7 @@
 )]
 
 mod fuzz;
+mod held;
 mod icmp;
 mod options;
 mod splice;

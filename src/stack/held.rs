@@ -1,0 +1,245 @@
+//! SYNs that wait for their user's decision: a small record each, no engine and no buffers.
+//!
+//! A record has a place in its listener's backlog. Whoever takes it out of the list gives the place
+//! back. A SYN that comes again refreshes its record. The connection that accepts one is in the
+//! table before the record goes, and a driver that has made a record looks into the table once more:
+//! so no SYN is held while its connection is there.
+//!
+//! A record in TIME-WAIT's way leaves it in the table until the SYN is accepted: who is refused or
+//! ignored has not made room.
+//!
+//! Locks: the list's, a leaf, taken alone.
+
+use super::control;
+use super::listener::Listening;
+use super::table::Entry;
+use super::{Shared, Work};
+use crate::buf::Gather;
+use crate::error::SoError;
+use crate::tcp::conn::{Conn, Runner};
+use crate::tcp::engine::Engine;
+use crate::tcp::time_wait::Answer;
+use crate::tcp::wire::{Header, Segment, Tuple};
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// One record: its tuple, and a number that no other record has, so that a late decision is none
+/// about the next SYN of that tuple.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) tuple: Tuple,
+    serial: u64,
+}
+
+#[derive(Debug)]
+struct Record {
+    serial: u64,
+    listening: Arc<Listening>,
+    /// The latest SYN. Its text, if any, does not count (RFC 9293 3.10.7.2 lets the peer send it again).
+    syn: Header,
+    /// `None` while it is being accepted.
+    until: Option<Instant>,
+}
+
+/// All records of a stack.
+#[derive(Debug, Default)]
+pub(crate) struct HeldSyns {
+    records: HashMap<Tuple, Record>,
+    /// When they are forgotten.
+    deadlines: BTreeMap<(Instant, u64), Tuple>,
+    serial: u64,
+}
+
+impl HeldSyns {
+    fn insert(
+        &mut self,
+        tuple: Tuple,
+        listening: &Arc<Listening>,
+        syn: Header,
+        at: Instant,
+    ) -> Key {
+        self.serial += 1;
+        let serial = self.serial;
+        let record = Record {
+            serial,
+            listening: listening.clone(),
+            syn,
+            until: Some(at),
+        };
+        let former = self.records.insert(tuple, record);
+        debug_assert!(former.is_none(), "invariant: only the driver adds records");
+        self.deadlines.insert((at, serial), tuple);
+        Key { tuple, serial }
+    }
+
+    /// A SYN of a tuple that has a record. `false`: it has none.
+    fn refresh(&mut self, tuple: &Tuple, syn: Header, at: Instant) -> bool {
+        let Some(record) = self.records.get_mut(tuple) else {
+            return false;
+        };
+        if let Some(until) = &mut record.until {
+            self.deadlines.remove(&(*until, record.serial));
+            self.deadlines.insert((at, record.serial), *tuple);
+            (record.syn, *until) = (syn, at);
+        }
+        true
+    }
+
+    /// From now on the record does not time out.
+    fn begin(&mut self, key: Key) -> Option<Header> {
+        let record = self.records.get_mut(&key.tuple)?;
+        if record.serial != key.serial {
+            return None;
+        }
+        if let Some(until) = record.until.take() {
+            self.deadlines.remove(&(until, key.serial));
+        }
+        Some(record.syn)
+    }
+
+    fn take(&mut self, key: Key) -> Option<Record> {
+        self.begin(key)?;
+        self.records.remove(&key.tuple)
+    }
+
+    fn take_due(&mut self, now: Instant) -> Option<(Key, Record)> {
+        let (&(until, serial), &tuple) = self.deadlines.first_key_value()?;
+        let key = Key { tuple, serial };
+        (until <= now).then(|| self.take(key).map(|record| (key, record)))?
+    }
+
+    /// When the first is forgotten.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.deadlines.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> (usize, usize) {
+        (self.records.len(), self.deadlines.len())
+    }
+}
+
+pub(super) fn segment(tuple: Tuple, header: Header) -> Segment {
+    Segment {
+        tuple,
+        header,
+        payload: Gather::default(),
+        payload_len: 0,
+    }
+}
+
+impl Shared {
+    fn held_until(&self) -> Instant {
+        self.clock.now() + self.config.limits.connect
+    }
+
+    /// A SYN came again. `false`: it is not held.
+    pub(crate) fn refresh_syn(&self, syn: &Segment) -> bool {
+        let until = self.held_until();
+        self.held.lock().refresh(&syn.tuple, syn.header, until)
+    }
+
+    /// Holds a SYN, if the listener's backlog has room. A connection is given back if one has come to
+    /// be in the meantime: the SYN is for that.
+    pub(crate) fn hold_syn(&self, listening: &Arc<Listening>, syn: &Segment) -> Option<Arc<Conn>> {
+        if !listening.reserve() {
+            self.received.backlog_full.add(1);
+            return None;
+        }
+        let until = self.held_until();
+        let key = (self.held.lock()).insert(syn.tuple, listening, syn.header, until);
+        if let Some(Entry::Conn(conn)) = self.table.get(&syn.tuple) {
+            self.ignore_syn(key);
+            return Some(conn);
+        }
+        if !listening.offer(key) {
+            self.refuse_syn(key);
+        }
+        None
+    }
+
+    /// Forgets those about which nobody has decided in time.
+    pub(crate) fn expire_syns(&self, now: Instant) {
+        loop {
+            let due = self.held.lock().take_due(now);
+            let Some((key, record)) = due else { return };
+            record.listening.withdraw(key);
+            record.listening.release();
+        }
+    }
+
+    /// Begins the connection.
+    pub(crate) fn accept_held(self: &Arc<Self>, key: Key) -> io::Result<Arc<Conn>> {
+        let tuple = key.tuple;
+        let syn = self.held.lock().begin(key);
+        let Some(syn) = syn else {
+            return Err(match self.down.load(Ordering::SeqCst) {
+                true => SoError::NetworkDown.into(),
+                false => io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the peer has not tried again for the stack's connect timeout: decide earlier",
+                ),
+            });
+        };
+        let syn = segment(tuple, syn);
+        let after = match self.table.get(&tuple) {
+            Some(Entry::TimeWait(record, _))
+                if record.answer(&syn.header, 0) == Answer::MakeRoom =>
+            {
+                self.table.forget(&tuple);
+                Some(record.snd_nxt)
+            }
+            _ => None,
+        };
+        let engine = self.engine(&tuple, |link, config| {
+            Engine::listening(link, config, &tuple)
+        });
+        let conn = self.connection(tuple, engine, after);
+        // Whoever finds the connection in the table and runs it takes the SYN first.
+        conn.leave(syn);
+        let inserted = self.table.insert(&conn);
+        self.ignore_syn(key);
+        if !inserted {
+            let why = "this stack has dialled its peer from the same port meanwhile";
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+        }
+        // Either go_down() has found the connection, or this finds the stack down.
+        if self.down.load(Ordering::SeqCst) {
+            conn.run(Work::NETWORK_DOWN, Runner::User);
+            return Err(SoError::NetworkDown.into());
+        }
+        conn.run(Work::SERVE, Runner::User);
+        Ok(conn)
+    }
+
+    /// Answers with a reset. If the link is full, it is lost, and the peer's next SYN is a new one.
+    pub(crate) fn refuse_syn(&self, key: Key) {
+        if let Some(record) = self.take_syn(key) {
+            let syn = segment(key.tuple, record.syn);
+            let reset = self.control.lock().reset(&syn);
+            if let Some(reset) = reset {
+                control::send(&*self.link, &reset, key.tuple.ip_header_len());
+            }
+        }
+    }
+
+    /// Forgets it.
+    pub(crate) fn ignore_syn(&self, key: Key) {
+        drop(self.take_syn(key));
+    }
+
+    fn take_syn(&self, key: Key) -> Option<Record> {
+        let record = self.held.lock().take(key)?;
+        record.listening.release();
+        Some(record)
+    }
+
+    /// The stack is down.
+    pub(crate) fn forget_syns(&self) {
+        let all = std::mem::take(&mut *self.held.lock());
+        drop(all);
+    }
+}

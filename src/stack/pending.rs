@@ -1,0 +1,204 @@
+//! Deciding between SYN and SYN|ACK: a listener whose user is handed each SYN before it is answered.
+//!
+//! What a proxy wants: it dials its backend first, and the client's `connect()` succeeds or is
+//! refused as the proxy's own did. See `held` for the records behind it.
+
+use super::held::Key;
+use super::rule::Intercept;
+use super::stream::TcpStream;
+use super::{Stack, TcpListener};
+use crate::socket::Socket;
+use crate::socket::poller::{Pollable, Sealed, Watched};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// A listener that hands out each SYN before it is answered, as a [`Pending`].
+///
+/// A held SYN is a small record. It counts against the backlog until it is decided, and beyond that
+/// SYNs are dropped. A SYN that comes again refreshes its record and is not a second one. If it does
+/// not come again for the stack's connect timeout, the record is forgotten silently. For a poller the
+/// listener is readable when a `Pending` is there, or the stack is down.
+///
+/// Dropping the listener refuses those that nobody was handed, and answers further SYNs as a closed
+/// port does. A `Pending` that was handed out is still its user's to decide.
+///
+/// ```
+/// use sosplice::{DecidingListener, TcpListener, TcpStream, Stack, link::memory, splice};
+/// use std::io::{ErrorKind, Read, Write};
+///
+/// # let (left, left_end) = memory::pair(memory::Config::default());
+/// # let (right, right_end) = memory::pair(memory::Config::default());
+/// # let client = Stack::builder(left_end).address("10.1.0.1/24".parse()?).build()?;
+/// # let server = Stack::builder(right_end).address("10.2.0.1/24".parse()?).build()?;
+/// let front = Stack::builder(left).address("10.1.0.2/24".parse()?).build()?;
+/// let back = Stack::builder(right).address("10.2.0.2/24".parse()?).build()?;
+/// let listener = DecidingListener::bind(&front, "10.1.0.2:80".parse()?)?;
+///
+/// # let connecting = TcpStream::start(&client, "10.1.0.2:80".parse()?)?;
+/// // Nobody serves yet: the client's connect() is refused, as if there were no proxy.
+/// let pending = listener.pending()?;
+/// match TcpStream::connect(&back, "10.2.0.1:8080") {
+///     Ok(_) => unreachable!("nobody listens there"),
+///     Err(_) => pending.refuse(),
+/// }
+/// # let refused = std::io::Error::from(connecting.wait_connected(None).unwrap_err());
+/// assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+///
+/// let service = TcpListener::bind(&server, "10.2.0.1:8080")?;
+/// # let mut connecting = TcpStream::start(&client, "10.1.0.2:80".parse()?)?;
+/// let pending = listener.pending()?;
+/// let outside = TcpStream::connect(&back, "10.2.0.1:8080")?;
+/// // Now the SYN|ACK goes out.
+/// let inside = pending.accept()?;
+/// let down = outside.splice_to(&inside, splice::Options::default())?;
+/// service.accept()?.0.write_all(b"hello")?;
+/// # let mut text = [0; 5];
+/// connecting.read_exact(&mut text)?;
+/// assert_eq!(&text, b"hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct DecidingListener {
+    listener: TcpListener,
+}
+
+impl DecidingListener {
+    /// As [`TcpListener::bind`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind(stack: &Stack, address: SocketAddr) -> io::Result<DecidingListener> {
+        DecidingListener::bind_with_backlog(stack, address, super::DEFAULT_BACKLOG)
+    }
+
+    /// As [`TcpListener::bind_with_backlog`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind_with_backlog(
+        stack: &Stack,
+        address: SocketAddr,
+        backlog: usize,
+    ) -> io::Result<DecidingListener> {
+        let listening = stack.listen(address, backlog, true)?;
+        let listener = TcpListener::new(stack, listening);
+        Ok(DecidingListener { listener })
+    }
+
+    /// As [`TcpListener::intercept`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn intercept(
+        stack: &Stack,
+        rule: Intercept,
+        backlog: usize,
+    ) -> io::Result<DecidingListener> {
+        let listening = stack.intercept(rule, backlog, true)?;
+        let listener = TcpListener::new(stack, listening);
+        Ok(DecidingListener { listener })
+    }
+
+    /// Waits for a SYN and returns it, unanswered.
+    ///
+    /// # Errors
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if none is there and the listener is non-blocking;
+    /// [`NetworkDown`](io::ErrorKind::NetworkDown) if none is there and the link is gone.
+    pub fn pending(&self) -> io::Result<Pending> {
+        let (stack, listening) = self.listener.parts();
+        Ok(Pending {
+            key: listening.pending()?,
+            stack: stack.clone(),
+        })
+    }
+
+    /// An iterator over SYNs that never ends.
+    pub fn incoming(&self) -> impl Iterator<Item = io::Result<Pending>> + '_ {
+        std::iter::repeat_with(|| self.pending())
+    }
+
+    /// As [`TcpListener::local_addr`].
+    pub fn local_addr(&self) -> SocketAddr {
+        self.listener.local_addr()
+    }
+
+    /// Whether [`pending`](Self::pending) returns at once when nobody is there.
+    pub fn set_nonblocking(&self, nonblocking: bool) {
+        self.listener.set_nonblocking(nonblocking);
+    }
+
+    /// Stops listening: threads that wait in [`pending`](Self::pending) return with an error.
+    pub fn close(&self) {
+        self.listener.close();
+    }
+}
+
+impl Sealed for DecidingListener {
+    fn watched(&self) -> Arc<dyn Watched> {
+        self.listener.watched()
+    }
+}
+
+impl Pollable for DecidingListener {}
+
+/// As for [`TcpListener`].
+impl AsRef<Socket> for DecidingListener {
+    fn as_ref(&self) -> &Socket {
+        self.listener.as_ref()
+    }
+}
+
+/// A SYN that waits for a decision; dropping it ignores it. Made by [`DecidingListener::pending`].
+#[derive(Debug)]
+#[must_use = "dropping it ignores the SYN: accept or refuse it"]
+pub struct Pending {
+    stack: Stack,
+    key: Key,
+}
+
+impl Pending {
+    #[cfg(test)]
+    pub(crate) fn key(&self) -> Key {
+        self.key
+    }
+
+    /// The address that the peer wants to reach.
+    pub fn local_addr(&self) -> SocketAddr {
+        SocketAddr::new(self.key.tuple.local, self.key.tuple.local_port)
+    }
+
+    /// The peer's address.
+    pub fn peer_addr(&self) -> SocketAddr {
+        SocketAddr::new(self.key.tuple.remote, self.key.tuple.remote_port)
+    }
+
+    /// Answers the SYN and returns the connection, which does not stand yet:
+    /// [`wait_connected`](Socket::wait_connected) waits for that, reading and writing do too, and it
+    /// can be spliced at once. It no longer counts against the backlog.
+    ///
+    /// # Errors
+    /// [`TimedOut`](io::ErrorKind::TimedOut) if the SYN is held no longer, see [`DecidingListener`];
+    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if this stack has meanwhile dialled that peer itself,
+    /// from the port that it wants to reach;
+    /// [`NetworkDown`](io::ErrorKind::NetworkDown) if the link is gone.
+    pub fn accept(self) -> io::Result<TcpStream> {
+        let conn = self.stack.shared().accept_held(self.key)?;
+        Ok(TcpStream::new(&self.stack, conn))
+    }
+
+    /// Answers the SYN with a reset: the peer's connection is refused. Does nothing if the SYN is held
+    /// no longer.
+    pub fn refuse(self) {
+        self.stack.shared().refuse_syn(self.key);
+    }
+
+    /// Does not answer: the same as dropping it. The peer's next SYN is a new [`Pending`].
+    pub fn ignore(self) {}
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.stack.shared().ignore_syn(self.key);
+    }
+}
