@@ -17,6 +17,10 @@ plain     the same without the header
 relay     smoltcp alone, bytes copied from ring to ring
 worker    this crate, a splice's worker moves the bytes
 direct    this crate, the receiving thread does
+host-worker, host-direct, host-copy
+          a TUN on the client's side only; the proxy is in the server's namespace, and a kernel socket of
+          its own goes to the server: spliced by a worker, by the receiving thread, copied by tokio over
+          the same stack
 haproxy   HAProxy with splice(2), kernel sockets over veth (needs no TUN, so not quite the same race)
 """
 
@@ -124,7 +128,13 @@ def contestants(options):
     tuns = lambda net: ["--tun", f"tc@{net.client}", "--tun", f"ts@{net.server}"]
     ours = lambda mode: lambda net: (
         [options.proxy, *proxy_arguments(net), "--dispatch", mode], CLIENT_GATE, SERVER)  # fmt: skip
+    host = lambda mode: lambda net: (
+        within(net.server, newest(release, "tun_host"), "--tun", f"tc@{net.client}", "--mode", mode),
+        SERVER, SERVER)  # fmt: skip
     return {
+        "host-worker": host("worker"),
+        "host-direct": host("direct"),
+        "host-copy": host("copy"),
         "forward": lambda net: ([forward, *tuns(net)], SERVER, SERVER),
         "held": lambda net: ([forward, "--hold", "32", *tuns(net)], SERVER, SERVER),
         "plain": lambda net: ([forward, "--plain", *tuns(net)], SERVER, SERVER),
@@ -239,7 +249,7 @@ def main():
     parser.add_argument("--mtu", type=int, nargs="+", default=[1500, 65500])
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--reverse", action="store_true", help="the server sends")
-    parser.add_argument("--contestants", nargs="+", default=default, choices=default)
+    parser.add_argument("--contestants", nargs="+", default=default, choices=[*default, "host-worker", "host-direct", "host-copy"])
     parser.add_argument("--target", default=target, help="cargo's target directory")
     parser.add_argument("--proxy", help="default: TARGET/release/examples/proxy")
     parser.add_argument("--verbose", action="store_true", help="what the proxies say at the end")

@@ -16,6 +16,7 @@ use crate::buf::{Buf, Gather};
 use std::fmt;
 use std::io;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What a link can do.
@@ -143,4 +144,28 @@ pub trait Link: Send + Sync + fmt::Debug {
 
     /// Ends the current or the next [`wait`](Self::wait). From any thread, with any lock held.
     fn wake(&self);
+}
+
+/// A shared link: what a second stack beside ours transmits through
+/// ([`Builder::unclaimed`](crate::stack::Builder::unclaimed)).
+impl<L: Link + ?Sized> Link for Arc<L> {
+    fn capabilities(&self) -> Capabilities {
+        (**self).capabilities()
+    }
+
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+        (**self).receive(frames, max)
+    }
+
+    fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
+        (**self).transmit(packet)
+    }
+
+    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
+        (**self).wait(writable, deadline)
+    }
+
+    fn wake(&self) {
+        (**self).wake();
+    }
 }

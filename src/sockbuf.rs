@@ -12,6 +12,10 @@ pub const DEFAULT_HIWAT: usize = 256 * 1024;
 /// (BSD's `sb_mbmax` follows `sb_hiwat` in the same way).
 const MBMAX_FACTOR: usize = 4;
 
+fn highest_lowat(hiwat: usize) -> usize {
+    (hiwat - hiwat / 4).max(1)
+}
+
 /// A socket buffer.
 ///
 /// ```
@@ -66,7 +70,7 @@ impl SockBuf {
     pub fn set_hiwat(&mut self, hiwat: usize) {
         self.hiwat = hiwat;
         self.mbmax = hiwat.saturating_mul(MBMAX_FACTOR);
-        self.lowat = self.lowat.min(hiwat).max(1);
+        self.lowat = self.lowat.min(highest_lowat(hiwat));
     }
 
     /// The low-water mark in bytes.
@@ -74,9 +78,11 @@ impl SockBuf {
         self.lowat
     }
 
-    /// Sets the low-water mark, at least 1 and at most the high-water mark.
+    /// Sets the low-water mark, at least 1 and at most three quarters of the high-water mark: a
+    /// protocol may hold back the news that there is room until that is worth a segment, and who
+    /// waits for more than the rest would wait for ever.
     pub fn set_lowat(&mut self, lowat: usize) {
-        self.lowat = lowat.clamp(1, self.hiwat.max(1));
+        self.lowat = lowat.clamp(1, highest_lowat(self.hiwat));
     }
 
     /// Real memory held.
@@ -195,9 +201,11 @@ mod tests {
         sockbuf.set_lowat(0);
         assert_eq!(sockbuf.lowat(), 1);
         sockbuf.set_lowat(1000);
-        assert_eq!(sockbuf.lowat(), 100);
+        assert_eq!(sockbuf.lowat(), 75);
         sockbuf.set_hiwat(50);
-        assert_eq!((sockbuf.lowat(), sockbuf.mbmax()), (50, 200));
+        assert_eq!((sockbuf.lowat(), sockbuf.mbmax()), (38, 200));
+        sockbuf.set_hiwat(0);
+        assert_eq!(sockbuf.lowat(), 1);
     }
 
     #[test]

@@ -522,7 +522,8 @@ impl Socket {
         self.open.end.rcv().buf.lowat()
     }
 
-    /// Sets how many bytes a waiting read waits for, within 1 and the high-water mark.
+    /// Sets how many bytes a waiting read waits for, within 1 and three quarters of the
+    /// high-water mark.
     pub fn set_rcv_lowat(&self, bytes: usize) {
         let mut rcv = self.open.end.rcv();
         rcv.buf.set_lowat(bytes);
@@ -535,7 +536,8 @@ impl Socket {
         self.open.end.snd().buf.lowat()
     }
 
-    /// Sets how much space a waiting write waits for, within 1 and the high-water mark.
+    /// Sets how much space a waiting write waits for, within 1 and three quarters of the
+    /// high-water mark.
     pub fn set_snd_lowat(&self, bytes: usize) {
         let mut snd = self.open.end.snd();
         snd.buf.set_lowat(bytes);

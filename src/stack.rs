@@ -11,6 +11,16 @@
 //! [`NetworkDown`](crate::error::SoError::NetworkDown), and so does every attempt to connect or to
 //! accept one.
 //!
+//! **ICMP errors** about a connection count only if they quote a segment that is in flight (RFC 5927);
+//! [`Stats`] counts both kinds. While connecting, an unreachable port or protocol and a prohibited way
+//! end the attempt at once, with [`ConnectionRefused`](crate::error::SoError::ConnectionRefused) (port)
+//! or [`HostUnreachable`](crate::error::SoError::HostUnreachable). An unreachable net or host and an
+//! exceeded hop limit do not, and nothing of the kind ends a connection that stands (RFC 1122 4.2.3.9);
+//! if it times out before the peer answers again, its error is `HostUnreachable` instead of `TimedOut`.
+//! A packet that was too big makes its connection send smaller ones (RFC 1191, 8201), down to segments
+//! of 536 bytes (IPv4) or 1,220 (IPv6); other connections are not told, and it never goes up again.
+//! [`Builder::mss`] is for routers that say nothing, [`Builder::unclaimed`] for frames that are not TCP's.
+//!
 //! Locks, all leaves: the table's shards, listeners, half-open connections, the agenda, the control
 //! interface.
 
@@ -24,6 +34,7 @@ mod stream;
 pub(crate) mod table;
 #[cfg(test)]
 mod traps;
+mod unclaimed;
 
 pub use crate::tcp::keep_alive::KeepAlive;
 pub use builder::{BuildError, Builder};
@@ -42,7 +53,7 @@ use crate::tcp::engine::{Engine, EngineConfig};
 use crate::tcp::host::{Counters, Host, TimerKey};
 use crate::tcp::tcb::Work;
 use crate::tcp::time_wait::TimeWait;
-use crate::tcp::wire::Tuple;
+use crate::tcp::wire::{TCP_HEADER, Tuple};
 use agenda::Agenda;
 use builder::Config;
 use control::Control;
@@ -59,6 +70,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Instant;
 use table::{Entry, Table};
+use unclaimed::Unclaimed;
 
 /// Ports for connections that do not ask for one (RFC 6335).
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=65_535;
@@ -95,6 +107,7 @@ pub(crate) struct Shared {
     half_open: Mutex<HashMap<Tuple, Arc<Listening>>, LEAF>,
     pub(crate) agenda: Mutex<Agenda, LEAF>,
     pub(crate) control: Mutex<Control, LEAF>,
+    unclaimed: Unclaimed,
     counters: Counters,
     pub(crate) received: Received,
     /// Keys the initial sequence numbers (RFC 6528).
@@ -141,6 +154,7 @@ impl Stack {
             clock: clock::system(),
             config: Config::default(),
             seed: None,
+            unclaimed: Unclaimed::default(),
         }
     }
 
@@ -161,12 +175,16 @@ impl Stack {
             frames_bad_checksum: shared.received.bad_checksum.get(),
             frames_bad_address: shared.received.bad_address.get(),
             frames_stray: shared.received.stray.get(),
+            frames_claimed: shared.received.claimed.get(),
             segments_sent: shared.counters.sent.get(),
             segments_lost: shared.counters.lost.get(),
             segments_refused: shared.counters.refused.get(),
             segments_backlog_full: shared.counters.backlog_full.get(),
             syns_dropped: shared.received.backlog_full.get(),
             link_full: shared.counters.link_full.get(),
+            icmp_errors: shared.counters.icmp_errors.get(),
+            mtu_lowered: shared.counters.mtu_lowered.get(),
+            icmp_ignored: shared.counters.icmp_ignored.get(),
             broken: shared.counters.broken.get(),
         }
     }
@@ -276,7 +294,9 @@ impl Stack {
             if to_itself || shared.table.contains(&tuple) {
                 continue;
             }
-            let engine = shared.engine(|link, config| Engine::connecting(link, config, &tuple));
+            let engine = shared.engine(&tuple, |link, config| {
+                Engine::connecting(link, config, &tuple)
+            });
             let conn = shared.connection(tuple, engine, None);
             if shared.table.insert(&conn) {
                 // Either go_down() has found the connection, or this finds the stack down.
@@ -385,7 +405,7 @@ impl Shared {
         if !listening.reserve() {
             return None;
         }
-        let engine = self.engine(|link, config| Engine::listening(link, config, tuple));
+        let engine = self.engine(tuple, |link, config| Engine::listening(link, config, tuple));
         let conn = self.connection(*tuple, engine, after);
         if !self.table.insert(&conn) {
             // A user of this stack dialled the other way in between: the tuple is that connection's.
@@ -418,6 +438,7 @@ impl Shared {
 
     fn engine(
         &self,
+        tuple: &Tuple,
         make: impl FnOnce(&crate::link::Capabilities, &EngineConfig) -> Engine,
     ) -> Engine {
         let config = EngineConfig {
@@ -427,7 +448,12 @@ impl Shared {
             ack_delay: self.config.ack_delay,
             seed: self.next_random(),
         };
-        make(&self.link.capabilities(), &config)
+        let mut link = self.link.capabilities();
+        if let Some(mss) = self.config.mss {
+            // The engine announces and sends what its MTU has room for.
+            link.mtu = link.mtu.min(tuple.ip_header_len() + TCP_HEADER + mss);
+        }
+        make(&link, &config)
     }
 
     /// RFC 6528: a clock of 4 us ticks, and a keyed hash of both ends.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `wire` | frames to segments, canonical headers |
 //! | `guard` | segment acceptance, before anything is fed or kept |
+//! | `icmp` | ICMP errors: what they say and what they quote |
 //! | `store` | payload that arrived out of order |
 //! | `engine` | the only file that drives smoltcp |
 //! | `tcb` | a connection's state and its service step |
@@ -17,6 +18,7 @@ pub(crate) mod conn;
 pub(crate) mod engine;
 pub(crate) mod guard;
 pub(crate) mod host;
+pub(crate) mod icmp;
 pub(crate) mod keep_alive;
 pub(crate) mod options;
 #[cfg(test)]

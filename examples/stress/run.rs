@@ -199,14 +199,15 @@ impl Crew {
         // A panic has been reported by the hook.
         let chaos = self.chaos.into_iter().map(|thread| joined(thread, main));
         chaos.flatten().for_each(|other| tally.add(other));
-        for thread in self.couriers {
-            joined(thread, main);
-        }
-        self.reaper.stop(&stage.faults);
+        // Couriers finish their trips, which takes a while, and nobody connects meanwhile.
         stage.world.hosts().for_each(|host| host.close());
         for thread in self.acceptors {
             joined(thread, main);
         }
+        for thread in self.couriers {
+            joined(thread, main);
+        }
+        self.reaper.stop(&stage.faults);
         tally
     }
 }

@@ -359,6 +359,10 @@ impl Hop {
     fn join(&mut self, stage: &Stage, random: &mut Random, calm: bool) -> anyhow::Result<()> {
         let pool: &Arc<Pool> = &stage.world.couriers;
         let mut options = stage.options(random, pool);
+        if let Some(rate) = &mut options.rate {
+            // A burst is what a pass moves; one pass for each byte would take hours.
+            rate.burst = rate.burst.saturating_add(4096);
+        }
         if calm {
             (options.limit, options.idle, options.lifetime) = (None, None, None);
         }

@@ -21,7 +21,9 @@ const NANOS: u128 = 1_000_000_000;
 pub struct Rate {
     /// Bytes in a second, in the long run.
     pub bytes_per_second: NonZeroU64,
-    /// Bytes at once, after a rest.
+    /// Bytes at once, after a rest. When they are used up the splice sleeps until the bytes of a
+    /// hundredth of a second are allowed again, or the burst if that is less: a burst of a few
+    /// bytes makes it slow, however high the rate.
     pub burst: NonZeroU64,
 }
 

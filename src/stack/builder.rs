@@ -3,10 +3,11 @@
 use super::control::Control;
 use super::stats::Received;
 use super::table::Table;
+use super::unclaimed::Unclaimed;
 use super::{Driver, Handle, Shared, Stack};
 use crate::clock::Clock;
 use crate::error::Flavor;
-use crate::link::Link;
+use crate::link::{Frame, Link};
 use crate::lock::Mutex;
 use crate::tcp::host::Counters;
 use crate::tcp::keep_alive::KeepAlive;
@@ -24,6 +25,8 @@ use std::time::Duration;
 const BUFFER: std::ops::RangeInclusive<usize> = 2048..=(1 << 30) - 1;
 /// Smallest MTU of an IPv6 link (RFC 8200 5), which is enough for IPv4 too, and the largest packet.
 const MTU: std::ops::RangeInclusive<usize> = 1280..=65_535;
+/// Smallest and largest MSS: what every host takes (RFC 9293 3.7.1), and what IPv4 can carry.
+const MSS: std::ops::RangeInclusive<usize> = 536..=65_495;
 /// Longer times are as good as for ever, and can be added to any other.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -46,6 +49,9 @@ pub enum BuildError {
     /// A keep-alive that would never or always be due.
     #[error("a keep-alive with a zero in it: give times above zero and one probe at least")]
     KeepAlive,
+    /// A segment size that no host must take, or that no packet can carry.
+    #[error("a maximum segment size of {0} bytes is out of range: use 536 to 65495")]
+    Mss(usize),
     /// No randomness from the system.
     #[error("no randomness from the operating system: {0}")]
     Random(getrandom::Error),
@@ -62,6 +68,7 @@ pub struct Builder {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) config: Config,
     pub(super) seed: Option<u64>,
+    pub(super) unclaimed: Unclaimed,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +79,8 @@ pub(super) struct Config {
     pub(super) snd_ring: usize,
     pub(super) nagle: bool,
     pub(super) ack_delay: Option<Duration>,
+    /// Largest segment announced and sent.
+    pub(super) mss: Option<usize>,
     pub(super) limits: Limits,
     pub(super) keep_alive: Option<KeepAlive>,
     pub(super) flavor: Flavor,
@@ -86,6 +95,7 @@ impl Default for Config {
             snd_ring: crate::sockbuf::DEFAULT_HIWAT,
             nagle: false,
             ack_delay: None,
+            mss: None,
             limits: Limits {
                 connect: Duration::from_secs(75),
                 user: Duration::from_secs(300),
@@ -181,6 +191,24 @@ impl Builder {
         self
     }
 
+    /// Largest payload of a segment in bytes, 536 to 65,495 (an MSS clamp): no connection announces
+    /// (RFC 9293 3.7.1) or sends more. By default, and at most, what fits in the link's MTU. For a link
+    /// behind which there is a tunnel: routers that drop what does not fit, and do not say so
+    /// (RFC 2923 2.1), leave no other way. If they say so, a connection sends less by itself (RFC 1191,
+    /// 8201).
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link).address("10.0.0.1/24".parse()?).mss(1360).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn mss(mut self, max: usize) -> Builder {
+        self.config.mss = Some(max);
+        self
+    }
+
     /// Whose behaviour the stack's sockets have where FreeBSD and OpenBSD differ; FreeBSD's by
     /// default.
     #[must_use]
@@ -200,6 +228,97 @@ impl Builder {
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Builder {
         self.seed = Some(seed);
+        self
+    }
+
+    /// Who is asked about frames that nobody here claims, before they are dropped: other protocols
+    /// than TCP and ICMP, fragments, IPv6 extension headers, ICMP that is neither a ping for the stack
+    /// nor an error of one of its connections. `true` means that the hook has taken the frame; what it
+    /// does not take is dropped and counted as without a hook. So a second stack can stand beside this
+    /// one, on the same link: share it in an `Arc`. It sends through [`Link::transmit`], which any
+    /// thread may call at any time; when the link is full it has to try again itself.
+    ///
+    /// The hook is called by the driver's thread, one frame at a time, with no lock held. The stack
+    /// stands still meanwhile, so it is to be quick: queue the frame (a clone shares its memory, which
+    /// comes from the link's pool) and return. It may transmit, send into a channel, and use sockets
+    /// of any stack without waiting. It must not wait for anything that this stack is to do, and must
+    /// not own a handle or a socket of it, which would keep the stack running for ever. A panic ends
+    /// the driver, and with it every connection. IP lengths and the IPv4 header's checksum have been
+    /// checked, nothing behind the IP header has; see [`Frame::checksum_ok`].
+    ///
+    /// A stack of one's own that answers UDP:
+    ///
+    /// ```
+    /// use sosplice::Stack;
+    /// use sosplice::link::{Checksum, Frame, Link, Packet, memory};
+    /// use std::sync::Arc;
+    ///
+    /// let (link, far) = memory::pair(memory::Config::default());
+    /// let link = Arc::new(link);
+    /// let second = link.clone();
+    /// let answer_udp = move |frame: &Frame| {
+    ///     let mut packet = frame.to_vec();
+    ///     if packet[0] != 0x45 || packet[9] != 17 {
+    ///         return false;
+    ///     }
+    ///     for i in 12..16 {
+    ///         packet.swap(i, i + 4); // back to where it came from
+    ///     }
+    ///     let answer = Packet {
+    ///         header: &packet,
+    ///         payload: &[],
+    ///         ip_header_len: 20,
+    ///         checksum: Checksum::Complete,
+    ///         segment: None,
+    ///     };
+    ///     second.transmit(&answer).is_ok()
+    /// };
+    /// let (stack, mut driver) = Stack::builder(link)
+    ///     .address("10.0.0.1/24".parse()?)
+    ///     .unclaimed(answer_udp)
+    ///     .manual()?;
+    ///
+    /// let mut udp = [
+    ///     0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0x66, 0xcb, 10, 0, 0, 2, 10, 0, 0, 1, // IPv4
+    ///     0, 7, 0, 7, 0, 12, 0, 0, b'e', b'c', b'h', b'o',
+    /// ];
+    /// far.transmit(&Packet {
+    ///     header: &udp,
+    ///     payload: &[],
+    ///     ip_header_len: 20,
+    ///     checksum: Checksum::Complete,
+    ///     segment: None,
+    /// })?;
+    /// driver.run_once()?;
+    /// assert_eq!(stack.stats().frames_claimed, 1);
+    /// let mut answers = Vec::new();
+    /// assert_eq!(far.receive(&mut answers, 1)?, 1);
+    /// assert_eq!(answers[0].to_vec()[28..], *b"echo");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn unclaimed(mut self, hook: impl Fn(&Frame) -> bool + Send + Sync + 'static) -> Builder {
+        self.unclaimed.hook = Some(Box::new(hook));
+        self
+    }
+
+    /// Whether the hook ([`unclaimed`](Self::unclaimed)) is asked about TCP segments too that belong to no
+    /// connection and no listener, before they are reset; by default it is not. It costs each
+    /// received segment a clone of its frame.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link)
+    ///     .address("10.0.0.1/24".parse()?)
+    ///     .unclaimed(|frame| frame.head[0] == 0x45 && frame.head[9] == 6)
+    ///     .unclaimed_tcp(true)
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn unclaimed_tcp(mut self, ask: bool) -> Builder {
+        self.unclaimed.tcp = ask;
         self
     }
 
@@ -246,6 +365,7 @@ impl Builder {
             half_open: Mutex::default(),
             agenda: Mutex::default(),
             control: Mutex::new(Control::new(&caps)),
+            unclaimed: self.unclaimed,
             counters: Counters::default(),
             received: Received::default(),
             secret: RandomState::new(),
@@ -279,6 +399,9 @@ impl Builder {
         }
         if self.config.keep_alive.is_some_and(|one| !one.is_valid()) {
             return Err(BuildError::KeepAlive);
+        }
+        if let Some(bad) = self.config.mss.filter(|mss| !MSS.contains(mss)) {
+            return Err(BuildError::Mss(bad));
         }
         let mtu = self.link.capabilities().mtu;
         if MTU.contains(&mtu) {

@@ -12,10 +12,12 @@ use crate::link::Frame;
 use crate::run_list::{self, Budget};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::host::Host;
+use crate::tcp::icmp::{self, IcmpError};
 use crate::tcp::tcb::Work;
 use crate::tcp::time_wait::{Answer, TimeWait};
 use crate::tcp::wire::{self, Parsed, SYN, Segment};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -104,24 +106,64 @@ impl Driver {
     fn input(&mut self, frame: Frame, now: Instant) {
         let counters = &self.shared.received;
         counters.frames.add(1);
+        let spare = self.shared.unclaimed.keep_segment(&frame);
         match wire::parse(frame) {
-            Parsed::Tcp(segment) => self.segment(segment, now),
+            Parsed::Tcp(segment) => self.segment(segment, spare, now),
             Parsed::Icmp {
                 destination,
                 ip_header_len,
                 frame,
-            } if self.shared.is_own(destination) => {
-                let answer = self.shared.control.lock().icmp(&frame);
-                if let Some(answer) = answer {
-                    control::send(&*self.shared.link, &answer, ip_header_len);
+            } => self.icmp(destination, ip_header_len, &frame),
+            Parsed::Foreign(frame, why) => {
+                if !self.claimed(&frame) {
+                    counters.dropped(why).add(1);
                 }
             }
-            Parsed::Icmp { .. } => counters.stray.add(1),
             Parsed::Dropped(why) => counters.dropped(why).add(1),
         }
     }
 
-    fn segment(&mut self, segment: Segment, now: Instant) {
+    fn icmp(&mut self, destination: IpAddr, ip_header_len: usize, frame: &Frame) {
+        // Also to addresses that are not ours: connections that a listener intercepted have those.
+        if let Some(error) = icmp::parse(frame, ip_header_len) {
+            if !self.icmp_error(error) && !self.claimed(frame) {
+                self.shared.counters.icmp_ignored.add(1);
+            }
+            return;
+        }
+        if !self.shared.is_own(destination) {
+            if !self.claimed(frame) {
+                self.shared.received.stray.add(1);
+            }
+            return;
+        }
+        let answer = self.shared.control.lock().icmp(frame);
+        match answer {
+            Some(answer) => drop(control::send(&*self.shared.link, &answer, ip_header_len)),
+            None => drop(self.claimed(frame)),
+        }
+    }
+
+    /// `false`: it is about no connection of ours.
+    fn icmp_error(&mut self, error: IcmpError) -> bool {
+        let Some(Entry::Conn(conn)) = self.shared.table.get(&error.tuple) else {
+            return false;
+        };
+        if conn.leave_error(error) {
+            self.touch(conn);
+        }
+        true
+    }
+
+    /// Whether the author's hook takes a frame that nobody here wants.
+    fn claimed(&self, frame: &Frame) -> bool {
+        let claimed = self.shared.unclaimed.takes(frame);
+        self.shared.received.claimed.add(u64::from(claimed));
+        claimed
+    }
+
+    /// `spare` is the segment's frame, if the hook is to be asked.
+    fn segment(&mut self, segment: Segment, spare: Option<Frame>, now: Instant) {
         match self.shared.table.get(&segment.tuple) {
             Some(Entry::Conn(conn)) => self.deliver(conn, segment),
             Some(Entry::TimeWait(record, term)) if now < term.until => {
@@ -129,14 +171,21 @@ impl Driver {
             }
             Some(Entry::TimeWait(record, _)) => {
                 self.shared.table.forget(&record.tuple);
-                self.unknown(segment, None);
+                self.unknown(segment, spare, None);
             }
-            None => self.unknown(segment, None),
+            None => self.unknown(segment, spare, None),
         }
     }
 
     fn deliver(&mut self, conn: Arc<Conn>, segment: Segment) {
-        if conn.leave(segment) && !self.touched.iter().any(|other| Arc::ptr_eq(other, &conn)) {
+        if conn.leave(segment) {
+            self.touch(conn);
+        }
+    }
+
+    /// The connection is run behind the batch.
+    fn touch(&mut self, conn: Arc<Conn>) {
+        if !self.touched.iter().any(|other| Arc::ptr_eq(other, &conn)) {
             self.touched.push(conn);
         }
     }
@@ -148,7 +197,7 @@ impl Driver {
             Answer::Ignore => {}
             Answer::MakeRoom if self.shared.listener_for(tuple, own).is_some() => {
                 self.shared.table.forget(tuple);
-                self.unknown(segment, Some(record.snd_nxt));
+                self.unknown(segment, None, Some(record.snd_nxt));
             }
             Answer::MakeRoom => self.acknowledge(record),
             Answer::Acknowledge { restart } => {
@@ -167,7 +216,7 @@ impl Driver {
 
     /// A segment without a connection: a SYN for a listener, or something to reset. `after` is the
     /// last sequence number of a former connection in its place.
-    fn unknown(&mut self, segment: Segment, after: Option<u32>) {
+    fn unknown(&mut self, segment: Segment, spare: Option<Frame>, after: Option<u32>) {
         let tuple = segment.tuple;
         let own = self.shared.is_own(tuple.local);
         let header = &segment.header;
@@ -183,6 +232,9 @@ impl Driver {
                 Some(conn) => self.deliver(conn, segment),
                 None => self.shared.received.backlog_full.add(1),
             }
+            return;
+        }
+        if spare.is_some_and(|frame| self.claimed(&frame)) {
             return;
         }
         self.shared.received.stray.add(1);

@@ -15,6 +15,8 @@ pub(crate) struct Received {
     pub(crate) bad_address: Counter,
     /// Not for us, or for nobody.
     pub(crate) stray: Counter,
+    /// Taken by the hook for what nobody here claims.
+    pub(crate) claimed: Counter,
     /// SYNs beyond a backlog.
     pub(crate) backlog_full: Counter,
 }
@@ -51,6 +53,9 @@ pub struct Stats {
     pub frames_bad_address: u64,
     /// Frames for nobody here.
     pub frames_stray: u64,
+    /// Frames for nobody here that [`Builder::unclaimed`](super::Builder::unclaimed) took; in no other
+    /// counter but that of all frames.
+    pub frames_claimed: u64,
     /// Segments sent.
     pub segments_sent: u64,
     /// Segments that the link refused for good; TCP sends them again.
@@ -63,6 +68,13 @@ pub struct Stats {
     pub syns_dropped: u64,
     /// Times that the link had no room.
     pub link_full: u64,
+    /// ICMP errors about a segment of ours that is in flight.
+    pub icmp_errors: u64,
+    /// Times that a connection sends smaller packets from then on, since an ICMP error said that its
+    /// packets are too big (RFC 1191, 8201).
+    pub mtu_lowered: u64,
+    /// ICMP errors about a TCP segment that is not in flight (RFC 5927), or of no connection.
+    pub icmp_ignored: u64,
     /// Connections reset because an invariant of this crate was broken: always 0, or a bug.
     pub broken: u64,
 }

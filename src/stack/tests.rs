@@ -107,6 +107,12 @@ fn no_argument_panics() {
     let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
     assert!(matches!(builder.manual(), Err(BuildError::Mtu(_))));
 
+    for mss in [0, 535, 65_496, usize::MAX] {
+        let (link, _far) = memory::pair(memory::Config::default());
+        let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
+        assert!(matches!(builder.mss(mss).manual(), Err(BuildError::Mss(bad)) if bad == mss));
+    }
+
     let mut config = memory::Config::default();
     config.capabilities.segment_v4 = Some(1 << 20);
     let (near, far) = memory::pair(config);

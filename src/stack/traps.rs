@@ -9,8 +9,10 @@
 )]
 
 mod fuzz;
+mod icmp;
 mod options;
 mod splice;
+mod unclaimed;
 
 use super::*;
 use crate::buf::Buf;

@@ -14,6 +14,7 @@
 
 use super::engine::Engine;
 use super::host::Host;
+use super::icmp::IcmpError;
 use super::keep_alive::KeepAlive;
 use super::options::Options;
 use super::tcb::{Done, Env, Limits, Tcb, Work};
@@ -27,12 +28,15 @@ use std::time::Instant;
 
 /// Segments that wait for the owner: at most this many.
 const BACKLOG: usize = 512;
+/// ICMP errors that wait for the owner: at most this many.
+const ERRORS: usize = 16;
 /// Rounds of segments that a user's thread takes before it leaves the rest to the driver.
 const USER_ROUNDS: u32 = 4;
 
 #[derive(Debug, Default)]
 struct Backlog {
     segments: VecDeque<Segment>,
+    errors: Vec<IcmpError>,
     work: Work,
 }
 
@@ -108,6 +112,19 @@ impl Conn {
         true
     }
 
+    /// Leaves an ICMP error, as [`leave`](Self::leave) does a segment.
+    pub(crate) fn leave_error(&self, error: IcmpError) -> bool {
+        let mut backlog = self.backlog.lock();
+        let room = backlog.errors.len() < ERRORS;
+        if room {
+            backlog.errors.push(error);
+        } else {
+            drop(backlog);
+            self.host.counters().icmp_ignored.add(1);
+        }
+        room
+    }
+
     /// Leaves work for the present owner, which is the caller further up.
     pub(crate) fn leave_work(&self, work: Work) {
         self.backlog.lock().work.add(work);
@@ -134,9 +151,11 @@ impl Conn {
         let mut rounds = 0;
         let mut segments = VecDeque::new();
         loop {
-            let work = {
+            let (work, errors) = {
                 let mut backlog = self.backlog.lock();
-                let nothing = backlog.segments.is_empty() && backlog.work.is_empty();
+                let nothing = backlog.segments.is_empty()
+                    && backlog.errors.is_empty()
+                    && backlog.work.is_empty();
                 if rounds > 0 && nothing {
                     // Give the emptied queue its memory back, then the connection (rule 2).
                     std::mem::swap(&mut backlog.segments, &mut segments);
@@ -150,15 +169,22 @@ impl Conn {
                     return;
                 }
                 std::mem::swap(&mut backlog.segments, &mut segments);
-                std::mem::take(&mut backlog.work)
+                let errors = std::mem::take(&mut backlog.errors);
+                (std::mem::take(&mut backlog.work), errors)
             };
             rounds += 1;
-            self.step(&me, &mut tcb, &mut segments, work);
+            self.step(&me, &mut tcb, (&mut segments, errors), work);
         }
     }
 
-    /// One round: the segments, then one service step for all of them.
-    fn step(&self, me: &Arc<Conn>, tcb: &mut Tcb, segments: &mut VecDeque<Segment>, work: Work) {
+    /// One round: what arrived, then one service step for all of it.
+    fn step(
+        &self,
+        me: &Arc<Conn>,
+        tcb: &mut Tcb,
+        (segments, errors): (&mut VecDeque<Segment>, Vec<IcmpError>),
+        work: Work,
+    ) {
         let env = Env {
             now: self.host.now(),
             link: self.host.link(),
@@ -166,6 +192,10 @@ impl Conn {
             counters: self.host.counters(),
             options: &self.options,
         };
+        // First: what they quote may be acknowledged by a segment behind them.
+        for error in errors {
+            tcb.icmp(&error, &env);
+        }
         for segment in segments.drain(..) {
             tcb.input(&segment, &env);
         }

@@ -87,17 +87,7 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     fn new(link: &Capabilities, config: &EngineConfig) -> Engine {
         let caps = device_capabilities(link);
-        let mut settings = Config::new(HardwareAddress::Ip);
-        settings.random_seed = config.seed;
-        let mut port = Port {
-            rx: None,
-            tx: &mut [],
-            caps: &caps,
-            outlet: &mut Nowhere,
-        };
-        let mut iface = Interface::new(settings, &mut port, Instant::ZERO);
-        // Which addresses are ours is the stack's business.
-        iface.set_any_ip(true);
+        let iface = interface(&caps, config.seed);
         let ring = |size| tcp::SocketBuffer::new(vec![0; size]);
         let mut socket = tcp::Socket::new(ring(config.rcv_ring), ring(config.snd_ring));
         socket.set_nagle_enabled(config.nagle);
@@ -178,6 +168,19 @@ impl Engine {
         self.socket_mut().set_nagle_enabled(enabled);
     }
 
+    /// Sends no packet larger than `mtu` from now on. `false`: it does not anyway. Only behind the
+    /// handshake: initial sequence numbers come from the interface.
+    pub(crate) fn lower_mtu(&mut self, mtu: usize) -> bool {
+        let lower = mtu < self.caps.max_transmission_unit;
+        if lower {
+            self.caps.max_transmission_unit = mtu;
+            // An interface reads its device's MTU once. Everything that a connection remembers is in
+            // its socket, so it can move to another.
+            self.iface = interface(&self.caps, 0);
+        }
+        lower
+    }
+
     /// Feeds a header and `len` zeros.
     pub(crate) fn feed(
         &mut self,
@@ -251,6 +254,21 @@ impl Engine {
     pub(crate) fn poll_at(&mut self, now: Instant) -> Option<Instant> {
         self.iface.poll_at(now, &self.sockets)
     }
+}
+
+fn interface(caps: &DeviceCapabilities, seed: u64) -> Interface {
+    let mut settings = Config::new(HardwareAddress::Ip);
+    settings.random_seed = seed;
+    let mut port = Port {
+        rx: None,
+        tx: &mut [],
+        caps,
+        outlet: &mut Nowhere,
+    };
+    let mut iface = Interface::new(settings, &mut port, Instant::ZERO);
+    // Which addresses are ours is the stack's business.
+    iface.set_any_ip(true);
+    iface
 }
 
 /// The rings hand out contiguous parts: twice is enough, and nothing is an end.

@@ -275,6 +275,18 @@ impl Guard {
         self.sure_edge = self.edge;
     }
 
+    /// Whether a segment with this sequence number (as the engine counts) is in flight: only an ICMP
+    /// error that quotes such a one is believed (RFC 5927 4.1).
+    pub(crate) fn in_flight(&self, state: State, seq: u32) -> bool {
+        let Some(iss) = self.iss else { return false };
+        let position = unwrap(seq, iss, self.snd_una);
+        if matches!(state, State::SynSent | State::SynReceived) {
+            position == -1
+        } else {
+            position >= signed(self.snd_una) && position < signed(self.snd_max)
+        }
+    }
+
     /// Decides about a segment in the engine's present state. What is to be fed must be fed.
     pub(crate) fn judge(&mut self, state: State, header: &Header, len: usize) -> Verdict {
         match state {

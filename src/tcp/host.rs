@@ -34,6 +34,12 @@ pub(crate) struct Counters {
     pub(crate) refused: Counter,
     /// Segments dropped because a backlog was full.
     pub(crate) backlog_full: Counter,
+    /// ICMP errors that quote what is in flight.
+    pub(crate) icmp_errors: Counter,
+    /// Times that an ICMP error made a connection send smaller packets.
+    pub(crate) mtu_lowered: Counter,
+    /// ICMP errors that quote anything else.
+    pub(crate) icmp_ignored: Counter,
     /// Connections reset because an invariant was broken.
     pub(crate) broken: Counter,
 }

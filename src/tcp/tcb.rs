@@ -19,6 +19,7 @@ mod outlet;
 use super::engine::Engine;
 use super::guard::{Feed, Guard, Verdict};
 use super::host::{Counters, TimerKey};
+use super::icmp::{IcmpError, Trouble};
 use super::keep_alive::{Due, Vigil};
 use super::options::Options;
 use super::store::Store;
@@ -31,11 +32,16 @@ use crate::protocol::SocketEnd;
 use outlet::{Waiting, Wire};
 use smoltcp::socket::tcp::State;
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// A half-open connection holds a place in the backlog: it may not take as long as connecting may.
 /// Long enough for four SYN|ACKs.
 const HALF_OPEN: Duration = Duration::from_secs(20);
+
+/// No packet is made smaller than these: an MSS of 536 (RFC 9293 3.7.1) and of 1220.
+const LEAST_V4: usize = 576;
+const LEAST_V6: usize = 1280;
 
 /// Time limits of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -120,6 +126,8 @@ pub(crate) enum Event {
     Timer,
     /// The link is gone.
     NetworkDown,
+    /// An ICMP error ended an attempt to connect, or explains why a timer of ours did.
+    Icmp(SoError),
 }
 
 /// I3: the error that an ended connection leaves in `so_error`.
@@ -132,6 +140,7 @@ pub(crate) fn closed_by(before: State, event: Event) -> Option<SoError> {
         (Event::Finished, _) => None,
         (Event::Abort, _) => Some(SoError::ConnectionAborted),
         (Event::Timer, _) => Some(SoError::TimedOut),
+        (Event::Icmp(error), _) => Some(error),
         (Event::NetworkDown, State::TimeWait) => None,
         (Event::NetworkDown, _) => Some(SoError::NetworkDown),
     }
@@ -169,6 +178,8 @@ pub(crate) struct Tcb {
     /// When something acceptable was last heard, or something was first outstanding since.
     heard: Instant,
     outstanding: bool,
+    /// What a router last said about the way (BSD's `t_softerror`), until the peer makes progress.
+    soft_error: Option<SoError>,
     /// What was acknowledged when something acceptable was last heard.
     acknowledged: u64,
     fin_wait_since: Option<Instant>,
@@ -218,6 +229,7 @@ impl Tcb {
             began: now,
             heard: now,
             outstanding: false,
+            soft_error: None,
             acknowledged: 0,
             fin_wait_since: None,
             linger_until: None,
@@ -283,6 +295,53 @@ impl Tcb {
         }
     }
 
+    /// Takes an ICMP error. A service step follows.
+    ///
+    /// A hard error ends an attempt to connect. All others, and those of a connection that stands or
+    /// waits in a backlog, are soft: routes come back, and errors are easily forged (RFC 5461, 5927 5).
+    /// They are remembered and told in the place of a time-out (RFC 1122 4.2.3.9).
+    pub(crate) fn icmp(&mut self, error: &IcmpError, env: &Env<'_>) {
+        let state = self.state();
+        let seq = error.seq.wrapping_sub(self.offset.unwrap_or(0));
+        if self.ended.is_some() || !self.guard.in_flight(state, seq) {
+            env.counters.icmp_ignored.add(1);
+            return;
+        }
+        env.counters.icmp_errors.add(1);
+        match error.trouble {
+            Trouble::Hard(error) if state == State::SynSent => self.abort(Event::Icmp(error)),
+            Trouble::Hard(_) | Trouble::Soft => self.soft_error = Some(SoError::HostUnreachable),
+            Trouble::TooBig(mtu) => self.too_big(mtu, env),
+        }
+    }
+
+    /// A packet does not fit through the way: smaller ones from now on (RFC 1191 6, 8201 5.4). The
+    /// first of what is in flight is sent again at once, the rest as after any loss: the engine has
+    /// no other way. Never larger again: a connection does not probe.
+    fn too_big(&mut self, mtu: usize, env: &Env<'_>) {
+        /// Three make the engine retransmit; the first may open its window instead.
+        const DUPLICATES: usize = 4;
+        let handshake = matches!(self.state(), State::SynSent | State::SynReceived);
+        // A router of IPv6 that says less is not to be believed (RFC 8201 4); one of IPv4 that says
+        // less, or nothing, gets what every host takes (RFC 791, 1191 5).
+        let (least, believed) = match self.tuple.local {
+            IpAddr::V4(_) => (LEAST_V4, true),
+            IpAddr::V6(_) => (LEAST_V6, mtu >= LEAST_V6),
+        };
+        if handshake || !believed {
+            return;
+        }
+        let lower = |engine: &mut Engine| engine.lower_mtu(mtu.max(least));
+        if !self.engine.as_mut().is_some_and(lower) {
+            return;
+        }
+        env.counters.mtu_lowered.add(1);
+        for _ in 0..DUPLICATES {
+            let header = self.guard.standing(0);
+            self.feed_engine(&header, 0, &[], env);
+        }
+    }
+
     /// Feeds a segment outside the window, whose only effect is the engine's answer.
     fn draw_ack(&mut self, header: &Header, len: usize, env: &Env<'_>) {
         let (before, queue) = (self.state(), self.rcv_queue());
@@ -312,6 +371,9 @@ impl Tcb {
         self.check(as_judged, "I1: the engine grew as the guard said");
         if feed.keep {
             self.keep(feed, bytes);
+        }
+        if self.guard.snd_una() > self.acknowledged {
+            self.soft_error = None;
         }
         // Nobody waits any more for a peer that only says that its window is closed.
         if !self.detached || self.guard.snd_una() > self.acknowledged {
@@ -354,6 +416,9 @@ impl Tcb {
             State::SynSent | State::SynReceived | State::Closed | State::Listen
         );
         self.established |= handshake && open;
+        if handshake && open {
+            self.soft_error = None;
+        }
         let fell_back = after == State::Listen && before != State::Listen;
         if (after == State::Closed || fell_back) && self.ended.is_none() {
             self.before_end = before;
@@ -642,7 +707,7 @@ impl Tcb {
             false => None,
         };
         if late || due == Some(Due::Dead) {
-            self.abort(Event::Timer);
+            self.abort(self.soft_error.map_or(Event::Timer, Event::Icmp));
             self.emit(env);
         } else if due == Some(Due::Probe) {
             // The engine writes the acknowledgement, so it knows the window that was advertised.
@@ -766,7 +831,9 @@ mod tests {
     #[test]
     fn i3_table_of_causes() {
         use State::*;
-        let table: [(Event, &[State], Option<SoError>); 6] = [
+        let refused = SoError::ConnectionRefused;
+        let table: [(Event, &[State], Option<SoError>); 7] = [
+            (Event::Icmp(refused), &[SynSent, Established], Some(refused)),
             (Event::Reset, &[SynSent], Some(SoError::ConnectionRefused)),
             (
                 Event::Reset,

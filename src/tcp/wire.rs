@@ -23,7 +23,7 @@ pub(crate) const TCP_HEADER: usize = 20;
 const TCP_CHECKSUM: usize = 16;
 
 const PROTO_ICMP: u8 = 1;
-const PROTO_TCP: u8 = 6;
+pub(crate) const PROTO_TCP: u8 = 6;
 const PROTO_ICMPV6: u8 = 58;
 /// Largest shift of the window scale option (RFC 7323 2.3).
 const MAX_SHIFT: u8 = 14;
@@ -90,6 +90,8 @@ pub(crate) enum Parsed {
         ip_header_len: usize,
         frame: Frame,
     },
+    /// A whole packet, but none that TCP could be: a fragment, or another protocol.
+    Foreign(Frame, Malformed),
     Dropped(Malformed),
 }
 
@@ -119,6 +121,7 @@ struct IpPacket {
 pub(crate) fn parse(frame: Frame) -> Parsed {
     let ip = match parse_ip(&frame) {
         Ok(ip) => ip,
+        Err(why @ Malformed::Fragment) => return Parsed::Foreign(frame, why),
         Err(why) => return Parsed::Dropped(why),
     };
     match (ip.protocol, ip.source.is_ipv4()) {
@@ -131,7 +134,7 @@ pub(crate) fn parse(frame: Frame) -> Parsed {
             ip_header_len: ip.header_len,
             frame,
         },
-        _ => Parsed::Dropped(Malformed::Protocol),
+        _ => Parsed::Foreign(frame, Malformed::Protocol),
     }
 }
 
@@ -272,7 +275,7 @@ fn is_endpoint(address: IpAddr) -> bool {
 
 fn checksum_holds(frame: &Frame, ip: &IpPacket) -> bool {
     let len = ip.total_len - ip.header_len;
-    let mut sum = pseudo_header(ip.source, ip.destination, len);
+    let mut sum = pseudo_header(ip.source, ip.destination, PROTO_TCP, len);
     let mut missing = len;
     let head = &frame.head[ip.header_len..];
     for part in std::iter::once(head).chain(frame.rest.iter().map(|buf| &buf[..])) {
@@ -283,7 +286,32 @@ fn checksum_holds(frame: &Frame, ip: &IpPacket) -> bool {
     sum.checksum() == [0, 0]
 }
 
-fn pseudo_header(source: IpAddr, destination: IpAddr, len: usize) -> Checksum {
+/// ICMPv6 sums a pseudo-header, ICMP does not.
+pub(crate) fn icmp_checksum_holds(source: IpAddr, destination: IpAddr, icmp: &[u8]) -> bool {
+    let mut sum = match source {
+        IpAddr::V4(_) => Checksum::new(),
+        IpAddr::V6(_) => pseudo_header(source, destination, PROTO_ICMPV6, icmp.len()),
+    };
+    sum.add_bytes(icmp);
+    sum.checksum() == [0, 0]
+}
+
+/// Source and destination of an IP packet whose header is whole.
+pub(crate) fn addresses(packet: &[u8]) -> (IpAddr, IpAddr) {
+    if packet[0] >> 4 == 4 {
+        (
+            IpAddr::V4(Ipv4Addr::from(array::<4>(packet, 12))),
+            IpAddr::V4(Ipv4Addr::from(array::<4>(packet, 16))),
+        )
+    } else {
+        (
+            IpAddr::V6(Ipv6Addr::from(array::<16>(packet, 8))),
+            IpAddr::V6(Ipv6Addr::from(array::<16>(packet, 24))),
+        )
+    }
+}
+
+fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> Checksum {
     let mut sum = Checksum::new();
     for address in [source, destination] {
         match address {
@@ -293,7 +321,7 @@ fn pseudo_header(source: IpAddr, destination: IpAddr, len: usize) -> Checksum {
     }
     let len = u32::try_from(len).expect("invariant: a segment is at most 64 KiB");
     sum.add_bytes(&len.to_be_bytes());
-    sum.add_bytes(&[0, 0, 0, PROTO_TCP]);
+    sum.add_bytes(&[0, 0, 0, protocol]);
     sum
 }
 
@@ -415,22 +443,14 @@ pub(crate) fn finish<'a>(
     payload: impl Iterator<Item = &'a [u8]> + Clone,
     partial: bool,
 ) {
-    let (source, destination) = if ip_header_len == IPV6_HEADER {
-        (
-            IpAddr::V6(Ipv6Addr::from(array::<16>(header, 8))),
-            IpAddr::V6(Ipv6Addr::from(array::<16>(header, 24))),
-        )
-    } else {
+    if ip_header_len == IPV4_HEADER {
         header[10..12].fill(0);
         let sum = internet_checksum::checksum(&header[..ip_header_len]);
         header[10..12].copy_from_slice(&sum);
-        (
-            IpAddr::V4(Ipv4Addr::from(array::<4>(header, 12))),
-            IpAddr::V4(Ipv4Addr::from(array::<4>(header, 16))),
-        )
-    };
+    }
+    let (source, destination) = addresses(header);
     let len = header.len() - ip_header_len + payload.clone().map(<[u8]>::len).sum::<usize>();
-    let mut sum = pseudo_header(source, destination, len);
+    let mut sum = pseudo_header(source, destination, PROTO_TCP, len);
     let tcp = &mut header[ip_header_len..];
     tcp[TCP_CHECKSUM..TCP_CHECKSUM + 2].fill(0);
     let field = if partial {
@@ -548,7 +568,7 @@ mod tests {
             let at = at % packet.len();
             packet[at] ^= 1 << bit;
             // One flipped bit is always caught by the checksums or the lengths.
-            prop_assert!(matches!(parse(frame(&packet, false)), Parsed::Dropped(_)));
+            prop_assert!(matches!(parse(frame(&packet, false)), Parsed::Dropped(_) | Parsed::Foreign(..)));
         }
 
         #[test]
@@ -583,7 +603,7 @@ mod tests {
             options: SynOptions::default(),
         };
         let why = |bytes: &[u8]| match parse(frame(bytes, true)) {
-            Parsed::Dropped(why) => Some(why),
+            Parsed::Dropped(why) | Parsed::Foreign(_, why) => Some(why),
             _ => None,
         };
         let good = packet(false, &header, b"x");

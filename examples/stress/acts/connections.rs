@@ -92,10 +92,14 @@ pub(super) fn connect_to_nobody(stage: &Stage, random: &mut Random) -> Verdict {
     }
 }
 
+/// Nobody listens at that port. The answer is not waited for when the link is full, so it may be
+/// lost each time that it is given.
 pub(super) fn connect_refused(stage: &Stage, random: &mut Random) -> Verdict {
     let (from, to) = ends(stage, random);
-    let stream = TcpStream::connect(&from.stack, to.at(9));
-    verdict::of_mistake(stream, ErrorKind::ConnectionRefused)
+    match TcpStream::connect(&from.stack, to.at(9)) {
+        Err(error) if error.kind() == ErrorKind::TimedOut => Err(verdict::of_connect(&error)),
+        stream => verdict::of_mistake(stream, ErrorKind::ConnectionRefused),
+    }
 }
 
 pub(super) fn connect_badly(stage: &Stage, random: &mut Random) -> Verdict {

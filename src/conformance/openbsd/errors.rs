@@ -1,4 +1,7 @@
-//! Two faults in one call: which of them is told.
+//! Two faults in one call: which of them is told, in either system's order.
+//!
+//! Single faults are FreeBSD's `F03` and `F07`; the option as bytes, with its own faults, is
+//! `sockopt`'s. Neighbours: `harness` for the buffers.
 
 use super::harness::DEFAULT;
 use crate::conformance::{Outcome, World};

@@ -60,6 +60,14 @@ fn lesson_15_0_a_half_built_splice_is_not_visible() {
     thread::scope(|scope| {
         scope.spawn(|| flood(&client, &bytes));
         scope.spawn(|| {
+            // Who takes the locks one after the other has to wait in between.
+            while !over.load(Ordering::SeqCst) {
+                let snd = sink.end().snd();
+                thread::yield_now();
+                drop(snd);
+            }
+        });
+        scope.spawn(|| {
             while !over.load(Ordering::SeqCst) {
                 let rcv = source.end().rcv();
                 let snd = sink.end().snd();

@@ -1,0 +1,122 @@
+//! ICMP errors about connections: what they say, and which segment they quote.
+//!
+//! RFC 792 and 4443 for the formats, RFC 1122 4.2.3.9 and 5461 for what is hard and what is soft,
+//! RFC 1191 and 8201 for packets that are too big. Anybody can send one, so it counts only if its
+//! quote is of a segment that is in flight (RFC 5927 4.1): [`Guard::in_flight`](super::guard::Guard)
+//! checks that, and [`Tcb::icmp`](super::tcb::Tcb) acts. Pure; no locks.
+
+use super::wire::{self, IPV4_HEADER, IPV6_HEADER, PROTO_TCP, Tuple};
+use crate::error::SoError;
+use crate::link::Frame;
+use std::net::IpAddr;
+
+/// Length of an error's own header: the quote begins behind it.
+const HEADER: usize = 8;
+/// Of the transport header this much is quoted at least: ports and sequence number.
+const QUOTE: usize = 8;
+
+/// What an error says about the way to the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// It may pass: the way is broken somewhere.
+    Soft,
+    /// It will not pass. An attempt to connect ends with this.
+    Hard(SoError),
+    /// The segment does not fit; packets of this size do. 0: the router does not say.
+    TooBig(usize),
+}
+
+/// An error that quotes a TCP segment of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct IcmpError {
+    pub(crate) tuple: Tuple,
+    /// Sequence number of the quoted segment, as it was on the wire.
+    pub(crate) seq: u32,
+    pub(crate) trouble: Trouble,
+}
+
+/// The error in an ICMP packet. `None` if it is none, or is not about TCP of its receiver.
+pub(crate) fn parse(frame: &Frame, ip_header_len: usize) -> Option<IcmpError> {
+    let all = frame.to_vec();
+    let v4 = all[0] >> 4 == 4;
+    let end = if v4 {
+        usize::from(wire::be16(&all, 2))
+    } else {
+        IPV6_HEADER + usize::from(wire::be16(&all, 4))
+    };
+    let icmp = all.get(ip_header_len..end)?;
+    if icmp.len() < HEADER {
+        return None;
+    }
+    let trouble = if v4 {
+        trouble_v4(icmp)
+    } else {
+        trouble_v6(icmp)
+    }?;
+    let (from, to) = wire::addresses(&all);
+    if !frame.checksum_ok && !wire::icmp_checksum_holds(from, to, icmp) {
+        return None;
+    }
+    let (tuple, seq) = quoted(&icmp[HEADER..], v4)?;
+    // It is sent to whom the segment was from.
+    (tuple.local == to).then_some(IcmpError {
+        tuple,
+        seq,
+        trouble,
+    })
+}
+
+fn trouble_v4(icmp: &[u8]) -> Option<Trouble> {
+    Some(match (icmp[0], icmp[1]) {
+        (3, 3) => Trouble::Hard(SoError::ConnectionRefused),
+        // Protocol; network, host, communication administratively prohibited.
+        (3, 2 | 9 | 10 | 13) => Trouble::Hard(SoError::HostUnreachable),
+        (3, 4) => Trouble::TooBig(usize::from(wire::be16(icmp, 6))),
+        // Network, host, source route and the like; time exceeded in transit.
+        (3, _) | (11, 0) => Trouble::Soft,
+        _ => return None,
+    })
+}
+
+fn trouble_v6(icmp: &[u8]) -> Option<Trouble> {
+    Some(match (icmp[0], icmp[1]) {
+        (1, 4) => Trouble::Hard(SoError::ConnectionRefused),
+        // Prohibited, refused by policy, route rejects; next header unknown to the peer.
+        (1, 1 | 5 | 6) | (4, 1) => Trouble::Hard(SoError::HostUnreachable),
+        (2, _) => Trouble::TooBig(usize::try_from(wire::be32(icmp, 4)).unwrap_or(usize::MAX)),
+        // No route, beyond scope, address; time exceeded in transit.
+        (1, _) | (3, 0) => Trouble::Soft,
+        _ => return None,
+    })
+}
+
+/// Both ends and the sequence number of a quoted segment.
+fn quoted(quote: &[u8], v4: bool) -> Option<(Tuple, u32)> {
+    let (least, version) = if v4 {
+        (IPV4_HEADER, 4)
+    } else {
+        (IPV6_HEADER, 6)
+    };
+    if quote.len() < least || quote[0] >> 4 != version {
+        return None;
+    }
+    let (protocol, header_len) = if v4 {
+        (quote[9], usize::from(quote[0] & 0x0f) * 4)
+    } else {
+        (quote[6], IPV6_HEADER)
+    };
+    // A later fragment has no TCP header.
+    let later = v4 && wire::be16(quote, 6) & 0x1fff != 0;
+    if protocol != PROTO_TCP || later || header_len < least {
+        return None;
+    }
+    let tcp = quote.get(header_len..header_len + QUOTE)?;
+    let (local, remote): (IpAddr, IpAddr) = wire::addresses(quote);
+    let tuple = Tuple {
+        local,
+        remote,
+        local_port: wire::be16(tcp, 0),
+        remote_port: wire::be16(tcp, 2),
+    };
+    Some((tuple, wire::be32(tcp, 4)))
+}
