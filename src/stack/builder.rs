@@ -46,12 +46,12 @@ pub enum BuildError {
     /// An MTU that IP does not work with.
     #[error("the link's MTU of {0} bytes is out of range: use 1280 to 65535")]
     Mtu(usize),
-    /// A keep-alive that would never or always be due.
-    #[error("a keep-alive with a zero in it: give times above zero and one probe at least")]
-    KeepAlive,
     /// A segment size that no host must take, or that no packet can carry.
     #[error("a maximum segment size of {0} bytes is out of range: use 536 to 65495")]
     Mss(usize),
+    /// A keep-alive that would never or always be due.
+    #[error("a keep-alive with a zero in it: give times above zero and one probe at least")]
+    KeepAlive,
     /// No randomness from the system.
     #[error("no randomness from the operating system: {0}")]
     Random(getrandom::Error),
@@ -397,11 +397,11 @@ impl Builder {
         if let Some(bad) = buffers.into_iter().find(|bytes| !BUFFER.contains(bytes)) {
             return Err(BuildError::BufferSize(bad));
         }
-        if self.config.keep_alive.is_some_and(|one| !one.is_valid()) {
-            return Err(BuildError::KeepAlive);
-        }
         if let Some(bad) = self.config.mss.filter(|mss| !MSS.contains(mss)) {
             return Err(BuildError::Mss(bad));
+        }
+        if self.config.keep_alive.is_some_and(|one| !one.is_valid()) {
+            return Err(BuildError::KeepAlive);
         }
         let mtu = self.link.capabilities().mtu;
         if MTU.contains(&mtu) {
