@@ -233,6 +233,15 @@ mod tests {
         assert_eq!(read(&b).unwrap(), b"", "the error is reported once");
     }
 
+    /// The peer's thread may come between the failure of the two sides.
+    #[test]
+    fn the_end_of_what_has_failed_is_no_end_of_file() {
+        let (a, b) = (Port::new(10, 10), Port::new(10, 10));
+        a.fail(SoError::ConnectionAborted);
+        deliver(&a, &b);
+        assert!(!b.end.rcv().buf.is_closed());
+    }
+
     #[test]
     fn abort_resets_the_peer() {
         let (a, b) = nonblocking();
