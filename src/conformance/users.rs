@@ -6,6 +6,7 @@
 use super::proxy::{Heard, Proxy, SMALL};
 use super::{BOTH, Case, FREEBSD, OPENBSD, Outcome, World};
 use crate::error::SoError;
+use crate::socket::Socket;
 use crate::splice::{Cause, Options, Role};
 use std::io::{ErrorKind, Write};
 use std::net::Shutdown;
@@ -181,6 +182,19 @@ pub(super) const CASES: &[Case] = &[
 
 const REAL: Outcome = Outcome::NotApplicable("real time");
 
+/// What a sleeper gets, who is to be back long before its own timeout ([`patient`]).
+#[track_caller]
+fn back<T>(world: &World<'_>, sleeper: thread::ScopedJoinHandle<'_, T>) -> T {
+    world.until("the sleeper is back", || sleeper.is_finished());
+    sleeper.join().expect("no panic")
+}
+
+/// Lets reads of this socket sleep for longer than a case waits for them.
+fn patient(socket: &Socket) {
+    let long = Some(Duration::from_secs(120));
+    socket.set_read_timeout(long).expect("not zero");
+}
+
 /// A splice with bytes stuck on its source; and what was sent.
 fn stuck(world: &World<'_>) -> (Proxy, Vec<u8>) {
     let proxy = world.proxy_with(SMALL);
@@ -249,6 +263,7 @@ fn waiting_read_sleeps(world: &World<'_>) -> Outcome {
     }
     let (proxy, sent) = stuck(world);
     let woken = AtomicBool::new(false);
+    patient(&proxy.source);
     thread::scope(|scope| {
         let reader = scope.spawn(|| {
             let bytes = proxy.source.recv_chain(10).expect("bytes at the end");
@@ -259,8 +274,7 @@ fn waiting_read_sleeps(world: &World<'_>) -> Outcome {
         assert!(!woken.load(Ordering::SeqCst));
         let end = proxy.source.unsplice().expect("it is stalled");
         let moved = usize::try_from(end.bytes).expect("fits");
-        let got = reader.join().expect("no panic");
-        assert_eq!(got, sent[moved..][..10]);
+        assert_eq!(back(world, reader), sent[moved..][..10]);
     });
     Outcome::Passed
 }
@@ -271,6 +285,7 @@ fn sleeping_reader(world: &World<'_>) -> Outcome {
     }
     let proxy = world.proxy();
     let taken = AtomicUsize::new(0);
+    patient(&proxy.source);
     thread::scope(|scope| {
         let reader = scope.spawn(|| {
             let bytes = proxy.source.recv_chain(5).expect("bytes at the end");
@@ -295,7 +310,7 @@ fn sleeping_reader(world: &World<'_>) -> Outcome {
         if early == 0 {
             world.send(&proxy.client, b"later");
         }
-        let got = reader.join().expect("no panic");
+        let got = back(world, reader);
         assert!(got == b"later" || early > 0 && sent.starts_with(&got));
         assert_eq!(
             world.receive(&proxy.server, sent.len() - early),
@@ -568,6 +583,7 @@ fn sleeper_wakes(world: &World<'_>) -> Outcome {
     for (end_it, cause) in WAYS {
         let proxy = world.proxy();
         let splice = proxy.splice_with(options_for(world, *cause));
+        patient(&proxy.source);
         thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 let got = proxy.source.recv_chain(100);
@@ -581,7 +597,7 @@ fn sleeper_wakes(world: &World<'_>) -> Outcome {
                 // Nothing to read yet, and perhaps nothing but an error to tell.
                 world.send(&proxy.client, b"after");
             }
-            let got = reader.join().expect("no panic");
+            let got = back(world, reader);
             assert_ne!(got, Err(ErrorKind::WouldBlock), "it slept on");
         });
     }
