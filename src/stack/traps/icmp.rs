@@ -175,7 +175,7 @@ fn no_error_ends_a_connection_that_stands() {
 #[test]
 fn an_intercepted_connection_hears_of_errors_too() {
     let mut net = Net::new();
-    let listener = TcpListener::intercept(&net.stack, None, 4).unwrap();
+    let listener = TcpListener::intercept(&net.stack, Intercept::all(), 4).unwrap();
     listener.set_nonblocking(true);
     let mut raw = Raw::new(5000);
     raw.to.0 = [10, 0, 0, 77].into();
