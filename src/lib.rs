@@ -121,9 +121,8 @@
 //!
 //! # What is not done
 //!
-//! UDP, urgent data, Ethernet (ARP, neighbour discovery), reassembly of IP fragments, path MTU
-//! discovery, TCP timestamps, selective retransmission (SACK is sent, not used), segmentation offload
-//! when sending over IPv6.
+//! UDP, urgent data, Ethernet (ARP, neighbour discovery), reassembly of IP fragments, TCP timestamps,
+//! selective retransmission (SACK is sent, not used), segmentation offload when sending over IPv6.
 
 #[doc = include_str!("doc/behaviour.md")]
 pub mod behaviour {}
