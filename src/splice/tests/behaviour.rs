@@ -391,16 +391,16 @@ fn everything_is_told_before_the_end_can_be_waited_for() {
         let (sender, heard) = mpsc::channel();
         bench.left[1].set_flavor(Flavor::OpenBsd);
         bench.right[0].add_snd_upcall(Arc::new(Tell(sender)));
+        let ended = pool.stats().ended();
+        // A timer ends it between two passes; the end of a pass would give it time.
         let splice = bench.splice_with(Options {
-            limit: Some(4),
+            lifetime: Some(Duration::from_micros(100)),
             pool: Some(pool.clone()),
             ..Options::default()
         });
-        let ended = pool.stats().ended();
-        bench.left[0].send(b"four").unwrap();
-        assert_eq!(splice.wait().cause, Cause::Limit);
+        assert_eq!(splice.wait().cause, Cause::Lifetime);
         let error = bench.left[1].take_error();
-        assert_eq!(error, Some(SoError::SpliceLimit));
+        assert_eq!(error, Some(SoError::SpliceTimedOut));
         assert!(heard.try_iter().count() > 0);
         assert_eq!(pool.stats().ended(), ended + 1);
     }
@@ -419,4 +419,29 @@ fn the_error_of_a_splice_replaces_none_of_the_connection() {
     assert_eq!(cause(&splice), Some(Cause::Limit));
     let kept = bench.left[1].take_error();
     assert_eq!(kept, Some(SoError::ConnectionReset));
+}
+
+#[test]
+fn who_waits_for_the_end_finds_the_bytes_given_to_the_sink() {
+    let bench = Bench::new();
+    let slot = Arc::new(Mutex::<Option<Splice>, LEAF>::new(None));
+    let (sender, seen) = mpsc::channel();
+    let in_pass = slot.clone();
+    let look = move |_: &SocketEnd| {
+        let splice = in_pass.lock().take();
+        if let Some(splice) = splice {
+            let waited = splice.wait_timeout(Duration::ZERO);
+            sender.send((splice.is_ended(), waited)).unwrap();
+        }
+    };
+    let sink = scripted(SoState::Stream, look, |_| {});
+    sink.end().connected();
+    let options = Options {
+        limit: Some(4),
+        ..bench.options()
+    };
+    *slot.lock() = Some(bench.left[1].splice_to(&sink, options).unwrap());
+    bench.left[0].send(b"four").unwrap();
+    bench.run();
+    assert_eq!(seen.recv().unwrap(), (true, None));
 }
