@@ -74,10 +74,9 @@ impl Wakers {
 }
 
 /// Adds a task's waker, once. The former ones stay: several tasks may wait for one socket.
-fn wait(wakers: &mut Vec<Waker>, cx: &Context<'_>) {
-    if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
-        wakers.push(cx.waker().clone());
-    }
+fn wait(wakers: &mut Vec<Waker>, new: &mut Option<Waker>) {
+    let fresh = new.take_if(|new| !wakers.iter().any(|waker| waker.will_wake(new)));
+    wakers.extend(fresh);
 }
 
 impl Upcall for Wakers {
@@ -149,11 +148,13 @@ impl Socket {
         if let Poll::Ready(result) = ready() {
             return Poll::Ready(result);
         }
+        // Cloned, and if it is not needed dropped, with nothing held.
+        let mut new = Some(cx.waker().clone());
         {
             let mut slots = self.wakers()?.slots.lock();
             match side {
-                Side::Read => wait(&mut slots.readers, cx),
-                Side::Write => wait(&mut slots.writers, cx),
+                Side::Read => wait(&mut slots.readers, &mut new),
+                Side::Write => wait(&mut slots.writers, &mut new),
             }
         }
         if let Side::Read = side {

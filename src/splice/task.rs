@@ -120,16 +120,17 @@ impl Status {
 
     #[cfg(feature = "async")]
     pub(super) fn poll_end(&self, cx: &Context<'_>) -> Poll<End> {
+        // A waker is the user's code: cloned with nothing held.
+        let new = cx.waker().clone();
         let mut progress = self.progress.lock();
         if let Some(end) = progress.complete() {
             return Poll::Ready(end);
         }
         let mut wakers = progress.waiters.iter();
-        let known = wakers
-            .any(|waiter| matches!(waiter, Waiter::Waker(waker) if waker.will_wake(cx.waker())));
+        let known =
+            wakers.any(|waiter| matches!(waiter, Waiter::Waker(waker) if waker.will_wake(&new)));
         if !known {
-            let waker = Waiter::Waker(cx.waker().clone());
-            progress.waiters.push(waker);
+            progress.waiters.push(Waiter::Waker(new));
         }
         Poll::Pending
     }
