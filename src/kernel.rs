@@ -320,7 +320,8 @@ enum Next {
 
 impl Conn {
     fn register(self: &Arc<Self>, mut stream: Stream) -> io::Result<()> {
-        // The reactor may report before this returns, so the slot is filled first.
+        // What the reactor reports before the slot is filled leads to nothing yet, so everything is
+        // looked at once more in the end.
         let registered = self.reactor.register(self, &mut stream);
         *self.stream.lock() = Some(Arc::new(stream));
         registered?;

@@ -314,11 +314,7 @@ impl SocketEnd {
 
     /// No more bytes will arrive (`socantrcvmore`). What is queued can still be read.
     pub fn cantrcvmore(&self) {
-        let mut rcv = self.rcv();
-        if !rcv.buf.is_closed() {
-            rcv.buf.close();
-            self.sorwakeup(&rcv, Wakeup::RcvClosed);
-        }
+        self.close_rcv(&mut self.rcv());
     }
 
     /// No more bytes will be read (`sorflush`): those that are queued are dropped too. Returns how many
@@ -343,11 +339,7 @@ impl SocketEnd {
 
     /// No more bytes can be sent (`socantsendmore`).
     pub fn cantsendmore(&self) {
-        let mut snd = self.snd();
-        if !snd.buf.is_closed() {
-            snd.buf.close();
-            self.sowwakeup(&snd, Wakeup::SndClosed);
-        }
+        self.close_snd(&mut self.snd());
     }
 
     /// The connection is over (`soisdisconnected`): sets `so_error` if there is one, no more bytes will
@@ -367,13 +359,21 @@ impl SocketEnd {
         if let Some(error) = error {
             self.set_error(error);
         }
+        self.close_rcv(&mut rcv);
+        self.close_snd(&mut snd);
+    }
+
+    fn close_rcv(&self, rcv: &mut Guard<'_, Side, RCV>) {
         if !rcv.buf.is_closed() {
             rcv.buf.close();
-            self.sorwakeup(&rcv, Wakeup::RcvClosed);
+            self.sorwakeup(rcv, Wakeup::RcvClosed);
         }
+    }
+
+    fn close_snd(&self, snd: &mut Guard<'_, Side, SND>) {
         if !snd.buf.is_closed() {
             snd.buf.close();
-            self.sowwakeup(&snd, Wakeup::SndClosed);
+            self.sowwakeup(snd, Wakeup::SndClosed);
         }
     }
 

@@ -85,9 +85,7 @@ impl Factory for Memory {
                 Some(far)
             }
             Verdict::Refuse => {
-                end.set_error(SoError::ConnectionRefused);
-                end.cantrcvmore();
-                end.cantsendmore();
+                end.disconnected(Some(SoError::ConnectionRefused));
                 None
             }
         };
