@@ -438,6 +438,7 @@ impl Shared {
         let config = EngineConfig {
             rcv_ring: self.config.rcv_buffer,
             snd_ring: self.config.snd_ring,
+            shared_rings: self.config.shared_rings,
             nagle: self.config.nagle,
             ack_delay: self.config.ack_delay,
             seed: self.next_random(),

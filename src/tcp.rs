@@ -6,6 +6,7 @@
 //! | `guard` | segment acceptance, before anything is fed or kept |
 //! | `icmp` | ICMP errors: what they say and what they quote |
 //! | `store` | payload that arrived out of order |
+//! | `ring` | memory for the engine's rings |
 //! | `engine` | the only file that drives smoltcp |
 //! | `tcb` | a connection's state and its service step |
 //! | `conn` | ownership: who runs a connection |
@@ -23,6 +24,7 @@ pub(crate) mod keep_alive;
 pub(crate) mod options;
 #[cfg(test)]
 pub(crate) mod oracle;
+pub(crate) mod ring;
 pub(crate) mod store;
 pub(crate) mod tcb;
 pub(crate) mod time_wait;

@@ -77,6 +77,7 @@ pub(super) struct Config {
     pub(super) snd_buffer: usize,
     /// The engine's send ring: what can be in flight.
     pub(super) snd_ring: usize,
+    pub(super) shared_rings: bool,
     pub(super) nagle: bool,
     pub(super) ack_delay: Option<Duration>,
     /// Largest segment announced and sent.
@@ -93,6 +94,7 @@ impl Default for Config {
             rcv_buffer: crate::sockbuf::DEFAULT_HIWAT,
             snd_buffer: crate::sockbuf::DEFAULT_HIWAT,
             snd_ring: crate::sockbuf::DEFAULT_HIWAT,
+            shared_rings: true,
             nagle: false,
             ack_delay: None,
             mss: None,
@@ -132,6 +134,24 @@ impl Builder {
     pub fn send_buffer(mut self, bytes: usize) -> Builder {
         self.config.snd_buffer = bytes;
         self.config.snd_ring = bytes;
+        self
+    }
+
+    /// Whether the engines' rings, which hold nothing but zeros, lie on the same few pages of memory
+    /// (Linux). They do by default: what passes through them then stays in the nearest caches, and a
+    /// ring takes no memory. It takes one of the process's mappings (`vm.max_map_count`) for each
+    /// 64 KiB, 32,768 in all; further rings have memory of their own, as all have with `false`.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let address = "10.0.0.1/24".parse()?;
+    /// let stack = Stack::builder(link).address(address).shared_rings(false).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn shared_rings(mut self, shared: bool) -> Builder {
+        self.config.shared_rings = shared;
         self
     }
 

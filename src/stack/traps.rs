@@ -377,6 +377,7 @@ mod bare {
             let config = EngineConfig {
                 rcv_ring,
                 snd_ring: 10_000,
+                shared_rings: false,
                 nagle: false,
                 ack_delay: None,
                 seed: 0,

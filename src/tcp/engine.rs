@@ -5,6 +5,7 @@
 //! rings but zeros. Deterministic; under the connection's ownership (rank 1).
 
 use super::guard::Emission;
+use super::ring::{Kept, ring};
 use super::wire::{self, Header, MAX_CANONICAL, SynOptions, TCP_HEADER, Tuple};
 use crate::link::Capabilities;
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
@@ -41,6 +42,8 @@ pub(crate) trait Outlet {
 pub(crate) struct EngineConfig {
     pub(crate) rcv_ring: usize,
     pub(crate) snd_ring: usize,
+    /// The rings lie on memory that all rings share, if that can be had.
+    pub(crate) shared_rings: bool,
     pub(crate) nagle: bool,
     pub(crate) ack_delay: Option<std::time::Duration>,
     /// Seeds the engine's initial sequence number.
@@ -74,6 +77,8 @@ pub(crate) struct Engine {
     caps: DeviceCapabilities,
     #[cfg(test)]
     config: EngineConfig,
+    /// Behind the sockets, so dropped after them.
+    _memory: [Option<Kept>; 2],
 }
 
 impl std::fmt::Debug for Engine {
@@ -88,8 +93,9 @@ impl Engine {
     fn new(link: &Capabilities, config: &EngineConfig) -> Engine {
         let caps = device_capabilities(link);
         let iface = interface(&caps, config.seed);
-        let ring = |size| tcp::SocketBuffer::new(vec![0; size]);
-        let mut socket = tcp::Socket::new(ring(config.rcv_ring), ring(config.snd_ring));
+        let (rcv, rcv_memory) = ring(config.rcv_ring, config.shared_rings);
+        let (snd, snd_memory) = ring(config.snd_ring, config.shared_rings);
+        let mut socket = tcp::Socket::new(rcv, snd);
         socket.set_nagle_enabled(config.nagle);
         socket.set_ack_delay(config.ack_delay.map(Duration::from));
         socket.set_congestion_control(tcp::CongestionControl::Cubic);
@@ -102,6 +108,7 @@ impl Engine {
             caps,
             #[cfg(test)]
             config: *config,
+            _memory: [rcv_memory, snd_memory],
         }
     }
 

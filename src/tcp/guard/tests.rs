@@ -647,6 +647,7 @@ impl Rig {
         let config = EngineConfig {
             rcv_ring: begin.capacity,
             snd_ring: 60_000,
+            shared_rings: true,
             nagle: false,
             ack_delay: None,
             seed: u64::from(begin.iss),

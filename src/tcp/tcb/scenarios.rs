@@ -35,6 +35,7 @@ impl World {
         let engine = EngineConfig {
             rcv_ring: ring,
             snd_ring: ring,
+            shared_rings: true,
             nagle: false,
             ack_delay: None,
             seed: 1,

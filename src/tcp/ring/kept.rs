@@ -1,0 +1,89 @@
+//! Mappings that wait for their next ring.
+
+use super::mapping::Mapping;
+use crate::lock::{Mutex, POOL};
+
+/// Mappings that wait at most.
+const MOST: usize = 128;
+
+static SHELF: Shelf = Shelf(Mutex::new(Vec::new()));
+
+/// A mapping that is kept when its ring is gone.
+#[derive(Debug)]
+pub(crate) struct Kept(Option<Mapping>);
+
+impl Kept {
+    /// `None`: there are too many mappings, or the system refuses.
+    pub(super) fn new(len: usize) -> Option<Kept> {
+        let mapping = SHELF.take(len).or_else(|| Mapping::new(len));
+        let mapping = mapping.or_else(|| {
+            // Those of other lengths count too.
+            SHELF.clear();
+            Mapping::new(len)
+        });
+        mapping.map(|mapping| Kept(Some(mapping)))
+    }
+
+    /// See [`Mapping::lend`].
+    pub(super) fn lend(&mut self) -> &'static mut [u8] {
+        self.0.as_mut().map_or(&mut [], Mapping::lend)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let surplus = self.0.take().and_then(|mapping| SHELF.put(mapping));
+        drop(surplus);
+    }
+}
+
+/// Last in, first out: then the page tables are filled.
+struct Shelf(Mutex<Vec<Mapping>, POOL>);
+
+impl Shelf {
+    /// One of this length.
+    fn take(&self, len: usize) -> Option<Mapping> {
+        let mut waiting = self.0.lock();
+        let at = waiting.iter().rposition(|mapping| mapping.len() == len)?;
+        Some(waiting.remove(at))
+    }
+
+    /// Gives it back if there is no room.
+    fn put(&self, mapping: Mapping) -> Option<Mapping> {
+        let mut waiting = self.0.lock();
+        if waiting.len() == MOST {
+            return Some(mapping);
+        }
+        waiting.push(mapping);
+        None
+    }
+
+    fn clear(&self) {
+        let waiting = std::mem::take(&mut *self.0.lock());
+        drop(waiting);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_of_a_length_is_used_first_and_their_number_is_limited() {
+        let shelf = Shelf(Mutex::default());
+        let one = |len| Mapping::new(len).unwrap();
+        let (a, mut b) = (one(5000), one(5000));
+        let address = b.lend().as_ptr();
+        for mapping in [a, b, one(6000)] {
+            assert!(shelf.put(mapping).is_none());
+        }
+        assert_eq!(shelf.take(5000).unwrap().lend().as_ptr(), address);
+        assert!(shelf.take(7000).is_none());
+        for _ in 2..MOST {
+            assert!(shelf.put(one(5000)).is_none());
+        }
+        assert!(shelf.put(one(5000)).is_some());
+        shelf.clear();
+        assert!(shelf.take(5000).is_none());
+    }
+}
