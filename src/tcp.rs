@@ -5,7 +5,8 @@
 //! | `wire` | frames to segments, canonical headers |
 //! | `guard` | segment acceptance, before anything is fed or kept |
 //! | `icmp` | ICMP errors: what they say and what they quote |
-//! | `store` | payload that arrived out of order |
+//! | `ahead` | which bytes arrived ahead of their turn |
+//! | `store` | those bytes |
 //! | `ring` | memory for the engine's rings |
 //! | `engine` | the only file that drives smoltcp |
 //! | `tcb` | a connection's state and its service step |
@@ -15,6 +16,7 @@
 //! | `time_wait` | what remains of it |
 //! | `host` | what it needs of the stack |
 
+pub(crate) mod ahead;
 pub(crate) mod conn;
 pub(crate) mod engine;
 pub(crate) mod guard;

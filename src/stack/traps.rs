@@ -8,6 +8,7 @@
     reason = "sequence numbers wrap, and lengths are small"
 )]
 
+mod ahead;
 mod fuzz;
 mod held;
 mod icmp;
@@ -668,28 +669,6 @@ fn a_fin_before_a_hole_is_filled_does_not_cost_a_second() {
     assert_eq!(last.header.ack, raw.seq.wrapping_add(11));
     assert_eq!(read(&stream), b"helloworld");
     assert!(is_end(&stream));
-    net.healthy();
-}
-
-/// Guards `Guard::mirror`: the fifth hole is dropped by the engine, so it must not be kept.
-#[test]
-fn a_fifth_hole_is_not_kept_and_comes_again() {
-    let mut net = Net::new();
-    let (raw, stream) = net.accepted();
-    let all = pattern(0, 1200);
-    for i in [1, 3, 5, 7, 9, 11] {
-        raw.send_at(&net, i * 100, ACK, &all[i as usize * 100..][..100]);
-    }
-    net.turn();
-    for i in [0, 2, 4, 6, 8, 10] {
-        raw.send_at(&net, i * 100, ACK, &all[i as usize * 100..][..100]);
-    }
-    let ack = net.seen().pop().unwrap().header.ack;
-    let there = ack.wrapping_sub(raw.seq) as usize;
-    assert!((900..1200).contains(&there), "{there}");
-    raw.send_at(&net, there as i32, ACK, &all[there..]);
-    net.turn();
-    assert!(read(&stream) == all);
     net.healthy();
 }
 

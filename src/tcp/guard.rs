@@ -14,16 +14,19 @@
 //! * a RST counts only exactly at `rcv_nxt`, elsewhere in the window it is challenged; a SYN in a
 //!   synchronised state is challenged;
 //! * a window that shrinks below what is in flight is kept open that far, for retransmissions;
-//! * a FIN that arrives before a hole is filled is remembered and replayed when its turn comes;
-//! * a mirror of the engine's assembler knows which payload the engine will keep.
+//! * a payload that arrives ahead of its turn is kept here, and the engine hears of it when the hole
+//!   before it is filled: it would remember four holes, and drop what comes with the next one without
+//!   a word. Meanwhile each such segment draws an ACK that says what is here (RFC 5681 4.2, 2018);
+//! * a FIN that arrives before a hole is filled is remembered and replayed when its turn comes.
 //!
 //! Positions are absolute: byte *k* of a direction has position *k*, its FIN the position behind the
 //! last byte. They are 64 bits wide and only grow, so sequence numbers may wrap as often as they
 //! like. Deterministic; under the connection's ownership (rank 1).
 
+use super::ahead::{Ahead, BLOCKS};
 use super::wire::{ACK, FIN, Header, PSH, RST, SYN, SynOptions};
+use smallvec::SmallVec;
 use smoltcp::socket::tcp::State;
-use smoltcp::storage::Assembler;
 
 /// What the engine is to be fed, if anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,24 +39,55 @@ pub(crate) enum Verdict {
     Answer(Header),
     /// An empty segment below the window, which draws an ACK at most once a second (RFC 5961 7).
     Challenge(Header),
-    /// This segment, and then one that draws an ACK: a window probe's acknowledgement counts.
+    /// This segment, and then one that draws an ACK: a window probe's acknowledgement counts, and a
+    /// segment ahead of its turn is answered at once.
     FeedThenAnswer(Feed, Header),
 }
 
-/// A segment for the engine.
+/// An accepted segment, and what the engine is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Feed {
+    /// For the engine; its sequence number is that of the next byte in order.
     pub(crate) header: Header,
     /// Bytes of the received payload to leave out in front.
     pub(crate) skip: usize,
-    /// Bytes of payload to feed.
+    /// Bytes of payload that count.
     pub(crate) len: usize,
-    /// Position of the first byte fed.
+    /// Position of the first of them.
     pub(crate) position: u64,
-    /// The engine keeps the payload, so the store must. Otherwise it has too many holes.
+    /// They are kept. Otherwise there are too many holes.
     pub(crate) keep: bool,
-    /// By how much the engine's in-order bytes will grow.
+    /// So many bytes are in order now, and go to the engine: from this segment, and what was waiting
+    /// behind it.
     pub(crate) growth: usize,
+    /// There is something to tell the engine, also if nothing is in order.
+    tell: bool,
+}
+
+/// Bytes of payload that the engine is fed at once: they fit into a packet with its headers.
+const PART: usize = 65_000;
+
+impl Feed {
+    /// What the engine is fed, one after the other: headers, and bytes of payload behind them.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (Header, usize)> + use<> {
+        let Feed { header, growth, .. } = *self;
+        let parts = growth.div_ceil(PART).max(usize::from(self.tell));
+        (0..parts).map(move |part| {
+            let at = part * PART;
+            let seq = header.seq.wrapping_add(u32::try_from(at).unwrap_or(0));
+            let last = part + 1 == parts;
+            let flags = header.flags & if last { u8::MAX } else { !(FIN | PSH) };
+            let len = PART.min(growth - at);
+            (
+                Header {
+                    seq,
+                    flags,
+                    ..header
+                },
+                len,
+            )
+        })
+    }
 }
 
 /// What the guard needs to know of an emitted frame.
@@ -103,8 +137,9 @@ pub(crate) struct Guard {
     /// Largest window the peer ever offered, in bytes (RFC 5961 5.2).
     max_window: u64,
     remote_shift: u8,
-    /// Mirror of the engine's assembler: same calls, same offsets.
-    mirror: Assembler,
+    ahead: Ahead,
+    /// The peer takes SACK options.
+    sack: bool,
 }
 
 impl Guard {
@@ -133,7 +168,8 @@ impl Guard {
             snd_wnd: 0,
             max_window: 0,
             remote_shift: 0,
-            mirror: Assembler::new(),
+            ahead: Ahead::default(),
+            sack: false,
         }
     }
 
@@ -264,6 +300,7 @@ impl Guard {
     ///   takes every segment for one outside the window, also a RST.
     pub(crate) fn unsettled(&self, state: State, header: &Header, len: usize) -> Option<Header> {
         let end = self.position_of(header.seq) + i64::try_from(len).unwrap_or(i64::MAX);
+        let end = u64::try_from(end).map_or(end, |end| signed(self.ahead.reach(end)));
         let text = len > 0 && may_receive(state);
         let beyond = text && self.edge > self.sure_edge && end > signed(self.sure_edge);
         let behind = self.fin_received && self.rcv_nxt > self.edge;
@@ -415,7 +452,12 @@ impl Guard {
         if says_nothing && cut.len == 0 && !cut.fin {
             return Verdict::Drop; // it must not count as a duplicate acknowledgement
         }
-        Verdict::Feed(self.accept(header, &cut, ack))
+        let mut feed = self.accept(header, &cut, ack);
+        if feed.len > 0 && feed.growth == 0 {
+            feed.tell |= state == State::SynReceived;
+            return Verdict::FeedThenAnswer(feed, self.below_window());
+        }
+        Verdict::Feed(feed)
     }
 
     /// A segment of which nothing is in the window. Its sender needs an ACK to make progress, but
@@ -460,6 +502,7 @@ impl Guard {
 
     /// Turns an acceptable segment into what the engine is fed, and takes note of it.
     fn accept(&mut self, header: &Header, cut: &Cut, ack: i64) -> Feed {
+        let before = (self.snd_una, self.snd_wnd);
         let current = ack >= signed(self.snd_una);
         let ack = u64::try_from(ack).unwrap_or(0).max(self.snd_una);
         // SND.WL1, SND.WL2: only a segment that is not older gives a window.
@@ -481,11 +524,9 @@ impl Guard {
         let window = self.open_window();
         self.snd_wnd = u64::from(window) << self.remote_shift;
         let start = self.rcv_nxt.max(u64::try_from(cut.start).unwrap_or(0));
-        // Without a payload the sequence number means nothing, but at the edge the engine refuses.
-        let position = if cut.len > 0 { start } else { self.rcv_nxt };
         let mut feed = Feed {
             header: Header {
-                seq: self.rcv_seq(position),
+                seq: self.rcv_nxt_seq(),
                 ack: self.snd_seq(ack),
                 flags: ACK | header.flags & PSH,
                 window,
@@ -493,16 +534,23 @@ impl Guard {
             },
             skip: cut.skip,
             len: cut.len,
-            position,
+            position: start,
             keep: false,
             growth: 0,
+            // A repeated acknowledgement with text is none for a loss (RFC 5681 2).
+            tell: cut.len == 0 || before != (self.snd_una, self.snd_wnd),
         };
         if cut.len > 0 {
-            let offset = usize::try_from(position - self.rcv_nxt).unwrap_or(usize::MAX);
-            if let Ok(growth) = self.mirror.add_then_remove_front(offset, cut.len) {
+            let end = start + cut.len as u64;
+            if start == self.rcv_nxt {
+                let in_order = self.ahead.advance(end) - start;
+                feed.growth = usize::try_from(in_order).unwrap_or(usize::MAX);
                 feed.keep = true;
-                feed.growth = growth;
-                self.high = self.high.max(position + cut.len as u64);
+            } else {
+                feed.keep = self.ahead.add(start, end);
+            }
+            if feed.keep {
+                self.high = self.high.max(end);
             }
         }
         if cut.fin {
@@ -580,9 +628,12 @@ impl Guard {
             cut.acceptable = start >= next && start <= right;
             return cut;
         }
+        // By the time that the hole is filled the engine's edge may have moved left by part of a unit.
+        let unit = if start > next { 1 << self.shift } else { 1 };
+        let limit = right - (unit - 1);
         let stop = self
             .fin_at
-            .map_or(right, |fin_at| right.min(signed(fin_at)));
+            .map_or(limit, |fin_at| limit.min(signed(fin_at)));
         let (from, to) = (start.max(next), end.min(stop));
         if from < to {
             cut.acceptable = true;
@@ -590,7 +641,8 @@ impl Guard {
             cut.len = usize::try_from(to - from).unwrap_or(0);
         }
         // A FIN counts if nothing before it was cut, and nothing is known behind it.
-        if fin && end >= next && end <= right && start <= right && end >= signed(self.high) {
+        let whole = end <= if len > 0 { limit } else { right };
+        if fin && end >= next && whole && start <= right && end >= signed(self.high) {
             cut.fin = self.fin_at.is_none_or(|fin_at| signed(fin_at) == end);
             cut.acceptable |= cut.fin;
         }
@@ -647,9 +699,20 @@ impl Guard {
         }
     }
 
+    /// What arrived ahead of its turn, as sequence numbers: the blocks of a SACK option, if the peer
+    /// takes one.
+    pub(crate) fn sack(&self) -> SmallVec<[(u32, u32); BLOCKS]> {
+        let blocks = self.ahead.blocks();
+        let wanted = blocks.iter().filter(|_| self.sack);
+        wanted
+            .map(|(start, end)| (self.rcv_seq(*start), self.rcv_seq(*end)))
+            .collect()
+    }
+
     /// The peer's SYN is accepted.
     fn synchronise(&mut self, header: &Header) {
         self.irs = Some(header.seq);
+        self.sack = header.options.sack_permitted;
         match header.options.window_scale {
             Some(shift) => self.remote_shift = shift,
             None => self.shift = 0,
@@ -689,6 +752,7 @@ fn bare(header: Header) -> Feed {
         position: 0,
         keep: false,
         growth: 0,
+        tell: true,
     }
 }
 

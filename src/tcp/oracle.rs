@@ -10,7 +10,7 @@ mod network;
 
 use super::engine::{EngineConfig, Received, device_capabilities};
 use super::wire::{self, Header, MAX_CANONICAL, Tuple};
-use crate::buf::Buf;
+use crate::buf::{Buf, Chain};
 use crate::link::Capabilities;
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, TxToken};
@@ -72,14 +72,14 @@ impl Tap {
         tuple: &Tuple,
         header: &Header,
         len: usize,
-        bytes: &[Buf],
+        bytes: &Chain,
     ) {
         let mut out = [0; MAX_CANONICAL];
         let remote = (tuple.remote, tuple.remote_port);
         let local = (tuple.local, tuple.local_port);
         let header_len = wire::compose(&mut out, remote, local, header, len);
         let mut frame = out[..header_len].to_vec();
-        bytes.iter().for_each(|buf| frame.extend_from_slice(buf));
+        frame.extend(bytes.to_vec());
         // An answer is drawn with a byte that nobody sent.
         frame.resize(header_len + len, 0);
         self.ops.push(Op::Fed(now, frame));

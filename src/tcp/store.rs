@@ -1,8 +1,7 @@
 //! The payload that arrived out of order.
 //!
-//! Holds exactly the bytes that the engine has accepted and not yet counted in order (I1). Among
-//! them the last accepted writer wins, as in the engine's ring. Deterministic; under the
-//! connection's ownership.
+//! Holds exactly the bytes that were accepted ahead of their turn (I1). Among them the last accepted
+//! writer wins. Deterministic; under the connection's ownership.
 
 use crate::buf::{Buf, Chain};
 use std::collections::BTreeMap;

@@ -4,8 +4,8 @@
 //! socket buffers (2, 3) one at a time, at the end both. Nothing here reads a clock.
 //!
 //! Invariants (asserted; in release a broken one resets this connection and is counted):
-//! * I1 the store holds exactly the bytes that the engine accepted and has not counted in order;
-//!   after each feed the engine has grown as the guard said.
+//! * I1 the store holds exactly the bytes that were accepted ahead of their turn, and the engine none
+//!   of them; after each feed the engine has grown as the guard said.
 //! * I2 positions are absolute and only grow; ring lengths are not progress.
 //! * I3 why an engine closed follows from the state before and the event ([`closed_by`]).
 //! * I4 the engine's `close()` is called only in ESTABLISHED, with all of `so_snd` counted in the
@@ -274,9 +274,12 @@ impl Tcb {
             self.guard.settle();
         }
         let verdict = self.guard.judge(state, &header, len);
-        if !matches!(verdict, Verdict::Feed(_)) {
-            env.counters.refused.add(1);
-        }
+        let accepted = match verdict {
+            Verdict::Feed(_) => true,
+            Verdict::FeedThenAnswer(feed, _) => feed.keep,
+            Verdict::Drop | Verdict::Answer(_) | Verdict::Challenge(_) => false,
+        };
+        env.counters.refused.add(u64::from(!accepted));
         if !matches!(verdict, Verdict::Drop | Verdict::Challenge(_)) {
             self.vigil.heard(env.now);
         }
@@ -338,14 +341,14 @@ impl Tcb {
         env.counters.mtu_lowered.add(1);
         for _ in 0..DUPLICATES {
             let header = self.guard.standing(0);
-            self.feed_engine(&header, 0, &[], env);
+            self.feed_engine(&header, 0, &Chain::default(), env);
         }
     }
 
     /// Feeds a segment outside the window, whose only effect is the engine's answer.
     fn draw_ack(&mut self, header: &Header, len: usize, env: &Env<'_>) {
         let (before, queue) = (self.state(), self.rcv_queue());
-        self.feed_engine(header, len, &[], env);
+        self.feed_engine(header, len, &Chain::default(), env);
         self.check(
             self.state() == before && self.rcv_queue() == queue,
             "I1: an answer changes nothing",
@@ -358,8 +361,17 @@ impl Tcb {
 
     fn feed(&mut self, feed: &Feed, payload: &[Buf], env: &Env<'_>) {
         let (before, queue) = (self.state(), self.rcv_queue());
-        let bytes = cut(payload, feed.skip, feed.len);
-        self.feed_engine(&feed.header, feed.len, &bytes, env);
+        let mut in_order = self.keep(feed, cut(payload, feed.skip, feed.len));
+        let complete = in_order.len() == feed.growth;
+        self.check(complete, "I1: the store has what is in order");
+        if !complete {
+            return;
+        }
+        for (header, len) in feed.parts() {
+            let part = in_order.split_to(len);
+            self.feed_engine(&header, len, &part, env);
+            self.inbox.append_chain(part);
+        }
         let after = self.state();
         let grown = self.rcv_queue().wrapping_sub(queue);
         let as_judged = after == State::Listen || grown == feed.growth;
@@ -369,9 +381,6 @@ impl Tcb {
             self.guard
         );
         self.check(as_judged, "I1: the engine grew as the guard said");
-        if feed.keep {
-            self.keep(feed, bytes);
-        }
         if self.guard.snd_una() > self.acknowledged {
             self.soft_error = None;
         }
@@ -391,22 +400,17 @@ impl Tcb {
         self.note_state(before, after, feed.header.has(RST));
     }
 
-    /// Where accepted payload goes: straight on, or into the store.
-    fn keep(&mut self, feed: &Feed, bytes: Gather) {
+    /// Keeps accepted payload, and returns what is in order now.
+    fn keep(&mut self, feed: &Feed, bytes: Gather) -> Chain {
+        if !feed.keep {
+            return Chain::default();
+        }
         if self.store.is_empty() && feed.growth == feed.len {
-            bytes.into_iter().for_each(|buf| self.inbox.append(buf));
-            return;
+            return bytes.into_iter().collect();
         }
         self.store.insert(feed.position, bytes.into_iter());
-        if feed.growth > 0 {
-            match self
-                .store
-                .take(feed.position, feed.position + feed.growth as u64)
-            {
-                Some(chain) => self.inbox.append_chain(chain),
-                None => self.check(false, "I1: the store has what the engine counted"),
-            }
-        }
+        let end = feed.position + feed.growth as u64;
+        self.store.take(feed.position, end).unwrap_or_default()
     }
 
     fn note_state(&mut self, before: State, after: State, reset: bool) {
@@ -426,7 +430,7 @@ impl Tcb {
         }
     }
 
-    fn feed_engine(&mut self, header: &Header, len: usize, bytes: &[Buf], env: &Env<'_>) {
+    fn feed_engine(&mut self, header: &Header, len: usize, bytes: &Chain, env: &Env<'_>) {
         let now = self.engine_time(env.now);
         #[cfg(test)]
         self.tap.fed(now, &self.tuple, header, len, bytes);
@@ -673,7 +677,7 @@ impl Tcb {
                 return;
             }
             let header = self.guard.standing(self.queued);
-            self.feed_engine(&header, 0, &[], env);
+            self.feed_engine(&header, 0, &Chain::default(), env);
         }
         self.emit(env);
     }

@@ -8,6 +8,7 @@ use super::options::HOP_LIMIT;
 use crate::buf::Gather;
 use crate::link::Frame;
 use internet_checksum::Checksum;
+use smallvec::{Array, SmallVec};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub(crate) const FIN: u8 = 0x01;
@@ -381,6 +382,32 @@ pub(crate) fn compose(
     tcp[16..20].fill(0);
     tcp[TCP_HEADER..].copy_from_slice(&options[..options_len]);
     ip_len + tcp_len
+}
+
+/// Adds a SACK option (RFC 2018 3) to the headers of a segment without payload and other options.
+pub(crate) fn append_sack(
+    header: &mut SmallVec<impl Array<Item = u8>>,
+    ip_header_len: usize,
+    blocks: &[(u32, u32)],
+) {
+    let Ok(count) = u8::try_from(blocks.len()) else {
+        return;
+    };
+    if count == 0 {
+        return;
+    }
+    header.extend_from_slice(&[1, 1, 5, 2 + 8 * count]);
+    for (start, end) in blocks {
+        header.extend_from_slice(&start.to_be_bytes());
+        header.extend_from_slice(&end.to_be_bytes());
+    }
+    header[ip_header_len + 12] += (1 + 2 * count) << 4;
+    let (at, fixed) = match ip_header_len {
+        IPV4_HEADER => (2, 0),
+        _ => (4, IPV6_HEADER),
+    };
+    let len = u16::try_from(header.len() - fixed).unwrap_or(u16::MAX);
+    header[at..at + 2].copy_from_slice(&len.to_be_bytes());
 }
 
 fn write_options(out: &mut [u8; 12], options: &SynOptions) -> usize {

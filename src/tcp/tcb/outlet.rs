@@ -11,10 +11,13 @@ use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
 
+/// IPv6, TCP, and all options that fit.
+const MAX_HEADER: usize = 40 + 60;
+
 /// A packet that waits for room in the link.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    header: SmallVec<[u8; 80]>,
+    header: SmallVec<[u8; MAX_HEADER]>,
     ip_header_len: usize,
     payload: Gather,
     segment: Option<NonZeroU16>,
@@ -90,8 +93,12 @@ impl Outlet for Wire<'_> {
             _ => 7,
         };
         header[hops_at] = self.env.options.hop_limit();
+        let mut header = SmallVec::from_slice(header);
+        if !occupies {
+            wire::append_sack(&mut header, ip_header_len, &self.guard.sack());
+        }
         let mut packet = Waiting {
-            header: SmallVec::from_slice(header),
+            header,
             ip_header_len,
             payload,
             segment,
