@@ -13,6 +13,7 @@ mod held;
 mod icmp;
 mod options;
 mod splice;
+mod timers;
 mod unclaimed;
 
 use super::*;
