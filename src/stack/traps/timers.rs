@@ -313,7 +313,7 @@ fn a_blocked_connect_is_cancelled_by_another_handle() {
             _ => stream.shutdown(Shutdown::Both).unwrap(),
         }
         let error = waiter.unwrap().join().unwrap().unwrap_err();
-        let kind = std::io::Error::from(error).kind();
+        let kind = io::Error::from(error).kind();
         assert_eq!(kind, ErrorKind::ConnectionAborted, "{how}");
         drop(stream);
         net.turn();
