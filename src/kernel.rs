@@ -16,7 +16,10 @@
 //! goes. No lock is held while the system is called. Locks: `so_rcv` (2), `so_snd` (3), the
 //! descriptor's slot (5).
 
+mod options;
 mod reactor;
+
+pub use crate::keep_alive::KeepAlive;
 
 use crate::buf::{Buf, Chain, FrameMut, Gather};
 use crate::error::SoError;
@@ -157,14 +160,6 @@ impl KernelStream {
     /// `NotConnected` if the connection does not stand.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.conn.live()?.peer_addr()
-    }
-
-    /// Whether small segments are sent at once (`TCP_NODELAY`).
-    ///
-    /// # Errors
-    /// What the operating system says.
-    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
-        self.conn.live()?.set_nodelay(nodelay)
     }
 
     /// Gives the descriptor back, blocking and unharmed, with the bytes that were received and not
@@ -538,7 +533,8 @@ impl Protocol for Conn {
     fn detach(&self) {
         self.detached.store(true, Ordering::Release);
         let unread = !self.end.rcv().buf.is_empty();
-        if unread || self.connecting.load(Ordering::Acquire) {
+        let connecting = self.connecting.load(Ordering::Acquire);
+        if unread || connecting || self.closes_with_reset() {
             self.reset(SoError::ConnectionAborted);
         } else {
             self.end.cantsendmore();

@@ -132,6 +132,7 @@ pub mod clock;
 pub mod conformance;
 mod end;
 pub mod error;
+mod keep_alive;
 #[cfg(target_os = "linux")]
 pub mod kernel;
 pub mod link;

@@ -21,7 +21,13 @@
 //! of 536 bytes (IPv4) or 1,220 (IPv6); other connections are not told, and it never goes up again.
 //! [`Builder::mss`] is for routers that say nothing, [`Builder::unclaimed`] for frames that are not TCP's.
 //!
-//! Locks, all leaves: the table's shards, listeners, half-open connections, held SYNs, the agenda, the
+//! # Timers
+//!
+#![doc = include_str!("doc/timers.md")]
+//!
+//! # Locks
+//!
+//! All leaves: the table's shards, listeners, half-open connections, held SYNs, the agenda, the
 //! control interface.
 
 pub(crate) mod agenda;
@@ -39,7 +45,7 @@ pub(crate) mod table;
 mod traps;
 mod unclaimed;
 
-pub use crate::tcp::keep_alive::KeepAlive;
+pub use crate::keep_alive::KeepAlive;
 pub use builder::{BuildError, Builder};
 pub use driver::Driver;
 pub use listener::{DEFAULT_BACKLOG, TcpListener};
@@ -56,6 +62,7 @@ use crate::protocol::SocketEnd;
 use crate::tcp::conn::{Conn, ConnConfig, Runner};
 use crate::tcp::engine::{Engine, EngineConfig};
 use crate::tcp::host::{Counters, Host, TimerKey};
+use crate::tcp::options::Options;
 use crate::tcp::tcb::Work;
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::{TCP_HEADER, Tuple};
@@ -422,12 +429,14 @@ impl Shared {
         let config = ConnConfig {
             rcv_ring: self.config.rcv_buffer,
             wire_iss,
-            limits: self.config.limits,
             epoch: self.epoch,
-            nodelay: !self.config.nagle,
-            keep_alive: self.config.keep_alive,
         };
-        Conn::new(tuple, end, engine, &config, self.clone())
+        let options = Options::new(
+            !self.config.nagle,
+            self.config.keep_alive,
+            self.config.limits,
+        );
+        Conn::new(tuple, end, engine, (&config, options), self.clone())
     }
 
     fn engine(

@@ -12,6 +12,7 @@
 //! | `tcb` | a connection's state and its service step |
 //! | `conn` | ownership: who runs a connection |
 //! | `options` | what its user has set |
+//! | `limits` | how long it waits for its peer |
 //! | `keep_alive` | when an idle peer is asked for a sign of life |
 //! | `time_wait` | what remains of it |
 //! | `host` | what it needs of the stack |
@@ -23,6 +24,7 @@ pub(crate) mod guard;
 pub(crate) mod host;
 pub(crate) mod icmp;
 pub(crate) mod keep_alive;
+pub(crate) mod limits;
 pub(crate) mod options;
 #[cfg(test)]
 pub(crate) mod oracle;

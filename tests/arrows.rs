@@ -13,6 +13,7 @@ const ARROWS: &str = "
     error           ->
     lock            ->
     timer           ->
+    keep_alive      ->
     buf             -> lock
     sockbuf         -> buf
     end             -> error
@@ -21,7 +22,7 @@ const ARROWS: &str = "
     link            -> buf clock lock
     socket          -> protocol run_list sockbuf buf clock end error lock
     socket::poller  -> protocol clock end error lock
-    kernel          -> socket protocol run_list sockbuf buf error lock
+    kernel          -> socket protocol run_list sockbuf buf clock keep_alive error lock
     local           -> socket protocol sockbuf buf error lock
     splice          -> socket protocol run_list timer sockbuf buf clock end error lock
     splice::machine -> protocol error
@@ -30,8 +31,8 @@ const ARROWS: &str = "
     sockopt         -> splice socket error lock
     sockopt::layout -> error
     conformance     -> splice socket protocol sockbuf buf clock error
-    tcp             -> protocol link sockbuf buf error lock
-    stack           -> tcp socket protocol link run_list timer sockbuf buf clock error lock
+    tcp             -> protocol link sockbuf buf keep_alive error lock
+    stack           -> tcp socket protocol link run_list timer sockbuf buf clock keep_alive error lock
 ";
 
 /// The modules that may name the engine.

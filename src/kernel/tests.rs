@@ -1,3 +1,5 @@
+mod options;
+
 use super::*;
 use crate::local;
 use crate::splice::{Cause, Options, Role, SpliceError, SplicePool};

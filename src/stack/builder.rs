@@ -7,11 +7,11 @@ use super::unclaimed::Unclaimed;
 use super::{Driver, Handle, Shared, Stack};
 use crate::clock::Clock;
 use crate::error::Flavor;
+use crate::keep_alive::KeepAlive;
 use crate::link::{Frame, Link};
 use crate::lock::Mutex;
 use crate::tcp::host::Counters;
-use crate::tcp::keep_alive::KeepAlive;
-use crate::tcp::tcb::Limits;
+use crate::tcp::limits::Limits;
 use ipnet::IpNet;
 use std::hash::RandomState;
 use std::io;
@@ -52,6 +52,9 @@ pub enum BuildError {
     /// A keep-alive that would never or always be due.
     #[error("a keep-alive with a zero in it: give times above zero and one probe at least")]
     KeepAlive,
+    /// A time limit that would end every connection at once; the setter is named.
+    #[error("a {0} of zero would end every connection at once: give a time above zero")]
+    Timeout(&'static str),
     /// No randomness from the system.
     #[error("no randomness from the operating system: {0}")]
     Random(getrandom::Error),
@@ -98,11 +101,7 @@ impl Default for Config {
             nagle: false,
             ack_delay: None,
             mss: None,
-            limits: Limits {
-                connect: Duration::from_secs(75),
-                user: Duration::from_secs(300),
-                fin_wait: Duration::from_secs(60),
-            },
+            limits: Limits::default(),
             keep_alive: None,
             flavor: Flavor::default(),
             time_wait: Duration::from_secs(60),
@@ -155,18 +154,101 @@ impl Builder {
         self
     }
 
-    /// How long to wait for the answer to a SYN; 75 s by default, as in BSD.
+    /// How long an attempt to connect may take before it ends with `TimedOut`; 75 s by default, as in
+    /// BSD (FreeBSD's `net.inet.tcp.keepinit`). RFC 9293 3.8.3 asks for 3 minutes at least, which no
+    /// kernel does by default. [`TcpStream::connect_timeout`](crate::TcpStream::connect_timeout) gives
+    /// up earlier; [`syn_retries`](Self::syn_retries) may too. Zero is refused by `build`.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Builder {
         self.config.limits.connect = timeout.min(LONGEST);
         self
     }
 
+    /// How often a SYN is sent again before the attempt to connect ends with `TimedOut`, if the connect
+    /// timeout has not ended it before. By default there is no such limit. Linux has 6
+    /// (`tcp_syn_retries`).
+    ///
+    /// A SYN is sent again after 1 s, and then after twice as long each time, up to 60 s (RFC 6298). So
+    /// 0 retries end after 1 s, 1 after 3 s, 2 after 7 s, 3 after 15 s, 4 after 31 s, 5 after 63 s, 6
+    /// after 123 s, and each further one adds 60 s.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// use std::time::Duration;
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link)
+    ///     .address("10.0.0.1/24".parse()?)
+    ///     .syn_retries(3) // 15 s
+    ///     .syn_ack_retries(2) // 7 s
+    ///     .user_timeout(Duration::from_secs(120))
+    ///     .half_closed_timeout(Some(Duration::from_secs(3600)))
+    ///     .fin_wait_timeout(Duration::from_secs(30))
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn syn_retries(mut self, retries: u32) -> Builder {
+        self.config.limits.syn_retries = Some(retries);
+        self
+    }
+
+    /// How long a handshake that a peer has begun may take before it is reset and its place in the
+    /// backlog is free again; 20 s by default, enough for five SYN|ACKs (FreeBSD's syncache gives up
+    /// after four, `net.inet.tcp.syncache.rexmtlimit`; Linux after 63 s). Never longer than the connect
+    /// timeout. Zero is refused by `build`.
+    #[must_use]
+    pub fn half_open_timeout(mut self, timeout: Duration) -> Builder {
+        self.config.limits.half_open = timeout.min(LONGEST);
+        self
+    }
+
+    /// How often a SYN|ACK is sent again before the handshake is given up, if the
+    /// [half-open timeout](Self::half_open_timeout) has not ended it before. By default there is no
+    /// such limit. FreeBSD has 3 (`net.inet.tcp.syncache.rexmtlimit`), Linux 5 (`tcp_synack_retries`).
+    /// The times are those of [`syn_retries`](Self::syn_retries). A SYN that comes again is answered at
+    /// once, and this does not count.
+    #[must_use]
+    pub fn syn_ack_retries(mut self, retries: u32) -> Builder {
+        self.config.limits.syn_ack_retries = Some(retries);
+        self
+    }
+
     /// How long data may stay unacknowledged without any sign of the peer before the connection
-    /// ends with `TimedOut` (RFC 793's user timeout); 5 minutes by default.
+    /// ends with `TimedOut`; 5 minutes by default (RFC 793's user timeout; RFC 9293 3.8.3 asks for
+    /// 100 s at least; Linux has about 15 minutes, `tcp_retries2`). A FIN is data too; a peer that says
+    /// that its window is closed gives a sign. The peer is not told (RFC 5482).
+    /// [`TcpStream::set_user_timeout`](crate::TcpStream::set_user_timeout) sets it for one connection.
+    /// Zero is refused by `build`.
     #[must_use]
     pub fn user_timeout(mut self, timeout: Duration) -> Builder {
         self.config.limits.user = timeout.min(LONGEST);
+        self
+    }
+
+    /// How long a connection, one direction of which has ended, may stand still before it ends with
+    /// `TimedOut`; `None`, for ever, by default, as RFC 9293 3.6 has it and kernels do. What proxies
+    /// leak is closed by it (haproxy calls it `timeout client-fin`).
+    ///
+    /// It stands still while nothing new is received in order, acknowledged, or taken over for sending.
+    /// Answers to keep-alive, and a window that stays closed, are no motion. It holds while a user has
+    /// a handle, after the peer's end (CLOSE-WAIT) or after this side's was acknowledged (FIN-WAIT-2);
+    /// without a handle see [`fin_wait_timeout`](Self::fin_wait_timeout).
+    /// [`TcpStream::set_half_closed_timeout`](crate::TcpStream::set_half_closed_timeout) sets it for one
+    /// connection. Zero is refused by `build`.
+    #[must_use]
+    pub fn half_closed_timeout(mut self, timeout: Option<Duration>) -> Builder {
+        self.config.limits.half_closed = timeout.map(|timeout| timeout.min(LONGEST));
+        self
+    }
+
+    /// How long a connection that nobody has a handle of any more waits for its peer's end
+    /// (FIN-WAIT-2) before it is reset; 60 s by default (Linux's `tcp_fin_timeout`, FreeBSD's
+    /// `net.inet.tcp.finwait2_timeout`; RFC 9293 has no limit).
+    /// [`TcpStream::set_fin_wait_timeout`](crate::TcpStream::set_fin_wait_timeout) sets it for one
+    /// connection. Zero is refused by `build`.
+    #[must_use]
+    pub fn fin_wait_timeout(mut self, timeout: Duration) -> Builder {
+        self.config.limits.fin_wait = timeout.min(LONGEST);
         self
     }
 
@@ -423,6 +505,9 @@ impl Builder {
         }
         if self.config.keep_alive.is_some_and(|one| !one.is_valid()) {
             return Err(BuildError::KeepAlive);
+        }
+        if let Some(zero) = self.config.limits.zero() {
+            return Err(BuildError::Timeout(zero));
         }
         let mtu = self.link.capabilities().mtu;
         if MTU.contains(&mtu) {

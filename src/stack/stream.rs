@@ -6,6 +6,7 @@ use crate::protocol::Protocol;
 use crate::socket::poller::pollable;
 use crate::socket::{Socket, blocking};
 use crate::tcp::conn::{Conn, Runner};
+use crate::tcp::limits::Limits;
 use crate::tcp::tcb::Work;
 use std::io;
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
@@ -93,7 +94,10 @@ impl TcpStream {
     }
 
     /// Begins to connect and does not wait. The connecting socket can be spliced at once: data for
-    /// it is held until the connection stands. Dropping it cancels the attempt.
+    /// it is held until the connection stands. Dropping the last handle cancels the attempt, and so
+    /// does [`abort`](Socket::abort) of any handle: nothing of it remains, and who waits in
+    /// [`wait_connected`](Socket::wait_connected) is told `ConnectionAborted`. A
+    /// [`shutdown`](Self::shutdown) for writing wakes whoever waits there, too.
     ///
     /// # Errors
     /// As for [`connect`](Self::connect), if nothing can be sent at all.
@@ -208,6 +212,73 @@ impl TcpStream {
         self.conn.options.keep_alive()
     }
 
+    /// How long data may stay unacknowledged without any sign of the peer before the connection ends
+    /// with [`TimedOut`](io::ErrorKind::TimedOut) (`TCP_USER_TIMEOUT`, RFC 5482 without the option on
+    /// the wire). By default it is as [`Builder::user_timeout`](super::Builder::user_timeout) says. It
+    /// holds for what is unacknowledged already.
+    ///
+    /// ```
+    /// use sosplice::{Stack, TcpStream, link::memory};
+    /// use std::time::Duration;
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let (stack, _driver) = Stack::builder(link).address("10.0.0.1/24".parse()?).manual()?;
+    /// let stream = TcpStream::start(&stack, "10.0.0.2:80".parse()?)?;
+    /// stream.set_user_timeout(Duration::from_secs(30))?;
+    /// assert_eq!(stream.user_timeout(), Duration::from_secs(30));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for zero.
+    pub fn set_user_timeout(&self, timeout: Duration) -> io::Result<()> {
+        let timeout = above_zero(timeout)?;
+        self.change_limits(|limits| limits.user = timeout);
+        Ok(())
+    }
+
+    /// What [`set_user_timeout`](Self::set_user_timeout) or the stack has set.
+    pub fn user_timeout(&self) -> Duration {
+        self.conn.options.limits().user
+    }
+
+    /// How long the connection may stand still once one direction has ended, see
+    /// [`Builder::half_closed_timeout`](super::Builder::half_closed_timeout). The time counts from when
+    /// something last moved, also if that was before.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for zero.
+    pub fn set_half_closed_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let timeout = timeout.map(above_zero).transpose()?;
+        self.change_limits(|limits| limits.half_closed = timeout);
+        Ok(())
+    }
+
+    /// What [`set_half_closed_timeout`](Self::set_half_closed_timeout) or the stack has set.
+    pub fn half_closed_timeout(&self) -> Option<Duration> {
+        self.conn.options.limits().half_closed
+    }
+
+    /// How long the connection waits for its peer's end when its last handle is gone (`TCP_LINGER2`),
+    /// see [`Builder::fin_wait_timeout`](super::Builder::fin_wait_timeout).
+    ///
+    /// # Errors
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for zero.
+    pub fn set_fin_wait_timeout(&self, timeout: Duration) -> io::Result<()> {
+        let timeout = above_zero(timeout)?;
+        self.change_limits(|limits| limits.fin_wait = timeout);
+        Ok(())
+    }
+
+    /// What [`set_fin_wait_timeout`](Self::set_fin_wait_timeout) or the stack has set.
+    pub fn fin_wait_timeout(&self) -> Duration {
+        self.conn.options.limits().fin_wait
+    }
+
+    fn change_limits(&self, change: impl FnOnce(&mut Limits)) {
+        self.conn.options.change_limits(change);
+        self.options_changed();
+    }
+
     /// Ends one or both directions, see [`Socket::shutdown`].
     ///
     /// # Errors
@@ -215,6 +286,15 @@ impl TcpStream {
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         self.socket.shutdown(how)
     }
+}
+
+/// A time limit, no longer than can be added to any time.
+fn above_zero(timeout: Duration) -> io::Result<Duration> {
+    if timeout.is_zero() {
+        let why = "a time limit of zero would end the connection at once: give a time above zero";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    Ok(timeout.min(LONGEST))
 }
 
 /// Tries addresses in turn; the error is that of the last one.

@@ -14,6 +14,7 @@ mod held;
 mod icmp;
 mod options;
 mod splice;
+mod timers;
 mod unclaimed;
 
 use super::*;

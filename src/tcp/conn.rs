@@ -15,9 +15,8 @@
 use super::engine::Engine;
 use super::host::Host;
 use super::icmp::IcmpError;
-use super::keep_alive::KeepAlive;
 use super::options::Options;
-use super::tcb::{Done, Env, Limits, Tcb, Work};
+use super::tcb::{Done, Env, Tcb, Work};
 use super::wire::{Segment, Tuple};
 use crate::lock::{self, CONNECTION, Guard, LEAF};
 use crate::protocol::{Protocol, SocketEnd};
@@ -58,15 +57,12 @@ pub(crate) struct Conn {
     backlog: lock::Mutex<Backlog, LEAF>,
 }
 
-/// Sizes and limits of a connection.
+/// Sizes of a connection, and where it begins.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConnConfig {
     pub(crate) rcv_ring: usize,
     pub(crate) wire_iss: u32,
-    pub(crate) limits: Limits,
     pub(crate) epoch: Instant,
-    pub(crate) nodelay: bool,
-    pub(crate) keep_alive: Option<KeepAlive>,
 }
 
 impl Conn {
@@ -74,7 +70,7 @@ impl Conn {
         tuple: Tuple,
         end: Arc<SocketEnd>,
         engine: Engine,
-        config: &ConnConfig,
+        (config, options): (&ConnConfig, Options),
         host: Arc<dyn Host>,
     ) -> Arc<Conn> {
         let mtu = host.link().capabilities().mtu;
@@ -84,15 +80,15 @@ impl Conn {
             engine,
             (config.rcv_ring, mtu),
             config.wire_iss,
-            config.limits,
+            options.limits(),
             (config.epoch, now),
         );
-        tcb.vigil.set(config.keep_alive, now);
+        tcb.vigil.set(options.keep_alive(), now);
         Arc::new_cyclic(|me| Conn {
             me: me.clone(),
             tuple,
             end,
-            options: Options::new(config.nodelay, config.keep_alive),
+            options,
             host,
             tcb: lock::Mutex::new(tcb),
             backlog: lock::Mutex::default(),

@@ -7,57 +7,8 @@
 //! Nothing here reads a clock or sends: [`Vigil`] says what is due, the service step
 //! ([`tcb`](super::tcb)) does it.
 
-use std::time::{Duration, Instant};
-
-/// When an idle connection asks whether its peer is still there, and how often.
-///
-/// Keep-alive is off unless it is switched on for all connections of a stack
-/// ([`Builder::keep_alive`](crate::stack::Builder::keep_alive)) or for one
-/// ([`TcpStream::set_keep_alive`](crate::TcpStream::set_keep_alive)).
-/// The default values are those of BSD: 2 hours, 75 seconds, 8 probes (RFC 1122 4.2.3.6 asks for an
-/// idle time of no less than 2 hours by default).
-///
-/// ```
-/// use sosplice::stack::KeepAlive;
-/// use std::time::Duration;
-/// let keep_alive = KeepAlive { idle: Duration::from_secs(60), ..KeepAlive::default() };
-/// assert_eq!((keep_alive.interval.as_secs(), keep_alive.probes), (75, 8));
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeepAlive {
-    /// How long nothing is heard of the peer before the first probe.
-    pub idle: Duration,
-    /// How long an answer may take, and the time between probes.
-    pub interval: Duration,
-    /// So many unanswered probes end the connection.
-    pub probes: u32,
-}
-
-impl Default for KeepAlive {
-    fn default() -> KeepAlive {
-        KeepAlive {
-            idle: Duration::from_secs(2 * 3600),
-            interval: Duration::from_secs(75),
-            probes: 8,
-        }
-    }
-}
-
-impl KeepAlive {
-    /// Whether nothing of it is zero.
-    pub(crate) fn is_valid(&self) -> bool {
-        !self.idle.is_zero() && !self.interval.is_zero() && self.probes > 0
-    }
-
-    /// The same with times that can be added to any other.
-    pub(crate) fn clamped(self, longest: Duration) -> KeepAlive {
-        KeepAlive {
-            idle: self.idle.min(longest),
-            interval: self.interval.min(longest),
-            ..self
-        }
-    }
-}
+use crate::keep_alive::KeepAlive;
+use std::time::Instant;
 
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

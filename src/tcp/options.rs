@@ -1,9 +1,11 @@
 //! What a user has set for one connection, as its owner reads it.
 //!
 //! Setters store here and leave [`Work::OPTIONS`](super::tcb::Work), so the next service step sees
-//! it; getters read what was stored. Atomic, but for the keep-alive, which is a leaf (5).
+//! it; getters read what was stored. Atomic, but for the keep-alive and the time
+//! limits, each a leaf (5).
 
-use super::keep_alive::KeepAlive;
+use super::limits::Limits;
+use crate::keep_alive::KeepAlive;
 use crate::lock::{LEAF, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,15 +23,17 @@ pub(crate) struct Options {
     /// In nanoseconds.
     linger: AtomicU64,
     keep_alive: Mutex<Option<KeepAlive>, LEAF>,
+    limits: Mutex<Limits, LEAF>,
 }
 
 impl Options {
-    pub(crate) fn new(nodelay: bool, keep_alive: Option<KeepAlive>) -> Options {
+    pub(crate) fn new(nodelay: bool, keep_alive: Option<KeepAlive>, limits: Limits) -> Options {
         Options {
             nodelay: AtomicBool::new(nodelay),
             hop_limit: AtomicU8::new(HOP_LIMIT),
             linger: AtomicU64::new(NO_LINGER),
             keep_alive: Mutex::new(keep_alive),
+            limits: Mutex::new(limits),
         }
     }
 
@@ -67,5 +71,13 @@ impl Options {
 
     pub(crate) fn set_keep_alive(&self, keep_alive: Option<KeepAlive>) {
         *self.keep_alive.lock() = keep_alive;
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        *self.limits.lock()
+    }
+
+    pub(crate) fn change_limits(&self, change: impl FnOnce(&mut Limits)) {
+        change(&mut self.limits.lock());
     }
 }

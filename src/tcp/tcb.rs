@@ -21,6 +21,7 @@ use super::guard::{Feed, Guard, Verdict};
 use super::host::{Counters, TimerKey};
 use super::icmp::{IcmpError, Trouble};
 use super::keep_alive::{Due, Vigil};
+use super::limits::Limits;
 use super::options::Options;
 use super::store::Store;
 use super::time_wait::TimeWait;
@@ -35,24 +36,9 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// A half-open connection holds a place in the backlog: it may not take as long as connecting may.
-/// Long enough for four SYN|ACKs.
-const HALF_OPEN: Duration = Duration::from_secs(20);
-
 /// No packet is made smaller than these: an MSS of 536 (RFC 9293 3.7.1) and of 1220.
 const LEAST_V4: usize = 576;
 const LEAST_V6: usize = 1280;
-
-/// Time limits of a connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// SYN-SENT and SYN-RECEIVED.
-    pub(crate) connect: Duration,
-    /// Unacknowledged data and no sign of the peer.
-    pub(crate) user: Duration,
-    /// FIN-WAIT-2 of a socket that nobody holds any more.
-    pub(crate) fin_wait: Duration,
-}
 
 /// What a service step works with.
 pub(crate) struct Env<'a> {
@@ -183,6 +169,8 @@ pub(crate) struct Tcb {
     /// What was acknowledged when something acceptable was last heard.
     acknowledged: u64,
     fin_wait_since: Option<Instant>,
+    /// What was received, acknowledged and queued when that last changed, and when it did.
+    moved: ((u32, u64, u64), Instant),
     /// When a closed socket's linger time is over.
     linger_until: Option<Instant>,
     pub(crate) vigil: Vigil,
@@ -232,6 +220,7 @@ impl Tcb {
             soft_error: None,
             acknowledged: 0,
             fin_wait_since: None,
+            moved: ((0, 0, 0), now),
             linger_until: None,
             vigil: Vigil::new(now),
             probing: false,
@@ -510,6 +499,7 @@ impl Tcb {
                 engine.set_nagle(nagle);
             }
             self.vigil.set(env.options.keep_alive(), env.now);
+            self.limits = env.options.limits();
         }
         if work.has(Work::DETACH) && !self.detached {
             self.detached = true;
@@ -635,7 +625,8 @@ impl Tcb {
     /// Emits until there is nothing more, or the link is full and something is waiting for it.
     fn emit(&mut self, env: &Env<'_>) {
         self.flush_waiting(env);
-        if !self.waiting.is_empty() {
+        // A handshake that has waited long enough does not ask once more.
+        if !self.waiting.is_empty() || self.handshake_deadline().is_some_and(|at| env.now >= at) {
             return;
         }
         let now = self.engine_time(env.now);
@@ -705,6 +696,10 @@ impl Tcb {
         } else if self.fin_wait_since.is_none() {
             self.fin_wait_since = Some(env.now);
         }
+        let standing = (self.guard.rcv_nxt_seq(), self.guard.snd_una(), self.queued);
+        if self.moved.0 != standing {
+            self.moved = (standing, env.now);
+        }
         let late = self.own_deadline().is_some_and(|at| env.now >= at);
         let due = match self.is_watched() {
             true => self.vigil.due(env.now),
@@ -734,18 +729,38 @@ impl Tcb {
     fn own_deadline(&self) -> Option<Instant> {
         match self.state() {
             State::Closed => None,
-            State::SynSent => Some(self.began + self.limits.connect),
-            State::Listen | State::SynReceived => {
-                Some(self.began + self.limits.connect.min(HALF_OPEN))
-            }
+            State::SynSent | State::Listen | State::SynReceived => self.handshake_deadline(),
             _ if self.outstanding => {
                 let user = self.heard + self.limits.user;
-                Some(self.linger_until.map_or(user, |linger| linger.min(user)))
+                let linger = self.linger_until.into_iter();
+                linger
+                    .chain(self.half_closed_deadline())
+                    .chain([user])
+                    .min()
             }
-            _ => self
-                .fin_wait_since
-                .map(|since| since + self.limits.fin_wait),
+            _ => {
+                let fin_wait = self.fin_wait_since.map(|at| at + self.limits.fin_wait);
+                fin_wait.or_else(|| self.half_closed_deadline())
+            }
         }
+    }
+
+    fn handshake_deadline(&self) -> Option<Instant> {
+        match self.state() {
+            State::SynSent => Some(self.began + self.limits.syn_sent()),
+            State::Listen | State::SynReceived => Some(self.began + self.limits.syn_received()),
+            _ => None,
+        }
+    }
+
+    /// Of a connection that its user still holds: one that is closed has limits of its own.
+    fn half_closed_deadline(&self) -> Option<Instant> {
+        let half_closed = matches!(self.state(), State::CloseWait | State::FinWait2);
+        let limit = self
+            .limits
+            .half_closed
+            .filter(|_| half_closed && !self.detached);
+        limit.map(|limit| self.moved.1 + limit)
     }
 
     fn deadline(&mut self, now: Instant) -> Option<Instant> {

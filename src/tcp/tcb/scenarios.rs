@@ -43,11 +43,7 @@ impl World {
         let engine = Engine::listening(&link.capabilities(), &engine, &tuple);
         let epoch = SystemClock.now();
         let now = epoch + Duration::from_secs(1);
-        let limits = Limits {
-            connect: Duration::from_secs(75),
-            user: Duration::from_secs(300),
-            fin_wait: Duration::from_secs(60),
-        };
+        let limits = Limits::default();
         let mtu = link.capabilities().mtu;
         World {
             tcb: Tcb::new(tuple, engine, (ring, mtu), 1000, limits, (epoch, now)),
@@ -55,7 +51,7 @@ impl World {
             link,
             far,
             counters: Counters::default(),
-            options: Options::new(true, None),
+            options: Options::new(true, None, limits),
             now,
             iss: 1000,
         }

@@ -1,0 +1,107 @@
+//! How long a connection waits for its peer: the time limits that a user can set, and their defaults.
+//!
+//! A stack has one set of them for its connections; each connection has a copy in its
+//! [`options`](super::options), which its user can change. The service step ([`tcb`](super::tcb))
+//! looks at them. Nothing here reads a clock.
+
+use std::time::Duration;
+
+/// The engine's first retransmission timeout and its largest, which it doubles in between
+/// (RFC 6298 2.1, 2.5, 5.5).
+const FIRST: Duration = Duration::from_secs(1);
+const LARGEST: Duration = Duration::from_secs(60);
+
+/// Time limits of a connection. The documentation of the module `stack` has a table of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// SYN-SENT and SYN-RECEIVED.
+    pub(crate) connect: Duration,
+    /// Retransmissions of a SYN.
+    pub(crate) syn_retries: Option<u32>,
+    /// SYN-RECEIVED: it holds a place in the backlog.
+    pub(crate) half_open: Duration,
+    /// Retransmissions of a SYN|ACK.
+    pub(crate) syn_ack_retries: Option<u32>,
+    /// Unacknowledged data and no sign of the peer.
+    pub(crate) user: Duration,
+    /// One direction has ended and nothing moves in the other one.
+    pub(crate) half_closed: Option<Duration>,
+    /// FIN-WAIT-2 of a socket that nobody holds any more.
+    pub(crate) fin_wait: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connect: Duration::from_secs(75),
+            syn_retries: None,
+            half_open: Duration::from_secs(20),
+            syn_ack_retries: None,
+            user: Duration::from_secs(300),
+            half_closed: None,
+            fin_wait: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Limits {
+    /// How long an attempt to connect may take.
+    pub(crate) fn syn_sent(&self) -> Duration {
+        self.connect.min(patience(self.syn_retries))
+    }
+
+    /// How long a handshake that the peer began may take.
+    pub(crate) fn syn_received(&self) -> Duration {
+        let retries = patience(self.syn_ack_retries);
+        self.connect.min(self.half_open).min(retries)
+    }
+
+    /// The first of them that is zero, by the name of its setter.
+    pub(crate) fn zero(&self) -> Option<&'static str> {
+        let all = [
+            ("connect_timeout", Some(self.connect)),
+            ("half_open_timeout", Some(self.half_open)),
+            ("user_timeout", Some(self.user)),
+            ("half_closed_timeout", self.half_closed),
+            ("fin_wait_timeout", Some(self.fin_wait)),
+        ];
+        let zero = all
+            .iter()
+            .find(|(_, time)| time.is_some_and(|time| time.is_zero()));
+        zero.map(|(name, _)| *name)
+    }
+}
+
+/// From the first transmission to when one more than so many retransmissions would be due. A time and
+/// no count, as in Linux (`retransmits_timed_out`): who counted what a slow driver has really sent
+/// would wait longer than was asked for.
+fn patience(retries: Option<u32>) -> Duration {
+    let Some(retries) = retries else {
+        return Duration::MAX;
+    };
+    // 1, 2, 4, 8, 16, 32 seconds, and then 60 each.
+    let doubled = retries.min(5);
+    FIRST * ((2 << doubled) - 1) + LARGEST * (retries - doubled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_times_retries_come_to() {
+        let table = [
+            (0, 1),
+            (1, 3),
+            (3, 15),
+            (5, 63),
+            (6, 123),
+            (7, 183),
+            (u32::MAX, 63 + 60 * (u64::from(u32::MAX) - 5)),
+        ];
+        for (retries, seconds) in table {
+            assert_eq!(patience(Some(retries)).as_secs(), seconds, "{retries}");
+        }
+        assert_eq!(patience(None), Duration::MAX);
+    }
+}
