@@ -12,6 +12,7 @@ mod fuzz;
 mod held;
 mod icmp;
 mod options;
+mod routes;
 mod splice;
 mod unclaimed;
 
