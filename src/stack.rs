@@ -25,10 +25,39 @@
 //!
 #![doc = include_str!("doc/timers.md")]
 //!
+//! # Addresses and routes
+//!
+//! A stack has addresses of both families ([`Builder::address`], [`Stack::add_address`]) and one link,
+//! point to point: there are no gateways, and everything leaves by it. A [`Route`] says what else holds
+//! for a network ([`Builder::route`], [`Stack::set_routes`]): the source address, a smaller MTU, or that
+//! nobody is to be reached there. The longest prefix counts.
+//!
+//! [`TcpStream::connect_from`] takes the source address that it is given; else the route's; else the
+//! stack chooses by RFC 6724 section 5, rules 1, 2, 6 and 8, among IPv4 addresses by network (RFC 1122
+//! 3.3.4.3). A link-local destination is on the only link: the scope of a
+//! [`SocketAddrV6`](std::net::SocketAddrV6) does not count. Who cannot be reached is not heard either:
+//! segments from there that would begin a connection, or be reset, are dropped and counted. Connections
+//! that stand, and pings, do not ask the routes.
+//!
+//! # Numbers and reuse
+//!
+//! Initial sequence numbers are those of RFC 6528: a clock of 4 us ticks, and a hash of both ends with
+//! a secret of the stack. Ports for connections that ask for none are chosen by RFC 6056 3.3.4 (double
+//! hash) in the range of [`Builder::ephemeral_ports`]: a port to one destination comes again after all
+//! others. By then the clock has passed the numbers of its former connection, unless all of them
+//! together sent more than 250,000 bytes a second for each port of the range (4 GB/s).
+//!
+//! A connection that this side closed first is remembered ([`Builder::time_wait`]) by a record without
+//! engine or buffers. It answers as RFC 9293 3.10.7 says and ignores resets (RFC 1337). A SYN beyond
+//! the last sequence number received takes its place, if a listener takes the SYN, and the new
+//! connection's numbers are larger than the old one's (RFC 1122 4.2.2.13; there are no timestamps for
+//! RFC 6191 to look at); any other SYN draws the last acknowledgement. Connecting does not use the
+//! port. Of too many records ([`Builder::time_wait_limit`]) the oldest goes.
+//!
 //! # Locks
 //!
-//! All leaves: the table's shards, listeners, half-open connections, held SYNs, the agenda, the
-//! control interface.
+//! All leaves: the table's shards, addresses and routes, listeners, half-open connections, held SYNs,
+//! the agenda, the control interface.
 
 pub(crate) mod agenda;
 mod builder;
@@ -36,8 +65,11 @@ pub(crate) mod control;
 mod driver;
 mod held;
 mod listener;
+mod numbers;
 mod pending;
+mod route;
 mod rule;
+mod source;
 mod stats;
 mod stream;
 pub(crate) mod table;
@@ -50,6 +82,7 @@ pub use builder::{BuildError, Builder};
 pub use driver::Driver;
 pub use listener::{DEFAULT_BACKLOG, TcpListener};
 pub use pending::{DecidingListener, Pending};
+pub use route::{Route, RouteError};
 pub use rule::Intercept;
 pub use stats::Stats;
 pub use stream::TcpStream;
@@ -72,22 +105,20 @@ use control::Control;
 use held::HeldSyns;
 use ipnet::IpNet;
 use listener::{Listening, Unaccepted};
+use numbers::Numbers;
+use route::Network;
 use rule::Rule;
 use stats::Received;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Instant;
 use table::{Entry, Table};
 use unclaimed::Unclaimed;
-
-/// Ports for connections that do not ask for one (RFC 6335).
-const EPHEMERAL: std::ops::RangeInclusive<u16> = 49_152..=65_535;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -112,7 +143,7 @@ pub(crate) struct Shared {
     pub(crate) link: Arc<dyn Link>,
     clock: Arc<dyn Clock>,
     epoch: Instant,
-    addresses: Vec<IpNet>,
+    network: Mutex<Network, LEAF>,
     config: Config,
     pub(crate) table: Table,
     /// The most precise rules first.
@@ -126,14 +157,7 @@ pub(crate) struct Shared {
     unclaimed: Unclaimed,
     counters: Counters,
     pub(crate) received: Received,
-    /// Keys the initial sequence numbers (RFC 6528).
-    secret: RandomState,
-    /// A test gave the seed, and wants the same numbers again.
-    repeatable: bool,
-    /// Keys the ports to dial from, and how many were tried.
-    port_secret: u64,
-    dialled: AtomicU64,
-    random: AtomicU64,
+    numbers: Numbers,
     closing: AtomicBool,
     /// The link or the driver is gone.
     down: AtomicBool,
@@ -144,7 +168,7 @@ pub(crate) struct Shared {
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Stack")
-            .field("addresses", &self.addresses)
+            .field("network", &self.network)
             .field("link", &self.link)
             .finish_non_exhaustive()
     }
@@ -167,6 +191,7 @@ impl Stack {
         Builder {
             link: Arc::new(link),
             addresses: Vec::new(),
+            routes: Vec::new(),
             clock: clock::system(),
             config: Config::default(),
             seed: None,
@@ -174,9 +199,77 @@ impl Stack {
         }
     }
 
-    /// The stack's addresses.
-    pub fn addresses(&self) -> &[IpNet] {
-        &self.shared().addresses
+    /// The stack's addresses at this moment.
+    pub fn addresses(&self) -> Vec<IpNet> {
+        self.shared().network.lock().addresses().to_vec()
+    }
+
+    /// Adds an address with its prefix length, as [`Builder::address`] does.
+    ///
+    /// ```
+    /// use sosplice::{Stack, TcpListener, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link).address("10.0.0.1/24".parse()?).build()?;
+    /// stack.add_address("fd00::1/64".parse()?)?;
+    /// let listener = TcpListener::bind(&stack, "[fd00::1]:80")?;
+    /// stack.remove_address("fd00::1".parse()?)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`BadAddress`](RouteError::BadAddress) and [`DuplicateAddress`](RouteError::DuplicateAddress).
+    pub fn add_address(&self, address: IpNet) -> Result<(), RouteError> {
+        self.shared().network.lock().add_address(address)
+    }
+
+    /// Takes an address away, also the last one. The connections of the address end with
+    /// [`NetworkDown`](SoError::NetworkDown), and their peers get a reset; listeners stay, and hear
+    /// nothing until the address is back.
+    ///
+    /// # Errors
+    /// [`NoSuchAddress`](RouteError::NoSuchAddress), and [`InUse`](RouteError::InUse) if a route names
+    /// it.
+    pub fn remove_address(&self, address: IpAddr) -> Result<(), RouteError> {
+        let shared = self.shared();
+        shared.network.lock().remove_address(address)?;
+        for conn in shared.table.all() {
+            if conn.tuple.local == address {
+                conn.run(Work::NETWORK_DOWN, Runner::User);
+            }
+        }
+        Ok(())
+    }
+
+    /// The routes that were given, the longest prefixes first.
+    pub fn routes(&self) -> Vec<(IpNet, Route)> {
+        self.shared().network.lock().routes().to_vec()
+    }
+
+    /// Replaces all routes at once, see [`Builder::route`]. What holds for a connection is decided when
+    /// it begins: those that stand go on as before.
+    ///
+    /// ```
+    /// use sosplice::stack::Route;
+    /// use sosplice::{Stack, TcpStream, link::memory};
+    /// use std::io::ErrorKind;
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link).address("10.0.0.1/24".parse()?).build()?;
+    /// // Nothing beyond the own network.
+    /// stack.set_routes([("0.0.0.0/0".parse()?, Route::Unreachable)])?;
+    /// let error = TcpStream::connect(&stack, "192.0.2.1:80").unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::HostUnreachable);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// See [`RouteError`]; the former routes are there as before.
+    pub fn set_routes(
+        &self,
+        routes: impl IntoIterator<Item = (IpNet, Route)>,
+    ) -> Result<(), RouteError> {
+        // The author's iterator runs with no lock held.
+        let routes: Vec<_> = routes.into_iter().collect();
+        self.shared().network.lock().set_routes(routes)
     }
 
     /// Counters at this moment.
@@ -184,6 +277,8 @@ impl Stack {
         let shared = self.shared();
         Stats {
             connections: shared.table.connections(),
+            time_wait: shared.table.records(),
+            time_wait_dropped: shared.table.dropped(),
             frames_received: shared.received.frames.get(),
             frames_malformed: shared.received.malformed.get(),
             frames_fragments: shared.received.fragments.get(),
@@ -191,6 +286,7 @@ impl Stack {
             frames_bad_checksum: shared.received.bad_checksum.get(),
             frames_bad_address: shared.received.bad_address.get(),
             frames_stray: shared.received.stray.get(),
+            frames_unrouted: shared.received.unrouted.get(),
             frames_claimed: shared.received.claimed.get(),
             segments_sent: shared.counters.sent.get(),
             segments_lost: shared.counters.lost.get(),
@@ -228,7 +324,7 @@ impl Stack {
         if at.port() != 0 {
             return at_port(at.port());
         }
-        let mut listening = shared.ephemeral().map(at_port);
+        let mut listening = shared.numbers.ephemeral().map(at_port);
         listening
             .find_map(Result::ok)
             .ok_or_else(|| io::ErrorKind::AddrInUse.into())
@@ -278,50 +374,105 @@ impl Stack {
         }
     }
 
-    /// Begins to connect.
-    pub(crate) fn dial(&self, to: SocketAddr) -> io::Result<Arc<Conn>> {
+    /// Begins to connect. An unspecified address and port of `from` are chosen.
+    pub(crate) fn dial(&self, from: SocketAddr, to: SocketAddr) -> io::Result<Arc<Conn>> {
         let shared = self.shared();
-        if to.ip().is_unspecified() || to.ip().is_multicast() || to.port() == 0 {
-            let why = format!("nobody can be reached at {to}: give a unicast address and a port");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        let local = shared.source_of(from.ip(), to)?;
+        let error = |kind, why| Err(io::Error::new(kind, why));
+        if from.port() != 0 {
+            let why = format!(
+                "the connection from {local}:{} to {to} is there, or was lately",
+                from.port()
+            );
+            let conn = shared.connect(local, from.port(), to)?;
+            return conn.map_or_else(|| error(io::ErrorKind::AddrInUse, why), Ok);
         }
-        let Some(local) = shared.source_for(to.ip()) else {
-            let why = format!("the stack has no address to reach {} from", to.ip());
-            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, why));
-        };
-        for local_port in shared.ports_to(local, to) {
-            let tuple = Tuple {
-                local,
-                remote: to.ip(),
-                local_port,
-                remote_port: to.port(),
-            };
-            let to_itself = local == to.ip() && local_port == to.port();
-            if to_itself || shared.table.contains(&tuple) {
-                continue;
-            }
-            let engine = shared.engine(&tuple, |link, config| {
-                Engine::connecting(link, config, &tuple)
-            });
-            let conn = shared.connection(tuple, engine, None);
-            if shared.table.insert(&conn) {
-                // Either go_down() has found the connection, or this finds the stack down.
-                if shared.down.load(Ordering::SeqCst) {
-                    conn.run(Work::NETWORK_DOWN, Runner::User);
-                    return Err(SoError::NetworkDown.into());
-                }
-                conn.run(Work::SERVE, Runner::User);
+        for port in shared.numbers.ports_to(local, to) {
+            if let Some(conn) = shared.connect(local, port, to)? {
                 return Ok(conn);
             }
         }
         let why = format!("all ephemeral ports to {to} are in use");
-        Err(io::Error::new(io::ErrorKind::AddrNotAvailable, why))
+        error(io::ErrorKind::AddrNotAvailable, why)
     }
 }
 
 impl Shared {
     pub(crate) fn is_own(&self, address: IpAddr) -> bool {
-        self.addresses.iter().any(|net| net.addr() == address)
+        self.network.lock().is_own(address)
+    }
+
+    pub(crate) fn is_routed(&self, peer: IpAddr) -> bool {
+        self.network.lock().is_routed(peer)
+    }
+
+    /// The address to connect from: the given one, or else one that is chosen.
+    fn source_of(&self, from: IpAddr, to: SocketAddr) -> io::Result<IpAddr> {
+        let destination = to.ip();
+        let error = |kind, why| Err(io::Error::new(kind, why));
+        if destination.is_unspecified() || destination.is_multicast() || to.port() == 0 {
+            let why = format!("nobody can be reached at {to}: give a unicast address and a port");
+            return error(io::ErrorKind::InvalidInput, why);
+        }
+        let network = self.network.lock();
+        let why = |what: &str| format!("the route to {destination} says: {what}");
+        match network.route_to(destination) {
+            Route::Link { .. } => {}
+            Route::Unreachable => {
+                return error(io::ErrorKind::HostUnreachable, why("unreachable"));
+            }
+            Route::Prohibited => {
+                return error(io::ErrorKind::PermissionDenied, why("prohibited"));
+            }
+        }
+        if !from.is_unspecified() {
+            return if from.is_ipv4() != destination.is_ipv4() {
+                let why = format!("{destination} cannot be reached from {from}: use one family");
+                error(io::ErrorKind::InvalidInput, why)
+            } else if network.is_own(from) {
+                Ok(from)
+            } else {
+                let why = format!("{from} is not an address of this stack");
+                error(io::ErrorKind::AddrNotAvailable, why)
+            };
+        }
+        let why = format!("the stack has no address to reach {destination} from");
+        let source = network.source_for(destination);
+        source.map_or_else(|| error(io::ErrorKind::AddrNotAvailable, why), Ok)
+    }
+
+    /// Begins to connect from a port. `None`: the tuple is taken, maybe by a record in TIME-WAIT.
+    fn connect(
+        self: &Arc<Self>,
+        local: IpAddr,
+        local_port: u16,
+        to: SocketAddr,
+    ) -> io::Result<Option<Arc<Conn>>> {
+        let tuple = Tuple {
+            local,
+            remote: to.ip(),
+            local_port,
+            remote_port: to.port(),
+        };
+        let to_itself = local == to.ip() && local_port == to.port();
+        if to_itself || self.table.contains(&tuple) {
+            return Ok(None);
+        }
+        let engine = self.engine(&tuple, |link, config| {
+            Engine::connecting(link, config, &tuple)
+        });
+        let conn = self.connection(tuple, engine, None);
+        if !self.table.insert(&conn) {
+            return Ok(None);
+        }
+        // Either go_down() has found the connection, or this finds the stack down; the same goes for
+        // remove_address().
+        if self.down.load(Ordering::SeqCst) || !self.is_own(local) {
+            conn.run(Work::NETWORK_DOWN, Runner::User);
+            return Err(SoError::NetworkDown.into());
+        }
+        conn.run(Work::SERVE, Runner::User);
+        Ok(Some(conn))
     }
 
     /// Nobody holds the stack, or a socket of it, any more.
@@ -354,17 +505,6 @@ impl Shared {
     /// A socket is handed out.
     pub(crate) fn attach(&self) {
         self.attached.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// The address whose prefix contains the destination and is longest, or any of its family.
-    fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
-        let family = |net: &&IpNet| net.addr().is_ipv4() == destination.is_ipv4();
-        let near = |net: &&IpNet| (net.contains(&destination), net.prefix_len());
-        let nets = self.addresses.iter().filter(family);
-        let best = nets
-            .rev()
-            .max_by_key(|net| if near(net).0 { 1 + near(net).1 } else { 0 });
-        best.map(IpNet::addr)
     }
 
     fn add_listener(
@@ -406,6 +546,9 @@ impl Shared {
         if !listening.reserve() {
             return None;
         }
+        if after.is_some() {
+            self.table.forget(tuple);
+        }
         let engine = self.engine(tuple, |link, config| Engine::listening(link, config, tuple));
         let conn = self.connection(*tuple, engine, after);
         if !self.table.insert(&conn) {
@@ -422,7 +565,10 @@ impl Shared {
         // RFC 1122 4.2.2.13: larger than any before, which a fast connection's are soon.
         let wire_iss = match after {
             Some(snd_nxt) => snd_nxt.wrapping_add(1 << 16),
-            None => self.initial_sequence_number(&tuple),
+            None => {
+                let since_epoch = self.clock.now().saturating_duration_since(self.epoch);
+                self.numbers.initial_sequence_number(&tuple, since_epoch)
+            }
         };
         let end = SocketEnd::new(self.config.rcv_buffer, self.config.snd_buffer);
         end.set_flavor(self.config.flavor);
@@ -450,70 +596,16 @@ impl Shared {
             shared_rings: self.config.shared_rings,
             nagle: self.config.nagle,
             ack_delay: self.config.ack_delay,
-            seed: self.next_random(),
+            seed: self.numbers.random(),
         };
         let mut link = self.link.capabilities();
+        let route_mtu = self.network.lock().mtu_to(tuple.remote);
+        link.mtu = route_mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu));
         if let Some(mss) = self.config.mss {
             // The engine announces and sends what its MTU has room for.
             link.mtu = link.mtu.min(tuple.ip_header_len() + TCP_HEADER + mss);
         }
         make(&link, &config)
-    }
-
-    /// RFC 6528: a clock of 4 us ticks, and a keyed hash of both ends.
-    #[expect(clippy::cast_possible_truncation, reason = "sequence numbers wrap")]
-    fn initial_sequence_number(&self, tuple: &Tuple) -> u32 {
-        let ticks = self
-            .clock
-            .now()
-            .saturating_duration_since(self.epoch)
-            .as_micros()
-            / 4;
-        let hash = match self.repeatable {
-            true => {
-                BuildHasherDefault::<DefaultHasher>::default().hash_one((self.port_secret, tuple))
-            }
-            false => self.secret.hash_one(tuple),
-        };
-        (hash as u32).wrapping_add(ticks as u32)
-    }
-
-    /// SplitMix64: for ports and engine seeds; sequence numbers on the wire do not depend on it.
-    fn next_random(&self) -> u64 {
-        let step = 0x9e37_79b9_7f4a_7c15;
-        let mut z = self
-            .random
-            .fetch_add(step, Ordering::Relaxed)
-            .wrapping_add(step);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// All ephemeral ports, from a random one on (RFC 6056 3.3.1).
-    fn ephemeral(&self) -> impl Iterator<Item = u16> + use<> {
-        let count = u64::from(EPHEMERAL.end() - EPHEMERAL.start()) + 1;
-        let first = self.next_random() % count;
-        (0..count).map(move |i| {
-            let offset = u16::try_from((first + i) % count).expect("invariant: below 65,536");
-            EPHEMERAL.start() + offset
-        })
-    }
-
-    /// All ephemeral ports for connections to `to`: from one on that only this destination has, each
-    /// dial a step further (RFC 6056 3.3.3). A port that was free again would soon be taken a second
-    /// time if they were random, and while the peer remembers its former connection (TIME-WAIT) that
-    /// is refused if the connection was faster than the clock of initial sequence numbers.
-    fn ports_to(&self, local: IpAddr, to: SocketAddr) -> impl Iterator<Item = u16> {
-        let count = u64::from(EPHEMERAL.end() - EPHEMERAL.start()) + 1;
-        let mut hasher = DefaultHasher::new();
-        (self.port_secret, local, to).hash(&mut hasher);
-        let first = hasher.finish() % count;
-        (0..count).map(move |_| {
-            let step = self.dialled.fetch_add(1, Ordering::Relaxed) % count;
-            let offset = u16::try_from((first + step) % count).expect("invariant: below 65,536");
-            EPHEMERAL.start() + offset
-        })
     }
 
     fn wake_if(&self, needed: bool) {

@@ -1,6 +1,8 @@
 //! How a stack is built, and what it is told.
 
 use super::control::Control;
+use super::numbers::{self, Numbers};
+use super::route::{Network, Route, RouteError};
 use super::stats::Received;
 use super::table::Table;
 use super::unclaimed::Unclaimed;
@@ -13,20 +15,19 @@ use crate::lock::Mutex;
 use crate::tcp::host::Counters;
 use crate::tcp::limits::Limits;
 use ipnet::IpNet;
-use std::hash::RandomState;
 use std::io;
-use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::thread;
 use std::time::Duration;
 
 /// Smallest and largest receive and send buffer in bytes.
-const BUFFER: std::ops::RangeInclusive<usize> = 2048..=(1 << 30) - 1;
+const BUFFER: RangeInclusive<usize> = 2048..=(1 << 30) - 1;
 /// Smallest MTU of an IPv6 link (RFC 8200 5), which is enough for IPv4 too, and the largest packet.
-const MTU: std::ops::RangeInclusive<usize> = 1280..=65_535;
+const MTU: RangeInclusive<usize> = 1280..=65_535;
 /// Smallest and largest MSS: what every host takes (RFC 9293 3.7.1), and what IPv4 can carry.
-const MSS: std::ops::RangeInclusive<usize> = 536..=65_495;
+const MSS: RangeInclusive<usize> = 536..=65_495;
 /// Longer times are as good as for ever, and can be added to any other.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -37,9 +38,12 @@ pub enum BuildError {
     /// No address was given.
     #[error("a stack needs at least one address: give one with address(\"10.0.0.2/24\".parse()?)")]
     NoAddress,
-    /// An address that no host can have.
-    #[error("{0} cannot be a stack's address: it must be a unicast host address")]
-    BadAddress(IpAddr),
+    /// Addresses or routes that make no sense.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// A range of ephemeral ports without a port, or with port 0.
+    #[error("ephemeral ports {}..={} are out of range: use 1 to 65535, the first not above the last", .0.start(), .0.end())]
+    EphemeralPorts(RangeInclusive<u16>),
     /// A buffer size out of range.
     #[error("a buffer of {0} bytes is out of range: use 2048 to 1073741823")]
     BufferSize(usize),
@@ -68,6 +72,7 @@ pub enum BuildError {
 pub struct Builder {
     pub(super) link: Arc<dyn Link>,
     pub(super) addresses: Vec<IpNet>,
+    pub(super) routes: Vec<(IpNet, Route)>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) config: Config,
     pub(super) seed: Option<u64>,
@@ -89,6 +94,9 @@ pub(super) struct Config {
     pub(super) keep_alive: Option<KeepAlive>,
     pub(super) flavor: Flavor,
     pub(super) time_wait: Duration,
+    pub(super) time_wait_limit: usize,
+    /// First and last ephemeral port.
+    pub(super) ports: (u16, u16),
 }
 
 impl Default for Config {
@@ -105,6 +113,8 @@ impl Default for Config {
             keep_alive: None,
             flavor: Flavor::default(),
             time_wait: Duration::from_secs(60),
+            time_wait_limit: 65_536,
+            ports: (*numbers::EPHEMERAL.start(), *numbers::EPHEMERAL.end()),
         }
     }
 }
@@ -114,6 +124,52 @@ impl Builder {
     #[must_use]
     pub fn address(mut self, address: IpNet) -> Builder {
         self.addresses.push(address);
+        self
+    }
+
+    /// Says how a network is reached; the longest prefix counts. Without any route, everything leaves
+    /// by the link; each address's own network does, unless a route has its prefix or a longer one. A
+    /// stack that is to reach nothing else needs a route for all the rest, for each family.
+    ///
+    /// A route holds for both directions: segments of new connections that come from where nobody can
+    /// be reached are dropped unanswered and counted ([`Stats::frames_unrouted`](super::Stats)).
+    /// A look-up walks the routes; there is one for each connection that begins.
+    ///
+    /// ```
+    /// use sosplice::stack::Route;
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let office = Route::Link { source: Some("10.8.0.2".parse()?), mtu: Some(1360) };
+    /// let stack = Stack::builder(link)
+    ///     .address("10.0.0.1/24".parse()?)
+    ///     .address("10.8.0.2/32".parse()?)
+    ///     .route("192.168.0.0/16".parse()?, office)
+    ///     .route("0.0.0.0/0".parse()?, Route::Unreachable)
+    ///     .build()?;
+    /// assert_eq!(stack.routes().len(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn route(mut self, network: IpNet, route: Route) -> Builder {
+        self.routes.push((network, route));
+        self
+    }
+
+    /// The ports for connections and listeners that do not ask for one; 49152 to 65535 by default
+    /// (RFC 6335). With fewer, a peer sees the same port again earlier.
+    ///
+    /// ```
+    /// use sosplice::{Stack, TcpListener, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let builder = Stack::builder(link).address("10.0.0.1/24".parse()?);
+    /// let stack = builder.ephemeral_ports(32_768..=60_999).build()?;
+    /// let listener = TcpListener::bind(&stack, "10.0.0.1:0")?;
+    /// assert!((32_768..=60_999).contains(&listener.local_addr().port()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn ephemeral_ports(mut self, ports: RangeInclusive<u16>) -> Builder {
+        self.config.ports = (*ports.start(), *ports.end());
         self
     }
 
@@ -283,6 +339,23 @@ impl Builder {
     #[must_use]
     pub fn time_wait(mut self, duration: Duration) -> Builder {
         self.config.time_wait = duration.min(LONGEST);
+        self
+    }
+
+    /// How many connections in TIME-WAIT are remembered; 65,536 by default, of less than 256 bytes
+    /// each. Beyond it the oldest is forgotten and counted
+    /// ([`Stats::time_wait_dropped`](super::Stats)); 0 forgets each at once.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let builder = Stack::builder(link).address("10.0.0.1/24".parse()?);
+    /// let stack = builder.time_wait_limit(1000).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn time_wait_limit(mut self, records: usize) -> Builder {
+        self.config.time_wait_limit = records;
         self
     }
 
@@ -456,13 +529,16 @@ impl Builder {
             None => getrandom::u64().map_err(BuildError::Random)?,
         };
         let caps = self.link.capabilities();
+        let network = Network::new(self.addresses, self.routes)?;
+        let (first, last) = self.config.ports;
+        let repeatable = self.seed.is_some();
         let shared = Arc::new(Shared {
             link: self.link,
             epoch: self.clock.now() - Duration::from_secs(1),
             clock: self.clock,
-            addresses: self.addresses,
+            network: Mutex::new(network),
             config: self.config,
-            table: Table::new(self.config.time_wait),
+            table: Table::new(self.config.time_wait, self.config.time_wait_limit),
             listeners: Mutex::default(),
             half_open: Mutex::default(),
             held: Mutex::default(),
@@ -471,11 +547,7 @@ impl Builder {
             unclaimed: self.unclaimed,
             counters: Counters::default(),
             received: Received::default(),
-            secret: RandomState::new(),
-            repeatable: self.seed.is_some(),
-            port_secret: seed.rotate_left(32),
-            dialled: AtomicU64::new(seed),
-            random: AtomicU64::new(seed),
+            numbers: Numbers::new(seed, repeatable, first..=last),
             closing: AtomicBool::new(false),
             down: AtomicBool::new(false),
             attached: AtomicUsize::new(0),
@@ -490,12 +562,13 @@ impl Builder {
     }
 
     fn check(&self) -> Result<(), BuildError> {
-        let first = self.addresses.first().ok_or(BuildError::NoAddress)?;
-        let unicast = |address: IpAddr| !address.is_unspecified() && !address.is_multicast();
-        if let Some(bad) = self.addresses.iter().find(|net| !unicast(net.addr())) {
-            return Err(BuildError::BadAddress(bad.addr()));
+        if self.addresses.is_empty() {
+            return Err(BuildError::NoAddress);
         }
-        debug_assert!(unicast(first.addr()));
+        let (first, last) = self.config.ports;
+        if first == 0 || first > last {
+            return Err(BuildError::EphemeralPorts(first..=last));
+        }
         let buffers = [self.config.rcv_buffer, self.config.snd_buffer];
         if let Some(bad) = buffers.into_iter().find(|bytes| !BUFFER.contains(bytes)) {
             return Err(BuildError::BufferSize(bad));

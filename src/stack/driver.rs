@@ -227,7 +227,9 @@ impl Driver {
         let tuple = segment.tuple;
         let own = self.shared.is_own(tuple.local);
         let header = &segment.header;
-        if header.flags & (SYN | wire::ACK | wire::RST | wire::FIN) == SYN {
+        // As with a strict reverse path (RFC 3704 2.2): who cannot be answered is not heard.
+        let routed = self.shared.is_routed(tuple.remote);
+        if routed && header.flags & (SYN | wire::ACK | wire::RST | wire::FIN) == SYN {
             // First of all, also if its listener is closed: somebody may still decide about it.
             if self.shared.refresh_syn(&segment) {
                 return;
@@ -238,6 +240,10 @@ impl Driver {
             }
         }
         if spare.is_some_and(|frame| self.claimed(&frame)) {
+            return;
+        }
+        if !routed {
+            self.shared.received.unrouted.add(1);
             return;
         }
         self.shared.received.stray.add(1);
@@ -261,9 +267,6 @@ impl Driver {
                 None => return,
             }
         } else {
-            if after.is_some() {
-                self.shared.table.forget(&tuple);
-            }
             self.shared.accept_syn(listening, &tuple, after)
         };
         match conn {

@@ -15,6 +15,8 @@ pub(crate) struct Received {
     pub(crate) bad_address: Counter,
     /// Not for us, or for nobody.
     pub(crate) stray: Counter,
+    /// From where nobody can be reached.
+    pub(crate) unrouted: Counter,
     /// Taken by the hook for what nobody here claims.
     pub(crate) claimed: Counter,
     /// SYNs beyond a backlog.
@@ -39,6 +41,10 @@ impl Received {
 pub struct Stats {
     /// Connections, those in TIME-WAIT not counted.
     pub connections: usize,
+    /// Connections in TIME-WAIT that are remembered.
+    pub time_wait: usize,
+    /// Those forgotten early, since there were too many.
+    pub time_wait_dropped: u64,
     /// Frames received.
     pub frames_received: u64,
     /// Frames dropped because of lengths or versions that make no sense.
@@ -53,6 +59,9 @@ pub struct Stats {
     pub frames_bad_address: u64,
     /// Frames for nobody here.
     pub frames_stray: u64,
+    /// Segments of no connection from where nobody can be reached
+    /// ([`Route`](super::Route)), dropped unanswered.
+    pub frames_unrouted: u64,
     /// Frames for nobody here that [`Builder::unclaimed`](super::Builder::unclaimed) took; in no other
     /// counter but that of all frames.
     pub frames_claimed: u64,

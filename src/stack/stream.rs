@@ -63,7 +63,9 @@ impl TcpStream {
     /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused),
     /// [`TimedOut`](io::ErrorKind::TimedOut) after the stack's connect timeout,
     /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if the stack has no address of that
-    /// family, [`InvalidInput`](io::ErrorKind::InvalidInput) for a destination that nobody can have, or
+    /// family or all ephemeral ports to it are in use,
+    /// [`HostUnreachable`](io::ErrorKind::HostUnreachable) or
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) if a [`Route`](super::Route) says so, [`InvalidInput`](io::ErrorKind::InvalidInput) for a destination that nobody can have, or
     /// for no address at all. What the operating system says of a name.
     pub fn connect(stack: &Stack, address: impl ToSocketAddrs) -> io::Result<TcpStream> {
         each(address, |address| {
@@ -102,7 +104,59 @@ impl TcpStream {
     /// # Errors
     /// As for [`connect`](Self::connect), if nothing can be sent at all.
     pub fn start(stack: &Stack, address: SocketAddr) -> io::Result<TcpStream> {
-        Ok(TcpStream::new(stack, stack.dial(address)?))
+        let any = match address {
+            SocketAddr::V4(_) => SocketAddr::from(([0; 4], 0)),
+            SocketAddr::V6(_) => SocketAddr::from(([0; 16], 0)),
+        };
+        TcpStream::start_from(stack, any, address)
+    }
+
+    /// As [`connect`](Self::connect) to one address, from a given one: `bind` before `connect`. An
+    /// unspecified address or a port 0 is chosen as there.
+    ///
+    /// A port that is used again at once may be refused or not answered while the peer remembers its
+    /// former connection (TIME-WAIT): ports that are chosen come round later.
+    ///
+    /// ```
+    /// use sosplice::{Stack, TcpListener, TcpStream, link::memory};
+    /// let (a, b) = memory::pair(memory::Config::default());
+    /// let server = Stack::builder(a).address("10.0.0.1/24".parse()?).build()?;
+    /// let client = Stack::builder(b)
+    ///     .address("10.0.0.2/24".parse()?)
+    ///     .address("10.0.0.3/24".parse()?)
+    ///     .build()?;
+    /// let listener = TcpListener::bind(&server, "10.0.0.1:80")?;
+    /// let from = "10.0.0.3:1023".parse()?;
+    /// let stream = TcpStream::connect_from(&client, from, "10.0.0.1:80".parse()?)?;
+    /// assert_eq!(stream.local_addr(), from);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`connect`](Self::connect), and
+    /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if the address is not the stack's,
+    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if there is a connection of both addresses and ports,
+    /// or its TIME-WAIT, [`InvalidInput`](io::ErrorKind::InvalidInput) for addresses of two families.
+    pub fn connect_from(
+        stack: &Stack,
+        local: SocketAddr,
+        address: SocketAddr,
+    ) -> io::Result<TcpStream> {
+        let stream = TcpStream::start_from(stack, local, address)?;
+        stream.socket.wait_connected(None)?;
+        Ok(stream)
+    }
+
+    /// As [`start`](Self::start), from a given address, see [`connect_from`](Self::connect_from).
+    ///
+    /// # Errors
+    /// As for [`connect_from`](Self::connect_from), if nothing can be sent at all.
+    pub fn start_from(
+        stack: &Stack,
+        local: SocketAddr,
+        address: SocketAddr,
+    ) -> io::Result<TcpStream> {
+        Ok(TcpStream::new(stack, stack.dial(local, address)?))
     }
 
     #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::Tuple;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const SHARDS: usize = 64;
@@ -34,16 +34,23 @@ pub(crate) struct Table {
     /// In the order in which TIME-WAIT began, so in the order in which it ends.
     waiting: Mutex<VecDeque<(Instant, Tuple)>, LEAF>,
     connections: AtomicUsize,
+    records: AtomicUsize,
+    dropped: AtomicU64,
     time_wait: Duration,
+    /// Most places in the queue, so most records.
+    limit: usize,
 }
 
 impl Table {
-    pub(crate) fn new(time_wait: Duration) -> Table {
+    pub(crate) fn new(time_wait: Duration, limit: usize) -> Table {
         Table {
             shards: std::array::from_fn(|_| Mutex::default()),
             waiting: Mutex::default(),
             connections: AtomicUsize::new(0),
+            records: AtomicUsize::new(0),
+            dropped: AtomicU64::new(0),
             time_wait,
+            limit,
         }
     }
 
@@ -93,6 +100,7 @@ impl Table {
                 (true, Some(record)) => {
                     let queued = until;
                     let entry = Entry::TimeWait(record, Term { until, queued });
+                    self.records.fetch_add(1, Ordering::Relaxed);
                     shard.insert(conn.tuple, entry)
                 }
             }
@@ -101,9 +109,35 @@ impl Table {
             self.connections.fetch_sub(1, Ordering::Relaxed);
             if record.is_some() {
                 self.waiting.lock().push_back((until, conn.tuple));
+                self.drop_oldest();
             }
         }
         removed
+    }
+
+    /// Places whose record has gone count too: a peer that opens one connection again and again
+    /// takes as much memory as one that opens many.
+    fn drop_oldest(&self) {
+        loop {
+            let oldest = {
+                let mut waiting = self.waiting.lock();
+                if waiting.len() <= self.limit {
+                    return;
+                }
+                waiting.pop_front()
+            };
+            let Some((at, tuple)) = oldest else { return };
+            let mut shard = self.shard(&tuple).lock();
+            if matches!(shard.get(&tuple), Some(Entry::TimeWait(_, term)) if term.queued == at) {
+                self.remove_record(&mut shard, &tuple);
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn remove_record(&self, shard: &mut HashMap<Tuple, Entry>, tuple: &Tuple) {
+        shard.remove(tuple);
+        self.records.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// TIME-WAIT begins anew.
@@ -119,7 +153,7 @@ impl Table {
     pub(crate) fn forget(&self, tuple: &Tuple) {
         let mut shard = self.shard(tuple).lock();
         if matches!(shard.get(tuple), Some(Entry::TimeWait(..))) {
-            shard.remove(tuple);
+            self.remove_record(&mut shard, tuple);
         }
     }
 
@@ -143,7 +177,7 @@ impl Table {
                         if restarted {
                             term.queued = again;
                         } else {
-                            shard.remove(&tuple);
+                            self.remove_record(&mut shard, &tuple);
                         }
                         restarted
                     }
@@ -165,6 +199,21 @@ impl Table {
     /// Connections, those in TIME-WAIT not counted.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Connections in TIME-WAIT.
+    pub(crate) fn records(&self) -> usize {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn places(&self) -> usize {
+        self.waiting.lock().len()
+    }
+
+    /// Records that went early.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     /// References to all connections.
@@ -207,7 +256,7 @@ mod tests {
             snd_nxt: 0,
             rcv_nxt: 0,
         };
-        let table = Table::new(Duration::from_secs(60));
+        let table = Table::new(Duration::from_secs(60), 1000);
         let start = SystemClock.now();
         // A peer that opens the same connection again and again, for two hours.
         for second in 0..7200 {
@@ -228,5 +277,15 @@ mod tests {
         assert!(table.contains(&tuple));
         table.expire(now + Duration::from_secs(120));
         assert!(!table.contains(&tuple) && table.next_expiry().is_none());
+    }
+
+    /// What [`Builder::time_wait_limit`](crate::stack::Builder::time_wait_limit) says: an entry, with
+    /// one in eight places of a hash map free and a byte each, and a place in the queue.
+    #[test]
+    fn a_record_is_small() {
+        let entry = size_of::<(Tuple, Entry)>() + 1;
+        let place = size_of::<(Instant, Tuple)>();
+        // Both grow by doubling, so half of each may be empty after that.
+        assert!(entry * 8 / 7 + place < 256, "{entry} {place}");
     }
 }

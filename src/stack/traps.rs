@@ -13,6 +13,7 @@ mod fuzz;
 mod held;
 mod icmp;
 mod options;
+mod routes;
 mod splice;
 mod timers;
 mod unclaimed;

@@ -1,0 +1,329 @@
+//! Addresses and routes: which destinations are reached, from which address, in packets of what size.
+//!
+//! A stack has one link, so a route names no way: it says what holds for a network. The longest prefix
+//! counts. Each address's own network is a route ([`Route::LINK`]), and so is everything else, as the
+//! shortest: without any other route, everything leaves by the link. Pure: the lock is the stack's.
+
+use super::source;
+use ipnet::IpNet;
+use std::cmp::Reverse;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+/// What packets of each family every network takes (RFC 791 3.1, RFC 8200 5), and the largest.
+const MTU_V4: RangeInclusive<usize> = 576..=65_535;
+const MTU_V6: RangeInclusive<usize> = 1280..=65_535;
+
+/// How a network is reached, see [`Builder::route`](super::Builder::route).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Route {
+    /// Over the link.
+    Link {
+        /// The address to connect from, unless the user gives one; else RFC 6724 chooses.
+        source: Option<IpAddr>,
+        /// Largest packet in bytes, 576 (IPv4) or 1,280 (IPv6) to 65,535, where the link's is not
+        /// smaller. Connections announce (MSS) and send accordingly.
+        mtu: Option<usize>,
+    },
+    /// Not at all: connecting fails with [`HostUnreachable`](std::io::ErrorKind::HostUnreachable).
+    Unreachable,
+    /// Forbidden: connecting fails with [`PermissionDenied`](std::io::ErrorKind::PermissionDenied).
+    Prohibited,
+}
+
+impl Route {
+    /// Over the link, with nothing special.
+    pub const LINK: Route = Route::Link {
+        source: None,
+        mtu: None,
+    };
+}
+
+/// Why routes or an address were not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RouteError {
+    /// Two routes for one network.
+    #[error("two routes for {0}: give one")]
+    Duplicate(IpNet),
+    /// A source that is no address of the stack.
+    #[error("the route for {0} names {1} as its source: give an address of this stack")]
+    NotOwn(IpNet, IpAddr),
+    /// A source of the other family.
+    #[error("the route for {0} names {1} as its source: give an address of the same family")]
+    Family(IpNet, IpAddr),
+    /// An MTU that IP does not work with.
+    #[error("the route for {0} has an MTU of {1} bytes: use 576 (IPv4) or 1280 (IPv6) to 65535")]
+    Mtu(IpNet, usize),
+    /// An address that no host can have.
+    #[error("{0} cannot be a stack's address: it must be a unicast host address")]
+    BadAddress(IpAddr),
+    /// An address that the stack has already.
+    #[error("{0} is an address of this stack already: remove it first to change its prefix")]
+    DuplicateAddress(IpAddr),
+    /// An address that the stack does not have.
+    #[error("{0} is no address of this stack")]
+    NoSuchAddress(IpAddr),
+    /// An address that is to go is the source of a route.
+    #[error("{1} is the source of the route for {0}: change the routes first")]
+    InUse(IpNet, IpAddr),
+}
+
+/// The addresses and routes of a stack.
+#[derive(Debug, Default)]
+pub(super) struct Network {
+    addresses: Vec<IpNet>,
+    /// The longest prefixes first.
+    routes: Vec<(IpNet, Route)>,
+}
+
+impl Network {
+    pub(super) fn new(
+        addresses: Vec<IpNet>,
+        routes: Vec<(IpNet, Route)>,
+    ) -> Result<Network, RouteError> {
+        let mut network = Network::default();
+        for address in addresses {
+            network.add_address(address)?;
+        }
+        network.set_routes(routes)?;
+        Ok(network)
+    }
+
+    pub(super) fn addresses(&self) -> &[IpNet] {
+        &self.addresses
+    }
+
+    pub(super) fn routes(&self) -> &[(IpNet, Route)] {
+        &self.routes
+    }
+
+    pub(super) fn is_own(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|net| net.addr() == address)
+    }
+
+    pub(super) fn add_address(&mut self, net: IpNet) -> Result<(), RouteError> {
+        let address = net.addr();
+        let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+        if address.is_unspecified() || address.is_multicast() || broadcast {
+            return Err(RouteError::BadAddress(address));
+        }
+        if self.is_own(address) {
+            return Err(RouteError::DuplicateAddress(address));
+        }
+        self.addresses.push(net);
+        Ok(())
+    }
+
+    pub(super) fn remove_address(&mut self, address: IpAddr) -> Result<(), RouteError> {
+        let named = |route: &Route| matches!(route, Route::Link { source: Some(source), .. } if *source == address);
+        if let Some((net, _)) = self.routes.iter().find(|(_, route)| named(route)) {
+            return Err(RouteError::InUse(*net, address));
+        }
+        let at = self.addresses.iter().position(|net| net.addr() == address);
+        let at = at.ok_or(RouteError::NoSuchAddress(address))?;
+        self.addresses.remove(at);
+        Ok(())
+    }
+
+    /// All or none.
+    pub(super) fn set_routes(
+        &mut self,
+        routes: impl IntoIterator<Item = (IpNet, Route)>,
+    ) -> Result<(), RouteError> {
+        let truncated = routes.into_iter().map(|(net, route)| (net.trunc(), route));
+        let mut routes: Vec<(IpNet, Route)> = truncated.collect();
+        routes.sort_by_key(|(net, _)| (Reverse(net.prefix_len()), *net));
+        for pair in routes.windows(2) {
+            if pair[0].0 == pair[1].0 {
+                return Err(RouteError::Duplicate(pair[0].0));
+            }
+        }
+        routes.iter().try_for_each(|route| self.check(route))?;
+        self.routes = routes;
+        Ok(())
+    }
+
+    fn check(&self, (net, route): &(IpNet, Route)) -> Result<(), RouteError> {
+        let Route::Link { source, mtu } = *route else {
+            return Ok(());
+        };
+        let v4 = net.addr().is_ipv4();
+        if let Some(bad) = source.filter(|source| source.is_ipv4() != v4) {
+            return Err(RouteError::Family(*net, bad));
+        }
+        if let Some(bad) = source.filter(|source| !self.is_own(*source)) {
+            return Err(RouteError::NotOwn(*net, bad));
+        }
+        let range = if v4 { MTU_V4 } else { MTU_V6 };
+        match mtu.filter(|mtu| !range.contains(mtu)) {
+            Some(bad) => Err(RouteError::Mtu(*net, bad)),
+            None => Ok(()),
+        }
+    }
+
+    /// The route with the longest prefix. One of the author's own comes before an address's network.
+    pub(super) fn route_to(&self, destination: IpAddr) -> Route {
+        let mut routes = self.routes.iter();
+        let Some((net, route)) = routes.find(|(net, _)| net.contains(&destination)) else {
+            return Route::LINK;
+        };
+        let nearer =
+            |own: &IpNet| own.contains(&destination) && own.prefix_len() > net.prefix_len();
+        if self.addresses.iter().any(nearer) {
+            Route::LINK
+        } else {
+            *route
+        }
+    }
+
+    /// The address to connect from.
+    pub(super) fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
+        match self.route_to(destination) {
+            Route::Link {
+                source: Some(source),
+                ..
+            } => Some(source),
+            _ => source::select(self.addresses.iter(), destination),
+        }
+    }
+
+    /// Largest packet to a destination, if its route says so.
+    pub(super) fn mtu_to(&self, destination: IpAddr) -> Option<usize> {
+        match self.route_to(destination) {
+            Route::Link { mtu, .. } => mtu,
+            Route::Unreachable | Route::Prohibited => None,
+        }
+    }
+
+    pub(super) fn is_routed(&self, peer: IpAddr) -> bool {
+        matches!(self.route_to(peer), Route::Link { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn from(source: &str) -> Route {
+        Route::Link {
+            source: Some(ip(source)),
+            mtu: None,
+        }
+    }
+
+    fn mtu(bytes: usize) -> Route {
+        Route::Link {
+            source: None,
+            mtu: Some(bytes),
+        }
+    }
+
+    fn network(routes: &[(&str, Route)]) -> Result<Network, RouteError> {
+        let addresses = ["10.0.0.1/24", "10.9.0.1/16", "fd00::1/64", "2001:db8::1/64"];
+        let routes = routes.iter().map(|(to, route)| (net(to), *route));
+        Network::new(addresses.map(net).to_vec(), routes.collect())
+    }
+
+    #[test]
+    fn without_routes_everything_leaves_by_the_link() {
+        let network = network(&[]).unwrap();
+        for to in ["10.0.0.2", "8.8.8.8", "fd00::2", "2606::1"] {
+            assert_eq!(network.route_to(ip(to)), Route::LINK);
+            assert_eq!(network.mtu_to(ip(to)), None);
+        }
+        assert_eq!(network.source_for(ip("8.8.8.8")), Some(ip("10.0.0.1")));
+        assert_eq!(network.source_for(ip("2606::1")), Some(ip("2001:db8::1")));
+    }
+
+    #[test]
+    fn the_longest_prefix_counts() {
+        let network = network(&[
+            ("0.0.0.0/0", Route::Unreachable),
+            ("10.0.0.0/8", mtu(1400)),
+            ("10.9.0.0/16", from("10.0.0.1")),
+            ("10.9.7.0/24", Route::Prohibited),
+            ("10.0.0.128/25", mtu(1300)),
+            ("::/0", Route::Prohibited),
+            ("2606::1/16", from("fd00::1")),
+        ])
+        .unwrap();
+        let rows = [
+            ("8.8.8.8", Route::Unreachable),
+            ("10.1.2.3", mtu(1400)),
+            // An address's own network comes before a shorter prefix, behind an equal one.
+            ("10.0.0.2", Route::LINK),
+            ("10.0.0.200", mtu(1300)),
+            ("10.9.8.1", from("10.0.0.1")),
+            ("10.9.7.1", Route::Prohibited),
+            ("fd00::2", Route::LINK),
+            ("fd01::2", Route::Prohibited),
+            ("2606:1::", from("fd00::1")),
+        ];
+        for (to, route) in rows {
+            assert_eq!(network.route_to(ip(to)), route, "{to}");
+            assert_eq!(
+                network.is_routed(ip(to)),
+                matches!(route, Route::Link { .. })
+            );
+        }
+        assert_eq!(network.mtu_to(ip("10.1.2.3")), Some(1400));
+        assert_eq!(network.source_for(ip("10.9.8.1")), Some(ip("10.0.0.1")));
+        assert_eq!(network.source_for(ip("10.1.2.3")), Some(ip("10.0.0.1")));
+        assert_eq!(network.source_for(ip("2606:1::")), Some(ip("fd00::1")));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let (v4, v6) = (net("10.0.0.0/8"), net("fd00::/8"));
+        let bad = |to: &str, route| network(&[(to, route)]).map(|_| ());
+        let not_own = RouteError::NotOwn(v4, ip("10.0.0.2"));
+        assert_eq!(bad("10.0.0.0/8", from("10.0.0.2")), Err(not_own));
+        let family = RouteError::Family(v4, ip("fd00::1"));
+        assert_eq!(bad("10.0.0.0/8", from("fd00::1")), Err(family));
+        assert_eq!(bad("10.0.0.0/8", mtu(575)), Err(RouteError::Mtu(v4, 575)));
+        assert_eq!(bad("10.0.0.0/8", mtu(576)), Ok(()));
+        assert_eq!(bad("fd00::/8", mtu(1279)), Err(RouteError::Mtu(v6, 1279)));
+        assert_eq!(bad("fd00::/8", mtu(1280)), Ok(()));
+        assert_eq!(
+            bad("fd00::/8", mtu(65_536)),
+            Err(RouteError::Mtu(v6, 65_536))
+        );
+        let twice = [("10.0.0.0/8", Route::LINK), ("10.1.0.0/8", mtu(1400))];
+        assert_eq!(network(&twice).map(|_| ()), Err(RouteError::Duplicate(v4)));
+    }
+
+    #[test]
+    fn addresses_come_and_go() {
+        let mut network = network(&[("10.0.0.0/8", from("10.9.0.1"))]).unwrap();
+        let address = ip("10.9.0.1");
+        let in_use = RouteError::InUse(net("10.0.0.0/8"), address);
+        assert_eq!(network.remove_address(address), Err(in_use));
+        network.set_routes([]).unwrap();
+        assert_eq!(network.remove_address(address), Ok(()));
+        let gone = RouteError::NoSuchAddress(address);
+        assert_eq!(network.remove_address(address), Err(gone));
+        assert!(!network.is_own(address));
+        let again = RouteError::DuplicateAddress(ip("10.0.0.1"));
+        assert_eq!(network.add_address(net("10.0.0.1/8")), Err(again));
+        for bad in [
+            "0.0.0.0/8",
+            "224.0.0.1/8",
+            "255.255.255.255/32",
+            "::/0",
+            "ff02::1/64",
+        ] {
+            let address = net(bad).addr();
+            let bad_address = RouteError::BadAddress(address);
+            assert_eq!(network.add_address(net(bad)), Err(bad_address));
+        }
+    }
+}
