@@ -14,13 +14,15 @@ use clap::Parser;
 use ipnet::IpNet;
 use sosplice::kernel::KernelStream;
 use sosplice::link::tun::Tun;
-use sosplice::socket::poller::{Events, Interest, Mode, Poller, Token};
 use sosplice::splice::Options;
 use sosplice::{DecidingListener, Intercept, Pending, Stack};
-use std::collections::HashMap;
-use std::io;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
+
+/// Clients that wait for their destination, each with a thread that dials. Others are not answered,
+/// and try again.
+const DIALLING: usize = 1024;
 
 /// Splices what enters a TUN to its original destination.
 #[derive(Parser)]
@@ -30,42 +32,24 @@ struct Arguments {
     /// An address of the stack behind the device, with its prefix length
     #[arg(long, default_value = "198.18.0.1/15")]
     address: IpNet,
+    /// How many seconds a destination may take to answer
+    #[arg(long, default_value_t = 10)]
+    connect_timeout: u64,
     /// End connections on which nothing has moved for so many seconds
     #[arg(long, default_value_t = 300)]
     idle: u64,
 }
 
-/// Connections to destinations that do not stand yet, and the clients that wait for them.
-type Dialling = HashMap<Token, (Pending, KernelStream)>;
-
-/// Dials the destination. Its client is not answered before that has an end.
-fn dial(client: Pending, poller: &Poller, dialling: &mut Dialling, token: Token) {
-    let started = KernelStream::start(client.local_addr()).and_then(|server| {
-        poller.add(&server, token, Interest::WRITABLE, Mode::Edge)?;
-        Ok(server)
-    });
-    match started {
-        Ok(server) => drop(dialling.insert(token, (client, server))),
+/// Dials the destination, then answers the client, and splices both ways. The connections live as long
+/// as one of the splices does.
+fn serve(client: Pending, timeout: Duration, options: &Options) -> anyhow::Result<()> {
+    let server = match KernelStream::connect_timeout(client.local_addr(), timeout) {
+        Ok(server) => server,
         Err(error) => {
-            eprintln!("{}: {error}", client.local_addr());
             client.refuse();
+            return Err(error.into());
         }
-    }
-}
-
-/// The destination has answered, or will not: so does the client's `connect()`. Splices both ways; the
-/// connections live as long as a splice does.
-fn join(
-    client: Pending,
-    server: KernelStream,
-    poller: &Poller,
-    options: &Options,
-) -> anyhow::Result<()> {
-    poller.delete(&server)?;
-    if let Err(error) = server.wait_connected(None) {
-        client.refuse();
-        return Err(error.into());
-    }
+    };
     let pair = Arc::new((client.accept()?, server));
     let up = pair.0.splice_to(&pair.1, options.clone())?;
     let down = pair.1.splice_to(&pair.0, options.clone())?;
@@ -76,61 +60,34 @@ fn join(
     Ok(())
 }
 
-/// Hands each client on, from its SYN to the splices.
-fn serve(listener: &DecidingListener, options: &Options) -> anyhow::Result<()> {
-    const LISTENER: Token = Token(0);
-    let poller = Poller::new();
-    listener.set_nonblocking(true);
-    poller.add(listener, LISTENER, Interest::READABLE, Mode::Level)?;
-    let mut dialling = Dialling::new();
-    let mut tokens = (1..).map(Token);
-    let mut events = Events::default();
-    loop {
-        poller.wait(&mut events, None)?;
-        for event in &events {
-            if event.token() != LISTENER {
-                let Some((client, server)) = dialling.remove(&event.token()) else {
-                    continue;
-                };
-                let destination = client.local_addr();
-                if let Err(error) = join(client, server, &poller, options) {
-                    eprintln!("{destination}: {error}");
-                }
-                continue;
-            }
-            match listener.pending() {
-                Ok(client) => {
-                    let token = tokens.next().context("2^64 connections")?;
-                    dial(client, &poller, &mut dialling, token);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error).context("the device is gone"),
-            }
-        }
-    }
-}
-
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let (name, namespace) = match arguments.tun.split_once('@') {
-        Some((name, namespace)) => (name, Some(namespace)),
-        None => (&*arguments.tun, None),
+    let builder = match arguments.tun.split_once('@') {
+        Some((name, namespace)) => Tun::builder(name).netns(namespace),
+        None => Tun::builder(&arguments.tun),
     };
-    let builder = Tun::builder(name);
-    let tun = namespace
-        .into_iter()
-        .fold(builder, |builder, name| builder.netns(name));
-    let stack = Stack::builder(tun.build()?)
+    let stack = Stack::builder(builder.build()?)
         .address(arguments.address)
         .build()?;
-    let listener = DecidingListener::intercept(&stack, Intercept::all(), 4096)?;
-    println!("every connection into {name} goes to its destination");
+    let listener = DecidingListener::intercept(&stack, Intercept::all(), DIALLING)?;
+    println!(
+        "every connection into {} goes to its destination",
+        arguments.tun
+    );
 
+    let timeout = Duration::from_secs(arguments.connect_timeout);
     let options = Options {
         idle: Some(Duration::from_secs(arguments.idle)),
         forward_eof: true,
         forward_reset: true,
         ..Options::default()
     };
-    serve(&listener, &options)
+    for client in listener.incoming() {
+        let client = client.context("the device is gone")?;
+        let (to, options) = (client.local_addr(), options.clone());
+        thread::Builder::new().spawn(move || {
+            serve(client, timeout, &options).unwrap_or_else(|error| eprintln!("{to}: {error}"));
+        })?;
+    }
+    Ok(())
 }
