@@ -15,7 +15,8 @@
 //! [`Stats`] counts both kinds. While connecting, an unreachable port or protocol and a prohibited way
 //! end the attempt at once, with [`ConnectionRefused`](crate::error::SoError::ConnectionRefused) (port)
 //! or [`HostUnreachable`](crate::error::SoError::HostUnreachable). An unreachable net or host and an
-//! exceeded hop limit do not, and nothing of the kind ends a connection that stands (RFC 1122 4.2.3.9);
+//! exceeded hop limit do so only if they are still told when the SYN has been sent five times, after 15
+//! seconds, as in BSD; and nothing of the kind ends a connection that stands (RFC 1122 4.2.3.9);
 //! if it times out before the peer answers again, its error is `HostUnreachable` instead of `TimedOut`.
 //! A packet that was too big makes its connection send smaller ones (RFC 1191, 8201), down to segments
 //! of 536 bytes (IPv4) or 1,220 (IPv6); other connections are not told, and it never goes up again.

@@ -17,6 +17,7 @@ mod program;
 
 use namespace::{Namespace, available};
 use program::Program;
+use sosplice::clock::{Clock, SystemClock};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -39,13 +40,16 @@ impl Scene {
         let example = example::path("tun2host");
         let clients = Namespace::new("c");
         clients.tun("tc", &["10.98.0.1/24"], 1500);
-        clients.ip("route add 10.99.0.0/16 dev tc");
+        clients.ip("route add 10.96.0.0/14 dev tc");
         let host = Namespace::new("h");
         host.ip("route add local 10.99.0.0/16 dev lo");
+        host.ip("route add unreachable 10.96.1.0/24");
+        // Nobody reads what goes into it.
+        host.tun("hole", &["10.97.0.1/16"], 1500);
         let mut command = Command::new("ip");
         command.args(["netns", "exec", host.name()]).arg(example);
         command.arg(format!("tc@{}", clients.name()));
-        command.args(["--address", "10.98.0.2/24"]);
+        command.args(["--address", "10.98.0.2/24", "--connect-timeout", "2"]);
         let program = Program::start(command, "every connection");
         Some(Scene {
             _program: program,
@@ -122,6 +126,22 @@ fn a_refused_destination_refuses_the_client() {
     // In answer to the SYN: the client's connect() fails, not a read afterwards.
     let error = scene.connect(destination(1, 9)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn a_destination_out_of_reach_refuses_the_client() {
+    let Some(scene) = Scene::new("a_destination_out_of_reach_refuses_the_client") else {
+        return;
+    };
+    let at_once = Duration::ZERO..Duration::from_secs(1);
+    let in_time = Duration::from_secs(2)..Duration::from_secs(10);
+    for (to, within) in [("10.96.1.1:80", at_once), ("10.97.0.9:80", in_time)] {
+        let start = SystemClock.now();
+        let error = scene.connect(to.parse().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{to}");
+        let time = SystemClock.now() - start;
+        assert!(within.contains(&time), "{to}: {time:?}");
+    }
 }
 
 #[test]

@@ -50,6 +50,12 @@ impl Limits {
         self.connect.min(patience(self.syn_retries))
     }
 
+    /// How long routers may say that the peer cannot be reached before an attempt to connect believes
+    /// them: until the SYN has been sent again four times (BSD's `tcp_notify`).
+    pub(crate) fn disbelief() -> Duration {
+        patience(Some(3))
+    }
+
     /// How long a handshake that the peer began may take.
     pub(crate) fn syn_received(&self) -> Duration {
         let retries = patience(self.syn_ack_retries);

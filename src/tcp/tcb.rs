@@ -291,7 +291,8 @@ impl Tcb {
     ///
     /// A hard error ends an attempt to connect. All others, and those of a connection that stands or
     /// waits in a backlog, are soft: routes come back, and errors are easily forged (RFC 5461, 5927 5).
-    /// They are remembered and told in the place of a time-out (RFC 1122 4.2.3.9).
+    /// They are remembered and told in the place of a time-out (RFC 1122 4.2.3.9); an attempt to connect
+    /// that still hears of them when its SYN has been sent five times ends, as in BSD.
     pub(crate) fn icmp(&mut self, error: &IcmpError, env: &Env<'_>) {
         let state = self.state();
         let seq = error.seq.wrapping_sub(self.offset.unwrap_or(0));
@@ -302,9 +303,17 @@ impl Tcb {
         env.counters.icmp_errors.add(1);
         match error.trouble {
             Trouble::Hard(error) if state == State::SynSent => self.abort(Event::Icmp(error)),
+            Trouble::Soft if state == State::SynSent && self.despairs(env.now) => {
+                self.abort(Event::Icmp(SoError::HostUnreachable));
+            }
             Trouble::Hard(_) | Trouble::Soft => self.soft_error = Some(SoError::HostUnreachable),
             Trouble::TooBig(mtu) => self.too_big(mtu, env),
         }
+    }
+
+    /// It was told before that the peer cannot be reached, and has tried long enough.
+    fn despairs(&self, now: Instant) -> bool {
+        self.soft_error.is_some() && now >= self.began + Limits::disbelief()
     }
 
     /// A packet does not fit through the way: smaller ones from now on (RFC 1191 6, 8201 5.4). The

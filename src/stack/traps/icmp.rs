@@ -100,6 +100,34 @@ fn a_hard_error_ends_an_attempt_to_connect_at_once() {
     }
 }
 
+/// Guards `Tcb::despairs`: BSD's `tcp_notify`.
+#[test]
+fn a_soft_error_that_stays_ends_an_attempt_to_connect() {
+    for kind in [NET, HOST, TIME] {
+        let mut net = Net::new();
+        let (syn, stream) = dialling(&mut net, false);
+        let mut syns = 1;
+        net.icmp(&syn, kind);
+        while stream.take_error().is_none() {
+            assert_eq!(net.stack.stats().connections, 1);
+            net.pass(Duration::from_millis(500));
+            for syn in net.drain() {
+                syns += 1;
+                net.icmp(&syn, kind);
+            }
+        }
+        assert_eq!(syns, 5);
+        assert_eq!(net.stack.stats().connections, 0);
+        // One alone is no reason, however late.
+        let mut net = Net::new();
+        let (_, stream) = dialling(&mut net, false);
+        net.pass(Duration::from_secs(20));
+        let late = net.drain().pop().unwrap();
+        net.icmp(&late, kind);
+        assert_eq!(stream.take_error(), None);
+    }
+}
+
 /// Guards `Tcb::soft_error` in SYN-SENT.
 #[test]
 fn a_soft_error_explains_why_an_attempt_to_connect_timed_out() {
