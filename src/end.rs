@@ -33,10 +33,13 @@ pub enum Cause {
     PoolClosed,
     /// The bytes go round: they have passed 128 splices (only in the OpenBSD flavor).
     Loop,
+    /// A [`Protocol`](crate::protocol::Protocol) of one of both sides panicked while the splice called
+    /// it. Bytes that were moved are counted.
+    Panicked,
 }
 
 impl Cause {
-    pub(crate) const KINDS: usize = 12;
+    pub(crate) const KINDS: usize = 13;
 
     pub(crate) fn kind(self) -> usize {
         match self {
@@ -52,6 +55,7 @@ impl Cause {
             Cause::SinkClosed => 9,
             Cause::PoolClosed => 10,
             Cause::Loop => 11,
+            Cause::Panicked => 12,
         }
     }
 }

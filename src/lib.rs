@@ -48,6 +48,7 @@
 //! |---|---|
 //! | [`splice`] | splices: options, ends, the pool of worker threads |
 //! | [`behaviour`] | what a splice does beside FreeBSD and OpenBSD, row by row, each with its test |
+//! | [`endings`] | what becomes of the rest when a socket, listener, stack, link or pool goes |
 //! | [`sockopt`] | the option as bytes: `setsockopt` and `getsockopt` as the kernels have them |
 //! | [`socket`] | a user's socket: blocking and non-blocking I/O, shutdown, close, upcalls |
 //! | [`socket::poller`] | waiting for many sockets and listeners at once, level- or edge-triggered; ends of splices are events |
@@ -131,6 +132,8 @@ pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod end;
+#[doc = include_str!("doc/endings.md")]
+pub mod endings {}
 pub mod error;
 mod keep_alive;
 #[cfg(target_os = "linux")]

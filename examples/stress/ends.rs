@@ -8,7 +8,7 @@ use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One of each kind.
-pub(crate) const CAUSES: [Cause; 12] = [
+pub(crate) const CAUSES: [Cause; 13] = [
     Cause::Unspliced,
     Cause::Limit,
     Cause::Idle,
@@ -20,6 +20,7 @@ pub(crate) const CAUSES: [Cause; 12] = [
     Cause::SinkError(SoError::ConnectionReset),
     Cause::SinkClosed,
     Cause::PoolClosed,
+    Cause::Panicked,
     Cause::Loop,
 ];
 
@@ -37,6 +38,7 @@ pub(crate) fn name(cause: Cause) -> &'static str {
         Cause::SinkError(_) => "SinkError",
         Cause::SinkClosed => "SinkClosed",
         Cause::PoolClosed => "PoolClosed",
+        Cause::Panicked => "Panicked",
         Cause::Loop => "Loop",
         _ => "another cause",
     }

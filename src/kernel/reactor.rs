@@ -5,12 +5,14 @@
 //! left something to be done (leaves, 5).
 
 use super::{Conn, Readiness};
+use crate::error::SoError;
 use crate::lock::{LEAF, Mutex};
 use crate::run_list::{self, Budget};
 use mio::net::TcpStream as Stream;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use std::collections::HashMap;
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
@@ -103,17 +105,28 @@ impl Reactor {
             if let Some(conn) = conn {
                 let over = event.is_error() || event.is_write_closed();
                 let read_closed = event.is_read_closed() || over;
-                conn.ready(Readiness {
+                let ready = Readiness {
                     readable: event.is_readable() || read_closed,
                     writable: event.is_writable() || over,
                     read_closed,
                     over,
-                });
+                };
+                attend(&conn, || conn.ready(ready));
             }
         }
         let again = std::mem::take(&mut *self.again.lock());
         for conn in again.iter().filter_map(Weak::upgrade) {
-            conn.resume();
+            attend(&conn, || conn.resume());
         }
+    }
+}
+
+/// Does something for a connection. A panic, which can come from an upcall of the user's, ends that
+/// connection and no other: this is everybody's thread.
+fn attend(conn: &Conn, work: impl FnOnce()) {
+    if panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
+        // The upcall hears of this too, and may panic again.
+        let fail = || conn.fail(SoError::ConnectionAborted);
+        panic::catch_unwind(AssertUnwindSafe(fail)).ok();
     }
 }

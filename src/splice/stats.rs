@@ -2,6 +2,7 @@
 
 use super::Cause;
 use super::xfer::Stop;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What the splices of a pool have done.
@@ -22,6 +23,9 @@ pub struct Stats {
     pub stalls_no_room: u64,
     /// Passes that stopped because the splice's rate allowed no more.
     pub stalls_rate: u64,
+    /// Panics of code that is not this crate's: callbacks, wakers, protocols. Each was reported by the
+    /// panic hook; the thread went on.
+    pub panics: u64,
     ended: [u64; Cause::KINDS],
 }
 
@@ -46,6 +50,7 @@ pub(super) struct Counts {
     no_data: AtomicU64,
     no_room: AtomicU64,
     rate: AtomicU64,
+    panics: AtomicU64,
     ended: [AtomicU64; Cause::KINDS],
 }
 
@@ -69,6 +74,16 @@ impl Counts {
         self.requeues.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Runs code that is not this crate's. A panic ends only that: whose thread this is has nothing to
+    /// do with it.
+    pub(super) fn guard<R>(&self, foreign: impl FnOnce() -> R) -> Option<R> {
+        let result = panic::catch_unwind(AssertUnwindSafe(foreign));
+        if result.is_err() {
+            self.panics.fetch_add(1, Ordering::Relaxed);
+        }
+        result.ok()
+    }
+
     pub(super) fn ended(&self, cause: Cause) {
         self.ended[cause.kind()].fetch_add(1, Ordering::Relaxed);
     }
@@ -83,6 +98,7 @@ impl Counts {
             stalls_no_data: load(&self.no_data),
             stalls_no_room: load(&self.no_room),
             stalls_rate: load(&self.rate),
+            panics: load(&self.panics),
             ended: std::array::from_fn(|kind| load(&self.ended[kind])),
         }
     }

@@ -14,6 +14,7 @@
 use super::bucket::Bucket;
 use super::machine::{self, Action, Event, Reason, State};
 use super::pool::Shared;
+use super::stats::Counts;
 use super::xfer::{self, Stop, Terms};
 use super::{Cause, Dispatch, End};
 use crate::error::{Flavor, SoError};
@@ -135,19 +136,19 @@ impl Status {
         Poll::Pending
     }
 
-    /// Tells all who wait. Entered with no lock held, once.
-    fn complete(&self) {
+    /// Tells all who wait, also if one of them panics. Entered with no lock held, once.
+    fn complete(&self, counts: &Counts) {
         let (end, waiters) = {
             let mut progress = self.progress.lock();
             (progress.end, std::mem::take(&mut progress.waiters))
         };
         let Some(end) = end else { return };
         for waiter in waiters {
-            match waiter {
+            counts.guard(|| match waiter {
                 Waiter::Callback(callback) => callback(end),
                 #[cfg(feature = "async")]
                 Waiter::Waker(waker) => waker.wake(),
-            }
+            });
         }
     }
 
@@ -221,6 +222,10 @@ impl Task {
         action
     }
 
+    fn complete(&self) {
+        self.status.complete(&self.pool.counts);
+    }
+
     /// Has a pass run: in this thread soon, or on the splice's worker.
     fn schedule(&self) {
         let direct = self.dispatch == Dispatch::Direct && run_list::push(self.me.clone());
@@ -234,6 +239,7 @@ impl Task {
         if self.step(Event::Start) != Action::Run {
             return 0;
         }
+        let pass = Unwinding(self);
         let (moved, stop, ended) = self.transfer();
         let done = match stop {
             Stop::NoData => Event::DoneIdle(Reason::NoData),
@@ -256,13 +262,14 @@ impl Task {
             Some(Cause::SinkError(_)) if self.forward_reset => self.source.protocol.abort(),
             _ => {}
         }
+        std::mem::forget(pass);
         self.pool.counts.pass(moved, stop);
         match self.step(done) {
             Action::Enqueue => {
                 self.pool.counts.requeued();
                 self.schedule();
             }
-            Action::Complete => self.status.complete(),
+            Action::Complete => self.complete(),
             Action::Nothing | Action::Run | Action::Invalid => {}
         }
         if stop == Stop::Rate
@@ -399,7 +406,7 @@ impl Task {
         drop(rcv);
         drop(hidden.upcalls);
         if hidden.complete {
-            self.status.complete();
+            self.complete();
         }
         Some(hidden.end)
     }
@@ -488,7 +495,8 @@ fn left_on_source(cause: Cause) -> Option<SoError> {
         | Cause::SourceError(_)
         | Cause::SourceClosed
         | Cause::SinkClosed
-        | Cause::PoolClosed => None,
+        | Cause::PoolClosed
+        | Cause::Panicked => None,
     }
 }
 
@@ -509,9 +517,23 @@ impl Upcall for Task {
     }
 }
 
+/// A pass that a protocol's panic cuts short: the splice ends, and whoever waits for that is told. A
+/// pass that comes to its end forgets it.
+struct Unwinding<'a>(&'a Task);
+
+impl Drop for Unwinding<'_> {
+    fn drop(&mut self) {
+        self.0.dissolve(Cause::Panicked);
+        if self.0.step(Event::DoneMore) == Action::Complete {
+            self.0.complete();
+        }
+    }
+}
+
 impl Job for Task {
+    /// In the thread of a worker, of a driver or of another user: none of them is to end with it.
     fn run(&self) -> u64 {
-        self.pass()
+        self.pool.counts.guard(|| self.pass()).unwrap_or(0)
     }
 
     fn hand_over(&self) {

@@ -1,0 +1,192 @@
+//! Stacks, their drivers and their links.
+
+use super::*;
+use sosplice::error::SoError;
+use sosplice::link::{Capabilities, Frame, Link, Packet, TransmitError};
+use sosplice::socket::poller::{Events, Interest, Mode, Poller, Token};
+use sosplice::splice::{Cause, Dispatch, Options};
+use sosplice::{DecidingListener, Intercept, local};
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A link that can be made to fail.
+#[derive(Debug, Clone)]
+struct Failing {
+    link: Arc<memory::MemoryLink>,
+    failed: Arc<AtomicBool>,
+}
+
+impl Failing {
+    fn new(link: memory::MemoryLink) -> Failing {
+        Failing {
+            link: Arc::new(link),
+            failed: Arc::default(),
+        }
+    }
+
+    fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+        self.link.wake();
+    }
+
+    fn look(&self) -> io::Result<()> {
+        match self.failed.load(Ordering::Acquire) {
+            true => Err(io::Error::other("the card was pulled")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Link for Failing {
+    fn capabilities(&self) -> Capabilities {
+        self.link.capabilities()
+    }
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+        self.look()?;
+        self.link.receive(frames, max)
+    }
+    fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
+        self.look().map_err(TransmitError::Gone)?;
+        self.link.transmit(packet)
+    }
+    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
+        self.look()?;
+        self.link.wait(writable, deadline)?;
+        self.look()
+    }
+    fn wake(&self) {
+        self.link.wake();
+    }
+}
+
+#[test]
+fn sockets_keep_their_stack_running() {
+    let (server, client) = stacks();
+    let (far, near) = connection(&server, &client);
+    let (a, b) = local::pair();
+    far.splice_to(&a, Options::default()).unwrap();
+    drop((server, client));
+    near.send(b"still").unwrap();
+    assert_eq!(b.recv_chain(5).unwrap().to_vec(), b"still");
+}
+
+#[test]
+fn listeners_keep_their_stack_running() {
+    let (server, client) = stacks();
+    let listener = TcpListener::bind(&server, "10.0.0.1:80").unwrap();
+    drop(server);
+    let near = TcpStream::connect(&client, "10.0.0.1:80").unwrap();
+    let (far, _) = listener.accept().unwrap();
+    near.send(b"still").unwrap();
+    assert_eq!(far.recv_chain(5).unwrap().to_vec(), b"still");
+}
+
+#[test]
+fn a_stack_that_nobody_holds_delivers_and_ends() {
+    let (left, right) = memory::pair(memory::Config::default());
+    let (left, right) = (Failing::new(left), Failing::new(right));
+    let build = |link: &Failing, address: &str| {
+        let builder = Stack::builder(link.clone()).address(address.parse().unwrap());
+        builder.build().unwrap()
+    };
+    let (server, client) = (build(&left, "10.0.0.1/24"), build(&right, "10.0.0.2/24"));
+    let (far, near) = connection(&server, &client);
+    near.send(&[7; 100_000]).unwrap();
+    drop((near, client));
+    assert_eq!(far.recv_chain(1).unwrap().len(), 1);
+    let mut all = 1;
+    loop {
+        match far.recv_chain(100_000).unwrap().len() {
+            0 => break,
+            some => all += some,
+        }
+    }
+    assert_eq!(all, 100_000);
+    drop((far, server));
+    eventually("both drivers let their links go", || {
+        Arc::strong_count(&left.failed) + Arc::strong_count(&right.failed) == 2
+    });
+}
+
+/// Everything that waits on a stack, and what it is told.
+fn everybody_is_told(end: impl FnOnce(), stack: &Stack, near: &TcpStream) {
+    let listener = TcpListener::bind(stack, "10.0.0.1:81").unwrap();
+    let deciding = DecidingListener::intercept(stack, Intercept::all(), 10).unwrap();
+    let (a, b) = local::pair();
+    let out = near.splice_to(&a, Options::default()).unwrap();
+    let direct = Options {
+        dispatch: Some(Dispatch::Direct),
+        ..Options::default()
+    };
+    let back = a.splice_to(near, direct).unwrap();
+    let poller = Poller::new();
+    poller
+        .add(&listener, Token(1), Interest::READABLE, Mode::Level)
+        .unwrap();
+    poller
+        .add(near, Token(2), Interest::READABLE, Mode::Edge)
+        .unwrap();
+    let dialling = TcpStream::start(stack, "10.0.0.77:1".parse().unwrap()).unwrap();
+    thread::scope(|scope| {
+        let accepting = scope.spawn(|| listener.accept().map(drop).unwrap_err().kind());
+        let deciding = scope.spawn(|| deciding.pending().map(drop).unwrap_err().kind());
+        let connecting = scope.spawn(|| dialling.wait_connected(None).unwrap_err());
+        end();
+        for waiting in [accepting, deciding] {
+            assert_eq!(waiting.join().unwrap(), ErrorKind::NetworkDown);
+        }
+        let error = io::Error::from(connecting.join().unwrap());
+        assert_eq!(error.kind(), ErrorKind::NetworkDown);
+    });
+    let down = SoError::NetworkDown;
+    let cause = out.wait_timeout(LIMIT).unwrap().cause;
+    assert_eq!(cause, Cause::SourceError(down));
+    assert_eq!(
+        back.wait_timeout(LIMIT).unwrap().cause,
+        Cause::SinkError(down)
+    );
+    let mut events = Events::default();
+    let mut seen = [false; 3];
+    while !(seen[1] && seen[2]) {
+        poller.wait(&mut events, Some(LIMIT)).unwrap();
+        assert!(!events.is_empty(), "an event is missing: {seen:?}");
+        events.iter().for_each(|event| seen[event.token().0] = true);
+    }
+    assert!(TcpStream::start(stack, "10.0.0.2:1".parse().unwrap()).is_err());
+    assert!(TcpListener::bind(stack, "10.0.0.1:82").is_err());
+    b.send(b"alive").unwrap();
+    assert_eq!(a.recv_chain(5).unwrap().to_vec(), b"alive");
+}
+
+#[test]
+fn a_link_that_fails_ends_all_and_tells_all() {
+    let (left, right) = memory::pair(memory::Config::default());
+    let link = Failing::new(left);
+    let stack = Stack::builder(link.clone()).address("10.0.0.1/24".parse().unwrap());
+    let stack = stack.build().unwrap();
+    let peer = Stack::builder(right).address("10.0.0.2/24".parse().unwrap());
+    let peer = peer.build().unwrap();
+    let (far, _near) = connection(&stack, &peer);
+    everybody_is_told(|| link.fail(), &stack, &far);
+    drop((far, stack));
+    eventually("the driver has ended", || {
+        Arc::strong_count(&link.failed) == 1
+    });
+}
+
+#[test]
+fn a_driver_that_is_dropped_ends_all() {
+    let (left, right) = memory::pair(memory::Config::default());
+    let stack = Stack::builder(left).address("10.0.0.1/24".parse().unwrap());
+    let (stack, mut driver) = stack.manual().unwrap();
+    let peer = Stack::builder(right).address("10.0.0.2/24".parse().unwrap());
+    let peer = peer.build().unwrap();
+    let listener = TcpListener::bind(&peer, "10.0.0.2:80").unwrap();
+    let near = TcpStream::start(&stack, "10.0.0.2:80".parse().unwrap()).unwrap();
+    while near.wait_connected(Some(now())).is_err() {
+        driver.run_once().unwrap();
+    }
+    everybody_is_told(move || drop(driver), &stack, &near);
+    drop(listener);
+}
