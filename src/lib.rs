@@ -147,6 +147,7 @@ pub mod socket;
 pub mod sockopt;
 pub mod splice;
 pub mod stack;
+mod sync;
 mod tcp;
 mod timer;
 

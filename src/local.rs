@@ -12,8 +12,8 @@ use crate::error::SoError;
 use crate::protocol::{Protocol, SocketEnd, Wakeup};
 use crate::sockbuf::DEFAULT_HIWAT;
 use crate::socket::Socket;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Two connected sockets with the default high-water marks.
 ///
