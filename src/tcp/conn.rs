@@ -20,6 +20,7 @@ use super::tcb::{Done, Env, Tcb, Work};
 use super::wire::{Segment, Tuple};
 use crate::lock::{self, CONNECTION, Guard, LEAF};
 use crate::protocol::{Protocol, SocketEnd};
+use crate::sync::{Protection, intact};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -155,6 +156,9 @@ impl Conn {
                 if rounds > 0 && nothing {
                     // Give the emptied queue its memory back, then the connection (rule 2).
                     std::mem::swap(&mut backlog.segments, &mut segments);
+                    if !intact(Protection::FreeFirst) {
+                        drop(backlog);
+                    }
                     drop(tcb);
                     return;
                 }
@@ -284,3 +288,6 @@ impl Protocol for Conn {
         "tcp"
     }
 }
+
+#[cfg(test)]
+mod loom;
