@@ -14,13 +14,14 @@ use super::{Cause, Dispatch, SpliceError};
 use crate::clock::{self, Clock};
 use crate::lock::{LEAF, Mutex};
 use crate::run_list::Job;
+use crate::sync::atomic::AtomicBool;
+use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crate::sync::{Protection, intact, thread};
 use crate::timer::Timers;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::thread;
 use std::time::Instant;
 
 /// Bytes that one pass moves at most, unless the builder says otherwise.
@@ -267,10 +268,13 @@ impl Shared {
         self.closed.store(true, Ordering::SeqCst);
         for worker in &self.workers {
             let tasks = worker.tasks.lock().take();
-            for task in tasks.iter().filter_map(Weak::upgrade) {
+            let tasks = tasks.iter().filter(|_| intact(Protection::LastEnd));
+            for task in tasks.filter_map(Weak::upgrade) {
                 task.dissolve(Cause::PoolClosed);
             }
-            worker.send(Item::Look);
+            if intact(Protection::LastLook) {
+                worker.send(Item::Look);
+            }
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::error::{Flavor, SoError};
 use crate::lock::{Condvar, Guard, Mutex, RCV, SND, SPLICE};
 use crate::protocol::{Protocol, Side, SocketEnd, Upcall, Wakeup};
 use crate::run_list::{self, Job};
+use crate::sync::{Protection, intact};
 use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -245,6 +246,9 @@ impl Task {
         };
         let idle = done != Event::DoneMore;
         let eof = ended == Some(Cause::Eof) && self.forward_eof;
+        if eof && !intact(Protection::EofFirst) {
+            self.sink.end.cantsendmore();
+        }
         if moved > 0 || eof {
             self.sink.protocol.output();
         }
@@ -278,7 +282,7 @@ impl Task {
         let now = self.needs_time.then(|| self.pool.now());
         let mut rcv = self.source.end.rcv();
         let mut snd = self.sink.end.snd();
-        if !self.is_on(&rcv) {
+        if !self.is_on(&rcv) && intact(Protection::OnBuffers) {
             return (0, Stop::Quantum, None);
         }
         // What the sink's own splice has left there is none of the connection's errors.
@@ -297,7 +301,7 @@ impl Task {
             Stop::Limit => Cause::Limit,
             Stop::Eof => {
                 let error = self.source.end.error().filter(is_real);
-                if self.forward_eof && error.is_none() {
+                if self.forward_eof && error.is_none() && intact(Protection::EofFirst) {
                     // Before anybody hears of the end and writes behind it.
                     snd.buf.close();
                 }
@@ -340,8 +344,9 @@ impl Task {
     }
 
     fn is_on(&self, rcv: &Guard<'_, Side, RCV>) -> bool {
-        rcv.diversion()
-            .is_some_and(|upcall| std::ptr::addr_eq(Arc::as_ptr(upcall), self))
+        rcv.diversion().is_some_and(|upcall| {
+            std::ptr::addr_eq(Arc::as_ptr(upcall), self) || !intact(Protection::Identity)
+        })
     }
 
     /// Takes the splice off both buffers and wakes both sides unconditionally. The caller drops the
@@ -374,7 +379,7 @@ impl Task {
         self.source.end.source_unspliced(rcv, end);
         self.sink.end.sink_unspliced(snd, end);
         // Last: who waits for the end comes back when everything is told.
-        let complete = self.step(Event::Hide) == Action::Complete;
+        let complete = self.step(Event::Hide) == Action::Complete || !intact(Protection::LastPass);
         Hidden {
             end,
             upcalls,
@@ -448,8 +453,10 @@ impl Task {
             return;
         }
         if self.idle.is_some() {
+            let early = !intact(Protection::DueUnderLocks)
+                && is_past(self.idle_deadline(&self.status.progress.lock()));
             self.dissolve_if(Cause::Idle, |progress| {
-                is_past(self.idle_deadline(progress))
+                early || is_past(self.idle_deadline(progress))
             });
         }
         let refilled = is_past(refill_deadline(&self.status.progress.lock()));
