@@ -236,7 +236,7 @@ crate::socket::aio::asynchronous!(KernelStream);
 crate::socket::aio::asynchronous!(&KernelStream);
 
 /// One thread at a time does a piece of work. Who comes meanwhile leaves word, and the work is done
-/// once more.
+/// once more (model: `kernel::loom`).
 #[derive(Debug, Default)]
 struct Turn(AtomicU8);
 

@@ -59,6 +59,7 @@
 //! | `tcp` | one connection: guard, store, engine, service step (private) |
 //! | [`link`] | where packets come from and go to: in memory, TUN devices |
 //! | [`clock`], [`error`], [`lock`] | time, errors, ranked locks |
+//! | `sync` | what threads meet at: `std`'s, or [loom](https://docs.rs/loom)'s for the models (private) |
 //!
 //! Arrows mean "knows"; none goes up:
 //!

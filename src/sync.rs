@@ -42,6 +42,10 @@ pub(crate) enum Protection {
     OnBuffers,
     /// Who waits for the end is told after the last pass.
     LastPass,
+    /// Who ends a splice looks, with its buffers locked, whether it is still there.
+    OneEnds,
+    /// Who sleeps on a socket is woken when its splice ends.
+    WakeSleepers,
     /// A splice is put on both buffers at once.
     BothAtOnce,
     /// What a timer ends is the splice that it was armed for.

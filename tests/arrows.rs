@@ -18,7 +18,7 @@ const ARROWS: &str = "
     buf             -> lock
     sockbuf         -> buf
     end             -> error
-    protocol        -> sockbuf buf end error lock
+    protocol        -> sockbuf buf end error lock sync
     run_list        -> lock sync
     link            -> buf clock lock
     socket          -> protocol run_list sockbuf buf clock end error lock

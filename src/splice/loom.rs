@@ -9,12 +9,13 @@ mod eof_during_a_pass;
 mod shutdown_with_work_queued;
 mod unsplice_against_set_up;
 mod unsplice_against_timer;
+mod unsplice_against_users;
 mod unsplice_against_worker;
 mod wakeup_against_pass;
 
 use super::{Cause, Dispatch, End, Options, Splice, SplicePool};
 use crate::clock::{self, Clock};
-use crate::error::SoError;
+use crate::error::{Flavor, SoError};
 use crate::local;
 use crate::protocol::{SocketEnd, Upcall};
 use crate::socket::Socket;

@@ -5,6 +5,10 @@
 //! a busy worker costs no system call; passes of different splices alternate, because a splice that
 //! has more to do goes to the back.
 //!
+//! A pool that is closed says so, then ends the splices it finds, then wakes its workers; a splice that
+//! is set up is put where it can be found, then asks whether the pool is closed. So none is left
+//! behind, and no worker sleeps on (models: `shutdown_with_work_queued`, `close_against_everything`).
+//!
 //! Queue and timers hold splices weakly. Locks: leaves (5), one at a time. A user's handle is a
 //! [`SplicePool`]; workers and splices hold [`Shared`], so the last handle can end them.
 

@@ -6,10 +6,26 @@
 //! hold is this splice and no later one of the same sockets: its identity is its generation.
 //!
 //! A pass: lock `so_rcv` (2) and `so_snd` (3), move, count, unlock; `output` of the sink; `rcvd` of
-//! the source; leave RUNNING. The splice ends when somebody takes it off both buffers, holding both
-//! locks ([`Task::hide`]): exactly one can, after that no byte moves, and both sides are woken. Who
-//! waits for the end itself ([`Status`]) is told when no pass is left that could still enter a
-//! protocol, with no lock held.
+//! the source; leave RUNNING.
+//!
+//! The rules, with the models that check them (`splice::loom`):
+//!
+//! 1. A wake-up moves nothing: it changes the state, and has a pass run if the splice was idle for
+//!    what has come. So a splice is queued at most once.
+//! 2. A wake-up during a pass is remembered, and then the pass goes back to the queue whatever it
+//!    has seen (`wakeup_against_pass`, `eof_during_a_pass`).
+//! 3. A pass moves bytes only while the splice is on the buffers, and looks with both of them locked
+//!    (`unsplice_against_worker`).
+//! 4. The splice is put on both buffers, and taken off both ([`Task::hide`]), with both locked: exactly
+//!    one ends it, its count is final then, and both sides are woken (`unsplice_against_set_up`,
+//!    `unsplice_against_users`).
+//! 5. A timer that fires ends the splice it was armed for and no other one, and asks with both
+//!    buffers locked whether the splice was idle so long (`unsplice_against_timer`).
+//! 6. A forwarded end of file closes the sink with both buffers locked, before anybody hears of the
+//!    end and writes behind it (`eof_during_a_pass`).
+//! 7. Who waits for the end itself ([`Status`]) is told once, with no lock held, when no pass is left
+//!    that could still enter a protocol: by that pass, or by who has ended the splice
+//!    (`unsplice_against_worker`, `close_against_everything`).
 
 use super::bucket::Bucket;
 use super::machine::{self, Action, Event, Reason, State};
@@ -396,7 +412,8 @@ impl Task {
     fn dissolve_if(&self, cause: Cause, due: impl FnOnce(&Progress) -> bool) -> Option<End> {
         let mut rcv = self.source.end.rcv();
         let mut snd = self.sink.end.snd();
-        if !self.is_on(&rcv) || !due(&self.status.progress.lock()) {
+        let is_on = self.is_on(&rcv) || !intact(Protection::OneEnds);
+        if !is_on || !due(&self.status.progress.lock()) {
             return None;
         }
         let hidden = self.hide(&mut rcv, &mut snd, cause);

@@ -7,7 +7,7 @@
 //! 1. Segments and bits are left under the backlog lock; then, still under it, the connection is
 //!    tried. If that fails, there is an owner, and it has not yet given up.
 //! 2. The owner gives up only under the backlog lock, having found nothing there: it releases
-//!    `tcb` first, then the backlog. So nothing can be left behind unseen.
+//!    `tcb` first, then the backlog. So nothing can be left behind unseen (model: `conn::loom`).
 //! 3. The owner takes segments in the order of their arrival.
 //! 4. A user's thread serves one bound of segments at most. What remains stays in the backlog, and
 //!    the driver is told; whoever owns the connection next takes it first.
