@@ -58,6 +58,8 @@ pub(crate) enum Protection {
     LastLook,
     /// A pool that is closed ends its splices.
     LastEnd,
+    /// An end that has failed says so before it is closed.
+    FailureFirst,
     /// A connection is free before its backlog is.
     FreeFirst,
     /// Work that came meanwhile is done by the thread whose turn it is.
