@@ -57,12 +57,14 @@ fn idle() {
         dispatch: Some(Dispatch::Direct),
         ..world.options()
     });
+    let kept = world.keep();
     clock.advance();
     let worker = work(&world.pool);
     world.a.send(b"x").unwrap();
     join(worker);
     let idle = splice.end().is_some_and(|end| end.cause == Cause::Idle);
     claim(idle != (splice.bytes() == 1), "it was idle");
+    drop(kept);
 }
 
 #[test]
