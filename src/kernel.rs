@@ -28,6 +28,8 @@ use crate::protocol::{Protocol, SocketEnd, Wakeup};
 use crate::sockbuf::DEFAULT_HIWAT;
 use crate::socket::poller::pollable;
 use crate::socket::{Socket, blocking};
+use crate::sync::atomic::AtomicU8;
+use crate::sync::{Protection, intact};
 use mio::net::TcpStream as Stream;
 use reactor::Reactor;
 use rustix::buffer::spare_capacity;
@@ -37,7 +39,7 @@ use smallvec::SmallVec;
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
@@ -234,7 +236,7 @@ crate::socket::aio::asynchronous!(KernelStream);
 crate::socket::aio::asynchronous!(&KernelStream);
 
 /// One thread at a time does a piece of work. Who comes meanwhile leaves word, and the work is done
-/// once more.
+/// once more (model: `kernel::loom`).
 #[derive(Debug, Default)]
 struct Turn(AtomicU8);
 
@@ -249,7 +251,11 @@ impl Turn {
         }
         loop {
             // A swap and no store: what the others did before they left word is seen by the work.
-            self.0.swap(Turn::TAKEN, Ordering::AcqRel);
+            if intact(Protection::SeeWord) {
+                self.0.swap(Turn::TAKEN, Ordering::AcqRel);
+            } else {
+                self.0.store(Turn::TAKEN, Ordering::Release);
+            }
             work();
             let left = self.0.compare_exchange(
                 Turn::TAKEN,
@@ -257,7 +263,7 @@ impl Turn {
                 Ordering::AcqRel,
                 Ordering::Acquire,
             );
-            if left.is_ok() {
+            if left.is_ok() || !intact(Protection::LeaveWord) {
                 return;
             }
         }
@@ -603,5 +609,7 @@ fn so_error(error: &io::Error) -> SoError {
     }
 }
 
+#[cfg(test)]
+mod loom;
 #[cfg(test)]
 mod tests;

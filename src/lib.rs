@@ -60,6 +60,7 @@
 //! | `tcp` | one connection: guard, store, engine, service step (private) |
 //! | [`link`] | where packets come from and go to: in memory, TUN devices |
 //! | [`clock`], [`error`], [`lock`] | time, errors, ranked locks |
+//! | `sync` | what threads meet at: `std`'s, or [loom](https://docs.rs/loom)'s for the models (private) |
 //!
 //! Arrows mean "knows"; none goes up:
 //!
@@ -150,6 +151,7 @@ pub mod socket;
 pub mod sockopt;
 pub mod splice;
 pub mod stack;
+mod sync;
 mod tcp;
 mod timer;
 

@@ -12,8 +12,9 @@ use crate::error::SoError;
 use crate::protocol::{Protocol, SocketEnd, Wakeup};
 use crate::sockbuf::DEFAULT_HIWAT;
 use crate::socket::Socket;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Protection, intact};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Two connected sockets with the default high-water marks.
 ///
@@ -77,7 +78,8 @@ struct Port {
     end: Arc<SocketEnd>,
     /// Nobody will read from it any more: bytes for it are answered with a reset.
     detached: Arc<AtomicBool>,
-    /// Its connection has failed, so that the end of what it sends is no end of file.
+    /// Its connection has failed, so that the end of what it sends is no end of file (model:
+    /// `local::loom`).
     failed: Arc<AtomicBool>,
 }
 
@@ -92,7 +94,8 @@ impl Port {
 
     /// The connection is over: received bytes stay readable, unsent ones are gone.
     fn fail(&self, error: SoError) {
-        self.failed.store(true, Ordering::Release);
+        self.failed
+            .store(intact(Protection::FailureFirst), Ordering::Release);
         self.end.disconnected(Some(error));
         self.end.flush_snd();
     }
@@ -163,6 +166,9 @@ impl Protocol for Local {
         "local"
     }
 }
+
+#[cfg(test)]
+mod loom;
 
 #[cfg(test)]
 mod tests {

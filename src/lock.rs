@@ -16,7 +16,7 @@
 //! In builds with debug assertions each thread remembers which ranks it holds and panics on a
 //! breach, naming both ranks. In release builds the witness is compiled out.
 
-use parking_lot::{Condvar as RawCondvar, Mutex as RawMutex, MutexGuard as RawGuard};
+use crate::sync::{RawCondvar, RawGuard, RawMutex};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::time::Instant;
@@ -36,6 +36,7 @@ pub const POOL: u8 = 6;
 
 #[cfg(debug_assertions)]
 mod witness {
+    use crate::sync::thread_local;
     use std::cell::Cell;
 
     thread_local! {
@@ -44,7 +45,7 @@ mod witness {
     }
 
     pub(super) fn check(rank: u8) {
-        let held = HELD.get();
+        let held = HELD.with(Cell::get);
         let above_or_same = held >> rank;
         assert!(
             above_or_same == 0,
@@ -54,7 +55,7 @@ mod witness {
     }
 
     pub(super) fn took(rank: u8) {
-        HELD.set(HELD.get() | 1 << rank);
+        HELD.with(|held| held.set(held.get() | 1 << rank));
     }
 
     pub(super) fn released(rank: u8) {
@@ -63,7 +64,7 @@ mod witness {
     }
 
     pub(super) fn nothing_held() -> bool {
-        HELD.get() == 0
+        HELD.with(Cell::get) == 0
     }
 }
 
@@ -85,7 +86,7 @@ pub fn assert_none_held() {
 
 /// A mutual-exclusion lock of a fixed rank.
 pub struct Mutex<T, const RANK: u8> {
-    raw: RawMutex<T>,
+    raw: RawMutex<T, RANK>,
 }
 
 impl<T, const RANK: u8> Mutex<T, RANK> {
@@ -138,7 +139,7 @@ impl<T: Default, const RANK: u8> Default for Mutex<T, RANK> {
 
 /// A held [`Mutex`].
 pub struct Guard<'a, T, const RANK: u8> {
-    raw: RawGuard<'a, T>,
+    raw: RawGuard<'a, T, RANK>,
 }
 
 impl<T, const RANK: u8> Deref for Guard<'_, T, RANK> {

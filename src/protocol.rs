@@ -25,6 +25,7 @@ use crate::end::{End, Role};
 use crate::error::{Flavor, SoError};
 use crate::lock::{self, Condvar, Guard, RCV, SND};
 use crate::sockbuf::SockBuf;
+use crate::sync::{Protection, intact};
 use smallvec::SmallVec;
 use std::any::Any;
 use std::fmt;
@@ -455,7 +456,9 @@ impl SocketEnd {
         rcv.upcalls
             .iter()
             .for_each(|upcall| upcall.unspliced(Role::Source, end));
-        self.rcv_wait.notify_all();
+        if intact(Protection::WakeSleepers) {
+            self.rcv_wait.notify_all();
+        }
     }
 
     /// As [`source_unspliced`](Self::source_unspliced), for the sink.

@@ -10,6 +10,7 @@
 //! The list belongs to its thread: no lock.
 
 use crate::lock;
+use crate::sync::thread_local;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Weak;
@@ -50,10 +51,14 @@ thread_local! {
     static ACTIVE: RefCell<Option<List>> = const { RefCell::new(None) };
 }
 
+fn with_active<R>(change: impl FnOnce(&mut Option<List>) -> R) -> R {
+    ACTIVE.with(|active| change(&mut active.borrow_mut()))
+}
+
 /// Calls `body` with an active run list and drains the list afterwards. Inside another scope it
 /// only calls `body`: the outermost drains.
 pub(crate) fn scope<R>(budget: Budget, body: impl FnOnce() -> R) -> R {
-    let outermost = ACTIVE.with_borrow_mut(|active| {
+    let outermost = with_active(|active| {
         let outermost = active.is_none();
         active.get_or_insert_default();
         outermost
@@ -70,7 +75,7 @@ pub(crate) fn scope<R>(budget: Budget, body: impl FnOnce() -> R) -> R {
 
 /// Appends a job to this thread's list. `false` if none is active.
 pub(crate) fn push(job: Weak<dyn Job>) -> bool {
-    ACTIVE.with_borrow_mut(|active| match active {
+    with_active(|active| match active {
         Some(list) => {
             list.push_back(job);
             true
@@ -80,7 +85,7 @@ pub(crate) fn push(job: Weak<dyn Job>) -> bool {
 }
 
 fn next() -> Option<Weak<dyn Job>> {
-    ACTIVE.with_borrow_mut(|active| active.as_mut()?.pop_front())
+    with_active(|active| active.as_mut()?.pop_front())
 }
 
 fn drain(budget: Budget) {
@@ -100,7 +105,7 @@ struct HandOver;
 
 impl Drop for HandOver {
     fn drop(&mut self) {
-        let rest = ACTIVE.take().unwrap_or_default();
+        let rest = with_active(Option::take).unwrap_or_default();
         rest.iter()
             .filter_map(Weak::upgrade)
             .for_each(|job| job.hand_over());

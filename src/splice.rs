@@ -41,6 +41,7 @@ use crate::error::{Errno, Flavor};
 use crate::protocol::SoState;
 use crate::run_list::{self, Budget, Job};
 use crate::socket::Socket;
+use crate::sync::{Protection, intact};
 use bucket::Bucket;
 use pool::Shared;
 use std::fmt;
@@ -522,10 +523,16 @@ fn attach(task: &Arc<Task>) -> Result<(), SpliceError> {
         return Err(SpliceError::Busy(Role::Sink));
     }
     rcv.divert(task.clone());
+    if !intact(Protection::BothAtOnce) {
+        drop((rcv, snd));
+        snd = task.sink.end.snd();
+    }
     snd.divert(task.clone());
     task.source.end.reset_spliced();
     Ok(())
 }
 
+#[cfg(test)]
+mod loom;
 #[cfg(test)]
 mod tests;

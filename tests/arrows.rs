@@ -11,27 +11,28 @@ use std::path::{Path, PathBuf};
 const ARROWS: &str = "
     clock           ->
     error           ->
-    lock            ->
+    sync            ->
+    lock            -> sync
     timer           ->
     keep_alive      ->
     buf             -> lock
     sockbuf         -> buf
     end             -> error
-    protocol        -> sockbuf buf end error lock
-    run_list        -> lock
+    protocol        -> sockbuf buf end error lock sync
+    run_list        -> lock sync
     link            -> buf clock lock
     socket          -> protocol run_list sockbuf buf clock end error lock
     socket::poller  -> protocol clock end error lock
-    kernel          -> socket protocol run_list sockbuf buf clock keep_alive error lock
-    local           -> socket protocol sockbuf buf error lock
-    splice          -> socket protocol run_list timer sockbuf buf clock end error lock
-    splice::machine -> protocol error
+    kernel          -> socket protocol run_list sockbuf buf clock keep_alive error lock sync
+    local           -> socket protocol sockbuf buf error lock sync
+    splice          -> socket protocol run_list timer sockbuf buf clock end error lock sync
+    splice::machine -> protocol error sync
     splice::xfer    -> sockbuf buf
     splice::bucket  ->
     sockopt         -> splice socket error lock
     sockopt::layout -> error
     conformance     -> splice socket protocol sockbuf buf clock error
-    tcp             -> protocol link sockbuf buf keep_alive error lock
+    tcp             -> protocol link sockbuf buf keep_alive error lock sync
     stack           -> tcp socket protocol link run_list timer sockbuf buf clock keep_alive error lock
 ";
 

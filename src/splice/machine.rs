@@ -14,6 +14,7 @@
 //! on them, so nothing moves afterwards and the byte count is final.
 
 use crate::protocol::Wakeup;
+use crate::sync::{Protection, intact};
 
 #[cfg(test)]
 mod model;
@@ -110,7 +111,10 @@ fn queued(event: Event) -> (State, Action) {
 
 fn running(rescan: bool, event: Event) -> (State, Action) {
     match event {
-        Event::Wake(_) | Event::Refill => (State::Running { rescan: true }, Action::Nothing),
+        Event::Wake(_) | Event::Refill => {
+            let rescan = intact(Protection::Rescan);
+            (State::Running { rescan }, Action::Nothing)
+        }
         Event::DoneMore => (State::Queued, Action::Enqueue),
         Event::DoneIdle(_) if rescan => (State::Queued, Action::Enqueue),
         Event::DoneIdle(reason) => (State::Idle(reason), Action::Nothing),

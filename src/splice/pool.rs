@@ -5,6 +5,10 @@
 //! a busy worker costs no system call; passes of different splices alternate, because a splice that
 //! has more to do goes to the back.
 //!
+//! A pool that is closed says so, then ends the splices it finds, then wakes its workers; a splice that
+//! is set up is put where it can be found, then asks whether the pool is closed. So none is left
+//! behind, and no worker sleeps on (models: `shutdown_with_work_queued`, `close_against_everything`).
+//!
 //! Queue and timers hold splices weakly. Locks: leaves (5), one at a time. A user's handle is a
 //! [`SplicePool`]; workers and splices hold [`Shared`], so the last handle can end them.
 
@@ -14,13 +18,14 @@ use super::{Cause, Dispatch, SpliceError};
 use crate::clock::{self, Clock};
 use crate::lock::{LEAF, Mutex};
 use crate::run_list::Job;
+use crate::sync::atomic::AtomicBool;
+use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crate::sync::{Protection, intact, thread};
 use crate::timer::Timers;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::thread;
 use std::time::Instant;
 
 /// Bytes that one pass moves at most, unless the builder says otherwise.
@@ -267,10 +272,13 @@ impl Shared {
         self.closed.store(true, Ordering::SeqCst);
         for worker in &self.workers {
             let tasks = worker.tasks.lock().take();
-            for task in tasks.iter().filter_map(Weak::upgrade) {
+            let tasks = tasks.iter().filter(|_| intact(Protection::LastEnd));
+            for task in tasks.filter_map(Weak::upgrade) {
                 task.dissolve(Cause::PoolClosed);
             }
-            worker.send(Item::Look);
+            if intact(Protection::LastLook) {
+                worker.send(Item::Look);
+            }
         }
     }
 }

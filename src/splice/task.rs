@@ -6,10 +6,26 @@
 //! hold is this splice and no later one of the same sockets: its identity is its generation.
 //!
 //! A pass: lock `so_rcv` (2) and `so_snd` (3), move, count, unlock; `output` of the sink; `rcvd` of
-//! the source; leave RUNNING. The splice ends when somebody takes it off both buffers, holding both
-//! locks ([`Task::hide`]): exactly one can, after that no byte moves, and both sides are woken. Who
-//! waits for the end itself ([`Status`]) is told when no pass is left that could still enter a
-//! protocol, with no lock held.
+//! the source; leave RUNNING.
+//!
+//! The rules, with the models that check them (`splice::loom`):
+//!
+//! 1. A wake-up moves nothing: it changes the state, and has a pass run if the splice was idle for
+//!    what has come. So a splice is queued at most once.
+//! 2. A wake-up during a pass is remembered, and then the pass goes back to the queue whatever it
+//!    has seen (`wakeup_against_pass`, `eof_during_a_pass`).
+//! 3. A pass moves bytes only while the splice is on the buffers, and looks with both of them locked
+//!    (`unsplice_against_worker`).
+//! 4. The splice is put on both buffers, and taken off both ([`Task::hide`]), with both locked: exactly
+//!    one ends it, its count is final then, and both sides are woken (`unsplice_against_set_up`,
+//!    `unsplice_against_users`).
+//! 5. A timer that fires ends the splice it was armed for and no other one, and asks with both
+//!    buffers locked whether the splice was idle so long (`unsplice_against_timer`).
+//! 6. A forwarded end of file closes the sink with both buffers locked, before anybody hears of the
+//!    end and writes behind it (`eof_during_a_pass`).
+//! 7. Who waits for the end itself ([`Status`]) is told once, with no lock held, when no pass is left
+//!    that could still enter a protocol: by that pass, or by who has ended the splice
+//!    (`unsplice_against_worker`, `close_against_everything`).
 
 use super::bucket::Bucket;
 use super::machine::{self, Action, Event, Reason, State};
@@ -21,6 +37,7 @@ use crate::error::{Flavor, SoError};
 use crate::lock::{Condvar, Guard, Mutex, RCV, SND, SPLICE};
 use crate::protocol::{Protocol, Side, SocketEnd, Upcall, Wakeup};
 use crate::run_list::{self, Job};
+use crate::sync::{Protection, intact};
 use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -251,6 +268,9 @@ impl Task {
         };
         let idle = done != Event::DoneMore;
         let eof = ended == Some(Cause::Eof) && self.forward_eof;
+        if eof && !intact(Protection::EofFirst) {
+            self.sink.end.cantsendmore();
+        }
         if moved > 0 || eof {
             self.sink.protocol.output();
         }
@@ -285,7 +305,7 @@ impl Task {
         let now = self.needs_time.then(|| self.pool.now());
         let mut rcv = self.source.end.rcv();
         let mut snd = self.sink.end.snd();
-        if !self.is_on(&rcv) {
+        if !self.is_on(&rcv) && intact(Protection::OnBuffers) {
             return (0, Stop::Quantum, None);
         }
         // What the sink's own splice has left there is none of the connection's errors.
@@ -304,7 +324,7 @@ impl Task {
             Stop::Limit => Cause::Limit,
             Stop::Eof => {
                 let error = self.source.end.error().filter(is_real);
-                if self.forward_eof && error.is_none() {
+                if self.forward_eof && error.is_none() && intact(Protection::EofFirst) {
                     // Before anybody hears of the end and writes behind it.
                     snd.buf.close();
                 }
@@ -347,8 +367,9 @@ impl Task {
     }
 
     fn is_on(&self, rcv: &Guard<'_, Side, RCV>) -> bool {
-        rcv.diversion()
-            .is_some_and(|upcall| std::ptr::addr_eq(Arc::as_ptr(upcall), self))
+        rcv.diversion().is_some_and(|upcall| {
+            std::ptr::addr_eq(Arc::as_ptr(upcall), self) || !intact(Protection::Identity)
+        })
     }
 
     /// Takes the splice off both buffers and wakes both sides unconditionally. The caller drops the
@@ -381,7 +402,7 @@ impl Task {
         self.source.end.source_unspliced(rcv, end);
         self.sink.end.sink_unspliced(snd, end);
         // Last: who waits for the end comes back when everything is told.
-        let complete = self.step(Event::Hide) == Action::Complete;
+        let complete = self.step(Event::Hide) == Action::Complete || !intact(Protection::LastPass);
         Hidden {
             end,
             upcalls,
@@ -398,7 +419,8 @@ impl Task {
     fn dissolve_if(&self, cause: Cause, due: impl FnOnce(&Progress) -> bool) -> Option<End> {
         let mut rcv = self.source.end.rcv();
         let mut snd = self.sink.end.snd();
-        if !self.is_on(&rcv) || !due(&self.status.progress.lock()) {
+        let is_on = self.is_on(&rcv) || !intact(Protection::OneEnds);
+        if !is_on || !due(&self.status.progress.lock()) {
             return None;
         }
         let hidden = self.hide(&mut rcv, &mut snd, cause);
@@ -455,8 +477,10 @@ impl Task {
             return;
         }
         if self.idle.is_some() {
+            let early = !intact(Protection::DueUnderLocks)
+                && is_past(self.idle_deadline(&self.status.progress.lock()));
             self.dissolve_if(Cause::Idle, |progress| {
-                is_past(self.idle_deadline(progress))
+                early || is_past(self.idle_deadline(progress))
             });
         }
         let refilled = is_past(refill_deadline(&self.status.progress.lock()));

@@ -7,7 +7,7 @@
 //! 1. Segments and bits are left under the backlog lock; then, still under it, the connection is
 //!    tried. If that fails, there is an owner, and it has not yet given up.
 //! 2. The owner gives up only under the backlog lock, having found nothing there: it releases
-//!    `tcb` first, then the backlog. So nothing can be left behind unseen.
+//!    `tcb` first, then the backlog. So nothing can be left behind unseen (model: `conn::loom`).
 //! 3. The owner takes segments in the order of their arrival.
 //! 4. A user's thread serves one bound of segments at most. What remains stays in the backlog, and
 //!    the driver is told; whoever owns the connection next takes it first.
@@ -20,6 +20,7 @@ use super::tcb::{Done, Env, Tcb, Work};
 use super::wire::{Segment, Tuple};
 use crate::lock::{self, CONNECTION, Guard, LEAF};
 use crate::protocol::{Protocol, SocketEnd};
+use crate::sync::{Protection, intact};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -155,6 +156,9 @@ impl Conn {
                 if rounds > 0 && nothing {
                     // Give the emptied queue its memory back, then the connection (rule 2).
                     std::mem::swap(&mut backlog.segments, &mut segments);
+                    if !intact(Protection::FreeFirst) {
+                        drop(backlog);
+                    }
                     drop(tcb);
                     return;
                 }
@@ -284,3 +288,6 @@ impl Protocol for Conn {
         "tcp"
     }
 }
+
+#[cfg(test)]
+mod loom;

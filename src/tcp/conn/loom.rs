@@ -1,0 +1,160 @@
+//! A model of ownership: a driver with a segment and a user with bytes to send, at the same time, over
+//! a whole connection. Nobody waits, and nothing is left in the backlog.
+
+#![cfg(sosplice_loom)]
+
+use super::*;
+use crate::buf::{Buf, Gather};
+use crate::clock;
+use crate::link::{Capabilities, Frame, Link, Packet, TransmitError};
+use crate::sync::model::{claim, explore, explore_without, join, spawn};
+use crate::tcp::engine::EngineConfig;
+use crate::tcp::host::{Counters, TimerKey};
+use crate::tcp::limits::Limits;
+use crate::tcp::time_wait::TimeWait;
+use crate::tcp::wire::{ACK, Header, SYN, SynOptions};
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The stack: a link that counts payload bytes, and no timers.
+#[derive(Debug)]
+struct Stack {
+    now: Instant,
+    counters: Counters,
+    sent: AtomicUsize,
+}
+
+impl Link for Stack {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            mtu: 1500,
+            checksum: true,
+            segment_v4: None,
+            segment_v6: None,
+        }
+    }
+
+    fn receive(&self, _frames: &mut Vec<Frame>, _max: usize) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
+        let bytes = packet.payload.iter().map(Buf::len).sum();
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn wait(&self, _writable: bool, _deadline: Option<Instant>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn wake(&self) {}
+}
+
+impl Host for Stack {
+    fn link(&self) -> &dyn Link {
+        self
+    }
+
+    fn now(&self) -> Instant {
+        self.now
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn arm(&self, _conn: &Arc<Conn>, at: Instant, _former: Option<TimerKey>) -> TimerKey {
+        (at, 0)
+    }
+
+    fn blocked(&self, _conn: &Arc<Conn>) {}
+    fn hand_over(&self, _conn: &Arc<Conn>) {}
+    fn established(&self, _conn: &Arc<Conn>) {}
+    fn detached(&self) {}
+    fn closed(&self, _conn: &Arc<Conn>, _record: Option<TimeWait>) {}
+}
+
+const ISS: u32 = 1000;
+const IRS: u32 = 5000;
+
+/// A connection that the peer has opened.
+fn accepted() -> (Arc<Conn>, Arc<Stack>) {
+    let now = clock::system().now();
+    let stack = Arc::new(Stack {
+        now,
+        counters: Counters::default(),
+        sent: AtomicUsize::new(0),
+    });
+    let tuple = Tuple {
+        local: [10, 0, 0, 1].into(),
+        remote: [10, 0, 0, 2].into(),
+        local_port: 80,
+        remote_port: 4000,
+    };
+    let engine = EngineConfig {
+        rcv_ring: 100,
+        snd_ring: 100,
+        shared_rings: false,
+        nagle: false,
+        ack_delay: None,
+        seed: 1,
+    };
+    let config = ConnConfig {
+        rcv_ring: 100,
+        wire_iss: ISS,
+        epoch: now,
+    };
+    let engine = Engine::listening(&stack.capabilities(), &engine, &tuple);
+    let end = SocketEnd::new(100, 100);
+    let options = Options::new(true, None, Limits::default());
+    let conn = Conn::new(tuple, end, engine, (&config, options), stack.clone());
+    for (flags, number) in [(SYN, 0), (ACK, 1)] {
+        assert!(conn.leave(segment(&conn, flags, number, b"")));
+        conn.resume();
+    }
+    (conn, stack)
+}
+
+/// A segment of the peer; its numbers count from the two SYNs.
+fn segment(conn: &Conn, flags: u8, number: u32, bytes: &[u8]) -> Segment {
+    Segment {
+        tuple: conn.tuple,
+        header: Header {
+            seq: IRS + number,
+            ack: ISS + number,
+            flags,
+            window: 1000,
+            options: SynOptions::default(),
+        },
+        payload: Gather::from_iter([Buf::copy_of(bytes)]),
+        payload_len: bytes.len(),
+    }
+}
+
+fn owners() {
+    let (conn, stack) = accepted();
+    let user = conn.clone();
+    let user = spawn(move || {
+        user.end.snd().buf.append_copy(b"reply");
+        user.output();
+    });
+    conn.leave(segment(&conn, ACK, 1, b"x"));
+    conn.resume();
+    join(user);
+    let sent = stack.sent.load(Ordering::Relaxed);
+    claim(conn.end.rcv().buf.len() == 1, "the segment is taken");
+    claim(sent == 5, "the bytes are sent");
+    claim(conn.tcb.try_lock().is_some(), "nobody owns the connection");
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    explore("backlog against lock holder", owners);
+}
+
+#[test]
+#[should_panic(expected = "does not hold")]
+fn fails_if_the_backlog_is_free_first() {
+    explore_without(Protection::FreeFirst, owners);
+}
