@@ -431,11 +431,12 @@ impl Guard {
         let again = cut.start >= next && !self.awaits_only_fin();
         let new =
             |ack: &i64| *ack > signed(self.snd_una) || (again && *ack == signed(self.snd_una));
-        let ack = self
-            .acceptable_ack(header.ack)
-            .filter(|ack| known && new(ack));
-        // Keep-alive and window probe are empty, or lie just below the window.
-        let probe = cut.occupies || cut.start == next - 1;
+        let known_ack = self.acceptable_ack(header.ack);
+        let ack = known_ack.filter(|ack| known && new(ack));
+        // Keep-alive and window probe are empty, or lie just below the window. One that acknowledges
+        // what was never sent is none: two sides, each fed a forged byte, would answer each other
+        // for ever (an ACK storm).
+        let probe = cut.occupies || (cut.start == next - 1 && known_ack.is_some());
         match (ack, probe) {
             (None, true) => Verdict::Answer(answer),
             (None, false) => Verdict::Challenge(answer),
