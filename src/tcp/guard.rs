@@ -25,6 +25,10 @@ use super::wire::{ACK, FIN, Header, PSH, RST, SYN, SynOptions};
 use smoltcp::socket::tcp::State;
 use smoltcp::storage::Assembler;
 
+/// No peer makes our segments smaller than this, or a few bytes of payload would cost as many frames
+/// (CVE-2019-11479). FreeBSD's `net.inet.tcp.minmss`: what fits into the smallest MTU in use.
+const LEAST_MSS: u16 = 216;
+
 /// What the engine is to be fed, if anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -306,6 +310,7 @@ impl Guard {
         Verdict::Feed(bare(Header {
             ack: 0,
             flags: SYN,
+            options: believed(header.options),
             ..*header
         }))
     }
@@ -338,7 +343,11 @@ impl Guard {
             self.edge = advertised.saturating_sub(1);
             self.sure_edge = self.edge;
         }
-        Verdict::Feed(bare(Header { flags, ..*header }))
+        Verdict::Feed(bare(Header {
+            flags,
+            options: believed(header.options),
+            ..*header
+        }))
     }
 
     fn judge_syn_received(&mut self, header: &Header, len: usize) -> Verdict {
@@ -680,6 +689,14 @@ fn may_receive(state: State) -> bool {
         state,
         State::SynReceived | State::Established | State::FinWait1 | State::FinWait2
     )
+}
+
+/// The options of a SYN, with what would harm us left out.
+fn believed(options: SynOptions) -> SynOptions {
+    SynOptions {
+        mss: options.mss.map(|mss| mss.max(LEAST_MSS)),
+        ..options
+    }
 }
 
 fn bare(header: Header) -> Feed {
