@@ -101,6 +101,7 @@ impl Default for Config {
             limits: Limits {
                 connect: Duration::from_secs(75),
                 user: Duration::from_secs(300),
+                stall: None,
                 fin_wait: Duration::from_secs(60),
             },
             keep_alive: None,
@@ -167,6 +168,28 @@ impl Builder {
     #[must_use]
     pub fn user_timeout(mut self, timeout: Duration) -> Builder {
         self.config.limits.user = timeout.min(LONGEST);
+        self
+    }
+
+    /// How long data may wait although the peer answers, because it acknowledges none of it: then the
+    /// connection ends with `TimedOut`. `None`, the default, waits for ever, as RFC 9293 3.8.6.1 asks
+    /// for; RFC 6429 says that a host may give it up to defend itself against peers that never open
+    /// their window. A peer that reads a byte now and then makes progress. Once the socket is closed,
+    /// the user timeout says this too.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// use std::time::Duration;
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link)
+    ///     .address("10.0.0.1/24".parse()?)
+    ///     .stall_timeout(Some(Duration::from_secs(120)))
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn stall_timeout(mut self, timeout: Option<Duration>) -> Builder {
+        self.config.limits.stall = timeout.map(|timeout| timeout.min(LONGEST));
         self
     }
 

@@ -50,6 +50,8 @@ pub(crate) struct Limits {
     pub(crate) connect: Duration,
     /// Unacknowledged data and no sign of the peer.
     pub(crate) user: Duration,
+    /// Unacknowledged data and no progress, whatever the peer says.
+    pub(crate) stall: Option<Duration>,
     /// FIN-WAIT-2 of a socket that nobody holds any more.
     pub(crate) fin_wait: Duration,
 }
@@ -177,6 +179,8 @@ pub(crate) struct Tcb {
     began: Instant,
     /// When something acceptable was last heard, or something was first outstanding since.
     heard: Instant,
+    /// When the peer last acknowledged something new, or something was first outstanding since.
+    progress: Instant,
     outstanding: bool,
     /// What a router last said about the way (BSD's `t_softerror`), until the peer makes progress.
     soft_error: Option<SoError>,
@@ -228,6 +232,7 @@ impl Tcb {
             broken: false,
             began: now,
             heard: now,
+            progress: now,
             outstanding: false,
             soft_error: None,
             acknowledged: 0,
@@ -374,6 +379,7 @@ impl Tcb {
         }
         if self.guard.snd_una() > self.acknowledged {
             self.soft_error = None;
+            self.progress = env.now;
         }
         // Nobody waits any more for a peer that only says that its window is closed.
         if !self.detached || self.guard.snd_una() > self.acknowledged {
@@ -693,6 +699,7 @@ impl Tcb {
             self.guard.snd_una() < self.guard.snd_max() || self.guard.snd_una() < self.queued;
         if outstanding && !self.outstanding {
             self.heard = env.now;
+            self.progress = env.now;
         }
         self.outstanding = outstanding;
         let waits = self.detached && self.state() == State::FinWait2;
@@ -736,7 +743,12 @@ impl Tcb {
             }
             _ if self.outstanding => {
                 let user = self.heard + self.limits.user;
-                Some(self.linger_until.map_or(user, |linger| linger.min(user)))
+                let stall = self.limits.stall.map(|time| self.progress + time);
+                [stall, self.linger_until]
+                    .into_iter()
+                    .flatten()
+                    .chain([user])
+                    .min()
             }
             _ => self
                 .fin_wait_since

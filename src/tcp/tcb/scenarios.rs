@@ -46,6 +46,7 @@ impl World {
         let limits = Limits {
             connect: Duration::from_secs(75),
             user: Duration::from_secs(300),
+            stall: None,
             fin_wait: Duration::from_secs(60),
         };
         let mtu = link.capabilities().mtu;
