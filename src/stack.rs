@@ -27,6 +27,7 @@
 pub(crate) mod agenda;
 mod builder;
 pub(crate) mod control;
+mod cookie;
 mod driver;
 mod held;
 mod listener;
@@ -50,7 +51,7 @@ pub use stream::TcpStream;
 
 use crate::clock::{self, Clock};
 use crate::error::SoError;
-use crate::link::Link;
+use crate::link::{Capabilities, Link};
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::SocketEnd;
 use crate::tcp::conn::{Conn, ConnConfig, Runner};
@@ -126,6 +127,8 @@ pub(crate) struct Shared {
     /// Keys the ports to dial from, and how many were tried.
     port_secret: u64,
     dialled: AtomicU64,
+    /// In which slot of time a SYN was last answered with a cookie.
+    cookies_sent_in: AtomicU64,
     random: AtomicU64,
     closing: AtomicBool,
     /// The link or the driver is gone.
@@ -190,6 +193,8 @@ impl Stack {
             segments_refused: shared.counters.refused.get(),
             segments_backlog_full: shared.counters.backlog_full.get(),
             syns_dropped: shared.received.backlog_full.get(),
+            syn_cookies_sent: shared.received.cookies_sent.get(),
+            syn_cookies_accepted: shared.received.cookies_accepted.get(),
             link_full: shared.counters.link_full.get(),
             icmp_errors: shared.counters.icmp_errors.get(),
             mtu_lowered: shared.counters.mtu_lowered.get(),
@@ -296,7 +301,8 @@ impl Stack {
             let engine = shared.engine(&tuple, |link, config| {
                 Engine::connecting(link, config, &tuple)
             });
-            let conn = shared.connection(tuple, engine, None);
+            let number = shared.initial_sequence_number(&tuple, None);
+            let conn = shared.connection(tuple, engine, number);
             if shared.table.insert(&conn) {
                 // Either go_down() has found the connection, or this finds the stack down.
                 if shared.down.load(Ordering::SeqCst) {
@@ -400,7 +406,8 @@ impl Shared {
             return None;
         }
         let engine = self.engine(tuple, |link, config| Engine::listening(link, config, tuple));
-        let conn = self.connection(*tuple, engine, after);
+        let number = self.initial_sequence_number(tuple, after);
+        let conn = self.connection(*tuple, engine, number);
         if !self.table.insert(&conn) {
             // A user of this stack dialled the other way in between: the tuple is that connection's.
             listening.release();
@@ -411,12 +418,7 @@ impl Shared {
         Some(conn)
     }
 
-    fn connection(self: &Arc<Self>, tuple: Tuple, engine: Engine, after: Option<u32>) -> Arc<Conn> {
-        // RFC 1122 4.2.2.13: larger than any before, which a fast connection's are soon.
-        let wire_iss = match after {
-            Some(snd_nxt) => snd_nxt.wrapping_add(1 << 16),
-            None => self.initial_sequence_number(&tuple),
-        };
+    fn connection(self: &Arc<Self>, tuple: Tuple, engine: Engine, wire_iss: u32) -> Arc<Conn> {
         let end = SocketEnd::new(self.config.rcv_buffer, self.config.snd_buffer);
         end.set_flavor(self.config.flavor);
         let config = ConnConfig {
@@ -433,7 +435,7 @@ impl Shared {
     fn engine(
         &self,
         tuple: &Tuple,
-        make: impl FnOnce(&crate::link::Capabilities, &EngineConfig) -> Engine,
+        make: impl FnOnce(&Capabilities, &EngineConfig) -> Engine,
     ) -> Engine {
         let config = EngineConfig {
             rcv_ring: self.config.rcv_buffer,
@@ -443,30 +445,43 @@ impl Shared {
             ack_delay: self.config.ack_delay,
             seed: self.next_random(),
         };
-        let mut link = self.link.capabilities();
-        if let Some(mss) = self.config.mss {
-            // The engine announces and sends what its MTU has room for.
-            link.mtu = link.mtu.min(tuple.ip_header_len() + TCP_HEADER + mss);
-        }
+        let link = Capabilities {
+            mtu: self.mtu_for(tuple),
+            ..self.link.capabilities()
+        };
         make(&link, &config)
     }
 
-    /// RFC 6528: a clock of 4 us ticks, and a keyed hash of both ends.
+    /// The engine announces and sends what its MTU has room for.
+    fn mtu_for(&self, tuple: &Tuple) -> usize {
+        let mtu = self.link.capabilities().mtu;
+        let clamp = self.config.mss;
+        clamp.map_or(mtu, |mss| mtu.min(tuple.ip_header_len() + TCP_HEADER + mss))
+    }
+
+    /// RFC 6528: a clock of 4 us ticks, and a keyed hash of both ends. RFC 1122 4.2.2.13: behind the
+    /// last one of a former connection, which a fast connection's are soon.
     #[expect(clippy::cast_possible_truncation, reason = "sequence numbers wrap")]
-    fn initial_sequence_number(&self, tuple: &Tuple) -> u32 {
+    fn initial_sequence_number(&self, tuple: &Tuple, after: Option<u32>) -> u32 {
+        if let Some(snd_nxt) = after {
+            return snd_nxt.wrapping_add(1 << 16);
+        }
         let ticks = self
             .clock
             .now()
             .saturating_duration_since(self.epoch)
             .as_micros()
             / 4;
-        let hash = match self.repeatable {
+        (self.keyed_hash(tuple) as u32).wrapping_add(ticks as u32)
+    }
+
+    fn keyed_hash(&self, value: impl Hash) -> u64 {
+        match self.repeatable {
             true => {
-                BuildHasherDefault::<DefaultHasher>::default().hash_one((self.port_secret, tuple))
+                BuildHasherDefault::<DefaultHasher>::default().hash_one((self.port_secret, value))
             }
-            false => self.secret.hash_one(tuple),
-        };
-        (hash as u32).wrapping_add(ticks as u32)
+            false => self.secret.hash_one(value),
+        }
     }
 
     /// SplitMix64: for ports and engine seeds; sequence numbers on the wire do not depend on it.

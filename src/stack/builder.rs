@@ -86,6 +86,7 @@ pub(super) struct Config {
     pub(super) keep_alive: Option<KeepAlive>,
     pub(super) flavor: Flavor,
     pub(super) time_wait: Duration,
+    pub(super) syn_cookies: bool,
 }
 
 impl Default for Config {
@@ -107,6 +108,7 @@ impl Default for Config {
             keep_alive: None,
             flavor: Flavor::default(),
             time_wait: Duration::from_secs(60),
+            syn_cookies: true,
         }
     }
 }
@@ -224,6 +226,25 @@ impl Builder {
     #[must_use]
     pub fn time_wait(mut self, duration: Duration) -> Builder {
         self.config.time_wait = duration.min(LONGEST);
+        self
+    }
+
+    /// Whether SYNs are answered with cookies (RFC 4987 3.6) while half-open connections fill a
+    /// listener's backlog, so that a flood of them shuts nobody out; they are by default. Such a
+    /// connection takes no memory before its handshake is over, and has all it would have otherwise
+    /// but a maximum segment size above 1460. With `false` such SYNs are dropped. SYNs that a
+    /// [`DecidingListener`](crate::DecidingListener) would hold are always dropped.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let address = "10.0.0.1/24".parse()?;
+    /// let stack = Stack::builder(link).address(address).syn_cookies(false).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn syn_cookies(mut self, send: bool) -> Builder {
+        self.config.syn_cookies = send;
         self
     }
 
@@ -416,6 +437,7 @@ impl Builder {
             repeatable: self.seed.is_some(),
             port_secret: seed.rotate_left(32),
             dialled: AtomicU64::new(seed),
+            cookies_sent_in: AtomicU64::new(0),
             random: AtomicU64::new(seed),
             closing: AtomicBool::new(false),
             down: AtomicBool::new(false),

@@ -21,7 +21,7 @@
 //! last byte. They are 64 bits wide and only grow, so sequence numbers may wrap as often as they
 //! like. Deterministic; under the connection's ownership (rank 1).
 
-use super::wire::{ACK, FIN, Header, PSH, RST, SYN, SynOptions};
+use super::wire::{self, ACK, FIN, Header, PSH, RST, SYN, SynOptions};
 use smoltcp::socket::tcp::State;
 use smoltcp::storage::Assembler;
 
@@ -114,10 +114,9 @@ pub(crate) struct Guard {
 impl Guard {
     /// A guard for an engine whose receive ring has `capacity` bytes.
     pub(crate) fn new(capacity: usize) -> Guard {
-        let bits = usize::BITS - capacity.leading_zeros();
         Guard {
             capacity: capacity as u64,
-            shift: u8::try_from(bits.saturating_sub(16)).unwrap_or(u8::MAX),
+            shift: wire::shift_for(capacity),
             iss: None,
             irs: None,
             rcv_nxt: 0,
