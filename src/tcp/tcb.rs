@@ -257,6 +257,12 @@ impl Tcb {
         self.engine.as_ref().map_or(State::Closed, Engine::state)
     }
 
+    /// Real memory of what has arrived out of order.
+    #[cfg(test)]
+    pub(crate) fn store_memory(&self) -> usize {
+        self.store.memory()
+    }
+
     fn engine_time(&self, now: Instant) -> smoltcp::time::Instant {
         let micros = now.saturating_duration_since(self.epoch).as_micros();
         smoltcp::time::Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
