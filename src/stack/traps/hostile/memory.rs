@@ -64,8 +64,8 @@ fn every_second_byte_holds_no_more_than_a_window() {
     let mut net = Net::with(one_packet_each(), |b| b.receive_buffer(65_536));
     let (raw, stream) = net.accepted();
     let conn = conn(&net, &raw);
-    for step in [2, 3, 5, 1000] {
-        for at in (1..65_000).step_by(step) {
+    for step in [2, 3, 1000] {
+        for at in (1..20_000).step_by(step) {
             large(&net, &raw, at, &pattern(at as usize, 1));
             net.drain();
             let memory = conn.store_memory();
@@ -73,14 +73,14 @@ fn every_second_byte_holds_no_more_than_a_window() {
         }
     }
     // Large ones, of which all but a byte is sent again.
-    for at in 1..5000 {
+    for at in 1..300 {
         large(&net, &raw, at, &pattern(at as usize, 60_000));
         net.drain();
         let memory = conn.store_memory();
         assert!(memory <= 2 * 65_536 + 256 * 129, "{memory} bytes at {at}");
     }
     large(&net, &raw, 0, &pattern(0, 1));
-    assert_eq!(read(&stream), pattern(0, 64_999));
+    assert_eq!(read(&stream), pattern(0, 60_299));
     net.healthy();
 }
 
