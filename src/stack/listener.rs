@@ -95,7 +95,7 @@ impl Listening {
     /// Whether there is room for connections that wait, were those that are half-open not there.
     pub(crate) fn accepts(&self) -> bool {
         let queue = self.queue.lock();
-        !self.decides && !queue.closed && queue.ready.len() < self.backlog
+        !queue.closed && queue.ready.len() < self.backlog
     }
 
     /// A half-open connection has failed.

@@ -16,10 +16,8 @@ impl Many {
     fn new(pool: SplicePool) -> Many {
         let ends: Vec<_> = (0..SPLICES)
             .map(|_| {
-                let ((a, b), (c, d)) = (
-                    local::pair_with_hiwat(100, 100),
-                    local::pair_with_hiwat(100, 100),
-                );
+                let (a, b) = local::pair_with_hiwat(1000, 1000);
+                let (c, d) = local::pair_with_hiwat(100, 100);
                 [a, b, c, d].map(|socket| {
                     socket.set_nonblocking(true);
                     socket
@@ -73,15 +71,18 @@ impl Many {
 fn one_stalled_sink_of_ten_thousand_costs_the_others_nothing() {
     let many = Many::new(SplicePool::builder().workers(1).manual().build());
     let (free, all) = many.round(false);
-    // Until its sink, and then its source, is full.
-    for _ in 0..8 {
+    // Until its sink is full, and its source begins to be.
+    for _ in 0..6 {
         many.round(true);
     }
+    let source = &many.ends[STALLED][1];
+    let waiting = source.readable_bytes();
     let before = many.pool.stats();
     let (late, passes) = many.round(true);
     let after = many.pool.stats();
     assert_eq!(passes, all - all / SPLICES, "none for who is stalled");
     assert_eq!(after.stalls_no_room, before.stalls_no_room);
+    assert_eq!(source.readable_bytes(), waiting + ROUND, "wakes nobody");
     let bytes = after.bytes - before.bytes;
     assert_eq!(bytes, (SPLICES as u64 - 1) * ROUND as u64);
     // Who comes behind it is a pass earlier than without it.

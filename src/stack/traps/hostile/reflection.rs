@@ -34,6 +34,8 @@ fn answers_to_strangers_are_no_larger_than_their_questions() {
         let mut frames = Vec::new();
         assert_eq!(net.wire.receive(&mut frames, 10).unwrap(), 0, "{source:?}");
     }
+    assert_eq!(net.stack.stats().frames_bad_address, 3);
+    assert_eq!(net.stack.stats().connections, 0);
 }
 
 /// Guards `Verdict::Challenge` (RFC 5961 7): once a second, and a limit of each connection's own, so
