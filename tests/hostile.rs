@@ -1,7 +1,12 @@
 //! A flood of forged SYNs, and the kernel's TCP that connects all the same. Needs root; in a namespace
 //! that the test makes and removes.
 #![cfg(target_os = "linux")]
-#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
 
 #[path = "support/namespace.rs"]
 mod namespace;
