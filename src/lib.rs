@@ -49,6 +49,7 @@
 //! | [`splice`] | splices: options, ends, the pool of worker threads |
 //! | [`behaviour`] | what a splice does beside FreeBSD and OpenBSD, row by row, each with its test |
 //! | [`endings`] | what becomes of the rest when a socket, listener, stack, link or pool goes |
+//! | [`security`] | what a hostile peer can do, and the limit or rule that holds against it |
 //! | [`sockopt`] | the option as bytes: `setsockopt` and `getsockopt` as the kernels have them |
 //! | [`socket`] | a user's socket: blocking and non-blocking I/O, shutdown, close, upcalls |
 //! | [`socket::poller`] | waiting for many sockets and listeners at once, level- or edge-triggered; ends of splices are events |
@@ -146,6 +147,8 @@ pub mod lock;
 pub mod performance {}
 pub mod protocol;
 mod run_list;
+#[doc = include_str!("doc/security.md")]
+pub mod security {}
 pub mod sockbuf;
 pub mod socket;
 pub mod sockopt;

@@ -63,6 +63,7 @@
 pub(crate) mod agenda;
 mod builder;
 pub(crate) mod control;
+mod cookie;
 mod driver;
 mod held;
 mod listener;
@@ -90,7 +91,7 @@ pub use stream::TcpStream;
 
 use crate::clock::{self, Clock};
 use crate::error::SoError;
-use crate::link::Link;
+use crate::link::{Capabilities, Link};
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::SocketEnd;
 use crate::tcp::conn::{Conn, ConnConfig, Runner};
@@ -114,7 +115,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Instant;
@@ -159,6 +160,8 @@ pub(crate) struct Shared {
     counters: Counters,
     pub(crate) received: Received,
     numbers: Numbers,
+    /// In which slot of time a SYN was last answered with a cookie.
+    cookies_sent_in: AtomicU64,
     closing: AtomicBool,
     /// The link or the driver is gone.
     down: AtomicBool,
@@ -294,6 +297,8 @@ impl Stack {
             segments_refused: shared.counters.refused.get(),
             segments_backlog_full: shared.counters.backlog_full.get(),
             syns_dropped: shared.received.backlog_full.get(),
+            syn_cookies_sent: shared.received.cookies_sent.get(),
+            syn_cookies_accepted: shared.received.cookies_accepted.get(),
             link_full: shared.counters.link_full.get(),
             icmp_errors: shared.counters.icmp_errors.get(),
             mtu_lowered: shared.counters.mtu_lowered.get(),
@@ -462,7 +467,8 @@ impl Shared {
         let engine = self.engine(&tuple, |link, config| {
             Engine::connecting(link, config, &tuple)
         });
-        let conn = self.connection(tuple, engine, None);
+        let number = self.initial_sequence_number(&tuple, None);
+        let conn = self.connection(tuple, engine, number);
         if !self.table.insert(&conn) {
             return Ok(None);
         }
@@ -551,7 +557,8 @@ impl Shared {
             self.table.forget(tuple);
         }
         let engine = self.engine(tuple, |link, config| Engine::listening(link, config, tuple));
-        let conn = self.connection(*tuple, engine, after);
+        let number = self.initial_sequence_number(tuple, after);
+        let conn = self.connection(*tuple, engine, number);
         if !self.table.insert(&conn) {
             // A user of this stack dialled the other way in between: the tuple is that connection's.
             listening.release();
@@ -562,15 +569,7 @@ impl Shared {
         Some(conn)
     }
 
-    fn connection(self: &Arc<Self>, tuple: Tuple, engine: Engine, after: Option<u32>) -> Arc<Conn> {
-        // RFC 1122 4.2.2.13: larger than any before, which a fast connection's are soon.
-        let wire_iss = match after {
-            Some(snd_nxt) => snd_nxt.wrapping_add(1 << 16),
-            None => {
-                let since_epoch = self.clock.now().saturating_duration_since(self.epoch);
-                self.numbers.initial_sequence_number(&tuple, since_epoch)
-            }
-        };
+    fn connection(self: &Arc<Self>, tuple: Tuple, engine: Engine, wire_iss: u32) -> Arc<Conn> {
         let end = SocketEnd::new(self.config.rcv_buffer, self.config.snd_buffer);
         end.set_flavor(self.config.flavor);
         let config = ConnConfig {
@@ -589,7 +588,7 @@ impl Shared {
     fn engine(
         &self,
         tuple: &Tuple,
-        make: impl FnOnce(&crate::link::Capabilities, &EngineConfig) -> Engine,
+        make: impl FnOnce(&Capabilities, &EngineConfig) -> Engine,
     ) -> Engine {
         let config = EngineConfig {
             rcv_ring: self.config.rcv_buffer,
@@ -599,14 +598,30 @@ impl Shared {
             ack_delay: self.config.ack_delay,
             seed: self.numbers.random(),
         };
-        let mut link = self.link.capabilities();
-        let route_mtu = self.network.lock().mtu_to(tuple.remote);
-        link.mtu = route_mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu));
-        if let Some(mss) = self.config.mss {
-            // The engine announces and sends what its MTU has room for.
-            link.mtu = link.mtu.min(tuple.ip_header_len() + TCP_HEADER + mss);
-        }
+        let link = Capabilities {
+            mtu: self.mtu_for(tuple),
+            ..self.link.capabilities()
+        };
         make(&link, &config)
+    }
+
+    /// The engine announces and sends what its MTU has room for.
+    fn mtu_for(&self, tuple: &Tuple) -> usize {
+        let mtu = self.link.capabilities().mtu;
+        let route = self.network.lock().mtu_to(tuple.remote);
+        let clamp = self.config.mss;
+        let clamp = clamp.map(|mss| tuple.ip_header_len() + TCP_HEADER + mss);
+        [route, clamp].into_iter().flatten().fold(mtu, usize::min)
+    }
+
+    /// RFC 6528; RFC 1122 4.2.2.13: behind the last one of a former connection, which a fast
+    /// connection's are soon.
+    fn initial_sequence_number(&self, tuple: &Tuple, after: Option<u32>) -> u32 {
+        if let Some(snd_nxt) = after {
+            return snd_nxt.wrapping_add(1 << 16);
+        }
+        let since_epoch = self.clock.now().saturating_duration_since(self.epoch);
+        self.numbers.initial_sequence_number(tuple, since_epoch)
     }
 
     fn wake_if(&self, needed: bool) {

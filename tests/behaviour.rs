@@ -114,6 +114,40 @@ fn carried() -> Vec<Row> {
     rows
 }
 
+/// Words in backquotes that are written as names of tests are: the page's last column, and its text.
+#[test]
+fn each_test_that_the_security_page_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    files(&root.join("src"), &mut paths);
+    files(&root.join("tests"), &mut paths);
+    let mut tests = BTreeSet::new();
+    for path in paths {
+        let text = fs::read_to_string(path).unwrap();
+        let names = text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("fn "));
+        tests.extend(names.filter_map(|rest| Some(rest.split_once('(')?.0.to_owned())));
+    }
+    let page = fs::read_to_string(root.join("src/doc/security.md")).unwrap();
+    let mut named = 0;
+    for line in page.lines().filter(|line| !line.starts_with("|---")) {
+        let cells: Vec<_> = line
+            .strip_prefix("| ")
+            .map_or(vec![], |row| row.split(" | ").collect());
+        let column = cells.last().copied().unwrap_or(line);
+        let is_row = !cells.is_empty();
+        for name in column.split('`').skip(1).step_by(2) {
+            let is_name = name.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric());
+            if is_row || (is_name && name.matches('_').count() > 2) {
+                assert!(tests.contains(name), "no test {name}: {line}");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 40, "{named}");
+}
+
 #[test]
 fn the_table_of_behaviours_is_that_of_the_tests() {
     let (suite, carried) = (suite(), carried());

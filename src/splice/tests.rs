@@ -1,9 +1,10 @@
 //! What a splice does, step by step: a pool without threads, and a clock that is set.
 //!
-//! Here the bench; the tests are in `defects`, `lessons` and `behaviour`.
+//! Here the bench; the tests are in `defects`, `lessons`, `fairness` and `behaviour`.
 
 mod behaviour;
 mod defects;
+mod fairness;
 mod lessons;
 
 use super::*;

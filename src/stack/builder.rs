@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::thread;
 use std::time::Duration;
 
@@ -97,6 +97,7 @@ pub(super) struct Config {
     pub(super) time_wait_limit: usize,
     /// First and last ephemeral port.
     pub(super) ports: (u16, u16),
+    pub(super) syn_cookies: bool,
 }
 
 impl Default for Config {
@@ -115,6 +116,7 @@ impl Default for Config {
             time_wait: Duration::from_secs(60),
             time_wait_limit: 65_536,
             ports: (*numbers::EPHEMERAL.start(), *numbers::EPHEMERAL.end()),
+            syn_cookies: true,
         }
     }
 }
@@ -308,6 +310,28 @@ impl Builder {
         self
     }
 
+    /// How long data may wait although the peer answers, because it acknowledges none of it: then the
+    /// connection ends with `TimedOut`. `None`, the default, waits for ever, as RFC 9293 3.8.6.1 asks
+    /// for; RFC 6429 says that a host may give it up to defend itself against peers that never open
+    /// their window. A peer that reads a byte now and then makes progress. Once the socket is closed,
+    /// the user timeout says this too.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// use std::time::Duration;
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link)
+    ///     .address("10.0.0.1/24".parse()?)
+    ///     .stall_timeout(Some(Duration::from_secs(120)))
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn stall_timeout(mut self, timeout: Option<Duration>) -> Builder {
+        self.config.limits.stall = timeout.map(|timeout| timeout.min(LONGEST));
+        self
+    }
+
     /// Asks the peer of a connection that was `idle` for so long whether it is still there, up to
     /// `probes` times, `interval` apart. If it does not answer, the connection ends with `TimedOut`
     /// after `idle + probes * interval`; one that answers notices nothing else. Off by default
@@ -356,6 +380,25 @@ impl Builder {
     #[must_use]
     pub fn time_wait_limit(mut self, records: usize) -> Builder {
         self.config.time_wait_limit = records;
+        self
+    }
+
+    /// Whether SYNs are answered with cookies (RFC 4987 3.6) while half-open connections fill a
+    /// listener's backlog, so that a flood of them shuts nobody out; they are by default. Such a
+    /// connection takes no memory before its handshake is over, and has all it would have otherwise
+    /// but a maximum segment size above 1460. With `false` such SYNs are dropped. SYNs that a
+    /// [`DecidingListener`](crate::DecidingListener) would hold are always dropped.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let address = "10.0.0.1/24".parse()?;
+    /// let stack = Stack::builder(link).address(address).syn_cookies(false).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn syn_cookies(mut self, send: bool) -> Builder {
+        self.config.syn_cookies = send;
         self
     }
 
@@ -548,6 +591,7 @@ impl Builder {
             counters: Counters::default(),
             received: Received::default(),
             numbers: Numbers::new(seed, repeatable, first..=last),
+            cookies_sent_in: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             down: AtomicBool::new(false),
             attached: AtomicUsize::new(0),

@@ -229,6 +229,19 @@ impl Driver {
         let header = &segment.header;
         // As with a strict reverse path (RFC 3704 2.2): who cannot be answered is not heard.
         let routed = self.shared.is_routed(tuple.remote);
+        if routed
+            && header.flags & (SYN | wire::ACK | wire::RST) == wire::ACK
+            && let Some(syn) = self.shared.cookie_of(&segment)
+            && let Some(listening) = self.shared.listener_for(&tuple, own)
+        {
+            let value = header.ack.wrapping_sub(1);
+            match self.shared.accept_cookie(&listening, (tuple, syn, value)) {
+                Some(conn) => self.deliver(conn, segment),
+                // Its sender takes the connection for standing, and what it sends comes again.
+                None => self.shared.received.backlog_full.add(1),
+            }
+            return;
+        }
         if routed && header.flags & (SYN | wire::ACK | wire::RST | wire::FIN) == SYN {
             // First of all, also if its listener is closed: somebody may still decide about it.
             if self.shared.refresh_syn(&segment) {
@@ -271,7 +284,10 @@ impl Driver {
         };
         match conn {
             Some(conn) => self.deliver(conn, segment),
-            None => self.shared.received.backlog_full.add(1),
+            None if to_itself || !self.shared.answer_with_cookie(listening, &segment) => {
+                self.shared.received.backlog_full.add(1);
+            }
+            None => {}
         }
     }
 

@@ -197,7 +197,8 @@ impl Shared {
         let engine = self.engine(&tuple, |link, config| {
             Engine::listening(link, config, &tuple)
         });
-        let conn = self.connection(tuple, engine, after);
+        let number = self.initial_sequence_number(&tuple, after);
+        let conn = self.connection(tuple, engine, number);
         // Whoever finds the connection in the table and runs it takes the SYN first.
         conn.leave(syn);
         let inserted = self.table.insert(&conn);

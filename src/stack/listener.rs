@@ -83,6 +83,21 @@ impl Listening {
         room
     }
 
+    /// A connection whose handshake is over with its first segment may begin: only those that wait
+    /// count.
+    pub(crate) fn reserve_beyond(&self) -> bool {
+        let mut queue = self.queue.lock();
+        let room = !queue.closed && queue.ready.len() < self.backlog;
+        queue.half_open += usize::from(room);
+        room
+    }
+
+    /// Whether there is room for connections that wait, were those that are half-open not there.
+    pub(crate) fn accepts(&self) -> bool {
+        let queue = self.queue.lock();
+        !queue.closed && queue.ready.len() < self.backlog
+    }
+
     /// A half-open connection has failed.
     pub(crate) fn release(&self) {
         self.queue.lock().half_open -= 1;
@@ -227,7 +242,9 @@ impl Pollable for TcpListener {}
 /// A socket that accepts connections, in the shape of [`std::net::TcpListener`].
 ///
 /// Connections whose handshake is not over, and those that wait for [`accept`](Self::accept), count
-/// against the backlog; beyond it SYNs are dropped, and their senders try again.
+/// against the backlog. Beyond it SYNs are answered with cookies
+/// ([`Builder::syn_cookies`](crate::stack::Builder::syn_cookies)) as long as there is room for those
+/// that wait; otherwise they are dropped, and their senders try again.
 ///
 /// Handles are cloned. Dropping the last one resets the connections that nobody has accepted.
 ///

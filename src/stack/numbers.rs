@@ -46,13 +46,17 @@ impl Numbers {
     #[expect(clippy::cast_possible_truncation, reason = "sequence numbers wrap")]
     pub(super) fn initial_sequence_number(&self, tuple: &Tuple, since_epoch: Duration) -> u32 {
         let ticks = since_epoch.as_micros() / 4;
-        let hash = match self.repeatable {
+        (self.keyed_hash(tuple) as u32).wrapping_add(ticks as u32)
+    }
+
+    /// With the secret of the initial sequence numbers.
+    pub(super) fn keyed_hash(&self, value: impl Hash) -> u64 {
+        match self.repeatable {
             true => {
-                BuildHasherDefault::<DefaultHasher>::default().hash_one((self.port_secret, tuple))
+                BuildHasherDefault::<DefaultHasher>::default().hash_one((self.port_secret, value))
             }
-            false => self.secret.hash_one(tuple),
-        };
-        (hash as u32).wrapping_add(ticks as u32)
+            false => self.secret.hash_one(value),
+        }
     }
 
     /// SplitMix64: for ports and engine seeds; sequence numbers on the wire do not depend on it.

@@ -21,6 +21,10 @@ pub(crate) struct Received {
     pub(crate) claimed: Counter,
     /// SYNs beyond a backlog.
     pub(crate) backlog_full: Counter,
+    /// SYNs beyond a backlog that were answered with a cookie.
+    pub(crate) cookies_sent: Counter,
+    /// Connections that began with a cookie.
+    pub(crate) cookies_accepted: Counter,
 }
 
 impl Received {
@@ -75,6 +79,11 @@ pub struct Stats {
     pub segments_backlog_full: u64,
     /// SYNs dropped because a listener's backlog was full.
     pub syns_dropped: u64,
+    /// SYNs answered with a cookie because half-open connections filled a listener's backlog
+    /// ([`Builder::syn_cookies`](super::Builder::syn_cookies)).
+    pub syn_cookies_sent: u64,
+    /// Connections that began with such an answer.
+    pub syn_cookies_accepted: u64,
     /// Times that the link had no room.
     pub link_full: u64,
     /// ICMP errors about a segment of ours that is in flight.

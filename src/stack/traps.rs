@@ -11,6 +11,7 @@
 mod ahead;
 mod fuzz;
 mod held;
+mod hostile;
 mod icmp;
 mod options;
 mod routes;
@@ -1128,7 +1129,7 @@ fn a_shutdown_with_much_to_send_delays_the_fin() {
 
 #[test]
 fn the_backlog_is_a_limit() {
-    let mut net = Net::new();
+    let mut net = Net::with(one_packet_each(), |builder| builder.syn_cookies(false));
     let at = "10.0.0.1:80";
     let listener = TcpListener::bind_with_backlog(&net.stack, at, 3).unwrap();
     for port in 1..=3 {

@@ -241,6 +241,12 @@ impl Conn {
         format!("{:?}\n{:?}\n{}", self.tuple, *tcb, ops.join("\n"))
     }
 
+    /// Real memory of what has arrived out of order.
+    #[cfg(test)]
+    pub(crate) fn store_memory(&self) -> usize {
+        self.tcb.lock().store_memory()
+    }
+
     /// How the engine was made and what happened to it.
     #[cfg(test)]
     pub(crate) fn taps(&self) -> (super::engine::EngineConfig, Vec<super::oracle::Op>) {

@@ -24,9 +24,13 @@
 //! like. Deterministic; under the connection's ownership (rank 1).
 
 use super::ahead::{Ahead, BLOCKS};
-use super::wire::{ACK, FIN, Header, PSH, RST, SYN, SynOptions};
+use super::wire::{self, ACK, FIN, Header, PSH, RST, SYN, SynOptions};
 use smallvec::SmallVec;
 use smoltcp::socket::tcp::State;
+
+/// No peer makes our segments smaller than this, or a few bytes of payload would cost as many frames
+/// (CVE-2019-11479). FreeBSD's `net.inet.tcp.minmss`: what fits into the smallest MTU in use.
+const LEAST_MSS: u16 = 216;
 
 /// What the engine is to be fed, if anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,10 +149,9 @@ pub(crate) struct Guard {
 impl Guard {
     /// A guard for an engine whose receive ring has `capacity` bytes.
     pub(crate) fn new(capacity: usize) -> Guard {
-        let bits = usize::BITS - capacity.leading_zeros();
         Guard {
             capacity: capacity as u64,
-            shift: u8::try_from(bits.saturating_sub(16)).unwrap_or(u8::MAX),
+            shift: wire::shift_for(capacity),
             iss: None,
             irs: None,
             rcv_nxt: 0,
@@ -343,6 +346,7 @@ impl Guard {
         Verdict::Feed(bare(Header {
             ack: 0,
             flags: SYN,
+            options: believed(header.options),
             ..*header
         }))
     }
@@ -375,7 +379,11 @@ impl Guard {
             self.edge = advertised.saturating_sub(1);
             self.sure_edge = self.edge;
         }
-        Verdict::Feed(bare(Header { flags, ..*header }))
+        Verdict::Feed(bare(Header {
+            flags,
+            options: believed(header.options),
+            ..*header
+        }))
     }
 
     fn judge_syn_received(&mut self, header: &Header, len: usize) -> Verdict {
@@ -473,11 +481,12 @@ impl Guard {
         let again = cut.start >= next && !self.awaits_only_fin();
         let new =
             |ack: &i64| *ack > signed(self.snd_una) || (again && *ack == signed(self.snd_una));
-        let ack = self
-            .acceptable_ack(header.ack)
-            .filter(|ack| known && new(ack));
-        // Keep-alive and window probe are empty, or lie just below the window.
-        let probe = cut.occupies || cut.start == next - 1;
+        let known_ack = self.acceptable_ack(header.ack);
+        let ack = known_ack.filter(|ack| known && new(ack));
+        // Keep-alive and window probe are empty, or lie just below the window. One that acknowledges
+        // what was never sent is none: two sides, each fed a forged byte, would answer each other
+        // for ever (an ACK storm).
+        let probe = cut.occupies || (cut.start == next - 1 && known_ack.is_some());
         match (ack, probe) {
             (None, true) => Verdict::Answer(answer),
             (None, false) => Verdict::Challenge(answer),
@@ -742,6 +751,14 @@ fn may_receive(state: State) -> bool {
         state,
         State::SynReceived | State::Established | State::FinWait1 | State::FinWait2
     )
+}
+
+/// The options of a SYN, with what would harm us left out.
+fn believed(options: SynOptions) -> SynOptions {
+    SynOptions {
+        mss: options.mss.map(|mss| mss.max(LEAST_MSS)),
+        ..options
+    }
 }
 
 fn bare(header: Header) -> Feed {

@@ -24,6 +24,8 @@ pub(crate) struct Limits {
     pub(crate) syn_ack_retries: Option<u32>,
     /// Unacknowledged data and no sign of the peer.
     pub(crate) user: Duration,
+    /// Unacknowledged data and no progress, whatever the peer says.
+    pub(crate) stall: Option<Duration>,
     /// One direction has ended and nothing moves in the other one.
     pub(crate) half_closed: Option<Duration>,
     /// FIN-WAIT-2 of a socket that nobody holds any more.
@@ -38,6 +40,7 @@ impl Default for Limits {
             half_open: Duration::from_secs(20),
             syn_ack_retries: None,
             user: Duration::from_secs(300),
+            stall: None,
             half_closed: None,
             fin_wait: Duration::from_secs(60),
         }
@@ -68,6 +71,7 @@ impl Limits {
             ("connect_timeout", Some(self.connect)),
             ("half_open_timeout", Some(self.half_open)),
             ("user_timeout", Some(self.user)),
+            ("stall_timeout", self.stall),
             ("half_closed_timeout", self.half_closed),
             ("fin_wait_timeout", Some(self.fin_wait)),
         ];

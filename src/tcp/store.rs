@@ -26,6 +26,12 @@ impl Store {
         self.pieces.values().map(Buf::len).sum()
     }
 
+    /// Real memory held.
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> usize {
+        self.pieces.values().map(Buf::footprint).sum()
+    }
+
     /// Keeps `payload`, which begins at `position`, in place of what was there.
     pub(crate) fn insert(&mut self, position: u64, payload: impl Iterator<Item = Buf>) {
         let mut at = position;
@@ -33,13 +39,7 @@ impl Store {
             let end = at + buf.len() as u64;
             self.clear(at, end);
             if !buf.is_empty() {
-                // A small piece must not hold on to a large frame.
-                let buf = if buf.footprint() > buf.len() {
-                    Buf::copy_of(&buf)
-                } else {
-                    buf
-                };
-                self.pieces.insert(at, buf);
+                self.keep(at, buf);
             }
             at = end;
         }
@@ -75,8 +75,9 @@ impl Store {
             let mut cut = buf.split_off(usize::try_from(from - start).unwrap_or(0));
             if from + cut.len() as u64 > to {
                 cut.advance(usize::try_from(to - from).unwrap_or(0));
-                self.pieces.insert(to, cut);
+                self.keep(to, cut);
             }
+            self.shrink(start);
         }
         while let Some((&start, _)) = self.pieces.range(from..to).next() {
             let Some(mut buf) = self.pieces.remove(&start) else {
@@ -84,8 +85,25 @@ impl Store {
             };
             if start + buf.len() as u64 > to {
                 buf.advance(usize::try_from(to - start).unwrap_or(0));
-                self.pieces.insert(to, buf);
+                self.keep(to, buf);
             }
+        }
+    }
+
+    /// Keeps a piece. A small one must not hold on to a large frame.
+    fn keep(&mut self, at: u64, buf: Buf) {
+        let buf = if buf.footprint() > buf.len() {
+            Buf::copy_of(&buf)
+        } else {
+            buf
+        };
+        self.pieces.insert(at, buf);
+    }
+
+    /// The piece has become smaller.
+    fn shrink(&mut self, at: u64) {
+        if let Some(buf) = self.pieces.remove(&at) {
+            self.keep(at, buf);
         }
     }
 
@@ -157,6 +175,22 @@ mod tests {
         }
         assert_eq!(store.take(1, 60_001).unwrap().len(), 60_000);
         assert!(store.is_empty());
+    }
+
+    /// A large segment again and again, of which all but a byte is sent once more.
+    #[test]
+    fn what_is_left_of_overlapped_pieces_holds_no_large_frames() {
+        let mut store = Store::default();
+        for round in 0..100u64 {
+            let large = Buf::copy_of(&[1; 60_000]);
+            store.insert(1 + round, std::iter::once(large));
+            assert!(
+                store.memory() <= 60_000 + round as usize * 512,
+                "{} bytes of memory for {}",
+                store.memory(),
+                store.len()
+            );
+        }
     }
 
     #[test]

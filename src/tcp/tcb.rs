@@ -163,6 +163,8 @@ pub(crate) struct Tcb {
     began: Instant,
     /// When something acceptable was last heard, or something was first outstanding since.
     heard: Instant,
+    /// When the peer last acknowledged something new, or something was first outstanding since.
+    progress: Instant,
     outstanding: bool,
     /// What a router last said about the way (BSD's `t_softerror`), until the peer makes progress.
     soft_error: Option<SoError>,
@@ -216,6 +218,7 @@ impl Tcb {
             broken: false,
             began: now,
             heard: now,
+            progress: now,
             outstanding: false,
             soft_error: None,
             acknowledged: 0,
@@ -239,6 +242,12 @@ impl Tcb {
     /// The engine's state; CLOSED when it is gone.
     pub(crate) fn state(&self) -> State {
         self.engine.as_ref().map_or(State::Closed, Engine::state)
+    }
+
+    /// Real memory of what has arrived out of order.
+    #[cfg(test)]
+    pub(crate) fn store_memory(&self) -> usize {
+        self.store.memory()
     }
 
     fn engine_time(&self, now: Instant) -> smoltcp::time::Instant {
@@ -381,6 +390,7 @@ impl Tcb {
         self.check(as_judged, "I1: the engine grew as the guard said");
         if self.guard.snd_una() > self.acknowledged {
             self.soft_error = None;
+            self.progress = env.now;
         }
         // Nobody waits any more for a peer that only says that its window is closed.
         if !self.detached || self.guard.snd_una() > self.acknowledged {
@@ -697,6 +707,7 @@ impl Tcb {
             self.guard.snd_una() < self.guard.snd_max() || self.guard.snd_una() < self.queued;
         if outstanding && !self.outstanding {
             self.heard = env.now;
+            self.progress = env.now;
         }
         self.outstanding = outstanding;
         let waits = self.detached && self.state() == State::FinWait2;
@@ -742,8 +753,10 @@ impl Tcb {
             _ if self.outstanding => {
                 let user = self.heard + self.limits.user;
                 let linger = self.linger_until.into_iter();
+                let stall = self.limits.stall.map(|time| self.progress + time);
                 linger
                     .chain(self.half_closed_deadline())
+                    .chain(stall)
                     .chain([user])
                     .min()
             }

@@ -43,8 +43,9 @@ impl TimeWait {
             return Answer::Acknowledge { restart: true };
         }
         // A pure acknowledgement draws none, or two sides that disagree would go on for ever; a
-        // keep-alive does.
-        if len > 0 || ahead == -1 {
+        // keep-alive does, unless it acknowledges what was never sent: then they disagree.
+        let believable = self.snd_nxt.wrapping_sub(header.ack).cast_signed() >= 0;
+        if len > 0 || (ahead == -1 && believable) {
             Answer::Acknowledge { restart: false }
         } else {
             Answer::Ignore
@@ -129,6 +130,15 @@ mod tests {
             record.answer(&segment(u32::MAX - 1, ACK), 0),
             Answer::Acknowledge { restart: false },
             "a keep-alive"
+        );
+        let disagrees = Header {
+            ack: 1001,
+            ..segment(u32::MAX - 1, ACK)
+        };
+        assert_eq!(
+            record.answer(&disagrees, 0),
+            Answer::Ignore,
+            "it acknowledges what was never sent: an ACK storm"
         );
         assert_eq!(
             record.answer(&segment(0, ACK), 3),

@@ -326,6 +326,12 @@ fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) 
     sum
 }
 
+/// The window scale for a receive buffer of so many bytes, as the engine chooses it.
+pub(crate) fn shift_for(capacity: usize) -> u8 {
+    let bits = usize::BITS - capacity.leading_zeros();
+    u8::try_from(bits.saturating_sub(16)).unwrap_or(u8::MAX)
+}
+
 /// Reads options until the end, or until one whose length makes no sense.
 fn syn_options(mut bytes: &[u8]) -> SynOptions {
     let mut options = SynOptions::default();

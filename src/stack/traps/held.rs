@@ -280,7 +280,7 @@ fn a_tuple_that_was_dialled_meanwhile_is_taken() {
     let engine = shared.engine(&tuple, |link, config| {
         Engine::connecting(link, config, &tuple)
     });
-    let conn = shared.connection(tuple, engine, None);
+    let conn = shared.connection(tuple, engine, 0);
     assert!(shared.table.insert(&conn));
     assert_eq!(pending.accept().unwrap_err().kind(), ErrorKind::AddrInUse);
     nothing_is_held(&mut net, &listener);

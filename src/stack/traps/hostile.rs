@@ -1,0 +1,38 @@
+//! Peers that mean harm. Each test is a row of the page `security` of the documentation, or part of
+//! one: the limit or rule that it is about holds, and whoever keeps to the protocol is still served.
+
+mod cookies;
+mod memory;
+mod reflection;
+mod time;
+
+use super::*;
+
+/// The connection that the stack has with this peer.
+fn conn(net: &Net, raw: &Raw) -> Arc<Conn> {
+    let tuple = Tuple {
+        local: raw.to.0,
+        remote: raw.from.0,
+        local_port: raw.to.1,
+        remote_port: raw.from.1,
+    };
+    match net.stack.shared().table.get(&tuple) {
+        Some(Entry::Conn(conn)) => conn,
+        other => panic!("not a connection: {other:?}"),
+    }
+}
+
+/// Text goes both ways.
+fn works(net: &mut Net, raw: &mut Raw, mut stream: &TcpStream) {
+    net.drain();
+    raw.text(net, b"ping");
+    net.turn();
+    net.drain();
+    assert_eq!(read(stream), b"ping");
+    stream.write_all(b"pong").unwrap();
+    let seen = net.seen();
+    assert_eq!(raw.take(&seen), b"pong");
+    raw.send(net, ACK, b"");
+    assert!(net.seen().is_empty());
+    net.healthy();
+}
