@@ -114,9 +114,10 @@ fn carried() -> Vec<Row> {
     rows
 }
 
-/// Words in backquotes that are written as names of tests are: the page's last column, and its text.
+/// Words in backquotes that are written as names of tests are: the last column of each page's table,
+/// and its text.
 #[test]
-fn each_test_that_the_security_page_names_is_there() {
+fn each_test_that_a_page_names_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut paths = Vec::new();
     files(&root.join("src"), &mut paths);
@@ -129,7 +130,15 @@ fn each_test_that_the_security_page_names_is_there() {
             .filter_map(|line| line.trim().strip_prefix("fn "));
         tests.extend(names.filter_map(|rest| Some(rest.split_once('(')?.0.to_owned())));
     }
-    let page = fs::read_to_string(root.join("src/doc/security.md")).unwrap();
+    for (page, least) in [("security.md", 40), ("endings.md", 25)] {
+        let page = fs::read_to_string(root.join("src/doc").join(page)).unwrap();
+        let named = named(&page, &tests);
+        assert!(named > least, "{named}");
+    }
+}
+
+/// How many tests a page names, all of which there are.
+fn named(page: &str, tests: &BTreeSet<String>) -> usize {
     let mut named = 0;
     for line in page.lines().filter(|line| !line.starts_with("|---")) {
         let cells: Vec<_> = line
@@ -145,7 +154,7 @@ fn each_test_that_the_security_page_names_is_there() {
             }
         }
     }
-    assert!(named > 40, "{named}");
+    named
 }
 
 #[test]

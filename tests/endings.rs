@@ -12,8 +12,6 @@ mod pools;
 mod sockets;
 #[path = "endings/stacks.rs"]
 mod stacks;
-#[path = "endings/table.rs"]
-mod table;
 
 use sosplice::clock::{Clock, SystemClock};
 use sosplice::link::memory;
