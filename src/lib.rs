@@ -82,7 +82,8 @@
 //! 2. The connection's *guard* decides by RFC 9293 and 5961 what of the segment counts. The *engine*,
 //!    a smoltcp socket of this connection alone, is told about it, but sees zeros in place of the
 //!    payload: it keeps sequence numbers, windows and timers.
-//! 3. The payload stays in the frame that it came in; a reference to it is appended to `so_rcv`.
+//! 3. The payload stays in the frame that it came in; a reference to it is appended to `so_rcv`. What
+//!    came ahead of its turn waits until the hole before it is filled, and the peer is told of it (SACK).
 //! 4. A splice is told, and one of its passes moves the reference from `so_rcv` to the `so_snd` of
 //!    the other socket.
 //! 5. That socket's engine emits a header and a range of sequence numbers. The range picks the
