@@ -74,6 +74,19 @@ pub enum ConnectError {
     Pending,
 }
 
+impl ConnectError {
+    /// For a caller who waits no longer and closes the socket.
+    pub(crate) fn given_up(self) -> io::Error {
+        match self {
+            ConnectError::Failed(error) => error.into(),
+            ConnectError::Pending => {
+                let why = "the peer did not answer within the timeout";
+                io::Error::new(io::ErrorKind::TimedOut, why)
+            }
+        }
+    }
+}
+
 impl From<ConnectError> for io::Error {
     fn from(error: ConnectError) -> io::Error {
         match error {

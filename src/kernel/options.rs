@@ -8,6 +8,7 @@
 use super::{Conn, KernelStream};
 use crate::clock::{Clock, SystemClock};
 use crate::keep_alive::KeepAlive;
+use crate::socket::ConnectError;
 use rustix::net::sockopt;
 use std::io;
 use std::net::SocketAddr;
@@ -58,7 +59,8 @@ impl KernelStream {
         }
         let deadline = SystemClock.now().checked_add(timeout);
         let stream = KernelStream::start(address)?;
-        stream.wait_connected(deadline)?;
+        let connected = stream.wait_connected(deadline);
+        connected.map_err(ConnectError::given_up)?;
         Ok(stream)
     }
 
