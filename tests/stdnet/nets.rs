@@ -281,7 +281,8 @@ impl Ours {
         let (a, b) = memory::pair(memory::Config::default());
         let build = |link, address: &str| {
             let builder = Stack::builder(link).address(address.parse().unwrap());
-            builder.build().unwrap()
+            // A backlog of one that a handshake fills for a moment is to be full, as it is a moment later.
+            builder.syn_cookies(false).build().unwrap()
         };
         Ours {
             server: build(a, "10.0.0.1/24"),
