@@ -70,21 +70,8 @@ pub enum ConnectError {
     #[error(transparent)]
     Failed(#[from] SoError),
     /// It still tries; the caller did not want to wait any longer.
-    #[error("the connection is not established yet, wait longer or close the socket")]
+    #[error("the peer has not answered in the time given, wait longer or close the socket")]
     Pending,
-}
-
-impl ConnectError {
-    /// For a caller who waits no longer and closes the socket.
-    pub(crate) fn given_up(self) -> io::Error {
-        match self {
-            ConnectError::Failed(error) => error.into(),
-            ConnectError::Pending => {
-                let why = "the peer did not answer within the timeout";
-                io::Error::new(io::ErrorKind::TimedOut, why)
-            }
-        }
-    }
 }
 
 impl From<ConnectError> for io::Error {

@@ -8,7 +8,6 @@
 use super::{Conn, KernelStream};
 use crate::clock::{Clock, SystemClock};
 use crate::keep_alive::KeepAlive;
-use crate::socket::ConnectError;
 use rustix::net::sockopt;
 use std::io;
 use std::net::SocketAddr;
@@ -59,8 +58,7 @@ impl KernelStream {
         }
         let deadline = SystemClock.now().checked_add(timeout);
         let stream = KernelStream::start(address)?;
-        let connected = stream.wait_connected(deadline);
-        connected.map_err(ConnectError::given_up)?;
+        stream.wait_connected(deadline)?;
         Ok(stream)
     }
 

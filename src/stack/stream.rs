@@ -4,7 +4,7 @@ use super::builder::LONGEST;
 use super::{KeepAlive, Stack};
 use crate::protocol::Protocol;
 use crate::socket::poller::pollable;
-use crate::socket::{ConnectError, Socket, blocking};
+use crate::socket::{Socket, blocking};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::limits::Limits;
 use crate::tcp::tcb::Work;
@@ -91,8 +91,7 @@ impl TcpStream {
         }
         let deadline = stack.now().checked_add(timeout);
         let stream = TcpStream::start(stack, address)?;
-        let connected = stream.socket.wait_connected(deadline);
-        connected.map_err(ConnectError::given_up)?;
+        stream.socket.wait_connected(deadline)?;
         Ok(stream)
     }
 
