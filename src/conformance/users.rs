@@ -429,8 +429,11 @@ fn write(world: &World<'_>) -> Outcome {
 
 fn write_to_full_sink(world: &World<'_>) -> Outcome {
     // An operating system may find a little room by itself: then that sink was not full.
-    const ATTEMPTS: usize = 10;
-    for _ in 0..ATTEMPTS {
+    let attempts = match world.factory().stands_still() {
+        true => 1,
+        false => 10,
+    };
+    for _ in 0..attempts {
         let (proxy, sent) = stuck(world);
         proxy.sink.set_nonblocking(true);
         let Err(error) = proxy.sink.send(b"!") else {
@@ -441,7 +444,7 @@ fn write_to_full_sink(world: &World<'_>) -> Outcome {
         world.exchange(&proxy.sink, &proxy.server, b"!");
         return Outcome::Passed;
     }
-    panic!("of {ATTEMPTS} sinks none was full");
+    panic!("of {attempts} sinks none was full");
 }
 
 fn sleeping_writer(world: &World<'_>) -> Outcome {
