@@ -13,6 +13,7 @@
 
 mod clock;
 mod ear;
+mod goodput;
 mod network;
 mod peer;
 mod plan;

@@ -180,6 +180,7 @@ impl Peer {
                     )
                 })?;
                 self.received += count as u64;
+                scene.delivered_at.set(scene.clock.since_start());
                 scene.note(self.stream, "received", count as u64);
                 Ok(true)
             }

@@ -181,13 +181,13 @@ fn stack(rng: &mut Rng) -> StackPlan {
 fn pool(rng: &mut Rng) -> PoolPlan {
     PoolPlan {
         workers: rng.usize(1..=2),
-        quantum: pick(rng, &[1, 1000, 16_384, 262_144]),
+        quantum: pick(rng, &[100, 1000, 16_384, 262_144]),
         direct: rng.bool(),
     }
 }
 
 fn conn(rng: &mut Rng, rude: bool, count: usize) -> ConnPlan {
-    let most = 200_000 / count as u64;
+    let most = pick(rng, &[20_000, 200_000, 200_000, 1_000_000]) / count as u64;
     let total = |rng: &mut Rng| log_uniform(rng, most);
     let breaks = |rng: &mut Rng| (rude && rng.u32(0..3) == 0).then(|| log_uniform(rng, most));
     ConnPlan {
