@@ -76,6 +76,17 @@ fn seeds() {
     );
 }
 
+/// Seeds that have failed, and what it was.
+const ONCE_FAILED: &[(u64, &str)] = &[(5901, "so_rcv held more memory than its limit")];
+
+#[test]
+fn seeds_that_once_failed() {
+    for (seed, what) in ONCE_FAILED {
+        let result = run(*seed, Plan::new(*seed), false);
+        assert!(result.is_ok(), "seed {seed}, once: {what}: {result:?}");
+    }
+}
+
 /// One seed, with a line for everything that happens.
 #[test]
 #[ignore = "for .ci/sim --replay"]
