@@ -6,9 +6,7 @@
 //! becomes one of the established connection: addresses and ports are set, sequence and
 //! acknowledgement number count from where the connection is, lengths are filled in.
 //!
-//! From the crate's folder, with a nightly compiler and cargo-fuzz:
-//! `mkdir -p tests/fuzz/corpus/frames && cargo +nightly fuzz run --fuzz-dir tests/fuzz frames
-//! tests/fuzz/corpus/frames tests/fuzz/seeds -- -max_total_time=60`
+//! To run it: `.ci/fuzz 60 frames`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -112,7 +110,7 @@ impl World {
             .seed(1)
             .manual()
             .unwrap();
-        let listener = TcpListener::bind_with_backlog(&stack, ([0, 0, 0, 0], PORT).into(), 4);
+        let listener = TcpListener::bind_with_backlog(&stack, ("0.0.0.0", PORT), 4);
         let listener = listener.unwrap();
         listener.set_nonblocking(true);
         let mut world = World {
