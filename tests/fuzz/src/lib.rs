@@ -71,6 +71,7 @@ impl<'a> Input<'a> {
             254 => self.i32().into(),
             253 => i64::MAX,
             252 => i64::MIN,
+            251 => i64::from(self.byte()) + 999_990,
             small => i64::from(small) - 4,
         }
     }
@@ -91,6 +92,11 @@ impl Steps {
         })
     }
 
+    /// Since the beginning.
+    pub fn passed(&self) -> Duration {
+        Duration::from_micros(self.micros.load(Ordering::Relaxed))
+    }
+
     pub fn pass(&self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.micros.fetch_add(micros, Ordering::Relaxed);
@@ -99,6 +105,6 @@ impl Steps {
 
 impl Clock for Steps {
     fn now(&self) -> Instant {
-        self.start + Duration::from_micros(self.micros.load(Ordering::Relaxed))
+        self.start + self.passed()
     }
 }
