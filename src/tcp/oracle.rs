@@ -8,6 +8,9 @@
 
 mod network;
 
+#[cfg(sosplice_fuzz)]
+pub use network::fuzz::engine as fuzz_engine;
+
 use super::engine::{EngineConfig, Received, device_capabilities};
 use super::wire::{self, Header, MAX_CANONICAL, Tuple};
 use crate::buf::{Buf, Chain};
