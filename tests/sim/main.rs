@@ -50,6 +50,7 @@ fn seeds() {
     let count = setting("SOSPLICE_SIM_SEEDS").unwrap_or(200);
     let first = setting("SOSPLICE_SIM_FIRST").unwrap_or(0);
     let (mut bytes, mut splices, mut lost, mut steps, mut time) = (0, 0, 0, 0, 0.0);
+    let mut longest = (0.0, 0);
     let mut failures = Vec::new();
     for seed in first..first + count {
         match run(seed, Plan::new(seed), false) {
@@ -58,7 +59,11 @@ fn seeds() {
                 splices += outcome.splices;
                 lost += outcome.lost;
                 steps += outcome.steps;
-                time += outcome.time.as_secs_f64();
+                let seconds = outcome.time.as_secs_f64();
+                time += seconds;
+                if seconds > longest.0 {
+                    longest = (seconds, seed);
+                }
             }
             Err(why) => {
                 println!("seed {seed}: {why:.2000}\n");
@@ -68,7 +73,8 @@ fn seeds() {
     }
     println!(
         "{count} seeds from {first}: {splices} splices, {bytes} bytes delivered, {lost} packets lost, \
-         {steps} steps, {time:.0} s of virtual time"
+         {steps} steps, {time:.0} s of virtual time, the longest {:.0} s (seed {})",
+        longest.0, longest.1
     );
     assert!(
         failures.is_empty(),
