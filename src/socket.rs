@@ -241,6 +241,10 @@ impl Socket {
             return Ok(None);
         };
         let taken = take(&mut rcv);
+        if rcv.is_diverted() && rcv.buf.is_finished() {
+            // A splice that waits for room would not look at its source before there is some.
+            self.open.end.sorwakeup(&rcv, Wakeup::RcvClosed);
+        }
         drop(rcv);
         self.enter(|protocol| protocol.rcvd(false));
         Ok(Some(taken))

@@ -375,6 +375,25 @@ fn a_reader_of_a_spliced_source_takes_what_is_there() {
     assert_eq!(splice.bytes(), 4, "what a reader takes is not counted");
 }
 
+/// Found by fuzzing: the splice waited on for room, and nobody had anything to put there.
+#[test]
+fn a_reader_that_takes_the_last_bytes_of_a_stream_ends_the_splice() {
+    let bench = Bench::new();
+    let splice = bench.splice();
+    while bench.left[0].send(&[7; HIWAT]).is_ok() {
+        bench.run();
+    }
+    bench.left[0].shutdown(Shutdown::Write).unwrap();
+    bench.run();
+    assert_eq!(splice.bytes(), 2 * HIWAT as u64, "the sink is full");
+    for bytes in [HIWAT, HIWAT] {
+        assert_eq!(cause(&splice), None);
+        assert_eq!(read(&bench.left[1]).unwrap().len(), bytes);
+        bench.run();
+    }
+    assert_eq!(cause(&splice), Some(Cause::Eof));
+}
+
 #[test]
 fn messages_say_what_would_be_right() {
     assert_eq!(
