@@ -62,6 +62,8 @@ struct Watch {
     bytes: u64,
     /// Somebody has undone it.
     unspliced: bool,
+    /// Somebody has read from its source.
+    robbed: bool,
     told: Arc<Mutex<Vec<End>>>,
 }
 
@@ -271,6 +273,10 @@ impl World {
                 );
                 if form != 0 {
                     sent.drain(..got);
+                    let mut live = self.live.iter_mut();
+                    if let Some(watch) = live.find(|watch| watch.source == at) {
+                        watch.robbed = true;
+                    }
                 }
             }
             Err(why) => self.refused(at, &why, |kind| {
@@ -340,6 +346,7 @@ impl World {
                     moved_at: now,
                     bytes: 0,
                     unspliced: false,
+                    robbed: false,
                     told,
                 });
             }
@@ -679,7 +686,10 @@ impl World {
         let want = queued.min(left);
         let enough = want >= watch.options.lowat.min(most).min(left) || closed;
         let space = snd.buf.space();
-        let room = space > 0 && (space >= want || space >= snd.buf.lowat()) && snd.is_connected();
+        // Less than the low-water mark is used if all fits. That it fits now since somebody has read the
+        // rest is no news to the splice: the sink will make more room by itself.
+        let fits = space >= want && !watch.robbed;
+        let room = space > 0 && (fits || space >= snd.buf.lowat()) && snd.is_connected();
         assert!(
             want == 0 || !enough || !room,
             "{want} bytes, room for {space}"
