@@ -56,6 +56,13 @@ fn table() -> Vec<Row> {
         .collect()
 }
 
+/// What is compiled for tests and for the fuzzer only.
+const FOR_TESTS: [&str; 3] = [
+    "#[cfg(test)]",
+    "#[cfg(sosplice_fuzz)]",
+    "#[cfg(any(test, sosplice_fuzz))]",
+];
+
 /// A source file, without what is for tests and without comments.
 #[derive(Debug)]
 struct Source {
@@ -75,7 +82,7 @@ impl Source {
         };
         let mut lines = text.lines().map(without_comment);
         while let Some(line) = lines.next() {
-            if line.trim() == "#[cfg(test)]" {
+            if FOR_TESTS.contains(&line.trim()) {
                 source.skip_item(&mut lines);
             } else {
                 source.lines.push(line.to_owned());
@@ -302,6 +309,9 @@ fn right_arrows_are_not() {
         #[cfg(test)]\nuse crate::stack;\nuse crate::lock;\n\
         impl A {\n    #[cfg(test)]\n    #[inline]\n    fn f() {\n        crate::stack::f()\n    }\n}";
     assert!(wrong(&["buf"], tests).is_empty());
+    let fuzzed = "#[cfg(any(test, sosplice_fuzz))]\npub(crate) mod oracle;\nuse crate::lock;";
+    let fuzzed = Source::new(&["buf"], fuzzed);
+    assert_eq!(fuzzed.tests, ["oracle"]);
     let after = "#[cfg(test)]\nmod tests {\n    use crate::tcp;\n}\nuse crate::stack;";
     assert_eq!(wrong(&["buf"], after), ["buf knows stack"]);
 }
