@@ -6,6 +6,11 @@
 //! same bytes. The runs are whole stacks over a network that loses, delays, duplicates and cuts
 //! segments anew so that they overlap.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test, also where it is compiled for the fuzzer"
+)]
+
 mod network;
 
 #[cfg(sosplice_fuzz)]

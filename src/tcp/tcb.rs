@@ -179,7 +179,8 @@ pub(crate) struct Tcb {
     /// A keep-alive probe is being drawn from the engine.
     probing: bool,
     limits: Limits,
-    epoch: Instant,
+    /// The engine's time, and when that was.
+    engine_now: (Duration, Instant),
     /// A window update is worth at least this many bytes.
     step: u64,
     /// The timer that the host keeps for this connection.
@@ -189,6 +190,9 @@ pub(crate) struct Tcb {
     #[cfg(any(test, sosplice_fuzz))]
     pub(crate) engine_config: super::engine::EngineConfig,
 }
+
+/// Longer than any of the engine's timers: what is due after it is due after this.
+const LONGEST_LEAP: Duration = Duration::from_secs(3600);
 
 impl Tcb {
     pub(crate) fn new(
@@ -228,7 +232,7 @@ impl Tcb {
             vigil: Vigil::new(now),
             probing: false,
             limits,
-            epoch,
+            engine_now: (now.saturating_duration_since(epoch), now),
             step: (rcv_ring / 4).min(4 * mtu) as u64,
             armed: None,
             #[cfg(any(test, sosplice_fuzz))]
@@ -250,9 +254,13 @@ impl Tcb {
         self.store.memory()
     }
 
-    fn engine_time(&self, now: Instant) -> smoltcp::time::Instant {
-        let micros = now.saturating_duration_since(self.epoch).as_micros();
-        smoltcp::time::Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+    /// Counts on from where it was. Time that leaps, because a machine or a simulator stood still, is
+    /// cut: the engine's round-trip times overflow after some days.
+    fn engine_time(&mut self, now: Instant) -> smoltcp::time::Instant {
+        let (time, then) = &mut self.engine_now;
+        *time += now.saturating_duration_since(*then).min(LONGEST_LEAP);
+        *then = now.max(*then);
+        smoltcp::time::Instant::from_micros(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
     }
 
     /// Takes a received segment. A service step follows.

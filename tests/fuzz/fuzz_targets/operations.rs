@@ -607,6 +607,9 @@ impl World {
         assert!(limit.is_none_or(|limit| end.bytes <= limit));
         let (source, sink) = (&self.sides[watch.source], &self.sides[watch.sink]);
         let failed = |at: usize| self.failed[at / 2];
+        let is_real = |error: SoError, at: usize| {
+            !error.is_of_splice() && (failed(at) || error == SoError::BrokenPipe)
+        };
         let now = self.clock.now();
         let right = match end.cause {
             Cause::Limit => true,
@@ -623,11 +626,9 @@ impl World {
                 let peer = &self.sides[watch.source ^ 1];
                 peer.shut || source.deaf || failed(watch.source)
             }
-            Cause::SourceError(error) => failed(watch.source) && !error.is_of_splice(),
-            Cause::SinkError(error) => {
-                let by_splice = error == SoError::BrokenPipe;
-                (failed(watch.sink) || by_splice) && !error.is_of_splice()
-            }
+            // A splice of the OpenBSD flavor may have left its own error there.
+            Cause::SourceError(error) => is_real(error, watch.source),
+            Cause::SinkError(error) => is_real(error, watch.sink),
             Cause::SourceClosed => source.handles.is_empty(),
             Cause::SinkClosed => sink.handles.is_empty(),
             Cause::SinkShutdown => sink.shut || failed(watch.sink),

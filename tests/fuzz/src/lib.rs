@@ -87,7 +87,7 @@ pub struct Steps {
 impl Steps {
     pub fn new() -> Arc<Steps> {
         Arc::new(Steps {
-            start: Instant::now(),
+            start: sosplice::clock::system().now(),
             micros: AtomicU64::new(0),
         })
     }
