@@ -8,7 +8,8 @@
 
 #![allow(
     clippy::cast_possible_truncation,
-    reason = "a simulation of a minute, of small buffers"
+    clippy::unwrap_used,
+    reason = "a test whose numbers are small"
 )]
 
 mod clock;
