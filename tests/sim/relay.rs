@@ -191,6 +191,21 @@ impl Relay {
             .collect()
     }
 
+    /// When nobody has anything to do: no splice is left whose time was over.
+    pub(crate) fn check_timers(&self, scene: &Scene) -> Result<(), Failure> {
+        let now = scene.clock.time();
+        for way in &self.ways {
+            let Some(active) = &way.active else { continue };
+            let idle = active.options.idle.map(|idle| active.moved_at + idle);
+            let life = active.options.lifetime.map(|life| active.begun + life);
+            let over = idle.into_iter().chain(life).any(|at| at < now);
+            scene.check(!over || active.splice.is_ended(), || {
+                format!("way {}: its time is over: {active:?}", way.name)
+            })?;
+        }
+        Ok(())
+    }
+
     /// Before time goes on: looks at everything.
     pub(crate) fn sample(&mut self, scene: &Scene) -> Result<(), Failure> {
         let now = scene.clock.time();

@@ -453,6 +453,11 @@ impl World {
     /// Lets time go on: a little, or to the next event. `false`: nothing will happen any more.
     fn advance(&mut self, jumps: bool) -> Result<bool, Failure> {
         self.check()?;
+        if jumps {
+            self.relays
+                .iter()
+                .try_for_each(|relay| relay.check_timers(&self.scene))?;
+        }
         let now = self.scene.clock.time();
         let next = if jumps {
             match self.next() {
