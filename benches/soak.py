@@ -8,8 +8,12 @@ this program between two TUNs: it delays each packet by a time of its own, so th
 and drops some. Connections of many kinds come
 and go: downloads, uploads and echoes of random sizes whose every byte is checked, ends of one direction
 before the other, readers that pause, clients that reset in the middle, ones that do nothing for a while.
-Every few seconds the proxy's resident memory, its CPU time and what was done are noted. In the end
-nothing may have failed, no byte may differ, and the memory must not have grown since the first third.
+Every few seconds the proxy's memory, its CPU time and what was done are noted. In the end nothing may
+have failed, no byte may differ, and the memory must not have grown since the first third.
+
+Two figures of memory: *resident* is what the kernel counts (RSS). It counts the 64 KiB that all rings
+lie on once for each ring that maps them. *Own* is the rest, which nobody else has and which is counted
+once.
 
     cargo build --release --example proxy
     sudo benches/soak.py --minutes 30 --svg soak.svg
@@ -22,11 +26,13 @@ import ctypes
 import fcntl
 import hashlib
 import heapq
+import math
 import os
 import pathlib
 import random
 import select
 import signal
+import socket
 import statistics
 import struct
 import subprocess
@@ -37,7 +43,6 @@ PORT = 8080
 FRONT, BACKEND = "10.70.1.2", "10.70.4.1"
 PIECE = 64 * 1024
 TICK = os.sysconf("SC_CLK_TCK")
-PAGE = os.sysconf("SC_PAGE_SIZE")
 LIMIT = 120
 
 
@@ -217,6 +222,9 @@ class Clients:
         writer.write(HEADER.pack(b"B" if both else b"A", seed, up, down))
         if kind == "reset":
             await send(writer, seed, up // 2)
+            # Without this the kernel would send an ordinary end.
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             writer.transport.abort()
             return
         if both:
@@ -246,32 +254,121 @@ async def work(options, sample):
 
 
 def usage(pid):
-    """Resident bytes and CPU seconds."""
-    resident = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+    """Resident bytes, own bytes among them, and CPU seconds."""
+    status = dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines())
+    kib = lambda name: int(status[name].split()[0]) * 1024
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return resident, (int(fields[11]) + int(fields[12])) / TICK
+    cpu = (int(fields[11]) + int(fields[12])) / TICK
+    return kib("VmRSS"), kib("VmRSS") - kib("RssShmem"), cpu
+
+
+class Panel:
+    """A curve or two over time."""
+
+    def __init__(self, top, title, unit, curves):
+        self.top, self.title, self.unit, self.curves = top, title, unit, curves
+        self.most = max(max(values) for _, _, values in curves) * 1.1 or 1
+
+    WIDTH, HEIGHT, LEFT, RIGHT = 720, 150, 64, 16
+
+    def x(self, share):
+        return self.LEFT + share * (self.WIDTH - self.LEFT - self.RIGHT)
+
+    def y(self, value):
+        return self.top + 24 + self.HEIGHT * (1 - value / self.most)
+
+    def step(self):
+        """A round number, so that there are three to six lines."""
+        size = 10 ** math.floor(math.log10(self.most))
+        return next(part * size for part in (0.2, 0.5, 1, 2, 5) if self.most / (part * size) < 6)
+
+    def parts(self, minutes):
+        yield text(self.LEFT, self.top + 12, self.title, "start")
+        offset = self.WIDTH - self.RIGHT
+        for name, style, _ in reversed(self.curves):
+            yield text(offset, self.top + 12, name, "end")
+            offset -= 7 * len(name) + 8
+            yield f'<line x1="{offset - 24:.0f}" x2="{offset:.0f}" y1="{self.top + 8}" y2="{self.top + 8}" {style}/>'
+            offset -= 40
+        value = 0.0
+        while value <= self.most:
+            yield grid(self.LEFT, self.WIDTH - self.RIGHT, self.y(value), self.y(value))
+            yield text(self.LEFT - 6, self.y(value) + 4, f"{value:g} {self.unit}", "end")
+            value += self.step()
+        every = next(every for every in (0.5, 1, 5, 10, 60) if minutes / every <= 8)
+        for tick in range(int(minutes / every + 0.01) + 1):
+            x = self.x(tick * every / minutes)
+            yield grid(x, x, self.y(0), self.y(self.most))
+            yield text(x, self.y(0) + 16, f"{tick * every:g} min", "middle")
+        for _, style, values in self.curves:
+            count = len(values) - 1 or 1
+            points = " ".join(f"{self.x(n / count):.1f},{self.y(value):.1f}" for n, value in enumerate(values))
+            yield f'<polyline points="{points}" fill="none" {style}/>'
+
+
+def text(x, y, what, anchor):
+    return f'<text x="{x:.0f}" y="{y:.0f}" font-size="12" text-anchor="{anchor}" fill="currentColor">{what}</text>'
+
+
+def grid(x1, x2, y1, y2):
+    return (f'<line x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}" '
+            'stroke="currentColor" stroke-opacity="0.2"/>')
+
+
+def thin(rows, most=180):
+    """Rows at equal distances in time, the last one before each."""
+    last, out = rows[-1][0], [rows[0]]
+    for n in range(1, most + 1):
+        out.append([row for row in rows if row[0] <= last * n / most + 0.001 or row is rows[0]][-1])
+    return out
 
 
 def svg(rows, title):
-    """Resident memory over time, as a picture to be put into a page."""
-    width, height, left, bottom = 640, 200, 56, 30
-    last = rows[-1][0] or 1
-    top = max(row[1] for row in rows) * 1.15
-    x = lambda seconds: left + seconds / last * (width - left - 10)
-    y = lambda value: height - bottom - value / top * (height - bottom - 24)
-    line = " ".join(f"{x(row[0]):.1f},{y(row[1]):.1f}" for row in rows)
-    text = lambda tx, ty, what, anchor: (
-        f'<text x="{tx:.0f}" y="{ty:.0f}" font-size="11" text-anchor="{anchor}" fill="currentColor">{what}</text>')
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img">',
-             text(left, 14, title, "start")]
-    for part in range(5):
-        value, seconds = top * part / 4, last * part / 4
-        parts.append(f'<line x1="{left}" x2="{width - 10}" y1="{y(value):.1f}" y2="{y(value):.1f}" '
-                     'stroke="currentColor" stroke-opacity="0.2"/>')
-        parts.append(text(left - 6, y(value) + 4, f"{value / 2**20:.0f} MiB", "end"))
-        parts.append(text(x(seconds), height - 10, f"{seconds / 60:.0f} min", "middle"))
-    parts.append(f'<polyline points="{line}" fill="none" stroke="#0a7bbb" stroke-width="1.5"/></svg>')
-    return "\n".join(parts) + "\n"
+    """Throughput and memory over time: a picture to be put into a page, whose colour of text it takes.
+    By itself it is black on white."""
+    rows = thin([(0.0, rows[0][1], rows[0][2], 0.0, 0, 0, 0), *rows])
+    minutes = rows[-1][0] / 60
+    solid, dashed = ('stroke="#2a8fd0" stroke-width="1.5"', 'stroke="#d9822b" stroke-width="1.5" stroke-dasharray="5 3"')
+    rate = [8 * (b[5] - a[5]) / 1e6 / max(b[0] - a[0], 0.001) if b is not a else 0.0
+            for a, b in zip([rows[0], *rows], rows)]
+    rate[0] = rate[1]
+    # A minute's mean, or the ends of single connections are all that is seen.
+    around = max(1, round(len(rows) / minutes / 2))
+    mean = [statistics.fmean(rate[max(0, n - around):n + around + 1]) for n in range(len(rate))]
+    mib = lambda column: [row[column] / 2**20 for row in rows]
+    panels = [Panel(24, "Throughput, payload of both directions, mean of a minute", "Mbit/s", [("", solid, mean)]),
+              Panel(236, "Memory of the proxy", "MiB", [("resident (RSS)", dashed, mib(1)), ("own", solid, mib(2))])]
+    panels[0].LEFT = panels[1].LEFT = 84
+    head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {Panel.WIDTH} 448" width="100%" role="img" '
+            f'aria-label="{title}">')
+    lines = [head, "<style>svg:root { color: #222; background: #fff; }</style>",
+             text(Panel.WIDTH / 2, 14, title, "middle")]
+    for panel in panels:
+        lines += panel.parts(minutes)
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def title(options):
+    return (f"examples/proxy, {options.clients} connections at a time; each network delays by {options.delay:g} "
+            f"± {options.jitter:g} ms and loses {options.loss:g} %")
+
+
+def flat(rows, column):
+    """Medians of an early and the last third in MiB, and whether it did not grow."""
+    third = len(rows) // 3 or 1
+    parts = (rows[third // 2:third * 3 // 2], rows[-third:])
+    early, late = (statistics.median(row[column] for row in part) / 2**20 for part in parts)
+    return early, late, late <= early * 1.1 + 4
+
+
+def table(rows):
+    """What it was after some times."""
+    for minutes in (5, 10, 20, 30):
+        behind = [row for row in rows if row[0] >= 60 * minutes - 3]
+        if behind:
+            at, resident, own, cpu, done, count, failures = behind[0]
+            print(f"| {at / 60:.1f} min | {done} | {count / 1e9:.2f} | {failures} | {resident / 2**20:.1f} "
+                  f"| {own / 2**20:.1f} | {cpu:.0f} |")
 
 
 def main():
@@ -288,6 +385,7 @@ def main():
     parser.add_argument("--proxy", default=f"{target}/release/examples/proxy")
     parser.add_argument("--csv", help="file for all samples")
     parser.add_argument("--svg", help="file for the plot")
+    parser.add_argument("--draw", help="draws --svg from a file of samples, and does nothing else")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--bad-network", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -296,6 +394,11 @@ def main():
     if options.bad_network:
         left, right, *chances = options.bad_network
         return bad_network(left, right, *map(float, chances))
+    if options.draw:
+        with open(options.draw, newline="") as file:
+            rows = [tuple(map(float, row)) for row in list(csv.reader(file))[1:]]
+        table(rows)
+        return pathlib.Path(options.svg).write_text(svg(rows, title(options)))
     if os.geteuid() != 0:
         sys.exit("needs root")
     with Network(options) as net:
@@ -312,16 +415,23 @@ def main():
             proxy.stdout.readline()
             enter(net.client)
             rows, start = [], time.monotonic()
+            file = open(options.csv, "w", newline="") if options.csv else None
+            writer = csv.writer(file) if file else None
+            if writer:
+                writer.writerow(("seconds", "resident", "own", "cpu", "done", "bytes", "failures"))
 
             def sample(clients):
                 if proxy.poll() is not None:
                     sys.exit(f"the proxy has ended: {proxy.returncode}")
-                resident, cpu = usage(proxy.pid)
-                row = (time.monotonic() - start, resident, cpu, sum(clients.done.values()), clients.bytes,
+                resident, own, cpu = usage(proxy.pid)
+                row = (time.monotonic() - start, resident, own, cpu, sum(clients.done.values()), clients.bytes,
                        len(clients.failures))
                 rows.append(row)
-                print(f"{row[0]:7.0f} s  {resident / 2**20:7.1f} MiB  {cpu:7.1f} s CPU  {row[3]:8} done  "
-                      f"{row[4] / 1e9:7.2f} GB  {row[5]} failed", flush=True)
+                if writer:
+                    writer.writerow(row)
+                    file.flush()
+                print(f"{row[0]:7.0f} s  {resident / 2**20:7.1f} MiB  {own / 2**20:7.1f} MiB own  {cpu:7.1f} s CPU  "
+                      f"{row[4]:8} done  {row[5] / 1e9:7.2f} GB  {row[6]} failed", flush=True)
 
             clients = asyncio.run(work(options, sample))
             proxy.send_signal(signal.SIGTERM)
@@ -332,21 +442,17 @@ def main():
                 process.wait()
     for failure in clients.failures[:20]:
         print(failure)
-    if options.csv:
-        with open(options.csv, "w", newline="") as file:
-            csv.writer(file).writerows([("seconds", "resident", "cpu", "done", "bytes", "failures"), *rows])
-    third = len(rows) // 3 or 1
-    early, late = (statistics.median(row[1] for row in part) for part in (rows[third // 2:third * 3 // 2], rows[-third:]))
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(clients.done.items()))
+    verdicts = [flat(rows, column) for column in (1, 2)]
+    (early, late, _), (early_own, late_own, _) = verdicts
     print(f"{kinds}; {clients.bytes / 1e9:.2f} GB; {len(clients.failures)} failed; proxy exit {proxy.returncode}; "
-          f"resident memory {early / 2**20:.1f} MiB early, {late / 2**20:.1f} MiB late (medians)")
+          f"memory in MiB, medians: {early:.1f} early, {late:.1f} late; own {early_own:.1f} early, {late_own:.1f} late")
+    table(rows)
     if options.svg:
-        title = f"Resident memory of the proxy, {options.clients} connections at a time, delay {options.delay:g} ms, "\
-            f"loss {options.loss:g} %"
-        pathlib.Path(options.svg).write_text(svg(rows, title))
-    flat = late <= early * 1.1 + 4 * 2**20
-    if clients.failures or proxy.returncode or not flat:
-        sys.exit("FAILED" if flat else "FAILED: the memory has grown")
+        pathlib.Path(options.svg).write_text(svg(rows, title(options)))
+    is_flat = all(verdict for _, _, verdict in verdicts)
+    if clients.failures or proxy.returncode or not is_flat:
+        sys.exit("FAILED" if is_flat else "FAILED: the memory has grown")
 
 
 if __name__ == "__main__":
