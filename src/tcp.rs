@@ -26,7 +26,7 @@ pub(crate) mod icmp;
 pub(crate) mod keep_alive;
 pub(crate) mod limits;
 pub(crate) mod options;
-#[cfg(test)]
+#[cfg(any(test, sosplice_fuzz))]
 pub(crate) mod oracle;
 pub(crate) mod ring;
 pub(crate) mod store;

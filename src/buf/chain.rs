@@ -19,6 +19,11 @@ impl Link {
     fn start(&self) -> u64 {
         self.end - self.buf.len() as u64
     }
+
+    /// Uses less than half of its frame.
+    fn wastes(&self) -> bool {
+        self.footprint > self.buf.len()
+    }
 }
 
 /// References to a range of a chain. Most ranges lie in a few buffers.
@@ -124,7 +129,18 @@ impl Chain {
     }
 
     /// Appends a copy of `bytes`, filling the last buffer first.
-    pub fn append_copy(&mut self, mut bytes: &[u8]) {
+    pub fn append_copy(&mut self, bytes: &[u8]) {
+        let expected = if self.is_empty() {
+            bytes.len()
+        } else {
+            COLLECT
+        };
+        self.collect(bytes, expected);
+    }
+
+    /// As [`append_copy`](Self::append_copy): a new frame has room for `expected` bytes, as far as that
+    /// is reasonable.
+    fn collect(&mut self, mut bytes: &[u8], expected: usize) {
         if let Some(last) = self.links.back_mut() {
             let count = last.buf.extend(bytes);
             self.grown(count);
@@ -133,11 +149,7 @@ impl Chain {
         if bytes.is_empty() {
             return;
         }
-        let room = if self.is_empty() {
-            bytes.len()
-        } else {
-            bytes.len().max(COLLECT)
-        };
+        let room = bytes.len().max(expected.min(COLLECT));
         let mut frame = FrameMut::with_capacity(room);
         frame.bytes_mut().extend_from_slice(bytes);
         self.append(frame.freeze());
@@ -265,11 +277,12 @@ impl Chain {
         all
     }
 
-    /// Copies buffers that use less than half of their frame together, so that
-    /// [`footprint`](Self::footprint) comes near [`len`](Self::len). Positions stay.
+    /// Copies buffers that use less than half of their frame together, and what lies between them, so
+    /// that [`footprint`](Self::footprint) is at most twice [`len`](Self::len) and one frame. Positions
+    /// stay.
     pub fn compact(&mut self) {
         let old = std::mem::take(&mut self.links);
-        let start = self.start;
+        let (start, end) = (self.start, self.end);
         *self = Chain {
             links: VecDeque::new(),
             start,
@@ -277,9 +290,11 @@ impl Chain {
             footprint: 0,
         };
         for link in old {
-            if link.footprint > link.buf.len() {
+            // A frame that was begun is filled: else one would be left behind each small piece.
+            let begun = self.links.back().is_some_and(Link::wastes);
+            if begun || link.wastes() {
                 let first = self.links.len().saturating_sub(1);
-                self.append_copy(&link.buf);
+                self.collect(&link.buf, span(self.end, end));
                 for copy in self.links.range_mut(first..) {
                     copy.buf.hops = copy.buf.hops.max(link.buf.hops);
                 }
@@ -447,6 +462,20 @@ mod tests {
             "{} buffers for 16,000 bytes",
             chain.buffers()
         );
+    }
+
+    #[test]
+    fn compaction_bounds_memory_also_between_buffers_that_waste_nothing() {
+        let mut chain = Chain::default();
+        for _ in 0..100 {
+            chain.append(Buf::copy_of(&[0; 2000]).slice(0..600));
+            chain.append(Buf::copy_of(&[0; 2000]));
+        }
+        let content = chain.to_vec();
+        chain.compact();
+        let (len, footprint) = (chain.len(), chain.footprint());
+        assert!(footprint <= 2 * len + COLLECT, "{footprint} for {len}");
+        assert_eq!(chain.to_vec(), content);
     }
 
     #[test]

@@ -159,7 +159,7 @@ impl TcpStream {
         Ok(TcpStream::new(stack, stack.dial(local, address)?))
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, sosplice_fuzz))]
     pub(crate) fn conn(&self) -> &Conn {
         &self.conn
     }

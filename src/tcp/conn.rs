@@ -227,7 +227,7 @@ impl Conn {
     }
 
     /// Everything about the connection, for a failed test.
-    #[cfg(test)]
+    #[cfg(any(test, sosplice_fuzz))]
     pub(crate) fn describe(&self) -> String {
         let tcb = self.tcb.lock();
         let ops: Vec<String> = tcb
@@ -248,7 +248,7 @@ impl Conn {
     }
 
     /// How the engine was made and what happened to it.
-    #[cfg(test)]
+    #[cfg(any(test, sosplice_fuzz))]
     pub(crate) fn taps(&self) -> (super::engine::EngineConfig, Vec<super::oracle::Op>) {
         let mut tcb = self.tcb.lock();
         let ops = std::mem::take(&mut tcb.tap.ops);

@@ -75,7 +75,7 @@ pub(crate) struct Engine {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     caps: DeviceCapabilities,
-    #[cfg(test)]
+    #[cfg(any(test, sosplice_fuzz))]
     config: EngineConfig,
     /// Behind the sockets, so dropped after them.
     _memory: [Option<Kept>; 2],
@@ -106,7 +106,7 @@ impl Engine {
             sockets,
             handle,
             caps,
-            #[cfg(test)]
+            #[cfg(any(test, sosplice_fuzz))]
             config: *config,
             _memory: [rcv_memory, snd_memory],
         }
@@ -141,7 +141,7 @@ impl Engine {
         engine
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, sosplice_fuzz))]
     pub(crate) fn config(&self) -> EngineConfig {
         self.config
     }

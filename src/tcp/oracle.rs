@@ -6,7 +6,15 @@
 //! same bytes. The runs are whole stacks over a network that loses, delays, duplicates and cuts
 //! segments anew so that they overlap.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test, also where it is compiled for the fuzzer"
+)]
+
 mod network;
+
+#[cfg(sosplice_fuzz)]
+pub use network::fuzz::engine as fuzz_engine;
 
 use super::engine::{EngineConfig, Received, device_capabilities};
 use super::wire::{self, Header, MAX_CANONICAL, Tuple};

@@ -179,16 +179,20 @@ pub(crate) struct Tcb {
     /// A keep-alive probe is being drawn from the engine.
     probing: bool,
     limits: Limits,
-    epoch: Instant,
+    /// The engine's time, and when that was.
+    engine_now: (Duration, Instant),
     /// A window update is worth at least this many bytes.
     step: u64,
     /// The timer that the host keeps for this connection.
     pub(crate) armed: Option<TimerKey>,
-    #[cfg(test)]
+    #[cfg(any(test, sosplice_fuzz))]
     pub(crate) tap: super::oracle::Tap,
-    #[cfg(test)]
+    #[cfg(any(test, sosplice_fuzz))]
     pub(crate) engine_config: super::engine::EngineConfig,
 }
+
+/// Longer than any of the engine's timers: what is due after it is due after this.
+const LONGEST_LEAP: Duration = Duration::from_secs(3600);
 
 impl Tcb {
     pub(crate) fn new(
@@ -228,12 +232,12 @@ impl Tcb {
             vigil: Vigil::new(now),
             probing: false,
             limits,
-            epoch,
+            engine_now: (now.saturating_duration_since(epoch), now),
             step: (rcv_ring / 4).min(4 * mtu) as u64,
             armed: None,
-            #[cfg(test)]
+            #[cfg(any(test, sosplice_fuzz))]
             tap: super::oracle::Tap::default(),
-            #[cfg(test)]
+            #[cfg(any(test, sosplice_fuzz))]
             engine_config: engine.config(),
             engine: Some(engine),
         }
@@ -250,9 +254,13 @@ impl Tcb {
         self.store.memory()
     }
 
-    fn engine_time(&self, now: Instant) -> smoltcp::time::Instant {
-        let micros = now.saturating_duration_since(self.epoch).as_micros();
-        smoltcp::time::Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+    /// Counts on from where it was. Time that leaps, because a machine or a simulator stood still, is
+    /// cut: the engine's round-trip times overflow after some days.
+    fn engine_time(&mut self, now: Instant) -> smoltcp::time::Instant {
+        let (time, then) = &mut self.engine_now;
+        *time += now.saturating_duration_since(*then).min(LONGEST_LEAP);
+        *then = now.max(*then);
+        smoltcp::time::Instant::from_micros(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
     }
 
     /// Takes a received segment. A service step follows.
@@ -440,9 +448,9 @@ impl Tcb {
 
     fn feed_engine(&mut self, header: &Header, len: usize, bytes: &Chain, env: &Env<'_>) {
         let now = self.engine_time(env.now);
-        #[cfg(test)]
+        #[cfg(any(test, sosplice_fuzz))]
         self.tap.fed(now, &self.tuple, header, len, bytes);
-        #[cfg(not(test))]
+        #[cfg(not(any(test, sosplice_fuzz)))]
         let _ = bytes;
         let tuple = self.tuple;
         let (mut wire, engine) = self.split(env);
@@ -461,7 +469,7 @@ impl Tcb {
             env,
             broken: false,
             probe: self.probing,
-            #[cfg(test)]
+            #[cfg(any(test, sosplice_fuzz))]
             tap: &mut self.tap,
         };
         (wire, self.engine.as_mut())
@@ -512,7 +520,7 @@ impl Tcb {
     fn apply(&mut self, work: Work, env: &Env<'_>) {
         if work.has(Work::OPTIONS) {
             let nagle = !env.options.nodelay();
-            #[cfg(test)]
+            #[cfg(any(test, sosplice_fuzz))]
             self.tap.nagle(nagle);
             if let Some(engine) = &mut self.engine {
                 engine.set_nagle(nagle);
@@ -557,7 +565,7 @@ impl Tcb {
         }
         self.before_end = before;
         self.ended = Some(event);
-        #[cfg(test)]
+        #[cfg(any(test, sosplice_fuzz))]
         self.tap.abort();
         if let Some(engine) = &mut self.engine {
             engine.abort();
@@ -592,7 +600,7 @@ impl Tcb {
         };
         let count = engine.dequeue(usize::try_from(count).unwrap_or(usize::MAX));
         self.guard.consume(count);
-        #[cfg(test)]
+        #[cfg(any(test, sosplice_fuzz))]
         self.tap.dequeued(count);
     }
 
@@ -629,13 +637,13 @@ impl Tcb {
         if missing > 0 {
             let count = engine.enqueue(missing);
             self.queued += count as u64;
-            #[cfg(test)]
+            #[cfg(any(test, sosplice_fuzz))]
             self.tap.enqueued(count);
         }
         // In LAST-ACK the engine ignores window updates, so nothing may be left to send by then.
         let may_close = engine.state() == State::Established || self.guard.snd_una() == end;
         if closed && self.queued == end && may_close {
-            #[cfg(test)]
+            #[cfg(any(test, sosplice_fuzz))]
             self.tap.close();
             engine.close();
         }
@@ -651,7 +659,7 @@ impl Tcb {
         let now = self.engine_time(env.now);
         let before = self.state();
         loop {
-            #[cfg(test)]
+            #[cfg(any(test, sosplice_fuzz))]
             self.tap.egress(now);
             let (mut wire, engine) = self.split(env);
             let emitted = engine.is_some_and(|engine| engine.egress(now, &mut wire));

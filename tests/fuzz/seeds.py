@@ -1,7 +1,13 @@
 #!/usr/bin/env python3
-"""Writes the seeds: see fuzz_targets/frames.rs for the form of an input."""
+"""Writes hand-made inputs of the target `frames` into a folder: see fuzz_targets/frames.rs for their form.
+
+`.ci/fuzz merge` puts what they cover into the corpus.
+"""
 import pathlib
 import struct
+import sys
+
+FOLDER = pathlib.Path(sys.argv[1])
 
 VOUCHED, AIM, SPLIT, SEND, READ, SHUT, BATCH, TIME = (1 << bit for bit in range(8))
 FIN, SYN, RST, ACK = 1, 2, 4, 16
@@ -41,8 +47,8 @@ def record(act, frame):
 
 
 def seed(name, *records, v6=False):
-    folder = pathlib.Path(__file__).parent / "seeds"
-    (folder / name).write_bytes(bytes([v6]) + b"".join(records))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / name).write_bytes(bytes([v6]) + b"".join(records))
 
 
 OURS = VOUCHED | AIM

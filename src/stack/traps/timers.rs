@@ -320,3 +320,29 @@ fn a_blocked_connect_is_cancelled_by_another_handle() {
         assert_eq!(net.stack.stats().connections, 0, "{how}");
     }
 }
+
+/// Guards `Tcb::engine_time`: found by fuzzing. The engine computes round-trip times with 32 bits of
+/// milliseconds; a clock that leaps (a machine that was stopped, a simulator) must not overflow them.
+#[test]
+fn a_clock_that_leaps_is_no_round_trip_time() {
+    for days in [1, 7, 25, 50, 20_000] {
+        let mut net = Net::new();
+        let (mut raw, stream) = net.accepted();
+        for round in 0..3 {
+            let text = pattern(round, 100);
+            assert_eq!(stream.send(&text).unwrap(), 100);
+            let seen = net.seen();
+            assert_eq!(raw.take(&seen), text);
+            raw.send(&net, ACK, b"");
+            // Nobody looks at the clock before the answer is there.
+            *net.clock.0.lock() += SECOND * 86_400 * days;
+            assert!(net.seen().is_empty());
+        }
+        // What is lost is sent again as soon as ever.
+        stream.send(b"lost").unwrap();
+        net.seen();
+        net.pass(SECOND * 60);
+        assert_eq!(raw.take(&net.drain()[..1]), b"lost");
+        net.healthy();
+    }
+}

@@ -1,4 +1,7 @@
-//! Two stacks over a bad network with virtual time, and the property that the oracle checks.
+//! Two stacks over a bad network with virtual time, and what the oracle checks of them.
+//!
+//! Chance decides what happens to a frame and what the applications do. In a test ([`property`]) it is
+//! a seed; a fuzzer's input ([`fuzz`]) decides as long as there is some of it, then its seed does.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -6,14 +9,18 @@
     reason = "small numbers, one thread"
 )]
 
+#[cfg(sosplice_fuzz)]
+pub(crate) mod fuzz;
+#[cfg(test)]
+mod property;
+
 use super::{Birth, byte, compare};
 use crate::clock::Clock;
 use crate::link::{Capabilities, Frame, Link, Packet, TransmitError};
 use crate::lock::{LEAF, Mutex};
 use crate::stack::{Driver, Stack, TcpListener, TcpStream};
 use crate::tcp::wire::{self, FIN, MAX_CANONICAL, Parsed, SYN, Segment};
-use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -78,15 +85,35 @@ impl Link for TestLink {
     fn wake(&self) {}
 }
 
-/// xorshift64*
-struct Random(u64);
+/// Bytes while there are some, then xorshift64*.
+struct Random {
+    input: VecDeque<u8>,
+    state: u64,
+}
 
 impl Random {
+    fn new(seed: u64, input: &[u8]) -> Random {
+        Random {
+            input: input.iter().copied().collect(),
+            state: seed | 1,
+        }
+    }
+
     fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound.max(1)
+        let value = match self.input.pop_front() {
+            // One byte for each decision: the whole range, coarsely.
+            Some(byte) if bound > 256 => u64::from(byte) * bound / 256,
+            Some(byte) => byte.into(),
+            None => self.next(),
+        };
+        value % bound.max(1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        self.state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33
     }
 
     fn chance(&mut self, permille: u64) -> bool {
@@ -107,34 +134,9 @@ struct Weather {
     v6: bool,
     segment: bool,
     nagle: bool,
-}
-
-fn weather() -> impl Strategy<Value = Weather> {
-    let bad = prop_oneof![Just(0u64), 0u64..150];
-    let buffer = || prop_oneof![2048usize..6000, Just(65_536usize), 66_000usize..80_000];
-    (
-        (1u64.., bad, 0u64..100, 0u64..300, 0u64..200),
-        (buffer(), buffer()),
-        (0u64..25_000, 0u64..25_000),
-        any::<(bool, bool, bool)>(),
-    )
-        .prop_map(
-            |((seed, loss, duplication, delay, overlap), buffers, totals, flags)| {
-                let (v6, segment, nagle) = flags;
-                Weather {
-                    seed,
-                    loss,
-                    duplication,
-                    delay,
-                    overlap,
-                    buffers,
-                    totals,
-                    v6,
-                    segment,
-                    nagle,
-                }
-            },
-        )
+    /// Users change their minds: about Nagle's algorithm, and in this round about the connection.
+    restless: bool,
+    abort: Option<u32>,
 }
 
 /// One side of the run.
@@ -149,6 +151,10 @@ struct Host {
     received: u64,
     shut: bool,
     finished: bool,
+    /// One of both sides has aborted the connection.
+    aborted: bool,
+    /// The other side has the connection too; before, it may fail.
+    stands: bool,
 }
 
 impl Host {
@@ -193,6 +199,8 @@ impl Host {
             received: 0,
             shut: false,
             finished: false,
+            aborted: false,
+            stands: false,
         }
     }
 
@@ -209,8 +217,11 @@ impl Host {
     }
 
     /// The application does something, or not.
-    fn act(&mut self, random: &mut Random) {
+    fn act(&mut self, random: &mut Random, restless: bool) {
         let Some(stream) = &self.stream else { return };
+        if restless && random.chance(100) {
+            stream.set_nodelay(random.chance(500));
+        }
         if random.chance(700) && self.sent < self.total {
             let count = (random.below(3000) + 1).min(self.total - self.sent);
             let bytes: Vec<u8> = (self.sent..self.sent + count)
@@ -235,6 +246,9 @@ impl Host {
                     );
                     self.received += count as u64;
                 }
+                Err(_) if self.aborted => self.finished = true,
+                // The attempt was given up in one of these calls.
+                Err(_) if !self.stands && self.has_failed() => {}
                 Err(error) => assert_eq!(
                     error.kind(),
                     io::ErrorKind::WouldBlock,
@@ -327,7 +341,7 @@ impl Network {
 }
 
 /// Runs until both sides have everything, then lets the twins go through it.
-fn run(weather: Weather) {
+fn run(weather: Weather, input: &[u8]) {
     let clock = Arc::new(TestClock {
         base: crate::clock::system().now(),
         micros: 0.into(),
@@ -345,7 +359,7 @@ fn run(weather: Weather) {
     listener.set_nonblocking(true);
     let stream = TcpStream::start(&hosts[0].stack, address.parse().unwrap()).unwrap();
     hosts[0].hold(stream, weather.nagle);
-    let random = Random(weather.seed | 1);
+    let random = Random::new(weather.seed, input);
     let mut network = Network {
         weather,
         random,
@@ -353,6 +367,45 @@ fn run(weather: Weather) {
         serial: 0,
         quiet: 0,
     };
+    let Some(outcome) = talk(&mut hosts, &mut network, &listener, &clock) else {
+        return;
+    };
+    if outcome == Outcome::Finished {
+        assert_eq!(hosts[0].received, hosts[1].sent);
+        assert_eq!(hosts[1].received, hosts[0].sent);
+    }
+    for (index, host) in hosts.iter().enumerate() {
+        assert_eq!(host.stack.stats().broken, 0);
+        let Some(stream) = &host.stream else { continue };
+        let (config, ops) = stream.conn().taps();
+        let birth = Birth {
+            tuple: stream.conn().tuple,
+            connects: index == 0,
+            config,
+            link: host.link.caps,
+        };
+        compare(&birth, &ops, index as u64, 1 - index as u64);
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Finished,
+    Aborted,
+}
+
+/// Rounds that follow an abort.
+const AFTERMATH: u32 = 50;
+
+/// Until both sides have everything, or some time after one has aborted; none if the connection never
+/// stood.
+fn talk(
+    hosts: &mut [Host; 2],
+    network: &mut Network,
+    listener: &TcpListener,
+    clock: &TestClock,
+) -> Option<Outcome> {
+    let weather = network.weather;
     let mut rounds = 0;
     while !hosts.iter().all(|host| host.finished && host.shut) {
         rounds += 1;
@@ -366,37 +419,38 @@ fn run(weather: Weather) {
             "no progress: {:?}",
             hosts.each_ref().map(|h| (h.sent, h.received))
         );
-        if hosts[1].stream.is_none() && hosts[0].has_failed() {
+        if weather.abort == Some(rounds) {
+            let mut streams = hosts.iter().filter_map(|host| host.stream.as_ref());
+            streams.next_back()?.abort();
+            hosts.iter_mut().for_each(|host| host.aborted = true);
+        }
+        if weather.abort.is_some_and(|at| rounds > at + AFTERMATH) {
+            return Some(Outcome::Aborted);
+        }
+        if hosts[1].stream.is_none() && hosts[0].has_failed() && !hosts[0].aborted {
             // So many were lost that the half-open connection was given up (20 s), before or after
             // the other side took it for established: that can happen.
             let waited = Duration::from_micros(clock.micros.load(Ordering::Relaxed));
             assert!(weather.loss > 0 && waited >= Duration::from_secs(20));
-            return;
+            return None;
         }
         if hosts[1].stream.is_none()
             && let Ok((stream, _)) = listener.accept()
         {
             hosts[1].hold(stream, weather.nagle);
+            hosts.iter_mut().for_each(|host| host.stands = true);
         }
-        for host in &mut hosts {
-            host.act(&mut network.random);
+        for host in &mut *hosts {
+            host.act(&mut network.random, weather.restless);
         }
-        step(&mut hosts, &mut network, &clock);
+        step(hosts, network, clock);
     }
-    assert_eq!(hosts[0].received, hosts[1].sent);
-    assert_eq!(hosts[1].received, hosts[0].sent);
-    for (index, host) in hosts.iter().enumerate() {
-        assert_eq!(host.stack.stats().broken, 0);
-        let stream = host.stream.as_ref().unwrap();
-        let (config, ops) = stream.conn().taps();
-        let birth = Birth {
-            tuple: stream.conn().tuple,
-            connects: index == 0,
-            config,
-            link: host.link.caps,
-        };
-        compare(&birth, &ops, index as u64, 1 - index as u64);
-    }
+    let aborted = hosts[0].aborted;
+    Some(if aborted {
+        Outcome::Aborted
+    } else {
+        Outcome::Finished
+    })
 }
 
 /// Everything that happens until the next moment at which something can happen.
@@ -437,14 +491,5 @@ fn step(hosts: &mut [Host; 2], network: &mut Network, clock: &TestClock) {
             checksum_ok: false,
         };
         hosts[to].link.inbox.lock().push(frame);
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn engine_without_payload_does_as_smoltcp_with_payload(weather in weather()) {
-        run(weather);
     }
 }

@@ -33,7 +33,7 @@ pub(super) struct Wire<'a> {
     pub(super) broken: bool,
     /// What is emitted is a keep-alive probe: one sequence number below what it would carry.
     pub(super) probe: bool,
-    #[cfg(test)]
+    #[cfg(any(test, sosplice_fuzz))]
     pub(super) tap: &'a mut crate::tcp::oracle::Tap,
 }
 
@@ -72,7 +72,7 @@ impl Outlet for Wire<'_> {
             self.broken = true;
             return;
         };
-        #[cfg(test)]
+        #[cfg(any(test, sosplice_fuzz))]
         self.tap.emitted(header, &payload);
         if emission.header.has(SYN) && self.offset.is_none() {
             *self.offset = Some(self.wire_iss.wrapping_sub(emission.header.seq));

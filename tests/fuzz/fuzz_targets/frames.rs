@@ -6,24 +6,21 @@
 //! becomes one of the established connection: addresses and ports are set, sequence and
 //! acknowledgement number count from where the connection is, lengths are filled in.
 //!
-//! From the crate's folder, with a nightly compiler and cargo-fuzz:
-//! `mkdir -p tests/fuzz/corpus/frames && cargo +nightly fuzz run --fuzz-dir tests/fuzz frames
-//! tests/fuzz/corpus/frames tests/fuzz/seeds -- -max_total_time=60`
+//! To run it: `.ci/fuzz 60 frames`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use sosplice::buf::Buf;
-use sosplice::clock::Clock;
 use sosplice::link::memory::{self, MemoryLink};
 use sosplice::link::{Checksum, Frame, Link, Packet};
 use sosplice::stack::Driver;
 use sosplice::{Stack, TcpListener, TcpStream};
+use sosplice_fuzz::Steps;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown};
 use std::num::NonZeroU16;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What a record's first byte asks for.
 struct Act(u8);
@@ -48,18 +45,6 @@ impl Act {
 
     fn has(&self, what: u8) -> bool {
         self.0 & what != 0
-    }
-}
-
-#[derive(Debug)]
-struct Steps {
-    start: Instant,
-    millis: AtomicU64,
-}
-
-impl Clock for Steps {
-    fn now(&self) -> Instant {
-        self.start + Duration::from_millis(self.millis.load(Ordering::Relaxed))
     }
 }
 
@@ -99,10 +84,7 @@ impl World {
         let mut config = memory::Config::default();
         config.capabilities.segment_v6 = Some(65_535);
         let (link, wire) = memory::pair(config);
-        let clock = Arc::new(Steps {
-            start: Instant::now(),
-            millis: AtomicU64::new(0),
-        });
+        let clock = Steps::new();
         let (stack, driver) = Stack::builder(link)
             .address("10.0.0.1/24".parse().unwrap())
             .address("fd00::1/64".parse().unwrap())
@@ -112,7 +94,7 @@ impl World {
             .seed(1)
             .manual()
             .unwrap();
-        let listener = TcpListener::bind_with_backlog(&stack, ([0, 0, 0, 0], PORT).into(), 4);
+        let listener = TcpListener::bind_with_backlog(&stack, ("0.0.0.0", PORT), 4);
         let listener = listener.unwrap();
         listener.set_nonblocking(true);
         let mut world = World {
@@ -221,14 +203,14 @@ impl World {
         self.follow();
         if act.has(Act::TIME) {
             let passed = 1 << (bytes.len() % 17);
-            self.clock.millis.fetch_add(passed, Ordering::Relaxed);
+            self.clock.pass(Duration::from_millis(passed));
         }
         for mut stream in &self.accepted {
             if act.has(Act::SEND) {
-                stream.write(&[7; 3000]).ok();
+                drop(stream.write(&[7; 3000]));
             }
             if act.has(Act::READ) {
-                stream.read(&mut [0; 5000]).ok();
+                drop(stream.read(&mut [0; 5000]));
             }
             if act.has(Act::SHUT) {
                 stream.shutdown(Shutdown::Write).ok();

@@ -1,0 +1,110 @@
+//! What the targets share: a reader of inputs, and a clock that is set.
+//!
+//! An input is read byte by byte as a program: what to do, then its arguments. Whatever is missing at
+//! its end is 0, so that every input is a program, and a part of one is another.
+
+use sosplice::clock::Clock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What is left of an input.
+#[derive(Debug)]
+pub struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    pub fn new(bytes: &'a [u8]) -> Input<'a> {
+        Input(bytes)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn byte(&mut self) -> u8 {
+        let Some((first, rest)) = self.0.split_first() else {
+            return 0;
+        };
+        self.0 = rest;
+        *first
+    }
+
+    pub fn flag(&mut self) -> bool {
+        self.byte() & 1 != 0
+    }
+
+    /// A number below `bound`, which is at most 256.
+    pub fn below(&mut self, bound: usize) -> usize {
+        usize::from(self.byte()) % bound
+    }
+
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+
+    /// At most so many bytes.
+    pub fn bytes(&mut self, count: usize) -> &'a [u8] {
+        let (bytes, rest) = self.0.split_at(count.min(self.0.len()));
+        self.0 = rest;
+        bytes
+    }
+
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        let mut array = [0; N];
+        let bytes = self.bytes(N);
+        array[..bytes.len()].copy_from_slice(bytes);
+        array
+    }
+
+    pub fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.array())
+    }
+
+    pub fn i32(&mut self) -> i32 {
+        i32::from_le_bytes(self.array())
+    }
+
+    /// Often a small one.
+    pub fn i64(&mut self) -> i64 {
+        match self.byte() {
+            255 => i64::from_le_bytes(self.array()),
+            254 => self.i32().into(),
+            253 => i64::MAX,
+            252 => i64::MIN,
+            251 => i64::from(self.byte()) + 999_990,
+            small => i64::from(small) - 4,
+        }
+    }
+}
+
+/// Time passes when it is told to.
+#[derive(Debug)]
+pub struct Steps {
+    start: Instant,
+    micros: AtomicU64,
+}
+
+impl Steps {
+    pub fn new() -> Arc<Steps> {
+        Arc::new(Steps {
+            start: sosplice::clock::system().now(),
+            micros: AtomicU64::new(0),
+        })
+    }
+
+    /// Since the beginning.
+    pub fn passed(&self) -> Duration {
+        Duration::from_micros(self.micros.load(Ordering::Relaxed))
+    }
+
+    pub fn pass(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+}
+
+impl Clock for Steps {
+    fn now(&self) -> Instant {
+        self.start + self.passed()
+    }
+}

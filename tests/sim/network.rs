@@ -1,0 +1,392 @@
+//! A network between two links, in virtual time: delay, rate, queue, loss, reordering, duplication,
+//! corruption, partition, and a path that carries only smaller packets from some moment on.
+
+use crate::clock::SimClock;
+use crate::trace::Trace;
+use fastrand::Rng;
+use sosplice::buf::Buf;
+use sosplice::link::{Capabilities, Checksum, Frame, Link, Packet, TransmitError};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+const FIN: u8 = 1;
+const PSH: u8 = 8;
+
+/// What the way from one end to the other is like. Chances are in thousandths.
+#[derive(Debug, Clone)]
+pub(crate) struct Path {
+    pub(crate) delay: Duration,
+    /// A packet is late by up to this much; what is late by more than its successor is overtaken.
+    pub(crate) jitter: Duration,
+    /// Bytes per second; `None` is without limit.
+    pub(crate) rate: Option<u64>,
+    /// Packets that wait for their turn at most.
+    pub(crate) queue: usize,
+    /// The link says that its queue is full, instead of dropping what does not fit.
+    pub(crate) says_full: bool,
+    pub(crate) loss: f64,
+    pub(crate) duplication: f64,
+    pub(crate) corruption: f64,
+    /// While nothing arrives, since the beginning.
+    pub(crate) partition: Option<(Duration, Duration)>,
+    /// From when on packets may not be larger than this.
+    pub(crate) narrows: Option<(Duration, usize)>,
+}
+
+impl Path {
+    /// Without delay, limits or faults.
+    pub(crate) const PERFECT: Path = Path {
+        delay: Duration::ZERO,
+        jitter: Duration::ZERO,
+        rate: None,
+        queue: 1000,
+        says_full: false,
+        loss: 0.0,
+        duplication: 0.0,
+        corruption: 0.0,
+        partition: None,
+        narrows: None,
+    };
+}
+
+/// What happens at some time: something reaches an end, or only an end's queue has room again.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Event {
+    at: Instant,
+    serial: u64,
+    end: usize,
+    packet: Option<(Vec<u8>, bool)>,
+}
+
+#[derive(Debug)]
+struct State {
+    rng: Rng,
+    paths: [Path; 2],
+    /// When each queue is empty.
+    free_at: [Instant; 2],
+    /// When what is in each queue has left it.
+    departures: [VecDeque<Instant>; 2],
+    events: BinaryHeap<Reverse<Event>>,
+    serial: u64,
+    inboxes: [VecDeque<Frame>; 2],
+    counts: Counts,
+}
+
+/// What was done to packets.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) sent: u64,
+    pub(crate) lost: u64,
+    pub(crate) dropped: u64,
+    pub(crate) duplicated: u64,
+    pub(crate) corrupted: u64,
+    pub(crate) too_big: u64,
+    pub(crate) refused: u64,
+}
+
+/// Two ends and what lies between.
+#[derive(Debug, Clone)]
+pub(crate) struct Network {
+    name: &'static str,
+    clock: Arc<SimClock>,
+    trace: Trace,
+    state: Arc<Mutex<State>>,
+}
+
+/// One end: the link of a stack.
+#[derive(Debug)]
+pub(crate) struct End {
+    network: Network,
+    index: usize,
+    capabilities: Capabilities,
+}
+
+impl Network {
+    pub(crate) fn new(
+        name: &'static str,
+        seed: u64,
+        paths: [Path; 2],
+        clock: &Arc<SimClock>,
+        trace: &Trace,
+    ) -> Network {
+        Network {
+            name,
+            clock: clock.clone(),
+            trace: trace.clone(),
+            state: Arc::new(Mutex::new(State {
+                rng: Rng::with_seed(seed),
+                paths,
+                free_at: [clock.start(); 2],
+                departures: Default::default(),
+                events: BinaryHeap::new(),
+                serial: 0,
+                inboxes: Default::default(),
+                counts: Counts::default(),
+            })),
+        }
+    }
+
+    pub(crate) fn end(&self, index: usize, capabilities: Capabilities) -> End {
+        End {
+            network: self.clone(),
+            index,
+            capabilities,
+        }
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.lock().counts
+    }
+
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.lock().events.peek().map(|Reverse(event)| event.at)
+    }
+
+    /// Lets arrive what is due.
+    pub(crate) fn run(&self) {
+        let now = self.clock.time();
+        let mut state = self.lock();
+        while state
+            .events
+            .peek()
+            .is_some_and(|Reverse(event)| event.at <= now)
+        {
+            let Some(Reverse(event)) = state.events.pop() else {
+                break;
+            };
+            if let Some((bytes, checksum_ok)) = event.packet {
+                self.trace.packet(self.name, ">|", event.end, &bytes);
+                state.inboxes[event.end].push_back(Frame {
+                    head: Buf::copy_of(&bytes),
+                    rest: Default::default(),
+                    checksum_ok,
+                });
+            }
+        }
+    }
+
+    /// Nothing is on its way any more.
+    pub(crate) fn clear(&self) {
+        let mut state = self.lock();
+        state.events.clear();
+        state.inboxes.iter_mut().for_each(VecDeque::clear);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+impl State {
+    fn push(&mut self, at: Instant, end: usize, packet: Option<(Vec<u8>, bool)>) {
+        self.serial += 1;
+        self.events.push(Reverse(Event {
+            at,
+            serial: self.serial,
+            end,
+            packet,
+        }));
+    }
+
+    fn chance(&mut self, chance: f64) -> bool {
+        chance > 0.0 && self.rng.f64() < chance
+    }
+
+    /// When a packet of this size has left; `None` if there is no room for it.
+    fn depart(&mut self, from: usize, len: usize, now: Instant) -> Option<Instant> {
+        let queue = &mut self.departures[from];
+        while queue.front().is_some_and(|&at| at <= now) {
+            queue.pop_front();
+        }
+        let Some(rate) = self.paths[from].rate else {
+            return Some(now);
+        };
+        if queue.len() >= self.paths[from].queue {
+            return None;
+        }
+        let takes = Duration::from_nanos(len as u64 * 1_000_000_000 / rate.max(1));
+        let at = self.free_at[from].max(now) + takes;
+        self.free_at[from] = at;
+        queue.push_back(at);
+        Some(at)
+    }
+
+    fn arrival(&mut self, from: usize, departure: Instant) -> Instant {
+        let jitter = self.paths[from].jitter.as_nanos() as u64;
+        departure + self.paths[from].delay + Duration::from_nanos(self.rng.u64(0..=jitter))
+    }
+
+    fn carry(
+        &mut self,
+        from: usize,
+        mut bytes: Vec<u8>,
+        vouched: bool,
+        since: Duration,
+        departure: Instant,
+    ) {
+        let path = self.paths[from].clone();
+        if let Some((when, mtu)) = path.narrows
+            && since >= when
+            && bytes.len() > mtu
+        {
+            self.counts.too_big += 1;
+            let error = too_big(&bytes, mtu);
+            let at = self.arrival(from, departure);
+            self.push(at, from, Some((error, false)));
+            return;
+        }
+        let parted = path
+            .partition
+            .is_some_and(|(begin, end)| (begin..end).contains(&since));
+        if parted || self.chance(path.loss) {
+            self.counts.lost += 1;
+            return;
+        }
+        if self.chance(path.duplication) {
+            self.counts.duplicated += 1;
+            let at = self.arrival(from, departure);
+            self.push(at, 1 - from, Some((bytes.clone(), vouched)));
+        }
+        // What the link vouches for is not looked at again.
+        if !vouched && self.chance(path.corruption) {
+            self.counts.corrupted += 1;
+            let (at, bit) = (self.rng.usize(0..bytes.len()), self.rng.u32(0..8));
+            bytes[at] ^= 1 << bit;
+        }
+        let at = self.arrival(from, departure);
+        self.push(at, 1 - from, Some((bytes, vouched)));
+    }
+}
+
+impl Link for End {
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+        let mut state = self.network.lock();
+        let most = state.rng.usize(1..=max);
+        let inbox = &mut state.inboxes[self.index];
+        let count = most.min(inbox.len());
+        frames.extend(inbox.drain(..count));
+        Ok(count)
+    }
+
+    fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
+        let network = &self.network;
+        let now = network.clock.time();
+        let mut bytes = packet.header.to_vec();
+        packet
+            .payload
+            .iter()
+            .for_each(|buf| bytes.extend_from_slice(buf));
+        let mut state = network.lock();
+        let Some(departure) = state.depart(self.index, bytes.len(), now) else {
+            if state.paths[self.index].says_full {
+                state.counts.refused += 1;
+                let room = state.departures[self.index].front().copied();
+                state.push(room.unwrap_or(now), self.index, None);
+                return Err(TransmitError::Full);
+            }
+            state.counts.dropped += 1;
+            network
+                .trace
+                .packet(network.name, "queue full", self.index, &bytes);
+            return Ok(());
+        };
+        network.trace.packet(network.name, "|>", self.index, &bytes);
+        let vouched = packet.checksum == Checksum::Partial;
+        let since = now - network.clock.start();
+        for piece in cut(packet, bytes) {
+            state.counts.sent += 1;
+            state.carry(self.index, piece, vouched, since, departure);
+        }
+        Ok(())
+    }
+
+    fn wait(&self, _writable: bool, _deadline: Option<Instant>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn wake(&self) {}
+}
+
+/// What a network card makes of a packet that it is to cut into segments: IPv4 only.
+fn cut(packet: &Packet<'_>, bytes: Vec<u8>) -> Vec<Vec<u8>> {
+    let Some(size) = packet.segment.map(|size| usize::from(size.get())) else {
+        return vec![bytes];
+    };
+    let (header, payload) = bytes.split_at(packet.header.len());
+    let pieces = payload.chunks(size).enumerate();
+    pieces
+        .map(|(index, piece)| {
+            let is_last = (index + 1) * size >= payload.len();
+            segment(header, index * size, piece, is_last, packet.checksum)
+        })
+        .collect()
+}
+
+fn segment(header: &[u8], offset: usize, piece: &[u8], is_last: bool, sums: Checksum) -> Vec<u8> {
+    let mut bytes = [header, piece].concat();
+    let total = u16::try_from(bytes.len()).unwrap();
+    bytes[2..4].copy_from_slice(&total.to_be_bytes());
+    bytes[10..12].fill(0);
+    let sum = checksum(&[&bytes[..20]]);
+    bytes[10..12].copy_from_slice(&sum);
+    let seq = u32::from_be_bytes(bytes[24..28].try_into().unwrap());
+    let seq = seq.wrapping_add(u32::try_from(offset).unwrap());
+    bytes[24..28].copy_from_slice(&seq.to_be_bytes());
+    if !is_last {
+        bytes[33] &= !(FIN | PSH);
+    }
+    if sums == Checksum::Complete {
+        bytes[36..38].fill(0);
+        let len = (total - 20).to_be_bytes();
+        let sum = checksum(&[&bytes[12..20], &[0, 6], &len, &bytes[20..]]);
+        bytes[36..38].copy_from_slice(&sum);
+    }
+    bytes
+}
+
+fn checksum(parts: &[&[u8]]) -> [u8; 2] {
+    let mut sum = internet_checksum::Checksum::new();
+    parts.iter().for_each(|part| sum.add_bytes(part));
+    sum.checksum()
+}
+
+/// What a router says to who sent a packet that is too big (RFC 1191, RFC 4443 3.2).
+fn too_big(packet: &[u8], mtu: usize) -> Vec<u8> {
+    let word = (mtu as u32).to_be_bytes();
+    let v6 = packet[0] >> 4 == 6;
+    let quote = &packet[..packet.len().min(if v6 { 128 } else { 28 })];
+    let mut icmp = if v6 {
+        vec![2, 0, 0, 0]
+    } else {
+        vec![3, 4, 0, 0]
+    };
+    icmp.extend(word);
+    icmp.extend(quote);
+    let mut ip;
+    if v6 {
+        ip = vec![0x60, 0, 0, 0, 0, icmp.len() as u8, 58, 64];
+        ip.extend_from_slice(&packet[24..40]);
+        ip.extend_from_slice(&packet[8..24]);
+        let pseudo = [0, 0, 0, icmp.len() as u8, 0, 0, 0, 58];
+        let sum = checksum(&[&ip[8..40], &pseudo, &icmp]);
+        icmp[2..4].copy_from_slice(&sum);
+    } else {
+        let len = (20 + icmp.len()) as u8;
+        ip = vec![0x45, 0, 0, len, 0, 0, 0, 0, 64, 1, 0, 0];
+        ip.extend_from_slice(&packet[16..20]);
+        ip.extend_from_slice(&packet[12..16]);
+        let sum = checksum(&[&ip]);
+        ip[10..12].copy_from_slice(&sum);
+        let sum = checksum(&[&icmp]);
+        icmp[2..4].copy_from_slice(&sum);
+    }
+    ip.extend(icmp);
+    ip
+}
