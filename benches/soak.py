@@ -21,6 +21,7 @@ once.
 
 import argparse
 import asyncio
+import bisect
 import csv
 import ctypes
 import fcntl
@@ -269,7 +270,7 @@ class Panel:
         self.top, self.title, self.unit, self.curves = top, title, unit, curves
         self.most = max(max(values) for _, _, values in curves) * 1.1 or 1
 
-    WIDTH, HEIGHT, LEFT, RIGHT = 720, 150, 64, 16
+    WIDTH, HEIGHT, LEFT, RIGHT = 720, 150, 84, 16
 
     def x(self, share):
         return self.LEFT + share * (self.WIDTH - self.LEFT - self.RIGHT)
@@ -299,7 +300,7 @@ class Panel:
         for tick in range(int(minutes / every + 0.01) + 1):
             x = self.x(tick * every / minutes)
             yield grid(x, x, self.y(0), self.y(self.most))
-            yield text(x, self.y(0) + 16, f"{tick * every:g} min", "middle")
+            yield text(x, self.y(0) + 18, f"{tick * every:g} min", "middle")
         for _, style, values in self.curves:
             count = len(values) - 1 or 1
             points = " ".join(f"{self.x(n / count):.1f},{self.y(value):.1f}" for n, value in enumerate(values))
@@ -315,36 +316,32 @@ def grid(x1, x2, y1, y2):
             'stroke="currentColor" stroke-opacity="0.2"/>')
 
 
-def thin(rows, most=180):
-    """Rows at equal distances in time, the last one before each."""
-    last, out = rows[-1][0], [rows[0]]
-    for n in range(1, most + 1):
-        out.append([row for row in rows if row[0] <= last * n / most + 0.001 or row is rows[0]][-1])
-    return out
-
-
-def svg(rows, title):
+def svg(rows, title, points=180):
     """Throughput and memory over time: a picture to be put into a page, whose colour of text it takes.
     By itself it is black on white."""
-    rows = thin([(0.0, rows[0][1], rows[0][2], 0.0, 0, 0, 0), *rows])
-    minutes = rows[-1][0] / 60
-    solid, dashed = ('stroke="#2a8fd0" stroke-width="1.5"', 'stroke="#d9822b" stroke-width="1.5" stroke-dasharray="5 3"')
-    rate = [8 * (b[5] - a[5]) / 1e6 / max(b[0] - a[0], 0.001) if b is not a else 0.0
-            for a, b in zip([rows[0], *rows], rows)]
-    rate[0] = rate[1]
-    # A minute's mean, or the ends of single connections are all that is seen.
-    around = max(1, round(len(rows) / minutes / 2))
-    mean = [statistics.fmean(rate[max(0, n - around):n + around + 1]) for n in range(len(rate))]
-    mib = lambda column: [row[column] / 2**20 for row in rows]
-    panels = [Panel(24, "Throughput, payload of both directions, mean of a minute", "Mbit/s", [("", solid, mean)]),
-              Panel(236, "Memory of the proxy", "MiB", [("resident (RSS)", dashed, mib(1)), ("own", solid, mib(2))])]
-    panels[0].LEFT = panels[1].LEFT = 84
-    head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {Panel.WIDTH} 448" width="100%" role="img" '
-            f'aria-label="{title}">')
-    lines = [head, "<style>svg:root { color: #222; background: #fff; }</style>",
+    first, last = (0.0, rows[0][1], rows[0][2], 0.0, 0, 0, 0), rows[-1][0]
+    rows = [first, *rows]
+    before = lambda at: rows[max(0, bisect.bisect_right(rows, at, key=lambda row: row[0]) - 1)]
+    times = [last * n / points for n in range(points + 1)]
+
+    def rate(at):
+        """Over the half minute on both sides: or the ends of single connections are all that is seen."""
+        one, other = before(max(0, at - 30)), before(at + 30)
+        return 8 * (other[5] - one[5]) / 1e6 / (other[0] - one[0])
+
+    solid = 'stroke="#2a8fd0" stroke-width="1.5"'
+    dashed = 'stroke="#d9822b" stroke-width="1.5" stroke-dasharray="5 3"'
+    mib = lambda column: [before(at)[column] / 2**20 for at in times]
+    throughput = [("mean of a minute", solid, [rate(at) for at in times])]
+    memory = [("resident (RSS)", dashed, mib(1)), ("own", solid, mib(2))]
+    panels = [Panel(24, "Payload carried, both directions", "Mbit/s", throughput),
+              Panel(236, "Memory of the proxy", "MiB", memory)]
+    lines = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {Panel.WIDTH} 448" width="100%" role="img" '
+             f'aria-label="{title}">',
+             "<style>svg:root { color: #222; background: #fff; }</style>",
              text(Panel.WIDTH / 2, 14, title, "middle")]
     for panel in panels:
-        lines += panel.parts(minutes)
+        lines += panel.parts(last / 60)
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
@@ -383,6 +380,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--dispatch", default="worker", choices=["worker", "direct"])
     parser.add_argument("--proxy", default=f"{target}/release/examples/proxy")
+    parser.add_argument("--idle", type=float, help="the proxy ends connections that are idle for so many seconds")
     parser.add_argument("--csv", help="file for all samples")
     parser.add_argument("--svg", help="file for the plot")
     parser.add_argument("--draw", help="draws --svg from a file of samples, and does nothing else")
@@ -408,7 +406,8 @@ def main():
         proxy = subprocess.Popen(
             [options.proxy, "--tun", f"tc@{net.front}={FRONT}/24", "--tun", f"ts@{net.back}=10.70.2.2/24",
              "--listen", f"{FRONT}:{PORT}", "--backend", f"{BACKEND}:{PORT}",
-             "--dispatch", options.dispatch, "--buffer", "1M"],
+             "--dispatch", options.dispatch, "--buffer", "1M",
+             *(["--idle", str(options.idle)] if options.idle else [])],
             stdout=subprocess.PIPE, text=True)
         try:
             server.stdout.readline()
