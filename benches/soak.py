@@ -8,8 +8,12 @@ this program between two TUNs: it delays each packet by a time of its own, so th
 and drops some. Connections of many kinds come
 and go: downloads, uploads and echoes of random sizes whose every byte is checked, ends of one direction
 before the other, readers that pause, clients that reset in the middle, ones that do nothing for a while.
-Every few seconds the proxy's resident memory, its CPU time and what was done are noted. In the end
-nothing may have failed, no byte may differ, and the memory must not have grown since the first third.
+Every few seconds the proxy's memory, its CPU time and what was done are noted. In the end nothing may
+have failed, no byte may differ, and the memory must not have grown since the first third.
+
+Two figures of memory: *resident* is what the kernel counts (RSS). It counts the 64 KiB that all rings
+lie on once for each ring that maps them. *Own* is the rest, which nobody else has and which is counted
+once.
 
     cargo build --release --example proxy
     sudo benches/soak.py --minutes 30 --svg soak.svg
@@ -17,16 +21,19 @@ nothing may have failed, no byte may differ, and the memory must not have grown 
 
 import argparse
 import asyncio
+import bisect
 import csv
 import ctypes
 import fcntl
 import hashlib
 import heapq
+import math
 import os
 import pathlib
 import random
 import select
 import signal
+import socket
 import statistics
 import struct
 import subprocess
@@ -37,7 +44,6 @@ PORT = 8080
 FRONT, BACKEND = "10.70.1.2", "10.70.4.1"
 PIECE = 64 * 1024
 TICK = os.sysconf("SC_CLK_TCK")
-PAGE = os.sysconf("SC_PAGE_SIZE")
 LIMIT = 120
 
 
@@ -217,6 +223,9 @@ class Clients:
         writer.write(HEADER.pack(b"B" if both else b"A", seed, up, down))
         if kind == "reset":
             await send(writer, seed, up // 2)
+            # Without this the kernel would send an ordinary end.
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             writer.transport.abort()
             return
         if both:
@@ -246,32 +255,117 @@ async def work(options, sample):
 
 
 def usage(pid):
-    """Resident bytes and CPU seconds."""
-    resident = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+    """Resident bytes, own bytes among them, and CPU seconds."""
+    status = dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines())
+    kib = lambda name: int(status[name].split()[0]) * 1024
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return resident, (int(fields[11]) + int(fields[12])) / TICK
+    cpu = (int(fields[11]) + int(fields[12])) / TICK
+    return kib("VmRSS"), kib("VmRSS") - kib("RssShmem"), cpu
 
 
-def svg(rows, title):
-    """Resident memory over time, as a picture to be put into a page."""
-    width, height, left, bottom = 640, 200, 56, 30
-    last = rows[-1][0] or 1
-    top = max(row[1] for row in rows) * 1.15
-    x = lambda seconds: left + seconds / last * (width - left - 10)
-    y = lambda value: height - bottom - value / top * (height - bottom - 24)
-    line = " ".join(f"{x(row[0]):.1f},{y(row[1]):.1f}" for row in rows)
-    text = lambda tx, ty, what, anchor: (
-        f'<text x="{tx:.0f}" y="{ty:.0f}" font-size="11" text-anchor="{anchor}" fill="currentColor">{what}</text>')
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img">',
-             text(left, 14, title, "start")]
-    for part in range(5):
-        value, seconds = top * part / 4, last * part / 4
-        parts.append(f'<line x1="{left}" x2="{width - 10}" y1="{y(value):.1f}" y2="{y(value):.1f}" '
-                     'stroke="currentColor" stroke-opacity="0.2"/>')
-        parts.append(text(left - 6, y(value) + 4, f"{value / 2**20:.0f} MiB", "end"))
-        parts.append(text(x(seconds), height - 10, f"{seconds / 60:.0f} min", "middle"))
-    parts.append(f'<polyline points="{line}" fill="none" stroke="#0a7bbb" stroke-width="1.5"/></svg>')
-    return "\n".join(parts) + "\n"
+class Panel:
+    """A curve or two over time."""
+
+    def __init__(self, top, title, unit, curves):
+        self.top, self.title, self.unit, self.curves = top, title, unit, curves
+        self.most = max(max(values) for _, _, values in curves) * 1.1 or 1
+
+    WIDTH, HEIGHT, LEFT, RIGHT = 720, 150, 84, 16
+
+    def x(self, share):
+        return self.LEFT + share * (self.WIDTH - self.LEFT - self.RIGHT)
+
+    def y(self, value):
+        return self.top + 24 + self.HEIGHT * (1 - value / self.most)
+
+    def step(self):
+        """A round number, so that there are three to six lines."""
+        size = 10 ** math.floor(math.log10(self.most))
+        return next(part * size for part in (0.2, 0.5, 1, 2, 5) if self.most / (part * size) < 6)
+
+    def parts(self, minutes):
+        yield text(self.LEFT, self.top + 12, self.title, "start")
+        offset = self.WIDTH - self.RIGHT
+        for name, style, _ in reversed(self.curves):
+            yield text(offset, self.top + 12, name, "end")
+            offset -= 7 * len(name) + 8
+            yield f'<line x1="{offset - 24:.0f}" x2="{offset:.0f}" y1="{self.top + 8}" y2="{self.top + 8}" {style}/>'
+            offset -= 40
+        value = 0.0
+        while value <= self.most:
+            yield grid(self.LEFT, self.WIDTH - self.RIGHT, self.y(value), self.y(value))
+            yield text(self.LEFT - 6, self.y(value) + 4, f"{value:g} {self.unit}", "end")
+            value += self.step()
+        every = next(every for every in (0.5, 1, 5, 10, 60) if minutes / every <= 8)
+        for tick in range(int(minutes / every + 0.01) + 1):
+            x = self.x(tick * every / minutes)
+            yield grid(x, x, self.y(0), self.y(self.most))
+            yield text(x, self.y(0) + 18, f"{tick * every:g} min", "middle")
+        for _, style, values in self.curves:
+            count = len(values) - 1 or 1
+            points = " ".join(f"{self.x(n / count):.1f},{self.y(value):.1f}" for n, value in enumerate(values))
+            yield f'<polyline points="{points}" fill="none" {style}/>'
+
+
+def text(x, y, what, anchor):
+    return f'<text x="{x:.0f}" y="{y:.0f}" font-size="12" text-anchor="{anchor}" fill="currentColor">{what}</text>'
+
+
+def grid(x1, x2, y1, y2):
+    return (f'<line x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}" '
+            'stroke="currentColor" stroke-opacity="0.2"/>')
+
+
+def svg(rows, title, points=180):
+    """Throughput and memory over time: a picture to be put into a page, whose colour of text it takes.
+    By itself it is black on white."""
+    first, last = (0.0, rows[0][1], rows[0][2], 0.0, 0, 0, 0), rows[-1][0]
+    rows = [first, *rows]
+    before = lambda at: rows[max(0, bisect.bisect_right(rows, at, key=lambda row: row[0]) - 1)]
+    times = [last * n / points for n in range(points + 1)]
+
+    def rate(at):
+        """Over the half minute on both sides: or the ends of single connections are all that is seen."""
+        one, other = before(max(0, at - 30)), before(at + 30)
+        return 8 * (other[5] - one[5]) / 1e6 / (other[0] - one[0])
+
+    solid = 'stroke="#2a8fd0" stroke-width="1.5"'
+    dashed = 'stroke="#d9822b" stroke-width="1.5" stroke-dasharray="5 3"'
+    mib = lambda column: [before(at)[column] / 2**20 for at in times]
+    throughput = [("mean of a minute", solid, [rate(at) for at in times])]
+    memory = [("resident (RSS)", dashed, mib(1)), ("own", solid, mib(2))]
+    panels = [Panel(24, "Payload carried, both directions", "Mbit/s", throughput),
+              Panel(236, "Memory of the proxy", "MiB", memory)]
+    lines = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {Panel.WIDTH} 448" width="100%" role="img" '
+             f'aria-label="{title}">',
+             "<style>svg:root { color: #222; background: #fff; }</style>",
+             text(Panel.WIDTH / 2, 14, title, "middle")]
+    for panel in panels:
+        lines += panel.parts(last / 60)
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def title(options):
+    return (f"examples/proxy, {options.clients} connections at a time; each network delays by {options.delay:g} "
+            f"± {options.jitter:g} ms and loses {options.loss:g} %")
+
+
+def flat(rows, column):
+    """Medians of an early and the last third in MiB, and whether it did not grow."""
+    third = len(rows) // 3 or 1
+    parts = (rows[third // 2:third * 3 // 2], rows[-third:])
+    early, late = (statistics.median(row[column] for row in part) / 2**20 for part in parts)
+    return early, late, late <= early * 1.1 + 4
+
+
+def table(rows):
+    """What it was after some times."""
+    for minutes in (5, 10, 20, 30):
+        behind = [row for row in rows if row[0] >= 60 * minutes - 3]
+        if behind:
+            at, resident, own, cpu, done, count, failures = behind[0]
+            print(f"| {at / 60:.1f} min | {done} | {count / 1e9:.2f} | {failures} | {resident / 2**20:.1f} "
+                  f"| {own / 2**20:.1f} | {cpu:.0f} |")
 
 
 def main():
@@ -286,8 +380,10 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--dispatch", default="worker", choices=["worker", "direct"])
     parser.add_argument("--proxy", default=f"{target}/release/examples/proxy")
+    parser.add_argument("--idle", type=float, help="the proxy ends connections that are idle for so many seconds")
     parser.add_argument("--csv", help="file for all samples")
     parser.add_argument("--svg", help="file for the plot")
+    parser.add_argument("--draw", help="draws --svg from a file of samples, and does nothing else")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--bad-network", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -296,6 +392,11 @@ def main():
     if options.bad_network:
         left, right, *chances = options.bad_network
         return bad_network(left, right, *map(float, chances))
+    if options.draw:
+        with open(options.draw, newline="") as file:
+            rows = [tuple(map(float, row)) for row in list(csv.reader(file))[1:]]
+        table(rows)
+        return pathlib.Path(options.svg).write_text(svg(rows, title(options)))
     if os.geteuid() != 0:
         sys.exit("needs root")
     with Network(options) as net:
@@ -305,23 +406,31 @@ def main():
         proxy = subprocess.Popen(
             [options.proxy, "--tun", f"tc@{net.front}={FRONT}/24", "--tun", f"ts@{net.back}=10.70.2.2/24",
              "--listen", f"{FRONT}:{PORT}", "--backend", f"{BACKEND}:{PORT}",
-             "--dispatch", options.dispatch, "--buffer", "1M"],
+             "--dispatch", options.dispatch, "--buffer", "1M",
+             *(["--idle", str(options.idle)] if options.idle else [])],
             stdout=subprocess.PIPE, text=True)
         try:
             server.stdout.readline()
             proxy.stdout.readline()
             enter(net.client)
             rows, start = [], time.monotonic()
+            file = open(options.csv, "w", newline="") if options.csv else None
+            writer = csv.writer(file) if file else None
+            if writer:
+                writer.writerow(("seconds", "resident", "own", "cpu", "done", "bytes", "failures"))
 
             def sample(clients):
                 if proxy.poll() is not None:
                     sys.exit(f"the proxy has ended: {proxy.returncode}")
-                resident, cpu = usage(proxy.pid)
-                row = (time.monotonic() - start, resident, cpu, sum(clients.done.values()), clients.bytes,
+                resident, own, cpu = usage(proxy.pid)
+                row = (time.monotonic() - start, resident, own, cpu, sum(clients.done.values()), clients.bytes,
                        len(clients.failures))
                 rows.append(row)
-                print(f"{row[0]:7.0f} s  {resident / 2**20:7.1f} MiB  {cpu:7.1f} s CPU  {row[3]:8} done  "
-                      f"{row[4] / 1e9:7.2f} GB  {row[5]} failed", flush=True)
+                if writer:
+                    writer.writerow(row)
+                    file.flush()
+                print(f"{row[0]:7.0f} s  {resident / 2**20:7.1f} MiB  {own / 2**20:7.1f} MiB own  {cpu:7.1f} s CPU  "
+                      f"{row[4]:8} done  {row[5] / 1e9:7.2f} GB  {row[6]} failed", flush=True)
 
             clients = asyncio.run(work(options, sample))
             proxy.send_signal(signal.SIGTERM)
@@ -332,21 +441,17 @@ def main():
                 process.wait()
     for failure in clients.failures[:20]:
         print(failure)
-    if options.csv:
-        with open(options.csv, "w", newline="") as file:
-            csv.writer(file).writerows([("seconds", "resident", "cpu", "done", "bytes", "failures"), *rows])
-    third = len(rows) // 3 or 1
-    early, late = (statistics.median(row[1] for row in part) for part in (rows[third // 2:third * 3 // 2], rows[-third:]))
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(clients.done.items()))
+    verdicts = [flat(rows, column) for column in (1, 2)]
+    (early, late, _), (early_own, late_own, _) = verdicts
     print(f"{kinds}; {clients.bytes / 1e9:.2f} GB; {len(clients.failures)} failed; proxy exit {proxy.returncode}; "
-          f"resident memory {early / 2**20:.1f} MiB early, {late / 2**20:.1f} MiB late (medians)")
+          f"memory in MiB, medians: {early:.1f} early, {late:.1f} late; own {early_own:.1f} early, {late_own:.1f} late")
+    table(rows)
     if options.svg:
-        title = f"Resident memory of the proxy, {options.clients} connections at a time, delay {options.delay:g} ms, "\
-            f"loss {options.loss:g} %"
-        pathlib.Path(options.svg).write_text(svg(rows, title))
-    flat = late <= early * 1.1 + 4 * 2**20
-    if clients.failures or proxy.returncode or not flat:
-        sys.exit("FAILED" if flat else "FAILED: the memory has grown")
+        pathlib.Path(options.svg).write_text(svg(rows, title(options)))
+    is_flat = all(verdict for _, _, verdict in verdicts)
+    if clients.failures or proxy.returncode or not is_flat:
+        sys.exit("FAILED" if is_flat else "FAILED: the memory has grown")
 
 
 if __name__ == "__main__":

@@ -145,6 +145,7 @@ pub mod link;
 pub mod local;
 pub mod lock;
 #[doc = include_str!("doc/performance.md")]
+#[doc = include_str!("doc/soak.svg")]
 pub mod performance {}
 pub mod protocol;
 mod run_list;

@@ -9,6 +9,7 @@ use super::Shared;
 use super::control;
 use super::listener::Listening;
 use super::table::Entry;
+use crate::error::SoError;
 use crate::link::Frame;
 use crate::run_list::{self, Budget};
 use crate::tcp::conn::{Conn, Runner};
@@ -20,6 +21,7 @@ use crate::tcp::wire::{self, Parsed, SYN, Segment};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Most frames of a batch.
@@ -63,6 +65,10 @@ impl Driver {
 
     /// As [`run_once`](Self::run_once): how many frames there were, and whether anything else.
     fn batch(&mut self) -> io::Result<(usize, bool)> {
+        // What has failed stays so, also if the link has changed its mind.
+        if self.shared.down.load(Ordering::SeqCst) {
+            return Err(SoError::NetworkDown.into());
+        }
         if let Err(gone) = self.shared.link.receive(&mut self.frames, BATCH) {
             self.shared.go_down();
             return Err(gone);

@@ -1,0 +1,9 @@
+//! Faults: links that fail, refuse, or have no room, at every moment in turn.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+#[path = "faults/blocks.rs"]
+mod blocks;
+#[path = "faults/gone.rs"]
+mod gone;
+#[path = "faults/world.rs"]
+mod world;
