@@ -145,7 +145,9 @@ pub mod link;
 pub mod local;
 pub mod lock;
 #[doc = include_str!("doc/performance.md")]
+#[doc = "<div>"]
 #[doc = include_str!("doc/soak.svg")]
+#[doc = "</div>"]
 pub mod performance {}
 pub mod protocol;
 mod run_list;
