@@ -214,7 +214,6 @@ impl Peer {
     }
 
     fn break_off(&mut self, scene: &Scene, rng: &mut Rng) {
-        scene.broke(self.stream / 2);
         if let Some(socket) = self.socket.take().filter(|_| rng.bool()) {
             socket.abort();
         }

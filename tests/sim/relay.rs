@@ -114,7 +114,6 @@ impl Relay {
         }
         let moved: u64 = self.ways.iter().map(Way::moved).sum();
         if self.breaks.is_some_and(|after| moved >= after) {
-            scene.broke(self.conn);
             scene.note(self.conn, "the relay breaks off", 3);
             return self.give_up(scene).map(|()| true);
         }

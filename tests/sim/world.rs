@@ -60,7 +60,6 @@ pub(crate) struct Scene {
     pub(crate) pools: RefCell<Vec<Option<SplicePool>>>,
     tallies: Vec<Tally>,
     ears: Ears,
-    broken: RefCell<Vec<usize>>,
     /// When somebody last received something.
     pub(crate) delivered_at: Cell<Duration>,
 }
@@ -90,7 +89,6 @@ impl Scene {
             tallies: plan.pools.iter().map(|_| Tally::default()).collect(),
             trace: Trace::new(&clock, prints),
             ears: Ears::default(),
-            broken: RefCell::default(),
             delivered_at: Cell::default(),
             plan,
             clock,
@@ -117,10 +115,6 @@ impl Scene {
 
     pub(crate) fn listen(&self, socket: &Socket) -> Ear {
         self.ears.add(socket)
-    }
-
-    pub(crate) fn broke(&self, conn: usize) {
-        self.broken.borrow_mut().push(conn);
     }
 
     /// A pool that is there.
@@ -211,8 +205,6 @@ pub(crate) struct World {
     begun: Vec<bool>,
     peers: Vec<Option<Peer>>,
     relays: Vec<Relay>,
-    /// Connections that never came so far, for a reason that has happened.
-    missing: usize,
     steps: u64,
 }
 
@@ -314,7 +306,6 @@ impl World {
             begun: vec![false; conns],
             peers: (0..2 * conns).map(|_| None).collect(),
             relays: Vec::new(),
-            missing: 0,
             steps: 0,
             stacks,
             networks,
@@ -401,7 +392,6 @@ impl World {
         let socket = match TcpStream::start(&self.stacks[0], address(1, plan.v6)) {
             Ok(socket) => socket,
             Err(error) => {
-                self.missing += 1;
                 self.scene.check(self.scene.is_rude(), || {
                     format!("a client could not begin: {error}")
                 })?;
