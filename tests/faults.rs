@@ -3,6 +3,8 @@
 
 #[path = "faults/blocks.rs"]
 mod blocks;
+#[path = "support/clock.rs"]
+mod clock;
 #[path = "faults/gone.rs"]
 mod gone;
 #[path = "faults/world.rs"]

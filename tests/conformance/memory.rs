@@ -1,49 +1,21 @@
 //! Pairs in memory.
 
+use crate::clock::SetClock;
 use sosplice::clock::Clock;
 use sosplice::conformance::{Connecting, Factory, Setup, Time, Verdict};
 use sosplice::error::SoError;
 use sosplice::protocol::{Protocol, SoState, SocketEnd};
 use sosplice::{Socket, local};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(crate) fn real() -> Box<dyn Factory> {
     Box::new(Memory { time: None })
 }
 
 pub(crate) fn in_virtual_time() -> Box<dyn Factory> {
-    let time = Some(Still(Arc::new(SetClock::new())));
+    let time = Some(Still(SetClock::new()));
     Box::new(Memory { time })
-}
-
-/// A clock that is set.
-#[derive(Debug)]
-pub(crate) struct SetClock {
-    start: Instant,
-    nanos: AtomicU64,
-}
-
-impl SetClock {
-    #[expect(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
-    pub(crate) fn new() -> SetClock {
-        SetClock {
-            start: Instant::now(),
-            nanos: AtomicU64::new(0),
-        }
-    }
-
-    pub(crate) fn advance(&self, by: Duration) {
-        let nanos = u64::try_from(by.as_nanos()).unwrap();
-        self.nanos.fetch_add(nanos, Ordering::SeqCst);
-    }
-}
-
-impl Clock for SetClock {
-    fn now(&self) -> Instant {
-        self.start + Duration::from_nanos(self.nanos.load(Ordering::SeqCst))
-    }
 }
 
 /// The time of pairs in memory: they do everything at once.

@@ -1,6 +1,6 @@
 //! TCP between two stacks over a link in memory.
 
-use super::memory::SetClock;
+use crate::clock::SetClock;
 use sosplice::clock::Clock;
 use sosplice::conformance::{Connecting, Factory, Setup, Time, Verdict};
 use sosplice::stack::{Builder, Driver};
@@ -116,7 +116,7 @@ impl Drivers {
 
 impl Manual {
     fn new() -> Manual {
-        let clock = Arc::new(SetClock::new());
+        let clock = SetClock::new();
         let drivers = Drivers {
             clock: clock.clone(),
             all: Mutex::default(),

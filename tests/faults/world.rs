@@ -7,7 +7,8 @@
 //! The client sends a stream and ends it; the server answers with another one. Every byte that
 //! arrives is compared. All of it runs in the thread of the test.
 
-use sosplice::clock::{Clock, SystemClock};
+use crate::clock::SetClock;
+use sosplice::clock::Clock;
 use sosplice::link::memory::{self, MemoryLink};
 use sosplice::link::{Capabilities, Frame, Link, Packet, TransmitError};
 use sosplice::socket::poller::{Events, Interest, Mode, Poller, Token};
@@ -51,7 +52,7 @@ pub(crate) struct Plan {
 pub(crate) struct Faulty {
     link: MemoryLink,
     plan: Option<Plan>,
-    clock: Arc<VirtualClock>,
+    clock: Arc<SetClock>,
     full_until: Mutex<Option<Instant>>,
     pub(crate) received: AtomicUsize,
     pub(crate) transmitted: AtomicUsize,
@@ -107,16 +108,6 @@ impl Link for Faulty {
 
     fn wake(&self) {
         self.link.wake();
-    }
-}
-
-/// Time that moves when everybody waits for it.
-#[derive(Debug)]
-pub(crate) struct VirtualClock(Mutex<Instant>);
-
-impl Clock for VirtualClock {
-    fn now(&self) -> Instant {
-        *self.0.lock().unwrap()
     }
 }
 
@@ -211,7 +202,7 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    fn new(link: impl Link + 'static, address: &str, clock: &Arc<VirtualClock>) -> Side {
+    fn new(link: impl Link + 'static, address: &str, clock: &Arc<SetClock>) -> Side {
         let builder = Stack::builder(link)
             .address(address.parse().unwrap())
             .clock(clock.clone())
@@ -247,7 +238,7 @@ pub(crate) struct Pair {
 
 /// See the module.
 pub(crate) struct World {
-    clock: Arc<VirtualClock>,
+    clock: Arc<SetClock>,
     pub(crate) sides: [Side; 4],
     pool: SplicePool,
     dispatch: Dispatch,
@@ -274,7 +265,7 @@ fn one_packet_each() -> memory::Config {
 impl World {
     /// `which` is the stack of the proxy whose link follows the plan.
     pub(crate) fn new(which: usize, plan: Option<Plan>, dispatch: Dispatch) -> World {
-        let clock = Arc::new(VirtualClock(Mutex::new(SystemClock.now())));
+        let clock = SetClock::new();
         let (a, b) = memory::pair(one_packet_each());
         let (c, d) = memory::pair(one_packet_each());
         let faulty = |link, plan| {
@@ -419,7 +410,7 @@ impl World {
             let step = now + Duration::from_micros(1);
             // A link that is full has room after some time, without anybody's deadline.
             let look = now + Duration::from_secs(1);
-            *self.clock.0.lock().unwrap() = next.unwrap_or(look).min(look).max(step);
+            self.clock.jump(next.unwrap_or(look).min(look).max(step));
         }
     }
 

@@ -12,6 +12,7 @@
     reason = "a test whose numbers are small"
 )]
 
+#[path = "../support/clock.rs"]
 mod clock;
 mod ear;
 mod goodput;

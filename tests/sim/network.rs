@@ -1,10 +1,11 @@
 //! A network between two links, in virtual time: delay, rate, queue, loss, reordering, duplication,
 //! corruption, partition, and a path that carries only smaller packets from some moment on.
 
-use crate::clock::SimClock;
+use crate::clock::SetClock;
 use crate::trace::Trace;
 use fastrand::Rng;
 use sosplice::buf::Buf;
+use sosplice::clock::Clock;
 use sosplice::link::{Capabilities, Checksum, Frame, Link, Packet, TransmitError};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -91,7 +92,7 @@ pub(crate) struct Counts {
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     name: &'static str,
-    clock: Arc<SimClock>,
+    clock: Arc<SetClock>,
     trace: Trace,
     state: Arc<Mutex<State>>,
 }
@@ -109,7 +110,7 @@ impl Network {
         name: &'static str,
         seed: u64,
         paths: [Path; 2],
-        clock: &Arc<SimClock>,
+        clock: &Arc<SetClock>,
         trace: &Trace,
     ) -> Network {
         Network {
@@ -147,7 +148,7 @@ impl Network {
 
     /// Lets arrive what is due.
     pub(crate) fn run(&self) {
-        let now = self.clock.time();
+        let now = self.clock.now();
         let mut state = self.lock();
         while state
             .events
@@ -277,7 +278,7 @@ impl Link for End {
 
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
         let network = &self.network;
-        let now = network.clock.time();
+        let now = network.clock.now();
         let mut bytes = packet.header.to_vec();
         packet
             .payload

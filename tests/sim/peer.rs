@@ -5,6 +5,7 @@ use crate::plan::log_uniform;
 use crate::world::{Failure, Scene, fail};
 use fastrand::Rng;
 use sosplice::TcpStream;
+use sosplice::clock::Clock;
 use std::io;
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
@@ -78,7 +79,7 @@ impl Peer {
 
     /// One random thing that it may do. Whether it did anything.
     pub(crate) fn step(&mut self, scene: &Scene, rng: &mut Rng) -> Result<bool, Failure> {
-        let now = scene.clock.time();
+        let now = scene.clock.now();
         let Some(socket) = self.socket.clone() else {
             return Ok(false);
         };
@@ -180,7 +181,7 @@ impl Peer {
                     )
                 })?;
                 self.received += count as u64;
-                scene.delivered_at.set(scene.clock.since_start());
+                scene.delivered_at.set(scene.clock.passed());
                 scene.note(self.stream, "received", count as u64);
                 Ok(true)
             }

@@ -6,6 +6,7 @@ use crate::plan::log_uniform;
 use crate::world::{Failure, Scene};
 use fastrand::Rng;
 use sosplice::buf::Chain;
+use sosplice::clock::Clock;
 use sosplice::splice::{Cause, Dispatch, End, Options, Role, Splice, SpliceError};
 use sosplice::{Socket, TcpStream, local};
 use std::io;
@@ -192,7 +193,7 @@ impl Relay {
 
     /// When nobody has anything to do: no splice is left whose time was over.
     pub(crate) fn check_timers(&self, scene: &Scene) -> Result<(), Failure> {
-        let now = scene.clock.time();
+        let now = scene.clock.now();
         for way in &self.ways {
             let Some(active) = &way.active else { continue };
             let idle = active.options.idle.map(|idle| active.moved_at + idle);
@@ -207,7 +208,7 @@ impl Relay {
 
     /// Before time goes on: looks at everything.
     pub(crate) fn sample(&mut self, scene: &Scene) -> Result<(), Failure> {
-        let now = scene.clock.time();
+        let now = scene.clock.now();
         for way in &mut self.ways {
             way.sample(scene, now)?;
             scene.check_buffers(&way.source)?;
@@ -293,7 +294,7 @@ impl Way {
             return Ok(Step::Something);
         };
         options.pool = scene.pools.borrow()[pool].clone();
-        let begun = scene.clock.time();
+        let begun = scene.clock.now();
         let splice = match self.source.splice_to(&self.sink, options.clone()) {
             Ok(splice) => splice,
             // Both directions are over, and its last bytes are still here: no kernel splices that.
@@ -404,7 +405,7 @@ impl Way {
 
     /// A splice ends for a cause that has happened.
     fn check_end(&self, scene: &Scene, active: &Active, end: &End) -> Result<(), Failure> {
-        let (now, options) = (scene.clock.time(), &active.options);
+        let (now, options) = (scene.clock.now(), &active.options);
         let moved_at = if end.bytes > active.bytes {
             now
         } else {

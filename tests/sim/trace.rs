@@ -1,6 +1,6 @@
 //! What happened, in order: a hash, so that two runs can be compared, and lines of text if asked for.
 
-use crate::clock::SimClock;
+use crate::clock::SetClock;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Clones write to the same trace.
 #[derive(Debug, Clone)]
 pub(crate) struct Trace {
-    clock: Arc<SimClock>,
+    clock: Arc<SetClock>,
     hash: Arc<AtomicU64>,
     prints: bool,
 }
 
 impl Trace {
-    pub(crate) fn new(clock: &Arc<SimClock>, prints: bool) -> Trace {
+    pub(crate) fn new(clock: &Arc<SetClock>, prints: bool) -> Trace {
         Trace {
             clock: clock.clone(),
             hash: Arc::new(AtomicU64::new(0xcbf2_9ce4_8422_2325)),
@@ -36,13 +36,9 @@ impl Trace {
     /// A line, made only if somebody reads it; `value` goes into the hash.
     pub(crate) fn line<T: Display>(&self, value: u64, text: impl FnOnce() -> T) {
         self.mix(value);
-        self.mix(self.clock.since_start().as_nanos() as u64);
+        self.mix(self.clock.passed().as_nanos() as u64);
         if self.prints {
-            println!(
-                "{:>14.6} {}",
-                self.clock.since_start().as_secs_f64(),
-                text()
-            );
+            println!("{:>14.6} {}", self.clock.passed().as_secs_f64(), text());
         }
     }
 

@@ -8,7 +8,7 @@
 //! random. When nobody has anything to do, time jumps to the next moment at which something happens;
 //! when there is no such moment, the run is over. Then everybody must have finished.
 
-use crate::clock::SimClock;
+use crate::clock::SetClock;
 use crate::ear::{Ear, Ears};
 use crate::network::Network;
 use crate::peer::Peer;
@@ -55,7 +55,7 @@ struct Tally {
 #[derive(Debug)]
 pub(crate) struct Scene {
     pub(crate) plan: Plan,
-    pub(crate) clock: Arc<SimClock>,
+    pub(crate) clock: Arc<SetClock>,
     pub(crate) trace: Trace,
     pub(crate) pools: RefCell<Vec<Option<SplicePool>>>,
     tallies: Vec<Tally>,
@@ -66,7 +66,7 @@ pub(crate) struct Scene {
 
 impl Scene {
     fn new(plan: Plan, prints: bool) -> Scene {
-        let clock = Arc::new(SimClock::new());
+        let clock = SetClock::new();
         let pools = plan.pools.iter().map(|pool| {
             let dispatch = if pool.direct {
                 Dispatch::Direct
@@ -233,7 +233,7 @@ fn address(stack: usize, v6: bool) -> SocketAddr {
     }
 }
 
-fn stack(index: usize, plan: &Plan, network: &Network, clock: &Arc<SimClock>) -> (Stack, Driver) {
+fn stack(index: usize, plan: &Plan, network: &Network, clock: &Arc<SetClock>) -> (Stack, Driver) {
     let StackPlan {
         seed,
         receive_buffer,
@@ -385,7 +385,7 @@ impl World {
 
     fn begin(&mut self, conn: usize) -> Result<bool, Failure> {
         let plan = &self.scene.plan.conns[conn];
-        if self.begun[conn] || self.scene.clock.since_start() < plan.begins {
+        if self.begun[conn] || self.scene.clock.passed() < plan.begins {
             return Ok(false);
         }
         self.begun[conn] = true;
@@ -448,7 +448,7 @@ impl World {
                 .iter()
                 .try_for_each(|relay| relay.check_timers(&self.scene))?;
         }
-        let now = self.scene.clock.time();
+        let now = self.scene.clock.now();
         let next = if jumps {
             match self.next() {
                 Some(next) if next > now => next,
@@ -494,7 +494,7 @@ impl World {
             .chain(plan.pool_goes);
         let goes = goes
             .map(|at| start + at)
-            .filter(|&at| at > scene.clock.time());
+            .filter(|&at| at > scene.clock.now());
         begins
             .chain(timers)
             .chain(drivers)
@@ -506,7 +506,7 @@ impl World {
 
     /// Links and pools that go.
     fn misfortune(&mut self) {
-        let since = self.scene.clock.since_start();
+        let since = self.scene.clock.passed();
         if let Some((at, stack)) = self.scene.plan.link_goes
             && since >= at
             && self.drivers[stack].take().is_some()
@@ -587,7 +587,7 @@ impl World {
         let outcome = Outcome {
             hash: self.scene.trace.hash(),
             steps: self.steps,
-            time: self.scene.clock.since_start(),
+            time: self.scene.clock.passed(),
             delivered_at: self.scene.delivered_at.get(),
             bytes,
             splices: self

@@ -10,21 +10,22 @@
 
 mod calls;
 mod capsicum;
+#[path = "../support/clock.rs"]
+mod clock;
 mod faults;
 mod fuzz;
 mod listening;
 mod suites;
 
+use clock::SetClock;
 use sosplice::buf::Buf;
-use sosplice::clock::Clock;
 use sosplice::error::{Errno, Flavor};
 use sosplice::protocol::{Protocol, SoState, SocketEnd};
 use sosplice::sockopt::{self, Abi, Descriptors, Layout, Rights, SockoptError, Table};
 use sosplice::splice::{Options, Role, SplicePool};
 use sosplice::{Socket, local};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(crate) const FREEBSD: Abi = abi(Flavor::FreeBsd, Layout::Lp64);
 pub(crate) const OPENBSD: Abi = abi(Flavor::OpenBsd, Layout::Lp64);
@@ -70,19 +71,6 @@ impl Splice {
     }
 }
 
-/// A clock that is set.
-#[derive(Debug)]
-pub(crate) struct SetClock {
-    start: Instant,
-    millis: AtomicU64,
-}
-
-impl Clock for SetClock {
-    fn now(&self) -> Instant {
-        self.start + Duration::from_millis(self.millis.load(Ordering::SeqCst))
-    }
-}
-
 /// A process: its descriptors, and a pool that works when it is told to.
 pub(crate) struct Process {
     pub(crate) table: Table,
@@ -93,10 +81,7 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn new(abi: Abi) -> Process {
-        let clock = Arc::new(SetClock {
-            start: sosplice::clock::system().now(),
-            millis: AtomicU64::new(0),
-        });
+        let clock = SetClock::new();
         let pool = SplicePool::builder().workers(1).clock(clock.clone());
         Process {
             table: Table::new(64),
@@ -160,7 +145,7 @@ impl Process {
 
     /// Lets time pass.
     pub(crate) fn sleep(&self, millis: u64) {
-        self.clock.millis.fetch_add(millis, Ordering::SeqCst);
+        self.clock.advance(Duration::from_millis(millis));
         self.run();
     }
 }

@@ -9,13 +9,16 @@
 //! To run it: `.ci/fuzz 60 frames`.
 #![no_main]
 
+#[path = "../../support/clock.rs"]
+mod clock;
+
+use clock::SetClock;
 use libfuzzer_sys::fuzz_target;
 use sosplice::buf::Buf;
 use sosplice::link::memory::{self, MemoryLink};
 use sosplice::link::{Checksum, Frame, Link, Packet};
 use sosplice::stack::Driver;
 use sosplice::{Stack, TcpListener, TcpStream};
-use sosplice_fuzz::Steps;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown};
 use std::num::NonZeroU16;
@@ -62,7 +65,7 @@ struct World {
     driver: Driver,
     stack: Stack,
     listener: TcpListener,
-    clock: Arc<Steps>,
+    clock: Arc<SetClock>,
     /// Where the stack's side of the established connection is.
     snd_nxt: u32,
     /// And the other side.
@@ -84,7 +87,7 @@ impl World {
         let mut config = memory::Config::default();
         config.capabilities.segment_v6 = Some(65_535);
         let (link, wire) = memory::pair(config);
-        let clock = Steps::new();
+        let clock = SetClock::new();
         let (stack, driver) = Stack::builder(link)
             .address("10.0.0.1/24".parse().unwrap())
             .address("fd00::1/64".parse().unwrap())
@@ -203,7 +206,7 @@ impl World {
         self.follow();
         if act.has(Act::TIME) {
             let passed = 1 << (bytes.len() % 17);
-            self.clock.pass(Duration::from_millis(passed));
+            self.clock.advance(Duration::from_millis(passed));
         }
         for mut stream in &self.accepted {
             if act.has(Act::SEND) {

@@ -12,6 +12,10 @@
 //! The input is a program of [`World::act`]. To run it: `.ci/fuzz 60 operations`.
 #![no_main]
 
+#[path = "../../support/clock.rs"]
+mod clock;
+
+use clock::SetClock;
 use libfuzzer_sys::fuzz_target;
 use sosplice::buf::{Buf, Chain};
 use sosplice::clock::Clock;
@@ -23,7 +27,7 @@ use sosplice::splice::{
 };
 use sosplice::stack::Driver;
 use sosplice::{Socket, Stack, TcpListener, TcpStream, local};
-use sosplice_fuzz::{Input, Steps};
+use sosplice_fuzz::Input;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::net::Shutdown;
@@ -74,7 +78,7 @@ struct Network {
 }
 
 struct World {
-    clock: Arc<Steps>,
+    clock: Arc<SetClock>,
     pools: Vec<Option<SplicePool>>,
     network: Option<Network>,
     sides: Vec<Side>,
@@ -89,7 +93,7 @@ fn byte(serial: u32) -> u8 {
     serial.wrapping_mul(0x9e37_79b9).to_be_bytes()[0]
 }
 
-fn network(clock: &Arc<Steps>) -> (Network, [Socket; 2]) {
+fn network(clock: &Arc<SetClock>) -> (Network, [Socket; 2]) {
     let (a, b) = memory::pair(memory::Config::default());
     let stack = |link, address: &str| {
         Stack::builder(link)
@@ -122,7 +126,7 @@ fn network(clock: &Arc<Steps>) -> (Network, [Socket; 2]) {
 impl World {
     fn new(input: &mut Input<'_>) -> World {
         let form = input.byte();
-        let clock = Steps::new();
+        let clock = SetClock::new();
         let mut sockets = Vec::new();
         let mut network = None;
         if form & 1 != 0 {
@@ -455,7 +459,7 @@ impl World {
             some => Duration::from_millis(1 << (some % 16)),
         };
         if self.clock.passed() + time < MOST {
-            self.clock.pass(time);
+            self.clock.advance(time);
         }
     }
 

@@ -5,6 +5,10 @@
 //! sockets. The input is a program of [`World::act`]. To run it: `.ci/fuzz 60 sockopt`.
 #![no_main]
 
+#[path = "../../support/clock.rs"]
+mod clock;
+
+use clock::SetClock;
 use libfuzzer_sys::fuzz_target;
 use sosplice::buf::Buf;
 use sosplice::error::{Errno, Flavor, SoError};
@@ -13,7 +17,7 @@ use sosplice::sockopt::{self, Abi, Layout, Rights, SO_ERROR, SO_SPLICE, SOL_SOCK
 use sosplice::splice::{Cause, End, Role};
 use sosplice::splice::{Dispatch, Options, Rate, SplicePool, Stats};
 use sosplice::{Socket, local};
-use sosplice_fuzz::{Input, Steps};
+use sosplice_fuzz::Input;
 use std::net::Shutdown;
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
@@ -205,7 +209,7 @@ struct World {
     files: usize,
     peers: Vec<Option<Socket>>,
     posed: Vec<Arc<Posed>>,
-    clock: Arc<Steps>,
+    clock: Arc<SetClock>,
     pools: [SplicePool; 2],
     /// The limits of splices, by source.
     limits: Vec<(Socket, u64)>,
@@ -213,7 +217,7 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let clock = Steps::new();
+        let clock = SetClock::new();
         let pool = |workers| {
             let builder = SplicePool::builder().workers(workers).clock(clock.clone());
             builder.quantum(64).manual().build()
@@ -574,7 +578,9 @@ impl World {
                     self.pools[0].run_one();
                 }
             }
-            10 => self.clock.pass(Duration::from_millis(1 << input.below(24))),
+            10 => self
+                .clock
+                .advance(Duration::from_millis(1 << input.below(24))),
             11 => self.close(descriptor(input)),
             12 => self.dup(descriptor(input), Rights::from_bits_truncate(input.byte())),
             13 if self.peers.len() < OPEN => match input.below(3) {

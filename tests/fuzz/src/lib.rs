@@ -1,12 +1,7 @@
-//! What the targets share: a reader of inputs, and a clock that is set.
+//! What the targets share: a reader of inputs.
 //!
 //! An input is read byte by byte as a program: what to do, then its arguments. Whatever is missing at
 //! its end is 0, so that every input is a program, and a part of one is another.
-
-use sosplice::clock::Clock;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 /// What is left of an input.
 #[derive(Debug)]
@@ -74,37 +69,5 @@ impl<'a> Input<'a> {
             251 => i64::from(self.byte()) + 999_990,
             small => i64::from(small) - 4,
         }
-    }
-}
-
-/// Time passes when it is told to.
-#[derive(Debug)]
-pub struct Steps {
-    start: Instant,
-    micros: AtomicU64,
-}
-
-impl Steps {
-    pub fn new() -> Arc<Steps> {
-        Arc::new(Steps {
-            start: sosplice::clock::system().now(),
-            micros: AtomicU64::new(0),
-        })
-    }
-
-    /// Since the beginning.
-    pub fn passed(&self) -> Duration {
-        Duration::from_micros(self.micros.load(Ordering::Relaxed))
-    }
-
-    pub fn pass(&self, time: Duration) {
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        self.micros.fetch_add(micros, Ordering::Relaxed);
-    }
-}
-
-impl Clock for Steps {
-    fn now(&self) -> Instant {
-        self.start + self.passed()
     }
 }
