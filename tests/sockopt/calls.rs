@@ -1,6 +1,6 @@
 //! What calls mean: forms, buffers, time, flavors, threads.
 
-use crate::{FREEBSD, OPENBSD, Posed, Process, Splice, abi, read};
+use crate::{FREEBSD, OPENBSD, Process, Splice, abi, posed_stream, read};
 use sosplice::Socket;
 use sosplice::error::{Errno, Flavor, SoError};
 use sosplice::protocol::SoState;
@@ -210,7 +210,7 @@ fn a_call_has_its_programs_flavor_and_a_splice_its_sources() {
         drop(user);
 
         // The order is the program's too.
-        let (unconnected, posed) = Posed::stream();
+        let (unconnected, posed) = posed_stream();
         posed.pose(SoState::Unconnected);
         unconnected.set_flavor(source);
         let unconnected = process.table.insert(unconnected).unwrap();

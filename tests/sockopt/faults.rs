@@ -1,7 +1,7 @@
 //! Which fault a call is told of: every single one, and of every two that can come together the one
 //! that the system looks for first. The orders are data.
 
-use crate::{Posed, Process, Splice, abi};
+use crate::{Process, Splice, abi, posed_stream};
 use sosplice::error::Flavor;
 use sosplice::protocol::SoState;
 use sosplice::sockopt::{self, Abi, DescriptorError, Layout, Rights, SockoptError};
@@ -229,9 +229,9 @@ impl Party {
     }
 
     fn socket(self, process: &Process, role: Role) -> i32 {
-        let (socket, posed) = Posed::stream();
+        let (socket, posed) = posed_stream();
         if self.busy {
-            let (other, _) = Posed::stream();
+            let (other, _) = posed_stream();
             let [source, sink] = match role {
                 Source => [&socket, &other],
                 Sink => [&other, &socket],

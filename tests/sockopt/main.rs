@@ -15,16 +15,19 @@ mod clock;
 mod faults;
 mod fuzz;
 mod listening;
+#[path = "../support/posed.rs"]
+mod posed;
 mod suites;
 
 use clock::SetClock;
+use posed::Posed;
 use sosplice::buf::Buf;
 use sosplice::error::{Errno, Flavor};
-use sosplice::protocol::{Protocol, SoState, SocketEnd};
+use sosplice::protocol::{SoState, SocketEnd};
 use sosplice::sockopt::{self, Abi, Descriptors, Layout, Rights, SockoptError, Table};
 use sosplice::splice::{Options, Role, SplicePool};
 use sosplice::{Socket, local};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) const FREEBSD: Abi = abi(Flavor::FreeBsd, Layout::Lp64);
@@ -103,7 +106,7 @@ impl Process {
 
     /// A socket in this state.
     pub(crate) fn posed(&self, state: SoState) -> i32 {
-        self.table.insert(Posed::socket(state)).unwrap()
+        self.table.insert(posed(state)).unwrap()
     }
 
     pub(crate) fn socket(&self, fd: i32) -> Socket {
@@ -176,42 +179,20 @@ impl Process {
     }
 }
 
-/// A protocol that says what it is told to say, and does nothing.
-#[derive(Debug)]
-pub(crate) struct Posed(Mutex<SoState>);
-
-impl Posed {
-    fn socket(state: SoState) -> Socket {
-        let end = SocketEnd::new(1000, 1000);
-        end.connected();
-        Socket::new(end, Arc::new(Posed(Mutex::new(state))))
-    }
-
-    /// A stream, with a way to change what it says, and three bytes to be read.
-    pub(crate) fn stream() -> (Socket, Arc<Posed>) {
-        let end = SocketEnd::new(1000, 1000);
-        end.connected();
-        end.append_rcv([Buf::copy_of(b"abc")]);
-        let posed = Arc::new(Posed(Mutex::new(SoState::Stream)));
-        (Socket::new(end, posed.clone()), posed)
-    }
-
-    pub(crate) fn pose(&self, state: SoState) {
-        *self.0.lock().unwrap() = state;
-    }
+/// A socket whose protocol says this.
+fn posed(state: SoState) -> Socket {
+    let end = SocketEnd::new(1000, 1000);
+    end.connected();
+    Socket::new(end, Posed::new(state))
 }
 
-impl Protocol for Posed {
-    fn output(&self) {}
-    fn rcvd(&self, _idle: bool) {}
-    fn abort(&self) {}
-    fn detach(&self) {}
-    fn name(&self) -> &'static str {
-        "posed"
-    }
-    fn so_state(&self) -> SoState {
-        *self.0.lock().unwrap()
-    }
+/// A stream, with a way to change what it says, and three bytes to be read.
+pub(crate) fn posed_stream() -> (Socket, Arc<Posed>) {
+    let end = SocketEnd::new(1000, 1000);
+    end.connected();
+    end.append_rcv([Buf::copy_of(b"abc")]);
+    let posed = Posed::new(SoState::Stream);
+    (Socket::new(end, posed.clone()), posed)
 }
 
 pub(crate) fn read(socket: &Socket) -> Vec<u8> {

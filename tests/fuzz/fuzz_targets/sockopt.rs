@@ -7,12 +7,15 @@
 
 #[path = "../../support/clock.rs"]
 mod clock;
+#[path = "../../support/posed.rs"]
+mod posed;
 
 use clock::SetClock;
 use libfuzzer_sys::fuzz_target;
+use posed::Posed;
 use sosplice::buf::Buf;
 use sosplice::error::{Errno, Flavor, SoError};
-use sosplice::protocol::{Protocol, SoState, SocketEnd};
+use sosplice::protocol::{SoState, SocketEnd};
 use sosplice::sockopt::{self, Abi, Layout, Rights, SO_ERROR, SO_SPLICE, SOL_SOCKET, Table};
 use sosplice::splice::{Cause, End, Role};
 use sosplice::splice::{Dispatch, Options, Rate, SplicePool, Stats};
@@ -20,28 +23,11 @@ use sosplice::{Socket, local};
 use sosplice_fuzz::Input;
 use std::net::Shutdown;
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Descriptors that there can be.
 const OPEN: usize = 12;
-
-/// A protocol that says what it is told to say, and does nothing.
-#[derive(Debug)]
-struct Posed(Mutex<SoState>);
-
-impl Protocol for Posed {
-    fn output(&self) {}
-    fn rcvd(&self, _idle: bool) {}
-    fn abort(&self) {}
-    fn detach(&self) {}
-    fn name(&self) -> &'static str {
-        "posed"
-    }
-    fn so_state(&self) -> SoState {
-        *self.0.lock().unwrap()
-    }
-}
 
 const STATES: [SoState; 5] = [
     SoState::Stream,
@@ -282,7 +268,7 @@ impl World {
         let end = SocketEnd::new(100, 100);
         end.connected();
         end.append_rcv([Buf::copy_of(b"abc")]);
-        let posed = Arc::new(Posed(Mutex::new(state)));
+        let posed = Posed::new(state);
         let socket = Socket::new(end, posed.clone());
         socket.set_nonblocking(true);
         self.posed.push(posed);
@@ -595,7 +581,7 @@ impl World {
             _ => {
                 let (at, state) = (input.below(20), input.pick(&STATES));
                 if let Some(posed) = self.posed.get(at) {
-                    *posed.0.lock().unwrap() = state;
+                    posed.pose(state);
                 } else if let Some(peer) = self.peers.get_mut(at) {
                     *peer = None;
                 }
