@@ -57,7 +57,7 @@ impl Driver {
     ///
     /// # Errors
     /// If the link is gone. All connections have ended with
-    /// [`NetworkDown`](crate::error::SoError::NetworkDown).
+    /// [`NetworkDown`](crate::error::SoError::NetworkDown), and so do all further calls.
     pub fn run_once(&mut self) -> io::Result<bool> {
         let (received, worked) = self.batch()?;
         Ok(received > 0 || worked)

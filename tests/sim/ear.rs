@@ -5,7 +5,6 @@ use crate::world::Scene;
 use sosplice::Socket;
 use sosplice::socket::poller::{Event, Events, Interest, Mode, Poller, Token};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -51,7 +50,8 @@ impl Ear {
 #[derive(Debug, Default)]
 pub(crate) struct Ears {
     poller: Poller,
-    ears: RefCell<HashMap<usize, Ear>>,
+    /// By token.
+    ears: RefCell<Vec<Ear>>,
     events: RefCell<Events>,
 }
 
@@ -60,7 +60,7 @@ impl Ears {
         let ear = Ear::default();
         let mut ears = self.ears.borrow_mut();
         let token = ears.len();
-        ears.insert(token, ear.clone());
+        ears.push(ear.clone());
         self.poller
             .add(socket, Token(token), Interest::BOTH, Mode::Edge)
             .unwrap();
@@ -72,7 +72,7 @@ impl Ears {
         let mut events = self.events.borrow_mut();
         let count = self.poller.wait(&mut events, Some(Duration::ZERO)).unwrap();
         for event in events.iter() {
-            self.ears.borrow()[&event.token().0].hear(event);
+            self.ears.borrow()[event.token().0].hear(event);
         }
         count > 0
     }

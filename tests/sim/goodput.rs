@@ -48,7 +48,7 @@ fn plan(loss: f64, delay: u64, jitter: bool, upload: bool) -> Plan {
     Plan {
         manners: Manners::Polite,
         hears: Hears::Edges,
-        paths: [[path.clone(), path], [Path::PERFECT, Path::PERFECT]],
+        paths: [[path, path], [Path::PERFECT, Path::PERFECT]],
         stacks: std::array::from_fn(|_| stack.clone()),
         pools: vec![PoolPlan {
             workers: 1,

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 const FIN: u8 = 1;
 const PSH: u8 = 8;
 
-/// What the way from one end to the other is like. Chances are in thousandths.
-#[derive(Debug, Clone)]
+/// What the way from one end to the other is like. Chances are shares of 1.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Path {
     pub(crate) delay: Duration,
     /// A packet is late by up to this much; what is late by more than its successor is overtaken.
@@ -73,19 +73,8 @@ struct State {
     events: BinaryHeap<Reverse<Event>>,
     serial: u64,
     inboxes: [VecDeque<Frame>; 2],
-    counts: Counts,
-}
-
-/// What was done to packets.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Counts {
-    pub(crate) sent: u64,
-    pub(crate) lost: u64,
-    pub(crate) dropped: u64,
-    pub(crate) duplicated: u64,
-    pub(crate) corrupted: u64,
-    pub(crate) too_big: u64,
-    pub(crate) refused: u64,
+    /// Packets that were lost on the way or found no room in a queue.
+    lost: u64,
 }
 
 /// Two ends and what lies between.
@@ -125,7 +114,7 @@ impl Network {
                 events: BinaryHeap::new(),
                 serial: 0,
                 inboxes: Default::default(),
-                counts: Counts::default(),
+                lost: 0,
             })),
         }
     }
@@ -138,8 +127,8 @@ impl Network {
         }
     }
 
-    pub(crate) fn counts(&self) -> Counts {
-        self.lock().counts
+    pub(crate) fn lost(&self) -> u64 {
+        self.lock().lost
     }
 
     pub(crate) fn next(&self) -> Option<Instant> {
@@ -228,12 +217,11 @@ impl State {
         since: Duration,
         departure: Instant,
     ) {
-        let path = self.paths[from].clone();
+        let path = self.paths[from];
         if let Some((when, mtu)) = path.narrows
             && since >= when
             && bytes.len() > mtu
         {
-            self.counts.too_big += 1;
             let error = too_big(&bytes, mtu);
             let at = self.arrival(from, departure);
             self.push(at, from, Some((error, false)));
@@ -243,17 +231,15 @@ impl State {
             .partition
             .is_some_and(|(begin, end)| (begin..end).contains(&since));
         if parted || self.chance(path.loss) {
-            self.counts.lost += 1;
+            self.lost += 1;
             return;
         }
         if self.chance(path.duplication) {
-            self.counts.duplicated += 1;
             let at = self.arrival(from, departure);
             self.push(at, 1 - from, Some((bytes.clone(), vouched)));
         }
         // What the link vouches for is not looked at again.
         if !vouched && self.chance(path.corruption) {
-            self.counts.corrupted += 1;
             let (at, bit) = (self.rng.usize(0..bytes.len()), self.rng.u32(0..8));
             bytes[at] ^= 1 << bit;
         }
@@ -287,12 +273,11 @@ impl Link for End {
         let mut state = network.lock();
         let Some(departure) = state.depart(self.index, bytes.len(), now) else {
             if state.paths[self.index].says_full {
-                state.counts.refused += 1;
                 let room = state.departures[self.index].front().copied();
                 state.push(room.unwrap_or(now), self.index, None);
                 return Err(TransmitError::Full);
             }
-            state.counts.dropped += 1;
+            state.lost += 1;
             network
                 .trace
                 .packet(network.name, "queue full", self.index, &bytes);
@@ -302,7 +287,6 @@ impl Link for End {
         let vouched = packet.checksum == Checksum::Partial;
         let since = now - network.clock.start();
         for piece in cut(packet, bytes) {
-            state.counts.sent += 1;
             state.carry(self.index, piece, vouched, since, departure);
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use crate::ear::Ear;
 use crate::plan::log_uniform;
-use crate::world::{Failure, Scene, fail};
+use crate::world::{Failure, Scene, check, fail};
 use fastrand::Rng;
 use sosplice::TcpStream;
 use sosplice::clock::Clock;
@@ -162,7 +162,7 @@ impl Peer {
             Ok(0) => {
                 self.at_end = true;
                 scene.note(self.stream, "end of stream", self.received);
-                scene.check(self.received == self.expected || scene.is_rude(), || {
+                check(self.received == self.expected || scene.is_rude(), || {
                     format!(
                         "stream {}: the end came after {} of {} bytes",
                         self.stream, self.received, self.expected
@@ -174,7 +174,7 @@ impl Peer {
                 let right = piece(self.stream ^ 1, self.received, count);
                 let same =
                     bytes[..count] == right && peeked.iter().zip(&right).all(|(a, b)| a == b);
-                scene.check(same, || {
+                check(same, || {
                     format!(
                         "stream {}: wrong bytes after {}",
                         self.stream, self.received

@@ -2,8 +2,8 @@
 //! up again; between two splices it may copy by hand.
 
 use crate::ear::Ear;
-use crate::plan::log_uniform;
-use crate::world::{Failure, Scene};
+use crate::plan::{ConnPlan, log_uniform};
+use crate::world::{Failure, Scene, check};
 use fastrand::Rng;
 use sosplice::buf::Chain;
 use sosplice::clock::Clock;
@@ -135,7 +135,7 @@ impl Relay {
                 }
                 Step::Failed(why) => {
                     scene.note(self.conn, &why, 5);
-                    scene.check(scene.is_rude(), || {
+                    check(scene.is_rude(), || {
                         format!("the relay of {} failed: {why}", self.conn)
                     })?;
                     return self.give_up(scene).map(|()| true);
@@ -151,7 +151,7 @@ impl Relay {
         let half = self.ways.len() / 2;
         for (index, way) in self.ways.iter().enumerate() {
             let total = totals[index / half];
-            scene.check(way.moved == total || scene.is_rude(), || {
+            check(way.moved == total || scene.is_rude(), || {
                 format!("way {}: {} of {total} bytes", way.name, way.moved)
             })?;
         }
@@ -169,7 +169,7 @@ impl Relay {
         self.close();
         for (name, active) in active {
             let end = active.splice.end();
-            scene.check(end.is_some(), || {
+            check(end.is_some(), || {
                 format!("way {name}: closed, but its splice goes on")
             })?;
             scene.ended(active.pool, end.as_ref().unwrap());
@@ -199,7 +199,7 @@ impl Relay {
             let idle = active.options.idle.map(|idle| active.moved_at + idle);
             let life = active.options.lifetime.map(|life| active.begun + life);
             let over = idle.into_iter().chain(life).any(|at| at < now);
-            scene.check(!over || active.splice.is_ended(), || {
+            check(!over || active.splice.is_ended(), || {
                 format!("way {}: its time is over: {active:?}", way.name)
             })?;
         }
@@ -210,7 +210,7 @@ impl Relay {
     pub(crate) fn sample(&mut self, scene: &Scene) -> Result<(), Failure> {
         let now = scene.clock.now();
         for way in &mut self.ways {
-            way.sample(scene, now)?;
+            way.sample(now)?;
             scene.check_buffers(&way.source)?;
         }
         Ok(())
@@ -232,12 +232,7 @@ impl Way {
                 .map_or(0, |active| active.splice.bytes())
     }
 
-    fn step(
-        &mut self,
-        scene: &Scene,
-        plan: &crate::plan::ConnPlan,
-        rng: &mut Rng,
-    ) -> Result<Step, Failure> {
+    fn step(&mut self, scene: &Scene, plan: &ConnPlan, rng: &mut Rng) -> Result<Step, Failure> {
         if self.done {
             return Ok(Step::Nothing);
         }
@@ -249,7 +244,7 @@ impl Way {
                 active.unspliced = true;
                 let end = active.splice.unsplice();
                 scene.note(0, "unsplices", 6);
-                scene.check(end.is_ok(), || {
+                check(end.is_ok(), || {
                     format!(
                         "way {}: a splice that had not ended could not be ended",
                         self.name
@@ -329,22 +324,22 @@ impl Way {
     }
 
     /// Before time goes on: when it last moved something.
-    fn sample(&mut self, scene: &Scene, now: Instant) -> Result<(), Failure> {
+    fn sample(&mut self, now: Instant) -> Result<(), Failure> {
         let Some(active) = &mut self.active else {
             return Ok(());
         };
         let bytes = active.splice.bytes();
-        scene.check(bytes >= active.bytes, || {
+        check(bytes >= active.bytes, || {
             format!("way {}: its counter went back", self.name)
         })?;
         if bytes > active.bytes {
             (active.bytes, active.moved_at) = (bytes, now);
         }
         let limit = active.options.limit.unwrap_or(u64::MAX);
-        scene.check(bytes <= limit, || {
+        check(bytes <= limit, || {
             format!("way {}: {bytes} bytes, its limit is {limit}", self.name)
         })?;
-        scene.check(
+        check(
             active.splice.is_ended() || self.source.spliced() == bytes,
             || {
                 format!(
@@ -360,7 +355,7 @@ impl Way {
         &mut self,
         scene: &Scene,
         end: End,
-        plan: &crate::plan::ConnPlan,
+        plan: &ConnPlan,
         rng: &mut Rng,
     ) -> Result<Step, Failure> {
         let Some(active) = self.active.take() else {
@@ -383,11 +378,11 @@ impl Way {
                 let result = self.source.recv(&mut one);
                 // Somebody rude may have sent a reset after it.
                 let right = matches!(result, Ok(0)) || scene.is_rude();
-                scene.check(right, || {
+                check(right, || {
                     format!("way {}: after the end of the stream: {result:?}", self.name)
                 })?;
                 let closed = self.sink.end().snd().buf.is_closed();
-                scene.check(closed >= active.options.forward_eof, || {
+                check(closed >= active.options.forward_eof, || {
                     format!("way {}: the end was not forwarded", self.name)
                 })?;
                 if !closed {
@@ -423,13 +418,13 @@ impl Way {
             Cause::SourceError(_) | Cause::SinkError(_) | Cause::SinkShutdown => scene.is_rude(),
             _ => false,
         };
-        scene.check(happened, || {
+        check(happened, || {
             format!("way {}: ended with {end:?}, {active:?}", self.name)
         })?;
-        scene.check(end.bytes <= options.limit.unwrap_or(u64::MAX), || {
+        check(end.bytes <= options.limit.unwrap_or(u64::MAX), || {
             format!("way {}: {end:?}, {options:?}", self.name)
         })?;
-        scene.check(self.source.spliced() == end.bytes, || {
+        check(self.source.spliced() == end.bytes, || {
             format!(
                 "way {}: the source counts {}: {end:?}",
                 self.name,

@@ -35,6 +35,10 @@ pub(crate) fn fail<T>(why: impl Into<String>) -> Result<T, Failure> {
     Err(why.into())
 }
 
+pub(crate) fn check(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Failure> {
+    if holds { Ok(()) } else { Err(otherwise()) }
+}
+
 const PORT: u16 = 80;
 /// For what is not to end by a timer.
 const NEVER: Duration = Duration::from_secs(48 * 3600);
@@ -99,14 +103,6 @@ impl Scene {
         self.plan.manners == Manners::Rude
     }
 
-    pub(crate) fn check(
-        &self,
-        holds: bool,
-        otherwise: impl FnOnce() -> String,
-    ) -> Result<(), Failure> {
-        if holds { Ok(()) } else { Err(otherwise()) }
-    }
-
     pub(crate) fn note(&self, who: usize, what: &str, value: u64) {
         self.trace.line(value ^ (who as u64) << 32, || {
             format!("{who} {what} ({value})")
@@ -145,7 +141,7 @@ impl Scene {
         for (name, (len, hiwat, memory, mbmax)) in [("so_rcv", rcv), ("so_snd", snd)] {
             // One frame may just have lost its better half.
             let holds = len <= hiwat && memory <= mbmax + MAX_FRAME;
-            self.check(holds, || {
+            check(holds, || {
                 format!("{name}: {len} of {hiwat} bytes in {memory} of {mbmax}")
             })?;
         }
@@ -170,10 +166,10 @@ impl Scene {
             && stats.bytes == tally.bytes.get()
             && stats.panics == 0
             && causes;
-        self.check(right, || {
+        check(right, || {
             format!("pool {index} counts {stats:?}, right is {tally:?}")
         })?;
-        self.check(pool.next_deadline().is_none(), || {
+        check(pool.next_deadline().is_none(), || {
             format!("pool {index} still has a timer")
         })
     }
@@ -279,13 +275,7 @@ impl World {
         let scene = Scene::new(plan, prints);
         let clock = &scene.clock;
         let network = |index: usize, name, seed| {
-            Network::new(
-                name,
-                seed,
-                scene.plan.paths[index].clone(),
-                clock,
-                &scene.trace,
-            )
+            Network::new(name, seed, scene.plan.paths[index], clock, &scene.trace)
         };
         let networks = [network(0, "a", rng.u64(..)), network(1, "b", rng.u64(..))];
         let (stacks, drivers): (Vec<_>, Vec<_>) = (0..4)
@@ -392,7 +382,7 @@ impl World {
         let socket = match TcpStream::start(&self.stacks[0], address(1, plan.v6)) {
             Ok(socket) => socket,
             Err(error) => {
-                self.scene.check(self.scene.is_rude(), || {
+                check(self.scene.is_rude(), || {
                     format!("a client could not begin: {error}")
                 })?;
                 return Ok(true);
@@ -432,7 +422,7 @@ impl World {
                 self.relays.push(relay);
             }
             Err(error) => {
-                self.scene.check(self.scene.is_rude(), || {
+                check(self.scene.is_rude(), || {
                     format!("a relay could not begin: {error}")
                 })?;
             }
@@ -533,8 +523,11 @@ impl World {
                 let sent = count(2 * relay.conn + side, |peer| peer.sent);
                 let received = count(2 * relay.conn + 1 - side, |peer| peer.received);
                 let (first, last) = moved;
-                self.scene.check(sent >= first && first >= last && last >= received, || {
-                    format!("way {side} of {}: sent {sent}, moved {first} and {last}, received {received}", relay.conn)
+                check(sent >= first && first >= last && last >= received, || {
+                    format!(
+                        "way {side} of {}: sent {sent}, moved {first} and {last}, received {received}",
+                        relay.conn
+                    )
                 })?;
             }
         }
@@ -575,15 +568,13 @@ impl World {
             let stats = stack.stats();
             let clean = stats.connections == 0 && stats.broken == 0;
             let clean = clean && (stats.time_wait == 0 || self.drivers[index].is_none());
-            self.scene
-                .check(clean, || format!("stack {index} leaves {stats:?}"))?;
+            check(clean, || format!("stack {index} leaves {stats:?}"))?;
         }
         for (index, pool) in self.scene.pools.borrow().iter().enumerate() {
             if let Some(pool) = pool {
                 self.scene.check_pool(index, pool)?;
             }
         }
-        let counts = self.networks.iter().map(Network::counts);
         let outcome = Outcome {
             hash: self.scene.trace.hash(),
             steps: self.steps,
@@ -596,7 +587,7 @@ impl World {
                 .iter()
                 .map(|tally| tally.started.get())
                 .sum(),
-            lost: counts.map(|counts| counts.lost + counts.dropped).sum(),
+            lost: self.networks.iter().map(Network::lost).sum(),
         };
         self.networks.iter().for_each(Network::clear);
         self.listeners = [None, None];
