@@ -664,8 +664,8 @@ impl World {
                 assert!(deadline.is_some_and(|at| at <= end), "{deadline:?} {end:?}");
             }
             if let Some(rate) = watch.options.rate {
-                let passed = (now - watch.began).as_micros();
-                let most = u128::from(rate.bytes_per_second.get()) * passed / 1_000_000;
+                let passed = (now - watch.began).as_nanos();
+                let most = u128::from(rate.bytes_per_second.get()) * passed / 1_000_000_000;
                 assert!(u128::from(watch.bytes) <= most + u128::from(rate.burst.get()));
             } else {
                 self.stalled(watch);
