@@ -192,9 +192,13 @@ def size(dice):
     return int(2 ** dice.uniform(0, dice.choice((8, 14, 18, 22))))
 
 
+KINDS = {"down": 6, "up": 6, "both": 4, "slow": 1, "reset": 2, "idle": 1}
+
+
 class Clients:
-    def __init__(self, seed):
+    def __init__(self, seed, kinds):
         self.dice = random.Random(seed)
+        self.kinds = kinds
         self.done = {}
         self.bytes = 0
         self.failures = []
@@ -202,7 +206,7 @@ class Clients:
     async def forever(self, end):
         while time.monotonic() < end:
             seed = self.dice.getrandbits(48)
-            kind = self.dice.choices(("down", "up", "both", "slow", "reset", "idle"), (6, 6, 4, 1, 2, 1))[0]
+            kind = self.dice.choices(self.kinds, [KINDS[kind] for kind in self.kinds])[0]
             try:
                 await asyncio.wait_for(self.one(kind, seed), LIMIT)
                 self.done[kind] = self.done.get(kind, 0) + 1
@@ -243,7 +247,7 @@ class Clients:
 
 
 async def work(options, sample):
-    clients = Clients(options.seed)
+    clients = Clients(options.seed, [kind for kind in KINDS if kind not in options.without])
     end = time.monotonic() + 60 * options.minutes
     tasks = [asyncio.create_task(clients.forever(end)) for _ in range(options.clients)]
     while time.monotonic() < end:
@@ -381,6 +385,7 @@ def main():
     parser.add_argument("--dispatch", default="worker", choices=["worker", "direct"])
     parser.add_argument("--proxy", default=f"{target}/release/examples/proxy")
     parser.add_argument("--idle", type=float, help="the proxy ends connections that are idle for so many seconds")
+    parser.add_argument("--without", nargs="*", default=[], choices=KINDS, help="kinds of clients that do not come")
     parser.add_argument("--csv", help="file for all samples")
     parser.add_argument("--svg", help="file for the plot")
     parser.add_argument("--draw", help="draws --svg from a file of samples, and does nothing else")

@@ -111,7 +111,7 @@ pub enum TransmitError {
     /// The packet cannot be sent and never will be, e.g. the kernel refused it. It counts as lost.
     #[error("the link refused the packet: {0}")]
     Refused(io::Error),
-    /// The link is gone.
+    /// The link is gone. The stack goes down as soon as what has arrived is received.
     #[error("the link is gone: {0}")]
     Gone(io::Error),
 }

@@ -104,8 +104,8 @@ pub enum SpliceError {
     /// The last handle of the pool was dropped.
     #[error("the pool is closed, keep a handle of it while splices are set up")]
     PoolClosed,
-    /// The pool's threads could not be started.
-    #[error("the pool could not start its threads ({0}), use another pool")]
+    /// The system did not start the pool's threads. The next splice tries again.
+    #[error("the pool could not start its threads ({0}), try again when fewer are running")]
     Threads(io::ErrorKind),
     /// The limit is zero.
     #[error("a limit of 0 bytes, set at least 1, or None for no limit")]

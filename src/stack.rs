@@ -9,7 +9,7 @@
 //! `Stack` handle are gone, the driver delivers what was sent for up to five seconds, resets what is left
 //! and ends. When the link fails, or a [`Driver`] is dropped before, every connection ends with
 //! [`NetworkDown`](crate::error::SoError::NetworkDown), and so does every attempt to connect or to
-//! accept one.
+//! accept one. What had arrived until then can be read.
 //!
 //! **ICMP errors** about a connection count only if they quote a segment that is in flight (RFC 5927);
 //! [`Stats`] counts both kinds. While connecting, an unreachable port or protocol and a prohibited way
@@ -78,6 +78,7 @@ pub(crate) mod table;
 #[cfg(test)]
 mod traps;
 mod unclaimed;
+mod uplink;
 
 pub use crate::keep_alive::KeepAlive;
 pub use builder::{BuildError, Builder};
@@ -121,6 +122,7 @@ use std::thread;
 use std::time::Instant;
 use table::{Entry, Table};
 use unclaimed::Unclaimed;
+use uplink::Uplink;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -142,7 +144,7 @@ impl Drop for Handle {
 
 /// What handles, connections and the driver share.
 pub(crate) struct Shared {
-    pub(crate) link: Arc<dyn Link>,
+    link: Uplink,
     clock: Arc<dyn Clock>,
     epoch: Instant,
     network: Mutex<Network, LEAF>,
@@ -636,7 +638,7 @@ mod tests;
 
 impl Host for Shared {
     fn link(&self) -> &dyn Link {
-        &*self.link
+        &self.link
     }
 
     fn now(&self) -> Instant {

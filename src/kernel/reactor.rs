@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::thread;
 
 const WAKE: Token = Token(0);
@@ -31,11 +31,15 @@ pub(super) struct Reactor {
 }
 
 impl Reactor {
-    /// The one of this process.
+    /// The one of this process. If it cannot start now, the next one who asks tries again.
     pub(super) fn global() -> io::Result<Arc<Reactor>> {
-        static GLOBAL: OnceLock<Result<Arc<Reactor>, io::ErrorKind>> = OnceLock::new();
-        let reactor = GLOBAL.get_or_init(|| Reactor::start().map_err(|error| error.kind()));
-        reactor.clone().map_err(io::Error::from)
+        static GLOBAL: Mutex<Option<Arc<Reactor>>, LEAF> = Mutex::new(None);
+        let mut global = GLOBAL.lock();
+        if let Some(reactor) = &*global {
+            return Ok(reactor.clone());
+        }
+        let reactor = Reactor::start()?;
+        Ok(global.insert(reactor).clone())
     }
 
     fn start() -> io::Result<Arc<Reactor>> {

@@ -102,6 +102,16 @@ impl Tun {
         &self.place
     }
 
+    /// An error of the system about this device.
+    fn error(&self, errno: Errno) -> io::Error {
+        let error = io::Error::from(errno);
+        let why = match is_gone(errno) {
+            true => format!("{}: the device was deleted ({error})", self.place),
+            false => format!("{}: {error}", self.place),
+        };
+        io::Error::new(error.kind(), why)
+    }
+
     /// Reads one packet, or `None` if there is none now. `spare` is memory to read into, kept from
     /// one packet to the next while it is not given away.
     fn read(&self, spare: &mut Option<FrameMut>) -> Result<Option<Frame>, Errno> {
@@ -164,7 +174,8 @@ impl Tun {
         Ok(header)
     }
 
-    /// One gathering write; a payload in too many pieces is put together first.
+    /// One gathering write; a payload in too many pieces is put together first. Returns how many bytes
+    /// were written, of the header and the packet.
     fn write(&self, header: &[u8], packet: &Packet<'_>) -> Result<usize, Errno> {
         let together;
         let mut pieces: SmallVec<[IoSlice<'_>; 32]> = SmallVec::new();
@@ -198,16 +209,13 @@ fn retry<R>(mut call: impl FnMut() -> Result<R, Errno>) -> Result<R, Errno> {
     }
 }
 
-/// What a failed write means for the packet and for the link. EIO is an interface that is down: it
-/// may come up again.
-fn transmit_error(errno: Errno) -> TransmitError {
-    match errno {
-        Errno::AGAIN | Errno::NOBUFS => TransmitError::Full,
-        Errno::BADFD | Errno::BADF | Errno::NODEV | Errno::NXIO => {
-            TransmitError::Gone(errno.into())
-        }
-        _ => TransmitError::Refused(errno.into()),
-    }
+/// Whether an error means that the device was deleted. EIO is an interface that is down: it may come up
+/// again.
+fn is_gone(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::BADFD | Errno::BADF | Errno::NODEV | Errno::NXIO
+    )
 }
 
 impl Link for Tun {
@@ -223,7 +231,7 @@ impl Link for Tun {
                 Ok(None) => return Ok(count),
                 // What was read first is delivered first; the next call meets the error again.
                 Err(_) if count > 0 => return Ok(count),
-                Err(error) => return Err(error.into()),
+                Err(errno) => return Err(self.error(errno)),
             }
         }
         Ok(max)
@@ -233,8 +241,14 @@ impl Link for Tun {
         let header = self.header(packet).map_err(|why| {
             TransmitError::Refused(io::Error::new(io::ErrorKind::InvalidInput, why))
         })?;
-        self.write(&header, packet).map_err(transmit_error)?;
-        Ok(())
+        match self.write(&header, packet) {
+            Ok(count) if count == HEADER + packet.len() => Ok(()),
+            // No TUN does this. What is on its way is no packet, and the rest would be none either.
+            Ok(_) => Err(TransmitError::Refused(io::ErrorKind::WriteZero.into())),
+            Err(Errno::AGAIN | Errno::NOBUFS) => Err(TransmitError::Full),
+            Err(errno) if is_gone(errno) => Err(TransmitError::Gone(self.error(errno))),
+            Err(errno) => Err(TransmitError::Refused(self.error(errno))),
+        }
     }
 
     fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
@@ -251,7 +265,7 @@ impl Link for Tun {
         ];
         match poll(&mut fds, limit.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+            Err(errno) => return Err(self.error(errno)),
         }
         if fds[1].revents().contains(PollFlags::IN) {
             // Emptied before the flag falls: a wake-up in between is one that this return answers.
@@ -263,7 +277,7 @@ impl Link for Tun {
             .revents()
             .intersects(PollFlags::ERR | PollFlags::NVAL)
         {
-            return Err(Errno::NODEV.into());
+            return Err(self.error(Errno::NODEV));
         }
         Ok(())
     }

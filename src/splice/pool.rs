@@ -118,7 +118,7 @@ impl Builder {
                     quantum: self.quantum,
                     dispatch: self.dispatch,
                     manual: self.manual,
-                    started: OnceLock::new(),
+                    started: Mutex::default(),
                     closed: AtomicBool::new(false),
                     next_worker: AtomicUsize::new(0),
                     next_run: AtomicUsize::new(0),
@@ -192,8 +192,8 @@ pub(super) struct Shared {
     pub(super) quantum: usize,
     pub(super) dispatch: Dispatch,
     manual: bool,
-    /// Whether the threads have been started. A failure stays: FreeBSD tells it only to the first.
-    started: OnceLock<Result<(), io::ErrorKind>>,
+    /// How many threads have been started.
+    started: Mutex<usize, LEAF>,
     closed: AtomicBool,
     next_worker: AtomicUsize,
     next_run: AtomicUsize,
@@ -213,20 +213,23 @@ impl Shared {
         if self.closed.load(Ordering::Acquire) {
             return Err(SpliceError::PoolClosed);
         }
-        let started = self.started.get_or_init(|| self.start_threads());
-        started.map_err(SpliceError::Threads)
-    }
-
-    fn start_threads(self: &Arc<Self>) -> Result<(), io::ErrorKind> {
         if self.manual {
             return Ok(());
         }
-        for index in 0..self.workers.len() {
-            let shared = self.clone();
+        let started = self.start_threads();
+        started.map_err(|error| SpliceError::Threads(error.kind()))
+    }
+
+    /// Starts those that are missing. In FreeBSD a failure is final (`splice_init`): a kernel that
+    /// cannot start threads at boot never will, a process that has too many may soon have less.
+    fn start_threads(self: &Arc<Self>) -> io::Result<()> {
+        let mut started = self.started.lock();
+        while *started < self.workers.len() {
+            let (shared, index) = (self.clone(), *started);
             thread::Builder::new()
                 .name(format!("so_splice:{index}"))
-                .spawn(move || shared.workers[index].run(&shared))
-                .map_err(|error| error.kind())?;
+                .spawn(move || shared.workers[index].run(&shared))?;
+            *started += 1;
         }
         Ok(())
     }

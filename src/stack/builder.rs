@@ -6,6 +6,7 @@ use super::route::{Network, Route, RouteError};
 use super::stats::Received;
 use super::table::Table;
 use super::unclaimed::Unclaimed;
+use super::uplink::Uplink;
 use super::{Driver, Handle, Shared, Stack};
 use crate::clock::Clock;
 use crate::error::Flavor;
@@ -576,7 +577,7 @@ impl Builder {
         let (first, last) = self.config.ports;
         let repeatable = self.seed.is_some();
         let shared = Arc::new(Shared {
-            link: self.link,
+            link: Uplink::new(self.link),
             epoch: self.clock.now() - Duration::from_secs(1),
             clock: self.clock,
             network: Mutex::new(network),

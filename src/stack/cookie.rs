@@ -120,7 +120,7 @@ impl Shared {
         let len = wire::compose(&mut out, from, to, &header, 0);
         let ip = tuple.ip_header_len();
         wire::finish(&mut out[..len], ip, std::iter::empty(), false);
-        control::send(&*self.link, &out[..len], ip);
+        control::send(&self.link, &out[..len], ip);
         true
     }
 

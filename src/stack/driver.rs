@@ -10,7 +10,7 @@ use super::control;
 use super::listener::Listening;
 use super::table::Entry;
 use crate::error::SoError;
-use crate::link::Frame;
+use crate::link::{Frame, Link};
 use crate::run_list::{self, Budget};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::host::Host;
@@ -153,7 +153,7 @@ impl Driver {
         }
         let answer = self.shared.control.lock().icmp(frame);
         match answer {
-            Some(answer) => drop(control::send(&*self.shared.link, &answer, ip_header_len)),
+            Some(answer) => drop(control::send(&self.shared.link, &answer, ip_header_len)),
             None => drop(self.claimed(frame)),
         }
     }
@@ -224,7 +224,7 @@ impl Driver {
 
     fn acknowledge(&self, record: &TimeWait) {
         let ack = record.acknowledgement(false);
-        control::send(&*self.shared.link, &ack, record.tuple.ip_header_len());
+        control::send(&self.shared.link, &ack, record.tuple.ip_header_len());
     }
 
     /// A segment without a connection: a SYN for a listener, or something to reset. `after` is the
@@ -269,7 +269,7 @@ impl Driver {
         if own && !header.has(wire::RST) {
             let reset = self.shared.control.lock().reset(&segment);
             if let Some(reset) = reset {
-                control::send(&*self.shared.link, &reset, tuple.ip_header_len());
+                control::send(&self.shared.link, &reset, tuple.ip_header_len());
             }
         }
     }

@@ -222,7 +222,7 @@ impl Shared {
             let syn = segment(key.tuple, record.syn);
             let reset = self.control.lock().reset(&syn);
             if let Some(reset) = reset {
-                control::send(&*self.link, &reset, key.tuple.ip_header_len());
+                control::send(&self.link, &reset, key.tuple.ip_header_len());
             }
         }
     }

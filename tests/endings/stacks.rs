@@ -10,17 +10,27 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A link that can be made to fail.
+/// A call of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Receive,
+    Transmit,
+    Wait,
+}
+
+/// A link that can be made to fail, in one kind of call.
 #[derive(Debug, Clone)]
 struct Failing {
     link: Arc<memory::MemoryLink>,
+    fails: Call,
     failed: Arc<AtomicBool>,
 }
 
 impl Failing {
-    fn new(link: memory::MemoryLink) -> Failing {
+    fn new(link: memory::MemoryLink, fails: Call) -> Failing {
         Failing {
             link: Arc::new(link),
+            fails,
             failed: Arc::default(),
         }
     }
@@ -30,8 +40,8 @@ impl Failing {
         self.link.wake();
     }
 
-    fn look(&self) -> io::Result<()> {
-        match self.failed.load(Ordering::Acquire) {
+    fn look(&self, call: Call) -> io::Result<()> {
+        match self.failed.load(Ordering::Acquire) && self.fails == call {
             true => Err(io::Error::other("the card was pulled")),
             false => Ok(()),
         }
@@ -43,17 +53,17 @@ impl Link for Failing {
         self.link.capabilities()
     }
     fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
-        self.look()?;
+        self.look(Call::Receive)?;
         self.link.receive(frames, max)
     }
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
-        self.look().map_err(TransmitError::Gone)?;
+        self.look(Call::Transmit).map_err(TransmitError::Gone)?;
         self.link.transmit(packet)
     }
     fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
-        self.look()?;
+        self.look(Call::Wait)?;
         self.link.wait(writable, deadline)?;
-        self.look()
+        self.look(Call::Wait)
     }
     fn wake(&self) {
         self.link.wake();
@@ -85,7 +95,7 @@ fn listeners_keep_their_stack_running() {
 #[test]
 fn a_stack_that_nobody_holds_delivers_and_ends() {
     let (left, right) = memory::pair(memory::Config::default());
-    let (left, right) = (Failing::new(left), Failing::new(right));
+    let (left, right) = [left, right].map(|link| Failing::new(link, Call::Wait)).into();
     let build = |link: &Failing, address: &str| {
         let builder = Stack::builder(link.clone()).address(address.parse().unwrap());
         builder.build().unwrap()
@@ -161,18 +171,20 @@ fn everybody_is_told(end: impl FnOnce(), stack: &Stack, near: &TcpStream) {
 
 #[test]
 fn a_link_that_fails_ends_all_and_tells_all() {
-    let (left, right) = memory::pair(memory::Config::default());
-    let link = Failing::new(left);
-    let stack = Stack::builder(link.clone()).address("10.0.0.1/24".parse().unwrap());
-    let stack = stack.build().unwrap();
-    let peer = Stack::builder(right).address("10.0.0.2/24".parse().unwrap());
-    let peer = peer.build().unwrap();
-    let (far, _near) = connection(&stack, &peer);
-    everybody_is_told(|| link.fail(), &stack, &far);
-    drop((far, stack));
-    eventually("the driver has ended", || {
-        Arc::strong_count(&link.failed) == 1
-    });
+    for call in [Call::Receive, Call::Transmit, Call::Wait] {
+        let (left, right) = memory::pair(memory::Config::default());
+        let link = Failing::new(left, call);
+        let stack = Stack::builder(link.clone()).address("10.0.0.1/24".parse().unwrap());
+        let stack = stack.build().unwrap();
+        let peer = Stack::builder(right).address("10.0.0.2/24".parse().unwrap());
+        let peer = peer.build().unwrap();
+        let (far, _near) = connection(&stack, &peer);
+        everybody_is_told(|| link.fail(), &stack, &far);
+        drop((far, stack));
+        eventually("the driver has ended", || {
+            Arc::strong_count(&link.failed) == 1
+        });
+    }
 }
 
 #[test]

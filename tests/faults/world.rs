@@ -33,6 +33,8 @@ pub(crate) enum Fault {
     Receive,
     /// `transmit` refuses the packet.
     Refused,
+    /// `transmit` says that the link is gone.
+    Gone,
     /// `transmit` has no room, for so long.
     Full(Duration),
     /// `receive` gives one frame at a time.
@@ -88,11 +90,12 @@ impl Link for Faulty {
     }
 
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
-        let kinds = [Fault::Refused, Fault::Full(Duration::ZERO)];
+        let kinds = [Fault::Refused, Fault::Gone, Fault::Full(Duration::ZERO)];
         let fault = self.fault(&self.transmitted, &kinds);
         let mut full_until = self.full_until.lock().unwrap();
         match fault {
             Some(Fault::Refused) => return Err(TransmitError::Refused(pulled())),
+            Some(Fault::Gone) => return Err(TransmitError::Gone(pulled())),
             Some(Fault::Full(time)) => *full_until = Some(self.clock.now() + time),
             _ => {}
         }

@@ -34,6 +34,24 @@ fn idle_is_rearmed_by_moved_bytes_and_lifetime_is_not() {
     }
 }
 
+/// Bytes put the end off without touching the timer, which fires too early and is set again.
+#[test]
+fn a_timer_that_fires_too_early_is_armed_again() {
+    let bench = Bench::new();
+    let splice = bench.splice_with(Options {
+        idle: Some(Duration::from_secs(1)),
+        ..bench.options()
+    });
+    bench.clock.advance(600);
+    bench.left[0].send(b"x").unwrap();
+    bench.run();
+    for (passes, expected) in [(400, None), (599, None), (1, Some(Cause::Idle))] {
+        bench.clock.advance(passes);
+        bench.run();
+        assert_eq!(cause(&splice), expected, "{passes} ms");
+    }
+}
+
 #[test]
 fn idle_ends_a_splice_that_moves_nothing() {
     let bench = Bench::new();

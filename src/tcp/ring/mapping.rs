@@ -45,7 +45,7 @@ impl Mapping {
     fn within(used: &'static AtomicUsize, len: usize) -> Option<Mapping> {
         let share = Share::take(used, len.div_ceil(PIECE))?;
         let mapping = Mapping::reserve(len, share).ok()?;
-        mapping.fill(memory()?).ok()?;
+        mapping.fill(memory().ok()?).ok()?;
         Some(mapping)
     }
 
@@ -120,15 +120,15 @@ impl Drop for Share {
     }
 }
 
-/// The memory that all ranges share.
-fn memory() -> Option<&'static OwnedFd> {
-    static MEMORY: OnceLock<Option<OwnedFd>> = OnceLock::new();
-    let make = || -> io::Result<OwnedFd> {
-        let file = memfd_create("sosplice:zeros", MemfdFlags::CLOEXEC)?;
-        ftruncate(&file, PIECE as u64)?;
-        Ok(file)
-    };
-    MEMORY.get_or_init(|| make().ok()).as_ref()
+/// The memory that all ranges share. If the system has no descriptor for it now, it may have one later.
+fn memory() -> io::Result<&'static OwnedFd> {
+    static MEMORY: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(memory) = MEMORY.get() {
+        return Ok(memory);
+    }
+    let file = memfd_create("sosplice:zeros", MemfdFlags::CLOEXEC)?;
+    ftruncate(&file, PIECE as u64)?;
+    Ok(MEMORY.get_or_init(|| file))
 }
 
 #[cfg(test)]
