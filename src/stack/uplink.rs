@@ -50,14 +50,73 @@ impl Link for Uplink {
     }
 
     fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
-        // The next receive says it.
-        if self.gone.get().is_some() {
-            return Ok(());
-        }
         self.link.wait(writable, deadline)
     }
 
     fn wake(&self) {
         self.link.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::{Buf, Gather};
+    use crate::lock::{LEAF, Mutex};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Has one frame, sends nothing.
+    #[derive(Debug, Default)]
+    struct Stub {
+        given: Mutex<bool, LEAF>,
+        woken: AtomicUsize,
+    }
+
+    impl Link for Stub {
+        fn capabilities(&self) -> Capabilities {
+            unreachable!("nobody asks")
+        }
+        fn receive(&self, frames: &mut Vec<Frame>, _max: usize) -> io::Result<usize> {
+            if std::mem::replace(&mut *self.given.lock(), true) {
+                return Ok(0);
+            }
+            frames.push(Frame {
+                head: Buf::copy_of(b"frame"),
+                rest: Gather::new(),
+                checksum_ok: false,
+            });
+            Ok(1)
+        }
+        fn transmit(&self, _packet: &Packet<'_>) -> Result<(), TransmitError> {
+            Err(TransmitError::Gone(io::Error::other("pulled")))
+        }
+        fn wait(&self, _writable: bool, _deadline: Option<Instant>) -> io::Result<()> {
+            Ok(())
+        }
+        fn wake(&self) {
+            self.woken.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn what_had_arrived_comes_first_and_the_driver_is_woken_once() {
+        let stub = Arc::new(Stub::default());
+        let uplink = Uplink::new(stub.clone());
+        let packet = Packet {
+            header: &[],
+            payload: &[],
+            ip_header_len: 0,
+            checksum: crate::link::Checksum::Complete,
+            segment: None,
+        };
+        for _ in 0..2 {
+            let said = uplink.transmit(&packet);
+            assert!(matches!(said, Err(TransmitError::Gone(_))));
+        }
+        assert_eq!(stub.woken.load(Ordering::Relaxed), 1);
+        let mut frames = Vec::new();
+        assert_eq!(uplink.receive(&mut frames, 9).ok(), Some(1));
+        let gone = uplink.receive(&mut frames, 9).unwrap_err();
+        assert_eq!(gone.to_string(), "pulled");
     }
 }

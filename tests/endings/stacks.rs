@@ -95,7 +95,9 @@ fn listeners_keep_their_stack_running() {
 #[test]
 fn a_stack_that_nobody_holds_delivers_and_ends() {
     let (left, right) = memory::pair(memory::Config::default());
-    let (left, right) = [left, right].map(|link| Failing::new(link, Call::Wait)).into();
+    let (left, right) = [left, right]
+        .map(|link| Failing::new(link, Call::Wait))
+        .into();
     let build = |link: &Failing, address: &str| {
         let builder = Stack::builder(link.clone()).address(address.parse().unwrap());
         builder.build().unwrap()
@@ -171,20 +173,22 @@ fn everybody_is_told(end: impl FnOnce(), stack: &Stack, near: &TcpStream) {
 
 #[test]
 fn a_link_that_fails_ends_all_and_tells_all() {
-    for call in [Call::Receive, Call::Transmit, Call::Wait] {
-        let (left, right) = memory::pair(memory::Config::default());
-        let link = Failing::new(left, call);
-        let stack = Stack::builder(link.clone()).address("10.0.0.1/24".parse().unwrap());
-        let stack = stack.build().unwrap();
-        let peer = Stack::builder(right).address("10.0.0.2/24".parse().unwrap());
-        let peer = peer.build().unwrap();
-        let (far, _near) = connection(&stack, &peer);
-        everybody_is_told(|| link.fail(), &stack, &far);
-        drop((far, stack));
-        eventually("the driver has ended", || {
-            Arc::strong_count(&link.failed) == 1
-        });
-    }
+    bounded("users of a link that fails", || {
+        for call in [Call::Receive, Call::Transmit, Call::Wait] {
+            let (left, right) = memory::pair(memory::Config::default());
+            let link = Failing::new(left, call);
+            let stack = Stack::builder(link.clone()).address("10.0.0.1/24".parse().unwrap());
+            let stack = stack.build().unwrap();
+            let peer = Stack::builder(right).address("10.0.0.2/24".parse().unwrap());
+            let peer = peer.build().unwrap();
+            let (far, _near) = connection(&stack, &peer);
+            everybody_is_told(|| link.fail(), &stack, &far);
+            drop((far, stack));
+            eventually("the driver has ended", || {
+                Arc::strong_count(&link.failed) == 1
+            });
+        }
+    });
 }
 
 #[test]
