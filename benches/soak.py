@@ -385,6 +385,7 @@ def main():
     parser.add_argument("--dispatch", default="worker", choices=["worker", "direct"])
     parser.add_argument("--proxy", default=f"{target}/release/examples/proxy")
     parser.add_argument("--idle", type=float, help="the proxy ends connections that are idle for so many seconds")
+    parser.add_argument("--keep-alive", type=float, default=60, help="seconds, as the proxy's option")
     parser.add_argument("--without", nargs="*", default=[], choices=KINDS, help="kinds of clients that do not come")
     parser.add_argument("--csv", help="file for all samples")
     parser.add_argument("--svg", help="file for the plot")
@@ -411,7 +412,7 @@ def main():
         proxy = subprocess.Popen(
             [options.proxy, "--tun", f"tc@{net.front}={FRONT}/24", "--tun", f"ts@{net.back}=10.70.2.2/24",
              "--listen", f"{FRONT}:{PORT}", "--backend", f"{BACKEND}:{PORT}",
-             "--dispatch", options.dispatch, "--buffer", "1M",
+             "--dispatch", options.dispatch, "--buffer", "1M", "--keep-alive", str(options.keep_alive),
              *(["--idle", str(options.idle)] if options.idle else [])],
             stdout=subprocess.PIPE, text=True)
         try:

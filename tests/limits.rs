@@ -6,6 +6,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sosplice::buf::{Buf, MAX_FRAME, frames_in_use, pooled_bytes};
 use sosplice::kernel::KernelStream;
 use sosplice::link::memory;
 use sosplice::splice::{Cause, Options, SpliceError, SplicePool};
@@ -188,4 +189,22 @@ fn a_stack_whose_thread_does_not_start_is_not_built() {
         let (server, client) = stacks(65_536);
         drop(connection(&server, &client));
     });
+}
+
+#[test]
+fn the_pools_keep_no_more_free_memory_than_their_bound() {
+    alone(
+        "the_pools_keep_no_more_free_memory_than_their_bound",
+        || {
+            let bound = (256 << 12) + (2048 << 11) + (16_384 << 9) + (MAX_FRAME << 9);
+            for _ in 0..2 {
+                for size in [200, 2000, 10_000, 60_000] {
+                    let all: Vec<Buf> = (0..5000).map(|_| Buf::copy_of(&vec![1; size])).collect();
+                    assert_eq!(frames_in_use(), 5000);
+                    drop(all);
+                }
+                assert_eq!((pooled_bytes(), frames_in_use()), (bound, 0));
+            }
+        },
+    );
 }

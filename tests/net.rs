@@ -380,6 +380,51 @@ fn sigterm_prints_totals_and_ends_well() {
     );
 }
 
+/// What a stream that carries something all the time ends with.
+fn reset_of(mut call: impl FnMut() -> std::io::Result<usize>) -> ErrorKind {
+    loop {
+        match call() {
+            Ok(0) => panic!("a clean end that is none"),
+            Ok(_) => {}
+            Err(error) => return error.kind(),
+        }
+    }
+}
+
+#[test]
+fn a_deleted_device_ends_the_proxy() {
+    for device in ["tc", "ts"] {
+        let Some(mut scene) = Scene::new("a_deleted_device_ends_the_proxy", 1500) else {
+            return;
+        };
+        let listener = scene.listen();
+        let mut near = scene.connect().unwrap();
+        let mut far = accept(&listener);
+        let limit = Some(Duration::from_secs(2));
+        far.set_write_timeout(limit).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let end = reset_of(|| far.write(&[7; 10_000]));
+                let expected = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
+                // Who is behind the deleted device hears nothing: its own kernel gives up.
+                assert!(device == "ts" || expected.contains(&end), "{end:?}");
+            });
+            near.read_exact(&mut [0; 1_000_000]).unwrap();
+            if device == "tc" {
+                scene.client.ip("link del tc");
+            } else {
+                scene.server.ip("link del ts");
+                let end = reset_of(|| near.read(&mut [0; 4096]));
+                assert_eq!(end, ErrorKind::ConnectionReset);
+                // That nobody is to be reached is found out when somebody wants to be carried there.
+                scene.connect().ok();
+            }
+        });
+        let status = scene.proxy.ended(Duration::from_secs(10));
+        assert_eq!(status.code(), Some(1), "{device}");
+    }
+}
+
 /// The number behind `"key":`, the first after `"section":`.
 fn figure(json: &str, section: &str, key: &str) -> f64 {
     let behind = |text: &str, name: &str| {

@@ -9,9 +9,12 @@ mod namespace;
 use namespace::{Namespace, available, run};
 use sosplice::buf::Buf;
 use sosplice::clock::{Clock, SystemClock};
+use sosplice::error::SoError;
 use sosplice::link::tun::{OpenError, Tun};
 use sosplice::link::{Checksum, Frame, Link, Packet, TransmitError};
-use std::io::{Read, Write};
+use sosplice::splice::{Cause, Options, Splice};
+use sosplice::{Stack, TcpListener};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::num::NonZeroU16;
 use std::process::Command;
@@ -596,7 +599,86 @@ fn a_deleted_device_is_gone() {
         assert!(waiter.join().unwrap().is_err());
     });
     assert!(SystemClock.now() < limit, "the end did not wake the waiter");
-    assert!(tun.wait(false, Some(limit)).is_err());
-    assert!(tun.receive(&mut Vec::new(), 1).is_err());
-    assert!(matches!(ping(&tun), Err(TransmitError::Gone(_))));
+    let said = [
+        tun.wait(false, Some(limit)).unwrap_err().to_string(),
+        tun.receive(&mut Vec::new(), 1).unwrap_err().to_string(),
+        match ping(&tun) {
+            Err(TransmitError::Gone(error)) => error.to_string(),
+            other => panic!("{other:?}"),
+        },
+    ];
+    let place = format!("t0 in network namespace {}: ", namespace.name());
+    assert!(said.iter().all(|why| why.starts_with(&place)), "{said:?}");
+}
+
+/// A stack at 10.99.1.2 behind a namespace's `t0`.
+fn stack(namespace: &Namespace) -> Stack {
+    let builder = Stack::builder(open(namespace)).address("10.99.1.2/24".parse().unwrap());
+    builder.build().unwrap()
+}
+
+fn cause(splice: &Splice) -> Cause {
+    let end = splice.wait_timeout(Duration::from_secs(10));
+    end.expect("a splice goes on").cause
+}
+
+/// Both directions of a connection between two networks are spliced, and one network goes while bytes
+/// flow: its splices end with the cause, and nobody else's.
+#[test]
+fn a_deleted_device_ends_its_splices_and_no_others() {
+    if !available("a_deleted_device_ends_its_splices_and_no_others") {
+        return;
+    }
+    let (client, server) = (network(), network());
+    let (front, back) = (stack(&client), stack(&server));
+    let listener = TcpListener::bind(&front, "10.99.1.2:80").unwrap();
+    let connect = || {
+        let near = client.enter(|| TcpStream::connect("10.99.1.2:80").unwrap());
+        near.set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        (near, listener.accept().unwrap().0)
+    };
+    // Flows all the time, over the device that stays.
+    let ((mut user, loud), (mut echo, quiet)) = (connect(), connect());
+    let splices = [
+        loud.splice_to(&quiet, Options::default()).unwrap(),
+        quiet.splice_to(&loud, Options::default()).unwrap(),
+    ];
+    let service = server.enter(|| std::net::TcpListener::bind("10.99.1.1:80").unwrap());
+    let (mut near, inside) = connect();
+    let outside = sosplice::TcpStream::connect(&back, "10.99.1.1:80").unwrap();
+    let mut source = service.accept().unwrap().0;
+    let down = outside.splice_to(&inside, Options::default()).unwrap();
+    let up = inside.splice_to(&outside, Options::default()).unwrap();
+    thread::scope(|scope| {
+        // It hears nothing of the end: the kernel only finds nobody on the way there.
+        source
+            .set_write_timeout(Some(Duration::from_secs(1)))
+            .unwrap();
+        scope.spawn(move || while source.write_all(&[7; 10_000]).is_ok() {});
+        near.read_exact(&mut [0; 1_000_000]).unwrap();
+        server.ip("link del t0");
+        assert_eq!(cause(&down), Cause::SourceError(SoError::NetworkDown));
+        assert_eq!(cause(&up), Cause::SinkError(SoError::NetworkDown));
+        inside.send(b"the end").unwrap();
+        inside.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut rest = Vec::new();
+        near.read_to_end(&mut rest).unwrap();
+        assert!(rest.ends_with(b"\x07the end"));
+        user.write_all(b"still there").unwrap();
+        let mut heard = [0; 11];
+        echo.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"still there");
+        assert!(splices.iter().all(|splice| !splice.is_ended()));
+        assert_eq!(
+            outside.send(b"x").unwrap_err().kind(),
+            ErrorKind::NetworkDown
+        );
+    });
+    // A device of the same name is another one: a new stack is at home there.
+    server.tun("t0", &["10.99.1.1/24"], 1500);
+    let back = stack(&server);
+    let outside = sosplice::TcpStream::connect(&back, "10.99.1.1:80").unwrap();
+    service.accept().unwrap().0.write_all(b"again").unwrap();
+    assert_eq!(outside.recv_chain(5).unwrap().to_vec(), b"again");
 }

@@ -82,6 +82,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SIZE", help_heading = REAL, requires = "tun")]
     pub(crate) max_bytes: Option<Size>,
 
+    /// Asks a peer that has been silent for so long whether it is still there, and ends the connection
+    /// if six such questions, each a sixth of that time after the last one, are not answered
+    #[arg(long, value_name = "SECONDS", default_value = "60", help_heading = REAL)]
+    #[arg(value_parser = seconds)]
+    pub(crate) keep_alive: Duration,
+
     /// How long the backend may take to answer
     #[arg(long, value_name = "SECONDS", default_value = "10", help_heading = REAL)]
     #[arg(value_parser = seconds)]

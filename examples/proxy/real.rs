@@ -1,7 +1,7 @@
 //! The proxy between real networks, on TUN devices.
 
 use crate::arguments::{Arguments, TunSpec, usage};
-use crate::relay::{Config, Event, Relay, Totals};
+use crate::relay::{Config, Event, Failure, Relay, Totals};
 use crate::report;
 use anyhow::Context;
 use crossbeam_channel::Sender;
@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 const BUFFER: usize = 4 * 1024 * 1024;
 /// Connections that wait to be accepted.
 const BACKLOG: usize = 1024;
+/// Questions to a peer that is silent.
+const PROBES: u32 = 6;
 /// How often to look whether the last bytes are out.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -67,7 +69,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     flush(&sides, deadline);
     print(&totals, &sides, start)?;
     match totals.failure {
-        Some(failure) => Err(failure).context(sides[front].name.clone()),
+        Some(Failure::Listening(error)) => Err(error).context(sides[front].name.clone()),
+        Some(Failure::Dialling(error)) => Err(error).context(sides[back].name.clone()),
         None => Ok(ExitCode::SUCCESS),
     }
 }
@@ -105,7 +108,8 @@ fn open(spec: &TunSpec, arguments: &Arguments) -> anyhow::Result<Side> {
     let mut builder = Stack::builder(tun)
         .receive_buffer(arguments.buffer.unwrap_or(BUFFER))
         .send_buffer(arguments.buffer.unwrap_or(BUFFER))
-        .connect_timeout(arguments.connect_timeout);
+        .connect_timeout(arguments.connect_timeout)
+        .keep_alive(arguments.keep_alive, arguments.keep_alive / PROBES, PROBES);
     for address in &spec.addresses {
         builder = builder.address(*address);
     }

@@ -87,14 +87,23 @@ impl Tally {
     }
 }
 
+/// Why a relay cannot go on.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Nobody can be accepted any more.
+    Listening(io::Error),
+    /// The stack to dial from is down.
+    Dialling(io::Error),
+}
+
 /// What a relay has done.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
     pub(crate) connections: u64,
     /// Connections that were reset because the grace time was over.
     pub(crate) cut_off: usize,
-    /// Why nobody could be accepted any more.
-    pub(crate) failure: Option<io::Error>,
+    /// What ended it, if nobody asked it to end.
+    pub(crate) failure: Option<Failure>,
     pub(crate) up: Tally,
     pub(crate) down: Tally,
 }
@@ -205,8 +214,8 @@ impl Relay {
         (relay, events)
     }
 
-    /// Runs until it is told to stop, or the link of its listener is gone. Returns also when the
-    /// grace time ends.
+    /// Runs until it is told to stop, or one of its links is gone (that of the backend is found out
+    /// with the next client). Returns also when the grace time ends.
     ///
     /// # Errors
     /// If no thread can be started.
@@ -220,11 +229,13 @@ impl Relay {
                 Ok(Event::Accepted(client, peer)) => self.accepted(client, peer),
                 Ok(Event::Ring(id)) => self.look(id),
                 Ok(Event::NotListening(error)) => {
-                    self.totals.failure = Some(error);
-                    return Ok(self.wind_down(Duration::ZERO));
+                    self.totals.failure = Some(Failure::Listening(error));
                 }
                 Ok(Event::Stop(grace)) => return Ok(self.wind_down(grace)),
                 Err(gone) => return Err(io::Error::other(gone)),
+            }
+            if self.totals.failure.is_some() {
+                return Ok(self.wind_down(Duration::ZERO));
             }
         }
     }
@@ -236,7 +247,11 @@ impl Relay {
             Ok(server) => server,
             Err(error) => {
                 self.complain(peer, &error);
-                return client.abort();
+                client.abort();
+                if error.kind() == io::ErrorKind::NetworkDown {
+                    self.totals.failure = Some(Failure::Dialling(error));
+                }
+                return;
             }
         };
         for source in [&client, &server] {
@@ -336,15 +351,20 @@ impl Relay {
             Cause::Idle if self.splice(pair, direction) => Verdict::Goes,
             Cause::Limit => Verdict::Closes,
             cause => {
-                self.report_failed_dial(pair, cause);
+                self.report_failed_dial(pair, direction, cause);
                 Verdict::Resets
             }
         }
     }
 
-    fn report_failed_dial(&self, pair: &Pair, cause: Cause) {
+    fn report_failed_dial(&self, pair: &Pair, direction: Direction, cause: Cause) {
         let dialled = pair.server.end().snd().is_connected();
-        if let Cause::SourceError(error) | Cause::SinkError(error) = cause
+        let of_backend = match (direction, cause) {
+            (Direction::Up, Cause::SinkError(error))
+            | (Direction::Down, Cause::SourceError(error)) => Some(error),
+            _ => None,
+        };
+        if let Some(error) = of_backend
             && !dialled
         {
             self.complain(pair.peer, &error);

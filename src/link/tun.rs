@@ -296,3 +296,45 @@ impl AsFd for Tun {
         self.fd.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroU16;
+
+    /// No TUN writes a part of a packet; a pipe that is nearly full does.
+    #[test]
+    fn a_short_write_is_a_lost_packet() {
+        let (_reader, writer) = io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let tun = Tun {
+            fd: writer.into(),
+            place: Place {
+                name: "pipe".into(),
+                netns: None,
+            },
+            capabilities: Capabilities {
+                mtu: 1500,
+                checksum: true,
+                segment_v4: Some(65_535),
+                segment_v6: None,
+            },
+            wake: rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap(),
+            woken: AtomicBool::new(false),
+        };
+        let packet = Packet {
+            header: &[0x45; 40],
+            payload: &[Buf::copy_of(&[7; 40_000])],
+            ip_header_len: 20,
+            checksum: Checksum::Partial,
+            segment: NonZeroU16::new(1460),
+        };
+        tun.transmit(&packet).unwrap();
+        let short = tun.transmit(&packet).unwrap_err();
+        let lost =
+            matches!(&short, TransmitError::Refused(why) if why.kind() == io::ErrorKind::WriteZero);
+        assert!(lost, "{short}");
+        let full = tun.transmit(&packet).unwrap_err();
+        assert!(matches!(full, TransmitError::Full), "{full}");
+    }
+}

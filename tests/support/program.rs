@@ -72,11 +72,15 @@ impl Program {
     pub(crate) fn terminate(&mut self, limit: Duration) -> ExitStatus {
         let id = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        self.ended(limit)
+    }
 
+    /// Waits until it has ended.
+    pub(crate) fn ended(&mut self, limit: Duration) -> ExitStatus {
         let waited = self.silence.recv_timeout(limit);
         assert!(
             waited != Err(RecvTimeoutError::Timeout),
-            "it goes on after SIGTERM"
+            "it goes on, {limit:?} long"
         );
         self.child.wait().unwrap()
     }
