@@ -19,7 +19,9 @@ pub enum Flavor {
     #[default]
     FreeBsd,
     /// A read finds nothing while the splice lasts; `so_error` says why it ended; rings end with
-    /// `ELOOP` after 128 splices.
+    /// `ELOOP` after 128 splices. Who splices the source again takes that error first
+    /// ([`Socket::take_error`](crate::Socket::take_error)): what the sink has left there would look like
+    /// the source's own at the end of its stream (`somove` would stop at once).
     OpenBsd,
 }
 
