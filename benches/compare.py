@@ -22,6 +22,10 @@ host-worker, host-direct, host-copy
           its own goes to the server: spliced by a worker, by the receiving thread, copied by tokio over
           the same stack
 haproxy   HAProxy with splice(2), kernel sockets over veth (needs no TUN, so not quite the same race)
+
+With --talk, messages of --size bytes go there and back on each of --connections connections instead, one
+at a time: what a message costs the proxy, and how long it takes. Added by a proxy is what it takes longer
+than forward.
 """
 
 import argparse
@@ -186,13 +190,39 @@ def stop(process, verbose=False):
         print((process.stdout.read() or b"").decode(), file=sys.stderr)
 
 
+def streams(net, target, options):
+    """Runs iperf3's client: bits per second, and gigabytes for the CPU to be divided by."""
+    client = within(net.client, "iperf3", "-c", target, "-p", str(PORT), "-J",
+                    "-t", str(options.seconds), "-P", str(options.streams),
+                    *(["-R"] if options.reverse else []))  # fmt: skip
+    done = subprocess.run(client, capture_output=True, timeout=options.seconds + 20, check=False)
+    report = json.loads(done.stdout)
+    if "error" in report:
+        raise RuntimeError(report["error"])
+    received = report["end"]["sum_received"]
+    return received["bits_per_second"] / 1e9, received["bytes"] / 1e9
+
+
+def messages(net, target, options):
+    """Runs the client of small messages: how many a second, millions of them, p50 and p99 in us."""
+    client = within(net.client, options.talk_program, "--ask", f"{target}:{PORT}", "--size", str(options.size),
+                    "--connections", str(options.connections), "--seconds", str(options.seconds))
+    done = subprocess.run(client, capture_output=True, timeout=options.seconds + 20, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.decode())
+    report = json.loads(done.stdout)
+    count = report["messages"]
+    return count / report["seconds"], count / 1e6, report["p50"], report["p99"]
+
+
 def measure(net, command, target, server, options):
-    """One run: Gbit/s and CPU seconds of the proxy per gigabyte."""
-    iperf_server = proxy = None
+    """One run: what the client says, with its second figure as the proxy's CPU seconds for each."""
+    far_end = proxy = None
     try:
-        iperf_server = subprocess.Popen(
-            within(net.server, "iperf3", "-s", "-1", "-B", server, "-p", str(PORT)),
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        command_there = ["iperf3", "-s", "-1", "-B", server, "-p", str(PORT)] if not options.talk else \
+            [options.talk_program, "--serve", f"{server}:{PORT}"]  # fmt: skip
+        far_end = subprocess.Popen(
+            within(net.server, *command_there), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         proxy = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         listening(net.server)
         if server == PROXY_SERVER:
@@ -205,26 +235,44 @@ def measure(net, command, target, server, options):
         if proxy.poll() is not None:
             raise RuntimeError(f"{command}: {proxy.stderr.read().decode()}")
         before = cpu(proxy.pid)
-        client = within(net.client, "iperf3", "-c", target, "-p", str(PORT), "-J",
-                        "-t", str(options.seconds), "-P", str(options.streams),
-                        *(["-R"] if options.reverse else []))  # fmt: skip
-        done = subprocess.run(client, capture_output=True, timeout=options.seconds + 20, check=False)
-        spent = cpu(proxy.pid) - before
-        report = json.loads(done.stdout)
-        if "error" in report:
-            raise RuntimeError(f"{command}: {report['error']}")
-        received = report["end"]["sum_received"]
-        return received["bits_per_second"] / 1e9, spent / (received["bytes"] / 1e9)
+        first, much, *rest = (messages if options.talk else streams)(net, target, options)
+        return first, (cpu(proxy.pid) - before) / much, *rest
     finally:
-        for process in (iperf_server, proxy):
+        for process in (far_end, proxy):
             if process is not None:
                 stop(process, options.verbose)
 
 
+def talk_table(results, options):
+    """Medians and ranges of messages as markdown."""
+    print(f"\n{machine()}; {options.connections} connections, {options.size} bytes, {options.seconds} s, "
+          f"{options.rounds} rounds; median (range)\n")  # fmt: skip
+    print("| contestant | messages/s | proxy CPU us/message | p50 us | p99 us | added p50 | added p99 |")
+    print("|---|---|---|---|---|---:|---:|")
+    floor = results.get("forward")
+    for name, runs in results.items():
+        if not runs:
+            print(f"| {name} | failed | | | | | |")
+            continue
+        columns = list(zip(*runs))
+        added = ["", ""] if not floor else [
+            f"{statistics.median(c) - statistics.median(f):.0f}"
+            for c, f in zip(columns[2:], list(zip(*floor))[2:])]  # fmt: skip
+        cells = [spread(column, digits) for column, digits in zip(columns, (0, 2, 0, 0))]
+        print(f"| {name} | " + " | ".join(cells + added) + " |")
+
+
+def spread(values, digits):
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def machine():
+    return f"Linux {platform.release()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}"
+
+
 def table(results, mtu, options):
     """Medians and ranges as markdown."""
-    machine = f"Linux {platform.release()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}"
-    print(f"\n{machine}; MTU {mtu}, {options.streams} streams, {options.seconds} s, "
+    print(f"\n{machine()}; MTU {mtu}, {options.streams} streams, {options.seconds} s, "
           f"{options.rounds} rounds; median (range)\n")  # fmt: skip
     print("| contestant | Gbit/s | proxy CPU s/GB | CPU / forward |\n|---|---|---|---:|")
     floor = results.get("forward")
@@ -235,7 +283,6 @@ def table(results, mtu, options):
         rates, costs = zip(*runs)
         ratio = "" if not floor else \
             f"{statistics.median(costs) / statistics.median(c for _, c in floor):.2f}"  # fmt: skip
-        spread = lambda v, d: f"{statistics.median(v):.{d}f} ({min(v):.{d}f} to {max(v):.{d}f})"
         print(f"| {name} | {spread(rates, 1)} | {spread(costs, 3)} | {ratio} |")
 
 
@@ -249,6 +296,9 @@ def main():
     parser.add_argument("--mtu", type=int, nargs="+", default=[1500, 65500])
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--reverse", action="store_true", help="the server sends")
+    parser.add_argument("--talk", action="store_true", help="small messages instead of streams")
+    parser.add_argument("--connections", type=int, default=1, help="with --talk")
+    parser.add_argument("--size", type=int, default=1, help="bytes of a message, with --talk")
     parser.add_argument("--contestants", nargs="+", default=default, choices=[*default, "host-worker", "host-direct", "host-copy"])
     parser.add_argument("--target", default=target, help="cargo's target directory")
     parser.add_argument("--proxy", help="default: TARGET/release/examples/proxy")
@@ -256,6 +306,7 @@ def main():
     parser.add_argument("--json", help="file for every single figure")
     options = parser.parse_args()
     options.proxy = options.proxy or f"{options.target}/release/examples/proxy"
+    options.talk_program = newest(pathlib.Path(options.target) / "release", "tun_talk")
     if os.geteuid() != 0 or not shutil.which("iperf3"):
         sys.exit("needs root and iperf3")
     chosen = [name for name in options.contestants
@@ -280,9 +331,12 @@ def main():
                             print(f"{name}: {error}", file=sys.stderr)
                             continue
                     results[name].append(result)
-                    print(f"mtu {mtu} round {number + 1} {name}: "
-                          f"{result[0]:.2f} Gbit/s, {result[1]:.3f} s/GB", file=sys.stderr)  # fmt: skip
-            table(results, mtu, options)
+                    figures = ", ".join(f"{figure:.3f}" for figure in result)
+                    print(f"mtu {mtu} round {number + 1} {name}: {figures}", file=sys.stderr)
+            if options.talk:
+                talk_table(results, options)
+            else:
+                table(results, mtu, options)
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(everything, indent=1))
 
