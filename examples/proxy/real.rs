@@ -23,6 +23,8 @@ const BUFFER: usize = 4 * 1024 * 1024;
 const BACKLOG: usize = 1024;
 /// Questions to a peer that is silent.
 const PROBES: u32 = 6;
+/// For resets to leave.
+const LAST_RESETS: Duration = Duration::from_secs(1);
 /// How often to look whether the last bytes are out.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -66,7 +68,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     );
     let start = SystemClock.now();
     let (totals, deadline) = relay.run()?;
-    flush(&sides, deadline);
+    // Those that were reset a moment ago may still be in the hands of a driver.
+    flush(&sides, deadline.max(SystemClock.now() + LAST_RESETS));
     print(&totals, &sides, start)?;
     match totals.failure {
         Some(Failure::Listening(error)) => Err(error).context(sides[front].name.clone()),
