@@ -10,6 +10,7 @@
 
 mod chain;
 
+pub(crate) use chain::Taken;
 pub use chain::{COPY_BELOW, Chain, Gather};
 
 use crate::lock::{Mutex, POOL};

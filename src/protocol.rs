@@ -280,10 +280,16 @@ impl SocketEnd {
 
     /// As [`append_rcv`](Self::append_rcv), for a chain. If nobody reads any more
     /// ([`flush_rcv`](Self::flush_rcv)) the bytes are dropped, and count as read.
-    pub fn append_rcv_chain(&self, chain: Chain) {
+    pub fn append_rcv_chain(&self, mut chain: Chain) {
+        self.append_rcv_from(&mut chain);
+    }
+
+    /// As [`append_rcv_chain`](Self::append_rcv_chain). The chain is empty afterwards, and keeps the
+    /// memory that it has.
+    pub(crate) fn append_rcv_from(&self, chain: &mut Chain) {
         let mut rcv = self.rcv();
         let unwanted = rcv.buf.is_finished();
-        rcv.buf.append_chain(chain);
+        rcv.buf.append_from(chain, chain.len());
         if unwanted {
             let dropped = rcv.buf.take_all();
             drop(rcv);
@@ -300,7 +306,7 @@ impl SocketEnd {
     pub fn drop_snd(&self, count: usize) {
         let mut snd = self.snd();
         // The bytes are dropped after the lock: the last reference to a frame may go with them.
-        let sent = snd.buf.take(count);
+        let sent = snd.buf.take_bufs(count);
         self.sowwakeup(&snd, Wakeup::Space);
         drop(snd);
         drop(sent);

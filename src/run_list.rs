@@ -45,24 +45,29 @@ impl Budget {
     };
 }
 
-type List = VecDeque<Weak<dyn Job>>;
-
-thread_local! {
-    static ACTIVE: RefCell<Option<List>> = const { RefCell::new(None) };
+/// A thread's list, which keeps its memory from one scope to the next.
+struct List {
+    active: bool,
+    jobs: VecDeque<Weak<dyn Job>>,
 }
 
-fn with_active<R>(change: impl FnOnce(&mut Option<List>) -> R) -> R {
-    ACTIVE.with(|active| change(&mut active.borrow_mut()))
+thread_local! {
+    static LIST: RefCell<List> = const {
+        RefCell::new(List {
+            active: false,
+            jobs: VecDeque::new(),
+        })
+    };
+}
+
+fn with_list<R>(change: impl FnOnce(&mut List) -> R) -> R {
+    LIST.with(|list| change(&mut list.borrow_mut()))
 }
 
 /// Calls `body` with an active run list and drains the list afterwards. Inside another scope it
 /// only calls `body`: the outermost drains.
 pub(crate) fn scope<R>(budget: Budget, body: impl FnOnce() -> R) -> R {
-    let outermost = with_active(|active| {
-        let outermost = active.is_none();
-        active.get_or_insert_default();
-        outermost
-    });
+    let outermost = with_list(|list| !std::mem::replace(&mut list.active, true));
     if !outermost {
         return body();
     }
@@ -75,17 +80,16 @@ pub(crate) fn scope<R>(budget: Budget, body: impl FnOnce() -> R) -> R {
 
 /// Appends a job to this thread's list. `false` if none is active.
 pub(crate) fn push(job: Weak<dyn Job>) -> bool {
-    with_active(|active| match active {
-        Some(list) => {
-            list.push_back(job);
-            true
+    with_list(|list| {
+        if list.active {
+            list.jobs.push_back(job);
         }
-        None => false,
+        list.active
     })
 }
 
 fn next() -> Option<Weak<dyn Job>> {
-    with_active(|active| active.as_mut()?.pop_front())
+    with_list(|list| list.jobs.pop_front())
 }
 
 fn drain(budget: Budget) {
@@ -105,8 +109,12 @@ struct HandOver;
 
 impl Drop for HandOver {
     fn drop(&mut self) {
-        let rest = with_active(Option::take).unwrap_or_default();
+        let rest = with_list(|list| {
+            list.active = false;
+            (!list.jobs.is_empty()).then(|| std::mem::take(&mut list.jobs))
+        });
         rest.iter()
+            .flatten()
             .filter_map(Weak::upgrade)
             .for_each(|job| job.hand_over());
     }

@@ -3,7 +3,7 @@
 //! A [`SockBuf`] is a [`Chain`] with a high-water mark, a low-water mark, a limit of real memory and
 //! the flag that says that nothing comes (or goes) any more. Pure: the lock is the socket's.
 
-use crate::buf::{Buf, Chain};
+use crate::buf::{Buf, Chain, Taken};
 
 /// Default high-water mark in bytes.
 pub const DEFAULT_HIWAT: usize = 256 * 1024;
@@ -122,8 +122,14 @@ impl SockBuf {
     }
 
     /// Appends everything of `chain`.
-    pub fn append_chain(&mut self, chain: Chain) {
-        self.chain.append_chain(chain);
+    pub fn append_chain(&mut self, mut chain: Chain) {
+        let count = chain.len();
+        self.append_from(&mut chain, count);
+    }
+
+    /// Appends the first bytes of `chain`, which keeps the memory that it has.
+    pub(crate) fn append_from(&mut self, chain: &mut Chain, count: usize) {
+        chain.move_to(&mut self.chain, count);
         self.keep_memory_bounded();
     }
 
@@ -147,6 +153,11 @@ impl SockBuf {
     /// If there are fewer.
     pub fn take(&mut self, count: usize) -> Chain {
         self.chain.split_to(count)
+    }
+
+    /// As [`drop_front`](Self::drop_front): the caller drops it after the lock.
+    pub(crate) fn take_bufs(&mut self, count: usize) -> Taken {
+        self.chain.take_bufs(count)
     }
 
     /// Takes everything (`sbflush`). The caller drops it after the lock.

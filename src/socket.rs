@@ -361,7 +361,7 @@ impl Socket {
         }
         let mut snd = self.wait_writable(self.wait_for_space(), chain.len())?;
         let count = snd.buf.space().min(chain.len());
-        snd.buf.append_chain(chain.split_to(count));
+        snd.buf.append_from(chain, count);
         drop(snd);
         self.enter(|protocol| protocol.output());
         Ok(count)

@@ -29,6 +29,9 @@ impl Link {
 /// References to a range of a chain. Most ranges lie in a few buffers.
 pub type Gather = SmallVec<[Buf; 8]>;
 
+/// What an acknowledgement of some segments frees.
+pub(crate) type Taken = SmallVec<[Buf; 64]>;
+
 /// A rope of [`Buf`]s: append at the end, take from the front, refer to any range.
 ///
 /// Positions are absolute: [`start`](Chain::start) counts the bytes ever taken from the front and
@@ -171,6 +174,13 @@ impl Chain {
     /// If there are fewer.
     pub fn advance(&mut self, count: usize) {
         self.take(count, drop);
+    }
+
+    /// Takes the first `count` bytes, to be dropped.
+    pub(crate) fn take_bufs(&mut self, count: usize) -> Taken {
+        let mut taken = Taken::new();
+        self.take(count, |buf| taken.push(buf));
+        taken
     }
 
     /// Moves the first `count` bytes to the end of `other`.

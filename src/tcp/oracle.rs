@@ -18,7 +18,7 @@ pub use network::fuzz::engine as fuzz_engine;
 
 use super::engine::{EngineConfig, Received, device_capabilities};
 use super::wire::{self, Header, MAX_CANONICAL, Tuple};
-use crate::buf::{Buf, Chain};
+use crate::buf::Buf;
 use crate::link::Capabilities;
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, TxToken};
@@ -80,14 +80,14 @@ impl Tap {
         tuple: &Tuple,
         header: &Header,
         len: usize,
-        bytes: &Chain,
+        bytes: &[Buf],
     ) {
         let mut out = [0; MAX_CANONICAL];
         let remote = (tuple.remote, tuple.remote_port);
         let local = (tuple.local, tuple.local_port);
         let header_len = wire::compose(&mut out, remote, local, header, len);
         let mut frame = out[..header_len].to_vec();
-        frame.extend(bytes.to_vec());
+        bytes.iter().for_each(|buf| frame.extend_from_slice(buf));
         // An answer is drawn with a byte that nobody sent.
         frame.resize(header_len + len, 0);
         self.ops.push(Op::Fed(now, frame));

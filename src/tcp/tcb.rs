@@ -356,14 +356,14 @@ impl Tcb {
         env.counters.mtu_lowered.add(1);
         for _ in 0..DUPLICATES {
             let header = self.guard.standing(0);
-            self.feed_engine(&header, 0, &Chain::default(), env);
+            self.feed_engine(&header, 0, None, env);
         }
     }
 
     /// Feeds a segment outside the window, whose only effect is the engine's answer.
     fn draw_ack(&mut self, header: &Header, len: usize, env: &Env<'_>) {
         let (before, queue) = (self.state(), self.rcv_queue());
-        self.feed_engine(header, len, &Chain::default(), env);
+        self.feed_engine(header, len, None, env);
         self.check(
             self.state() == before && self.rcv_queue() == queue,
             "I1: an answer changes nothing",
@@ -376,16 +376,16 @@ impl Tcb {
 
     fn feed(&mut self, feed: &Feed, payload: &[Buf], env: &Env<'_>) {
         let (before, queue) = (self.state(), self.rcv_queue());
-        let mut in_order = self.keep(feed, cut(payload, feed.skip, feed.len));
-        let complete = in_order.len() == feed.growth;
+        let mut at = self.inbox.end();
+        self.keep(feed, cut(payload, feed.skip, feed.len));
+        let complete = self.inbox.end() - at == feed.growth as u64;
         self.check(complete, "I1: the store has what is in order");
         if !complete {
             return;
         }
         for (header, len) in feed.parts() {
-            let part = in_order.split_to(len);
-            self.feed_engine(&header, len, &part, env);
-            self.inbox.append_chain(part);
+            self.feed_engine(&header, len, Some(at), env);
+            at += len as u64;
         }
         let after = self.state();
         let grown = self.rcv_queue().wrapping_sub(queue);
@@ -416,17 +416,20 @@ impl Tcb {
         self.note_state(before, after, feed.header.has(RST));
     }
 
-    /// Keeps accepted payload, and returns what is in order now.
-    fn keep(&mut self, feed: &Feed, bytes: Gather) -> Chain {
+    /// Keeps accepted payload; what is in order now goes to the inbox.
+    fn keep(&mut self, feed: &Feed, bytes: Gather) {
         if !feed.keep {
-            return Chain::default();
+            return;
         }
         if self.store.is_empty() && feed.growth == feed.len {
-            return bytes.into_iter().collect();
+            bytes.into_iter().for_each(|buf| self.inbox.append(buf));
+            return;
         }
         self.store.insert(feed.position, bytes.into_iter());
         let end = feed.position + feed.growth as u64;
-        self.store.take(feed.position, end).unwrap_or_default()
+        if let Some(in_order) = self.store.take(feed.position, end) {
+            self.inbox.append_chain(in_order);
+        }
     }
 
     fn note_state(&mut self, before: State, after: State, reset: bool) {
@@ -446,12 +449,17 @@ impl Tcb {
         }
     }
 
-    fn feed_engine(&mut self, header: &Header, len: usize, bytes: &Chain, env: &Env<'_>) {
+    /// The payload lies at a position of the inbox, if it has a real one.
+    fn feed_engine(&mut self, header: &Header, len: usize, at: Option<u64>, env: &Env<'_>) {
         let now = self.engine_time(env.now);
         #[cfg(any(test, sosplice_fuzz))]
-        self.tap.fed(now, &self.tuple, header, len, bytes);
+        {
+            let bytes = at.map(|at| self.inbox.range(at..at + len as u64));
+            let bytes = bytes.unwrap_or_default();
+            self.tap.fed(now, &self.tuple, header, len, &bytes);
+        }
         #[cfg(not(any(test, sosplice_fuzz)))]
-        let _ = bytes;
+        let _ = at;
         let tuple = self.tuple;
         let (mut wire, engine) = self.split(env);
         if let Some(engine) = engine {
@@ -581,7 +589,7 @@ impl Tcb {
         }
         if !self.inbox.is_empty() {
             // After shutdown(Read) they are acknowledged and dropped, as in BSD.
-            env.end.append_rcv_chain(std::mem::take(&mut self.inbox));
+            env.end.append_rcv_from(&mut self.inbox);
         }
         if std::mem::take(&mut self.eof) {
             env.end.cantrcvmore();
@@ -695,7 +703,7 @@ impl Tcb {
                 return;
             }
             let header = self.guard.standing(self.queued);
-            self.feed_engine(&header, 0, &Chain::default(), env);
+            self.feed_engine(&header, 0, None, env);
         }
         self.emit(env);
     }
