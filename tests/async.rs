@@ -5,6 +5,7 @@
     reason = "a test says by panicking what it did not expect"
 )]
 
+use crossbeam_channel::Sender;
 use futures_lite::future::block_on;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -15,8 +16,8 @@ use sosplice::link::memory;
 use sosplice::splice::{Cause, Options};
 use sosplice::{Socket, Stack, TcpListener, TcpStream, local};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 
@@ -104,7 +105,7 @@ fn futures_io_over_a_pair_with_small_buffers() {
 }
 
 /// Counts, and says so.
-struct Count(AtomicUsize, mpsc::SyncSender<()>);
+struct Count(AtomicUsize, Sender<()>);
 
 impl Wake for Count {
     fn wake(self: Arc<Self>) {
@@ -115,7 +116,7 @@ impl Wake for Count {
 
 #[test]
 fn a_task_is_woken_once_for_each_time_it_waits_and_at_the_end_of_a_splice() {
-    let (sender, woken) = mpsc::sync_channel(16);
+    let (sender, woken) = crossbeam_channel::bounded(16);
     let count = Arc::new(Count(AtomicUsize::new(0), sender));
     let waker = Waker::from(count.clone());
     let cx = &mut Context::from_waker(&waker);
