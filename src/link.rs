@@ -144,6 +144,16 @@ pub trait Link: Send + Sync + fmt::Debug {
 
     /// Ends the current or the next [`wait`](Self::wait). From any thread, with any lock held.
     fn wake(&self);
+
+    /// What `wait` waits for, for a thread that waits for several links
+    /// ([`Driver::run_all`](crate::stack::Driver::run_all)): a descriptor that is readable when a frame
+    /// can be received, and writable when a packet can be sent, and one that is readable when `wake` was
+    /// called. Whenever the second is, or the first says anything else, a `wait` that does not wait is to
+    /// follow. `None`, if nothing else is said: only `wait` can wait.
+    #[cfg(target_os = "linux")]
+    fn descriptors(&self) -> Option<[std::os::fd::BorrowedFd<'_>; 2]> {
+        None
+    }
 }
 
 /// A shared link: what a second stack beside ours transmits through
@@ -167,5 +177,10 @@ impl<L: Link + ?Sized> Link for Arc<L> {
 
     fn wake(&self) {
         (**self).wake();
+    }
+
+    #[cfg(target_os = "linux")]
+    fn descriptors(&self) -> Option<[std::os::fd::BorrowedFd<'_>; 2]> {
+        (**self).descriptors()
     }
 }

@@ -75,6 +75,8 @@ mod source;
 mod stats;
 mod stream;
 pub(crate) mod table;
+#[cfg(target_os = "linux")]
+mod together;
 #[cfg(test)]
 mod traps;
 mod unclaimed;

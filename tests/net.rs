@@ -393,8 +393,10 @@ fn reset_of(mut call: impl FnMut() -> std::io::Result<usize>) -> ErrorKind {
 
 #[test]
 fn a_deleted_device_ends_the_proxy() {
-    for device in ["tc", "ts"] {
-        let Some(mut scene) = Scene::new("a_deleted_device_ends_the_proxy", 1500) else {
+    let ways = ["worker", "direct"].map(|dispatch| [("tc", dispatch), ("ts", dispatch)]);
+    for (device, dispatch) in ways.into_iter().flatten() {
+        let name = "a_deleted_device_ends_the_proxy";
+        let Some(mut scene) = Scene::with(name, 1500, FRONT, &["--dispatch", dispatch]) else {
             return;
         };
         let listener = scene.listen();

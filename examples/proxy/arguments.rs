@@ -88,6 +88,12 @@ pub(crate) struct Arguments {
     #[arg(value_parser = seconds)]
     pub(crate) keep_alive: Duration,
 
+    /// How long a receiving thread looks for packets again and again before it sleeps. Answers come
+    /// earlier then, for a processor that is busy meanwhile
+    #[arg(long, value_name = "MICROSECONDS", default_value = "0", help_heading = REAL)]
+    #[arg(value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    pub(crate) busy_poll: u64,
+
     /// How long the backend may take to answer
     #[arg(long, value_name = "SECONDS", default_value = "10", help_heading = REAL)]
     #[arg(value_parser = seconds)]
@@ -125,7 +131,7 @@ pub(crate) fn usage(why: &str) -> ! {
 pub(crate) enum Mode {
     /// Worker threads: receiving and sending overlap
     Worker,
-    /// The receiving thread, after its batch
+    /// The receiving thread, after its batch; one receives for all devices
     Direct,
 }
 

@@ -1,6 +1,6 @@
 //! The proxy between real networks, on TUN devices.
 
-use crate::arguments::{Arguments, TunSpec, usage};
+use crate::arguments::{Arguments, Mode, TunSpec, usage};
 use crate::relay::{Config, Event, Failure, Relay, Totals};
 use crate::report;
 use anyhow::Context;
@@ -9,6 +9,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sosplice::clock::{Clock, SystemClock};
 use sosplice::link::tun::Tun;
+use sosplice::stack::{Builder, Driver};
 use sosplice::{Stack, TcpListener};
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -42,9 +43,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let (front, back) = choose(&arguments.tun, listen.ip(), backend.ip());
     let signals = Signals::new([SIGINT, SIGTERM]).context("signals")?;
-    let sides: Vec<Side> = (arguments.tun.iter())
-        .map(|spec| open(spec, arguments))
-        .collect::<Result<_, _>>()?;
+    let sides = open_all(arguments)?;
     let pool = arguments.pool();
     let config = Config {
         dial: sides[back].stack.clone(),
@@ -101,7 +100,35 @@ fn choose(specs: &[TunSpec], listen: IpAddr, backend: IpAddr) -> (usize, usize) 
     (front, back)
 }
 
-fn open(spec: &TunSpec, arguments: &Arguments) -> anyhow::Result<Side> {
+/// Where the receiving thread moves the bytes, one receives from all devices: what enters by one and
+/// leaves by the other wakes no second thread.
+fn open_all(arguments: &Arguments) -> anyhow::Result<Vec<Side>> {
+    let (mut sides, mut drivers) = (Vec::new(), Vec::new());
+    for spec in &arguments.tun {
+        let (name, builder) = open(spec, arguments)?;
+        let stack = if arguments.dispatch == Mode::Direct {
+            let (stack, driver) = builder.manual().with_context(|| name.clone())?;
+            drivers.push(driver);
+            stack
+        } else {
+            builder.build().with_context(|| name.clone())?
+        };
+        sides.push(Side { name, stack });
+    }
+    if !drivers.is_empty() {
+        let receive = || {
+            if let Err(error) = Driver::run_all(drivers) {
+                eprintln!("error: receiving: {error}");
+            }
+        };
+        thread::Builder::new()
+            .name("receive".into())
+            .spawn(receive)?;
+    }
+    Ok(sides)
+}
+
+fn open(spec: &TunSpec, arguments: &Arguments) -> anyhow::Result<(String, Builder)> {
     let mut builder = Tun::builder(&spec.name).offload(!arguments.no_offload);
     if let Some(netns) = &spec.netns {
         builder = builder.netns(netns);
@@ -111,13 +138,13 @@ fn open(spec: &TunSpec, arguments: &Arguments) -> anyhow::Result<Side> {
     let mut builder = Stack::builder(tun)
         .receive_buffer(arguments.buffer.unwrap_or(BUFFER))
         .send_buffer(arguments.buffer.unwrap_or(BUFFER))
+        .busy_poll(Duration::from_micros(arguments.busy_poll))
         .connect_timeout(arguments.connect_timeout)
         .keep_alive(arguments.keep_alive, arguments.keep_alive / PROBES, PROBES);
     for address in &spec.addresses {
         builder = builder.address(*address);
     }
-    let stack = builder.build().with_context(|| name.clone())?;
-    Ok(Side { name, stack })
+    Ok((name, builder))
 }
 
 /// The first signal stops the relay, the second one the process.

@@ -288,6 +288,10 @@ impl Link for Tun {
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         }
     }
+
+    fn descriptors(&self) -> Option<[BorrowedFd<'_>; 2]> {
+        Some([self.fd.as_fd(), self.wake.as_fd()])
+    }
 }
 
 impl AsFd for Tun {

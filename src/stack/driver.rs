@@ -9,6 +9,7 @@ use super::Shared;
 use super::control;
 use super::listener::Listening;
 use super::table::Entry;
+use super::uplink::Uplink;
 use crate::error::SoError;
 use crate::link::{Frame, Link};
 use crate::run_list::{self, Budget};
@@ -29,7 +30,8 @@ const BATCH: usize = 32;
 /// How long a stack that nobody holds any more may take to deliver what was sent.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Runs a stack that was built with [`manual`](super::Builder::manual). Calls are not to overlap.
+/// Runs a stack that was built with [`manual`](super::Builder::manual): call by call, or beside others in
+/// a thread ([`run_all`](Self::run_all)).
 /// Dropping it ends every connection with [`NetworkDown`](crate::error::SoError::NetworkDown).
 #[derive(Debug)]
 pub struct Driver {
@@ -298,44 +300,116 @@ impl Driver {
     }
 
     /// The driver thread.
-    pub(crate) fn run(mut self) {
-        let mut until: Option<Instant> = None;
+    pub(crate) fn run(self) {
+        Running::new(self).run();
+    }
+}
+
+/// What a turn has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// There may be more to do.
+    Busy,
+    /// There is nothing more to do, until something happens.
+    Idle,
+    /// The link is gone, or nobody needs the stack any more.
+    Over,
+}
+
+/// A driver in its thread.
+#[derive(Debug)]
+pub(super) struct Running {
+    driver: Driver,
+    /// Until when what was sent is delivered, once nobody holds the stack any more.
+    until: Option<Instant>,
+    /// When there was last something to do, if it looks on for a while.
+    busy_at: Option<Instant>,
+}
+
+impl Running {
+    pub(super) fn new(driver: Driver) -> Running {
+        Running {
+            driver,
+            until: None,
+            busy_at: None,
+        }
+    }
+
+    pub(super) fn run(mut self) {
         loop {
-            match self.batch() {
-                Err(_gone) => return,
-                // Less than a batch: the link was drained, and waiting tells when there is more.
-                Ok((received, worked)) if received == BATCH || worked => continue,
-                Ok(_) => {}
-            }
-            if self.shared.is_abandoned() {
-                let now = self.shared.now();
-                let until = *until.get_or_insert(now + LINGER);
-                if self.shared.table.connections() == 0 || now >= until {
-                    for conn in self.shared.table.all() {
-                        conn.run(Work::ABORT, Runner::Driver);
+            match self.turn() {
+                Turn::Over => return,
+                Turn::Busy => {}
+                Turn::Idle => {
+                    if !self.sleep() {
+                        return;
                     }
-                    return;
                 }
-            }
-            if !self.sleep(until) {
-                return;
             }
         }
     }
 
-    /// Sleeps until there is something to do. `false`: the link is gone.
-    fn sleep(&self, until: Option<Instant>) -> bool {
-        let expiry = self.next_expiry();
-        let (deadline, writable) = {
-            let mut agenda = self.shared.agenda.lock();
-            if !agenda.fall_asleep() {
-                return true;
-            }
-            let deadline = agenda.next().into_iter().chain(expiry).chain(until).min();
-            (deadline, agenda.has_blocked())
+    pub(super) fn link(&self) -> &Uplink {
+        &self.driver.shared.link
+    }
+
+    pub(super) fn turn(&mut self) -> Turn {
+        let Ok((received, worked)) = self.driver.batch() else {
+            return Turn::Over;
         };
-        let result = self.shared.link.wait(writable, deadline);
-        self.shared.agenda.lock().wake_up();
+        // Less than a batch: the link was drained, and waiting tells when there is more.
+        if received == BATCH || worked {
+            return self.busy();
+        }
+        let shared = &self.driver.shared;
+        if shared.is_abandoned() {
+            let now = shared.now();
+            let until = *self.until.get_or_insert(now + LINGER);
+            if shared.table.connections() == 0 || now >= until {
+                for conn in shared.table.all() {
+                    conn.run(Work::ABORT, Runner::Driver);
+                }
+                return Turn::Over;
+            }
+        }
+        match (received, self.busy_at) {
+            (1.., _) if !shared.config.busy_poll.is_zero() => self.busy(),
+            (_, Some(at)) if shared.now() < at + shared.config.busy_poll => Turn::Busy,
+            _ => Turn::Idle,
+        }
+    }
+
+    fn busy(&mut self) -> Turn {
+        let shared = &self.driver.shared;
+        if !shared.config.busy_poll.is_zero() {
+            self.busy_at = Some(shared.now());
+        }
+        Turn::Busy
+    }
+
+    /// The driver is about to sleep: until when at most, and whether for room in the link too. `None`:
+    /// there is something to do after all.
+    pub(super) fn fall_asleep(&self) -> Option<(Option<Instant>, bool)> {
+        let expiry = self.driver.next_expiry();
+        let mut agenda = self.driver.shared.agenda.lock();
+        agenda.fall_asleep().then(|| {
+            let timer = agenda.next();
+            let deadline = timer.into_iter().chain(expiry).chain(self.until).min();
+            (deadline, agenda.has_blocked())
+        })
+    }
+
+    pub(super) fn wake_up(&self) {
+        self.driver.shared.agenda.lock().wake_up();
+    }
+
+    /// Sleeps until there is something to do. `false`: the link is gone.
+    fn sleep(&self) -> bool {
+        let Some((deadline, writable)) = self.fall_asleep() else {
+            return true;
+        };
+        let result = self.link().wait(writable, deadline);
+        self.wake_up();
         result.is_ok()
     }
 }

@@ -56,6 +56,11 @@ impl Link for Uplink {
     fn wake(&self) {
         self.link.wake();
     }
+
+    #[cfg(target_os = "linux")]
+    fn descriptors(&self) -> Option<[std::os::fd::BorrowedFd<'_>; 2]> {
+        self.link.descriptors()
+    }
 }
 
 #[cfg(test)]

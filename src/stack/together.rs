@@ -1,0 +1,109 @@
+//! Several drivers in one thread.
+
+use super::driver::{Driver, Running, Turn};
+use crate::clock::{Clock, SystemClock};
+use crate::link::Link;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use smallvec::SmallVec;
+use std::io;
+use std::time::Instant;
+
+impl Driver {
+    /// Runs several stacks in the calling thread, until all of them have ended: a stack ends with its
+    /// link, or when nobody holds it or one of its sockets any more. The others go on.
+    ///
+    /// What arrives on one link and leaves by another, and the acknowledgements of both, then wake one
+    /// thread and not two. That is for splices of [`Dispatch::Direct`](crate::splice::Dispatch::Direct);
+    /// beside workers, receiving in several threads can be faster.
+    ///
+    /// ```no_run
+    /// use sosplice::{Stack, link::tun::Tun, stack::Driver};
+    /// let (front, driver) = Stack::builder(Tun::open("tun0")?).address("10.1.0.2/24".parse()?).manual()?;
+    /// let (back, other) = Stack::builder(Tun::open("tun1")?).address("10.2.0.2/24".parse()?).manual()?;
+    /// std::thread::spawn(|| Driver::run_all([driver, other]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there are several and a link has no
+    /// [`descriptors`](Link::descriptors); what `poll(2)` says. All stacks have ended then, as with a
+    /// link that fails.
+    ///
+    /// # Panics
+    /// If a hook or an upcall panics; all stacks have ended then.
+    pub fn run_all(drivers: impl IntoIterator<Item = Driver>) -> io::Result<()> {
+        let mut running: Vec<Running> = drivers.into_iter().map(Running::new).collect();
+        if running.len() == 1 {
+            running.pop().into_iter().for_each(Running::run);
+            return Ok(());
+        }
+        if running.iter().any(|one| one.link().descriptors().is_none()) {
+            let why = "a link without descriptors cannot share a thread: run its driver alone";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        while !running.is_empty() {
+            let mut busy = false;
+            running.retain_mut(|one| {
+                let turn = one.turn();
+                busy |= turn == Turn::Busy;
+                turn != Turn::Over
+            });
+            if !busy && !running.is_empty() {
+                sleep(&mut running)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sleeps until there is something to do for one of them. Those whose link is gone go.
+fn sleep(running: &mut Vec<Running>) -> io::Result<()> {
+    let asleep: SmallVec<[_; 4]> = running.iter().map_while(Running::fall_asleep).collect();
+    let result = if asleep.len() == running.len() {
+        let deadline = asleep.iter().filter_map(|(deadline, _)| *deadline).min();
+        let writable = asleep.iter().map(|(_, writable)| *writable);
+        wait(running, writable, deadline)
+    } else {
+        Ok(SmallVec::new())
+    };
+    running.iter().for_each(Running::wake_up);
+    let mut called = result?.into_iter();
+    running.retain(|one| {
+        // What a link does about being woken, and whether it is gone, is in its own wait.
+        let call = called.next().unwrap_or(false);
+        !call || one.link().wait(false, Some(SystemClock.now())).is_ok()
+    });
+    Ok(())
+}
+
+/// Waits for all links. Says of each whether its own `wait` has something to do about it.
+fn wait(
+    running: &[Running],
+    writable: impl Iterator<Item = bool>,
+    deadline: Option<Instant>,
+) -> io::Result<SmallVec<[bool; 4]>> {
+    let mut fds: SmallVec<[PollFd<'_>; 8]> = SmallVec::new();
+    for (one, writable) in running.iter().zip(writable) {
+        let Some([device, wake]) = one.link().descriptors() else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let out = if writable {
+            PollFlags::OUT
+        } else {
+            PollFlags::empty()
+        };
+        fds.push(PollFd::from_borrowed_fd(device, PollFlags::IN | out));
+        fds.push(PollFd::from_borrowed_fd(wake, PollFlags::IN));
+    }
+    let left = deadline.map(|at| at.saturating_duration_since(SystemClock.now()));
+    let limit = left.and_then(|left| Timespec::try_from(left).ok());
+    match poll(&mut fds, limit.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let plain = PollFlags::IN | PollFlags::OUT;
+    let called =
+        |pair: &[PollFd<'_>]| !plain.contains(pair[0].revents()) || !pair[1].revents().is_empty();
+    Ok(fds.chunks(2).map(called).collect())
+}

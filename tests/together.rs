@@ -1,0 +1,287 @@
+//! Several drivers in one thread, over links that are sockets.
+#![cfg(target_os = "linux")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use sosplice::buf::{Buf, Gather};
+use sosplice::clock::{Clock, SystemClock};
+use sosplice::error::SoError;
+use sosplice::link::{Capabilities, Frame, Link, Packet, TransmitError, memory};
+use sosplice::splice::{Cause, Dispatch, Options, Role};
+use sosplice::stack::Driver;
+use sosplice::{Stack, TcpListener, TcpStream};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// One packet is one datagram.
+#[derive(Debug)]
+struct Datagrams {
+    socket: UnixDatagram,
+    wake: OwnedFd,
+    waits: AtomicUsize,
+    failed: AtomicBool,
+}
+
+impl Datagrams {
+    fn pair() -> [Arc<Datagrams>; 2] {
+        let (a, b) = UnixDatagram::pair().unwrap();
+        [a, b].map(|socket| {
+            socket.set_nonblocking(true).unwrap();
+            Arc::new(Datagrams {
+                socket,
+                wake: eventfd(0, EventfdFlags::NONBLOCK).unwrap(),
+                waits: AtomicUsize::new(0),
+                failed: AtomicBool::new(false),
+            })
+        })
+    }
+
+    fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn look(&self) -> io::Result<()> {
+        match self.failed.load(Ordering::Acquire) {
+            true => Err(io::Error::other("pulled")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Link for Datagrams {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            mtu: 1500,
+            checksum: false,
+            segment_v4: None,
+            segment_v6: None,
+        }
+    }
+
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+        let mut bytes = [0; 1500];
+        for count in 0..max {
+            let Ok(len) = self.socket.recv(&mut bytes) else {
+                return Ok(count);
+            };
+            frames.push(Frame {
+                head: Buf::copy_of(&bytes[..len]),
+                rest: Gather::new(),
+                checksum_ok: false,
+            });
+        }
+        Ok(max)
+    }
+
+    fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
+        let mut bytes = packet.header.to_vec();
+        packet
+            .payload
+            .iter()
+            .for_each(|buf| bytes.extend_from_slice(buf));
+        match self.socket.send(&bytes) {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(TransmitError::Full),
+            Err(error) => Err(TransmitError::Refused(error)),
+        }
+    }
+
+    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
+        self.waits.fetch_add(1, Ordering::Relaxed);
+        self.look()?;
+        let out = if writable {
+            PollFlags::OUT
+        } else {
+            PollFlags::empty()
+        };
+        let left = deadline.map(|at| at.saturating_duration_since(SystemClock.now()));
+        let limit = left.map(|left| Timespec::try_from(left).unwrap());
+        let mut fds = [
+            PollFd::new(&self.socket, PollFlags::IN | out),
+            PollFd::new(&self.wake, PollFlags::IN),
+        ];
+        poll(&mut fds, limit.as_ref()).unwrap();
+        rustix::io::read(&self.wake, &mut [0; 8]).ok();
+        self.look()
+    }
+
+    fn wake(&self) {
+        rustix::io::write(&self.wake, &1u64.to_ne_bytes()).ok();
+    }
+
+    fn descriptors(&self) -> Option<[BorrowedFd<'_>; 2]> {
+        Some([self.socket.as_fd(), self.wake.as_fd()])
+    }
+}
+
+/// client | front, back | server: front and back share a thread.
+struct World {
+    client: Stack,
+    server: Stack,
+    middle: Mutex<Vec<Stack>>,
+    links: [Arc<Datagrams>; 2],
+    thread: JoinHandle<io::Result<()>>,
+}
+
+fn builder(link: impl Link + 'static, address: &str) -> sosplice::stack::Builder {
+    Stack::builder(link).address(address.parse().unwrap())
+}
+
+impl World {
+    fn new(busy_poll: Duration) -> World {
+        let ([a, b], [c, d]) = (Datagrams::pair(), Datagrams::pair());
+        let links = [b.clone(), c.clone()];
+        let manual = |link, address| {
+            let builder = builder(link, address).busy_poll(busy_poll);
+            builder
+                .connect_timeout(Duration::from_millis(300))
+                .manual()
+                .unwrap()
+        };
+        let (front, one) = manual(b, "10.0.1.2/24");
+        let (back, other) = manual(c, "10.0.2.2/24");
+        let run = move || Driver::run_all([one, other]);
+        World {
+            client: builder(a, "10.0.1.1/24").build().unwrap(),
+            server: builder(d, "10.0.2.1/24").build().unwrap(),
+            middle: Mutex::new(vec![front, back]),
+            links,
+            thread: thread::Builder::new().spawn(run).unwrap(),
+        }
+    }
+
+    fn stack(&self, at: usize) -> Stack {
+        self.middle.lock().unwrap()[at].clone()
+    }
+}
+
+fn connection(from: &Stack, to: &Stack, at: &str) -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind(to, at).unwrap();
+    let near = TcpStream::connect(from, listener.local_addr()).unwrap();
+    let (far, _) = listener.accept().unwrap();
+    for stream in [&near, &far] {
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.set_write_timeout(Some(LIMIT)).unwrap();
+    }
+    (near, far)
+}
+
+/// Both connections of a proxy, spliced in both directions: the ends, and the inner sockets.
+fn spliced(world: &World) -> ([TcpStream; 2], [TcpStream; 2]) {
+    let (near, inside) = connection(&world.client, &world.stack(0), "10.0.1.2:0");
+    let (outside, far) = connection(&world.stack(1), &world.server, "10.0.2.1:0");
+    let options = Options {
+        dispatch: Some(Dispatch::Direct),
+        ..Options::default()
+    };
+    inside.splice_to(&outside, options.clone()).unwrap();
+    outside.splice_to(&inside, options).unwrap();
+    ([near, far], [inside, outside])
+}
+
+/// More than windows and links hold, so threads sleep and are woken, and links are full.
+#[test]
+fn a_stream_crosses_two_stacks_in_one_thread_both_ways() {
+    for busy_poll in [Duration::ZERO, Duration::from_micros(200)] {
+        let world = World::new(busy_poll);
+        let ([near, far], _inner) = spliced(&world);
+        let sent: Vec<u8> = (0..=250).cycle().take(3_000_000).collect();
+        thread::scope(|scope| {
+            for (from, to) in [(&near, &far), (&far, &near)] {
+                let (mut writer, mut reader, sent) = (from, to, &sent);
+                scope.spawn(move || writer.write_all(sent).unwrap());
+                scope.spawn(move || {
+                    let mut got = vec![0; sent.len()];
+                    reader.read_exact(&mut got).unwrap();
+                    assert!(got == *sent);
+                });
+            }
+        });
+    }
+}
+
+/// A user's thread, and a timer, have the attention of a thread that sleeps.
+#[test]
+fn a_thread_that_sleeps_is_woken_by_users_and_timers() {
+    let world = World::new(Duration::ZERO);
+    let (near, far) = connection(&world.stack(1), &world.server, "10.0.2.1:0");
+    for _ in 0..100 {
+        near.send(b"to").unwrap();
+        assert_eq!(far.recv_chain(9).unwrap().to_vec(), b"to");
+        far.send(b"fro").unwrap();
+        assert_eq!(near.recv_chain(9).unwrap().to_vec(), b"fro");
+    }
+    let begin = SystemClock.now();
+    let error = TcpStream::connect(&world.stack(0), "10.0.1.77:1").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(SystemClock.now() - begin < Duration::from_secs(10));
+    // Who sleeps does so in one call for all.
+    assert!(world.links[0].waits.load(Ordering::Relaxed) < 50);
+}
+
+#[test]
+fn a_link_that_fails_ends_its_stack_and_no_other() {
+    let world = World::new(Duration::ZERO);
+    let ([near, far], [inside, outside]) = spliced(&world);
+    (&near).write_all(b"there").unwrap();
+    (&far).read_exact(&mut [0; 5]).unwrap();
+    world.links[1].fail();
+    while inside.end().rcv().is_diverted() {
+        thread::yield_now();
+    }
+    assert_eq!(
+        outside.send(b"x").unwrap_err().kind(),
+        ErrorKind::NetworkDown
+    );
+    assert!(TcpStream::start(&world.stack(1), "10.0.2.1:1".parse().unwrap()).is_err());
+    (&near).write_all(b"still").unwrap();
+    assert_eq!(inside.recv_chain(5).unwrap().to_vec(), b"still");
+    inside.send(b"alive").unwrap();
+    assert_eq!(near.recv_chain(5).unwrap().to_vec(), b"alive");
+    let end = inside.splice_end(Role::Source).unwrap();
+    assert_eq!(end.cause, Cause::SinkError(SoError::NetworkDown));
+    drop((near, far, inside, outside));
+    world.middle.lock().unwrap().clear();
+    world.thread.join().unwrap().unwrap();
+}
+
+#[test]
+fn the_thread_ends_when_nobody_holds_its_stacks() {
+    let world = World::new(Duration::ZERO);
+    let (ends, inner) = spliced(&world);
+    drop((inner, ends));
+    world.middle.lock().unwrap().clear();
+    world.thread.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_link_without_descriptors_runs_alone_or_not_at_all() {
+    let (a, b) = memory::pair(memory::Config::default());
+    let (one, first) = builder(a, "10.0.0.1/24").manual().unwrap();
+    let (other, second) = builder(b, "10.0.0.2/24").manual().unwrap();
+    let refused = Driver::run_all([first, second]).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    for (stack, to) in [(&one, "10.0.0.2:1"), (&other, "10.0.0.1:1")] {
+        let down = TcpStream::start(stack, to.parse().unwrap()).unwrap_err();
+        assert_eq!(down.kind(), ErrorKind::NetworkDown);
+    }
+    let (a, b) = memory::pair(memory::Config::default());
+    let (alone, driver) = builder(a, "10.0.0.1/24").manual().unwrap();
+    let peer = builder(b, "10.0.0.2/24").build().unwrap();
+    let thread = thread::Builder::new()
+        .spawn(|| Driver::run_all([driver]))
+        .unwrap();
+    let (near, far) = connection(&alone, &peer, "10.0.0.2:0");
+    near.send(b"alone").unwrap();
+    assert_eq!(far.recv_chain(5).unwrap().to_vec(), b"alone");
+    drop((near, far, alone));
+    thread.join().unwrap().unwrap();
+}
