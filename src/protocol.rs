@@ -20,7 +20,7 @@
 //!
 //! **Protocol methods are entered with no lock held.**
 
-use crate::buf::{Buf, Chain};
+use crate::buf::{Buf, Chain, Taken};
 use crate::end::{End, Role};
 use crate::error::{Flavor, SoError};
 use crate::lock::{self, Condvar, Guard, RCV, SND};
@@ -304,9 +304,10 @@ impl SocketEnd {
     /// # Panics
     /// If `so_snd` holds fewer.
     pub fn drop_snd(&self, count: usize) {
-        let mut snd = self.snd();
         // The bytes are dropped after the lock: the last reference to a frame may go with them.
-        let sent = snd.buf.take_bufs(count);
+        let mut sent = Taken::new();
+        let mut snd = self.snd();
+        snd.buf.take_bufs(count, &mut sent);
         self.sowwakeup(&snd, Wakeup::Space);
         drop(snd);
         drop(sent);

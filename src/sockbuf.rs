@@ -156,8 +156,8 @@ impl SockBuf {
     }
 
     /// As [`drop_front`](Self::drop_front): the caller drops it after the lock.
-    pub(crate) fn take_bufs(&mut self, count: usize) -> Taken {
-        self.chain.take_bufs(count)
+    pub(crate) fn take_bufs(&mut self, count: usize, taken: &mut Taken) {
+        self.chain.take_bufs(count, taken);
     }
 
     /// Takes everything (`sbflush`). The caller drops it after the lock.

@@ -27,7 +27,7 @@ impl Link {
 }
 
 /// References to a range of a chain. Most ranges lie in a few buffers.
-pub type Gather = SmallVec<[Buf; 8]>;
+pub type Gather = SmallVec<[Buf; 4]>;
 
 /// What an acknowledgement of some segments frees.
 pub(crate) type Taken = SmallVec<[Buf; 64]>;
@@ -176,11 +176,9 @@ impl Chain {
         self.take(count, drop);
     }
 
-    /// Takes the first `count` bytes, to be dropped.
-    pub(crate) fn take_bufs(&mut self, count: usize) -> Taken {
-        let mut taken = Taken::new();
+    /// Takes the first `count` bytes, to be dropped later.
+    pub(crate) fn take_bufs(&mut self, count: usize, taken: &mut Taken) {
         self.take(count, |buf| taken.push(buf));
-        taken
     }
 
     /// Moves the first `count` bytes to the end of `other`.
