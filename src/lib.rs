@@ -99,6 +99,7 @@
 //! * A [`SplicePool`] has *workers*. With [`Dispatch::Worker`](splice::Dispatch::Worker) a splice's
 //!   worker moves its bytes, so receiving and sending overlap; with
 //!   [`Dispatch::Direct`](splice::Dispatch::Direct) the receiving thread does, after its batch.
+//!   One thread can receive for several stacks ([`stack::Driver::run_all`]).
 //! * A user's thread sends in its own calls, and waits in them unless told not to.
 //! * A simulator uses none of these: stacks, pools and clocks can be run by hand
 //!   ([`stack::Builder::manual`], [`splice::Builder::manual`], [`clock::Clock`]).
