@@ -107,3 +107,66 @@ fn wait(
         |pair: &[PollFd<'_>]| !plain.contains(pair[0].revents()) || !pair[1].revents().is_empty();
     Ok(fds.chunks(2).map(called).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Stack;
+    use crate::link::{Capabilities, Frame, Packet, TransmitError};
+    use rustix::fd::{AsFd, BorrowedFd};
+    use std::os::unix::net::UnixDatagram;
+    use std::time::Duration;
+
+    /// Is writable and never readable.
+    #[derive(Debug)]
+    struct Quiet([UnixDatagram; 2]);
+
+    impl Link for Quiet {
+        fn capabilities(&self) -> Capabilities {
+            Capabilities {
+                mtu: 1500,
+                checksum: false,
+                segment_v4: None,
+                segment_v6: None,
+            }
+        }
+        fn receive(&self, _frames: &mut Vec<Frame>, _max: usize) -> io::Result<usize> {
+            Ok(0)
+        }
+        fn transmit(&self, _packet: &Packet<'_>) -> Result<(), TransmitError> {
+            Err(TransmitError::Full)
+        }
+        fn wait(&self, _writable: bool, _deadline: Option<Instant>) -> io::Result<()> {
+            Ok(())
+        }
+        fn wake(&self) {}
+        fn descriptors(&self) -> Option<[BorrowedFd<'_>; 2]> {
+            Some([self.0[0].as_fd(), self.0[1].as_fd()])
+        }
+    }
+
+    fn running() -> Running {
+        let (a, b) = UnixDatagram::pair().unwrap();
+        let stack = Stack::builder(Quiet([a, b])).address("10.0.0.1/24".parse().unwrap());
+        Running::new(stack.manual().unwrap().1)
+    }
+
+    #[test]
+    fn who_is_short_of_room_is_called_when_there_is_room_again() {
+        let (short, content) = (running(), running());
+        let start = SystemClock.now();
+        let limit = start + Duration::from_secs(60);
+        let called = wait(&[content, short], [false, true].into_iter(), Some(limit)).unwrap();
+        assert!(SystemClock.now() < limit, "it waited for something else");
+        assert_eq!(&called[..], [false, false]);
+    }
+
+    #[test]
+    fn who_wants_nothing_sleeps_until_the_deadline() {
+        let start = SystemClock.now();
+        let deadline = start + Duration::from_millis(20);
+        let all = [running(), running()];
+        wait(&all, [false, false].into_iter(), Some(deadline)).unwrap();
+        assert!(SystemClock.now() >= deadline);
+    }
+}
