@@ -13,6 +13,12 @@ pub mod memory;
 pub mod tun;
 
 use crate::buf::{Buf, Gather};
+#[cfg(target_os = "linux")]
+use crate::clock::{Clock, SystemClock};
+#[cfg(target_os = "linux")]
+use rustix::event::{PollFd, Timespec, poll};
+#[cfg(target_os = "linux")]
+use rustix::io::Errno;
 use std::fmt;
 use std::io;
 use std::num::NonZeroU16;
@@ -100,6 +106,16 @@ impl Packet<'_> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The whole packet in one piece of memory.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut all = Vec::with_capacity(self.len());
+        all.extend_from_slice(self.header);
+        self.payload
+            .iter()
+            .for_each(|buf| all.extend_from_slice(buf));
+        all
+    }
 }
 
 /// Why a packet was not sent.
@@ -153,6 +169,18 @@ pub trait Link: Send + Sync + fmt::Debug {
     #[cfg(target_os = "linux")]
     fn descriptors(&self) -> Option<[std::os::fd::BorrowedFd<'_>; 2]> {
         None
+    }
+}
+
+/// Waits with poll(2) until something has happened to one of the descriptors, or `deadline` has passed. A
+/// signal ends it too.
+#[cfg(target_os = "linux")]
+pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> Result<(), Errno> {
+    let left = deadline.map(|at| at.saturating_duration_since(SystemClock.now()));
+    let limit = left.and_then(|left| Timespec::try_from(left).ok());
+    match poll(fds, limit.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -34,7 +34,7 @@ fn alone(name: &str, test: impl FnOnce()) {
     assert!(ran, "there is no test {name}");
 }
 
-/// Runs `work` with as much of `what` as is in use now, and `more`.
+/// Runs `work` with `used` as the limit of `what`.
 fn with_no_more<R>(what: Resource, used: u64, work: impl FnOnce() -> R) -> R {
     let before = getrlimit(what);
     let current = Some(used);

@@ -82,12 +82,7 @@ impl Link for Datagrams {
     }
 
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
-        let mut bytes = packet.header.to_vec();
-        packet
-            .payload
-            .iter()
-            .for_each(|buf| bytes.extend_from_slice(buf));
-        match self.socket.send(&bytes) {
+        match self.socket.send(&packet.to_vec()) {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Err(TransmitError::Full),
             Err(error) => Err(TransmitError::Refused(error)),

@@ -22,11 +22,10 @@ mod open;
 
 pub use open::{Builder, OpenError, Place};
 
-use super::{Capabilities, Checksum, Frame, Link, Packet, TransmitError};
+use super::{Capabilities, Checksum, Frame, Link, Packet, TransmitError, poll_until};
 use crate::buf::{Buf, FrameMut, Gather, MAX_FRAME};
-use crate::clock::{Clock, SystemClock};
 use rustix::buffer::spare_capacity;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use smallvec::SmallVec;
@@ -247,7 +246,7 @@ impl Link for Tun {
             Ok(_) => Err(TransmitError::Refused(io::ErrorKind::WriteZero.into())),
             Err(Errno::AGAIN | Errno::NOBUFS) => Err(TransmitError::Full),
             Err(errno) if is_gone(errno) => Err(TransmitError::Gone(self.error(errno))),
-            Err(errno) => Err(TransmitError::Refused(self.error(errno))),
+            Err(errno) => Err(TransmitError::Refused(errno.into())),
         }
     }
 
@@ -257,16 +256,11 @@ impl Link for Tun {
         } else {
             PollFlags::IN
         };
-        let left = deadline.map(|at| at.saturating_duration_since(SystemClock.now()));
-        let limit = left.and_then(|left| Timespec::try_from(left).ok());
         let mut fds = [
             PollFd::new(&self.fd, wanted),
             PollFd::new(&self.wake, PollFlags::IN),
         ];
-        match poll(&mut fds, limit.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(self.error(errno)),
-        }
+        poll_until(&mut fds, deadline).map_err(|errno| self.error(errno))?;
         if fds[1].revents().contains(PollFlags::IN) {
             // Emptied before the flag falls: a wake-up in between is one that this return answers.
             // The other order could leave the flag up over an empty eventfd for ever.

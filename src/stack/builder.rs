@@ -1,6 +1,7 @@
 //! How a stack is built, and what it is told.
 
 use super::control::Control;
+use super::driver::Running;
 use super::numbers::{self, Numbers};
 use super::route::{Network, Route, RouteError};
 use super::stats::Received;
@@ -571,7 +572,7 @@ impl Builder {
         let (stack, driver) = self.manual()?;
         thread::Builder::new()
             .name("sosplice:driver".into())
-            .spawn(move || driver.run())
+            .spawn(|| Running::new(driver).run())
             .map_err(BuildError::Thread)?;
         Ok(stack)
     }

@@ -298,11 +298,6 @@ impl Driver {
             None => {}
         }
     }
-
-    /// The driver thread.
-    pub(crate) fn run(self) {
-        Running::new(self).run();
-    }
 }
 
 /// What a turn has come to.
@@ -335,6 +330,7 @@ impl Running {
         }
     }
 
+    /// The driver's thread.
     pub(super) fn run(mut self) {
         loop {
             match self.turn() {

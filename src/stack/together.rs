@@ -2,9 +2,8 @@
 
 use super::driver::{Driver, Running, Turn};
 use crate::clock::{Clock, SystemClock};
-use crate::link::Link;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use crate::link::{Link, poll_until};
+use rustix::event::{PollFd, PollFlags};
 use smallvec::SmallVec;
 use std::io;
 use std::time::Instant;
@@ -96,12 +95,7 @@ fn wait(
         fds.push(PollFd::from_borrowed_fd(device, PollFlags::IN | out));
         fds.push(PollFd::from_borrowed_fd(wake, PollFlags::IN));
     }
-    let left = deadline.map(|at| at.saturating_duration_since(SystemClock.now()));
-    let limit = left.and_then(|left| Timespec::try_from(left).ok());
-    match poll(&mut fds, limit.as_ref()) {
-        Ok(_) | Err(Errno::INTR) => {}
-        Err(error) => return Err(error.into()),
-    }
+    poll_until(&mut fds, deadline)?;
     let plain = PollFlags::IN | PollFlags::OUT;
     let called =
         |pair: &[PollFd<'_>]| !plain.contains(pair[0].revents()) || !pair[1].revents().is_empty();

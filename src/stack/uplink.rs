@@ -24,6 +24,10 @@ impl Uplink {
     }
 }
 
+fn copy_of(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
+}
+
 impl Link for Uplink {
     fn capabilities(&self) -> Capabilities {
         self.link.capabilities()
@@ -32,7 +36,7 @@ impl Link for Uplink {
     fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
         let count = self.link.receive(frames, max)?;
         match self.gone.get() {
-            Some(gone) if count == 0 => Err(io::Error::new(gone.kind(), gone.to_string())),
+            Some(gone) if count == 0 => Err(copy_of(gone)),
             _ => Ok(count),
         }
     }
@@ -40,8 +44,7 @@ impl Link for Uplink {
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
         let result = self.link.transmit(packet);
         if let Err(TransmitError::Gone(error)) = result {
-            let copy = io::Error::new(error.kind(), error.to_string());
-            if self.gone.set(copy).is_ok() {
+            if self.gone.set(copy_of(&error)).is_ok() {
                 self.link.wake();
             }
             return Err(TransmitError::Gone(error));

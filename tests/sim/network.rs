@@ -265,11 +265,7 @@ impl Link for End {
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
         let network = &self.network;
         let now = network.clock.now();
-        let mut bytes = packet.header.to_vec();
-        packet
-            .payload
-            .iter()
-            .for_each(|buf| bytes.extend_from_slice(buf));
+        let bytes = packet.to_vec();
         let mut state = network.lock();
         let Some(departure) = state.depart(self.index, bytes.len(), now) else {
             if state.paths[self.index].says_full {

@@ -69,12 +69,7 @@ impl Link for TestLink {
     }
 
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
-        let mut bytes = packet.header.to_vec();
-        packet
-            .payload
-            .iter()
-            .for_each(|buf| bytes.extend_from_slice(buf));
-        self.outbox.lock().push(bytes);
+        self.outbox.lock().push(packet.to_vec());
         Ok(())
     }
 
