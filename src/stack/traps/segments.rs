@@ -1,0 +1,959 @@
+//! Segments around the ends of windows, streams and connections, and a link that is full.
+
+use super::*;
+
+// The first two rows: what a peer could reach from outside.
+
+/// Guards `Guard::right_edge`: the SYN|ACK's window is not shifted, and the ring is a bound.
+#[test]
+fn a_batch_larger_than_the_ring_straight_after_the_handshake_does_not_panic() {
+    for active in [false, true] {
+        let mut net = Net::with(memory::Config::default(), |builder| builder);
+        let all = pattern(0, 300_000);
+        let (mut raw, stream) = if active {
+            let (mut raw, stream) = net.dialled();
+            raw.send(&net, SYN | ACK, b"");
+            raw.seq = raw.seq.wrapping_add(1);
+            (raw, Some(stream))
+        } else {
+            (Raw::new(5000), None)
+        };
+        let listener = net.listen(80);
+        if !active {
+            raw.syn(&mut net);
+            raw.send(&net, ACK, b"");
+        }
+        for (i, part) in all.chunks(60_000).enumerate() {
+            raw.send_at(&net, i as i32 * 60_000, ACK, part);
+        }
+        net.turn();
+        let stream = stream.unwrap_or_else(|| listener.accept().unwrap().0);
+        stream.set_nonblocking(true);
+        let mut got = read(&stream);
+        assert!(
+            got.len() >= 60_000,
+            "what the window allowed: {}",
+            got.len()
+        );
+        // The peer sends the rest again, from where it is acknowledged.
+        while got.len() < all.len() {
+            let from = got.len();
+            let part = &all[from..all.len().min(from + 60_000)];
+            raw.send_at(&net, from as i32, ACK, part);
+            net.turn();
+            got.extend(read(&stream));
+            assert!(got.len() > from, "no progress at {from}");
+        }
+        assert!(got == all, "bytes differ");
+        net.healthy();
+    }
+}
+
+/// What the test above prevents.
+#[test]
+fn the_engine_alone_panics_at_such_a_batch() {
+    let outcome = panic::catch_unwind(|| {
+        let mut bare = Bare::established(262_144);
+        for part in 0..5 {
+            bare.feed(
+                IRS + 1 + part * 60_000,
+                bare.iss.wrapping_add(1),
+                ACK,
+                60_000,
+            );
+        }
+    });
+    assert!(outcome.is_err(), "fixed in the engine: the trap has gone");
+}
+
+/// Guards `Guard::trim`: what is cut on the right loses its FIN.
+#[test]
+fn a_fin_on_a_segment_cut_at_the_edge_is_no_end() {
+    let mut bare = Bare::established(4096);
+    bare.feed(IRS + 1, bare.iss.wrapping_add(1), ACK | FIN, 4096 + 5);
+    assert_eq!(
+        bare.state(),
+        State::CloseWait,
+        "the engine alone loses 5 bytes"
+    );
+
+    let mut net = Net::with(memory::Config::default(), |b| b.receive_buffer(4096));
+    let (mut raw, stream) = net.accepted();
+    let all = pattern(0, 4096 + 5);
+    raw.send(&net, ACK | FIN, &all);
+    let ack = net.one();
+    assert_eq!(
+        ack.header.ack,
+        raw.seq.wrapping_add(4096),
+        "neither the rest nor the FIN"
+    );
+    let mut got = read(&stream);
+    assert!(!is_end(&stream));
+    raw.seq = raw.seq.wrapping_add(4096);
+    raw.send(&net, ACK | FIN, &all[4096..]);
+    net.turn();
+    got.extend(read(&stream));
+    assert!(got == all && is_end(&stream));
+    net.healthy();
+}
+
+/// Guards `Guard::judge_reset`.
+#[test]
+fn a_reset_somewhere_in_the_window_is_challenged() {
+    let mut bare = Bare::established(4096);
+    bare.feed(IRS + 100, bare.iss.wrapping_add(1), RST, 0);
+    assert_eq!(bare.state(), State::Closed, "the engine alone");
+
+    let mut net = Net::new();
+    let (raw, stream) = net.accepted();
+    raw.send_at(&net, 99, RST, b"");
+    let challenge = net.one();
+    assert_eq!(
+        (challenge.header.flags, challenge.header.ack),
+        (ACK, raw.seq)
+    );
+    assert_eq!(error_kind(&stream), Some(ErrorKind::WouldBlock));
+    raw.send_at(&net, -1, RST, b"");
+    assert!(net.seen().is_empty(), "outside: nothing");
+    raw.send(&net, RST, b"");
+    assert!(net.seen().is_empty());
+    assert_eq!(error_kind(&stream), Some(ErrorKind::ConnectionReset));
+}
+
+/// Guards `Guard::unsettled`: until the FIN is acknowledged, the engine sees a reset behind it as one
+/// outside the window.
+#[test]
+fn a_reset_behind_a_fin_in_a_full_window_counts() {
+    let mut net = Net::with(one_packet_each(), |b| b.receive_buffer(2048));
+    let (mut raw, stream) = net.accepted();
+    raw.text(&net, &pattern(0, 1024));
+    raw.text(&net, &pattern(1024, 1024));
+    assert_eq!(net.seen().pop().unwrap().header.window, 0);
+    raw.fin(&net);
+    raw.send(&net, RST, b"");
+    net.turn();
+    assert_eq!(stream.take_error(), Some(SoError::ConnectionReset));
+    assert_eq!(read(&stream), pattern(0, 2048));
+}
+
+/// Guards `Guard::acceptable_ack`.
+#[test]
+fn an_ack_of_bytes_that_were_never_sent_is_not_believed() {
+    let mut bare = Bare::established(4096);
+    bare.enqueue(1000);
+    bare.egress();
+    bare.feed(IRS + 1, bare.iss.wrapping_add(901), ACK, 0);
+    assert_eq!(bare.snd_queue(), 100, "the engine alone; the window was 10");
+
+    let mut net = Net::new();
+    let listener = net.listen(80);
+    let mut raw = Raw::new(5000);
+    raw.window = 1000;
+    raw.handshake(&mut net);
+    let (mut stream, _) = listener.accept().unwrap();
+    let all = pattern(0, 5000);
+    stream.write_all(&all).unwrap();
+    let mut got = raw.take(&net.seen());
+    assert_eq!(got.len(), 1000);
+    let honest = raw.ack;
+    raw.ack = honest.wrapping_add(2000);
+    raw.send(&net, ACK, b"");
+    assert_eq!(net.one().header.flags, ACK, "a challenge");
+    raw.ack = honest;
+    raw.window = 60_000;
+    for _ in 0..20 {
+        raw.send(&net, ACK, b"");
+        got.extend(raw.take(&net.seen()));
+    }
+    assert!(got == all, "{}", got.len());
+    net.healthy();
+}
+
+/// Guards `wire::parse_ip`.
+#[test]
+fn an_ip_fragment_is_no_segment() {
+    let mut net = Net::new();
+    let (raw, stream) = net.accepted();
+    let mut out = [0; MAX_CANONICAL];
+    let header = Header {
+        seq: raw.seq,
+        ack: raw.ack,
+        flags: ACK,
+        window: 1000,
+        options: SynOptions::default(),
+    };
+    for (at, value) in [(6, 0x20), (7, 0x01)] {
+        let len = wire::compose(&mut out, raw.from, raw.to, &header, 4);
+        out[at] = value;
+        wire::finish(&mut out[..len], 20, std::iter::once(&b"evil"[..]), false);
+        net.raw(&[&out[..len], b"evil"].concat());
+    }
+    assert!(net.seen().is_empty());
+    assert_eq!(net.stack.stats().frames_fragments, 2);
+    assert!(read(&stream).is_empty());
+}
+
+/// Guards `Guard::judge_listen` and `judge_syn_sent`: no text with a SYN.
+#[test]
+fn text_in_a_syn_is_not_kept() {
+    let mut net = Net::new();
+    let listener = net.listen(80);
+    let mut raw = Raw::new(5000);
+    raw.send(&net, SYN, b"early");
+    let answer = net.one();
+    raw.seq = raw.seq.wrapping_add(1);
+    raw.ack = answer.header.seq.wrapping_add(1);
+    assert_eq!(answer.header.ack, raw.seq);
+    raw.send(&net, ACK, b"later");
+    net.turn();
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_nonblocking(true);
+    assert_eq!(read(&stream), b"later");
+    net.seen();
+
+    let (mut raw, stream) = net.dialled();
+    raw.send(&net, SYN | ACK, b"early");
+    raw.seq = raw.seq.wrapping_add(1);
+    let seen = net.seen();
+    assert_eq!(seen.last().unwrap().header.ack, raw.seq);
+    raw.send(&net, ACK, b"later");
+    net.turn();
+    assert_eq!(read(&stream), b"later");
+    net.healthy();
+}
+
+/// Guards `Guard::replay_fin`: without it, the end comes with the peer's retransmission.
+#[test]
+fn a_fin_before_a_hole_is_filled_does_not_cost_a_second() {
+    let mut net = Net::new();
+    let (raw, stream) = net.accepted();
+    raw.send_at(&net, 5, ACK | FIN, b"world");
+    net.turn();
+    raw.send(&net, ACK, b"hello");
+    let last = net.seen().pop().unwrap();
+    assert_eq!(last.header.ack, raw.seq.wrapping_add(11));
+    assert_eq!(read(&stream), b"helloworld");
+    assert!(is_end(&stream));
+    net.healthy();
+}
+
+/// Guards the step in `Tcb::deliver`.
+#[test]
+fn reading_byte_by_byte_draws_no_silly_windows() {
+    let mut net = Net::with(one_packet_each(), |b| b.receive_buffer(8192));
+    let (mut raw, mut stream) = net.accepted();
+    for part in pattern(0, 8192).chunks(1024) {
+        raw.text(&net, part);
+    }
+    assert_eq!(net.seen().pop().unwrap().header.window, 0);
+    let mut windows = Vec::new();
+    for _ in 0..8192 {
+        stream.read_exact(&mut [0; 1]).unwrap();
+        windows.extend(net.seen().iter().map(|frame| frame.header.window));
+    }
+    assert!(windows.len() <= 4, "{windows:?}");
+    assert!(windows.iter().all(|window| *window >= 2048), "{windows:?}");
+}
+
+/// Guards `EngineConfig::nagle` and `ack_delay`.
+#[test]
+fn write_write_read_does_not_wait() {
+    let mut net = Net::new();
+    let (mut raw, mut stream) = net.accepted();
+    stream.write_all(b"one").unwrap();
+    stream.write_all(b"two").unwrap();
+    assert_eq!(raw.take(&net.seen()), b"onetwo");
+    raw.text(&net, b"x");
+    assert_eq!(net.one().header.ack, raw.seq, "at once");
+
+    stream.set_nodelay(false);
+    stream.write_all(b"one").unwrap();
+    stream.write_all(b"two").unwrap();
+    assert_eq!(raw.take(&net.seen()), b"one", "with Nagle the second waits");
+}
+
+/// Guards `set_congestion_control`.
+#[test]
+fn the_first_flight_is_bounded_by_congestion_control() {
+    let mut net = Net::new();
+    let (mut raw, mut stream) = net.accepted();
+    stream.write_all(&pattern(0, 60_000)).unwrap();
+    let flight = raw.take(&net.seen()).len();
+    assert!(flight > 0 && flight <= 20_000, "{flight}");
+}
+
+/// Guards `Waiting` and the agenda's blocked list.
+#[test]
+fn a_full_link_drops_nothing() {
+    let mut config = one_packet_each();
+    config.frames = 2;
+    let mut net = Net::with(config, |builder| builder);
+    let (mut raw, mut stream) = net.accepted();
+    let all = pattern(0, 100_000);
+    stream.write_all(&all).unwrap();
+    let mut got = Vec::new();
+    for _ in 0..1000 {
+        net.turn();
+        let seen = net.drain();
+        if seen.is_empty() {
+            break;
+        }
+        got.extend(raw.take(&seen));
+        raw.send(&net, ACK, b"");
+    }
+    assert!(got == all, "{} bytes", got.len());
+    let stats = net.stack.stats();
+    assert!(stats.link_full > 0);
+    assert_eq!((stats.segments_lost, stats.broken), (0, 0));
+}
+
+/// Guards `Tcb::conclude`: an aborted engine stays until its RST has left.
+#[test]
+fn an_abort_sends_its_reset_although_the_user_is_gone_and_the_link_full() {
+    let mut config = one_packet_each();
+    config.frames = 1;
+    let mut net = Net::with(config, |builder| builder);
+    let (raw, stream) = net.accepted();
+    let mut other = stream.clone();
+    other.write_all(b"fills the link").unwrap();
+    drop(other);
+    stream.abort();
+    drop(stream);
+    let first = net.drain();
+    assert_eq!(first[0].payload, b"fills the link");
+    let reset = net.one();
+    assert!(reset.has(RST), "{reset:?}");
+    assert_eq!(reset.header.seq, raw.ack.wrapping_add(14));
+    assert_eq!(net.stack.stats().connections, 0);
+}
+
+/// Guards `Tcb::expire`: a timer's reset that finds the link full is waited for too.
+#[test]
+fn a_time_out_with_a_full_link_ends_the_connection() {
+    let mut config = one_packet_each();
+    config.frames = 1;
+    let mut net = Net::with(config, |builder| {
+        builder.connect_timeout(Duration::from_millis(500))
+    });
+    let listener = net.listen(80);
+    let mut raw = Raw::new(5000);
+    raw.syn(&mut net);
+    // Somebody else's frame fills the link.
+    let unanswered = TcpStream::start(&net.stack, "10.0.0.2:9".parse().unwrap());
+    *net.clock.0.lock() += Duration::from_millis(600);
+    net.turn();
+    for _ in 0..5 {
+        net.drain();
+        net.pass(Duration::from_secs(1));
+    }
+    assert_eq!(net.stack.stats().connections, 0);
+    drop((listener, unanswered));
+}
+
+/// Guards `Shared::initial_sequence_number` (RFC 6528).
+#[test]
+fn initial_sequence_numbers_differ_and_grow() {
+    let mut net = Net::new();
+    let listener = net.listen(80);
+    let mut numbers = Vec::new();
+    for port in 5000..5020 {
+        let mut raw = Raw::new(port);
+        numbers.push(raw.syn(&mut net).header.seq);
+        if port == 5000 {
+            raw.send(&net, ACK, b"");
+            net.turn();
+            listener.accept().unwrap().0.abort();
+            assert!(net.one().has(RST));
+        }
+    }
+    let mut distinct = numbers.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
+    assert_eq!(distinct.len(), 20);
+    net.pass(Duration::from_secs(10));
+    net.drain();
+    let again = Raw::new(5000).syn(&mut net).header.seq;
+    let ahead = again.wrapping_sub(numbers[0]);
+    assert_eq!(ahead, 10_000_000 / 4, "one tick in 4 us");
+}
+
+/// Guards the order in `Tcb::serve`: bytes first, then the error.
+#[test]
+fn received_bytes_stay_readable_after_a_reset() {
+    let mut net = Net::new();
+    let (mut raw, mut stream) = net.accepted();
+    raw.text(&net, b"last words");
+    raw.send(&net, RST, b"");
+    net.turn();
+    let mut out = [0; 100];
+    assert_eq!(stream.read(&mut out).unwrap(), 10);
+    assert_eq!(error_kind(&stream), Some(ErrorKind::ConnectionReset));
+    assert!(is_end(&stream), "told once");
+    assert_eq!(net.stack.stats().connections, 0);
+}
+
+// Timers.
+
+/// Guards `Tcb::own_deadline`: no engine timeout is set.
+#[test]
+fn an_idle_connection_survives_a_day() {
+    let mut net = Net::new();
+    let (mut raw, stream) = net.accepted();
+    net.pass(Duration::from_secs(86_400));
+    assert!(net.seen().is_empty());
+    raw.text(&net, b"still here");
+    net.turn();
+    assert_eq!(read(&stream), b"still here");
+}
+
+/// Guards the user timeout.
+#[test]
+fn unacknowledged_data_times_out() {
+    let mut net = Net::new();
+    let (_raw, mut stream) = net.accepted();
+    net.pass(Duration::from_secs(1000));
+    stream.write_all(b"anybody?").unwrap();
+    net.pass(Duration::from_secs(299));
+    assert_eq!(error_kind(&stream), Some(ErrorKind::WouldBlock));
+    net.pass(Duration::from_secs(2));
+    assert_eq!(error_kind(&stream), Some(ErrorKind::TimedOut));
+    let seen = net.seen();
+    assert!(seen.last().unwrap().has(RST));
+    assert!(seen.len() < 20, "retransmission backs off");
+    assert_eq!(net.stack.stats().connections, 0);
+}
+
+#[test]
+fn a_connection_attempt_times_out() {
+    let mut net = Net::new();
+    let (_raw, stream) = net.dialled();
+    net.pass(Duration::from_secs(74));
+    assert_eq!(net.stack.stats().connections, 1);
+    net.pass(Duration::from_secs(2));
+    assert_eq!(stream.take_error(), Some(SoError::TimedOut));
+    assert_eq!(net.stack.stats().connections, 0);
+    assert!(net.seen().iter().filter(|frame| frame.has(SYN)).count() >= 4);
+}
+
+#[test]
+fn fin_wait_2_of_a_closed_socket_ends() {
+    let mut net = Net::new();
+    let (mut raw, stream) = net.accepted();
+    drop(stream);
+    let fin = net.seen();
+    raw.take(&fin);
+    raw.send(&net, ACK, b"");
+    net.pass(Duration::from_secs(59));
+    assert_eq!(net.stack.stats().connections, 1);
+    net.pass(Duration::from_secs(2));
+    assert_eq!(net.stack.stats().connections, 0);
+}
+
+#[test]
+fn a_closed_socket_does_not_wait_for_ever_for_a_closed_window() {
+    let mut net = Net::new();
+    let (mut raw, mut stream) = net.accepted();
+    stream.write_all(&pattern(0, 5000)).unwrap();
+    let seen = net.seen();
+    raw.take(&seen);
+    raw.window = 0;
+    stream.write_all(&pattern(5000, 5000)).unwrap();
+    raw.send(&net, ACK, b"");
+    net.turn();
+    drop(stream);
+    for _ in 0..29 {
+        net.pass(Duration::from_secs(10));
+        raw.send(&net, ACK, b"");
+        net.turn();
+        assert_eq!(net.stack.stats().connections, 1);
+    }
+    net.pass(Duration::from_secs(20));
+    assert_eq!(net.stack.stats().connections, 0);
+}
+
+#[test]
+fn a_half_open_connection_ends_after_twenty_seconds() {
+    let mut net = Net::new();
+    let _listener = net.listen(80);
+    let mut raw = Raw::new(1000);
+    raw.syn(&mut net);
+    net.pass(Duration::from_secs(19));
+    assert_eq!(net.stack.stats().connections, 1);
+    net.pass(Duration::from_secs(2));
+    assert_eq!(net.stack.stats().connections, 0);
+}
+
+#[test]
+fn half_closed_by_us_lasts_as_long_as_the_user_reads() {
+    let mut net = Net::new();
+    let (mut raw, mut stream) = net.accepted();
+    stream.write_all(b"request").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(raw.take(&net.seen()), b"request");
+    raw.send(&net, ACK, b"");
+    net.pass(Duration::from_secs(7200));
+    raw.text(&net, b"response");
+    raw.fin(&net);
+    net.turn();
+    assert_eq!(read(&stream), b"response");
+    assert!(is_end(&stream));
+    let error = stream.write(b"x").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    assert_eq!(net.seen().pop().unwrap().header.ack, raw.seq);
+    assert_eq!(net.stack.stats().connections, 0, "a record in TIME-WAIT");
+}
+
+#[test]
+fn half_closed_by_the_peer_still_takes_our_bytes() {
+    let mut net = Net::new();
+    let (mut raw, mut stream) = net.accepted();
+    raw.fin(&net);
+    net.turn();
+    net.drain();
+    assert!(is_end(&stream));
+    net.pass(Duration::from_secs(7200));
+    stream.write_all(b"late answer").unwrap();
+    drop(stream);
+    let seen = net.seen();
+    assert_eq!(raw.take(&seen), b"late answer");
+    // The FIN waits for the acknowledgement: in LAST-ACK the engine ignores window updates.
+    assert!(!seen.last().unwrap().has(FIN));
+    raw.send(&net, ACK, b"");
+    let seen = net.seen();
+    assert!(seen.last().unwrap().has(FIN));
+    raw.take(&seen);
+    raw.send(&net, ACK, b"");
+    assert!(net.seen().is_empty());
+    assert_eq!(net.stack.stats().connections, 0);
+    net.healthy();
+}
+
+/// Guards `TimeWait`.
+#[test]
+fn time_wait_answers_a_fin_and_lets_a_larger_syn_through() {
+    let mut net = Net::new();
+    let (raw, listener) = in_time_wait(&mut net);
+    raw.send_at(&net, -1, ACK | FIN, b"");
+    let again = net.one();
+    assert_eq!((again.header.flags, again.header.ack), (ACK, raw.seq));
+    assert_eq!(again.header.seq, raw.ack);
+    raw.send(&net, RST, b"");
+    raw.send(&net, ACK, b"");
+    assert!(net.seen().is_empty(), "RFC 1337");
+    let mut old = raw.clone();
+    old.seq = raw.seq.wrapping_sub(1000);
+    old.send(&net, SYN, b"");
+    assert_eq!(net.one().header.flags, ACK, "an old duplicate");
+    let mut new = raw.clone();
+    new.seq = raw.seq.wrapping_add(1000);
+    let answer = new.syn(&mut net);
+    assert!(answer.header.seq.wrapping_sub(raw.ack).cast_signed() > 0);
+    new.send(&net, ACK, b"hi");
+    net.turn();
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_nonblocking(true);
+    assert_eq!(read(&stream), b"hi");
+}
+
+#[test]
+fn time_wait_ends() {
+    let mut net = Net::new();
+    let (raw, _listener) = in_time_wait(&mut net);
+    net.pass(Duration::from_secs(61));
+    raw.send_at(&net, -1, ACK | FIN, b"");
+    assert!(net.one().has(RST), "nobody remembers");
+}
+
+// Opening and closing.
+
+#[test]
+fn simultaneous_open() {
+    let mut net = Net::new();
+    let (mut raw, mut stream) = net.dialled();
+    let iss = raw.ack.wrapping_sub(1);
+    raw.send(&net, SYN, b"");
+    let answer = net.one();
+    assert_eq!((answer.header.flags, answer.header.seq), (SYN | ACK, iss));
+    raw.send(&net, SYN | ACK, b"");
+    raw.seq = raw.seq.wrapping_add(1);
+    net.turn();
+    stream.write_all(b"hello").unwrap();
+    assert_eq!(raw.take(&net.seen()), b"hello");
+    raw.text(&net, b"world");
+    net.turn();
+    assert_eq!(read(&stream), b"world");
+    net.healthy();
+}
+
+#[test]
+fn simultaneous_close() {
+    let mut net = Net::new();
+    let (mut raw, stream) = net.accepted();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let fin = net.one();
+    assert!(fin.has(FIN));
+    raw.fin(&net); // its acknowledgement is of before our FIN
+    assert_eq!(net.one().header.ack, raw.seq);
+    assert_eq!(net.stack.stats().connections, 1);
+    raw.take(&[fin]);
+    raw.send(&net, ACK, b"");
+    assert!(net.seen().is_empty());
+    assert!(is_end(&stream));
+    assert_eq!(stream.take_error(), None);
+    assert_eq!(net.stack.stats().connections, 0);
+    net.healthy();
+}
+
+/// Guards `Tcb::deliver` of a detached socket (RFC 1122 4.2.2.13).
+#[test]
+fn a_peer_that_sends_on_after_our_close_is_reset() {
+    let mut net = Net::new();
+    let (mut raw, stream) = net.accepted();
+    drop(stream);
+    raw.take(&net.seen());
+    raw.text(&net, b"and another thing");
+    assert!(net.seen().iter().any(|frame| frame.has(RST)));
+    assert_eq!(net.stack.stats().connections, 0);
+}
+
+#[test]
+fn closing_with_unread_bytes_resets() {
+    let mut net = Net::new();
+    let (mut raw, stream) = net.accepted();
+    raw.text(&net, b"never read");
+    net.turn();
+    net.drain();
+    drop(stream);
+    assert!(net.one().has(RST));
+    assert_eq!(net.stack.stats().connections, 0);
+}
+
+/// Guards I4: the engine would reach FIN-WAIT-2 without ever having sent a FIN.
+#[test]
+fn a_shutdown_before_the_connection_stands_sends_its_fin_afterwards() {
+    let mut net = Net::new();
+    let (mut raw, stream) = net.dialled();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert!(net.seen().is_empty());
+    raw.send(&net, SYN | ACK, b"");
+    raw.seq = raw.seq.wrapping_add(1);
+    let seen = net.seen();
+    assert!(seen.last().unwrap().has(FIN), "{seen:?}");
+    raw.take(&seen);
+    raw.text(&net, b"one way");
+    raw.fin(&net);
+    net.turn();
+    assert_eq!(read(&stream), b"one way");
+}
+
+/// Guards I4: the FIN comes behind the last byte, also when the window is small.
+#[test]
+fn a_shutdown_with_much_to_send_delays_the_fin() {
+    let mut net = Net::with(one_packet_each(), |b| b.send_buffer(8192));
+    let listener = net.listen(80);
+    let mut raw = Raw::new(5000);
+    raw.window = 3000;
+    raw.handshake(&mut net);
+    let (mut stream, _) = listener.accept().unwrap();
+    // More than the engine's ring can count.
+    stream.set_snd_hiwat(200_000);
+    let all = pattern(0, 100_000);
+    stream.write_all(&all).unwrap();
+    drop(stream);
+    let mut got = Vec::new();
+    for _ in 0..200 {
+        let seen = net.seen();
+        let end = seen.iter().any(|frame| frame.has(FIN));
+        got.extend(raw.take(&seen));
+        raw.send(&net, ACK, b"");
+        if end {
+            break;
+        }
+    }
+    assert!(got == all, "{}", got.len());
+    raw.fin(&net);
+    net.turn();
+    assert_eq!(net.stack.stats().connections, 0);
+}
+
+#[test]
+fn the_backlog_is_a_limit() {
+    let mut net = Net::with(one_packet_each(), |builder| builder.syn_cookies(false));
+    let at = "10.0.0.1:80";
+    let listener = TcpListener::bind_with_backlog(&net.stack, at, 3).unwrap();
+    for port in 1..=3 {
+        Raw::new(5000 + port).syn(&mut net);
+    }
+    let mut fourth = Raw::new(5004);
+    fourth.send(&net, SYN, b"");
+    assert!(net.seen().is_empty(), "dropped, its sender tries again");
+    assert_eq!(net.stack.stats().syns_dropped, 1);
+    // Half-open ones give up; then there is room.
+    net.pass(Duration::from_secs(76));
+    net.drain();
+    fourth.handshake(&mut net);
+    listener.set_nonblocking(true);
+    let (_stream, peer) = listener.accept().unwrap();
+    assert_eq!(peer.port(), 5004);
+}
+
+#[test]
+fn a_closed_listener_resets_who_waits() {
+    let mut net = Net::new();
+    let listener = net.listen(80);
+    Raw::new(5000).handshake(&mut net);
+    Raw::new(5001).syn(&mut net);
+    drop(listener);
+    let seen = net.seen();
+    assert_eq!(seen.iter().filter(|frame| frame.has(RST)).count(), 2);
+    assert_eq!(net.stack.stats().connections, 0);
+}
+
+// The stack around connections.
+
+#[test]
+fn ping_is_answered() {
+    let mut net = Net::new();
+    let mut echo = [8, 0, 0, 0, 0, 1, 0, 2, b'p', b'i', b'n', b'g'];
+    let sum = checksum(&echo);
+    echo[2..4].copy_from_slice(&sum);
+    let mut ip = [
+        0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 1, 0, 0, 10, 0, 0, 2, 10, 0, 0, 1,
+    ];
+    let sum = checksum(&ip);
+    ip[10..12].copy_from_slice(&sum);
+    net.raw(&[&ip[..], &echo].concat());
+
+    let from = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+    let to = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let mut echo6 = [128, 0, 0, 0, 0, 1, 0, 2, b'p', b'i', b'n', b'g'];
+    let pseudo = [&from[..], &to, &[0, 0, 0, 12, 0, 0, 0, 58], &echo6].concat();
+    let sum = checksum(&pseudo);
+    echo6[2..4].copy_from_slice(&sum);
+    let ip6 = [0x60, 0, 0, 0, 0, 12, 58, 64];
+    net.raw(&[&ip6[..], &from, &to, &echo6].concat());
+
+    net.turn();
+    let mut frames = Vec::new();
+    net.wire.receive(&mut frames, 10).unwrap();
+    assert_eq!(frames.len(), 2);
+    let (v4, v6) = (frames[0].to_vec(), frames[1].to_vec());
+    assert_eq!((v4[20], &v4[28..]), (0, &b"ping"[..]));
+    assert_eq!(v4[12..20], [10, 0, 0, 1, 10, 0, 0, 2]);
+    assert_eq!((v6[40], &v6[48..]), (129, &b"ping"[..]));
+}
+
+#[test]
+fn unknown_connections_are_reset_but_resets_are_not() {
+    let mut net = Net::new();
+    let mut raw = Raw::new(5000);
+    raw.ack = 777;
+    raw.send(&net, ACK, b"what?");
+    let reset = net.one();
+    assert_eq!((reset.header.flags, reset.header.seq), (RST, 777));
+    raw.send(&net, SYN, b"");
+    let reset = net.one();
+    assert_eq!((reset.header.flags, reset.header.seq), (RST | ACK, 0));
+    assert_eq!(reset.header.ack, raw.seq.wrapping_add(1));
+    raw.send(&net, RST, b"");
+    raw.send(&net, RST | ACK, b"");
+    assert!(net.seen().is_empty());
+    raw.to.0 = [10, 0, 0, 77].into();
+    raw.send(&net, SYN, b"");
+    assert!(net.seen().is_empty(), "not ours to reset");
+}
+
+#[test]
+fn a_zero_window_stalls_and_reopens() {
+    let mut net = Net::new();
+    let (mut raw, mut stream) = net.accepted();
+    raw.window = 0;
+    raw.text(&net, b"no more");
+    net.turn();
+    net.drain();
+    let all = pattern(0, 10_000);
+    stream.write_all(&all).unwrap();
+    net.pass(Duration::from_secs(900));
+    // Probes of one byte, which the peer answers without taking it; so it is not timed out.
+    let probes = net.drain();
+    assert!(!probes.is_empty() && probes.iter().all(|probe| probe.payload.len() <= 1));
+    assert!(
+        stream.take_error().is_some(),
+        "nobody answers for 5 minutes"
+    );
+
+    let mut net = Net::new();
+    let (mut raw, mut stream) = net.accepted();
+    raw.window = 0;
+    raw.text(&net, b"no more");
+    net.turn();
+    net.drain();
+    stream.write_all(&all).unwrap();
+    for _ in 0..20 {
+        net.pass(Duration::from_secs(60));
+        net.drain();
+        raw.send(&net, ACK, b"");
+    }
+    raw.window = 60_000;
+    let mut got = Vec::new();
+    for _ in 0..20 {
+        raw.send(&net, ACK, b"");
+        net.turn();
+        got.extend(raw.take(&net.drain()));
+    }
+    assert!(got == all, "{}", got.len());
+    net.healthy();
+}
+
+/// Guards `Guard::unsettled`: the engine forgets the window that a probe advertises.
+#[test]
+fn a_window_advertised_by_a_probe_can_be_filled() {
+    let mut net = Net::with(memory::Config::default(), |b| b.receive_buffer(65_000));
+    let (mut raw, mut stream) = net.accepted();
+    raw.window = 0;
+    let all = pattern(0, 75_000);
+    for part in all[..30_000].chunks(1000) {
+        raw.text(&net, part);
+    }
+    net.turn();
+    net.drain();
+    stream.write_all(b"waits for a window").unwrap();
+    let mut got = vec![0; 10_000];
+    net.turn();
+    stream.read_exact(&mut got).unwrap();
+    net.pass(Duration::from_secs(5));
+    let probe = net.drain().pop().unwrap();
+    assert_eq!(probe.payload.len(), 1, "{probe:?}");
+    let edge = probe
+        .header
+        .ack
+        .wrapping_add(u32::from(probe.header.window));
+    let room = edge.wrapping_sub(raw.seq) as usize;
+    raw.text(&net, &all[30_000..30_000 + room]);
+    net.turn();
+    got.extend(read(&stream));
+    assert!(got == all[..30_000 + room], "{} bytes", got.len());
+    net.healthy();
+}
+
+/// Guards the positions of `so_snd`: a retransmission carries the bytes of its range.
+#[test]
+fn a_retransmission_has_the_right_payload() {
+    let mut net = Net::new();
+    let (mut raw, mut stream) = net.accepted();
+    let all = pattern(0, 50_000);
+    stream.write_all(&all).unwrap();
+    let mut got = Vec::new();
+    let mut lost = 0usize;
+    for round in 0..2000 {
+        net.turn();
+        for frame in net.drain() {
+            // Every third frame is lost; the rest is taken in order only.
+            lost += 1;
+            if lost.is_multiple_of(3) || frame.payload.is_empty() {
+                continue;
+            }
+            let at = frame.header.seq.wrapping_sub(raw.ack) as usize;
+            if at == 0 {
+                got.extend(raw.take(&[frame]));
+            } else if at < 60_000 {
+                let from = got.len() + at;
+                assert!(frame.payload == all[from..from + frame.payload.len()]);
+            }
+        }
+        if got.len() == all.len() {
+            break;
+        }
+        raw.send(&net, ACK, b"");
+        if round % 2 == 0 {
+            net.pass(Duration::from_secs(1));
+        }
+    }
+    assert!(got == all, "{}", got.len());
+    net.healthy();
+}
+
+/// Guards `device_capabilities`: the engine sends nothing with `segmentation.tcpv6`.
+#[test]
+fn ipv6_sends_segments_of_its_own() {
+    let mut config = memory::Config::default();
+    config.capabilities.segment_v6 = Some(65_535);
+    let mut net = Net::with(config, |builder| builder);
+    let listener = {
+        let at = "[fd00::1]:80";
+        TcpListener::bind(&net.stack, at).unwrap()
+    };
+    let mut raw = Raw::new(5000);
+    raw.from.0 = "fd00::2".parse().unwrap();
+    raw.to.0 = "fd00::1".parse().unwrap();
+    raw.handshake(&mut net);
+    let (mut stream, _) = listener.accept().unwrap();
+    let all = pattern(0, 100_000);
+    stream.write_all(&all).unwrap();
+    let mut got = Vec::new();
+    for _ in 0..200 {
+        let seen = net.seen();
+        if seen.is_empty() {
+            break;
+        }
+        got.extend(raw.take(&seen));
+        raw.send(&net, ACK, b"");
+    }
+    assert!(got == all, "{}", got.len());
+}
+
+/// Guards `Conn::resume`: a link that is full again and again does not pile up timers.
+#[test]
+fn timers_do_not_pile_up_while_the_link_is_full() {
+    let mut config = one_packet_each();
+    config.frames = 1;
+    let mut net = Net::with(config, |builder| builder);
+    let (_raw, mut stream) = net.accepted();
+    stream.write_all(&pattern(0, 10_000)).unwrap();
+    for _ in 0..100 {
+        *net.clock.0.lock() += Duration::from_micros(10);
+        net.turn();
+    }
+    let timers = net.stack.shared().agenda.lock().timers();
+    assert!(timers <= 8, "{timers}");
+}
+
+#[test]
+fn a_gone_link_ends_connections() {
+    let mut net = Net::new();
+    let (_raw, stream) = net.accepted();
+    let Net {
+        mut driver,
+        wire,
+        stack,
+        ..
+    } = net;
+    drop(wire);
+    while driver.run_once().is_ok() {}
+    assert_eq!(stream.take_error(), Some(SoError::NetworkDown));
+    assert!(is_end(&stream));
+    assert_eq!(stack.stats().connections, 0);
+}
+
+/// Guards `Guard::open_window`: the engine would wait for ever.
+#[test]
+fn what_was_in_flight_when_the_window_shrank_comes_again() {
+    let mut net = Net::new();
+    let (mut raw, mut stream) = net.accepted();
+    let all = pattern(0, 2048);
+    stream.write_all(&all).unwrap();
+    let flight = net.seen();
+    assert_eq!(flight.len(), 2);
+    let mut got = raw.take(&flight[..1]);
+    // The second segment is lost, and the window with it.
+    raw.window = 0;
+    raw.send(&net, ACK, b"");
+    net.pass(Duration::from_millis(900));
+    assert!(net.drain().is_empty());
+    raw.window = 60_000;
+    raw.send(&net, ACK, b"");
+    net.pass(Duration::from_secs(3));
+    got.extend(raw.take(&net.drain()[..1]));
+    assert!(got == all, "{}", got.len());
+    net.healthy();
+}
