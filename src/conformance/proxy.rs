@@ -7,8 +7,8 @@
 //! And the moves that most cases make: splice, wait for the end, fill a sink, pump a stream.
 //! Neighbours: `world` below, the cases above.
 
-use super::Setup;
 use super::world::{World, ready};
+use super::{Outcome, Setup};
 use crate::error::{Flavor, SoError};
 use crate::protocol::{Protocol, SoState, SocketEnd, Upcall, Wakeup};
 use crate::socket::Socket;
@@ -122,6 +122,18 @@ impl World<'_> {
             };
             (stuck > 0 && is_full).then(|| proxy.source.spliced() + stuck as u64)
         })
+    }
+
+    /// Looks at one sink after the other until one is full and stays so: an operating system may find room
+    /// by itself, and then `attempt` says nothing. Where sinks stand still it has one.
+    #[track_caller]
+    pub(super) fn with_full_sink(&self, attempt: impl Fn() -> Option<Outcome>) -> Outcome {
+        let attempts = match self.factory().stands_still() {
+            true => 1,
+            false => 10,
+        };
+        let outcome = (0..attempts).find_map(|_| attempt());
+        outcome.unwrap_or_else(|| panic!("of {attempts} sinks none was full"))
     }
 
     /// Sends until there is no room for a while, and `state` is something, and the same.
