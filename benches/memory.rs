@@ -277,8 +277,34 @@ fn table() {
     }
 }
 
+/// One contestant's transfer, without a clock: what `valgrind --tool=callgrind` is to count.
+#[inline(never)]
+fn counted(contestant: &mut Contestant, bytes: u64) {
+    match contestant {
+        Contestant::Ours(rig) => rig.transfer(bytes),
+        Contestant::Twin(rig) => rig.transfer(bytes),
+    }
+}
+
+fn count(case: &str, contestant: &str) {
+    let case = CASES.iter().find(|one| one.name == case);
+    let which = CONTESTANTS.iter().position(|name| *name == contestant);
+    let (Some(case), Some(which)) = (case, which) else {
+        panic!("count CASE CONTESTANT, as the table calls them");
+    };
+    let mut contestant = Contestant::new(case, which);
+    counted(&mut contestant, case.bytes / 32);
+    counted(&mut contestant, case.bytes / 32);
+    contestant.check();
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [.., command, case, contestant] = &arguments[..]
+        && command == "count"
+    {
+        return count(case, contestant);
+    }
     let mut criterion = Criterion::default()
         .sample_size(10)
         .warm_up_time(Duration::from_millis(300))

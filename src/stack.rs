@@ -579,6 +579,7 @@ impl Shared {
         let config = ConnConfig {
             rcv_ring: self.config.rcv_buffer,
             wire_iss,
+            ack_delay: self.config.ack_delay,
             epoch: self.epoch,
         };
         let options = Options::new(
@@ -599,7 +600,6 @@ impl Shared {
             snd_ring: self.config.snd_ring,
             shared_rings: self.config.shared_rings,
             nagle: self.config.nagle,
-            ack_delay: self.config.ack_delay,
             seed: self.numbers.random(),
         };
         let link = Capabilities {

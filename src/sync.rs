@@ -62,6 +62,8 @@ pub(crate) enum Protection {
     FailureFirst,
     /// A connection is free before its backlog is.
     FreeFirst,
+    /// A driver that leaves a service step to others leaves word of it.
+    Owed,
     /// Work that came meanwhile is done by the thread whose turn it is.
     LeaveWord,
     /// Whose turn it is sees what was done before word was left.

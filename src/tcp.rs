@@ -5,6 +5,7 @@
 //! | `wire` | frames to segments, canonical headers |
 //! | `guard` | segment acceptance, before anything is fed or kept |
 //! | `icmp` | ICMP errors: what they say and what they quote |
+//! | `ack` | which acknowledgements wait for an answer to ride on |
 //! | `ahead` | which bytes arrived ahead of their turn |
 //! | `store` | those bytes |
 //! | `ring` | memory for the engine's rings |
@@ -17,6 +18,7 @@
 //! | `time_wait` | what remains of it |
 //! | `host` | what it needs of the stack |
 
+mod ack;
 pub(crate) mod ahead;
 pub(crate) mod conn;
 pub(crate) mod engine;

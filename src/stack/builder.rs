@@ -32,6 +32,9 @@ const MTU: RangeInclusive<usize> = 1280..=65_535;
 const MSS: RangeInclusive<usize> = 536..=65_495;
 /// Longer times are as good as for ever, and can be added to any other.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// FreeBSD's `net.inet.tcp.delacktime`, Linux' `TCP_DELACK_MIN`.
+const ACK_DELAY: Duration = Duration::from_millis(40);
+const LONGEST_ACK_DELAY: Duration = Duration::from_millis(500);
 
 /// Why a stack was not built.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +115,7 @@ impl Default for Config {
             snd_ring: crate::sockbuf::DEFAULT_HIWAT,
             shared_rings: true,
             nagle: false,
-            ack_delay: None,
+            ack_delay: Some(ACK_DELAY),
             mss: None,
             limits: Limits::default(),
             keep_alive: None,
@@ -426,10 +429,16 @@ impl Builder {
         self
     }
 
-    /// Delays acknowledgements by this much; by default they are not, since a batch draws one.
+    /// How long an acknowledgement waits at most for an answer that it can ride on, 40 ms by default
+    /// and 500 ms at most (RFC 9293 3.8.6.3, SHLD-18); `None`: it never waits.
+    ///
+    /// Only where the last answer came in time, as in Linux: of text that takes no whole segment, on a
+    /// connection on which both sides talk in turns. One acknowledgement that waits in vain ends
+    /// that until an answer is in time again. All others go at once, one for what a batch of frames
+    /// has brought to a connection.
     #[must_use]
     pub fn ack_delay(mut self, delay: Option<Duration>) -> Builder {
-        self.config.ack_delay = delay.map(|delay| delay.min(LONGEST));
+        self.config.ack_delay = delay.map(|delay| delay.min(LONGEST_ACK_DELAY));
         self
     }
 

@@ -1,9 +1,10 @@
 //! The driver: the thread that receives for a stack, and its timers.
 //!
 //! One [`run_once`](Driver::run_once) takes a batch of frames, leaves each with its connection, then
-//! runs every connection that got something once: a batch draws one acknowledgement. Then come
-//! timers, what users' threads handed over, and connections that wait for room in the link. The
-//! splices that are to run in this thread run after the batch, with nothing held.
+//! has every connection that got something receive it. The splices that are to run in this thread
+//! run then, with nothing held. Last comes one service step for each connection that no splice has
+//! served, so that a batch draws one acknowledgement; timers, what users' threads handed over, and
+//! connections that wait for room in the link.
 
 use super::Shared;
 use super::control;
@@ -78,12 +79,18 @@ impl Driver {
         let now = self.shared.now();
         let mut frames = std::mem::take(&mut self.frames);
         let received = frames.len();
-        let worked = run_list::scope(Budget::DRIVER, || {
+        run_list::scope(Budget::DRIVER, || {
             for frame in frames.drain(..) {
                 self.input(frame, now);
             }
+            for conn in &self.touched {
+                conn.receive();
+            }
+        });
+        // Most were served by the splices that have run.
+        let worked = run_list::scope(Budget::DRIVER, || {
             for conn in self.touched.drain(..) {
-                conn.run(Work::SERVE, Runner::Driver);
+                conn.catch_up();
             }
             self.serve_agenda(now)
         });

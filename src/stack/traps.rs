@@ -8,6 +8,7 @@
     reason = "sequence numbers wrap, and lengths are small"
 )]
 
+mod acks;
 mod ahead;
 mod bare;
 mod fuzz;

@@ -21,7 +21,6 @@ pub(crate) struct Ahead {
 }
 
 impl Ahead {
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.ranges.len()
     }

@@ -11,6 +11,9 @@
 //! 3. The owner takes segments in the order of their arrival.
 //! 4. A user's thread serves one bound of segments at most. What remains stays in the backlog, and
 //!    the driver is told; whoever owns the connection next takes it first.
+//! 5. A driver that has a batch to receive may leave the service step as work ([`Conn::receive`]): the
+//!    splices that run behind the batch come to the same connections, and do it. It comes back for
+//!    what nobody has done ([`Conn::catch_up`]).
 
 use super::engine::Engine;
 use super::host::Host;
@@ -24,7 +27,7 @@ use crate::sync::{Protection, intact};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Segments that wait for the owner: at most this many.
 const BACKLOG: usize = 512;
@@ -40,10 +43,18 @@ struct Backlog {
     work: Work,
 }
 
+impl Backlog {
+    fn is_empty(&self) -> bool {
+        self.segments.is_empty() && self.errors.is_empty() && self.work.is_empty()
+    }
+}
+
 /// Whose thread runs the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Runner {
     Driver,
+    /// The driver, amid a batch.
+    Batch,
     User,
 }
 
@@ -63,6 +74,7 @@ pub(crate) struct Conn {
 pub(crate) struct ConnConfig {
     pub(crate) rcv_ring: usize,
     pub(crate) wire_iss: u32,
+    pub(crate) ack_delay: Option<Duration>,
     pub(crate) epoch: Instant,
 }
 
@@ -81,7 +93,7 @@ impl Conn {
             engine,
             (config.rcv_ring, mtu),
             config.wire_iss,
-            options.limits(),
+            (options.limits(), config.ack_delay),
             (config.epoch, now),
         );
         tcb.vigil.set(options.keep_alive(), now);
@@ -96,8 +108,8 @@ impl Conn {
         })
     }
 
-    /// Leaves a segment. [`run`](Self::run) must follow, also after several. `false`: the backlog is
-    /// full and the segment is dropped.
+    /// Leaves a segment. [`run`](Self::run), or [`receive`](Self::receive), must follow, also after
+    /// several. `false`: the backlog is full and the segment is dropped.
     pub(crate) fn leave(&self, segment: Segment) -> bool {
         let mut backlog = self.backlog.lock();
         if backlog.segments.len() >= BACKLOG {
@@ -138,6 +150,19 @@ impl Conn {
         self.own(tcb, runner);
     }
 
+    /// Takes the segments that were left. [`catch_up`](Self::catch_up) must follow.
+    pub(crate) fn receive(&self) {
+        self.run(Work::default(), Runner::Batch);
+    }
+
+    /// Does what was left, if anything.
+    pub(crate) fn catch_up(&self) {
+        let nothing = self.backlog.lock().is_empty();
+        if !nothing {
+            self.resume();
+        }
+    }
+
     /// A timer is due, the link has room again, or segments were handed over.
     pub(crate) fn resume(&self) {
         self.run(Work::SERVE, Runner::Driver);
@@ -147,13 +172,14 @@ impl Conn {
         let Some(me) = self.me.upgrade() else { return };
         let mut rounds = 0;
         let mut segments = VecDeque::new();
+        let mut owed = false;
         loop {
             let (work, errors) = {
                 let mut backlog = self.backlog.lock();
-                let nothing = backlog.segments.is_empty()
-                    && backlog.errors.is_empty()
-                    && backlog.work.is_empty();
-                if rounds > 0 && nothing {
+                if rounds > 0 && backlog.is_empty() {
+                    if owed && intact(Protection::Owed) {
+                        backlog.work.add(Work::SERVE);
+                    }
                     // Give the emptied queue its memory back, then the connection (rule 2).
                     std::mem::swap(&mut backlog.segments, &mut segments);
                     if !intact(Protection::FreeFirst) {
@@ -173,18 +199,19 @@ impl Conn {
                 (std::mem::take(&mut backlog.work), errors)
             };
             rounds += 1;
-            self.step(&me, &mut tcb, (&mut segments, errors), work);
+            let may_owe = runner == Runner::Batch && work.is_empty();
+            owed = self.step(&me, &mut tcb, (&mut segments, errors), (work, may_owe));
         }
     }
 
-    /// One round: what arrived, then one service step for all of it.
+    /// One round: what arrived, then one service step for all of it. `true`: that step is owed.
     fn step(
         &self,
         me: &Arc<Conn>,
         tcb: &mut Tcb,
         (segments, errors): (&mut VecDeque<Segment>, Vec<IcmpError>),
-        work: Work,
-    ) {
+        (work, may_owe): (Work, bool),
+    ) -> bool {
         let env = Env {
             now: self.host.now(),
             link: self.host.link(),
@@ -198,6 +225,9 @@ impl Conn {
         }
         for segment in segments.drain(..) {
             tcb.input(&segment, &env);
+        }
+        if may_owe && tcb.absorb(&env) {
+            return true;
         }
         let served = tcb.serve(work, &env);
         if served.established {
@@ -214,6 +244,7 @@ impl Conn {
         if let Some(at) = served.next {
             self.arm(me, tcb, at, env.now);
         }
+        false
     }
 
     /// Arms the timer unless it comes earlier anyway: then it will look again. One that is due does

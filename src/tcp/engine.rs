@@ -45,7 +45,6 @@ pub(crate) struct EngineConfig {
     /// The rings lie on memory that all rings share, if that can be had.
     pub(crate) shared_rings: bool,
     pub(crate) nagle: bool,
-    pub(crate) ack_delay: Option<std::time::Duration>,
     /// Seeds the engine's initial sequence number.
     pub(crate) seed: u64,
 }
@@ -97,7 +96,7 @@ impl Engine {
         let (snd, snd_memory) = ring(config.snd_ring, config.shared_rings);
         let mut socket = tcp::Socket::new(rcv, snd);
         socket.set_nagle_enabled(config.nagle);
-        socket.set_ack_delay(config.ack_delay.map(Duration::from));
+        socket.set_ack_delay(None);
         socket.set_congestion_control(tcp::CongestionControl::Cubic);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
@@ -173,6 +172,11 @@ impl Engine {
 
     pub(crate) fn set_nagle(&mut self, enabled: bool) {
         self.socket_mut().set_nagle_enabled(enabled);
+    }
+
+    /// How long acknowledgements of what is fed from now on wait. `None`: not at all.
+    pub(crate) fn set_ack_delay(&mut self, delay: Option<std::time::Duration>) {
+        self.socket_mut().set_ack_delay(delay.map(Duration::from));
     }
 
     /// Sends no packet larger than `mtu` from now on. `false`: it does not anyway. Only behind the

@@ -708,6 +708,11 @@ impl Guard {
         }
     }
 
+    /// Something before what has arrived is missing.
+    pub(crate) fn has_holes(&self) -> bool {
+        self.ahead.len() > 0
+    }
+
     /// What arrived ahead of its turn, as sequence numbers: the blocks of a SACK option, if the peer
     /// takes one.
     pub(crate) fn sack(&self) -> SmallVec<[(u32, u32); BLOCKS]> {

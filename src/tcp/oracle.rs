@@ -26,6 +26,7 @@ use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpEndpoint};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// What was done to an engine, and what it did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +36,7 @@ pub(crate) enum Op {
     Enqueued(usize),
     Dequeued(usize),
     Nagle(bool),
+    AckDelay(Option<Duration>),
     Close,
     Abort,
     Emitted(Vec<u8>),
@@ -95,6 +97,10 @@ impl Tap {
 
     pub(crate) fn nagle(&mut self, enabled: bool) {
         self.ops.push(Op::Nagle(enabled));
+    }
+
+    pub(crate) fn ack_delay(&mut self, delay: Option<Duration>) {
+        self.ops.push(Op::AckDelay(delay));
     }
 
     pub(crate) fn abort(&mut self) {
@@ -167,7 +173,7 @@ impl Twin {
         let ring = |size| tcp::SocketBuffer::new(vec![0; size]);
         let mut socket = tcp::Socket::new(ring(birth.config.rcv_ring), ring(birth.config.snd_ring));
         socket.set_nagle_enabled(birth.config.nagle);
-        socket.set_ack_delay(birth.config.ack_delay.map(Into::into));
+        socket.set_ack_delay(None);
         socket.set_congestion_control(tcp::CongestionControl::Cubic);
         let tuple = &birth.tuple;
         let local = IpEndpoint::new(IpAddress::from(tuple.local), tuple.local_port);
@@ -235,6 +241,7 @@ impl Twin {
                 self.received += *count as u64;
             }
             Op::Nagle(enabled) => self.socket().set_nagle_enabled(*enabled),
+            Op::AckDelay(delay) => self.socket().set_ack_delay(delay.map(Into::into)),
             Op::Close => self.socket().close(),
             Op::Abort => self.socket().abort(),
             Op::Emitted(frame) => {

@@ -16,6 +16,7 @@
 
 mod outlet;
 
+use super::ack::{AckPolicy, Text};
 use super::engine::Engine;
 use super::guard::{Feed, Guard, Verdict};
 use super::host::{Counters, TimerKey};
@@ -140,6 +141,7 @@ pub(crate) struct Tcb {
     engine: Option<Engine>,
     guard: Guard,
     store: Store,
+    ack: AckPolicy,
     /// In-order bytes on their way to `so_rcv`.
     inbox: Chain,
     /// The peer's FIN came in order and is to be told.
@@ -183,6 +185,8 @@ pub(crate) struct Tcb {
     engine_now: (Duration, Instant),
     /// A window update is worth at least this many bytes.
     step: u64,
+    /// A payload of this many bytes fills a packet, whatever options it has.
+    full: usize,
     /// The timer that the host keeps for this connection.
     pub(crate) armed: Option<TimerKey>,
     #[cfg(any(test, sosplice_fuzz))]
@@ -200,13 +204,14 @@ impl Tcb {
         engine: Engine,
         (rcv_ring, mtu): (usize, usize),
         wire_iss: u32,
-        limits: Limits,
+        (limits, ack_delay): (Limits, Option<Duration>),
         (epoch, now): (Instant, Instant),
     ) -> Tcb {
         Tcb {
             tuple,
             guard: Guard::new(rcv_ring),
             store: Store::default(),
+            ack: AckPolicy::new(ack_delay),
             inbox: Chain::default(),
             eof: false,
             queued: 0,
@@ -233,6 +238,7 @@ impl Tcb {
             probing: false,
             limits,
             engine_now: (now.saturating_duration_since(epoch), now),
+            full: mtu.saturating_sub(outlet::MAX_HEADER),
             step: (rcv_ring / 4).min(4 * mtu) as u64,
             armed: None,
             #[cfg(any(test, sosplice_fuzz))]
@@ -383,9 +389,13 @@ impl Tcb {
         if !complete {
             return;
         }
+        let draw = self.choose_ack(feed, env);
         for (header, len) in feed.parts() {
             self.feed_engine(&header, len, Some(at), env);
             at += len as u64;
+        }
+        if draw {
+            self.draw_ack(&self.guard.below_window(), 1, env);
         }
         let after = self.state();
         let grown = self.rcv_queue().wrapping_sub(queue);
@@ -414,6 +424,28 @@ impl Tcb {
             self.eof = true;
         }
         self.note_state(before, after, feed.header.has(RST));
+    }
+
+    /// Tells the engine when to acknowledge what it is about to be fed. `true`: an acknowledgement is
+    /// to be drawn behind it.
+    fn choose_ack(&mut self, feed: &Feed, env: &Env<'_>) -> bool {
+        let end = feed.header.has(FIN);
+        if feed.growth == 0 && !end {
+            return false;
+        }
+        let hole = feed.growth > feed.len || self.guard.has_holes();
+        let text = match () {
+            () if end || hole => Text::Urgent,
+            () if feed.growth >= self.full => Text::Full,
+            () => Text::Part,
+        };
+        let manner = self.ack.receive(text, env.now);
+        #[cfg(any(test, sosplice_fuzz))]
+        self.tap.ack_delay(manner.delay);
+        if let Some(engine) = &mut self.engine {
+            engine.set_ack_delay(manner.delay);
+        }
+        manner.draw
     }
 
     /// Keeps accepted payload; what is in order now goes to the inbox.
@@ -471,6 +503,7 @@ impl Tcb {
     fn split<'a>(&'a mut self, env: &'a Env<'_>) -> (Wire<'a>, Option<&'a mut Engine>) {
         let wire = Wire {
             guard: &mut self.guard,
+            ack: &mut self.ack,
             waiting: &mut self.waiting,
             offset: &mut self.offset,
             wire_iss: self.wire_iss,
@@ -489,6 +522,23 @@ impl Tcb {
     fn check(&mut self, holds: bool, invariant: &str) {
         debug_assert!(holds, "invariant broken: {invariant}");
         self.broken |= !holds;
+    }
+
+    /// What others wait for, of a connection that stands: the bytes that have arrived, and the room
+    /// that was acknowledged. `true`: the rest of the service step can wait until the end of a batch.
+    pub(crate) fn absorb(&mut self, env: &Env<'_>) -> bool {
+        let can_wait = |tcb: &Tcb| {
+            tcb.said_established
+                && tcb.ended.is_none()
+                && !tcb.broken
+                && tcb.state() == State::Established
+        };
+        if !can_wait(self) {
+            return false;
+        }
+        self.deliver(false, env);
+        self.drop_acknowledged(env);
+        can_wait(self)
     }
 
     /// The service step, run at every exit from a connection.
@@ -675,6 +725,7 @@ impl Tcb {
             if !emitted {
                 break;
             }
+            self.ack.settled();
             if !self.waiting.is_empty() {
                 return;
             }

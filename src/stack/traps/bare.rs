@@ -36,7 +36,6 @@ impl Bare {
             snd_ring: 10_000,
             shared_rings: false,
             nagle: false,
-            ack_delay: None,
             seed: 0,
         };
         let caps: Capabilities = memory::Config::default().capabilities;

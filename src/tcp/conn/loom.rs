@@ -12,9 +12,9 @@ use crate::tcp::engine::EngineConfig;
 use crate::tcp::host::{Counters, TimerKey};
 use crate::tcp::limits::Limits;
 use crate::tcp::time_wait::TimeWait;
-use crate::tcp::wire::{ACK, Header, SYN, SynOptions};
+use crate::tcp::wire::{self, ACK, Header, SYN, SynOptions};
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// The stack: a link that counts payload bytes, and no timers.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ struct Stack {
     now: Instant,
     counters: Counters,
     sent: AtomicUsize,
+    /// The last acknowledgement, from the start of the peer's stream.
+    acknowledged: AtomicU32,
 }
 
 impl Link for Stack {
@@ -41,6 +43,8 @@ impl Link for Stack {
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
         let bytes = packet.payload.iter().map(Buf::len).sum();
         self.sent.fetch_add(bytes, Ordering::Relaxed);
+        let ack = wire::be32(packet.header, packet.ip_header_len + 8).wrapping_sub(IRS);
+        self.acknowledged.fetch_max(ack, Ordering::Relaxed);
         Ok(())
     }
 
@@ -85,6 +89,7 @@ fn accepted() -> (Arc<Conn>, Arc<Stack>) {
         now,
         counters: Counters::default(),
         sent: AtomicUsize::new(0),
+        acknowledged: AtomicU32::new(0),
     });
     let tuple = Tuple {
         local: [10, 0, 0, 1].into(),
@@ -97,12 +102,12 @@ fn accepted() -> (Arc<Conn>, Arc<Stack>) {
         snd_ring: 100,
         shared_rings: false,
         nagle: false,
-        ack_delay: None,
         seed: 1,
     };
     let config = ConnConfig {
         rcv_ring: 100,
         wire_iss: ISS,
+        ack_delay: None,
         epoch: now,
     };
     let engine = Engine::listening(&stack.capabilities(), &engine, &tuple);
@@ -140,11 +145,15 @@ fn owners() {
         user.output();
     });
     conn.leave(segment(&conn, ACK, 1, b"x"));
-    conn.resume();
+    conn.receive();
+    conn.catch_up();
     join(user);
     let sent = stack.sent.load(Ordering::Relaxed);
     claim(conn.end.rcv().buf.len() == 1, "the segment is taken");
     claim(sent == 5, "the bytes are sent");
+    let acknowledged = stack.acknowledged.load(Ordering::Relaxed);
+    claim(acknowledged == 2, "the segment is acknowledged");
+    claim(conn.backlog.lock().is_empty(), "nothing is left to do");
     claim(conn.tcb.try_lock().is_some(), "nobody owns the connection");
 }
 
@@ -157,4 +166,10 @@ fn nothing_is_left_behind() {
 #[should_panic(expected = "does not hold")]
 fn fails_if_the_backlog_is_free_first() {
     explore_without(Protection::FreeFirst, owners);
+}
+
+#[test]
+#[should_panic(expected = "does not hold")]
+fn fails_if_a_driver_does_not_say_what_it_owes() {
+    explore_without(Protection::Owed, owners);
 }

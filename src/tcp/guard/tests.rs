@@ -665,7 +665,6 @@ impl Rig {
             snd_ring: 60_000,
             shared_rings: true,
             nagle: false,
-            ack_delay: None,
             seed: u64::from(begin.iss),
         };
         let engine = real.then(|| Live {

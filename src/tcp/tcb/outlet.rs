@@ -4,15 +4,16 @@
 use super::Env;
 use crate::buf::Gather;
 use crate::link::{Checksum, Packet, TransmitError};
+use crate::tcp::ack::AckPolicy;
 use crate::tcp::engine::{Emitted, Outlet};
 use crate::tcp::guard::Guard;
-use crate::tcp::wire::{self, FIN, RST, SYN};
+use crate::tcp::wire::{self, ACK, FIN, RST, SYN};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
 
 /// IPv6, TCP, and all options that fit.
-const MAX_HEADER: usize = 40 + 60;
+pub(super) const MAX_HEADER: usize = 40 + 60;
 
 /// A packet that waits for room in the link.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub(super) struct Waiting {
 /// Where the engine's frames go: they get their payload, their checksum, and are transmitted.
 pub(super) struct Wire<'a> {
     pub(super) guard: &'a mut Guard,
+    pub(super) ack: &'a mut AckPolicy,
     pub(super) waiting: &'a mut VecDeque<Waiting>,
     pub(super) offset: &'a mut Option<u32>,
     pub(super) wire_iss: u32,
@@ -64,6 +66,9 @@ impl Outlet for Wire<'_> {
             segment,
         } = emitted;
         self.guard.emitted(&emission);
+        if emission.header.has(ACK) {
+            self.ack.sent(emission.len > 0, self.env.now);
+        }
         let Some(payload) = self.payload(emission.header.seq, emission.len) else {
             debug_assert!(
                 false,

@@ -37,7 +37,6 @@ impl World {
             snd_ring: ring,
             shared_rings: true,
             nagle: false,
-            ack_delay: None,
             seed: 1,
         };
         let engine = Engine::listening(&link.capabilities(), &engine, &tuple);
@@ -46,7 +45,14 @@ impl World {
         let limits = Limits::default();
         let mtu = link.capabilities().mtu;
         World {
-            tcb: Tcb::new(tuple, engine, (ring, mtu), 1000, limits, (epoch, now)),
+            tcb: Tcb::new(
+                tuple,
+                engine,
+                (ring, mtu),
+                1000,
+                (limits, None),
+                (epoch, now),
+            ),
             end: SocketEnd::new(ring, ring),
             link,
             far,
