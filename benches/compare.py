@@ -15,13 +15,18 @@ held      the same, 32 packets read before the first is written: out of the near
           bytes of a TCP are by the time that they leave
 plain     the same without the header
 relay     smoltcp alone, bytes copied from ring to ring
-worker    this crate, a splice's worker moves the bytes
+adaptive  this crate, as it is by default: the receiving thread moves the bytes, or a worker if that lags
+worker    this crate, a splice's worker moves the bytes: one for each processor
+worker-1  the same with one worker
 direct    this crate, the receiving thread does
 host-worker, host-direct, host-copy
           a TUN on the client's side only; the proxy is in the server's namespace, and a kernel socket of
           its own goes to the server: spliced by a worker, by the receiving thread, copied by tokio over
           the same stack
 haproxy   HAProxy with splice(2), kernel sockets over veth (needs no TUN, so not quite the same race)
+
+Busy is how much of a processor each kind of the proxy's threads takes: receiving threads and workers.
+--loss drops packets on their way into both namespaces (nftables).
 
 With --talk, messages of --size bytes go there and back on each of --connections connections instead, one
 at a time: what a message costs the proxy, and how long it takes. Added by a proxy is what it takes longer
@@ -69,7 +74,8 @@ def run(*command):
 class Network:
     """Namespaces for client, server and a kernel proxy, with unique names."""
 
-    def __init__(self, mtu):
+    def __init__(self, mtu, loss=0.0):
+        self.loss = loss
         stem = f"sosplice-{os.getpid()}"
         self.client, self.server, self.middle = (f"{stem}-{part}" for part in "csm")
         self.mtu = mtu
@@ -83,6 +89,9 @@ class Network:
             self.tun(self.server, "ts", SERVER, "10.77.1.0/24")
             self.veth(self.client, "vc", "10.77.3.1", PROXY_FRONT)
             self.veth(self.server, "vs", PROXY_SERVER, "10.77.4.2")
+            if self.loss:
+                self.drop(self.client)
+                self.drop(self.server)
         except BaseException:
             self.__exit__()
             raise
@@ -101,6 +110,13 @@ class Network:
         for where, own in ((netns, address), (self.middle, middle_address)):
             run("ip", "-n", where, "addr", "add", f"{own}/24", "dev", device)
             run("ip", "-n", where, "link", "set", device, "mtu", str(self.mtu), "up")
+
+    def drop(self, netns):
+        """Loses so many percent of what arrives."""
+        chain = "type filter hook prerouting priority -500;"
+        share = f"numgen random mod 100000 < {round(self.loss * 1000)} drop"
+        rules = f"table ip loss {{ chain all {{ {chain} {share} }} }}"
+        subprocess.run(within(netns, "nft", "-f", "-"), input=rules, text=True, check=True, timeout=20)
 
     def __exit__(self, *_):
         for name in (self.client, self.server, self.middle):
@@ -130,8 +146,8 @@ def contestants(options):
     release = pathlib.Path(options.target) / "release"
     forward = newest(release, "tun_forward")
     tuns = lambda net: ["--tun", f"tc@{net.client}", "--tun", f"ts@{net.server}"]
-    ours = lambda mode: lambda net: (
-        [options.proxy, *proxy_arguments(net), "--dispatch", mode], CLIENT_GATE, SERVER)  # fmt: skip
+    ours = lambda mode, *more: lambda net: (
+        [options.proxy, *proxy_arguments(net), "--dispatch", mode, *more], CLIENT_GATE, SERVER)  # fmt: skip
     host = lambda mode: lambda net: (
         within(net.server, newest(release, "tun_host"), "--tun", f"tc@{net.client}", "--mode", mode),
         SERVER, SERVER)  # fmt: skip
@@ -145,7 +161,9 @@ def contestants(options):
         "relay": lambda net: (
             [newest(release, "tun_relay"), *proxy_arguments(net)], CLIENT_GATE, SERVER),
         "worker": ours("worker"),
+        "worker-1": ours("worker", "--workers", "1"),
         "direct": ours("direct"),
+        "adaptive": ours("adaptive"),
         "haproxy": lambda net: (
             within(net.middle, "haproxy", "-db", "-q", "-f", options.haproxy_config),
             PROXY_FRONT, PROXY_SERVER),
@@ -166,6 +184,18 @@ def cpu(pid):
         fields = pathlib.Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
         total += int(fields[11]) + int(fields[12])
     return total / TICK
+
+
+def busy(pid):
+    """CPU seconds so far of each kind of thread, by name without its number."""
+    kinds = {}
+    for each in tree(pid):
+        for task in pathlib.Path(f"/proc/{each}/task").iterdir():
+            name, _, fields = (task / "stat").read_text().partition("(")[2].rpartition(")")
+            kind = name.rstrip("-0123456789")
+            fields = fields.split()
+            kinds[kind] = kinds.get(kind, 0) + (int(fields[11]) + int(fields[12])) / TICK
+    return kinds
 
 
 def listening(netns, limit=5.0):
@@ -216,7 +246,8 @@ def messages(net, target, options):
 
 
 def measure(net, command, target, server, options):
-    """One run: what the client says, with its second figure as the proxy's CPU seconds for each."""
+    """One run: what the client says, with its second figure as the proxy's CPU seconds for each; and the
+    share of a processor that each kind of its threads took."""
     far_end = proxy = None
     try:
         command_there = ["iperf3", "-s", "-1", "-B", server, "-p", str(PORT)] if not options.talk else \
@@ -234,32 +265,42 @@ def measure(net, command, target, server, options):
                 time.sleep(0.01)
         if proxy.poll() is not None:
             raise RuntimeError(f"{command}: {proxy.stderr.read().decode()}")
-        before = cpu(proxy.pid)
+        before, threads, start = cpu(proxy.pid), busy(proxy.pid), time.monotonic()
         first, much, *rest = (messages if options.talk else streams)(net, target, options)
-        return first, (cpu(proxy.pid) - before) / much, *rest
+        taken, after = time.monotonic() - start, busy(proxy.pid)
+        shares = {kind: (cpu - threads.get(kind, 0)) / taken for kind, cpu in after.items()}
+        return (first, (cpu(proxy.pid) - before) / much, *rest), shares
     finally:
         for process in (far_end, proxy):
             if process is not None:
                 stop(process, options.verbose)
 
 
+def shares(runs):
+    """Each kind of thread that does anything, with the median of what it takes of a processor."""
+    kinds = {kind for _, shares in runs for kind in shares}
+    taken = {kind: statistics.median(shares.get(kind, 0) for _, shares in runs) for kind in kinds}
+    wanted = sorted((kind for kind in kinds if taken[kind] >= 0.01), key=lambda kind: -taken[kind])
+    return ", ".join(f"{kind} {100 * taken[kind]:.0f} %" for kind in wanted)
+
+
 def talk_table(results, options):
     """Medians and ranges of messages as markdown."""
     print(f"\n{machine()}; {options.connections} connections, {options.size} bytes, {options.seconds} s, "
           f"{options.rounds} rounds; median (range)\n")  # fmt: skip
-    print("| contestant | messages/s | proxy CPU us/message | p50 us | p99 us | added p50 | added p99 |")
-    print("|---|---|---|---|---|---:|---:|")
+    print("| contestant | messages/s | proxy CPU us/message | p50 us | p99 us | added p50 | added p99 | busy |")
+    print("|---|---|---|---|---|---:|---:|---|")
     floor = results.get("forward")
     for name, runs in results.items():
         if not runs:
-            print(f"| {name} | failed | | | | | |")
+            print(f"| {name} | failed | | | | | | |")
             continue
-        columns = list(zip(*runs))
+        columns = list(zip(*(figures for figures, _ in runs)))
         added = ["", ""] if not floor else [
             f"{statistics.median(c) - statistics.median(f):.0f}"
-            for c, f in zip(columns[2:], list(zip(*floor))[2:])]  # fmt: skip
+            for c, f in zip(columns[2:], list(zip(*(figures for figures, _ in floor)))[2:])]  # fmt: skip
         cells = [spread(column, digits) for column, digits in zip(columns, (0, 2, 0, 0))]
-        print(f"| {name} | " + " | ".join(cells + added) + " |")
+        print(f"| {name} | " + " | ".join(cells + added + [shares(runs)]) + " |")
 
 
 def spread(values, digits):
@@ -272,22 +313,26 @@ def machine():
 
 def table(results, mtu, options):
     """Medians and ranges as markdown."""
-    print(f"\n{machine()}; MTU {mtu}, {options.streams} streams, {options.seconds} s, "
-          f"{options.rounds} rounds; median (range)\n")  # fmt: skip
-    print("| contestant | Gbit/s | proxy CPU s/GB | CPU / forward |\n|---|---|---|---:|")
+    print(f"\n{machine()}; MTU {mtu}, {options.streams} streams, {options.loss:g} % loss, "
+          f"{options.seconds} s, {options.rounds} rounds; median (range)\n")  # fmt: skip
+    print("| contestant | Gbit/s | proxy CPU s/GB | CPU / forward | busy |\n|---|---|---|---:|---|")
     floor = results.get("forward")
     for name, runs in results.items():
         if not runs:
-            print(f"| {name} | failed | | |")
+            print(f"| {name} | failed | | | |")
             continue
-        rates, costs = zip(*runs)
+        rates, costs = zip(*(figures for figures, _ in runs))
         ratio = "" if not floor else \
-            f"{statistics.median(costs) / statistics.median(c for _, c in floor):.2f}"  # fmt: skip
-        print(f"| {name} | {spread(rates, 1)} | {spread(costs, 3)} | {ratio} |")
+            f"{statistics.median(costs) / statistics.median(figures[1] for figures, _ in floor):.2f}"  # fmt: skip
+        print(f"| {name} | {spread(rates, 1)} | {spread(costs, 3)} | {ratio} | {shares(runs)} |")
 
 
-def main():
-    default = ["forward", "held", "plain", "relay", "worker", "direct", "haproxy"]
+OURS = ("adaptive", "worker", "direct", "worker-1")
+DEFAULT = ["forward", "held", "plain", "relay", "adaptive", "worker", "direct", "haproxy"]
+MORE = ["worker-1", "host-worker", "host-direct", "host-copy"]
+
+
+def parser():
     target = os.environ.get("CARGO_TARGET_DIR", "target")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
@@ -296,21 +341,26 @@ def main():
     parser.add_argument("--mtu", type=int, nargs="+", default=[1500, 65500])
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--reverse", action="store_true", help="the server sends")
+    parser.add_argument("--loss", type=float, default=0.0, help="percent of the packets into each namespace")
     parser.add_argument("--talk", action="store_true", help="small messages instead of streams")
     parser.add_argument("--connections", type=int, default=1, help="with --talk")
     parser.add_argument("--size", type=int, default=1, help="bytes of a message, with --talk")
-    parser.add_argument("--contestants", nargs="+", default=default, choices=[*default, "host-worker", "host-direct", "host-copy"])
+    parser.add_argument("--contestants", nargs="+", default=DEFAULT, choices=DEFAULT + MORE)
     parser.add_argument("--target", default=target, help="cargo's target directory")
     parser.add_argument("--proxy", help="default: TARGET/release/examples/proxy")
     parser.add_argument("--verbose", action="store_true", help="what the proxies say at the end")
     parser.add_argument("--json", help="file for every single figure")
-    options = parser.parse_args()
-    options.proxy = options.proxy or f"{options.target}/release/examples/proxy"
-    options.talk_program = newest(pathlib.Path(options.target) / "release", "tun_talk")
+    return parser
+
+
+def compare(options):
+    """Every run of every contestant, by MTU and name. Prints a table for each MTU."""
     if os.geteuid() != 0 or not shutil.which("iperf3"):
         sys.exit("needs root and iperf3")
+    options.proxy = options.proxy or f"{options.target}/release/examples/proxy"
+    options.talk_program = newest(pathlib.Path(options.target) / "release", "tun_talk")
     chosen = [name for name in options.contestants
-              if not (name in ("worker", "direct") and not os.path.exists(options.proxy))
+              if not (name in OURS and not os.path.exists(options.proxy))
               and not (name == "haproxy" and not shutil.which("haproxy"))]  # fmt: skip
     for name in set(options.contestants) - set(chosen):
         print(f"{name}: not there, left out", file=sys.stderr)
@@ -324,19 +374,25 @@ def main():
             results = everything[mtu] = {name: [] for name in chosen}
             for number in range(options.rounds):
                 for name in chosen:
-                    with Network(mtu) as net:
+                    with Network(mtu, options.loss) as net:
                         try:
                             result = measure(net, *programs[name](net), options)
                         except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
                             print(f"{name}: {error}", file=sys.stderr)
                             continue
                     results[name].append(result)
-                    figures = ", ".join(f"{figure:.3f}" for figure in result)
+                    figures = ", ".join(f"{figure:.3f}" for figure in result[0])
                     print(f"mtu {mtu} round {number + 1} {name}: {figures}", file=sys.stderr)
             if options.talk:
                 talk_table(results, options)
             else:
                 table(results, mtu, options)
+    return everything
+
+
+def main():
+    options = parser().parse_args()
+    everything = compare(options)
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(everything, indent=1))
 

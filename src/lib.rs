@@ -96,9 +96,9 @@
 //! # Threads
 //!
 //! * Each stack has a *driver* that receives, runs timers, and sends what its segments caused.
-//! * A [`SplicePool`] has *workers*. With [`Dispatch::Worker`](splice::Dispatch::Worker) a splice's
-//!   worker moves its bytes, so receiving and sending overlap; with
-//!   [`Dispatch::Direct`](splice::Dispatch::Direct) the receiving thread does, after its batch.
+//! * A [`SplicePool`] has *workers*. A splice's worker moves its bytes when the receiving thread lags
+//!   behind, so that receiving and sending overlap; while that keeps up it does so itself, after its
+//!   batch. [`Dispatch`](splice::Dispatch) has it one way or the other always.
 //!   One thread can receive for several stacks ([`stack::Driver::run_all`]).
 //! * A user's thread sends in its own calls, and waits in them unless told not to.
 //! * A simulator uses none of these: stacks, pools and clocks can be run by hand

@@ -5,7 +5,8 @@
 //! driver is inside a batch or a user inside a call ([`scope`]), and is drained when that ends,
 //! iteratively and with no lock held. What is appended while the list is drained is drained too,
 //! within a [`Budget`]; the rest is handed over to a worker. A thread without an active list takes
-//! no jobs ([`push`] is false).
+//! no jobs ([`push`] is false), and one that has no time takes none that a worker would do as well
+//! ([`offer`] is false).
 //!
 //! The list belongs to its thread: no lock.
 
@@ -29,6 +30,8 @@ pub(crate) trait Job: Send + Sync {
 pub(crate) struct Budget {
     jobs: usize,
     bytes: u64,
+    /// Takes jobs that a worker would do as well.
+    has_time: bool,
 }
 
 impl Budget {
@@ -37,17 +40,25 @@ impl Budget {
     pub(crate) const DRIVER: Budget = Budget {
         jobs: 256,
         bytes: 8 * 1024 * 1024,
+        has_time: true,
+    };
+    /// The same, while more arrives than it gets done.
+    pub(crate) const LAGGING_DRIVER: Budget = Budget {
+        has_time: false,
+        ..Budget::DRIVER
     };
     /// A user's thread at the end of a call: it wants to go home.
     pub(crate) const USER: Budget = Budget {
         jobs: 16,
         bytes: 256 * 1024,
+        has_time: false,
     };
 }
 
 /// A thread's list, which keeps its memory from one scope to the next.
 struct List {
     active: bool,
+    has_time: bool,
     jobs: VecDeque<Weak<dyn Job>>,
 }
 
@@ -55,6 +66,7 @@ thread_local! {
     static LIST: RefCell<List> = const {
         RefCell::new(List {
             active: false,
+            has_time: false,
             jobs: VecDeque::new(),
         })
     };
@@ -67,7 +79,13 @@ fn with_list<R>(change: impl FnOnce(&mut List) -> R) -> R {
 /// Calls `body` with an active run list and drains the list afterwards. Inside another scope it
 /// only calls `body`: the outermost drains.
 pub(crate) fn scope<R>(budget: Budget, body: impl FnOnce() -> R) -> R {
-    let outermost = with_list(|list| !std::mem::replace(&mut list.active, true));
+    let outermost = with_list(|list| {
+        let outermost = !std::mem::replace(&mut list.active, true);
+        if outermost {
+            list.has_time = budget.has_time;
+        }
+        outermost
+    });
     if !outermost {
         return body();
     }
@@ -86,6 +104,11 @@ pub(crate) fn push(job: Weak<dyn Job>) -> bool {
         }
         list.active
     })
+}
+
+/// As [`push`], if this thread has time for what a worker would do as well.
+pub(crate) fn offer(job: Weak<dyn Job>) -> bool {
+    with_list(|list| list.active && list.has_time) && push(job)
 }
 
 fn next() -> Option<Weak<dyn Job>> {
@@ -169,17 +192,44 @@ mod tests {
     #[test]
     fn a_job_that_never_ends_is_handed_over() {
         let job = Endless::new();
-        scope(Budget { jobs: 5, bytes: 99 }, || push(job.me.clone()));
+        let budget = |jobs, bytes| Budget {
+            jobs,
+            bytes,
+            ..Budget::USER
+        };
+        scope(budget(5, 99), || push(job.me.clone()));
         assert_eq!(job.counts(), (5, 1));
-        scope(Budget { jobs: 99, bytes: 3 }, || push(job.me.clone()));
+        scope(budget(99, 3), || push(job.me.clone()));
         assert_eq!(job.counts(), (8, 2));
         assert!(!push(job.me.clone()));
     }
 
     #[test]
+    fn who_has_no_time_takes_what_must_be_and_not_what_can() {
+        for (budget, takes) in [
+            (Budget::USER, false),
+            (Budget::LAGGING_DRIVER, false),
+            (Budget::DRIVER, true),
+        ] {
+            let nobody: Weak<Endless> = Weak::new();
+            scope(budget, || {
+                assert_eq!(offer(nobody.clone()), takes);
+                // The outermost thread's time is what counts.
+                scope(Budget::DRIVER, || assert_eq!(offer(nobody.clone()), takes));
+                assert!(push(nobody.clone()));
+            });
+            assert!(!offer(nobody));
+        }
+    }
+
+    #[test]
     fn the_outermost_scope_drains() {
         let job = Endless::new();
-        let budget = Budget { jobs: 2, bytes: 99 };
+        let budget = Budget {
+            jobs: 2,
+            bytes: 99,
+            ..Budget::USER
+        };
         scope(budget, || {
             scope(budget, || push(job.me.clone()));
             assert_eq!(job.counts(), (0, 0));

@@ -53,8 +53,15 @@ use task::{Party, Status, Task};
 /// Where a splice moves its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Dispatch {
-    /// On a worker thread of the pool, so that receiving and sending overlap.
+    /// As [`Direct`](Self::Direct) in a thread that receives and keeps up with what arrives; as
+    /// [`Worker`](Self::Worker) in one that lags behind, and in users' threads.
+    ///
+    /// A receiving thread lags behind while one full batch of frames, each of 1 KiB or more on
+    /// average, follows the other: then there is work for two threads, and enough of it to be worth
+    /// waking one.
     #[default]
+    Adaptive,
+    /// On a worker thread of the pool, so that receiving and sending overlap.
     Worker,
     /// In the thread that brings the bytes or the space, after its batch or call; on the worker
     /// when that is not possible or would take long.

@@ -125,7 +125,7 @@ fn drive(sides: &mut [(Stack, Driver)], pool: &SplicePool) -> u64 {
 
 #[test]
 fn nothing_is_allocated_for_a_segment() {
-    for dispatch in [Dispatch::Worker, Dispatch::Direct] {
+    for dispatch in [Dispatch::Worker, Dispatch::Direct, Dispatch::Adaptive] {
         for offload in [true, false] {
             let mut world = World::new(dispatch, offload);
             let piece = Buf::copy_of(&vec![7; 60_000]);
@@ -136,7 +136,7 @@ fn nothing_is_allocated_for_a_segment() {
             let sent = segments(&world) - before;
             // A worker's queue is a list of blocks of 31 places.
             let most = match dispatch {
-                Dispatch::Worker => world.pool.stats().passes / 31 + 1,
+                Dispatch::Worker | Dispatch::Adaptive => world.pool.stats().passes / 31 + 1,
                 Dispatch::Direct => 0,
             };
             assert!(sent > 100, "{sent}");

@@ -38,7 +38,7 @@ Exit status: 0 if all went well, 1 if not (a byte differed, a device is missing)
 command line.")]
 pub(crate) struct Arguments {
     /// Which threads move the bytes: workers of their own, or those that receive
-    #[arg(long, value_enum, default_value_t = Mode::Worker)]
+    #[arg(long, value_enum, default_value_t = Mode::Adaptive)]
     pub(crate) dispatch: Mode,
 
     /// Worker threads; one for each processor if not given
@@ -129,7 +129,10 @@ pub(crate) fn usage(why: &str) -> ! {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
-    /// Worker threads: receiving and sending overlap
+    /// The receiving thread while it keeps up, worker threads when it does not; one receives for all
+    /// devices
+    Adaptive,
+    /// Worker threads: receiving and sending overlap; each device has a receiving thread
     Worker,
     /// The receiving thread, after its batch; one receives for all devices
     Direct,
@@ -138,6 +141,7 @@ pub(crate) enum Mode {
 impl From<Mode> for Dispatch {
     fn from(mode: Mode) -> Dispatch {
         match mode {
+            Mode::Adaptive => Dispatch::Adaptive,
             Mode::Worker => Dispatch::Worker,
             Mode::Direct => Dispatch::Direct,
         }

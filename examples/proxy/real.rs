@@ -106,7 +106,7 @@ fn open_all(arguments: &Arguments) -> anyhow::Result<Vec<Side>> {
     let (mut sides, mut drivers) = (Vec::new(), Vec::new());
     for spec in &arguments.tun {
         let (name, builder) = open(spec, arguments)?;
-        let stack = if arguments.dispatch == Mode::Direct {
+        let stack = if arguments.dispatch != Mode::Worker {
             let (stack, driver) = builder.manual().with_context(|| name.clone())?;
             drivers.push(driver);
             stack

@@ -94,7 +94,7 @@ impl Builder {
         self
     }
 
-    /// Where splices run that do not say it themselves, [`Dispatch::Worker`] if not set.
+    /// Where splices run that do not say it themselves, [`Dispatch::Adaptive`] if not set.
     pub fn dispatch(mut self, dispatch: Dispatch) -> Builder {
         self.dispatch = dispatch;
         self
@@ -136,7 +136,7 @@ impl SplicePool {
             workers: None,
             clock: clock::system(),
             quantum: DEFAULT_QUANTUM,
-            dispatch: Dispatch::Worker,
+            dispatch: Dispatch::default(),
             manual: false,
         }
     }

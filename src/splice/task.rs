@@ -245,8 +245,12 @@ impl Task {
 
     /// Has a pass run: in this thread soon, or on the splice's worker.
     fn schedule(&self) {
-        let direct = self.dispatch == Dispatch::Direct && run_list::push(self.me.clone());
-        if !direct {
+        let here = match self.dispatch {
+            Dispatch::Worker => false,
+            Dispatch::Direct => run_list::push(self.me.clone()),
+            Dispatch::Adaptive => run_list::offer(self.me.clone()),
+        };
+        if !here {
             self.hand_over();
         }
     }

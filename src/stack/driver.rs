@@ -28,6 +28,9 @@ use std::time::{Duration, Instant};
 
 /// Most frames of a batch.
 const BATCH: usize = 32;
+/// The driver lags behind when so many batches in a row were full, with so many bytes in each: a worker
+/// that is woken for less costs more than it takes off the driver.
+const LAG: (u32, usize) = (4, 32 * 1024);
 /// How long a stack that nobody holds any more may take to deliver what was sent.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -39,6 +42,8 @@ pub struct Driver {
     shared: Arc<Shared>,
     frames: Vec<Frame>,
     touched: Vec<Arc<Conn>>,
+    /// Full batches in a row.
+    full: u32,
 }
 
 impl Drop for Driver {
@@ -53,6 +58,7 @@ impl Driver {
             shared,
             frames: Vec::new(),
             touched: Vec::new(),
+            full: 0,
         }
     }
 
@@ -79,7 +85,12 @@ impl Driver {
         let now = self.shared.now();
         let mut frames = std::mem::take(&mut self.frames);
         let received = frames.len();
-        run_list::scope(Budget::DRIVER, || {
+        let budget = if self.lags(&frames) {
+            Budget::LAGGING_DRIVER
+        } else {
+            Budget::DRIVER
+        };
+        run_list::scope(budget, || {
             for frame in frames.drain(..) {
                 self.input(frame, now);
             }
@@ -88,7 +99,7 @@ impl Driver {
             }
         });
         // Most were served by the splices that have run.
-        let worked = run_list::scope(Budget::DRIVER, || {
+        let worked = run_list::scope(budget, || {
             for conn in self.touched.drain(..) {
                 conn.catch_up();
             }
@@ -96,6 +107,18 @@ impl Driver {
         });
         self.frames = frames;
         Ok((received, worked))
+    }
+
+    /// Takes note of a batch: whether more arrives than gets done.
+    fn lags(&mut self, frames: &[Frame]) -> bool {
+        let (batches, bytes) = LAG;
+        let full = frames.len() == BATCH && frames.iter().map(Frame::len).sum::<usize>() >= bytes;
+        self.full = if full {
+            (self.full + 1).min(batches)
+        } else {
+            0
+        };
+        self.full == batches
     }
 
     /// When [`run_once`](Self::run_once) has something to do, if no frame arrives before.

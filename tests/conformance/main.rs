@@ -50,6 +50,7 @@ const WORLDS: &[World] = &[
     ("tcp4/worker", tcp::v4, Dispatch::Worker, 1),
     ("tcp4/workers", tcp::v4, Dispatch::Worker, 3),
     ("tcp4/direct", tcp::v4, Dispatch::Direct, 1),
+    ("tcp4/adaptive", tcp::v4, Dispatch::Adaptive, 2),
     ("tcp6/worker", tcp::v6, Dispatch::Worker, 2),
     (
         "tcp-virtual/worker",

@@ -3,7 +3,7 @@
 //! One stack, so one link: the raw source dials, the stack dials the raw drain.
 
 use super::*;
-use crate::splice::{Cause, Options, Splice, SplicePool};
+use crate::splice::{Cause, Dispatch, Options, Splice, SplicePool};
 
 struct Spliced {
     net: Net,
@@ -29,6 +29,7 @@ impl Spliced {
             .build();
         let options = Options {
             pool: Some(pool.clone()),
+            dispatch: Some(Dispatch::Worker),
             limit,
             ..Options::default()
         };
@@ -203,4 +204,59 @@ fn a_limit_cuts_a_segment() {
     spliced.server_takes(b"0123");
     assert_eq!(spliced.ended(), Some((Cause::Limit, 4, 6)));
     assert_eq!(read(&spliced.client.1), b"456789");
+}
+
+/// Guards `Driver::lags`: who moves the bytes of an adaptive splice.
+#[test]
+fn a_worker_moves_the_bytes_while_the_driver_lags_behind() {
+    const BATCH: usize = 32;
+    let mut net = Net::with(one_packet_each(), |builder| builder);
+    let (mut raw, source) = net.accepted();
+    let (mut drain, sink) = net.dialled();
+    drain.send(&net, SYN | ACK, b"");
+    drain.seq = drain.seq.wrapping_add(1);
+    net.turn();
+    let pool = SplicePool::builder().manual().build();
+    let options = Options {
+        pool: Some(pool.clone()),
+        ..Options::default()
+    };
+    let splice = source.splice_to(&sink, options).unwrap();
+    while pool.run_one() {}
+    let mut sent = 0;
+    // Whether a worker had anything to do, and how much is moved, behind each batch of such segments.
+    let mut behind_each = |net: &mut Net, batches: usize, count: usize, len: usize| {
+        for _ in 0..batches * count {
+            raw.text(net, &pattern(0, len));
+        }
+        let mut workers = Vec::new();
+        for _ in 0..batches {
+            assert!(net.driver.run_once().unwrap());
+            workers.push(std::iter::from_fn(|| pool.run_one().then_some(())).count() > 0);
+            sent += (count * len) as u64;
+            assert_eq!(splice.bytes(), sent, "nothing is left behind");
+        }
+        for _ in 0..20 {
+            let port = drain.from.1;
+            let mut seen = net.seen();
+            seen.retain(|frame| frame.tuple.local_port == port);
+            drain.take(&seen);
+            drain.send(net, ACK, b"");
+        }
+        net.turn();
+        workers
+    };
+    let lags = [false, false, false, true];
+    assert_eq!(behind_each(&mut net, 4, BATCH, 1200), lags);
+    assert_eq!(
+        behind_each(&mut net, 1, 1, 1200),
+        [false],
+        "it keeps up again"
+    );
+    assert_eq!(behind_each(&mut net, 4, BATCH, 1200), lags);
+    assert_eq!(
+        behind_each(&mut net, 5, BATCH, 600),
+        [false; 5],
+        "so little is moved at once"
+    );
 }

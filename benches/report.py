@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""The whole comparison with real traffic, from nothing: what the performance page says of it.
+
+Installs what it needs (Debian's packages, as root), builds, measures all contestants of compare.py in
+turns, and prints the tables as markdown. With --plots it draws throughput and CPU by message size, number
+of connections and loss into that directory.
+
+    sudo benches/report.py --plots src/doc          # about 40 minutes
+    sudo benches/report.py --rounds 1 --seconds 1   # a look at everything, 5 minutes
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+import compare
+
+PACKAGES = {"iperf3": "iperf3", "ip": "iproute2", "nft": "nftables", "haproxy": "haproxy", "ss": "iproute2"}
+STREAMS = ["forward", "held", "relay", "adaptive", "worker", "worker-1", "direct", "haproxy"]
+FEW = ["forward", "adaptive", "worker", "direct"]
+TALK = ["forward", "relay", "adaptive", "worker", "direct", "haproxy"]
+LOSSY = ["forward", "relay", "adaptive", "haproxy"]
+SIZES = [64, 256, 1024, 4096, 16384]
+CONNECTIONS = [1, 10, 100, 1000]
+LOSSES = [0.01, 0.1, 1.0]
+COLORS = {"forward": "#7f7f7f", "relay": "#9467bd", "adaptive": "#d62728", "worker": "#ff7f0e",
+          "direct": "#2ca02c", "haproxy": "#1f77b4"}  # fmt: skip
+
+
+def install(plots):
+    missing = {package for command, package in PACKAGES.items() if not shutil.which(command)}
+    if plots:
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError:
+            missing.add("python3-matplotlib")
+    if missing:
+        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run(["apt-get", "update"], check=True, env=quiet, stdout=sys.stderr)
+        install = ["apt-get", "install", "-y", "--no-install-recommends", *sorted(missing)]
+        subprocess.run(install, check=True, env=quiet, stdout=sys.stderr)
+
+
+def build():
+    command = ["cargo", "build", "--release", "--benches", "--example", "proxy"]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+class Report:
+    def __init__(self, options):
+        self.options = options
+
+    def run(self, heading, contestants, **settings):
+        """One call of compare.py: the results of each MTU."""
+        print(f"\n## {heading}", flush=True)
+        options = compare.parser().parse_args([])
+        options.rounds, options.seconds = self.options.rounds, self.options.seconds
+        options.contestants = contestants
+        for name, value in settings.items():
+            setattr(options, name, value)
+        return compare.compare(options)
+
+    def streams(self):
+        self.run("One stream", STREAMS)
+        self.run("One stream, from the server to the client", FEW, reverse=True)
+        self.run("Eight streams", [*FEW, "haproxy"], streams=8)
+
+    def talk(self, connections, size):
+        heading = f"Messages of {size} bytes on {connections} connections"
+        return self.run(heading, TALK, talk=True, mtu=[1500], connections=connections, size=size)[1500]
+
+    def messages(self):
+        self.talk(1, 1)
+        by_size = {size: self.talk(100, size) for size in SIZES}
+        by_number = {n: by_size[64] if n == 100 else self.talk(n, 64) for n in CONNECTIONS}
+        units = ("messages/s", "CPU us/message")
+        self.plot("messages", by_size, "bytes of a message, on 100 connections", units)
+        self.plot("connections", by_number, "connections, messages of 64 bytes", units)
+
+    def losses(self):
+        results = {}
+        for loss in LOSSES:
+            heading = f"One stream, {loss:g} % loss into each namespace"
+            results[loss] = self.run(heading, LOSSY, mtu=[1500], loss=loss)[1500]
+        self.plot("loss", results, "percent of packets lost, one stream", ("Gbit/s", "CPU s/GB"))
+
+    def plot(self, name, results, axis, units):
+        """Medians and ranges: the first figure above, the second below."""
+        if not self.options.plots:
+            return
+        import matplotlib
+
+        matplotlib.use("svg")
+        matplotlib.rcParams.update({"svg.hashsalt": "sosplice", "font.size": 9})
+        from matplotlib import pyplot
+
+        figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+        names = next(iter(results.values()))
+        for column, (panel, unit) in enumerate(zip(panels, units)):
+            for contestant in names:
+                points = [(x, [figures[column] for figures, _ in runs[contestant]])
+                          for x, runs in results.items() if runs[contestant]]  # fmt: skip
+                xs = [x for x, _ in points]
+                color = COLORS.get(contestant)
+                panel.plot(xs, [statistics.median(ys) for _, ys in points], marker="o", markersize=3,
+                           label=contestant, color=color)  # fmt: skip
+                panel.fill_between(xs, [min(ys) for _, ys in points], [max(ys) for _, ys in points],
+                                   alpha=0.15, color=color)  # fmt: skip
+            panel.set(xscale="log", yscale="log", xlabel=axis, ylabel=unit, xticks=list(results))
+            panel.xaxis.set_major_formatter("{x:g}")
+            panel.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.grid(alpha=0.3, which="both")
+        panels[1].legend(fontsize=8)
+        path = pathlib.Path(self.options.plots) / f"{name}.svg"
+        figure.savefig(path, metadata={"Date": None})
+        pyplot.close(figure)
+        print(f"\n{path} is drawn", file=sys.stderr)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=2, help="of each run")
+    parser.add_argument("--plots", help="directory for the plots; without it there are none")
+    parser.add_argument("--only", choices=["streams", "messages", "losses"], nargs="+",
+                        default=["streams", "messages", "losses"])  # fmt: skip
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        sys.exit("needs root: it makes network namespaces and installs packages")
+    os.chdir(pathlib.Path(__file__).resolve().parent.parent)
+    install(options.plots)
+    build()
+    start = time.monotonic()
+    report = Report(options)
+    for part in options.only:
+        getattr(report, part)()
+    print(f"\n{(time.monotonic() - start) / 60:.0f} minutes", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
