@@ -514,6 +514,9 @@ impl Conn {
 
     /// Closes the descriptor so that the peer gets a reset.
     fn reset(&self, error: SoError) {
+        // Who writes at this moment still has the descriptor, and finds that nothing will follow: that
+        // is no orderly end.
+        self.shut.store(true, Ordering::Release);
         if let Some(stream) = self.stream() {
             // Without it the peer would get an orderly end.
             let _ = rustix::net::sockopt::set_socket_linger(&*stream, Some(Duration::ZERO));
