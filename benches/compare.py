@@ -192,7 +192,7 @@ def busy(pid):
     for each in tree(pid):
         for task in pathlib.Path(f"/proc/{each}/task").iterdir():
             name, _, fields = (task / "stat").read_text().partition("(")[2].rpartition(")")
-            kind = name.rstrip("-0123456789")
+            kind = name.split("-")[0].rstrip("0123456789:")
             fields = fields.split()
             kinds[kind] = kinds.get(kind, 0) + (int(fields[11]) + int(fields[12])) / TICK
     return kinds

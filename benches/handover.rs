@@ -67,7 +67,7 @@ mod handover {
     fn asleep(dispatch: Dispatch, bytes: u32) -> [f64; 3] {
         let pool = pool(dispatch);
         let path = Path::new(&pool);
-        let others = || busy(ClockId::ProcessCPUTime) - busy(ClockId::ThreadCPUTime);
+        let others = || busy(ClockId::ProcessCPUTime).saturating_sub(busy(ClockId::ThreadCPUTime));
         let before = others();
         let mut taken: Vec<Duration> = (0..bytes)
             .map(|_| {

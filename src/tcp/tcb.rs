@@ -264,8 +264,10 @@ impl Tcb {
     /// cut: the engine's round-trip times overflow after some days.
     fn engine_time(&mut self, now: Instant) -> smoltcp::time::Instant {
         let (time, then) = &mut self.engine_now;
-        *time += now.saturating_duration_since(*then).min(LONGEST_LEAP);
-        *then = now.max(*then);
+        if now > *then {
+            *time += (now - *then).min(LONGEST_LEAP);
+            *then = now;
+        }
         smoltcp::time::Instant::from_micros(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
     }
 
@@ -508,6 +510,8 @@ impl Tcb {
             offset: &mut self.offset,
             wire_iss: self.wire_iss,
             env,
+            queued: self.queued,
+            last: false,
             broken: false,
             probe: self.probing,
             #[cfg(any(test, sosplice_fuzz))]
@@ -721,6 +725,7 @@ impl Tcb {
             self.tap.egress(now);
             let (mut wire, engine) = self.split(env);
             let emitted = engine.is_some_and(|engine| engine.egress(now, &mut wire));
+            let last = wire.last;
             self.broken |= wire.broken;
             if !emitted {
                 break;
@@ -729,8 +734,17 @@ impl Tcb {
             if !self.waiting.is_empty() {
                 return;
             }
+            if last && before == State::Established && self.state() == before {
+                debug_assert!(self.has_emitted_all(now), "there is more to emit");
+                break;
+            }
         }
         self.note_state(before, self.state(), false);
+    }
+
+    fn has_emitted_all(&mut self, now: smoltcp::time::Instant) -> bool {
+        let next = self.engine.as_mut().and_then(|engine| engine.poll_at(now));
+        next.is_none_or(|at| at > now)
     }
 
     /// Around a closed window the engine may be left with bytes in flight and without any timer: after
@@ -741,16 +755,17 @@ impl Tcb {
         const DUPLICATES: usize = 4;
         let now = self.engine_time(env.now);
         let unacknowledged = self.guard.snd_una() < self.queued;
-        let open = matches!(
-            self.state(),
-            State::Established | State::FinWait1 | State::CloseWait | State::Closing
-        );
+        let open = |state| {
+            matches!(
+                state,
+                State::Established | State::FinWait1 | State::CloseWait | State::Closing
+            )
+        };
         for _ in 0..DUPLICATES {
-            let idle = self
-                .engine
-                .as_mut()
-                .is_some_and(|engine| engine.poll_at(now).is_none());
-            if !(unacknowledged && open && idle) {
+            let Some(engine) = self.engine.as_mut().filter(|_| unacknowledged) else {
+                return;
+            };
+            if !open(engine.state()) || engine.poll_at(now).is_some() {
                 return;
             }
             let header = self.guard.standing(self.queued);

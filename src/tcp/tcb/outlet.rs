@@ -32,6 +32,10 @@ pub(super) struct Wire<'a> {
     pub(super) offset: &'a mut Option<u32>,
     pub(super) wire_iss: u32,
     pub(super) env: &'a Env<'a>,
+    /// Bytes that the engine has to send, from the beginning.
+    pub(super) queued: u64,
+    /// Behind what was emitted there is nothing.
+    pub(super) last: bool,
     pub(super) broken: bool,
     /// What is emitted is a keep-alive probe: one sequence number below what it would carry.
     pub(super) probe: bool,
@@ -82,6 +86,10 @@ impl Outlet for Wire<'_> {
         if emission.header.has(SYN) && self.offset.is_none() {
             *self.offset = Some(self.wire_iss.wrapping_sub(emission.header.seq));
         }
+        // Text goes before a bare acknowledgement.
+        let end = self.guard.send_position(emission.header.seq);
+        let end = end.map(|at| at + emission.len as u64);
+        self.last = emission.len == 0 || end == Some(self.queued);
         let occupies = emission.len > 0 || emission.header.flags & (SYN | FIN | RST) != 0;
         let seq = if occupies {
             emission.header.seq
