@@ -34,6 +34,7 @@ than forward.
 """
 
 import argparse
+import ipaddress
 import json
 import os
 import pathlib
@@ -48,6 +49,7 @@ import time
 PORT = 5201
 CLIENT, CLIENT_GATE = "10.77.1.1", "10.77.1.2"
 SERVER, SERVER_GATE = "10.77.2.1", "10.77.2.2"
+PREFIX = 24
 PROXY_FRONT, PROXY_SERVER = "10.77.3.2", "10.77.4.1"
 TICK = os.sysconf("SC_CLK_TCK")
 HAPROXY = f"""
@@ -85,8 +87,8 @@ class Network:
             for name in (self.client, self.server, self.middle):
                 run("ip", "netns", "add", name)
                 run("ip", "-n", name, "link", "set", "lo", "up")
-            self.tun(self.client, "tc", CLIENT, "10.77.2.0/24")
-            self.tun(self.server, "ts", SERVER, "10.77.1.0/24")
+            self.tun(self.client, "tc", CLIENT, f"{SERVER_GATE}/{PREFIX}")
+            self.tun(self.server, "ts", SERVER, f"{CLIENT_GATE}/{PREFIX}")
             self.veth(self.client, "vc", "10.77.3.1", PROXY_FRONT)
             self.veth(self.server, "vs", PROXY_SERVER, "10.77.4.2")
             if self.loss:
@@ -100,9 +102,9 @@ class Network:
     def tun(self, netns, device, address, route):
         ip = ["ip", "-n", netns]
         run(*ip, "tuntap", "add", device, "mode", "tun")
-        run(*ip, "addr", "add", f"{address}/24", "dev", device)
+        run(*ip, "addr", "add", f"{address}/{PREFIX}", "dev", device, *(["nodad"] if ":" in address else []))
         run(*ip, "link", "set", device, "mtu", str(self.mtu), "txqueuelen", "10000", "up")
-        run(*ip, "route", "add", route, "dev", device)
+        run(*ip, "route", "add", str(ipaddress.ip_interface(route).network), "dev", device)
 
     def veth(self, netns, device, address, middle_address):
         ip = ["ip", "-n", netns]
@@ -133,11 +135,23 @@ def newest(directory, name):
     return str(max(found, key=lambda p: p.stat().st_mtime, default=f"{name} (not built)"))
 
 
+def at_port(address):
+    return f"[{address}]:{PORT}" if ":" in address else f"{address}:{PORT}"
+
+
+def use_ipv6():
+    """From now on; the kernel's proxies and relay are not made for it."""
+    global CLIENT, CLIENT_GATE, SERVER, SERVER_GATE, PREFIX
+    CLIENT, CLIENT_GATE = "fd77:1::1", "fd77:1::2"
+    SERVER, SERVER_GATE = "fd77:2::1", "fd77:2::2"
+    PREFIX = 64
+
+
 def proxy_arguments(net):
     return [
-        "--tun", f"tc@{net.client}={CLIENT_GATE}/24",
-        "--tun", f"ts@{net.server}={SERVER_GATE}/24",
-        "--listen", f"{CLIENT_GATE}:{PORT}", "--backend", f"{SERVER}:{PORT}",
+        "--tun", f"tc@{net.client}={CLIENT_GATE}/{PREFIX}",
+        "--tun", f"ts@{net.server}={SERVER_GATE}/{PREFIX}",
+        "--listen", at_port(CLIENT_GATE), "--backend", at_port(SERVER),
     ]  # fmt: skip
 
 
@@ -235,7 +249,7 @@ def streams(net, target, options):
 
 def messages(net, target, options):
     """Runs the client of small messages: how many a second, millions of them, p50 and p99 in us."""
-    client = within(net.client, options.talk_program, "--ask", f"{target}:{PORT}", "--size", str(options.size),
+    client = within(net.client, options.talk_program, "--ask", at_port(target), "--size", str(options.size),
                     "--connections", str(options.connections), "--seconds", str(options.seconds))
     done = subprocess.run(client, capture_output=True, timeout=options.seconds + 20, check=False)
     if done.returncode:
@@ -251,7 +265,7 @@ def measure(net, command, target, server, options):
     far_end = proxy = None
     try:
         command_there = ["iperf3", "-s", "-1", "-B", server, "-p", str(PORT)] if not options.talk else \
-            [options.talk_program, "--serve", f"{server}:{PORT}"]  # fmt: skip
+            [options.talk_program, "--serve", at_port(server)]  # fmt: skip
         far_end = subprocess.Popen(
             within(net.server, *command_there), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         proxy = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -313,7 +327,7 @@ def machine():
 
 def table(results, mtu, options):
     """Medians and ranges as markdown."""
-    print(f"\n{machine()}; MTU {mtu}, {options.streams} streams, {options.loss:g} % loss, "
+    print(f"\n{machine()}; MTU {mtu}, {options.streams} streams{', IPv6' * options.ipv6}, {options.loss:g} % loss, "
           f"{options.seconds} s, {options.rounds} rounds; median (range)\n")  # fmt: skip
     print("| contestant | Gbit/s | proxy CPU s/GB | CPU / forward | busy |\n|---|---|---|---:|---|")
     floor = results.get("forward")
@@ -341,6 +355,7 @@ def parser():
     parser.add_argument("--mtu", type=int, nargs="+", default=[1500, 65500])
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--reverse", action="store_true", help="the server sends")
+    parser.add_argument("--ipv6", action="store_true", help="of the others only forward has it too")
     parser.add_argument("--loss", type=float, default=0.0, help="percent of the packets into each namespace")
     parser.add_argument("--talk", action="store_true", help="small messages instead of streams")
     parser.add_argument("--connections", type=int, default=1, help="with --talk")
@@ -357,6 +372,8 @@ def compare(options):
     """Every run of every contestant, by MTU and name. Prints a table for each MTU."""
     if os.geteuid() != 0 or not shutil.which("iperf3"):
         sys.exit("needs root and iperf3")
+    if options.ipv6:
+        use_ipv6()
     options.proxy = options.proxy or f"{options.target}/release/examples/proxy"
     options.talk_program = newest(pathlib.Path(options.target) / "release", "tun_talk")
     chosen = [name for name in options.contestants

@@ -127,7 +127,7 @@
 //! # What is not done
 //!
 //! UDP, urgent data, Ethernet (ARP, neighbour discovery), reassembly of IP fragments, TCP timestamps,
-//! selective retransmission (SACK is sent, not used), segmentation offload when sending over IPv6.
+//! selective retransmission (SACK is sent, not used).
 
 #[doc = include_str!("doc/behaviour.md")]
 pub mod behaviour {}

@@ -13,8 +13,10 @@ impl Driver {
     /// link, or when nobody holds it or one of its sockets any more. The others go on.
     ///
     /// What arrives on one link and leaves by another, and the acknowledgements of both, then wake one
-    /// thread and not two. That is for splices of [`Dispatch::Direct`](crate::splice::Dispatch::Direct);
-    /// beside workers, receiving in several threads can be faster.
+    /// thread and not two. That is for splices of
+    /// [`Dispatch::Adaptive`](crate::splice::Dispatch::Adaptive) and
+    /// [`Direct`](crate::splice::Dispatch::Direct); beside workers only, receiving in several threads can
+    /// be faster.
     ///
     /// ```no_run
     /// use sosplice::{Stack, link::tun::Tun, stack::Driver};

@@ -232,11 +232,12 @@ impl Guard {
         wrap(self.iss.unwrap_or(0), position)
     }
 
-    /// Takes note of a frame that the engine emitted. To be called for every one of them.
-    pub(crate) fn emitted(&mut self, emission: &Emission) {
+    /// Takes note of a frame that the engine emitted. To be called for every one of them. `true`: it may
+    /// be a window probe, which the engine forgets.
+    pub(crate) fn emitted(&mut self, emission: &Emission) -> bool {
         let header = &emission.header;
         if header.has(RST) {
-            return;
+            return false;
         }
         if header.has(SYN) {
             self.iss.get_or_insert(header.seq);
@@ -278,6 +279,7 @@ impl Guard {
                 self.settle();
             }
         }
+        probe
     }
 
     /// The window field to send instead of the engine's: one unit less. The edge that the engine

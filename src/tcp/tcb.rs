@@ -499,6 +499,7 @@ impl Tcb {
         if let Some(engine) = engine {
             engine.feed(now, &tuple, header, len, &mut wire);
         }
+        wire.release();
         self.broken |= wire.broken;
     }
 
@@ -510,6 +511,7 @@ impl Tcb {
             offset: &mut self.offset,
             wire_iss: self.wire_iss,
             env,
+            held: None,
             queued: self.queued,
             last: false,
             broken: false,
@@ -720,31 +722,25 @@ impl Tcb {
         }
         let now = self.engine_time(env.now);
         let before = self.state();
+        let (mut wire, engine) = self.split(env);
+        let Some(engine) = engine else { return };
         loop {
             #[cfg(any(test, sosplice_fuzz))]
-            self.tap.egress(now);
-            let (mut wire, engine) = self.split(env);
-            let emitted = engine.is_some_and(|engine| engine.egress(now, &mut wire));
-            let last = wire.last;
-            self.broken |= wire.broken;
-            if !emitted {
+            wire.tap.egress(now);
+            if !engine.egress(now, &mut wire) {
                 break;
             }
-            self.ack.settled();
-            if !self.waiting.is_empty() {
-                return;
-            }
-            if last && before == State::Established && self.state() == before {
-                debug_assert!(self.has_emitted_all(now), "there is more to emit");
+            wire.ack.settled();
+            let open = before == State::Established && engine.state() == before;
+            if open && wire.last {
+                let more = engine.poll_at(now).is_some_and(|at| at <= now);
+                debug_assert!(!more, "there is more to emit");
                 break;
             }
         }
+        wire.release();
+        self.broken |= wire.broken;
         self.note_state(before, self.state(), false);
-    }
-
-    fn has_emitted_all(&mut self, now: smoltcp::time::Instant) -> bool {
-        let next = self.engine.as_mut().and_then(|engine| engine.poll_at(now));
-        next.is_none_or(|at| at > now)
     }
 
     /// Around a closed window the engine may be left with bytes in flight and without any timer: after

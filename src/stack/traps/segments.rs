@@ -873,33 +873,51 @@ fn a_retransmission_has_the_right_payload() {
     net.healthy();
 }
 
-/// Guards `device_capabilities`: the engine sends nothing with `segmentation.tcpv6`.
-#[test]
-fn ipv6_sends_segments_of_its_own() {
+/// A connection over IPv6, over a link that cuts packets up to a size into segments.
+fn over_v6(most: Option<usize>) -> (Net, Raw, TcpStream) {
     let mut config = memory::Config::default();
-    config.capabilities.segment_v6 = Some(65_535);
+    config.capabilities.segment_v6 = most;
     let mut net = Net::with(config, |builder| builder);
-    let listener = {
-        let at = "[fd00::1]:80";
-        TcpListener::bind(&net.stack, at).unwrap()
-    };
+    let listener = TcpListener::bind(&net.stack, "[fd00::1]:80").unwrap();
     let mut raw = Raw::new(5000);
     raw.from.0 = "fd00::2".parse().unwrap();
     raw.to.0 = "fd00::1".parse().unwrap();
     raw.handshake(&mut net);
-    let (mut stream, _) = listener.accept().unwrap();
-    let all = pattern(0, 100_000);
-    stream.write_all(&all).unwrap();
-    let mut got = Vec::new();
-    for _ in 0..200 {
-        let seen = net.seen();
-        if seen.is_empty() {
-            break;
+    let (stream, _) = listener.accept().unwrap();
+    (net, raw, stream)
+}
+
+/// Guards `Held`, and `device_capabilities`: the engine sends nothing with `segmentation.tcpv6`.
+#[test]
+fn ipv6_segments_leave_in_one_packet() {
+    const MSS: usize = 1440;
+    for (most, longest) in [
+        (Some(65_535), usize::MAX),
+        (Some(5000), (5000 - 60) / MSS * MSS),
+        (Some(1500), MSS),
+        (None, MSS),
+    ] {
+        let (mut net, mut raw, mut stream) = over_v6(most);
+        let all = pattern(0, 100_000);
+        stream.write_all(&all).unwrap();
+        let (mut got, mut frames) = (Vec::new(), Vec::new());
+        for _ in 0..200 {
+            let seen = net.seen();
+            if seen.is_empty() {
+                break;
+            }
+            frames.extend(seen.iter().map(|frame| frame.payload.len()));
+            got.extend(raw.take(&seen));
+            raw.send(&net, ACK, b"");
         }
-        got.extend(raw.take(&seen));
-        raw.send(&net, ACK, b"");
+        assert!(got == all, "{most:?}: {}", got.len());
+        let largest = frames.iter().max().copied().unwrap_or(0);
+        match longest {
+            usize::MAX => assert!(largest > 10 * MSS, "{frames:?}"),
+            _ => assert_eq!(largest, longest, "{most:?}: {frames:?}"),
+        }
+        net.healthy();
     }
-    assert!(got == all, "{}", got.len());
 }
 
 /// Guards `Conn::resume`: a link that is full again and again does not pile up timers.

@@ -1,5 +1,8 @@
 //! Where the engine's frames go: they get their payload, their sequence numbers and their checksum,
 //! and are given to the link, or wait for it.
+//!
+//! Over IPv6 the engine emits nothing larger than a segment. What it emits in a row becomes one packet
+//! here, if the link cuts such into segments.
 
 use super::Env;
 use crate::buf::Gather;
@@ -7,7 +10,7 @@ use crate::link::{Checksum, Packet, TransmitError};
 use crate::tcp::ack::AckPolicy;
 use crate::tcp::engine::{Emitted, Outlet};
 use crate::tcp::guard::Guard;
-use crate::tcp::wire::{self, ACK, FIN, RST, SYN};
+use crate::tcp::wire::{self, ACK, FIN, PSH, RST, SYN};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
@@ -32,6 +35,8 @@ pub(super) struct Wire<'a> {
     pub(super) offset: &'a mut Option<u32>,
     pub(super) wire_iss: u32,
     pub(super) env: &'a Env<'a>,
+    /// What may still grow. Released when the engine has emitted what it could.
+    pub(super) held: Option<Held>,
     /// Bytes that the engine has to send, from the beginning.
     pub(super) queued: u64,
     /// Behind what was emitted there is nothing.
@@ -43,17 +48,119 @@ pub(super) struct Wire<'a> {
     pub(super) tap: &'a mut crate::tcp::oracle::Tap,
 }
 
+/// Text over IPv6 that the next one may join.
+#[derive(Debug)]
+pub(super) struct Held {
+    header: SmallVec<[u8; MAX_HEADER]>,
+    /// Position of the first byte, and how many there are.
+    from: u64,
+    len: usize,
+    /// Bytes of each segment but the last.
+    segment: u16,
+    /// The last one is as long as the others.
+    open: bool,
+}
+
+impl Held {
+    /// Takes text that follows, if it has the same header but for what a link works out for each
+    /// segment. FIN and PSH end up in the last.
+    fn join(&mut self, header: &[u8], from: u64, len: usize, most: usize) -> bool {
+        const SEQ: std::ops::Range<usize> = wire::IPV6_HEADER + 4..wire::IPV6_HEADER + 8;
+        const FLAGS: usize = wire::IPV6_HEADER + 13;
+        let same = header.len() == self.header.len()
+            && header[SEQ.end..FLAGS] == self.header[SEQ.end..FLAGS]
+            && header[FLAGS + 1..] == self.header[FLAGS + 1..]
+            && (header[FLAGS] ^ self.header[FLAGS]) & !(FIN | PSH) == 0;
+        let follows = self.open && from == self.from + self.len as u64;
+        let fits = len <= self.segment.into() && header.len() + self.len + len <= most;
+        let joins = same && follows && fits;
+        if joins {
+            self.header[FLAGS] |= header[FLAGS];
+            self.len += len;
+            self.open = len == self.segment.into() && header[FLAGS] & FIN == 0;
+            let total = u16::try_from(self.header.len() - wire::IPV6_HEADER + self.len);
+            let total = total.expect("invariant: `most` is that of a packet");
+            self.header[4..6].copy_from_slice(&total.to_be_bytes());
+        }
+        joins
+    }
+}
+
 impl Wire<'_> {
-    /// I6: the payload that belongs to an emitted range.
-    fn payload(&mut self, seq: u32, len: usize) -> Option<Gather> {
+    /// I6: the payload at a position.
+    fn payload(&self, from: u64, len: usize) -> Option<Gather> {
         if len == 0 {
             return Some(Gather::new());
         }
-        let from = self.guard.send_position(seq)?;
         let to = from + len as u64;
         let snd = self.env.end.snd();
         let chain = snd.buf.chain();
         (chain.start() <= from && to <= chain.end()).then(|| chain.range(from..to))
+    }
+
+    /// Holds text that others may join, or lets it join.
+    fn hold(&mut self, header: &[u8], from: u64, len: usize) -> bool {
+        let most = self.env.link.capabilities().segment_v6.unwrap_or(0);
+        let most = most.min(wire::IPV6_HEADER + usize::from(u16::MAX));
+        if let Some(held) = &mut self.held
+            && held.join(header, from, len, most)
+        {
+            return true;
+        }
+        self.release();
+        let ends = header[wire::IPV6_HEADER + 13] & (SYN | FIN | RST) != 0;
+        let joinable = header.len() + 2 * len <= most && !ends;
+        let Some(segment) = u16::try_from(len).ok().filter(|_| joinable) else {
+            return false;
+        };
+        self.held = Some(Held {
+            header: SmallVec::from_slice(header),
+            from,
+            len,
+            segment,
+            open: true,
+        });
+        true
+    }
+
+    /// Lets go what is held.
+    pub(super) fn release(&mut self) {
+        let Some(held) = self.held.take() else { return };
+        let Some(payload) = self.payload(held.from, held.len) else {
+            self.lacks_payload();
+            return;
+        };
+        let several = held.len > held.segment.into();
+        self.give(Waiting {
+            header: held.header,
+            ip_header_len: wire::IPV6_HEADER,
+            payload,
+            segment: NonZeroU16::new(held.segment).filter(|_| several),
+        });
+    }
+
+    fn lacks_payload(&mut self) {
+        debug_assert!(
+            false,
+            "invariant broken: I6: an emitted payload lies within so_snd"
+        );
+        self.broken = true;
+    }
+
+    fn give(&mut self, mut packet: Waiting) {
+        let behind = !self.waiting.is_empty();
+        if behind && packet.flags() & RST != 0 {
+            // An answer to a segment that had nothing to do with us: its sender may ask again.
+            self.env.counters.lost.add(1);
+            return;
+        }
+        if behind || !packet.send(self.env) {
+            // A newer pure acknowledgement says all that an older one did.
+            if packet.payload.is_empty() && self.waiting.back().is_some_and(|last| last.is_ack()) {
+                self.waiting.pop_back();
+            }
+            self.waiting.push_back(packet);
+        }
     }
 }
 
@@ -69,27 +176,22 @@ impl Outlet for Wire<'_> {
             emission,
             segment,
         } = emitted;
-        self.guard.emitted(&emission);
+        let probe = self.guard.emitted(&emission);
         if emission.header.has(ACK) {
             self.ack.sent(emission.len > 0, self.env.now);
         }
-        let Some(payload) = self.payload(emission.header.seq, emission.len) else {
-            debug_assert!(
-                false,
-                "invariant broken: I6: an emitted payload lies within so_snd"
-            );
-            self.broken = true;
-            return;
-        };
+        let from = self.guard.send_position(emission.header.seq);
         #[cfg(any(test, sosplice_fuzz))]
-        self.tap.emitted(header, &payload);
+        {
+            let payload = self.payload(from.unwrap_or(0), emission.len);
+            self.tap.emitted(header, &payload.unwrap_or_default());
+        }
         if emission.header.has(SYN) && self.offset.is_none() {
             *self.offset = Some(self.wire_iss.wrapping_sub(emission.header.seq));
         }
         // Text goes before a bare acknowledgement.
-        let end = self.guard.send_position(emission.header.seq);
-        let end = end.map(|at| at + emission.len as u64);
-        self.last = emission.len == 0 || end == Some(self.queued);
+        let end = from.map(|from| from + emission.len as u64);
+        self.last = !probe && (emission.len == 0 || end == Some(self.queued));
         let occupies = emission.len > 0 || emission.header.flags & (SYN | FIN | RST) != 0;
         let seq = if occupies {
             emission.header.seq
@@ -106,36 +208,39 @@ impl Outlet for Wire<'_> {
             _ => 7,
         };
         header[hops_at] = self.env.options.hop_limit();
+        let over_v6 = ip_header_len == wire::IPV6_HEADER;
+        if emission.len > 0
+            && over_v6
+            && segment.is_none()
+            && self.hold(header, from.unwrap_or(0), emission.len)
+        {
+            return;
+        }
+        self.release();
+        let Some(payload) = self.payload(from.unwrap_or(0), emission.len) else {
+            self.lacks_payload();
+            return;
+        };
         let mut header = SmallVec::from_slice(header);
         if !occupies {
             wire::append_sack(&mut header, ip_header_len, &self.guard.sack());
         }
-        let mut packet = Waiting {
+        self.give(Waiting {
             header,
             ip_header_len,
             payload,
             segment,
-        };
-        let behind = !self.waiting.is_empty();
-        if behind && emission.header.has(RST) {
-            // An answer to a segment that had nothing to do with us: its sender may ask again.
-            self.env.counters.lost.add(1);
-            return;
-        }
-        if behind || !packet.send(self.env) {
-            // A newer pure acknowledgement says all that an older one did.
-            if packet.payload.is_empty() && self.waiting.back().is_some_and(|last| last.is_ack()) {
-                self.waiting.pop_back();
-            }
-            self.waiting.push_back(packet);
-        }
+        });
     }
 }
 
 impl Waiting {
+    fn flags(&self) -> u8 {
+        self.header[self.ip_header_len + 13]
+    }
+
     fn is_ack(&self) -> bool {
-        let flags = self.header[self.ip_header_len + 13];
-        self.payload.is_empty() && flags & (SYN | FIN | RST) == 0
+        self.payload.is_empty() && self.flags() & (SYN | FIN | RST) == 0
     }
 
     /// `false`: the link is full.
@@ -168,5 +273,65 @@ impl Waiting {
                 true
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST: usize = 65_535;
+
+    fn header(flags: u8, ack: u8) -> [u8; 60] {
+        let mut header = [0; 60];
+        header[0] = 0x60;
+        header[wire::IPV6_HEADER + 11] = ack;
+        header[wire::IPV6_HEADER + 13] = flags;
+        header
+    }
+
+    fn held() -> Held {
+        Held {
+            header: SmallVec::from_slice(&header(ACK, 1)),
+            from: 5000,
+            len: 1440,
+            segment: 1440,
+            open: true,
+        }
+    }
+
+    #[test]
+    fn what_follows_joins() {
+        let mut held = held();
+        assert!(held.join(&header(ACK, 1), 6440, 1440, MOST));
+        assert!(held.join(&header(ACK | PSH | FIN, 1), 7880, 100, MOST));
+        assert_eq!((held.from, held.len, held.segment), (5000, 2980, 1440));
+        assert_eq!(held.header[wire::IPV6_HEADER + 13], ACK | PSH | FIN);
+        assert_eq!(held.header[4..6], 3000u16.to_be_bytes());
+    }
+
+    #[test]
+    fn what_does_not_belong_together_stays_apart() {
+        let refuses = |held: &mut Held, header: &[u8], from, len, most| {
+            let before = format!("{held:?}");
+            assert!(!held.join(header, from, len, most));
+            assert_eq!(format!("{held:?}"), before, "it is as it was");
+        };
+        let (same, mut one) = (header(ACK, 1), held());
+        refuses(&mut one, &same, 6441, 1440, MOST); // a hole
+        refuses(&mut one, &same, 5000, 1440, MOST); // sent again
+        refuses(&mut one, &same, 6440, 1441, MOST); // longer than the others
+        refuses(&mut one, &same, 6440, 1440, 2939); // too large for the link
+        refuses(&mut one, &header(ACK, 2), 6440, 1440, MOST); // another acknowledgement
+        refuses(&mut one, &header(ACK | SYN, 1), 6440, 1440, MOST);
+        let mut options = same.to_vec();
+        options.extend([1; 4]);
+        refuses(&mut one, &options, 6440, 1440, MOST);
+        // Behind a shorter one, and behind the end.
+        assert!(one.join(&same, 6440, 100, MOST));
+        refuses(&mut one, &same, 6540, 100, MOST);
+        let mut one = held();
+        assert!(one.join(&header(ACK | FIN, 1), 6440, 1440, MOST));
+        refuses(&mut one, &same, 7880, 1440, MOST);
     }
 }
