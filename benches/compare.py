@@ -47,9 +47,6 @@ import tempfile
 import time
 
 PORT = 5201
-CLIENT, CLIENT_GATE = "10.77.1.1", "10.77.1.2"
-SERVER, SERVER_GATE = "10.77.2.1", "10.77.2.2"
-PREFIX = 24
 PROXY_FRONT, PROXY_SERVER = "10.77.3.2", "10.77.4.1"
 TICK = os.sysconf("SC_CLK_TCK")
 HAPROXY = f"""
@@ -117,7 +114,7 @@ class Network:
         """Loses so many percent of what arrives."""
         chain = "type filter hook prerouting priority -500;"
         share = f"numgen random mod 100000 < {round(self.loss * 1000)} drop"
-        rules = f"table ip loss {{ chain all {{ {chain} {share} }} }}"
+        rules = f"table ip loss {{ chain some {{ {chain} {share}; }}; }}"
         subprocess.run(within(netns, "nft", "-f", "-"), input=rules, text=True, check=True, timeout=20)
 
     def __exit__(self, *_):
@@ -139,12 +136,14 @@ def at_port(address):
     return f"[{address}]:{PORT}" if ":" in address else f"{address}:{PORT}"
 
 
-def use_ipv6():
-    """From now on; the kernel's proxies and relay are not made for it."""
+def use(ipv6):
+    """The addresses of one family from now on. With IPv6 there is nothing over veth."""
     global CLIENT, CLIENT_GATE, SERVER, SERVER_GATE, PREFIX
-    CLIENT, CLIENT_GATE = "fd77:1::1", "fd77:1::2"
-    SERVER, SERVER_GATE = "fd77:2::1", "fd77:2::2"
-    PREFIX = 64
+    if ipv6:
+        CLIENT, CLIENT_GATE, SERVER, SERVER_GATE = "fd77:1::1", "fd77:1::2", "fd77:2::1", "fd77:2::2"
+    else:
+        CLIENT, CLIENT_GATE, SERVER, SERVER_GATE = "10.77.1.1", "10.77.1.2", "10.77.2.1", "10.77.2.2"
+    PREFIX = 64 if ipv6 else 24
 
 
 def proxy_arguments(net):
@@ -372,8 +371,7 @@ def compare(options):
     """Every run of every contestant, by MTU and name. Prints a table for each MTU."""
     if os.geteuid() != 0 or not shutil.which("iperf3"):
         sys.exit("needs root and iperf3")
-    if options.ipv6:
-        use_ipv6()
+    use(options.ipv6)
     options.proxy = options.proxy or f"{options.target}/release/examples/proxy"
     options.talk_program = newest(pathlib.Path(options.target) / "release", "tun_talk")
     chosen = [name for name in options.contestants

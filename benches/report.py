@@ -21,6 +21,7 @@ import time
 import compare
 
 PACKAGES = {"iperf3": "iperf3", "ip": "iproute2", "nft": "nftables", "haproxy": "haproxy", "ss": "iproute2"}
+SYSTEM_PYTHON = "/usr/bin/python3"
 STREAMS = ["forward", "held", "relay", "adaptive", "worker", "worker-1", "direct", "haproxy"]
 FEW = ["forward", "adaptive", "worker", "direct"]
 TALK = ["forward", "relay", "adaptive", "worker", "direct", "haproxy"]
@@ -44,6 +45,9 @@ def install(plots):
         subprocess.run(["apt-get", "update"], check=True, env=quiet, stdout=sys.stderr)
         install = ["apt-get", "install", "-y", "--no-install-recommends", *sorted(missing)]
         subprocess.run(install, check=True, env=quiet, stdout=sys.stderr)
+        if "python3-matplotlib" in missing and sys.executable != SYSTEM_PYTHON:
+            # The package is for the system's interpreter.
+            os.execv(SYSTEM_PYTHON, [SYSTEM_PYTHON, *sys.argv])
 
 
 def build():
@@ -69,6 +73,7 @@ class Report:
         self.run("One stream", STREAMS)
         self.run("One stream, from the server to the client", FEW, reverse=True)
         self.run("Eight streams", [*FEW, "haproxy"], streams=8)
+        self.run("One stream over IPv6", ["forward", "adaptive"], ipv6=True, mtu=[1500])
 
     def talk(self, connections, size):
         heading = f"Messages of {size} bytes on {connections} connections"
@@ -96,7 +101,7 @@ class Report:
         import matplotlib
 
         matplotlib.use("svg")
-        matplotlib.rcParams.update({"svg.hashsalt": "sosplice", "font.size": 9})
+        matplotlib.rcParams.update({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 9})
         from matplotlib import pyplot
 
         figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
@@ -120,6 +125,10 @@ class Report:
         path = pathlib.Path(self.options.plots) / f"{name}.svg"
         figure.savefig(path, metadata={"Date": None})
         pyplot.close(figure)
+        # As a part of a page, within markdown: without a prologue and empty lines.
+        image = path.read_text()
+        lines = (line.strip() for line in image[image.index("<svg"):].splitlines())
+        path.write_text("\n".join(line for line in lines if line) + "\n")
         print(f"\n{path} is drawn", file=sys.stderr)
 
 
