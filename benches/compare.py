@@ -51,7 +51,7 @@ PROXY_FRONT, PROXY_SERVER = "10.77.3.2", "10.77.4.1"
 TICK = os.sysconf("SC_CLK_TCK")
 HAPROXY = f"""
 global
-    maxconn 100
+    maxconn 4000
     nbthread 1
 defaults
     mode tcp

@@ -297,6 +297,7 @@ impl Stack {
             frames_unrouted: shared.received.unrouted.get(),
             frames_claimed: shared.received.claimed.get(),
             segments_sent: shared.counters.sent.get(),
+            segments_repaired: shared.counters.repaired.get(),
             segments_lost: shared.counters.lost.get(),
             segments_refused: shared.counters.refused.get(),
             segments_backlog_full: shared.counters.backlog_full.get(),

@@ -8,6 +8,7 @@
 //! | `ack` | which acknowledgements wait for an answer to ride on |
 //! | `ahead` | which bytes arrived ahead of their turn |
 //! | `store` | those bytes |
+//! | `recovery` | which bytes the peer lacks, and when they are sent again |
 //! | `ring` | memory for the engine's rings |
 //! | `engine` | the only file that drives smoltcp |
 //! | `tcb` | a connection's state and its service step |
@@ -30,6 +31,7 @@ pub(crate) mod limits;
 pub(crate) mod options;
 #[cfg(any(test, sosplice_fuzz))]
 pub(crate) mod oracle;
+mod recovery;
 pub(crate) mod ring;
 pub(crate) mod store;
 pub(crate) mod tcb;

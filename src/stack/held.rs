@@ -128,6 +128,7 @@ pub(super) fn segment(tuple: Tuple, header: Header) -> Segment {
         header,
         payload: Gather::default(),
         payload_len: 0,
+        sack: None,
     }
 }
 

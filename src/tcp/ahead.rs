@@ -25,6 +25,11 @@ impl Ahead {
         self.ranges.len()
     }
 
+    /// All of them, in order.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.ranges.iter().map(|(start, end)| (*start, *end))
+    }
+
     /// `start..end` has arrived. `false`, and it does not count: there are too many ranges.
     pub(crate) fn add(&mut self, start: u64, end: u64) -> bool {
         let (mut from, mut to) = (start, end);

@@ -179,6 +179,11 @@ impl Engine {
         self.socket_mut().set_ack_delay(delay.map(Duration::from));
     }
 
+    /// Largest packet that it sends, unless a link cuts it into segments.
+    pub(crate) fn mtu(&self) -> usize {
+        self.caps.max_transmission_unit
+    }
+
     /// Sends no packet larger than `mtu` from now on. `false`: it does not anyway. Only behind the
     /// handshake: initial sequence numbers come from the interface.
     pub(crate) fn lower_mtu(&mut self, mtu: usize) -> bool {

@@ -72,6 +72,11 @@ pub(crate) struct Feed {
 const PART: usize = 65_000;
 
 impl Feed {
+    /// An acknowledgement, and nothing else.
+    pub(crate) fn says_nothing(&self) -> bool {
+        self.len == 0 && self.header.flags & !PSH == ACK
+    }
+
     /// What the engine is fed, one after the other: headers, and bytes of payload behind them.
     pub(crate) fn parts(&self) -> impl Iterator<Item = (Header, usize)> + use<> {
         let Feed { header, growth, .. } = *self;
@@ -144,6 +149,10 @@ pub(crate) struct Guard {
     ahead: Ahead,
     /// The peer takes SACK options.
     sack: bool,
+    /// What the peer takes in a segment, if it has said so.
+    remote_mss: Option<u16>,
+    /// Acknowledgement and window of the last frame, as they are on the wire.
+    told: (u32, u16),
 }
 
 impl Guard {
@@ -173,6 +182,8 @@ impl Guard {
             remote_shift: 0,
             ahead: Ahead::default(),
             sack: false,
+            remote_mss: None,
+            told: (0, 0),
         }
     }
 
@@ -216,6 +227,34 @@ impl Guard {
     /// Bytes that ever left the engine's receive ring.
     pub(crate) fn consumed(&self) -> u64 {
         self.consumed
+    }
+
+    /// What the peer has said last: up to where it has everything, and how much more it takes.
+    pub(crate) fn heard(&self) -> (u64, u64) {
+        (self.snd_una, self.snd_wnd)
+    }
+
+    /// The peer says what it has (SACK).
+    pub(crate) fn takes_sack(&self) -> bool {
+        self.sack
+    }
+
+    /// The largest segment that the peer takes, if it has said so.
+    pub(crate) fn remote_mss(&self) -> Option<u16> {
+        self.remote_mss
+    }
+
+    /// What goes before text that is sent again. It says again what was said last: the engine is not
+    /// asked, so it can promise nothing new.
+    pub(crate) fn again(&self, position: u64) -> Header {
+        let (ack, window) = self.told;
+        Header {
+            seq: self.snd_seq(position),
+            ack,
+            flags: ACK | PSH,
+            window,
+            options: SynOptions::default(),
+        }
     }
 
     /// Position of an emitted payload. `None` if the frame cannot be of this connection.
@@ -272,6 +311,7 @@ impl Guard {
             let acked = unwrap(header.ack, irs, self.rcv_nxt);
             let edge = u64::try_from(acked).unwrap_or(0) + (u64::from(header.window) << shift);
             self.edge = edge;
+            self.told = (header.ack, self.wire_window(header));
             if probe {
                 // What looks like a probe may be an acknowledgement that the engine remembers.
                 self.sure_edge = self.sure_edge.min(self.edge);
@@ -729,6 +769,7 @@ impl Guard {
     fn synchronise(&mut self, header: &Header) {
         self.irs = Some(header.seq);
         self.sack = header.options.sack_permitted;
+        self.remote_mss = believed(header.options).mss;
         match header.options.window_scale {
             Some(shift) => self.remote_shift = shift,
             None => self.shift = 0,

@@ -26,6 +26,8 @@ impl Counter {
 pub(crate) struct Counters {
     /// Segments given to the link.
     pub(crate) sent: Counter,
+    /// Packets that were sent again because the peer told of a hole, or to have it tell.
+    pub(crate) repaired: Counter,
     /// Segments that the link refused for good.
     pub(crate) lost: Counter,
     /// Times that the link had no room.

@@ -24,9 +24,10 @@ use super::icmp::{IcmpError, Trouble};
 use super::keep_alive::{Due, Vigil};
 use super::limits::Limits;
 use super::options::Options;
+use super::recovery::Recovery;
 use super::store::Store;
 use super::time_wait::TimeWait;
-use super::wire::{FIN, Header, RST, Segment, Tuple};
+use super::wire::{FIN, Header, RST, Segment, TCP_HEADER, Tuple};
 use crate::buf::{Buf, Chain, Gather};
 use crate::error::SoError;
 use crate::link::Link;
@@ -35,6 +36,7 @@ use outlet::{Waiting, Wire};
 use smoltcp::socket::tcp::State;
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// No packet is made smaller than these: an MSS of 536 (RFC 9293 3.7.1) and of 1220.
@@ -142,6 +144,9 @@ pub(crate) struct Tcb {
     guard: Guard,
     store: Store,
     ack: AckPolicy,
+    recovery: Recovery,
+    /// What was acknowledged when the recovery was last told.
+    heard_of: u64,
     /// In-order bytes on their way to `so_rcv`.
     inbox: Chain,
     /// The peer's FIN came in order and is to be told.
@@ -185,8 +190,6 @@ pub(crate) struct Tcb {
     engine_now: (Duration, Instant),
     /// A window update is worth at least this many bytes.
     step: u64,
-    /// A payload of this many bytes fills a packet, whatever options it has.
-    full: usize,
     /// The timer that the host keeps for this connection.
     pub(crate) armed: Option<TimerKey>,
     #[cfg(any(test, sosplice_fuzz))]
@@ -212,6 +215,8 @@ impl Tcb {
             guard: Guard::new(rcv_ring),
             store: Store::default(),
             ack: AckPolicy::new(ack_delay),
+            recovery: Recovery::default(),
+            heard_of: 0,
             inbox: Chain::default(),
             eof: false,
             queued: 0,
@@ -238,7 +243,6 @@ impl Tcb {
             probing: false,
             limits,
             engine_now: (now.saturating_duration_since(epoch), now),
-            full: mtu.saturating_sub(outlet::MAX_HEADER),
             step: (rcv_ring / 4).min(4 * mtu) as u64,
             armed: None,
             #[cfg(any(test, sosplice_fuzz))]
@@ -287,6 +291,7 @@ impl Tcb {
             self.draw_ack(&reminder, 1, env);
             self.guard.settle();
         }
+        let before = self.guard.heard();
         let verdict = self.guard.judge(state, &header, len);
         let accepted = match verdict {
             Verdict::Feed(_) => true,
@@ -299,6 +304,14 @@ impl Tcb {
         }
         match verdict {
             Verdict::Drop => {}
+            Verdict::Feed(feed) if self.repeats(&feed, before) => {
+                if self.hear(segment.sack.as_deref(), env) {
+                    self.feed(&feed, &[], env);
+                } else if !self.detached {
+                    self.heard = env.now;
+                }
+                return;
+            }
             Verdict::Feed(feed) => self.feed(&feed, &segment.payload, env),
             Verdict::Answer(header) => self.draw_ack(&header, 1, env),
             Verdict::Challenge(header) => self.draw_ack(&header, 0, env),
@@ -310,6 +323,104 @@ impl Tcb {
         if let Some(feed) = self.guard.replay_fin() {
             self.feed(&feed, &[], env);
         }
+        if let Verdict::Feed(_) | Verdict::FeedThenAnswer(..) = verdict {
+            self.hear(segment.sack.as_deref(), env);
+        }
+    }
+
+    /// An acknowledgement that says once more what the one before has said, while something is in flight,
+    /// of a peer that says what it has.
+    fn repeats(&self, feed: &Feed, before: (u64, u64)) -> bool {
+        let in_flight = self.guard.snd_una() < self.guard.snd_max();
+        let same = feed.says_nothing() && self.guard.heard() == before;
+        same && in_flight && self.guard.takes_sack()
+    }
+
+    /// What an acceptable segment acknowledges, and says of what is behind that. `false`: nothing new.
+    fn hear(&mut self, sack: Option<&[(u32, u32)]>, env: &Env<'_>) -> bool {
+        let repeats = self.guard.snd_una() <= self.heard_of;
+        if !repeats {
+            self.heard_of = self.guard.snd_una();
+            self.recovery.progress(self.heard_of, env.now);
+        }
+        if sack.is_none() && self.recovery.is_idle() {
+            return !repeats;
+        }
+        let (offset, guard) = (self.offset.unwrap_or(0), &self.guard);
+        let position = |seq: u32| guard.send_position(seq.wrapping_sub(offset));
+        let sack = sack.filter(|_| guard.takes_sack());
+        let blocks = sack.unwrap_or_default().iter();
+        let blocks = blocks.filter_map(|(start, end)| Some(position(*start)?..position(*end)?));
+        let segment = self.segment_size() as u64;
+        self.recovery
+            .heard((self.heard_of, repeats), blocks, guard.snd_max(), segment)
+    }
+
+    fn header_len(&self) -> usize {
+        self.tuple.ip_header_len() + TCP_HEADER
+    }
+
+    /// Text in flight is watched, of a peer that says what it has.
+    fn probe_at(&self) -> Option<Instant> {
+        let in_flight = self.guard.snd_una() < self.guard.snd_max().min(self.queued);
+        let watched = in_flight && self.guard.takes_sack() && self.ended.is_none();
+        self.recovery.probe_at().filter(|_| watched)
+    }
+
+    fn probe(&mut self, env: &Env<'_>) {
+        if self.probe_at().is_none_or(|at| env.now < at) || !self.waiting.is_empty() {
+            return;
+        }
+        let sent = self.guard.snd_max();
+        let all = (self.guard.snd_una(), sent.min(self.queued), sent);
+        let segment = self.segment_size();
+        if let Some(range) = self.recovery.probe(all, segment as u64) {
+            self.send_again(range, segment, env);
+        }
+    }
+
+    /// Payload of a full segment.
+    fn segment_size(&self) -> usize {
+        let default = match self.tuple.local {
+            IpAddr::V4(_) => LEAST_V4,
+            IpAddr::V6(_) => LEAST_V6,
+        };
+        let default = default - self.header_len();
+        let theirs = self.guard.remote_mss().map_or(default, usize::from);
+        let mtu = self.engine.as_ref().map_or(0, Engine::mtu);
+        theirs.min(mtu.saturating_sub(self.header_len())).max(1)
+    }
+
+    /// Sends again what the peer lacks.
+    fn repair(&mut self, env: &Env<'_>) {
+        if self.recovery.is_idle() || self.ended.is_some() || !self.waiting.is_empty() {
+            return;
+        }
+        let segment = self.segment_size();
+        let can = env.link.capabilities();
+        let most = match self.tuple.local {
+            IpAddr::V4(_) => can.segment_v4,
+            IpAddr::V6(_) => can.segment_v6,
+        };
+        let most = most.unwrap_or(0).min(usize::from(u16::MAX));
+        let most = most.saturating_sub(self.header_len()).max(segment) as u64;
+        let sent = self.guard.snd_max();
+        let all = (sent.min(self.queued), sent);
+        while let Some(range) = self.recovery.next(all, most, segment as u64) {
+            self.send_again(range, segment, env);
+            if !self.waiting.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn send_again(&mut self, range: Range<u64>, segment: usize, env: &Env<'_>) {
+        env.counters.repaired.add(1);
+        self.recovery.sent(range.end, false, env.now);
+        let tuple = self.tuple;
+        let (mut wire, _) = self.split(env);
+        wire.again(&tuple, range, segment);
+        self.broken |= wire.broken;
     }
 
     /// Takes an ICMP error. A service step follows.
@@ -435,10 +546,13 @@ impl Tcb {
         if feed.growth == 0 && !end {
             return false;
         }
+        // Whatever options it has.
+        let mtu = self.engine.as_ref().map_or(0, Engine::mtu);
+        let full = mtu.saturating_sub(outlet::MAX_HEADER);
         let hole = feed.growth > feed.len || self.guard.has_holes();
         let text = match () {
             () if end || hole => Text::Urgent,
-            () if feed.growth >= self.full => Text::Full,
+            () if feed.growth >= full => Text::Full,
             () => Text::Part,
         };
         let manner = self.ack.receive(text, env.now);
@@ -507,6 +621,7 @@ impl Tcb {
         let wire = Wire {
             guard: &mut self.guard,
             ack: &mut self.ack,
+            recovery: &mut self.recovery,
             waiting: &mut self.waiting,
             offset: &mut self.offset,
             wire_iss: self.wire_iss,
@@ -555,9 +670,12 @@ impl Tcb {
         self.apply(work, env);
         self.deliver(work.has(Work::IDLE), env);
         self.drop_acknowledged(env);
+        self.flush_waiting(env);
+        self.repair(env);
         self.queue(env);
         self.emit(env);
         self.nudge(env);
+        self.probe(env);
         self.expire(env);
         if self.broken {
             self.give_up(env);
@@ -879,7 +997,8 @@ impl Tcb {
             let micros = (at.total_micros() - engine_now.total_micros()).max(1000);
             now + Duration::from_micros(micros.unsigned_abs())
         });
-        own.into_iter().chain(at).chain(vigil).min()
+        let probe = self.probe_at().filter(|_| !blocked);
+        own.into_iter().chain(at).chain(vigil).chain(probe).min()
     }
 
     /// The engine goes when nothing is left for it to do.

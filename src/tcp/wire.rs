@@ -79,6 +79,8 @@ pub(crate) struct Segment {
     pub(crate) header: Header,
     pub(crate) payload: Gather,
     pub(crate) payload_len: usize,
+    /// Blocks of a SACK option (RFC 2018), which few segments have.
+    pub(crate) sack: Option<Box<[(u32, u32)]>>,
 }
 
 /// What a frame turned out to be.
@@ -233,6 +235,9 @@ fn parse_tcp(frame: Frame, ip: &IpPacket) -> Result<Segment, Malformed> {
         window: be16(head, 14),
         options,
     };
+    let sack = (flags & SYN == 0)
+        .then(|| sack_blocks(&head[TCP_HEADER..header_len]))
+        .flatten();
     let payload_len = segment_len - header_len;
     let payload = payload_of(frame, ip.header_len + header_len, payload_len);
     Ok(Segment {
@@ -240,6 +245,7 @@ fn parse_tcp(frame: Frame, ip: &IpPacket) -> Result<Segment, Malformed> {
         header,
         payload,
         payload_len,
+        sack,
     })
 }
 
@@ -332,28 +338,46 @@ pub(crate) fn shift_for(capacity: usize) -> u8 {
     u8::try_from(bits.saturating_sub(16)).unwrap_or(u8::MAX)
 }
 
-/// Reads options until the end, or until one whose length makes no sense.
-fn syn_options(mut bytes: &[u8]) -> SynOptions {
-    let mut options = SynOptions::default();
-    while let [kind, rest @ ..] = bytes {
-        match (kind, rest) {
-            (0, _) => break,
-            (1, _) => {
-                bytes = rest;
-                continue;
-            }
-            (2, [4, high, low, ..]) => options.mss = Some(u16::from_be_bytes([*high, *low])),
-            (3, [3, shift, ..]) => options.window_scale = Some((*shift).min(MAX_SHIFT)),
-            (4, [2, ..]) => options.sack_permitted = true,
+/// Options by kind, with what is behind their length: until the end, or until one whose length makes no
+/// sense.
+fn options(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    std::iter::from_fn(move || {
+        while let [1, rest @ ..] = bytes {
+            bytes = rest;
+        }
+        let [kind, len, ..] = *bytes else {
+            return None;
+        };
+        if kind == 0 {
+            return None;
+        }
+        let (option, rest) = bytes.split_at_checked(len.into())?;
+        bytes = rest;
+        Some((kind, option.get(2..)?))
+    })
+}
+
+fn syn_options(bytes: &[u8]) -> SynOptions {
+    let mut found = SynOptions::default();
+    for option in options(bytes) {
+        match option {
+            (2, [high, low]) => found.mss = Some(u16::from_be_bytes([*high, *low])),
+            (3, [shift]) => found.window_scale = Some((*shift).min(MAX_SHIFT)),
+            (4, []) => found.sack_permitted = true,
             _ => {}
         }
-        let len = rest.first().map_or(0, |len| usize::from(*len));
-        if len < 2 || len > bytes.len() {
-            break;
-        }
-        bytes = &bytes[len..];
     }
-    options
+    found
+}
+
+fn sack_blocks(bytes: &[u8]) -> Option<Box<[(u32, u32)]>> {
+    let (_, blocks) = options(bytes).find(|(kind, _)| *kind == 5)?;
+    let blocks = blocks.chunks_exact(8);
+    Some(
+        blocks
+            .map(|block| (be32(block, 0), be32(block, 4)))
+            .collect(),
+    )
 }
 
 /// Longest header that [`compose`] writes.

@@ -134,6 +134,7 @@ fn segment(conn: &Conn, flags: u8, number: u32, bytes: &[u8]) -> Segment {
         },
         payload: Gather::from_iter([Buf::copy_of(bytes)]),
         payload_len: bytes.len(),
+        sack: None,
     }
 }
 

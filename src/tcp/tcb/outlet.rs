@@ -10,10 +10,12 @@ use crate::link::{Checksum, Packet, TransmitError};
 use crate::tcp::ack::AckPolicy;
 use crate::tcp::engine::{Emitted, Outlet};
 use crate::tcp::guard::Guard;
-use crate::tcp::wire::{self, ACK, FIN, PSH, RST, SYN};
+use crate::tcp::recovery::Recovery;
+use crate::tcp::wire::{self, ACK, FIN, MAX_CANONICAL, PSH, RST, SYN, Tuple};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
+use std::ops::Range;
 
 /// IPv6, TCP, and all options that fit.
 pub(super) const MAX_HEADER: usize = 40 + 60;
@@ -31,6 +33,7 @@ pub(super) struct Waiting {
 pub(super) struct Wire<'a> {
     pub(super) guard: &'a mut Guard,
     pub(super) ack: &'a mut AckPolicy,
+    pub(super) recovery: &'a mut Recovery,
     pub(super) waiting: &'a mut VecDeque<Waiting>,
     pub(super) offset: &'a mut Option<u32>,
     pub(super) wire_iss: u32,
@@ -65,7 +68,7 @@ impl Held {
     /// Takes text that follows, if it has the same header but for what a link works out for each
     /// segment. FIN and PSH end up in the last.
     fn join(&mut self, header: &[u8], from: u64, len: usize, most: usize) -> bool {
-        const SEQ: std::ops::Range<usize> = wire::IPV6_HEADER + 4..wire::IPV6_HEADER + 8;
+        const SEQ: Range<usize> = wire::IPV6_HEADER + 4..wire::IPV6_HEADER + 8;
         const FLAGS: usize = wire::IPV6_HEADER + 13;
         let same = header.len() == self.header.len()
             && header[SEQ.end..FLAGS] == self.header[SEQ.end..FLAGS]
@@ -139,6 +142,31 @@ impl Wire<'_> {
         });
     }
 
+    /// Sends text once more, in segments of this size, without asking the engine.
+    pub(super) fn again(&mut self, tuple: &Tuple, range: Range<u64>, segment: usize) {
+        let len = usize::try_from(range.end - range.start).unwrap_or(0);
+        let Some(payload) = self.payload(range.start, len) else {
+            self.lacks_payload();
+            return;
+        };
+        let mut header = self.guard.again(range.start);
+        header.seq = header.seq.wrapping_add(self.offset.unwrap_or(0));
+        let local = (tuple.local, tuple.local_port);
+        let remote = (tuple.remote, tuple.remote_port);
+        let mut composed = [0; MAX_CANONICAL];
+        let header_len = wire::compose(&mut composed, local, remote, &header, len);
+        let ip_header_len = tuple.ip_header_len();
+        composed[hops_at(ip_header_len)] = self.env.options.hop_limit();
+        let several = len > segment;
+        let segment = u16::try_from(segment).ok().and_then(NonZeroU16::new);
+        self.give(Waiting {
+            header: SmallVec::from_slice(&composed[..header_len]),
+            ip_header_len,
+            payload,
+            segment: segment.filter(|_| several),
+        });
+    }
+
     fn lacks_payload(&mut self) {
         debug_assert!(
             false,
@@ -176,6 +204,7 @@ impl Outlet for Wire<'_> {
             emission,
             segment,
         } = emitted;
+        let sent = self.guard.snd_max();
         let probe = self.guard.emitted(&emission);
         if emission.header.has(ACK) {
             self.ack.sent(emission.len > 0, self.env.now);
@@ -191,6 +220,9 @@ impl Outlet for Wire<'_> {
         }
         // Text goes before a bare acknowledgement.
         let end = from.map(|from| from + emission.len as u64);
+        if let Some(end) = end.filter(|_| emission.len > 0 && !probe) {
+            self.recovery.sent(end, end > sent, self.env.now);
+        }
         self.last = !probe && (emission.len == 0 || end == Some(self.queued));
         let occupies = emission.len > 0 || emission.header.flags & (SYN | FIN | RST) != 0;
         let seq = if occupies {
@@ -203,11 +235,7 @@ impl Outlet for Wire<'_> {
         header[ip_header_len + 4..ip_header_len + 8].copy_from_slice(&seq.to_be_bytes());
         let window = self.guard.wire_window(&emission.header);
         header[ip_header_len + 14..ip_header_len + 16].copy_from_slice(&window.to_be_bytes());
-        let hops_at = match ip_header_len {
-            wire::IPV4_HEADER => 8,
-            _ => 7,
-        };
-        header[hops_at] = self.env.options.hop_limit();
+        header[hops_at(ip_header_len)] = self.env.options.hop_limit();
         let over_v6 = ip_header_len == wire::IPV6_HEADER;
         if emission.len > 0
             && over_v6
@@ -231,6 +259,14 @@ impl Outlet for Wire<'_> {
             payload,
             segment,
         });
+    }
+}
+
+/// Where the hop limit is.
+fn hops_at(ip_header_len: usize) -> usize {
+    match ip_header_len {
+        wire::IPV4_HEADER => 8,
+        _ => 7,
     }
 }
 

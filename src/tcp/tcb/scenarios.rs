@@ -89,6 +89,7 @@ impl World {
             header,
             payload: Gather::from_iter([Buf::copy_of(&vec![7; len])]),
             payload_len: len,
+            sack: None,
         };
         let env = Env {
             now: self.now,

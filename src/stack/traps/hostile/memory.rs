@@ -26,6 +26,7 @@ fn large(net: &Net, raw: &Raw, offset: u32, payload: &[u8]) {
         header,
         payload: std::iter::once(in_a_large_frame(payload)).collect(),
         payload_len: payload.len(),
+        sack: None,
     };
     assert!(conn.leave(segment));
     conn.run(Work::SERVE, Runner::Driver);
@@ -198,6 +199,7 @@ fn the_backlog_of_segments_is_bounded() {
         },
         payload: std::iter::once(in_a_large_frame(b"x")).collect(),
         payload_len: 1,
+        sack: None,
     };
     let left = (0..600).filter(|_| conn.leave(segment())).count();
     assert_eq!(left, 512);
