@@ -148,6 +148,12 @@ pub mod lock;
 #[doc = include_str!("doc/performance.md")]
 #[doc = "<div>"]
 #[doc = include_str!("doc/soak.svg")]
+#[doc = "</div>\n\n# Plots: messages, connections, loss\n\n<div>"]
+#[doc = include_str!("doc/messages.svg")]
+#[doc = "</div>\n\n<div>"]
+#[doc = include_str!("doc/connections.svg")]
+#[doc = "</div>\n\n<div>"]
+#[doc = include_str!("doc/loss.svg")]
 #[doc = "</div>"]
 pub mod performance {}
 pub mod protocol;
