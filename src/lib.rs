@@ -126,8 +126,7 @@
 //!
 //! # What is not done
 //!
-//! UDP, urgent data, Ethernet (ARP, neighbour discovery), reassembly of IP fragments, TCP timestamps,
-//! selective retransmission (SACK is sent, not used).
+//! UDP, urgent data, Ethernet (ARP, neighbour discovery), reassembly of IP fragments, TCP timestamps.
 
 #[doc = include_str!("doc/behaviour.md")]
 pub mod behaviour {}

@@ -14,20 +14,22 @@
 //!   from the first emitted SYN. An engine that falls back to LISTEN is destroyed.
 //! * I6 an emitted payload lies within `so_snd`.
 
+mod limits;
 mod outlet;
+mod repair;
 
 use super::ack::{AckPolicy, Text};
 use super::engine::Engine;
 use super::guard::{Feed, Guard, Verdict};
 use super::host::{Counters, TimerKey};
 use super::icmp::{IcmpError, Trouble};
-use super::keep_alive::{Due, Vigil};
+use super::keep_alive::Vigil;
 use super::limits::Limits;
 use super::options::Options;
 use super::recovery::Recovery;
 use super::store::Store;
 use super::time_wait::TimeWait;
-use super::wire::{FIN, Header, RST, Segment, TCP_HEADER, Tuple};
+use super::wire::{FIN, Header, RST, Segment, Tuple};
 use crate::buf::{Buf, Chain, Gather};
 use crate::error::SoError;
 use crate::link::Link;
@@ -36,7 +38,6 @@ use outlet::{Waiting, Wire};
 use smoltcp::socket::tcp::State;
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// No packet is made smaller than these: an MSS of 536 (RFC 9293 3.7.1) and of 1220.
@@ -326,101 +327,6 @@ impl Tcb {
         if let Verdict::Feed(_) | Verdict::FeedThenAnswer(..) = verdict {
             self.hear(segment.sack.as_deref(), env);
         }
-    }
-
-    /// An acknowledgement that says once more what the one before has said, while something is in flight,
-    /// of a peer that says what it has.
-    fn repeats(&self, feed: &Feed, before: (u64, u64)) -> bool {
-        let in_flight = self.guard.snd_una() < self.guard.snd_max();
-        let same = feed.says_nothing() && self.guard.heard() == before;
-        same && in_flight && self.guard.takes_sack()
-    }
-
-    /// What an acceptable segment acknowledges, and says of what is behind that. `false`: nothing new.
-    fn hear(&mut self, sack: Option<&[(u32, u32)]>, env: &Env<'_>) -> bool {
-        let repeats = self.guard.snd_una() <= self.heard_of;
-        if !repeats {
-            self.heard_of = self.guard.snd_una();
-            self.recovery.progress(self.heard_of, env.now);
-        }
-        if sack.is_none() && self.recovery.is_idle() {
-            return !repeats;
-        }
-        let (offset, guard) = (self.offset.unwrap_or(0), &self.guard);
-        let position = |seq: u32| guard.send_position(seq.wrapping_sub(offset));
-        let sack = sack.filter(|_| guard.takes_sack());
-        let blocks = sack.unwrap_or_default().iter();
-        let blocks = blocks.filter_map(|(start, end)| Some(position(*start)?..position(*end)?));
-        let segment = self.segment_size() as u64;
-        self.recovery
-            .heard((self.heard_of, repeats), blocks, guard.snd_max(), segment)
-    }
-
-    fn header_len(&self) -> usize {
-        self.tuple.ip_header_len() + TCP_HEADER
-    }
-
-    /// Text in flight is watched, of a peer that says what it has.
-    fn probe_at(&self) -> Option<Instant> {
-        let in_flight = self.guard.snd_una() < self.guard.snd_max().min(self.queued);
-        let watched = in_flight && self.guard.takes_sack() && self.ended.is_none();
-        self.recovery.probe_at().filter(|_| watched)
-    }
-
-    fn probe(&mut self, env: &Env<'_>) {
-        if self.probe_at().is_none_or(|at| env.now < at) || !self.waiting.is_empty() {
-            return;
-        }
-        let sent = self.guard.snd_max();
-        let all = (self.guard.snd_una(), sent.min(self.queued), sent);
-        let segment = self.segment_size();
-        if let Some(range) = self.recovery.probe(all, segment as u64) {
-            self.send_again(range, segment, env);
-        }
-    }
-
-    /// Payload of a full segment.
-    fn segment_size(&self) -> usize {
-        let default = match self.tuple.local {
-            IpAddr::V4(_) => LEAST_V4,
-            IpAddr::V6(_) => LEAST_V6,
-        };
-        let default = default - self.header_len();
-        let theirs = self.guard.remote_mss().map_or(default, usize::from);
-        let mtu = self.engine.as_ref().map_or(0, Engine::mtu);
-        theirs.min(mtu.saturating_sub(self.header_len())).max(1)
-    }
-
-    /// Sends again what the peer lacks.
-    fn repair(&mut self, env: &Env<'_>) {
-        if self.recovery.is_idle() || self.ended.is_some() || !self.waiting.is_empty() {
-            return;
-        }
-        let segment = self.segment_size();
-        let can = env.link.capabilities();
-        let most = match self.tuple.local {
-            IpAddr::V4(_) => can.segment_v4,
-            IpAddr::V6(_) => can.segment_v6,
-        };
-        let most = most.unwrap_or(0).min(usize::from(u16::MAX));
-        let most = most.saturating_sub(self.header_len()).max(segment) as u64;
-        let sent = self.guard.snd_max();
-        let all = (sent.min(self.queued), sent);
-        while let Some(range) = self.recovery.next(all, most, segment as u64) {
-            self.send_again(range, segment, env);
-            if !self.waiting.is_empty() {
-                return;
-            }
-        }
-    }
-
-    fn send_again(&mut self, range: Range<u64>, segment: usize, env: &Env<'_>) {
-        env.counters.repaired.add(1);
-        self.recovery.sent(range.end, false, env.now);
-        let tuple = self.tuple;
-        let (mut wire, _) = self.split(env);
-        wire.again(&tuple, range, segment);
-        self.broken |= wire.broken;
     }
 
     /// Takes an ICMP error. A service step follows.
@@ -895,110 +801,6 @@ impl Tcb {
                 return;
             }
         }
-    }
-
-    /// Time limits of our own; the engine's would kill idle connections.
-    fn expire(&mut self, env: &Env<'_>) {
-        let outstanding =
-            self.guard.snd_una() < self.guard.snd_max() || self.guard.snd_una() < self.queued;
-        if outstanding && !self.outstanding {
-            self.heard = env.now;
-            self.progress = env.now;
-        }
-        self.outstanding = outstanding;
-        let waits = self.detached && self.state() == State::FinWait2;
-        if !waits {
-            self.fin_wait_since = None;
-        } else if self.fin_wait_since.is_none() {
-            self.fin_wait_since = Some(env.now);
-        }
-        let standing = (self.guard.rcv_nxt_seq(), self.guard.snd_una(), self.queued);
-        if self.moved.0 != standing {
-            self.moved = (standing, env.now);
-        }
-        let late = self.own_deadline().is_some_and(|at| env.now >= at);
-        let due = match self.is_watched() {
-            true => self.vigil.due(env.now),
-            false => None,
-        };
-        if late || due == Some(Due::Dead) {
-            self.abort(self.soft_error.map_or(Event::Timer, Event::Icmp));
-            self.emit(env);
-        } else if due == Some(Due::Probe) {
-            // The engine writes the acknowledgement, so it knows the window that was advertised.
-            self.probing = true;
-            self.draw_ack(&self.guard.below_window(), 1, env);
-            self.probing = false;
-        }
-    }
-
-    /// Keep-alive is for connections that wait for their peer: data under way asks for itself, and
-    /// a socket that nobody holds has limits of its own.
-    fn is_watched(&self) -> bool {
-        let idle = matches!(
-            self.state(),
-            State::Established | State::CloseWait | State::FinWait2
-        );
-        idle && !self.outstanding && !self.detached && self.ended.is_none()
-    }
-
-    fn own_deadline(&self) -> Option<Instant> {
-        match self.state() {
-            State::Closed => None,
-            State::SynSent | State::Listen | State::SynReceived => self.handshake_deadline(),
-            _ if self.outstanding => {
-                let user = self.heard + self.limits.user;
-                let linger = self.linger_until.into_iter();
-                let stall = self.limits.stall.map(|time| self.progress + time);
-                linger
-                    .chain(self.half_closed_deadline())
-                    .chain(stall)
-                    .chain([user])
-                    .min()
-            }
-            _ => {
-                let fin_wait = self.fin_wait_since.map(|at| at + self.limits.fin_wait);
-                fin_wait.or_else(|| self.half_closed_deadline())
-            }
-        }
-    }
-
-    fn handshake_deadline(&self) -> Option<Instant> {
-        match self.state() {
-            State::SynSent => Some(self.began + self.limits.syn_sent()),
-            State::Listen | State::SynReceived => Some(self.began + self.limits.syn_received()),
-            _ => None,
-        }
-    }
-
-    /// Of a connection that its user still holds: one that is closed has limits of its own.
-    fn half_closed_deadline(&self) -> Option<Instant> {
-        let half_closed = matches!(self.state(), State::CloseWait | State::FinWait2);
-        let limit = self
-            .limits
-            .half_closed
-            .filter(|_| half_closed && !self.detached);
-        limit.map(|limit| self.moved.1 + limit)
-    }
-
-    fn deadline(&mut self, now: Instant) -> Option<Instant> {
-        let own = self.own_deadline();
-        let vigil = self.vigil.deadline().filter(|_| self.is_watched());
-        let engine_now = self.engine_time(now);
-        // Behind a full link nothing is due before the link has room.
-        let blocked = !self.waiting.is_empty();
-        let at = self
-            .engine
-            .as_mut()?
-            .poll_at(engine_now)
-            .filter(|_| !blocked);
-        let at = at.map(|at| {
-            // What is due at once was just tried, and waits for the peer.
-            let micros = (at.total_micros() - engine_now.total_micros()).max(1000);
-            now + Duration::from_micros(micros.unsigned_abs())
-        });
-        let probe = self.probe_at().filter(|_| !blocked);
-        own.into_iter().chain(at).chain(vigil).chain(probe).min()
     }
 
     /// The engine goes when nothing is left for it to do.
