@@ -86,8 +86,7 @@ impl Recovery {
         self.heard_at = Some(now);
     }
 
-    /// Something new is acknowledged.
-    pub(super) fn progress(&mut self, acknowledged: u64, now: Instant) {
+    fn progress(&mut self, acknowledged: u64, now: Instant) {
         let sample = self.timed.take_if(|(end, _)| *end <= acknowledged);
         if let Some((_, at)) = sample {
             let sample = now.saturating_duration_since(at);
@@ -119,20 +118,25 @@ impl Recovery {
         (acknowledged < end).then(|| acknowledged.max(end.saturating_sub(segment))..end)
     }
 
-    /// An acknowledgement has come, and says that the peer has these too; and whether it repeats the one
-    /// before. Everything before `sent` has been sent. `true`: that was new.
+    /// An acknowledgement has come, and says that the peer has these too. Everything before `sent` has
+    /// been sent. `true`: that was new.
     pub(super) fn heard(
         &mut self,
-        (acknowledged, repeats): (u64, bool),
+        acknowledged: u64,
         blocks: impl Iterator<Item = Range<u64>>,
-        sent: u64,
-        segment: u64,
+        (sent, segment): (u64, u64),
+        now: Instant,
     ) -> bool {
-        if self.is_idle() {
+        // Until something is known to be missing, an acknowledgement delivers what was on time.
+        let before = match self.is_idle() {
+            true => acknowledged,
+            false => self.acknowledged + self.behind(0),
+        };
+        let repeats = acknowledged <= self.acknowledged;
+        if !repeats {
             self.acknowledged = acknowledged;
+            self.progress(acknowledged, now);
         }
-        let before = self.acknowledged + self.behind(0);
-        self.acknowledged = self.acknowledged.max(acknowledged);
         self.has.advance(self.acknowledged);
         for block in blocks {
             // Others say what came twice (RFC 2883), or nothing that makes sense.
@@ -262,18 +266,28 @@ mod tests {
 
     impl Sender {
         fn new(acknowledged: u64, sent: u64) -> Sender {
-            Sender {
+            let mut sender = Sender {
                 recovery: Recovery::default(),
                 sent,
-                acknowledged,
-            }
+                acknowledged: 0,
+            };
+            sender.heard(acknowledged, []);
+            sender
         }
 
         fn heard<const N: usize>(&mut self, ack: u64, has: [Range<u64>; N]) -> bool {
-            let repeats = ack <= self.acknowledged;
+            self.heard_at(ack, has, SystemClock.now())
+        }
+
+        fn heard_at<const N: usize>(
+            &mut self,
+            ack: u64,
+            has: [Range<u64>; N],
+            at: Instant,
+        ) -> bool {
             self.acknowledged = self.acknowledged.max(ack);
             let has = has.into_iter();
-            self.recovery.heard((ack, repeats), has, self.sent, SEGMENT)
+            self.recovery.heard(ack, has, (self.sent, SEGMENT), at)
         }
 
         fn next(&mut self) -> Option<Range<u64>> {
@@ -434,33 +448,30 @@ mod tests {
     fn the_end_of_what_was_sent_is_probed_once() {
         let start = SystemClock.now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut sender = Sender::new(100, 1050);
-        let recovery = &mut sender.recovery;
-        recovery.sent(100, true, at(0));
-        assert_eq!(recovery.probe_at(), None, "no round trip is known");
-        recovery.progress(100, at(80));
-        recovery.sent(1000, true, at(90));
-        recovery.sent(1050, true, at(95));
-        assert_eq!(recovery.probe_at(), Some(at(95 + 160)));
+        let mut sender = Sender::new(0, 1050);
+        sender.recovery.sent(100, true, at(0));
+        assert_eq!(sender.recovery.probe_at(), None, "no round trip is known");
+        sender.heard_at(100, [], at(80));
+        sender.recovery.sent(1000, true, at(90));
+        sender.recovery.sent(1050, true, at(95));
+        assert_eq!(sender.recovery.probe_at(), Some(at(95 + 160)));
         assert_eq!(sender.probe(), Some(950..1050));
-        let recovery = &mut sender.recovery;
-        assert_eq!(recovery.probe_at(), None);
-        recovery.sent(1050, false, at(255));
+        assert_eq!(sender.recovery.probe_at(), None);
+        sender.recovery.sent(1050, false, at(255));
         // What is sent again tells nothing of the round trip.
-        recovery.progress(1000, at(1000));
-        assert_eq!(recovery.round_trip, Some(Duration::from_millis(80)));
-        assert_eq!(recovery.probe_at(), Some(at(1160)));
-        sender.acknowledged = 1000;
+        sender.heard_at(1000, [], at(1000));
+        let round_trip = sender.recovery.round_trip;
+        assert_eq!(round_trip, Some(Duration::from_millis(80)));
+        assert_eq!(sender.recovery.probe_at(), Some(at(1160)));
         assert_eq!(sender.probe(), Some(1000..1050));
-        sender.acknowledged = 1050;
+        sender.heard_at(1050, [], at(1100));
         assert_eq!(sender.probe(), None, "all has arrived");
-        let recovery = &mut sender.recovery;
-        for _ in 0..100 {
-            recovery.sent(2000, true, at(2000));
-            recovery.progress(2000, at(2001));
+        for end in 2000..2100 {
+            sender.recovery.sent(end, true, at(2000));
+            sender.heard_at(end, [], at(2001));
         }
-        assert!(recovery.round_trip < Some(Duration::from_millis(2)));
-        assert_eq!(recovery.probe_at(), Some(at(2001) + PROBE_AFTER));
+        assert!(sender.recovery.round_trip < Some(Duration::from_millis(2)));
+        assert_eq!(sender.recovery.probe_at(), Some(at(2001) + PROBE_AFTER));
     }
 
     #[test]

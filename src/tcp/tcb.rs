@@ -14,7 +14,7 @@
 //!   from the first emitted SYN. An engine that falls back to LISTEN is destroyed.
 //! * I6 an emitted payload lies within `so_snd`.
 
-mod limits;
+mod deadlines;
 mod outlet;
 mod repair;
 
@@ -146,8 +146,6 @@ pub(crate) struct Tcb {
     store: Store,
     ack: AckPolicy,
     recovery: Recovery,
-    /// What was acknowledged when the recovery was last told.
-    heard_of: u64,
     /// In-order bytes on their way to `so_rcv`.
     inbox: Chain,
     /// The peer's FIN came in order and is to be told.
@@ -217,7 +215,6 @@ impl Tcb {
             store: Store::default(),
             ack: AckPolicy::new(ack_delay),
             recovery: Recovery::default(),
-            heard_of: 0,
             inbox: Chain::default(),
             eof: false,
             queued: 0,

@@ -19,22 +19,13 @@ impl Tcb {
 
     /// What an acceptable segment acknowledges, and says of what is behind that. `false`: nothing new.
     pub(super) fn hear(&mut self, sack: Option<&[(u32, u32)]>, env: &Env<'_>) -> bool {
-        let repeats = self.guard.snd_una() <= self.heard_of;
-        if !repeats {
-            self.heard_of = self.guard.snd_una();
-            self.recovery.progress(self.heard_of, env.now);
-        }
-        if sack.is_none() && self.recovery.is_idle() {
-            return !repeats;
-        }
         let (offset, guard) = (self.offset.unwrap_or(0), &self.guard);
         let position = |seq: u32| guard.send_position(seq.wrapping_sub(offset));
         let sack = sack.filter(|_| guard.takes_sack());
         let blocks = sack.unwrap_or_default().iter();
         let blocks = blocks.filter_map(|(start, end)| Some(position(*start)?..position(*end)?));
-        let segment = self.segment_size() as u64;
-        self.recovery
-            .heard((self.heard_of, repeats), blocks, guard.snd_max(), segment)
+        let sent = (guard.snd_max(), self.segment_size() as u64);
+        self.recovery.heard(guard.snd_una(), blocks, sent, env.now)
     }
 
     fn header_len(&self) -> usize {
