@@ -114,7 +114,7 @@ class Network:
         """Loses so many percent of what arrives."""
         chain = "type filter hook prerouting priority -500;"
         share = f"numgen random mod 100000 < {round(self.loss * 1000)} drop"
-        rules = f"table ip loss {{ chain some {{ {chain} {share}; }}; }}"
+        rules = f"table inet loss {{ chain some {{ {chain} {share}; }}; }}"
         subprocess.run(within(netns, "nft", "-f", "-"), input=rules, text=True, check=True, timeout=20)
 
     def __exit__(self, *_):
@@ -190,13 +190,16 @@ def tree(pid):
             yield from tree(int(child))
 
 
+def seconds(directory):
+    """Name of a process or thread, and its user and system seconds."""
+    name, _, fields = (directory / "stat").read_text().partition("(")[2].rpartition(")")
+    fields = fields.split()
+    return name, (int(fields[11]) + int(fields[12])) / TICK
+
+
 def cpu(pid):
-    """User and system seconds of a process and its children."""
-    total = 0
-    for each in tree(pid):
-        fields = pathlib.Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / TICK
+    """User and system seconds of a process and its children, those of threads that are gone too."""
+    return sum(seconds(pathlib.Path(f"/proc/{each}"))[1] for each in tree(pid))
 
 
 def busy(pid):
@@ -204,10 +207,9 @@ def busy(pid):
     kinds = {}
     for each in tree(pid):
         for task in pathlib.Path(f"/proc/{each}/task").iterdir():
-            name, _, fields = (task / "stat").read_text().partition("(")[2].rpartition(")")
+            name, taken = seconds(task)
             kind = name.split("-")[0].rstrip("0123456789:")
-            fields = fields.split()
-            kinds[kind] = kinds.get(kind, 0) + (int(fields[11]) + int(fields[12])) / TICK
+            kinds[kind] = kinds.get(kind, 0) + taken
     return kinds
 
 

@@ -5,8 +5,8 @@ Installs what it needs (Debian's packages, as root), builds, measures all contes
 turns, and prints the tables as markdown. With --plots it draws throughput and CPU by message size, number
 of connections and loss into that directory.
 
-    sudo benches/report.py --plots src/doc          # about 40 minutes
-    sudo benches/report.py --rounds 1 --seconds 1   # a look at everything, 5 minutes
+    sudo benches/report.py --plots src/doc          # about 20 minutes
+    sudo benches/report.py --rounds 1 --seconds 1   # a look at everything, 3 minutes
 """
 
 import argparse
