@@ -51,6 +51,7 @@ impl Scene {
         command.arg(format!("tc@{}", clients.name()));
         command.args(["--address", "10.98.0.2/24", "--connect-timeout", "2"]);
         let program = Program::start(command, "every connection");
+        clients.wait_until_up("tc");
         Some(Scene {
             _program: program,
             clients,
@@ -133,7 +134,8 @@ fn a_destination_out_of_reach_refuses_the_client() {
     let Some(scene) = Scene::new("a_destination_out_of_reach_refuses_the_client") else {
         return;
     };
-    let at_once = Duration::ZERO..Duration::from_secs(1);
+    // Well before the timeout of two seconds, even if the first SYN is lost.
+    let at_once = Duration::ZERO..Duration::from_millis(1900);
     let in_time = Duration::from_secs(2)..Duration::from_secs(10);
     for (to, within) in [("10.96.1.1:80", at_once), ("10.97.0.9:80", in_time)] {
         let start = SystemClock.now();

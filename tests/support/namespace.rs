@@ -5,6 +5,7 @@ use std::fs::File;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
 /// Whether this process may make namespaces and TUN devices. If not, says so (see [`skip`]).
 pub(crate) fn available(test: &str) -> bool {
@@ -80,6 +81,25 @@ impl Namespace {
             self.ip(&format!("addr add {address} dev {device} {no_dad}"));
         }
         self.ip(&format!("link set {device} mtu {mtu} txqueuelen 10000 up"));
+    }
+
+    /// Waits until what is sent into a device that a program has just opened arrives there. The kernel
+    /// sets its queues going a moment after the opening, and drops what comes earlier; who connects
+    /// then waits a second for its next SYN.
+    #[allow(dead_code, reason = "not every test needs it")]
+    pub(crate) fn wait_until_up(&self, device: &str) {
+        for _ in 0..1000 {
+            let show = Command::new("ip")
+                .args(["-n", &self.name, "link", "show", device])
+                .output()
+                .unwrap();
+            let show = String::from_utf8(show.stdout).unwrap();
+            if show.contains("LOWER_UP") && !show.contains("state DOWN") {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{device} is still down after ten seconds");
     }
 
     /// Runs `work` in a thread inside the namespace, e.g. to make sockets there.
