@@ -386,6 +386,34 @@ impl Builder {
         self
     }
 
+    /// How long an established connection stands still, with nothing in flight and nothing unread,
+    /// before it gives the memory of its engine back (rings, timers, congestion control): 5 s by
+    /// default, 1 s at least; `None`: never. What happens next takes another engine; on the wire there is
+    /// nothing to see but that the congestion window begins as after any idle time longer than a
+    /// retransmission timeout (RFC 5681 4.1).
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// use std::time::Duration;
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let builder = Stack::builder(link).address("10.0.0.1/24".parse()?);
+    /// let stack = builder.rest_after(Some(Duration::from_secs(60))).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn rest_after(mut self, time: Option<Duration>) -> Builder {
+        let within = |time: Duration| time.clamp(Duration::from_secs(1), LONGEST);
+        self.config.limits.rest = time.map(within);
+        self
+    }
+
+    /// As soon as it can.
+    #[cfg(any(test, sosplice_fuzz))]
+    pub(crate) fn rest_at_once(mut self) -> Builder {
+        self.config.limits.rest = Some(Duration::ZERO);
+        self
+    }
+
     /// How long a closed connection remembers itself to answer its peer (2 MSL); 60 s by default.
     #[must_use]
     pub fn time_wait(mut self, duration: Duration) -> Builder {

@@ -181,7 +181,9 @@ impl Conn {
                         backlog.work.add(Work::SERVE);
                     }
                     // Give the emptied queue its memory back, then the connection (rule 2).
-                    std::mem::swap(&mut backlog.segments, &mut segments);
+                    if !tcb.is_at_rest() {
+                        std::mem::swap(&mut backlog.segments, &mut segments);
+                    }
                     if !intact(Protection::FreeFirst) {
                         drop(backlog);
                     }

@@ -38,7 +38,7 @@ pub(crate) trait Outlet {
 }
 
 /// Sizes and options of an engine.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EngineConfig {
     pub(crate) rcv_ring: usize,
     pub(crate) snd_ring: usize,
@@ -74,6 +74,7 @@ pub(crate) struct Engine {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     caps: DeviceCapabilities,
+    shared_rings: bool,
     #[cfg(any(test, sosplice_fuzz))]
     config: EngineConfig,
     /// Behind the sockets, so dropped after them.
@@ -105,6 +106,7 @@ impl Engine {
             sockets,
             handle,
             caps,
+            shared_rings: config.shared_rings,
             #[cfg(any(test, sosplice_fuzz))]
             config: *config,
             _memory: [rcv_memory, snd_memory],
@@ -138,6 +140,16 @@ impl Engine {
             .connect(iface.context(), remote, local)
             .expect("invariant: the stack has checked both ends");
         engine
+    }
+
+    /// Size of its send ring.
+    pub(crate) fn snd_capacity(&self) -> usize {
+        self.socket().send_capacity()
+    }
+
+    /// See [`EngineConfig::shared_rings`].
+    pub(crate) fn shares_rings(&self) -> bool {
+        self.shared_rings
     }
 
     #[cfg(any(test, sosplice_fuzz))]

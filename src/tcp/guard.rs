@@ -219,6 +219,49 @@ impl Guard {
         self.fin_received
     }
 
+    /// Size of the engine's receive ring.
+    pub(crate) fn capacity(&self) -> usize {
+        usize::try_from(self.capacity).unwrap_or(usize::MAX)
+    }
+
+    /// Nothing is in flight in either direction, and no hole and no end waits.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.snd_una == self.snd_max && self.fin_at.is_none() && !self.has_holes()
+    }
+
+    /// The peer's SYN, as if it had sent nothing before what comes next.
+    pub(crate) fn syn_again(&self) -> Header {
+        let scaled = self.shift > 0 || self.remote_shift > 0;
+        Header {
+            seq: self.rcv_nxt_seq().wrapping_sub(1),
+            ack: 0,
+            flags: SYN,
+            window: self.window,
+            options: SynOptions {
+                mss: self.remote_mss,
+                window_scale: scaled.then_some(self.remote_shift),
+                sack_permitted: self.sack,
+            },
+        }
+    }
+
+    /// The acknowledgement behind it.
+    pub(crate) fn ack_again(&self) -> Header {
+        Header {
+            seq: self.rcv_nxt_seq(),
+            ..self.below_window()
+        }
+    }
+
+    /// Another engine's SYN stands right before what is sent next. Returns by how much its numbers are
+    /// larger than those of the former one.
+    pub(crate) fn move_iss(&mut self, syn: u32) -> u32 {
+        let former = self.snd_seq(self.snd_una);
+        let moved = syn.wrapping_add(1).wrapping_sub(former);
+        self.iss = self.iss.map(|iss| iss.wrapping_add(moved));
+        moved
+    }
+
     /// Bytes left the engine's receive ring.
     pub(crate) fn consume(&mut self, count: usize) {
         self.consumed += count as u64;

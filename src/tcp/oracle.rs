@@ -36,6 +36,8 @@ pub(crate) enum Op {
     Enqueued(usize),
     Dequeued(usize),
     Nagle(bool),
+    /// Another engine takes the place of the former one.
+    Reborn(EngineConfig, Capabilities),
     AckDelay(Option<Duration>),
     Close,
     Abort,
@@ -95,6 +97,10 @@ impl Tap {
         self.ops.push(Op::Fed(now, frame));
     }
 
+    pub(crate) fn reborn(&mut self, config: EngineConfig, link: Capabilities) {
+        self.ops.push(Op::Reborn(config, link));
+    }
+
     pub(crate) fn nagle(&mut self, enabled: bool) {
         self.ops.push(Op::Nagle(enabled));
     }
@@ -152,6 +158,7 @@ struct Twin {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     caps: DeviceCapabilities,
+    tuple: Tuple,
     out: VecDeque<Vec<u8>>,
     sent: u64,
     received: u64,
@@ -189,6 +196,7 @@ impl Twin {
             sockets,
             handle,
             caps,
+            tuple: birth.tuple,
             out,
             sent: 0,
             received: 0,
@@ -239,6 +247,21 @@ impl Twin {
                     "bytes differ"
                 );
                 self.received += *count as u64;
+            }
+            Op::Reborn(config, link) => {
+                assert!(self.out.is_empty(), "the twin emitted more");
+                let twin = Twin::new(&Birth {
+                    tuple: self.tuple,
+                    connects: false,
+                    config: *config,
+                    link: *link,
+                });
+                let (sent, received) = (self.sent, self.received);
+                *self = Twin {
+                    sent,
+                    received,
+                    ..twin
+                };
             }
             Op::Nagle(enabled) => self.socket().set_nagle_enabled(*enabled),
             Op::AckDelay(delay) => self.socket().set_ack_delay(delay.map(Into::into)),

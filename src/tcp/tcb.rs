@@ -13,10 +13,12 @@
 //! * I5 initial sequence numbers come from the segment whose acceptance left LISTEN or SYN-SENT and
 //!   from the first emitted SYN. An engine that falls back to LISTEN is destroyed.
 //! * I6 an emitted payload lies within `so_snd`.
+//! * I7 an engine that takes the place of another is where that one was ([`rest`]).
 
 mod deadlines;
 mod outlet;
 mod repair;
+mod rest;
 
 use super::ack::{AckPolicy, Text};
 use super::engine::Engine;
@@ -35,6 +37,7 @@ use crate::error::SoError;
 use crate::link::Link;
 use crate::protocol::SocketEnd;
 use outlet::{Waiting, Wire};
+use rest::Rest;
 use smoltcp::socket::tcp::State;
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -79,6 +82,11 @@ impl Work {
 
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// Nothing but those.
+    fn is_within(self, those: Work) -> bool {
+        self.0 & !those.0 == 0
     }
 }
 
@@ -140,8 +148,11 @@ pub(crate) fn closed_by(before: State, event: Event) -> Option<SoError> {
 #[derive(Debug)]
 pub(crate) struct Tcb {
     tuple: Tuple,
-    /// `None` when the connection has ended.
-    engine: Option<Engine>,
+    /// `None` when the connection has ended, and at rest.
+    engine: Option<Box<Engine>>,
+    rest: Option<Rest>,
+    /// When it last took an engine.
+    rose: Instant,
     guard: Guard,
     store: Store,
     ack: AckPolicy,
@@ -247,13 +258,24 @@ impl Tcb {
             tap: super::oracle::Tap::default(),
             #[cfg(any(test, sosplice_fuzz))]
             engine_config: engine.config(),
-            engine: Some(engine),
+            engine: Some(Box::new(engine)),
+            rest: None,
+            rose: now,
         }
     }
 
     /// The engine's state; CLOSED when it is gone.
     pub(crate) fn state(&self) -> State {
-        self.engine.as_ref().map_or(State::Closed, Engine::state)
+        match (&self.engine, &self.rest) {
+            (Some(engine), _) => engine.state(),
+            (None, Some(_)) => State::Established,
+            (None, None) => State::Closed,
+        }
+    }
+
+    /// It has given its engine back.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.rest.is_some()
     }
 
     /// Real memory of what has arrived out of order.
@@ -275,6 +297,7 @@ impl Tcb {
 
     /// Takes a received segment. A service step follows.
     pub(crate) fn input(&mut self, segment: &Segment, env: &Env<'_>) {
+        self.rise(env);
         let Some(engine) = &self.engine else { return };
         if self.ended.is_some() {
             // An engine that fell back to LISTEN would begin again (I5).
@@ -371,8 +394,8 @@ impl Tcb {
         if handshake || !believed {
             return;
         }
-        let lower = |engine: &mut Engine| engine.lower_mtu(mtu.max(least));
-        if !self.engine.as_mut().is_some_and(lower) {
+        let engine = self.engine.as_mut();
+        if !engine.is_some_and(|engine| engine.lower_mtu(mtu.max(least))) {
             return;
         }
         env.counters.mtu_lowered.add(1);
@@ -393,7 +416,7 @@ impl Tcb {
     }
 
     fn rcv_queue(&self) -> usize {
-        self.engine.as_ref().map_or(0, Engine::rcv_queue)
+        self.engine.as_ref().map_or(0, |engine| engine.rcv_queue())
     }
 
     fn feed(&mut self, feed: &Feed, payload: &[Buf], env: &Env<'_>) {
@@ -450,7 +473,7 @@ impl Tcb {
             return false;
         }
         // Whatever options it has.
-        let mtu = self.engine.as_ref().map_or(0, Engine::mtu);
+        let mtu = self.engine.as_ref().map_or(0, |engine| engine.mtu());
         let full = mtu.saturating_sub(outlet::MAX_HEADER);
         let hole = feed.growth > feed.len || self.guard.has_holes();
         let text = match () {
@@ -537,7 +560,7 @@ impl Tcb {
             #[cfg(any(test, sosplice_fuzz))]
             tap: &mut self.tap,
         };
-        (wire, self.engine.as_mut())
+        (wire, self.engine.as_deref_mut())
     }
 
     /// An invariant: with debug assertions a panic that names it, otherwise the end of this
@@ -567,6 +590,14 @@ impl Tcb {
 
     /// The service step, run at every exit from a connection.
     pub(crate) fn serve(&mut self, work: Work, env: &Env<'_>) -> Served {
+        if self.stays_at_rest(work, env) {
+            let next = self.deadline(env.now);
+            return Served {
+                next,
+                ..Served::default()
+            };
+        }
+        self.rise(env);
         if self.engine.is_none() {
             return Served::default();
         }
@@ -596,6 +627,9 @@ impl Tcb {
         }
         served.done = self.conclude(env);
         if served.done.is_none() {
+            if self.rest_at().is_some_and(|at| env.now >= at) {
+                self.rest(env.now);
+            }
             served.next = self.deadline(env.now);
         }
         served
@@ -697,7 +731,7 @@ impl Tcb {
         if count > 0 {
             env.end.drop_snd(count);
         }
-        let in_engine = self.engine.as_ref().map_or(0, Engine::snd_queue) as u64;
+        let in_engine = self.engine.as_ref().map_or(0, |engine| engine.snd_queue()) as u64;
         let open = self.ended.is_none();
         self.check(
             !open || in_engine == self.queued - acknowledged,
@@ -816,7 +850,7 @@ impl Tcb {
             return Some(Done::TimeWait(record));
         }
         let event = self.ended?;
-        let reset_to_send = self.engine.as_ref().is_some_and(Engine::has_peer);
+        let reset_to_send = self.engine.as_ref().is_some_and(|engine| engine.has_peer());
         let wait = reset_to_send || !self.waiting.is_empty();
         if wait && state == State::Closed && !self.down {
             return None;

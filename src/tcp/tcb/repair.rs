@@ -1,7 +1,6 @@
 //! What was lost on the way is sent again, beside the engine (see [`recovery`](crate::tcp::recovery)).
 
 use super::{Env, LEAST_V4, LEAST_V6, Tcb};
-use crate::tcp::engine::Engine;
 use crate::tcp::guard::Feed;
 use crate::tcp::wire::TCP_HEADER;
 use std::net::IpAddr;
@@ -59,7 +58,7 @@ impl Tcb {
         };
         let default = default - self.header_len();
         let theirs = self.guard.remote_mss().map_or(default, usize::from);
-        let mtu = self.engine.as_ref().map_or(0, Engine::mtu);
+        let mtu = self.engine.as_ref().map_or(0, |engine| engine.mtu());
         theirs.min(mtu.saturating_sub(self.header_len())).max(1)
     }
 

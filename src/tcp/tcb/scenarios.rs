@@ -150,6 +150,113 @@ fn a_window_that_a_probe_tells_counts() {
     assert_eq!(world.counters.broken.get(), 0);
 }
 
+/// Guards `Tcb::rest` and `Tcb::rise`: what follows is as if the engine had stayed.
+#[test]
+fn an_engine_that_was_given_back_is_not_missed() {
+    let ring = 256 * 1024;
+    let rested = |rests: bool| {
+        let mut world = World::accepted(ring, 1000, memory::Config::default());
+        world.tcb.limits.rest = rests.then_some(Duration::from_secs(5));
+        world.end.snd().buf.append_copy(b"before");
+        world.serve(Work::SERVE);
+        world.input(ACK, 1, 7, 900, 3000);
+        world.serve(Work::SERVE);
+        drop(world.end.rcv().buf.take(3000));
+        let served = world.serve(Work::SERVE);
+        assert_eq!(
+            served.next,
+            rests.then(|| world.now + Duration::from_secs(5))
+        );
+        world.now += Duration::from_secs(5);
+        assert_eq!(world.serve(Work::SERVE).next, None);
+        assert_eq!(world.tcb.is_at_rest(), rests);
+        world.sent();
+
+        // A timer that comes late, and a reader that waits, are no reasons to rise.
+        let mut idle = Work::SERVE;
+        idle.add(Work::IDLE);
+        world.serve(idle);
+        assert_eq!(world.tcb.is_at_rest(), rests);
+        // The peer fills the window that it was told.
+        let mut seen = Vec::new();
+        for at in (0..ring - 4).step_by(32_768) {
+            let len = 32_768.min(ring - 4 - at);
+            world.input(ACK, u32::try_from(3001 + at).unwrap(), 7, 900, len);
+            assert!(!world.tcb.is_at_rest());
+            world.serve(Work::SERVE);
+        }
+        assert_eq!(world.end.rcv().buf.len(), ring - 4);
+        world.end.snd().buf.append_copy(b"after");
+        world.serve(Work::SERVE);
+        seen.extend(world.sent());
+        world.input(
+            ACK | FIN,
+            u32::try_from(3001 + ring - 4).unwrap(),
+            12,
+            800,
+            0,
+        );
+        world.serve(Work::SERVE);
+        seen.extend(world.sent());
+        assert_eq!(world.tcb.state(), State::CloseWait);
+        assert_eq!(world.counters.broken.get(), 0);
+        let headers = seen
+            .iter()
+            .map(|segment| (segment.header, segment.payload_len));
+        headers.collect::<Vec<_>>()
+    };
+    assert_eq!(rested(true), rested(false));
+}
+
+/// Whoever closes, aborts or waits for a keep-alive probe takes an engine for it.
+#[test]
+fn an_engine_is_taken_for_what_needs_one() {
+    let still = || {
+        let mut world = World::accepted(4096, 1000, memory::Config::default());
+        world.tcb.limits.rest = Some(Duration::ZERO);
+        world.serve(Work::SERVE);
+        assert!(world.tcb.is_at_rest());
+        world.sent();
+        world
+    };
+    let mut world = still();
+    world.end.cantsendmore();
+    world.serve(Work::SERVE);
+    assert_eq!(world.sent()[0].header.flags, FIN | ACK);
+    let mut world = still();
+    let done = world.serve(Work::ABORT).done;
+    assert!(matches!(done, Some(Done::Closed)));
+    assert_eq!(world.sent()[0].header.flags & RST, RST);
+    let mut world = still();
+    let done = world.serve(Work::NETWORK_DOWN).done;
+    assert!(matches!(done, Some(Done::Closed)));
+    let mut world = still();
+    world.input(RST, 1, 1, 0, 0);
+    assert!(matches!(world.serve(Work::SERVE).done, Some(Done::Closed)));
+    let mut world = still();
+    let every = Duration::from_secs(60);
+    let keep_alive = crate::keep_alive::KeepAlive {
+        idle: every,
+        interval: every,
+        probes: 2,
+    };
+    world.tcb.vigil.set(Some(keep_alive), world.now);
+    assert_eq!(world.serve(Work::SERVE).next, Some(world.now + every));
+    world.now += every;
+    assert_eq!(
+        world.serve(Work::SERVE).next,
+        Some(world.now + every),
+        "a probe, and rest again"
+    );
+    let probe = world.sent();
+    assert_eq!(probe[0].header.seq, world.iss, "one below the next");
+    assert!(world.tcb.is_at_rest());
+    world.now += every;
+    assert!(world.serve(Work::SERVE).done.is_none());
+    world.now += every;
+    assert!(matches!(world.serve(Work::SERVE).done, Some(Done::Closed)));
+}
+
 /// The reset of a connection that has timed out waits for room like everything else.
 #[test]
 fn a_timeout_while_the_link_is_full_is_not_forgotten() {
