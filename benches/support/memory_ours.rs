@@ -9,10 +9,11 @@ use sosplice::buf::{Buf, FrameMut};
 use sosplice::link::memory::{self, MemoryLink};
 use sosplice::link::{Checksum, Frame, Link, Packet};
 use sosplice::splice::{Dispatch, Options};
-use sosplice::stack::Driver;
+use sosplice::stack::{Builder, Driver};
 use sosplice::{SplicePool, Stack, TcpListener, TcpStream};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::time::Instant;
 
 /// The peer's end of a link.
 struct MemoryWire {
@@ -55,7 +56,12 @@ struct Side {
 }
 
 impl Side {
-    fn new(address: IpAddr, offload: Offload, segment: usize, ring: usize) -> Side {
+    fn new(
+        address: IpAddr,
+        offload: Offload,
+        (segment, ring): (usize, usize),
+        tune: &dyn Fn(Builder) -> Builder,
+    ) -> Side {
         let mut config = memory::Config {
             frames: FRAMES,
             bytes: FRAMES * (HEADER_MAX + PAYLOAD_MAX),
@@ -63,12 +69,11 @@ impl Side {
         };
         config.capabilities.segment_v4 = offload.size();
         let (link, peer) = memory::pair(config);
-        let (stack, driver) = Stack::builder(link)
+        let builder = Stack::builder(link)
             .address(ipnet::IpNet::new(address, 24).expect("a prefix"))
             .receive_buffer(ring)
-            .send_buffer(ring)
-            .manual()
-            .expect("a stack");
+            .send_buffer(ring);
+        let (stack, driver) = tune(builder).manual().expect("a stack");
         let mut payload = FrameMut::with_capacity(segment);
         payload.bytes_mut().extend((0..segment).map(pattern));
         let wire = MemoryWire {
@@ -90,6 +95,7 @@ pub(crate) struct Ours {
     streams: Vec<(TcpStream, TcpStream)>,
     listener: TcpListener,
     pool: SplicePool,
+    options: Options,
     front: Side,
     back: Side,
     flows: usize,
@@ -97,8 +103,25 @@ pub(crate) struct Ours {
 
 impl Ours {
     pub(crate) fn new(flows: u16, offload: Offload, segment: usize, ring: usize) -> Ours {
-        let front = Side::new(FRONT.into(), offload, segment, ring);
-        let back = Side::new(BACK.into(), offload, segment, ring);
+        Ours::tuned(
+            flows,
+            offload,
+            (segment, ring),
+            &|builder| builder,
+            Options::default(),
+        )
+    }
+
+    /// With further settings of stacks and splices.
+    pub(crate) fn tuned(
+        flows: u16,
+        offload: Offload,
+        sizes: (usize, usize),
+        tune: &dyn Fn(Builder) -> Builder,
+        options: Options,
+    ) -> Ours {
+        let front = Side::new(FRONT.into(), offload, sizes, tune);
+        let back = Side::new(BACK.into(), offload, sizes, tune);
         let at = SocketAddr::new(FRONT.into(), PROXY_PORT);
         let listener = TcpListener::bind(&front.stack, at).expect("a listener");
         listener.set_nonblocking(true);
@@ -110,23 +133,33 @@ impl Ours {
         Ours {
             streams: Vec::new(),
             listener,
-            pool,
             front,
             back,
+            options: Options {
+                pool: Some(pool.clone()),
+                ..options
+            },
+            pool,
             flows: flows.into(),
         }
+    }
+
+    /// When there is something to do, if nothing arrives before.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let drivers = [&self.front, &self.back].map(|side| side.driver.next_deadline());
+        let all = drivers.into_iter().chain([self.pool.next_deadline()]);
+        all.flatten().min()
     }
 
     fn accept(&mut self) {
         while let Ok((client, _)) = self.listener.accept() {
             let to = SocketAddr::new(SERVER.into(), SERVER_PORT);
             let server = TcpStream::start(&self.back.stack, to).expect("a connection");
-            let options = || Options {
-                pool: Some(self.pool.clone()),
-                ..Options::default()
-            };
-            client.splice_to(&server, options()).expect("a splice");
-            server.splice_to(&client, options()).expect("a splice");
+            for (source, sink) in [(&client, &server), (&server, &client)] {
+                source
+                    .splice_to(sink, self.options.clone())
+                    .expect("a splice");
+            }
             self.streams.push((client, server));
         }
     }

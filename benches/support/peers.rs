@@ -454,9 +454,32 @@ impl<P: Proxy> Rig<P> {
         let mut before = u64::MAX;
         while before != self.server.bytes {
             before = self.server.bytes;
-            (0..10_000 / self.server.flows.len().max(10)).for_each(|_| self.turn());
+            let turns = 10_000 / self.server.flows.len().max(10);
+            (0..turns.max(10)).for_each(|_| self.turn());
         }
         self.client.open = true;
+    }
+
+    /// No flow sends by itself from now on.
+    pub(crate) fn hush(&mut self) {
+        self.settle();
+        self.client.open = false;
+    }
+
+    /// Sends one segment on a flow, and has it acknowledged to both sides.
+    pub(crate) fn send_one(&mut self, index: usize) {
+        let flow = &mut self.client.flows[index];
+        let header = flow
+            .header
+            .segment(ACK, flow.next, flow.ack, self.client.segment);
+        let sent = self.proxy.front().send(header, self.client.segment);
+        assert!(sent, "the link is empty, and full");
+        let segment = u32::try_from(self.client.segment).expect("64 KiB");
+        flow.next = flow.next.wrapping_add(segment);
+        let until = self.server.bytes + u64::from(segment);
+        self.turn_until("a segment", |rig| rig.server.bytes >= until);
+        // The server's acknowledgement.
+        self.proxy.turn();
     }
 
     /// Packets that the proxy sent to the client and to the server for each of the client's.

@@ -3,7 +3,7 @@
 //! Rings hold zeros, ever: the payload is elsewhere. So all rings, however many and however large, can
 //! lie on the same few pages ([`mapping`]). The zeros then stay in the nearest caches, and a ring costs
 //! addresses and page tables but no memory. Where that cannot be had (too many mappings, another
-//! system, switched off) a ring has memory of its own. Both behave the same.
+//! system, switched off) a ring has memory of its own. All behave the same.
 //!
 //! To map a ring takes as long as a connection of a few bytes, so some are kept for the next
 //! connections. Lock: the kept ones (6); nothing is mapped or unmapped under it.

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
 
 /// Whether this process may make namespaces and TUN devices. If not, says so (see [`skip`]).
 pub(crate) fn available(test: &str) -> bool {
@@ -88,7 +87,8 @@ impl Namespace {
     /// then waits a second for its next SYN.
     #[allow(dead_code, reason = "not every test needs it")]
     pub(crate) fn wait_until_up(&self, device: &str) {
-        for _ in 0..1000 {
+        // Each look takes a millisecond or more.
+        for _ in 0..5000 {
             let show = Command::new("ip")
                 .args(["-n", &self.name, "link", "show", device])
                 .output()
@@ -97,9 +97,8 @@ impl Namespace {
             if show.contains("LOWER_UP") && !show.contains("state DOWN") {
                 return;
             }
-            thread::sleep(Duration::from_millis(10));
         }
-        panic!("{device} is still down after ten seconds");
+        panic!("{device} is still down");
     }
 
     /// Runs `work` in a thread inside the namespace, e.g. to make sockets there.

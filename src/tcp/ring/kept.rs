@@ -4,7 +4,7 @@ use super::mapping::Mapping;
 use crate::lock::{Mutex, POOL};
 
 /// Mappings that wait at most.
-const MOST: usize = 128;
+const MOST: usize = 1024;
 
 static SHELF: Shelf = Shelf(Mutex::new(Vec::new()));
 
@@ -13,7 +13,7 @@ static SHELF: Shelf = Shelf(Mutex::new(Vec::new()));
 pub(crate) struct Kept(Option<Mapping>);
 
 impl Kept {
-    /// `None`: there are too many mappings, or the system refuses.
+    /// `None`: the system refuses.
     pub(super) fn new(len: usize) -> Option<Kept> {
         let mapping = SHELF.take(len).or_else(|| Mapping::new(len));
         let mapping = mapping.or_else(|| {
@@ -21,6 +21,7 @@ impl Kept {
             SHELF.clear();
             Mapping::new(len)
         });
+        let mapping = mapping.or_else(|| Mapping::own(len));
         mapping.map(|mapping| Kept(Some(mapping)))
     }
 
@@ -32,8 +33,10 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let surplus = self.0.take().and_then(|mapping| SHELF.put(mapping));
-        drop(surplus);
+        // Own memory would stay with the process.
+        if let Some(mapping) = self.0.take().filter(Mapping::is_shared) {
+            drop(SHELF.put(mapping));
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! A range of addresses, each piece of it mapped onto the same [`PIECE`] bytes of memory.
 //!
 //! Each piece is a mapping of the process, of which Linux allows 65,530 by default; all ranges together
-//! use [`MAPPINGS`] at most. No locks; that count is atomic.
+//! use [`MAPPINGS`] at most. A range beyond that has memory of its own, which the system provides as it
+//! is touched, takes back when the range goes, and joins to few mappings. No locks; the count is atomic.
 
 #![allow(
     unsafe_code,
@@ -17,9 +18,9 @@ use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What all ranges share: little beside the second cache of most processors. Less was no faster, and
-/// takes more mappings.
-const PIECE: usize = 64 * 1024;
+/// What all ranges share: a ring of the default size is one piece, so one mapping. A quarter of it is
+/// no faster, though it would fit into nearer caches.
+const PIECE: usize = 256 * 1024;
 /// Mappings that all ranges may have together: half of what a process may.
 const MAPPINGS: usize = 32_768;
 
@@ -30,7 +31,8 @@ static USED: AtomicUsize = AtomicUsize::new(0);
 pub(crate) struct Mapping {
     start: NonNull<c_void>,
     len: usize,
-    _share: Share,
+    /// `None`: it has memory of its own.
+    share: Option<Share>,
 }
 
 // SAFETY: the range of addresses belongs to its mapping alone, like the memory of a `Vec`.
@@ -44,19 +46,29 @@ impl Mapping {
 
     fn within(used: &'static AtomicUsize, len: usize) -> Option<Mapping> {
         let share = Share::take(used, len.div_ceil(PIECE))?;
-        let mapping = Mapping::reserve(len, share).ok()?;
+        let mapping = Mapping::reserve(len, ProtFlags::empty(), Some(share)).ok()?;
         mapping.fill(memory().ok()?).ok()?;
         Some(mapping)
     }
 
-    fn reserve(len: usize, share: Share) -> io::Result<Mapping> {
-        let access = ProtFlags::empty();
+    /// A range with memory of its own. `None`: the system refuses.
+    pub(super) fn own(len: usize) -> Option<Mapping> {
+        Mapping::reserve(len, ProtFlags::READ | ProtFlags::WRITE, None).ok()
+    }
+
+    /// It lies on the memory that others lie on.
+    pub(super) fn is_shared(&self) -> bool {
+        self.share.is_some()
+    }
+
+    fn reserve(len: usize, access: ProtFlags, share: Option<Share>) -> io::Result<Mapping> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new range, wherever the system likes.
-        let start = unsafe { mmap_anonymous(ptr::null_mut(), len, access, MapFlags::PRIVATE)? };
+        let start = unsafe { mmap_anonymous(ptr::null_mut(), len, access, flags)? };
         Ok(Mapping {
             start: NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?,
             len,
-            _share: share,
+            share,
         })
     }
 
