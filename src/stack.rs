@@ -52,8 +52,10 @@
 //! engine or buffers. It answers as RFC 9293 3.10.7 says and ignores resets (RFC 1337). A SYN beyond
 //! the last sequence number received takes its place, if a listener takes the SYN, and the new
 //! connection's numbers are larger than the old one's (RFC 1122 4.2.2.13; there are no timestamps for
-//! RFC 6191 to look at); any other SYN draws the last acknowledgement. Connecting does not use the
-//! port. Of too many records ([`Builder::time_wait_limit`]) the oldest goes.
+//! RFC 6191 to look at); any other SYN draws the last acknowledgement. Connecting takes the port of
+//! one that is at least a second old, again with larger numbers, where the ports to a destination are
+//! used up: a proxy may open as many connections a second to one server as there are ports. Of too
+//! many records ([`Builder::time_wait_limit`]) the oldest goes.
 //!
 //! # Locks
 //!
@@ -287,6 +289,7 @@ impl Stack {
             connections: shared.table.connections(),
             time_wait: shared.table.records(),
             time_wait_dropped: shared.table.dropped(),
+            time_wait_reused: shared.table.reused(),
             frames_received: shared.received.frames.get(),
             frames_malformed: shared.received.malformed.get(),
             frames_fragments: shared.received.fragments.get(),
@@ -395,16 +398,51 @@ impl Stack {
                 "the connection from {local}:{} to {to} is there, or was lately",
                 from.port()
             );
-            let conn = shared.connect(local, from.port(), to)?;
+            let conn = shared.connect(local, from.port(), to, Place::Free)?;
             return conn.map_or_else(|| error(io::ErrorKind::AddrInUse, why), Ok);
         }
-        for port in shared.numbers.ports_to(local, to) {
-            if let Some(conn) = shared.connect(local, port, to)? {
+        // The port that was used longest ago comes first. If that and some behind it are in TIME-WAIT,
+        // so are most of the others, and a look at all of them would cost more than the connection.
+        const ENOUGH: usize = 8;
+        let mut reusable = None;
+        for (looked, port) in shared.numbers.ports_to(local, to).enumerate() {
+            if let Some(conn) = shared.connect(local, port, to, Place::Free)? {
+                return Ok(conn);
+            }
+            let now = shared.clock.now();
+            let old = |port: &u16| shared.table.is_reusable(&tuple_of(local, *port, to), now);
+            reusable = reusable.or_else(|| Some(port).filter(old));
+            if let Some(port) = reusable.filter(|_| looked >= ENOUGH)
+                && let Some(conn) = shared.connect(local, port, to, Place::TimeWait)?
+            {
                 return Ok(conn);
             }
         }
+        if let Some(port) = reusable
+            && let Some(conn) = shared.connect(local, port, to, Place::TimeWait)?
+        {
+            return Ok(conn);
+        }
         let why = format!("all ephemeral ports to {to} are in use");
         error(io::ErrorKind::AddrNotAvailable, why)
+    }
+}
+
+/// What may have the tuple of a new connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Nothing.
+    Free,
+    /// A record that is old enough.
+    TimeWait,
+}
+
+fn tuple_of(local: IpAddr, local_port: u16, to: SocketAddr) -> Tuple {
+    Tuple {
+        local,
+        remote: to.ip(),
+        local_port,
+        remote_port: to.port(),
     }
 }
 
@@ -458,21 +496,24 @@ impl Shared {
         local: IpAddr,
         local_port: u16,
         to: SocketAddr,
+        place: Place,
     ) -> io::Result<Option<Arc<Conn>>> {
-        let tuple = Tuple {
-            local,
-            remote: to.ip(),
-            local_port,
-            remote_port: to.port(),
-        };
+        let tuple = tuple_of(local, local_port, to);
         let to_itself = local == to.ip() && local_port == to.port();
-        if to_itself || self.table.contains(&tuple) {
+        if to_itself || place == Place::Free && self.table.contains(&tuple) {
+            return Ok(None);
+        }
+        let after = match place {
+            Place::Free => None,
+            Place::TimeWait => self.table.reuse(&tuple, self.clock.now()),
+        };
+        if place == Place::TimeWait && after.is_none() {
             return Ok(None);
         }
         let engine = self.engine(&tuple, |link, config| {
             Engine::connecting(link, config, &tuple)
         });
-        let number = self.initial_sequence_number(&tuple, None);
+        let number = self.initial_sequence_number(&tuple, after);
         let conn = self.connection(tuple, engine, number);
         if !self.table.insert(&conn) {
             return Ok(None);

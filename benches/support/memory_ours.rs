@@ -13,6 +13,7 @@ use sosplice::stack::{Builder, Driver};
 use sosplice::{SplicePool, Stack, TcpListener, TcpStream};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// The peer's end of a link.
@@ -92,13 +93,14 @@ impl Side {
 
 /// Two stacks and a splice in each direction of each pair of connections.
 pub(crate) struct Ours {
-    streams: Vec<(TcpStream, TcpStream)>,
+    streams: Vec<Arc<(TcpStream, TcpStream)>>,
     listener: TcpListener,
     pool: SplicePool,
     options: Options,
     front: Side,
     back: Side,
     flows: usize,
+    comes_and_goes: bool,
 }
 
 impl Ours {
@@ -139,8 +141,33 @@ impl Ours {
                 pool: Some(pool.clone()),
                 ..options
             },
+            comes_and_goes: false,
             pool,
             flows: flows.into(),
+        }
+    }
+
+    /// For connections that come and go.
+    pub(crate) fn churning(
+        offload: Offload,
+        sizes: (usize, usize),
+        tune: &dyn Fn(Builder) -> Builder,
+        options: Options,
+    ) -> Ours {
+        Ours {
+            comes_and_goes: true,
+            ..Ours::tuned(1, offload, sizes, tune, options)
+        }
+    }
+
+    /// Everybody who came has gone.
+    pub(crate) fn check_churn(&mut self) {
+        self.turn();
+        let stats = self.pool.stats();
+        assert_eq!(stats.started, stats.ended());
+        for side in [&self.front, &self.back] {
+            let stats = side.stack.stats();
+            assert_eq!((stats.connections, stats.broken), (0, 0));
         }
     }
 
@@ -155,12 +182,19 @@ impl Ours {
         while let Ok((client, _)) = self.listener.accept() {
             let to = SocketAddr::new(SERVER.into(), SERVER_PORT);
             let server = TcpStream::start(&self.back.stack, to).expect("a connection");
-            for (source, sink) in [(&client, &server), (&server, &client)] {
-                source
+            let pair = Arc::new((client, server));
+            for (source, sink) in [(&pair.0, &pair.1), (&pair.1, &pair.0)] {
+                let splice = source
                     .splice_to(sink, self.options.clone())
                     .expect("a splice");
+                if self.comes_and_goes {
+                    let pair = pair.clone();
+                    splice.on_end(move |_| drop(pair));
+                }
             }
-            self.streams.push((client, server));
+            if !self.comes_and_goes {
+                self.streams.push(pair);
+            }
         }
     }
 
@@ -181,7 +215,7 @@ impl Proxy for Ours {
 
     fn turn(&mut self) {
         self.front.driver.run_once().expect("the link is there");
-        if self.streams.len() < self.flows {
+        if self.comes_and_goes || self.streams.len() < self.flows {
             self.accept();
         }
         self.back.driver.run_once().expect("the link is there");

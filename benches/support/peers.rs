@@ -5,10 +5,10 @@
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
-const ACK: u8 = 0x10;
+pub(crate) const FIN: u8 = 0x01;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const RST: u8 = 0x04;
+pub(crate) const ACK: u8 = 0x10;
 
 /// The client, the proxy's two sides, the server.
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
@@ -25,7 +25,7 @@ pub(crate) const MSS: u16 = 1460;
 /// Window that the peers announce: 65,535 << 7 is 8 MiB.
 const SHIFT: u8 = 7;
 /// MSS and window scale.
-const OPTIONS: [u8; 8] = [
+pub(crate) const OPTIONS: [u8; 8] = [
     2,
     4,
     MSS.to_be_bytes()[0],
@@ -71,14 +71,14 @@ pub(crate) trait Proxy {
 /// What matters of a packet that the proxy sent.
 #[derive(Debug)]
 pub(crate) struct Seen {
-    proxy_port: u16,
-    peer_port: u16,
-    seq: u32,
-    ack: u32,
-    flags: u8,
+    pub(crate) proxy_port: u16,
+    pub(crate) peer_port: u16,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) flags: u8,
     window: u32,
     shift: u8,
-    len: usize,
+    pub(crate) len: usize,
     /// Empty unless asked for.
     pub(crate) payload: Vec<u8>,
 }
@@ -126,13 +126,13 @@ impl Seen {
 }
 
 /// A TCP/IPv4 header from a peer to the proxy. Checksums are the link's, but for IP's.
-struct Header {
+pub(crate) struct Header {
     bytes: [u8; HEADER_MAX],
     len: usize,
 }
 
 impl Header {
-    fn new(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), options: &[u8]) -> Header {
+    pub(crate) fn new(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), options: &[u8]) -> Header {
         let len = 40 + options.len();
         let mut bytes = [0; HEADER_MAX];
         bytes[0] = 0x45;
@@ -149,7 +149,7 @@ impl Header {
     }
 
     /// The header for a segment.
-    fn segment(&mut self, flags: u8, seq: u32, ack: u32, payload: usize) -> &[u8] {
+    pub(crate) fn segment(&mut self, flags: u8, seq: u32, ack: u32, payload: usize) -> &[u8] {
         let total = u16::try_from(self.len + payload).expect("at most 64 KiB");
         self.bytes[2..4].copy_from_slice(&total.to_be_bytes());
         self.bytes[10..12].fill(0);

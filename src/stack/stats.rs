@@ -49,6 +49,8 @@ pub struct Stats {
     pub time_wait: usize,
     /// Those forgotten early, since there were too many.
     pub time_wait_dropped: u64,
+    /// Those whose port a connection from here has taken, since all ports to its destination were used.
+    pub time_wait_reused: u64,
     /// Frames received.
     pub frames_received: u64,
     /// Frames dropped because of lengths or versions that make no sense.

@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const SHARDS: usize = 64;
+/// A connection that we begin may take the place of one that has been in TIME-WAIT for so long (Linux'
+/// `tcp_tw_reuse_delay`).
+const REUSE: Duration = Duration::from_secs(1);
 
 /// What has a tuple.
 #[derive(Debug, Clone)]
@@ -36,6 +39,7 @@ pub(crate) struct Table {
     connections: AtomicUsize,
     records: AtomicUsize,
     dropped: AtomicU64,
+    reused: AtomicU64,
     time_wait: Duration,
     /// Most places in the queue, so most records.
     limit: usize,
@@ -49,6 +53,7 @@ impl Table {
             connections: AtomicUsize::new(0),
             records: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
+            reused: AtomicU64::new(0),
             time_wait,
             limit,
         }
@@ -147,6 +152,39 @@ impl Table {
         if let Some(Entry::TimeWait(_, term)) = shard.get_mut(&record.tuple) {
             term.until = until;
         }
+    }
+
+    /// Whether a connection that we begin may take the tuple of one that is in TIME-WAIT.
+    pub(crate) fn is_reusable(&self, tuple: &Tuple, now: Instant) -> bool {
+        let shard = self.shard(tuple).lock();
+        shard
+            .get(tuple)
+            .is_some_and(|entry| self.is_old(entry, now))
+    }
+
+    fn is_old(&self, entry: &Entry, now: Instant) -> bool {
+        match entry {
+            Entry::Conn(_) => false,
+            Entry::TimeWait(_, term) => term.until + REUSE <= now + self.time_wait,
+        }
+    }
+
+    /// Makes room for it. Its numbers are to be larger than this one.
+    pub(crate) fn reuse(&self, tuple: &Tuple, now: Instant) -> Option<u32> {
+        let mut shard = self.shard(tuple).lock();
+        let old = shard.get(tuple).filter(|entry| self.is_old(entry, now))?;
+        let Entry::TimeWait(record, _) = old else {
+            return None;
+        };
+        let snd_nxt = record.snd_nxt;
+        self.remove_record(&mut shard, tuple);
+        self.reused.fetch_add(1, Ordering::Relaxed);
+        Some(snd_nxt)
+    }
+
+    /// Records whose tuple was taken by a connection that we began.
+    pub(crate) fn reused(&self) -> u64 {
+        self.reused.load(Ordering::Relaxed)
     }
 
     /// Makes room for a new connection in the place of one in TIME-WAIT.
