@@ -224,6 +224,11 @@ impl Guard {
         usize::try_from(self.capacity).unwrap_or(usize::MAX)
     }
 
+    /// The peer's window, in bytes.
+    pub(crate) fn window(&self) -> usize {
+        usize::from(self.window) << self.remote_shift
+    }
+
     /// Nothing is in flight in either direction, and no hole and no end waits.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.snd_una == self.snd_max && self.fin_at.is_none() && !self.has_holes()

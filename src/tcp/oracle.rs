@@ -38,6 +38,8 @@ pub(crate) enum Op {
     Nagle(bool),
     /// Another engine takes the place of the former one.
     Reborn(EngineConfig, Capabilities),
+    /// Zeros that open its congestion window.
+    Primed(usize),
     AckDelay(Option<Duration>),
     Close,
     Abort,
@@ -99,6 +101,10 @@ impl Tap {
 
     pub(crate) fn reborn(&mut self, config: EngineConfig, link: Capabilities) {
         self.ops.push(Op::Reborn(config, link));
+    }
+
+    pub(crate) fn primed(&mut self, count: usize) {
+        self.ops.push(Op::Primed(count));
     }
 
     pub(crate) fn nagle(&mut self, enabled: bool) {
@@ -235,6 +241,9 @@ impl Twin {
                     .collect();
                 assert_eq!(self.socket().send_slice(&bytes), Ok(*count));
                 self.sent += *count as u64;
+            }
+            Op::Primed(count) => {
+                assert_eq!(self.socket().send_slice(&vec![0; *count]), Ok(*count));
             }
             Op::Dequeued(count) => {
                 let mut bytes = vec![0; *count];

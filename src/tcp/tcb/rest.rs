@@ -8,6 +8,8 @@
 //! are others; the guard and the offset carry them over, so on the wire nothing has changed.
 
 use super::{Env, Tcb, Work};
+#[cfg(any(test, sosplice_fuzz))]
+use crate::buf::Buf;
 use crate::link::Capabilities;
 use crate::tcp::engine::{Emitted, Engine, EngineConfig, Outlet};
 use crate::tcp::guard::Emission;
@@ -89,22 +91,56 @@ impl Tcb {
         self.say(&mut engine, Some((&self.guard.syn_again(), 0)), now);
         let syn = self.say(&mut engine, None, now);
         if let Some(syn) = &syn {
-            let moved = self.guard.move_iss(syn.header.seq);
-            self.offset = self.offset.map(|offset| offset.wrapping_sub(moved));
+            self.move_to(syn.header.seq);
         }
         self.say(&mut engine, Some((&self.guard.ack_again(), 0)), now);
+        self.open_window(&mut engine, rest.mtu, now);
         // It answers with the window that it counts from now on.
         let below = self.guard.below_window();
         let answer = self.say(&mut engine, Some((&below, 1)), now);
         if let Some(answer) = &answer {
             self.guard.emitted(answer);
         }
-        let stands = engine.state() == State::Established && engine.poll_at(now).is_none();
+        let stands = engine.state() == State::Established
+            && engine.snd_queue() == 0
+            && engine.poll_at(now).is_none();
         self.engine = Some(engine);
         self.check(
             stands && syn.is_some() && answer.is_some(),
             "I7: an engine takes the place of the one before",
         );
+    }
+
+    /// An engine begins with a congestion window of 2 KiB, and there is no other way to open it than text
+    /// that is acknowledged. After idle time it may be what it is for a new connection (RFC 5681 4.1,
+    /// 6928 2).
+    fn open_window(&mut self, engine: &mut Engine, mtu: usize, now: smoltcp::time::Instant) {
+        const FROM: usize = 2048;
+        let segment = self.segment_size(mtu);
+        let to = (10 * segment).min(14_600.max(2 * segment));
+        if segment > engine.snd_capacity() || segment > self.guard.window() {
+            return;
+        }
+        // Each acknowledgement opens it by a segment (RFC 5681 3.1).
+        for _ in 0..to.saturating_sub(FROM) / segment {
+            #[cfg(any(test, sosplice_fuzz))]
+            self.tap.primed(segment);
+            engine.enqueue(segment);
+            while engine.snd_queue() > 0 {
+                let Some(sent) = self.say(engine, None, now) else {
+                    return;
+                };
+                let len = u32::try_from(sent.len).unwrap_or(0);
+                self.move_to(sent.header.seq.wrapping_add(len).wrapping_sub(1));
+                self.say(engine, Some((&self.guard.ack_again(), 0)), now);
+            }
+        }
+    }
+
+    /// The engine's next sequence number comes right behind this one.
+    fn move_to(&mut self, seq: u32) {
+        let moved = self.guard.move_iss(seq);
+        self.offset = self.offset.map(|offset| offset.wrapping_sub(moved));
     }
 
     /// Feeds something, or asks for what there is to emit. What the engine says stays here.
@@ -129,7 +165,8 @@ impl Tcb {
         }
         #[cfg(any(test, sosplice_fuzz))]
         if heard.last.is_some() {
-            self.tap.emitted(&heard.header, &[]);
+            let zeros = vec![0; heard.last.as_ref().map_or(0, |last| last.len)];
+            self.tap.emitted(&heard.header, &[Buf::copy_of(&zeros)]);
         }
         heard.last
     }

@@ -208,6 +208,37 @@ fn an_engine_that_was_given_back_is_not_missed() {
     assert_eq!(rested(true), rested(false));
 }
 
+/// Guards `Tcb::open_window`: as much as RFC 6928 2 lets a new connection send.
+#[test]
+fn the_first_flight_after_rest_is_ten_segments() {
+    let flight = |window: u16| {
+        let mut world = World::accepted(256 * 1024, window, memory::Config::default());
+        world.tcb.limits.rest = Some(Duration::ZERO);
+        for round in 0..3 {
+            world.serve(Work::SERVE);
+            assert!(world.tcb.is_at_rest());
+            world.sent();
+            world.end.snd().buf.append_copy(&[0; 20_000]);
+            world.serve(Work::SERVE);
+            let sent: usize = world.sent().iter().map(|one| one.payload_len).sum();
+            // Everything arrives in the end.
+            for _ in 0..100 {
+                let end = u32::try_from(world.tcb.guard.snd_max()).unwrap();
+                world.input(ACK, 1, 1 + end, window, 0);
+                world.serve(Work::SERVE);
+            }
+            assert_eq!(world.tcb.guard.snd_una(), 20_000 * (round + 1));
+            if round == 2 {
+                return sent;
+            }
+        }
+        unreachable!()
+    };
+    // Segments of 536 bytes: the peer has said nothing else.
+    assert_eq!(flight(60_000), 2048 + 6 * 536);
+    assert_eq!(flight(1000), 1000, "no more than the peer takes");
+}
+
 /// Whoever closes, aborts or waits for a keep-alive probe takes an engine for it.
 #[test]
 fn an_engine_is_taken_for_what_needs_one() {
