@@ -87,6 +87,7 @@ impl Namespace {
     /// sets its queues going a moment after the opening, and drops what comes earlier; who connects
     /// then waits a second for its next SYN.
     #[allow(dead_code, reason = "not every test needs it")]
+    #[allow(clippy::disallowed_methods, reason = "`ip` waits for nothing")]
     pub(crate) fn wait_until_up(&self, device: &str) {
         for _ in 0..1000 {
             let show = Command::new("ip")
