@@ -33,7 +33,7 @@ const ARROWS: &str = "
     sockopt::layout -> error
     conformance     -> splice socket protocol sockbuf buf clock error
     tcp             -> protocol link sockbuf buf keep_alive error lock sync
-    stack           -> tcp socket protocol link run_list timer sockbuf buf clock keep_alive error lock
+    stack           -> tcp socket protocol link run_list timer sockbuf buf clock keep_alive error lock sync
 ";
 
 /// The modules that may name the engine.

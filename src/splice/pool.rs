@@ -1,7 +1,8 @@
 //! The threads that splices run on.
 //!
 //! Each worker has a queue, on which a splice is at most once, and timers. A splice stays with its
-//! worker; both directions of a connection pair share one. The queue is a channel, so a wake-up of
+//! worker; both directions of a connection pair share one; those of a stack with several receiving
+//! threads are spread over workers as over these. The queue is a channel, so a wake-up of
 //! a busy worker costs no system call; passes of different splices alternate, because a splice that
 //! has more to do goes to the back.
 //!
@@ -234,7 +235,8 @@ impl Shared {
         Ok(())
     }
 
-    /// The worker of the opposite direction, or the next one.
+    /// The worker of the opposite direction; or that of the source's receiving thread, if both sockets
+    /// have one of several; or the next one.
     pub(super) fn worker_for(self: &Arc<Self>, source: &Party, sink: &Party) -> usize {
         let opposite = sink.end.rcv().diversion().cloned();
         if let Some(task) = opposite.as_ref().and_then(Task::of)
@@ -243,7 +245,9 @@ impl Shared {
         {
             return task.worker;
         }
-        self.next_worker.fetch_add(1, Ordering::Relaxed) % self.workers.len()
+        let queues = source.protocol.queue().zip(sink.protocol.queue());
+        let next = || self.next_worker.fetch_add(1, Ordering::Relaxed);
+        queues.map_or_else(next, |(queue, _)| queue) % self.workers.len()
     }
 
     /// Takes a splice that has just been put on its buffers.
