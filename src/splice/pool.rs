@@ -16,6 +16,7 @@
 use super::stats::{Counts, Stats};
 use super::task::{Party, Task};
 use super::{Cause, Dispatch, SpliceError};
+use crate::affinity::Affinity;
 use crate::clock::{self, Clock};
 use crate::lock::{LEAF, Mutex};
 use crate::run_list::Job;
@@ -73,6 +74,7 @@ pub struct Builder {
     quantum: usize,
     dispatch: Dispatch,
     manual: bool,
+    affinity: Affinity,
 }
 
 impl Builder {
@@ -101,6 +103,25 @@ impl Builder {
         self
     }
 
+    /// The processors that the workers run on, counted from 0 as in `/proc/cpuinfo`: the first worker on
+    /// the first of them, and so on, beginning again when there are more workers. By default the system
+    /// decides. A processor that is not there makes the first splice fail with
+    /// [`NoProcessor`](SpliceError::NoProcessor).
+    ///
+    /// ```
+    /// use sosplice::{local, splice::{Options, SpliceError, SplicePool}};
+    /// let ((a, b), (c, d)) = (local::pair(), local::pair());
+    /// let pool = SplicePool::builder().workers(2).affinity([0, 5000]).build();
+    /// let options = Options { pool: Some(pool), ..Options::default() };
+    /// let error = b.splice_to(&c, options).unwrap_err();
+    /// assert_eq!(error, SpliceError::NoProcessor(5000));
+    /// ```
+    #[cfg(target_os = "linux")]
+    pub fn affinity(mut self, cpus: impl IntoIterator<Item = usize>) -> Builder {
+        self.affinity = Affinity::new(cpus);
+        self
+    }
+
     /// No threads: the workers work when [`SplicePool::run_one`] is called.
     pub fn manual(mut self) -> Builder {
         self.manual = true;
@@ -119,6 +140,7 @@ impl Builder {
                     quantum: self.quantum,
                     dispatch: self.dispatch,
                     manual: self.manual,
+                    affinity: self.affinity,
                     started: Mutex::default(),
                     closed: AtomicBool::new(false),
                     next_worker: AtomicUsize::new(0),
@@ -139,6 +161,7 @@ impl SplicePool {
             quantum: DEFAULT_QUANTUM,
             dispatch: Dispatch::default(),
             manual: false,
+            affinity: Affinity::default(),
         }
     }
 
@@ -193,6 +216,7 @@ pub(super) struct Shared {
     pub(super) quantum: usize,
     pub(super) dispatch: Dispatch,
     manual: bool,
+    affinity: Affinity,
     /// How many threads have been started.
     started: Mutex<usize, LEAF>,
     closed: AtomicBool,
@@ -217,19 +241,30 @@ impl Shared {
         if self.manual {
             return Ok(());
         }
-        let started = self.start_threads();
-        started.map_err(|error| SpliceError::Threads(error.kind()))
+        self.start_threads()
     }
 
     /// Starts those that are missing. In FreeBSD a failure is final (`splice_init`): a kernel that
     /// cannot start threads at boot never will, a process that has too many may soon have less.
-    fn start_threads(self: &Arc<Self>) -> io::Result<()> {
+    fn start_threads(self: &Arc<Self>) -> Result<(), SpliceError> {
+        let failed = |error: io::Error| SpliceError::Threads(error.kind());
         let mut started = self.started.lock();
+        if *started < self.workers.len() {
+            let checked = self.affinity.check();
+            checked.map_err(|(cpu, error)| match error.kind() {
+                io::ErrorKind::InvalidInput => SpliceError::NoProcessor(cpu),
+                _ => failed(error),
+            })?;
+        }
         while *started < self.workers.len() {
             let (shared, index) = (self.clone(), *started);
             thread::Builder::new()
                 .name(format!("so_splice:{index}"))
-                .spawn(move || shared.workers[index].run(&shared))?;
+                .spawn(move || {
+                    shared.affinity.pin(index);
+                    shared.workers[index].run(&shared);
+                })
+                .map_err(failed)?;
             *started += 1;
         }
         Ok(())

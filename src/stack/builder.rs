@@ -9,6 +9,7 @@ use super::stats::Received;
 use super::table::Table;
 use super::unclaimed::Unclaimed;
 use super::{Driver, Handle, Shared, Stack};
+use crate::affinity::Affinity;
 use crate::clock::{self, Clock};
 use crate::error::Flavor;
 use crate::keep_alive::KeepAlive;
@@ -86,6 +87,16 @@ pub enum BuildError {
     /// No randomness from the system.
     #[error("no randomness from the operating system: {0}")]
     Random(getrandom::Error),
+    /// A processor that a driver thread was to run on.
+    #[error(
+        "no thread can run on processor {cpu} ({error}): give those that are online and that this process may use"
+    )]
+    NoProcessor {
+        /// Its number.
+        cpu: usize,
+        /// What the system says.
+        error: io::Error,
+    },
     /// A driver thread could not be started.
     #[error("the driver thread could not be started: {0}")]
     Thread(io::Error),
@@ -102,6 +113,7 @@ pub struct Builder {
     pub(super) config: Config,
     pub(super) seed: Option<u64>,
     pub(super) unclaimed: Unclaimed,
+    pub(super) affinity: Affinity,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -159,6 +171,7 @@ impl Builder {
             config: Config::default(),
             seed: None,
             unclaimed: Unclaimed::default(),
+            affinity: Affinity::default(),
         }
     }
 
@@ -654,12 +667,35 @@ impl Builder {
         self
     }
 
+    /// The processors that the driver threads run on which [`build`](Self::build) starts, counted from 0
+    /// as in `/proc/cpuinfo`: that of the first receive queue on the first of them, and so on, beginning
+    /// again when there are more queues. By default the system decides. Drivers that are run by hand run
+    /// where their threads do.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory, stack::BuildError};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let builder = Stack::builder(link).address("10.0.0.1/24".parse()?);
+    /// let error = builder.affinity([5000]).build().unwrap_err();
+    /// assert!(matches!(error, BuildError::NoProcessor { cpu: 5000, .. }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(target_os = "linux")]
+    #[must_use]
+    pub fn affinity(mut self, cpus: impl IntoIterator<Item = usize>) -> Builder {
+        self.affinity = Affinity::new(cpus);
+        self
+    }
+
     /// Builds the stack and starts its driver thread, or one for each receive queue of the link
     /// (`sosplice:driver`, `sosplice:driver:1` and so on).
     ///
     /// # Errors
     /// See [`BuildError`].
     pub fn build(self) -> Result<Stack, BuildError> {
+        let affinity = self.affinity.clone();
+        let checked = affinity.check();
+        checked.map_err(|(cpu, error)| BuildError::NoProcessor { cpu, error })?;
         let (stack, drivers) = self.manual_queues()?;
         // If one does not start, the others end with the stack: its driver was dropped.
         for driver in drivers {
@@ -667,9 +703,14 @@ impl Builder {
                 0 => "sosplice:driver".into(),
                 queue => format!("sosplice:driver:{queue}"),
             };
+            let affinity = affinity.clone();
+            let run = move || {
+                affinity.pin(driver.queue());
+                Running::new(driver).run();
+            };
             thread::Builder::new()
                 .name(name)
-                .spawn(|| Running::new(driver).run())
+                .spawn(run)
                 .map_err(BuildError::Thread)?;
         }
         Ok(stack)

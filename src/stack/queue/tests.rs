@@ -452,3 +452,45 @@ fn manual(links: Vec<MemoryLink>, address: &str) -> (Stack, Vec<Driver>) {
     let builder = Stack::over(links).address(address.parse().unwrap());
     builder.manual_queues().unwrap()
 }
+
+/// A frame that nobody here claims, for the hook.
+#[cfg(target_os = "linux")]
+fn udp(link: &MemoryLink, port: u8) {
+    let mut packet = [0; 28];
+    packet[0] = 0x45;
+    packet[3] = 28;
+    packet[8] = 64;
+    packet[9] = 17;
+    packet[12..20].copy_from_slice(&[10, 0, 0, 2, 10, 0, 0, 1]);
+    let sum = internet_checksum::checksum(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum);
+    packet[21] = port;
+    let packet = Packet {
+        header: &packet,
+        payload: &[],
+        ip_header_len: 20,
+        checksum: crate::link::Checksum::Complete,
+        segment: None,
+    };
+    link.transmit(&packet).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn driver_threads_have_names_and_run_where_they_are_to() {
+    use rustix::thread::sched_getaffinity;
+    let (near, far) = pairs(2);
+    let (sender, receiver) = crossbeam_channel::unbounded();
+    let hook = move |_: &Frame| {
+        let set = sched_getaffinity(None).unwrap();
+        let name = thread::current().name().unwrap_or_default().to_owned();
+        sender.send((name, set.count(), set.is_set(0))).is_ok()
+    };
+    let builder = Stack::over(near).address("10.0.0.1/24".parse().unwrap());
+    let _stack = builder.affinity([0]).unclaimed(hook).build().unwrap();
+    for (far, name) in far.iter().zip(["sosplice:driver", "sosplice:driver:1"]) {
+        udp(far, 9);
+        let seen = receiver.recv_timeout(LIMIT).unwrap();
+        assert_eq!(seen, (name.to_owned(), 1, true));
+    }
+}
