@@ -114,6 +114,11 @@ pub enum SpliceError {
     /// The system did not start the pool's threads. The next splice tries again.
     #[error("the pool could not start its threads ({0}), try again when fewer are running")]
     Threads(io::ErrorKind),
+    /// A processor that the pool's threads were to run on is not there, or not for this process.
+    #[error(
+        "no thread can run on processor {0}: give those that are online and that this process may use"
+    )]
+    NoProcessor(usize),
     /// The limit is zero.
     #[error("a limit of 0 bytes, set at least 1, or None for no limit")]
     ZeroLimit,
@@ -154,9 +159,10 @@ impl SpliceError {
                 Flavor::FreeBsd => Errno::EINVAL,
                 Flavor::OpenBsd => Errno::EOPNOTSUPP,
             },
-            SpliceError::ZeroLimit | SpliceError::ZeroTimeout | SpliceError::Encrypted(_) => {
-                Errno::EINVAL
-            }
+            SpliceError::NoProcessor(_)
+            | SpliceError::ZeroLimit
+            | SpliceError::ZeroTimeout
+            | SpliceError::Encrypted(_) => Errno::EINVAL,
             SpliceError::NotAStream(_) => Errno::EPROTONOSUPPORT,
             SpliceError::NotConnected(_) => Errno::ENOTCONN,
             SpliceError::Busy(_) => Errno::EBUSY,

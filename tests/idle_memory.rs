@@ -88,7 +88,7 @@ fn a_connection_at_rest_holds_little() {
     let mut drivers = [near, far];
     let listener = TcpListener::bind(&there, "10.0.0.2:80").unwrap();
     listener.set_nonblocking(true);
-    let mut open = |drivers: &mut [Driver]| {
+    let open = |drivers: &mut [Driver]| {
         let client = TcpStream::start(&here, "10.0.0.2:80".parse().unwrap()).unwrap();
         drive(drivers);
         let server = listener.accept().unwrap().0;

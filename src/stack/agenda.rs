@@ -16,6 +16,8 @@ pub(crate) struct Agenda {
     handed_over: Vec<Weak<Conn>>,
     /// The driver sleeps, or is about to.
     asleep: bool,
+    /// When a sleeping driver that forgets what is no connection wakes up for that, if it has said so.
+    expiry: Option<Instant>,
     /// There is no driver any more: nothing is added.
     over: bool,
 }
@@ -95,7 +97,18 @@ impl Agenda {
     /// `false`: there is something to do after all.
     pub(crate) fn fall_asleep(&mut self) -> bool {
         self.asleep = self.handed_over.is_empty();
+        self.expiry = None;
         self.asleep
+    }
+
+    /// The driver, which has said that it falls asleep, wakes up by then.
+    pub(crate) fn sleeps_until(&mut self, expiry: Instant) {
+        self.expiry = Some(expiry);
+    }
+
+    /// Something that the driver is to forget then was added. `true`: wake the driver.
+    pub(crate) fn expires_at(&self, at: Instant) -> bool {
+        self.asleep && self.expiry.is_none_or(|expiry| at < expiry)
     }
 
     pub(crate) fn wake_up(&mut self) {

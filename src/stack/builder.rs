@@ -3,18 +3,18 @@
 use super::control::Control;
 use super::driver::Running;
 use super::numbers::{self, Numbers};
+use super::queue::Queue;
 use super::route::{Network, Route, RouteError};
 use super::stats::Received;
 use super::table::Table;
 use super::unclaimed::Unclaimed;
-use super::uplink::Uplink;
 use super::{Driver, Handle, Shared, Stack};
-use crate::clock::Clock;
+use crate::affinity::Affinity;
+use crate::clock::{self, Clock};
 use crate::error::Flavor;
 use crate::keep_alive::KeepAlive;
-use crate::link::{Frame, Link};
+use crate::link::{Capabilities, Frame, Link};
 use crate::lock::Mutex;
-use crate::tcp::host::Counters;
 use crate::tcp::limits::Limits;
 use ipnet::IpNet;
 use std::io;
@@ -34,6 +34,8 @@ const MSS: RangeInclusive<usize> = 536..=65_495;
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// FreeBSD's `net.inet.tcp.delacktime`, Linux' `TCP_DELACK_MIN`.
 const ACK_DELAY: Duration = Duration::from_millis(40);
+/// Most receive queues: more than any link has (a TUN 256).
+const QUEUES: RangeInclusive<usize> = 1..=1024;
 const LONGEST_ACK_DELAY: Duration = Duration::from_millis(500);
 
 /// Why a stack was not built.
@@ -43,6 +45,24 @@ pub enum BuildError {
     /// No address was given.
     #[error("a stack needs at least one address: give one with address(\"10.0.0.2/24\".parse()?)")]
     NoAddress,
+    /// No receive queue, or more than anybody has.
+    #[error("a link with {0} receive queues: give 1 to 1024")]
+    QueueCount(usize),
+    /// Receive queues that are not alike.
+    #[error(
+        "receive queue {queue} has other capabilities than the first, {this:?} and not {first:?}: give the queues of one device, opened in the same way"
+    )]
+    UnlikeQueues {
+        /// Which queue, counted from 0.
+        queue: usize,
+        /// What it can do.
+        this: Capabilities,
+        /// What the first one can do.
+        first: Capabilities,
+    },
+    /// Several drivers where one was asked for.
+    #[error("a link with {0} receive queues needs as many drivers: use manual_queues()")]
+    SeveralDrivers(usize),
     /// Addresses or routes that make no sense.
     #[error(transparent)]
     Route(#[from] RouteError),
@@ -67,7 +87,17 @@ pub enum BuildError {
     /// No randomness from the system.
     #[error("no randomness from the operating system: {0}")]
     Random(getrandom::Error),
-    /// The driver thread could not be started.
+    /// A processor that a driver thread was to run on.
+    #[error(
+        "no thread can run on processor {cpu} ({error}): give those that are online and that this process may use"
+    )]
+    NoProcessor {
+        /// Its number.
+        cpu: usize,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// A driver thread could not be started.
     #[error("the driver thread could not be started: {0}")]
     Thread(io::Error),
 }
@@ -75,13 +105,15 @@ pub enum BuildError {
 /// How a stack is built. Made by [`Stack::builder`].
 #[derive(Debug)]
 pub struct Builder {
-    pub(super) link: Arc<dyn Link>,
+    /// One for each receive queue.
+    pub(super) links: Vec<Arc<dyn Link>>,
     pub(super) addresses: Vec<IpNet>,
     pub(super) routes: Vec<(IpNet, Route)>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) config: Config,
     pub(super) seed: Option<u64>,
     pub(super) unclaimed: Unclaimed,
+    pub(super) affinity: Affinity,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -130,6 +162,40 @@ impl Default for Config {
 }
 
 impl Builder {
+    pub(super) fn new(links: Vec<Arc<dyn Link>>) -> Builder {
+        Builder {
+            links,
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            clock: clock::system(),
+            config: Config::default(),
+            seed: None,
+            unclaimed: Unclaimed::default(),
+            affinity: Affinity::default(),
+        }
+    }
+
+    /// Adds a receive queue of the link, behind those that are there: what
+    /// `tun::Builder::build_queues` (Linux) or
+    /// [`memory::queues`](crate::link::memory::queues) give, in that order. All queues have the same
+    /// [capabilities](Link::capabilities). Each has a driver of its own. See also [`Stack::over`].
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (links, _far) = memory::queues(2, memory::Config::default());
+    /// let mut links = links.into_iter();
+    /// let (Some(first), Some(second)) = (links.next(), links.next()) else { unreachable!() };
+    /// let builder = Stack::builder(first).queue(second);
+    /// let stack = builder.address("10.0.0.1/24".parse()?).build()?;
+    /// assert_eq!(stack.queues(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn queue(mut self, link: impl Link + 'static) -> Builder {
+        self.links.push(Arc::new(link));
+        self
+    }
+
     /// Adds an address with its prefix length. The prefix matters for the choice of a source address.
     #[must_use]
     pub fn address(mut self, address: IpNet) -> Builder {
@@ -517,8 +583,8 @@ impl Builder {
     /// one, on the same link: share it in an `Arc`. It sends through [`Link::transmit`], which any
     /// thread may call at any time; when the link is full it has to try again itself.
     ///
-    /// The hook is called by the driver's thread, one frame at a time, with no lock held. The stack
-    /// stands still meanwhile, so it is to be quick: queue the frame (a clone shares its memory, which
+    /// The hook is called by the driver's thread, one frame at a time, with no lock held; if there are
+    /// several receive queues, by the driver of each. The stack stands still meanwhile, so it is to be quick: queue the frame (a clone shares its memory, which
     /// comes from the link's pool) and return. It may transmit, send into a channel, and use sockets
     /// of any stack without waiting. It must not wait for anything that this stack is to do, and must
     /// not own a handle or a socket of it, which would keep the stack running for ever. A panic ends
@@ -601,16 +667,52 @@ impl Builder {
         self
     }
 
-    /// Builds the stack and starts its driver thread.
+    /// The processors that the driver threads run on which [`build`](Self::build) starts, counted from 0
+    /// as in `/proc/cpuinfo`: that of the first receive queue on the first of them, and so on, beginning
+    /// again when there are more queues. By default the system decides. Drivers that are run by hand run
+    /// where their threads do.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory, stack::BuildError};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let builder = Stack::builder(link).address("10.0.0.1/24".parse()?);
+    /// let error = builder.affinity([5000]).build().unwrap_err();
+    /// assert!(matches!(error, BuildError::NoProcessor { cpu: 5000, .. }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(target_os = "linux")]
+    #[must_use]
+    pub fn affinity(mut self, cpus: impl IntoIterator<Item = usize>) -> Builder {
+        self.affinity = Affinity::new(cpus);
+        self
+    }
+
+    /// Builds the stack and starts its driver thread, or one for each receive queue of the link
+    /// (`sosplice:driver`, `sosplice:driver:1` and so on).
     ///
     /// # Errors
     /// See [`BuildError`].
     pub fn build(self) -> Result<Stack, BuildError> {
-        let (stack, driver) = self.manual()?;
-        thread::Builder::new()
-            .name("sosplice:driver".into())
-            .spawn(|| Running::new(driver).run())
-            .map_err(BuildError::Thread)?;
+        let affinity = self.affinity.clone();
+        let checked = affinity.check();
+        checked.map_err(|(cpu, error)| BuildError::NoProcessor { cpu, error })?;
+        let (stack, drivers) = self.manual_queues()?;
+        // If one does not start, the others end with the stack: its driver was dropped.
+        for driver in drivers {
+            let name = match driver.queue() {
+                0 => "sosplice:driver".into(),
+                queue => format!("sosplice:driver:{queue}"),
+            };
+            let affinity = affinity.clone();
+            let run = move || {
+                affinity.pin(driver.queue());
+                Running::new(driver).run();
+            };
+            thread::Builder::new()
+                .name(name)
+                .spawn(run)
+                .map_err(BuildError::Thread)?;
+        }
         Ok(stack)
     }
 
@@ -625,19 +727,49 @@ impl Builder {
     /// ```
     ///
     /// # Errors
-    /// See [`BuildError`].
+    /// See [`BuildError`]; [`SeveralDrivers`](BuildError::SeveralDrivers) if the link has several
+    /// receive queues.
     pub fn manual(self) -> Result<(Stack, Driver), BuildError> {
-        self.check()?;
+        if self.links.len() > 1 {
+            return Err(BuildError::SeveralDrivers(self.links.len()));
+        }
+        let (stack, drivers) = self.manual_queues()?;
+        let driver = drivers.into_iter().next();
+        Ok((stack, driver.ok_or(BuildError::QueueCount(0))?))
+    }
+
+    /// As [`manual`](Self::manual), for a link with any number of receive queues: a driver for each, in
+    /// their order. They may run in as many threads, or several of them in one; all are to be run, since
+    /// connections have their timers with one of them each. Dropping one ends the stack.
+    ///
+    /// A proxy between two links may run the drivers of both for a queue in one thread
+    /// ([`Driver::run_all`]), and connect to the backend on the client's queue
+    /// ([`TcpStream::connect_on`](crate::TcpStream::connect_on)): then all of a client is in that thread.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (links, _far) = memory::queues(2, memory::Config::default());
+    /// let builder = Stack::over(links).address("10.0.0.1/24".parse()?);
+    /// let (stack, mut drivers) = builder.manual_queues()?;
+    /// for driver in &mut drivers {
+    ///     assert!(!driver.run_once()?, "nothing has arrived");
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub fn manual_queues(self) -> Result<(Stack, Vec<Driver>), BuildError> {
+        let caps = self.check()?;
         let seed = match self.seed {
             Some(seed) => seed,
             None => getrandom::u64().map_err(BuildError::Random)?,
         };
-        let caps = self.link.capabilities();
         let network = Network::new(self.addresses, self.routes)?;
         let (first, last) = self.config.ports;
         let repeatable = self.seed.is_some();
         let shared = Arc::new(Shared {
-            link: Uplink::new(self.link),
+            queues: self.links.into_iter().map(Queue::new).collect(),
             epoch: self.clock.now() - Duration::from_secs(1),
             clock: self.clock,
             network: Mutex::new(network),
@@ -646,27 +778,29 @@ impl Builder {
             listeners: Mutex::default(),
             half_open: Mutex::default(),
             held: Mutex::default(),
-            agenda: Mutex::default(),
             control: Mutex::new(Control::new(&caps)),
             unclaimed: self.unclaimed,
-            counters: Counters::default(),
             received: Received::default(),
             numbers: Numbers::new(seed, repeatable, first..=last),
+            dialled: AtomicUsize::new(0),
             cookies_sent_in: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             down: AtomicBool::new(false),
             attached: AtomicUsize::new(0),
         });
-        let driver = Driver::new(shared.clone());
+        let numbers = (0..).take(shared.queues.len());
+        let drivers = numbers.map(|queue| Driver::new(shared.clone(), queue));
+        let drivers = drivers.collect();
         Ok((
             Stack {
                 handle: Arc::new(Handle { shared }),
             },
-            driver,
+            drivers,
         ))
     }
 
-    fn check(&self) -> Result<(), BuildError> {
+    /// What the link can do, if all is well.
+    fn check(&self) -> Result<Capabilities, BuildError> {
         if self.addresses.is_empty() {
             return Err(BuildError::NoAddress);
         }
@@ -687,11 +821,22 @@ impl Builder {
         if let Some(zero) = self.config.limits.zero() {
             return Err(BuildError::Timeout(zero));
         }
-        let mtu = self.link.capabilities().mtu;
-        if MTU.contains(&mtu) {
-            Ok(())
+        let caps = self.check_links()?;
+        if MTU.contains(&caps.mtu) {
+            Ok(caps)
         } else {
-            Err(BuildError::Mtu(mtu))
+            Err(BuildError::Mtu(caps.mtu))
+        }
+    }
+
+    fn check_links(&self) -> Result<Capabilities, BuildError> {
+        let count = self.links.len();
+        let mut all = self.links.iter().map(|link| link.capabilities());
+        let first = all.next().filter(|_| QUEUES.contains(&count));
+        let first = first.ok_or(BuildError::QueueCount(count))?;
+        match (1..).zip(all).find(|(_, this)| *this != first) {
+            None => Ok(first),
+            Some((queue, this)) => Err(BuildError::UnlikeQueues { queue, this, first }),
         }
     }
 }

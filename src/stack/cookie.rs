@@ -11,7 +11,8 @@
 
 use super::control;
 use super::listener::Listening;
-use super::{Shared, Work};
+use super::queue::Queue;
+use super::{Put, Shared, Work};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::engine::Engine;
 use crate::tcp::wire::{self, ACK, Header, MAX_CANONICAL, SYN, Segment, SynOptions, Tuple};
@@ -87,7 +88,12 @@ impl Shared {
     }
 
     /// Answers a SYN that finds the backlog full. `false`: it is to be dropped.
-    pub(crate) fn answer_with_cookie(&self, listening: &Listening, syn: &Segment) -> bool {
+    pub(crate) fn answer_with_cookie(
+        &self,
+        queue: &Queue,
+        listening: &Listening,
+        syn: &Segment,
+    ) -> bool {
         if !self.config.syn_cookies || !listening.accepts() {
             return false;
         }
@@ -120,7 +126,7 @@ impl Shared {
         let len = wire::compose(&mut out, from, to, &header, 0);
         let ip = tuple.ip_header_len();
         wire::finish(&mut out[..len], ip, std::iter::empty(), false);
-        control::send(&self.link, &out[..len], ip);
+        control::send(&queue.link, &out[..len], ip);
         true
     }
 
@@ -146,9 +152,10 @@ impl Shared {
     }
 
     /// Begins the connection of that SYN, if somebody may accept it. Only its acknowledgement is
-    /// missing.
+    /// missing. Another driver may have begun it with another segment of the peer.
     pub(crate) fn accept_cookie(
         self: &Arc<Self>,
+        queue: u16,
         listening: &Arc<Listening>,
         (tuple, syn, value): (Tuple, Header, u32),
     ) -> Option<Arc<Conn>> {
@@ -158,16 +165,19 @@ impl Shared {
         let engine = self.engine(&tuple, |link, config| {
             Engine::listening(link, config, &tuple)
         });
-        let conn = self.connection(tuple, engine, value);
-        if !self.table.insert(&conn) {
-            listening.release();
-            return None;
-        }
-        self.half_open.lock().insert(tuple, listening.clone());
-        self.received.cookies_accepted.add(1);
+        let conn = self.connection(queue, tuple, engine, value);
         conn.leave(super::held::segment(tuple, syn));
+        self.half_open(&conn, listening);
+        // Before another driver finds it: only who has sent its SYN|ACK takes an acknowledgement.
         conn.run(Work::SERVE, Runner::Driver);
-        Some(conn)
+        match self.put(conn, listening) {
+            Put::Taken(conn) => {
+                self.received.cookies_accepted.add(1);
+                Some(conn)
+            }
+            Put::Other(conn) => Some(conn),
+            Put::Nobody => None,
+        }
     }
 }
 

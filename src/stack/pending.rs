@@ -173,6 +173,12 @@ impl Pending {
         SocketAddr::new(self.key.tuple.remote, self.key.tuple.remote_port)
     }
 
+    /// By which receive queue of the stack's link it came, counted from 0: the home of the connection
+    /// that [`accept`](Self::accept) returns ([`TcpStream::queue`]).
+    pub fn queue(&self) -> usize {
+        self.key.queue.into()
+    }
+
     /// Answers the SYN and returns the connection, which does not stand yet:
     /// [`wait_connected`](Socket::wait_connected) waits for that, reading and writing do too, and it
     /// can be spliced at once. It no longer counts against the backlog.

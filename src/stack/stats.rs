@@ -1,12 +1,12 @@
 //! What a stack counts.
 
+use super::queue::Queue;
 use crate::tcp::host::Counter;
 use crate::tcp::wire::Malformed;
 
-/// What a stack has received, and what it did not take.
+/// What a stack did not take of what it has received.
 #[derive(Debug, Default)]
 pub(crate) struct Received {
-    pub(crate) frames: Counter,
     /// Dropped by the parser, by reason.
     pub(crate) malformed: Counter,
     pub(crate) fragments: Counter,
@@ -35,6 +35,29 @@ impl Received {
             Malformed::Protocol => &self.unsupported,
             Malformed::Checksum => &self.bad_checksum,
             Malformed::Address => &self.bad_address,
+        }
+    }
+}
+
+/// Counters of a receive queue of a stack at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct QueueStats {
+    /// Frames received.
+    pub frames_received: u64,
+    /// Of these, segments of connections whose home is another queue
+    /// ([`TcpStream::queue`](crate::TcpStream::queue)).
+    pub segments_astray: u64,
+    /// Segments sent.
+    pub segments_sent: u64,
+}
+
+impl QueueStats {
+    pub(super) fn of(queue: &Queue) -> QueueStats {
+        QueueStats {
+            frames_received: queue.frames.get(),
+            segments_astray: queue.astray.get(),
+            segments_sent: queue.counters.sent.get(),
         }
     }
 }

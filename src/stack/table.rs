@@ -187,10 +187,11 @@ impl Table {
         self.reused.load(Ordering::Relaxed)
     }
 
-    /// Makes room for a new connection in the place of one in TIME-WAIT.
-    pub(crate) fn forget(&self, tuple: &Tuple) {
+    /// Makes room for a new connection in the place of one in TIME-WAIT, if it is still there.
+    pub(crate) fn forget(&self, record: &TimeWait) {
+        let tuple = &record.tuple;
         let mut shard = self.shard(tuple).lock();
-        if matches!(shard.get(tuple), Some(Entry::TimeWait(..))) {
+        if matches!(shard.get(tuple), Some(Entry::TimeWait(other, _)) if other == record) {
             self.remove_record(&mut shard, tuple);
         }
     }
@@ -299,7 +300,7 @@ mod tests {
         // A peer that opens the same connection again and again, for two hours.
         for second in 0..7200 {
             let now = start + Duration::from_secs(second);
-            table.forget(&tuple);
+            table.forget(&record);
             assert!(table.insert(&conn));
             drop(table.end(&conn, Some(record), now));
             table.expire(now);
@@ -307,7 +308,7 @@ mod tests {
         }
         // A record that is restarted stays for a period from then.
         let now = start + Duration::from_secs(7200);
-        table.forget(&tuple);
+        table.forget(&record);
         assert!(table.insert(&conn));
         drop(table.end(&conn, Some(record), now));
         table.restart(&record, now + Duration::from_secs(59));

@@ -16,6 +16,7 @@ mod held;
 mod hostile;
 mod icmp;
 mod options;
+mod queues;
 mod recovery;
 mod routes;
 mod segments;
