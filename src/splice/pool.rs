@@ -31,6 +31,9 @@ use std::time::Instant;
 /// Bytes that one pass moves at most, unless the builder says otherwise.
 pub const DEFAULT_QUANTUM: usize = 256 * 1024;
 
+/// Two for each pair of connections, of as many as a stack has by default at each end.
+const MAX_SPLICES: usize = 2 << 20;
+
 /// A pool of worker threads for splices.
 ///
 /// Clones are the same pool. Its threads start with the first splice. When the last clone is
@@ -72,6 +75,7 @@ pub struct Builder {
     quantum: usize,
     dispatch: Dispatch,
     manual: bool,
+    max_splices: usize,
 }
 
 impl Builder {
@@ -100,6 +104,30 @@ impl Builder {
         self
     }
 
+    /// How many splices the pool has at most at a time; 2,097,152 if not set, one for each direction of
+    /// as many pairs of connections as two stacks have by default. Beyond it
+    /// [`splice_to`](crate::Socket::splice_to) fails with
+    /// [`TooManySplices`](SpliceError::TooManySplices), which is counted
+    /// ([`Stats::refused`]); a splice that has ended makes room.
+    ///
+    /// ```
+    /// use sosplice::{local, splice::{Options, SpliceError, SplicePool}};
+    /// let pool = SplicePool::builder().workers(1).max_splices(1).build();
+    /// let ((_a, b), (c, _d)) = (local::pair(), local::pair());
+    /// let options = || Options { pool: Some(pool.clone()), ..Options::default() };
+    /// let there = b.splice_to(&c, options())?;
+    /// let back = c.splice_to(&b, options());
+    /// assert_eq!(back.unwrap_err(), SpliceError::TooManySplices(1));
+    /// there.unsplice()?;
+    /// c.splice_to(&b, options())?;
+    /// assert_eq!((pool.stats().running, pool.stats().refused), (1, 1));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn max_splices(mut self, most: usize) -> Builder {
+        self.max_splices = most;
+        self
+    }
+
     /// No threads: the workers work when [`SplicePool::run_one`] is called.
     pub fn manual(mut self) -> Builder {
         self.manual = true;
@@ -118,6 +146,7 @@ impl Builder {
                     quantum: self.quantum,
                     dispatch: self.dispatch,
                     manual: self.manual,
+                    max_splices: self.max_splices,
                     started: Mutex::default(),
                     closed: AtomicBool::new(false),
                     next_worker: AtomicUsize::new(0),
@@ -138,6 +167,7 @@ impl SplicePool {
             quantum: DEFAULT_QUANTUM,
             dispatch: Dispatch::default(),
             manual: false,
+            max_splices: MAX_SPLICES,
         }
     }
 
@@ -192,6 +222,7 @@ pub(super) struct Shared {
     pub(super) quantum: usize,
     pub(super) dispatch: Dispatch,
     manual: bool,
+    max_splices: usize,
     /// How many threads have been started.
     started: Mutex<usize, LEAF>,
     closed: AtomicBool,
@@ -244,6 +275,15 @@ impl Shared {
             return task.worker;
         }
         self.next_worker.fetch_add(1, Ordering::Relaxed) % self.workers.len()
+    }
+
+    /// A place for one more splice. It is given back when the splice has ended, or was not set up
+    /// ([`Counts`]).
+    pub(super) fn take_place(&self) -> Result<(), SpliceError> {
+        let taken = self.counts.take_place(self.max_splices);
+        taken
+            .then_some(())
+            .ok_or(SpliceError::TooManySplices(self.max_splices))
     }
 
     /// Takes a splice that has just been put on its buffers.
