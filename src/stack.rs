@@ -69,6 +69,7 @@ mod held;
 mod listener;
 mod numbers;
 mod pending;
+mod quota;
 mod route;
 mod rule;
 mod source;
@@ -111,6 +112,7 @@ use held::HeldSyns;
 use ipnet::IpNet;
 use listener::{Listening, Unaccepted};
 use numbers::Numbers;
+use quota::{Peers, Refusal};
 use route::Network;
 use rule::Rule;
 use stats::Received;
@@ -156,6 +158,8 @@ pub(crate) struct Shared {
     listeners: Mutex<Vec<Arc<Listening>>, LEAF>,
     /// Connections whose handshake is not over, and their listeners.
     half_open: Mutex<HashMap<Tuple, Arc<Listening>>, LEAF>,
+    /// Connections of each peer, if there is a limit of them.
+    peers: Peers,
     /// SYNs about which a user is to decide.
     pub(crate) held: Mutex<HeldSyns, LEAF>,
     pub(crate) agenda: Mutex<Agenda, LEAF>,
@@ -309,6 +313,9 @@ impl Stack {
             mtu_lowered: shared.counters.mtu_lowered.get(),
             icmp_ignored: shared.counters.icmp_ignored.get(),
             broken: shared.counters.broken.get(),
+            connections_refused: shared.received.connections_refused.get(),
+            peer_connections_refused: shared.received.peers_refused.get(),
+            half_open_full: shared.received.half_open_full.get(),
         }
     }
 
@@ -469,13 +476,18 @@ impl Shared {
         if to_itself || self.table.contains(&tuple) {
             return Ok(None);
         }
+        if !self.table.has_room() {
+            return Err(self.too_many_connections());
+        }
         let engine = self.engine(&tuple, |link, config| {
             Engine::connecting(link, config, &tuple)
         });
         let number = self.initial_sequence_number(&tuple, None);
-        let conn = self.connection(tuple, engine, number);
-        if !self.table.insert(&conn) {
-            return Ok(None);
+        let conn = self.connection((tuple, false), engine, number);
+        match self.table.insert(&conn) {
+            Ok(()) => {}
+            Err(Refusal::Connections) => return Err(self.too_many_connections()),
+            Err(_) => return Ok(None),
         }
         // Either go_down() has found the connection, or this finds the stack down; the same goes for
         // remove_address().
@@ -547,34 +559,41 @@ impl Shared {
         listeners.find(wanted).cloned()
     }
 
-    /// A new half-open connection, if the listener's backlog has room. `after` is the last sequence
-    /// number of a former connection in its place.
+    /// A new half-open connection, if there is room for it. `after` is the last sequence number of a
+    /// former connection in its place.
     pub(crate) fn accept_syn(
         self: &Arc<Self>,
         listening: &Arc<Listening>,
         tuple: &Tuple,
         after: Option<u32>,
-    ) -> Option<Arc<Conn>> {
+    ) -> Result<Arc<Conn>, Refusal> {
+        self.admits_half_open()?;
         if !listening.reserve() {
-            return None;
+            return Err(Refusal::Backlog);
         }
         if after.is_some() {
             self.table.forget(tuple);
         }
         let engine = self.engine(tuple, |link, config| Engine::listening(link, config, tuple));
         let number = self.initial_sequence_number(tuple, after);
-        let conn = self.connection(*tuple, engine, number);
-        if !self.table.insert(&conn) {
+        let conn = self.connection((*tuple, true), engine, number);
+        if let Err(refusal) = self.table.insert(&conn) {
             // A user of this stack dialled the other way in between: the tuple is that connection's.
             listening.release();
-            return None;
+            return Err(refusal);
         }
         // Only the driver, who is here, runs a connection that has got no segment yet.
         self.half_open.lock().insert(*tuple, listening.clone());
-        Some(conn)
+        Ok(conn)
     }
 
-    fn connection(self: &Arc<Self>, tuple: Tuple, engine: Engine, wire_iss: u32) -> Arc<Conn> {
+    /// A connection that is in no table yet, and whether its peer opens it.
+    fn connection(
+        self: &Arc<Self>,
+        (tuple, is_inbound): (Tuple, bool),
+        engine: Engine,
+        wire_iss: u32,
+    ) -> Arc<Conn> {
         let end = SocketEnd::new(self.config.rcv_buffer, self.config.snd_buffer);
         end.set_flavor(self.config.flavor);
         let config = ConnConfig {
@@ -582,6 +601,7 @@ impl Shared {
             wire_iss,
             ack_delay: self.config.ack_delay,
             epoch: self.epoch,
+            is_inbound,
         };
         let options = Options::new(
             !self.config.nagle,
@@ -673,9 +693,16 @@ impl Host for Shared {
 
     fn established(&self, conn: &Arc<Conn>) {
         let listening = self.half_open.lock().remove(&conn.tuple);
-        if let Some(listening) = listening
-            && !listening.ready(conn)
-        {
+        let admitted = self.admit(conn);
+        let wanted = match listening {
+            Some(listening) if admitted => listening.ready(conn),
+            Some(listening) => {
+                listening.release();
+                false
+            }
+            None => admitted,
+        };
+        if !wanted {
             conn.leave_work(Work::ABORT);
         }
     }
@@ -690,6 +717,7 @@ impl Host for Shared {
         if let Some(listening) = listening {
             listening.release();
         }
+        self.dismiss(conn);
         let now = self.clock.now();
         drop(self.table.end(conn, record, now));
         // The driver may wait for the last connection to end.

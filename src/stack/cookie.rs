@@ -1,5 +1,5 @@
 //! SYN cookies (RFC 4987 3.6): how a listener answers a SYN when half-open connections fill its
-//! backlog. Nothing is remembered: the initial sequence number of the answer is a keyed hash of what
+//! backlog, or the stack's limit of them. Nothing is remembered: the initial sequence number of the answer is a keyed hash of what
 //! the SYN said, and whoever acknowledges it has received it.
 //!
 //! A cookie carries 8 bits: parity of the time, segment size (of four), window scale, SACK. The other
@@ -11,6 +11,7 @@
 
 use super::control;
 use super::listener::Listening;
+use super::quota::Refusal;
 use super::{Shared, Work};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::engine::Engine;
@@ -146,28 +147,29 @@ impl Shared {
     }
 
     /// Begins the connection of that SYN, if somebody may accept it. Only its acknowledgement is
-    /// missing.
+    /// missing, so it does not count as a half-open one.
     pub(crate) fn accept_cookie(
         self: &Arc<Self>,
         listening: &Arc<Listening>,
         (tuple, syn, value): (Tuple, Header, u32),
-    ) -> Option<Arc<Conn>> {
+    ) -> Result<Arc<Conn>, Refusal> {
+        self.admits(&tuple)?;
         if listening.decides || !listening.reserve_beyond() {
-            return None;
+            return Err(Refusal::Backlog);
         }
         let engine = self.engine(&tuple, |link, config| {
             Engine::listening(link, config, &tuple)
         });
-        let conn = self.connection(tuple, engine, value);
-        if !self.table.insert(&conn) {
+        let conn = self.connection((tuple, true), engine, value);
+        if let Err(refusal) = self.table.insert(&conn) {
             listening.release();
-            return None;
+            return Err(refusal);
         }
         self.half_open.lock().insert(tuple, listening.clone());
         self.received.cookies_accepted.add(1);
         conn.leave(super::held::segment(tuple, syn));
         conn.run(Work::SERVE, Runner::Driver);
-        Some(conn)
+        Ok(conn)
     }
 }
 

@@ -274,9 +274,9 @@ impl Driver {
         {
             let value = header.ack.wrapping_sub(1);
             match self.shared.accept_cookie(&listening, (tuple, syn, value)) {
-                Some(conn) => self.deliver(conn, segment),
+                Ok(conn) => self.deliver(conn, segment),
                 // Its sender takes the connection for standing, and what it sends comes again.
-                None => self.shared.received.backlog_full.add(1),
+                Err(refusal) => self.shared.count_dropped(refusal),
             }
             return;
         }
@@ -310,22 +310,19 @@ impl Driver {
         let tuple = segment.tuple;
         // A SYN from an address to itself would connect to itself.
         let to_itself = tuple.local == tuple.remote && tuple.local_port == tuple.remote_port;
-        let conn = if to_itself {
-            None
+        if to_itself {
+            self.shared.received.backlog_full.add(1);
+        } else if let Err(refusal) = self.shared.admits(&tuple) {
+            self.shared.count_dropped(refusal);
         } else if listening.decides {
-            match self.shared.hold_syn(listening, &segment) {
-                Some(conn) => Some(conn),
-                None => return,
+            if let Some(conn) = self.shared.hold_syn(listening, &segment) {
+                self.deliver(conn, segment);
             }
         } else {
-            self.shared.accept_syn(listening, &tuple, after)
-        };
-        match conn {
-            Some(conn) => self.deliver(conn, segment),
-            None if to_itself || !self.shared.answer_with_cookie(listening, &segment) => {
-                self.shared.received.backlog_full.add(1);
+            match self.shared.accept_syn(listening, &tuple, after) {
+                Ok(conn) => self.deliver(conn, segment),
+                Err(refusal) => self.shared.turn_away(refusal, listening, &segment),
             }
-            None => {}
         }
     }
 }

@@ -94,8 +94,9 @@ fn a_syn_whose_place_is_taken_changes_nothing() {
         local_port: 80,
         remote_port: 4000,
     };
-    assert!(shared.accept_syn(&listener, &tuple, None).is_some());
-    assert!(shared.accept_syn(&listener, &tuple, None).is_none());
+    assert!(shared.accept_syn(&listener, &tuple, None).is_ok());
+    let again = shared.accept_syn(&listener, &tuple, None);
+    assert_eq!(again.unwrap_err(), Refusal::Taken);
     assert!(shared.half_open.lock().contains_key(&tuple));
     assert!(listener.reserve(), "one of two places is taken");
     assert!(!listener.reserve());
