@@ -140,6 +140,11 @@ pub enum SpliceError {
     /// In a splice already, in the same role.
     #[error("the {0} is already the {0} of a splice, unsplice that one first")]
     Busy(Role),
+    /// The pool has as many splices as it may have ([`Builder::max_splices`]).
+    #[error(
+        "the pool has {0} splices, as many as it may have: end some, or build it with a larger max_splices"
+    )]
+    TooManySplices(usize),
 }
 
 impl SpliceError {
@@ -166,6 +171,7 @@ impl SpliceError {
             SpliceError::NotAStream(_) => Errno::EPROTONOSUPPORT,
             SpliceError::NotConnected(_) => Errno::ENOTCONN,
             SpliceError::Busy(_) => Errno::EBUSY,
+            SpliceError::TooManySplices(_) => Errno::ENOBUFS,
         }
     }
 }
@@ -385,8 +391,12 @@ pub(crate) fn set_up(
     let pool = start_pool(options)?;
     check_options(options)?;
     check(source, sink, order)?;
+    pool.take_place()?;
     let task = new_task(source, sink, options, pool);
-    attach(&task)?;
+    if let Err(error) = attach(&task) {
+        pool.counts.give_back_place();
+        return Err(error);
+    }
     pool.adopt(&task);
     let splice = Splice {
         status: task.status.clone(),

@@ -80,6 +80,7 @@ mod listener;
 mod numbers;
 mod pending;
 pub(crate) mod queue;
+mod quota;
 mod route;
 mod rule;
 mod source;
@@ -123,6 +124,7 @@ use ipnet::IpNet;
 use listener::{Listening, Unaccepted};
 use numbers::Numbers;
 use queue::Queue;
+use quota::{Peers, Refusal};
 use route::Network;
 use rule::Rule;
 use stats::Received;
@@ -168,6 +170,8 @@ pub(crate) struct Shared {
     listeners: Mutex<Vec<Arc<Listening>>, LEAF>,
     /// Connections whose handshake is not over, by the numbers of their sockets, and their listeners.
     half_open: Mutex<HashMap<u64, (Tuple, Arc<Listening>)>, LEAF>,
+    /// Connections of each peer, if there is a limit of them.
+    peers: Peers,
     /// SYNs about which a user is to decide.
     pub(crate) held: Mutex<HeldSyns, LEAF>,
     pub(crate) control: Mutex<Control, LEAF>,
@@ -357,6 +361,9 @@ impl Stack {
             mtu_lowered: counters.mtu_lowered.get(),
             icmp_ignored: counters.icmp_ignored.get(),
             broken: counters.broken.get(),
+            connections_refused: shared.received.connections_refused.get(),
+            peer_connections_refused: shared.received.peers_refused.get(),
+            half_open_full: shared.received.half_open_full.get(),
         }
     }
 
@@ -604,13 +611,18 @@ impl Shared {
         if place == Place::TimeWait && after.is_none() {
             return Ok(None);
         }
+        if !self.table.has_room() {
+            return Err(self.too_many_connections());
+        }
         let engine = self.engine(&tuple, |link, config| {
             Engine::connecting(link, config, &tuple)
         });
         let number = self.initial_sequence_number(&tuple, after);
-        let conn = self.connection(home, tuple, engine, number);
-        if !self.table.insert(&conn) {
-            return Ok(None);
+        let conn = self.connection(home, (tuple, false), engine, number);
+        match self.table.insert(&conn) {
+            Ok(()) => {}
+            Err(Refusal::Connections) => return Err(self.too_many_connections()),
+            Err(_) => return Ok(None),
         }
         // remove_address() either has found the connection too, or this finds the address gone.
         if !self.is_own(local) {
@@ -705,17 +717,18 @@ impl Shared {
         listeners.find(wanted).cloned()
     }
 
-    /// A new half-open connection, if the listener's backlog has room. `after` is a former connection
-    /// in its place.
+    /// A new half-open connection, if there is room for it. `after` is a former connection in its
+    /// place.
     pub(crate) fn accept_syn(
         self: &Arc<Self>,
         queue: u16,
         listening: &Arc<Listening>,
         syn: &Segment,
         after: Option<TimeWait>,
-    ) -> Begun {
+    ) -> Result<Begun, Refusal> {
+        self.admits_half_open()?;
         if !listening.reserve() {
-            return Begun::Full;
+            return Err(Refusal::Backlog);
         }
         if let Some(record) = &after {
             self.table.forget(record);
@@ -723,13 +736,13 @@ impl Shared {
         let tuple = &syn.tuple;
         let engine = self.engine(tuple, |link, config| Engine::listening(link, config, tuple));
         let number = self.initial_sequence_number(tuple, after.map(|record| record.snd_nxt));
-        let conn = self.connection(queue, *tuple, engine, number);
+        let conn = self.connection(queue, (*tuple, true), engine, number);
         // Whoever finds the connection in the table and runs it takes the SYN first.
         conn.leave(syn.clone());
         if intact(Protection::HalfOpenFirst) {
             self.half_open(&conn, listening);
         }
-        match self.put(conn, listening) {
+        Ok(match self.put(conn, listening)? {
             Put::Taken(conn) => {
                 if !intact(Protection::HalfOpenFirst) {
                     self.half_open(&conn, listening);
@@ -741,7 +754,7 @@ impl Shared {
                 Begun::Runs(other)
             }
             Put::Nobody => Begun::Nothing,
-        }
+        })
     }
 
     /// A connection whose handshake is not over. Before others can find it: whoever ends the handshake
@@ -753,25 +766,29 @@ impl Shared {
 
     /// Puts a half-open connection into the table, unless its tuple is taken: by another driver that
     /// got the same SYN, or by a user of this stack who dialled the other way.
-    fn put(&self, conn: Arc<Conn>, listening: &Arc<Listening>) -> Put {
-        if self.table.insert(&conn) {
+    fn put(&self, conn: Arc<Conn>, listening: &Arc<Listening>) -> Result<Put, Refusal> {
+        let Err(refusal) = self.table.insert(&conn) else {
             self.end_if_down(&conn, Runner::Driver);
-            return Put::Taken(conn);
-        }
+            return Ok(Put::Taken(conn));
+        };
         let forgotten = self.half_open.lock().remove(&conn.end.id());
         if forgotten.is_some() {
             listening.release();
         }
-        match self.table.get(&conn.tuple) {
+        if refusal != Refusal::Taken {
+            return Err(refusal);
+        }
+        Ok(match self.table.get(&conn.tuple) {
             Some(Entry::Conn(other)) => Put::Other(other),
             _ => Put::Nobody,
-        }
+        })
     }
 
+    /// A connection that is in no table yet, and whether its peer opens it.
     fn connection(
         self: &Arc<Self>,
         queue: u16,
-        tuple: Tuple,
+        (tuple, is_inbound): (Tuple, bool),
         engine: Engine,
         wire_iss: u32,
     ) -> Arc<Conn> {
@@ -783,6 +800,7 @@ impl Shared {
             wire_iss,
             ack_delay: self.config.ack_delay,
             epoch: self.epoch,
+            is_inbound,
         };
         let options = Options::new(
             !self.config.nagle,
@@ -856,8 +874,6 @@ impl Shared {
 pub(crate) enum Begun {
     /// This connection has got it, and is to be run.
     Runs(Arc<Conn>),
-    /// The backlog has no room.
-    Full,
     /// Another connection was in its place, and has gone: the SYN will come again.
     Nothing,
 }
@@ -917,9 +933,17 @@ impl Host for Shared {
 
     fn established(&self, conn: &Arc<Conn>) {
         let half_open = self.half_open.lock().remove(&conn.end.id());
-        if let Some((_, listening)) = half_open
-            && !listening.ready(conn)
-        {
+        let listening = half_open.map(|(_, listening)| listening);
+        let admitted = self.admit(conn);
+        let wanted = match listening {
+            Some(listening) if admitted => listening.ready(conn),
+            Some(listening) => {
+                listening.release();
+                false
+            }
+            None => admitted,
+        };
+        if !wanted {
             conn.leave_work(Work::ABORT);
         }
     }
@@ -934,6 +958,7 @@ impl Host for Shared {
         if let Some((_, listening)) = half_open {
             listening.release();
         }
+        self.dismiss(conn);
         let now = self.clock.now();
         drop(self.table.end(conn, record, now));
         if record.is_some() {

@@ -33,6 +33,9 @@ use std::time::Instant;
 /// Bytes that one pass moves at most, unless the builder says otherwise.
 pub const DEFAULT_QUANTUM: usize = 256 * 1024;
 
+/// Two for each pair of connections, of as many as a stack has by default at each end.
+const MAX_SPLICES: usize = 2 << 20;
+
 /// A pool of worker threads for splices.
 ///
 /// Clones are the same pool. Its threads start with the first splice. When the last clone is
@@ -75,6 +78,7 @@ pub struct Builder {
     dispatch: Dispatch,
     manual: bool,
     affinity: Affinity,
+    max_splices: usize,
 }
 
 impl Builder {
@@ -122,6 +126,30 @@ impl Builder {
         self
     }
 
+    /// How many splices the pool has at most at a time; 2,097,152 if not set, one for each direction of
+    /// as many pairs of connections as two stacks have by default. Beyond it
+    /// [`splice_to`](crate::Socket::splice_to) fails with
+    /// [`TooManySplices`](SpliceError::TooManySplices), which is counted
+    /// ([`Stats::refused`]); a splice that has ended makes room.
+    ///
+    /// ```
+    /// use sosplice::{local, splice::{Options, SpliceError, SplicePool}};
+    /// let pool = SplicePool::builder().workers(1).max_splices(1).build();
+    /// let ((_a, b), (c, _d)) = (local::pair(), local::pair());
+    /// let options = || Options { pool: Some(pool.clone()), ..Options::default() };
+    /// let there = b.splice_to(&c, options())?;
+    /// let back = c.splice_to(&b, options());
+    /// assert_eq!(back.unwrap_err(), SpliceError::TooManySplices(1));
+    /// there.unsplice()?;
+    /// c.splice_to(&b, options())?;
+    /// assert_eq!((pool.stats().running, pool.stats().refused), (1, 1));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn max_splices(mut self, most: usize) -> Builder {
+        self.max_splices = most;
+        self
+    }
+
     /// No threads: the workers work when [`SplicePool::run_one`] is called.
     pub fn manual(mut self) -> Builder {
         self.manual = true;
@@ -141,6 +169,7 @@ impl Builder {
                     dispatch: self.dispatch,
                     manual: self.manual,
                     affinity: self.affinity,
+                    max_splices: self.max_splices,
                     started: Mutex::default(),
                     closed: AtomicBool::new(false),
                     next_worker: AtomicUsize::new(0),
@@ -162,6 +191,7 @@ impl SplicePool {
             dispatch: Dispatch::default(),
             manual: false,
             affinity: Affinity::default(),
+            max_splices: MAX_SPLICES,
         }
     }
 
@@ -217,6 +247,7 @@ pub(super) struct Shared {
     pub(super) dispatch: Dispatch,
     manual: bool,
     affinity: Affinity,
+    max_splices: usize,
     /// How many threads have been started.
     started: Mutex<usize, LEAF>,
     closed: AtomicBool,
@@ -283,6 +314,15 @@ impl Shared {
         let queues = source.protocol.queue().zip(sink.protocol.queue());
         let next = || self.next_worker.fetch_add(1, Ordering::Relaxed);
         queues.map_or_else(next, |(queue, _)| queue) % self.workers.len()
+    }
+
+    /// A place for one more splice. It is given back when the splice has ended, or was not set up
+    /// ([`Counts`]).
+    pub(super) fn take_place(&self) -> Result<(), SpliceError> {
+        let taken = self.counts.take_place(self.max_splices);
+        taken
+            .then_some(())
+            .ok_or(SpliceError::TooManySplices(self.max_splices))
     }
 
     /// Takes a splice that has just been put on its buffers.

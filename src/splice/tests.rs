@@ -1,11 +1,12 @@
 //! What a splice does, step by step: a pool without threads, and a clock that is set.
 //!
-//! Here the bench; the tests are in `defects`, `lessons`, `fairness` and `behaviour`.
+//! Here the bench; the tests are in `defects`, `lessons`, `fairness`, `places` and `behaviour`.
 
 mod behaviour;
 mod defects;
 mod fairness;
 mod lessons;
+mod places;
 
 use super::*;
 use crate::buf::Buf;

@@ -4,6 +4,7 @@ use super::control::Control;
 use super::driver::Running;
 use super::numbers::{self, Numbers};
 use super::queue::Queue;
+use super::quota::{self, Peers};
 use super::route::{Network, Route, RouteError};
 use super::stats::Received;
 use super::table::Table;
@@ -135,6 +136,10 @@ pub(super) struct Config {
     /// First and last ephemeral port.
     pub(super) ports: (u16, u16),
     pub(super) syn_cookies: bool,
+    pub(super) max_connections: usize,
+    /// Of those that the peer opened.
+    pub(super) max_connections_per_peer: Option<usize>,
+    pub(super) max_half_open: usize,
     /// How long the driver's thread looks on before it sleeps.
     pub(super) busy_poll: Duration,
 }
@@ -156,6 +161,9 @@ impl Default for Config {
             time_wait_limit: 65_536,
             ports: (*numbers::EPHEMERAL.start(), *numbers::EPHEMERAL.end()),
             syn_cookies: true,
+            max_connections: quota::MAX_CONNECTIONS,
+            max_connections_per_peer: None,
+            max_half_open: quota::MAX_HALF_OPEN,
             busy_poll: Duration::ZERO,
         }
     }
@@ -505,7 +513,7 @@ impl Builder {
     }
 
     /// Whether SYNs are answered with cookies (RFC 4987 3.6) while half-open connections fill a
-    /// listener's backlog, so that a flood of them shuts nobody out; they are by default. Such a
+    /// listener's backlog, or are as many as the stack [may have](Self::max_half_open), so that a flood of them shuts nobody out; they are by default. Such a
     /// connection takes no memory before its handshake is over, and has all it would have otherwise
     /// but a maximum segment size above 1460. With `false` such SYNs are dropped. SYNs that a
     /// [`DecidingListener`](crate::DecidingListener) would hold are always dropped.
@@ -520,6 +528,77 @@ impl Builder {
     #[must_use]
     pub fn syn_cookies(mut self, send: bool) -> Builder {
         self.config.syn_cookies = send;
+        self
+    }
+
+    /// How many connections the stack has at most, half-open ones too, those in TIME-WAIT not;
+    /// 1,048,576 by default, as many as a process has descriptors in Linux (`fs.nr_open`). Beyond it SYNs
+    /// and acknowledgements of cookies are dropped, and attempts to connect fail with
+    /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded); both are counted
+    /// ([`Stats::connections_refused`](super::Stats)). When one has ended there is room again.
+    ///
+    /// ```
+    /// use sosplice::{Stack, TcpStream, link::memory};
+    /// use std::io::ErrorKind;
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let builder = Stack::builder(link).address("10.0.0.1/24".parse()?);
+    /// let (stack, _driver) = builder.max_connections(1).manual()?;
+    /// let first = TcpStream::start(&stack, "10.0.0.2:80".parse()?)?;
+    /// let second = TcpStream::start(&stack, "10.0.0.2:80".parse()?);
+    /// assert_eq!(second.unwrap_err().kind(), ErrorKind::QuotaExceeded);
+    /// first.abort();
+    /// TcpStream::start(&stack, "10.0.0.2:80".parse()?)?;
+    /// assert_eq!(stack.stats().connections_refused, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn max_connections(mut self, most: usize) -> Builder {
+        self.config.max_connections = most;
+        self
+    }
+
+    /// How many connections one peer may have opened at a time: an IPv4 address, or a /64 of IPv6, in
+    /// which a host has as many addresses as it likes. `None`, without a limit, by default: behind one
+    /// address there may be a whole company, or a load balancer that all clients come through. With a
+    /// limit below the listeners' backlogs no peer fills one alone.
+    ///
+    /// Those count whose handshake is over, so that nobody uses up what an address may have by forging
+    /// its SYNs. Then SYNs of the peer are dropped; if more of its handshakes are under way, the
+    /// connections beyond the limit are reset when they stand. Both are counted
+    /// ([`Stats::peer_connections_refused`](super::Stats)). Connections that the stack opens do not count.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link)
+    ///     .address("10.0.0.1/24".parse()?)
+    ///     .max_connections_per_peer(Some(100))
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn max_connections_per_peer(mut self, most: Option<usize>) -> Builder {
+        self.config.max_connections_per_peer = most;
+        self
+    }
+
+    /// How many half-open connections all listeners have together at most; 4,096 by default (Linux's
+    /// `tcp_max_syn_backlog`), which take about 50 MB. Each listener has a
+    /// [backlog](crate::TcpListener) of its own besides. A SYN beyond either is answered with a
+    /// [cookie](Self::syn_cookies), or dropped, and those that are there stay: so it takes no memory, and
+    /// nobody's handshake is cut short. It is counted ([`Stats::half_open_full`](super::Stats)).
+    /// SYNs that wait for a decision are no connections yet and do not count.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let address = "10.0.0.1/24".parse()?;
+    /// let stack = Stack::builder(link).address(address).max_half_open(256).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn max_half_open(mut self, most: usize) -> Builder {
+        self.config.max_half_open = most;
         self
     }
 
@@ -774,9 +853,14 @@ impl Builder {
             clock: self.clock,
             network: Mutex::new(network),
             config: self.config,
-            table: Table::new(self.config.time_wait, self.config.time_wait_limit),
+            table: Table::new(
+                self.config.time_wait,
+                self.config.time_wait_limit,
+                self.config.max_connections,
+            ),
             listeners: Mutex::default(),
             half_open: Mutex::default(),
+            peers: Peers::default(),
             held: Mutex::default(),
             control: Mutex::new(Control::new(&caps)),
             unclaimed: self.unclaimed,

@@ -1,5 +1,5 @@
 //! SYN cookies (RFC 4987 3.6): how a listener answers a SYN when half-open connections fill its
-//! backlog. Nothing is remembered: the initial sequence number of the answer is a keyed hash of what
+//! backlog, or the stack's limit of them. Nothing is remembered: the initial sequence number of the answer is a keyed hash of what
 //! the SYN said, and whoever acknowledges it has received it.
 //!
 //! A cookie carries 8 bits: parity of the time, segment size (of four), window scale, SACK. The other
@@ -12,6 +12,7 @@
 use super::control;
 use super::listener::Listening;
 use super::queue::Queue;
+use super::quota::Refusal;
 use super::{Put, Shared, Work};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::engine::Engine;
@@ -152,32 +153,34 @@ impl Shared {
     }
 
     /// Begins the connection of that SYN, if somebody may accept it. Only its acknowledgement is
-    /// missing. Another driver may have begun it with another segment of the peer.
+    /// missing, so it does not count as a half-open one. Another driver may have begun it with another
+    /// segment of the peer.
     pub(crate) fn accept_cookie(
         self: &Arc<Self>,
         queue: u16,
         listening: &Arc<Listening>,
         (tuple, syn, value): (Tuple, Header, u32),
-    ) -> Option<Arc<Conn>> {
+    ) -> Result<Arc<Conn>, Refusal> {
+        self.admits(&tuple)?;
         if listening.decides || !listening.reserve_beyond() {
-            return None;
+            return Err(Refusal::Backlog);
         }
         let engine = self.engine(&tuple, |link, config| {
             Engine::listening(link, config, &tuple)
         });
-        let conn = self.connection(queue, tuple, engine, value);
+        let conn = self.connection(queue, (tuple, true), engine, value);
         conn.leave(super::held::segment(tuple, syn));
         self.half_open(&conn, listening);
         // Before another driver finds it: only who has sent its SYN|ACK takes an acknowledgement.
         conn.run(Work::SERVE, Runner::Driver);
-        match self.put(conn, listening) {
+        Ok(match self.put(conn, listening)? {
             Put::Taken(conn) => {
                 self.received.cookies_accepted.add(1);
-                Some(conn)
+                conn
             }
-            Put::Other(conn) => Some(conn),
-            Put::Nobody => None,
-        }
+            Put::Other(conn) => conn,
+            Put::Nobody => return Err(Refusal::Taken),
+        })
     }
 }
 

@@ -301,9 +301,9 @@ impl Driver {
             let value = header.ack.wrapping_sub(1);
             let begun = (self.shared).accept_cookie(self.queue, &listening, (tuple, syn, value));
             match begun {
-                Some(conn) => self.deliver(conn, segment),
+                Ok(conn) => self.deliver(conn, segment),
                 // Its sender takes the connection for standing, and what it sends comes again.
-                None => self.shared.received.backlog_full.add(1),
+                Err(refusal) => self.shared.count_dropped(refusal),
             }
             return;
         }
@@ -335,25 +335,22 @@ impl Driver {
 
     fn syn(&mut self, listening: &Arc<Listening>, segment: Segment, after: Option<TimeWait>) {
         let tuple = &segment.tuple;
-        // It would connect to itself.
+        // A SYN from an address to itself would connect to itself.
         if tuple.local == tuple.remote && tuple.local_port == tuple.remote_port {
             self.shared.received.backlog_full.add(1);
-            return;
-        }
-        if listening.decides {
+        } else if let Err(refusal) = self.shared.admits(tuple) {
+            self.shared.count_dropped(refusal);
+        } else if listening.decides {
             if let Some(conn) = self.shared.hold_syn(self.queue, listening, &segment) {
                 self.deliver(conn, segment);
             }
-            return;
-        }
-        let begun = (self.shared).accept_syn(self.queue, listening, &segment, after);
-        match begun {
-            Begun::Runs(conn) => self.touch(conn),
-            Begun::Nothing => {}
-            Begun::Full => {
-                let answered = (self.shared).answer_with_cookie(self.home(), listening, &segment);
-                if !answered {
-                    self.shared.received.backlog_full.add(1);
+        } else {
+            let begun = (self.shared).accept_syn(self.queue, listening, &segment, after);
+            match begun {
+                Ok(Begun::Runs(conn)) => self.touch(conn),
+                Ok(Begun::Nothing) => {}
+                Err(refusal) => {
+                    (self.shared).turn_away(self.home(), refusal, listening, &segment);
                 }
             }
         }

@@ -13,6 +13,7 @@
 
 use super::control;
 use super::listener::Listening;
+use super::quota::Refusal;
 use super::table::Entry;
 use super::{Shared, Work};
 use crate::buf::Gather;
@@ -232,14 +233,18 @@ impl Shared {
             Engine::listening(link, config, &tuple)
         });
         let number = self.initial_sequence_number(&tuple, after);
-        let conn = self.connection(key.queue, tuple, engine, number);
+        let conn = self.connection(key.queue, (tuple, true), engine, number);
         // Whoever finds the connection in the table and runs it takes the SYN first.
         conn.leave(syn);
         let inserted = self.table.insert(&conn);
         self.ignore_syn(key);
-        if !inserted {
-            let why = "this stack has dialled its peer from the same port meanwhile";
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+        match inserted {
+            Ok(()) => {}
+            Err(Refusal::Connections) => return Err(self.too_many_connections()),
+            Err(_) => {
+                let why = "this stack has dialled its peer from the same port meanwhile";
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+            }
         }
         if self.end_if_down(&conn, Runner::User) {
             return Err(SoError::NetworkDown.into());

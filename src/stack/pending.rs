@@ -187,6 +187,8 @@ impl Pending {
     /// [`TimedOut`](io::ErrorKind::TimedOut) if the SYN is held no longer, see [`DecidingListener`];
     /// [`AddrInUse`](io::ErrorKind::AddrInUse) if this stack has meanwhile dialled that peer itself,
     /// from the port that it wants to reach;
+    /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the stack has as many connections as it may
+    /// have ([`Builder::max_connections`](super::Builder::max_connections));
     /// [`NetworkDown`](io::ErrorKind::NetworkDown) if the link is gone.
     pub fn accept(self) -> io::Result<TcpStream> {
         let conn = self.stack.shared().accept_held(self.key)?;

@@ -21,6 +21,12 @@ pub(crate) struct Received {
     pub(crate) claimed: Counter,
     /// SYNs beyond a backlog.
     pub(crate) backlog_full: Counter,
+    /// Connections, of a peer's or of ours, beyond the stack's limit.
+    pub(crate) connections_refused: Counter,
+    /// Connections beyond the limit of each peer.
+    pub(crate) peers_refused: Counter,
+    /// SYNs beyond the stack's limit of half-open connections.
+    pub(crate) half_open_full: Counter,
     /// SYNs beyond a backlog that were answered with a cookie.
     pub(crate) cookies_sent: Counter,
     /// Connections that began with a cookie.
@@ -105,7 +111,8 @@ pub struct Stats {
     pub segments_refused: u64,
     /// Segments dropped because a connection's backlog was full.
     pub segments_backlog_full: u64,
-    /// SYNs dropped because a listener's backlog was full.
+    /// SYNs dropped because a listener's backlog was full, or the stack had too many half-open
+    /// connections.
     pub syns_dropped: u64,
     /// SYNs answered with a cookie because half-open connections filled a listener's backlog
     /// ([`Builder::syn_cookies`](super::Builder::syn_cookies)).
@@ -123,4 +130,15 @@ pub struct Stats {
     pub icmp_ignored: u64,
     /// Connections reset because an invariant of this crate was broken: always 0, or a bug.
     pub broken: u64,
+    /// Connections that did not begin because the stack had as many as it may have
+    /// ([`Builder::max_connections`](super::Builder::max_connections)): SYNs, and acknowledgements of
+    /// cookies, that were dropped, and attempts to connect that failed.
+    pub connections_refused: u64,
+    /// The same for the limit of each peer
+    /// ([`Builder::max_connections_per_peer`](super::Builder::max_connections_per_peer)): SYNs that were
+    /// dropped, and connections that were reset when their handshake was over.
+    pub peer_connections_refused: u64,
+    /// SYNs that found as many half-open connections in the stack as there may be
+    /// ([`Builder::max_half_open`](super::Builder::max_half_open)): answered with a cookie or dropped.
+    pub half_open_full: u64,
 }

@@ -1,5 +1,6 @@
 //! The table of connections: sharded, found by a hash of both ends.
 
+use super::quota::Refusal;
 use crate::lock::{LEAF, Mutex};
 use crate::tcp::conn::Conn;
 use crate::tcp::time_wait::TimeWait;
@@ -43,10 +44,13 @@ pub(crate) struct Table {
     time_wait: Duration,
     /// Most places in the queue, so most records.
     limit: usize,
+    /// Most connections.
+    most: usize,
 }
 
 impl Table {
-    pub(crate) fn new(time_wait: Duration, limit: usize) -> Table {
+    /// At most `limit` records and `most` connections.
+    pub(crate) fn new(time_wait: Duration, limit: usize, most: usize) -> Table {
         Table {
             shards: std::array::from_fn(|_| Mutex::default()),
             waiting: Mutex::default(),
@@ -56,6 +60,7 @@ impl Table {
             reused: AtomicU64::new(0),
             time_wait,
             limit,
+            most,
         }
     }
 
@@ -73,15 +78,31 @@ impl Table {
         self.shard(tuple).lock().contains_key(tuple)
     }
 
-    /// Puts a connection in, unless its tuple is taken.
-    pub(crate) fn insert(&self, conn: &Arc<Conn>) -> bool {
-        let mut shard = self.shard(&conn.tuple).lock();
-        let vacant = !shard.contains_key(&conn.tuple);
-        if vacant {
-            shard.insert(conn.tuple, Entry::Conn(conn.clone()));
-            self.connections.fetch_add(1, Ordering::Relaxed);
+    /// Puts a connection in, unless its tuple is taken or there are too many.
+    pub(crate) fn insert(&self, conn: &Arc<Conn>) -> Result<(), Refusal> {
+        // Counted first: of several threads that find the last place, one has it.
+        let one_more = |count| (count < self.most).then_some(count + 1);
+        self.connections
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .map_err(|_| Refusal::Connections)?;
+        let vacant = {
+            let mut shard = self.shard(&conn.tuple).lock();
+            let vacant = !shard.contains_key(&conn.tuple);
+            if vacant {
+                shard.insert(conn.tuple, Entry::Conn(conn.clone()));
+            }
+            vacant
+        };
+        if !vacant {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            return Err(Refusal::Taken);
         }
-        vacant
+        Ok(())
+    }
+
+    /// Whether one more connection may begin.
+    pub(crate) fn has_room(&self) -> bool {
+        self.connections() < self.most
     }
 
     /// Takes a connection out; a record may take its place. The reference is given back, to be
@@ -295,13 +316,13 @@ mod tests {
             snd_nxt: 0,
             rcv_nxt: 0,
         };
-        let table = Table::new(Duration::from_secs(60), 1000);
+        let table = Table::new(Duration::from_secs(60), 1000, 1);
         let start = SystemClock.now();
         // A peer that opens the same connection again and again, for two hours.
         for second in 0..7200 {
             let now = start + Duration::from_secs(second);
             table.forget(&record);
-            assert!(table.insert(&conn));
+            table.insert(&conn).unwrap();
             drop(table.end(&conn, Some(record), now));
             table.expire(now);
             assert!(table.waiting.lock().len() <= 61);
@@ -309,7 +330,7 @@ mod tests {
         // A record that is restarted stays for a period from then.
         let now = start + Duration::from_secs(7200);
         table.forget(&record);
-        assert!(table.insert(&conn));
+        table.insert(&conn).unwrap();
         drop(table.end(&conn, Some(record), now));
         table.restart(&record, now + Duration::from_secs(59));
         table.expire(now + Duration::from_secs(60));

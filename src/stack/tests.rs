@@ -108,7 +108,7 @@ fn a_syn_whose_place_is_taken_is_its_connections() {
         },
     );
     let begin = || match shared.accept_syn(0, &listener, &syn, None) {
-        Begun::Runs(conn) => conn,
+        Ok(Begun::Runs(conn)) => conn,
         other => panic!("{other:?}"),
     };
     assert!(Arc::ptr_eq(&begin(), &begin()));

@@ -31,6 +31,7 @@ use crate::protocol::{Protocol, SocketEnd};
 use crate::sync::{Protection, intact};
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -84,6 +85,10 @@ pub(crate) struct Conn {
     pub(crate) queue: u16,
     pub(crate) end: Arc<SocketEnd>,
     pub(crate) options: Options,
+    /// The peer opened it.
+    pub(crate) is_inbound: bool,
+    /// The host counts it among those of its peer.
+    pub(crate) counts_for_peer: AtomicBool,
     host: Arc<dyn Host>,
     tcb: lock::Mutex<Tcb, CONNECTION>,
     backlog: lock::Mutex<Backlog, LEAF>,
@@ -97,6 +102,7 @@ pub(crate) struct ConnConfig {
     pub(crate) wire_iss: u32,
     pub(crate) ack_delay: Option<Duration>,
     pub(crate) epoch: Instant,
+    pub(crate) is_inbound: bool,
 }
 
 impl Conn {
@@ -124,6 +130,8 @@ impl Conn {
             queue: config.queue,
             end,
             options,
+            is_inbound: config.is_inbound,
+            counts_for_peer: AtomicBool::new(false),
             host,
             tcb: lock::Mutex::new(tcb),
             backlog: lock::Mutex::default(),

@@ -280,8 +280,8 @@ fn a_tuple_that_was_dialled_meanwhile_is_taken() {
     let engine = shared.engine(&tuple, |link, config| {
         Engine::connecting(link, config, &tuple)
     });
-    let conn = shared.connection(0, tuple, engine, 0);
-    assert!(shared.table.insert(&conn));
+    let conn = shared.connection(0, (tuple, false), engine, 0);
+    shared.table.insert(&conn).unwrap();
     assert_eq!(pending.accept().unwrap_err().kind(), ErrorKind::AddrInUse);
     nothing_is_held(&mut net, &listener);
 }

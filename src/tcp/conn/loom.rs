@@ -115,6 +115,7 @@ fn accepted() -> (Arc<Conn>, Arc<Stack>) {
         wire_iss: ISS,
         ack_delay: None,
         epoch: now,
+        is_inbound: false,
     };
     let engine = Engine::listening(&stack.capabilities(), &engine, &tuple);
     let end = SocketEnd::new(100, 100);
