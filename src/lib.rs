@@ -131,6 +131,7 @@
 #[doc = include_str!("doc/behaviour.md")]
 pub mod behaviour {}
 pub mod buf;
+mod busy;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;

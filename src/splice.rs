@@ -35,7 +35,7 @@ mod xfer;
 pub use crate::end::{Cause, End, Role};
 pub use bucket::Rate;
 pub use pool::{Builder, DEFAULT_QUANTUM, SplicePool};
-pub use stats::Stats;
+pub use stats::{Stats, WorkerStats};
 
 use crate::error::{Errno, Flavor};
 use crate::protocol::SoState;

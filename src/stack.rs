@@ -83,15 +83,17 @@ mod unclaimed;
 mod uplink;
 
 pub use crate::keep_alive::KeepAlive;
+pub use crate::tcp::state::TcpState;
 pub use builder::{BuildError, Builder};
 pub use driver::Driver;
 pub use listener::{DEFAULT_BACKLOG, TcpListener};
 pub use pending::{DecidingListener, Pending};
 pub use route::{Route, RouteError};
 pub use rule::Intercept;
-pub use stats::Stats;
+pub use stats::{DriverStats, Stats};
 pub use stream::TcpStream;
 
+use crate::busy::Busy;
 use crate::clock::{self, Clock};
 use crate::error::SoError;
 use crate::link::{Capabilities, Link};
@@ -171,6 +173,8 @@ pub(crate) struct Shared {
     down: AtomicBool,
     /// Sockets whose last handle is still there.
     attached: AtomicUsize,
+    /// How long each driver's thread has been at work.
+    drivers: Mutex<Vec<Arc<Busy>>, LEAF>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -280,11 +284,11 @@ impl Stack {
         self.shared().network.lock().set_routes(routes)
     }
 
-    /// Counters at this moment.
+    /// Counters, and what there is at this moment. Looks at every connection, and locks no engine: its
+    /// buffers are locked one after the other, each for a moment.
     pub fn stats(&self) -> Stats {
         let shared = self.shared();
-        Stats {
-            connections: shared.table.connections(),
+        let mut stats = Stats {
             time_wait: shared.table.records(),
             time_wait_dropped: shared.table.dropped(),
             frames_received: shared.received.frames.get(),
@@ -309,7 +313,50 @@ impl Stack {
             mtu_lowered: shared.counters.mtu_lowered.get(),
             icmp_ignored: shared.counters.icmp_ignored.get(),
             broken: shared.counters.broken.get(),
+            segments_received: shared.received.segments.get(),
+            bytes_received: shared.received.bytes.get(),
+            bytes_sent: shared.counters.bytes_sent.get(),
+            segments_retransmitted: shared.counters.sent_again.get(),
+            bytes_retransmitted: shared.counters.bytes_sent_again.get(),
+            active_opens: shared.counters.active_opens.get(),
+            passive_opens: shared.counters.passive_opens.get(),
+            attempts_failed: shared.counters.attempts_failed.get(),
+            connections_reset: shared.counters.resets.get(),
+            ..Stats::default()
+        };
+        {
+            let agenda = shared.agenda.lock();
+            stats.timers = agenda.timers();
+            stats.blocked = agenda.blocked();
+            stats.handed_over = agenda.handed_over();
         }
+        stats.add_sockets(TcpState::TimeWait, stats.time_wait);
+        for conn in shared.table.all() {
+            stats.add_connection(&conn);
+        }
+        let listeners = shared.listeners.lock().clone();
+        for listening in listeners {
+            stats.add_listener(listening.queued());
+        }
+        stats
+    }
+
+    /// What each driver of the stack has done.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link).address("10.0.0.1/24".parse()?).build()?;
+    /// let drivers = stack.driver_stats();
+    /// assert_eq!(drivers.len(), 1);
+    /// println!("{:?} at work", drivers[0].busy);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn driver_stats(&self) -> Vec<DriverStats> {
+        let now = self.now();
+        let drivers = self.shared().drivers.lock();
+        let stats = drivers.iter().map(|busy| DriverStats::new(busy, now));
+        stats.collect()
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -477,6 +524,7 @@ impl Shared {
         if !self.table.insert(&conn) {
             return Ok(None);
         }
+        self.counters.active_opens.add(1);
         // Either go_down() has found the connection, or this finds the stack down; the same goes for
         // remove_address().
         if self.down.load(Ordering::SeqCst) || !self.is_own(local) {
@@ -569,6 +617,7 @@ impl Shared {
             listening.release();
             return None;
         }
+        self.counters.passive_opens.add(1);
         // Only the driver, who is here, runs a connection that has got no segment yet.
         self.half_open.lock().insert(*tuple, listening.clone());
         Some(conn)

@@ -628,6 +628,7 @@ impl Builder {
             closing: AtomicBool::new(false),
             down: AtomicBool::new(false),
             attached: AtomicUsize::new(0),
+            drivers: Mutex::default(),
         });
         let driver = Driver::new(shared.clone());
         Ok((

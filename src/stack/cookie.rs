@@ -165,6 +165,7 @@ impl Shared {
         }
         self.half_open.lock().insert(tuple, listening.clone());
         self.received.cookies_accepted.add(1);
+        self.counters.passive_opens.add(1);
         conn.leave(super::held::segment(tuple, syn));
         conn.run(Work::SERVE, Runner::Driver);
         Some(conn)

@@ -11,6 +11,7 @@ use super::control;
 use super::listener::Listening;
 use super::table::Entry;
 use super::uplink::Uplink;
+use crate::busy::Busy;
 use crate::error::SoError;
 use crate::link::{Frame, Link};
 use crate::run_list::{self, Budget};
@@ -44,6 +45,9 @@ pub struct Driver {
     touched: Vec<Arc<Conn>>,
     /// Full batches in a row.
     full: u32,
+    /// Segments of this batch, and their payload. They are counted together.
+    segments: (u64, u64),
+    busy: Arc<Busy>,
 }
 
 impl Drop for Driver {
@@ -54,11 +58,15 @@ impl Drop for Driver {
 
 impl Driver {
     pub(crate) fn new(shared: Arc<Shared>) -> Driver {
+        let busy = Arc::new(Busy::new(shared.epoch));
+        shared.drivers.lock().push(busy.clone());
         Driver {
             shared,
             frames: Vec::new(),
             touched: Vec::new(),
             full: 0,
+            segments: (0, 0),
+            busy,
         }
     }
 
@@ -94,6 +102,7 @@ impl Driver {
             for frame in frames.drain(..) {
                 self.input(frame, now);
             }
+            self.count();
             for conn in &self.touched {
                 conn.receive();
             }
@@ -107,6 +116,15 @@ impl Driver {
         });
         self.frames = frames;
         Ok((received, worked))
+    }
+
+    /// Adds the segments of a batch to the counters.
+    fn count(&mut self) {
+        let (segments, bytes) = std::mem::take(&mut self.segments);
+        if segments > 0 {
+            self.shared.received.segments.add(segments);
+            self.shared.received.bytes.add(bytes);
+        }
     }
 
     /// Takes note of a batch: whether more arrives than gets done.
@@ -154,7 +172,11 @@ impl Driver {
         counters.frames.add(1);
         let spare = self.shared.unclaimed.keep_segment(&frame);
         match wire::parse(frame) {
-            Parsed::Tcp(segment) => self.segment(segment, spare, now),
+            Parsed::Tcp(segment) => {
+                self.segments.0 += 1;
+                self.segments.1 += segment.payload_len as u64;
+                self.segment(segment, spare, now);
+            }
             Parsed::Icmp {
                 destination,
                 ip_header_len,
@@ -351,8 +373,15 @@ pub(super) struct Running {
     busy_at: Option<Instant>,
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.driver.busy.sleep(self.driver.shared.now());
+    }
+}
+
 impl Running {
     pub(super) fn new(driver: Driver) -> Running {
+        driver.busy.wake(driver.shared.now());
         Running {
             driver,
             until: None,
@@ -418,15 +447,22 @@ impl Running {
     pub(super) fn fall_asleep(&self) -> Option<(Option<Instant>, bool)> {
         let expiry = self.driver.next_expiry();
         let mut agenda = self.driver.shared.agenda.lock();
-        agenda.fall_asleep().then(|| {
+        let wanted = agenda.fall_asleep().then(|| {
             let timer = agenda.next();
             let deadline = timer.into_iter().chain(expiry).chain(self.until).min();
             (deadline, agenda.has_blocked())
-        })
+        });
+        drop(agenda);
+        if wanted.is_some() {
+            self.driver.busy.sleep(self.driver.shared.now());
+        }
+        wanted
     }
 
     pub(super) fn wake_up(&self) {
-        self.driver.shared.agenda.lock().wake_up();
+        let shared = &self.driver.shared;
+        shared.agenda.lock().wake_up();
+        self.driver.busy.wake(shared.now());
     }
 
     /// Sleeps until there is something to do. `false`: the link is gone.

@@ -208,6 +208,7 @@ impl Shared {
             let why = "this stack has dialled its peer from the same port meanwhile";
             return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
         }
+        self.counters.passive_opens.add(1);
         // Either go_down() has found the connection, or this finds the stack down.
         if self.down.load(Ordering::SeqCst) {
             conn.run(Work::NETWORK_DOWN, Runner::User);

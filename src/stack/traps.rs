@@ -11,6 +11,7 @@
 mod acks;
 mod ahead;
 mod bare;
+mod counters;
 mod fuzz;
 mod held;
 mod hostile;

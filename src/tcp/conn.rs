@@ -16,9 +16,10 @@
 //!    what nobody has done ([`Conn::catch_up`]).
 
 use super::engine::Engine;
-use super::host::Host;
+use super::host::{Host, Sent};
 use super::icmp::IcmpError;
 use super::options::Options;
+use super::state::TcpState;
 use super::tcb::{Done, Env, Tcb, Work};
 use super::wire::{Segment, Tuple};
 use crate::lock::{self, CONNECTION, Guard, LEAF};
@@ -26,6 +27,7 @@ use crate::protocol::{Protocol, SocketEnd};
 use crate::sync::{Protection, intact};
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -67,6 +69,16 @@ pub(crate) struct Conn {
     host: Arc<dyn Host>,
     tcb: lock::Mutex<Tcb, CONNECTION>,
     backlog: lock::Mutex<Backlog, LEAF>,
+    gauge: Gauge,
+}
+
+/// What is told of a connection to who does not own it: its owner leaves it here after each step. (Of
+/// `std`, also in models: nobody waits for it.)
+#[derive(Debug, Default)]
+struct Gauge {
+    state: AtomicU8,
+    /// Real memory of what arrived ahead of its turn.
+    ahead: AtomicUsize,
 }
 
 /// Sizes of a connection, and where it begins.
@@ -97,6 +109,7 @@ impl Conn {
             (config.epoch, now),
         );
         tcb.vigil.set(options.keep_alive(), now);
+        let state = TcpState::of_engine(tcb.state());
         Arc::new_cyclic(|me| Conn {
             me: me.clone(),
             tuple,
@@ -105,7 +118,32 @@ impl Conn {
             host,
             tcb: lock::Mutex::new(tcb),
             backlog: lock::Mutex::default(),
+            gauge: Gauge {
+                state: AtomicU8::new(state.number()),
+                ..Gauge::default()
+            },
         })
+    }
+
+    /// The state after the latest step.
+    pub(crate) fn state(&self) -> TcpState {
+        TcpState::of_number(self.gauge.state.load(Ordering::Relaxed))
+    }
+
+    /// Real memory, in bytes, of what has arrived ahead of its turn.
+    pub(crate) fn ahead_memory(&self) -> usize {
+        self.gauge.ahead.load(Ordering::Relaxed)
+    }
+
+    /// Of a connection in TIME-WAIT nothing but a record remains.
+    fn publish(&self, tcb: &Tcb, done: Option<&Done>) {
+        let state = match done {
+            Some(Done::TimeWait(_)) => TcpState::TimeWait,
+            Some(Done::Closed(_)) | None => TcpState::of_engine(tcb.state()),
+        };
+        self.gauge.state.store(state.number(), Ordering::Relaxed);
+        let ahead = tcb.store_memory();
+        self.gauge.ahead.store(ahead, Ordering::Relaxed);
     }
 
     /// Leaves a segment. [`run`](Self::run), or [`receive`](Self::receive), must follow, also after
@@ -217,6 +255,7 @@ impl Conn {
             link: self.host.link(),
             end: &self.end,
             counters: self.host.counters(),
+            sent: Sent::new(self.host.counters()),
             options: &self.options,
         };
         // First: what they quote may be acknowledged by a segment behind them.
@@ -230,6 +269,7 @@ impl Conn {
             return true;
         }
         let served = tcb.serve(work, &env);
+        self.publish(tcb, served.done.as_ref());
         if served.established {
             self.host.established(me);
         }
@@ -237,7 +277,12 @@ impl Conn {
             self.host.blocked(me);
         }
         match served.done {
-            Some(Done::Closed) => self.host.closed(me, None),
+            Some(Done::Closed(ending)) => {
+                let counters = self.host.counters();
+                counters.attempts_failed.add(u64::from(ending.failed()));
+                counters.resets.add(u64::from(ending.reset()));
+                self.host.closed(me, None);
+            }
             Some(Done::TimeWait(record)) => self.host.closed(me, Some(record)),
             None => {}
         }
@@ -270,12 +315,6 @@ impl Conn {
             .map(|op| op.brief())
             .collect();
         format!("{:?}\n{:?}\n{}", self.tuple, *tcb, ops.join("\n"))
-    }
-
-    /// Real memory of what has arrived out of order.
-    #[cfg(test)]
-    pub(crate) fn store_memory(&self) -> usize {
-        self.tcb.lock().store_memory()
     }
 
     /// How the engine was made and what happened to it.

@@ -5,6 +5,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::link::memory::{self, MemoryLink};
 use crate::link::{Checksum, Packet};
 use crate::tcp::engine::EngineConfig;
+use crate::tcp::host::Sent;
 use crate::tcp::wire::{self, SYN};
 use crate::tcp::wire::{ACK, Parsed, SynOptions};
 use std::sync::Arc;
@@ -96,6 +97,7 @@ impl World {
             link: &self.link,
             end: &self.end,
             counters: &self.counters,
+            sent: Sent::new(&self.counters),
             options: &self.options,
         };
         self.tcb.input(&segment, &env);
@@ -107,6 +109,7 @@ impl World {
             link: &self.link,
             end: &self.end,
             counters: &self.counters,
+            sent: Sent::new(&self.counters),
             options: &self.options,
         };
         self.tcb.serve(work, &env)
@@ -176,7 +179,10 @@ fn a_timeout_while_the_link_is_full_is_not_forgotten() {
     let served = world.serve(Work::SERVE);
     assert!(served.done.is_none() && served.link_full);
     world.sent();
-    assert!(matches!(world.serve(Work::SERVE).done, Some(Done::Closed)));
+    assert!(matches!(
+        world.serve(Work::SERVE).done,
+        Some(Done::Closed(_))
+    ));
     assert_eq!(world.sent()[0].header.flags & RST, RST);
 }
 
@@ -206,7 +212,10 @@ fn nothing_begins_again_after_a_reset() {
     world.sent();
     world.input(RST, 1, 0, 0, 0);
     world.input(SYN, 5000, 0, 1000, 0);
-    assert!(matches!(world.serve(Work::SERVE).done, Some(Done::Closed)));
+    assert!(matches!(
+        world.serve(Work::SERVE).done,
+        Some(Done::Closed(_))
+    ));
     assert!(
         world.sent().is_empty(),
         "a SYN|ACK that nobody stands behind"
