@@ -133,6 +133,7 @@ pub mod behaviour {}
 pub mod buf;
 mod busy;
 pub mod clock;
+mod columns;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod end;

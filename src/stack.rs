@@ -71,6 +71,7 @@ mod numbers;
 mod pending;
 mod route;
 mod rule;
+mod sockets;
 mod source;
 mod stats;
 mod stream;
@@ -90,6 +91,7 @@ pub use listener::{DEFAULT_BACKLOG, TcpListener};
 pub use pending::{DecidingListener, Pending};
 pub use route::{Route, RouteError};
 pub use rule::Intercept;
+pub use sockets::{ListenInfo, SocketInfo, SocketTable};
 pub use stats::{DriverStats, Stats};
 pub use stream::TcpStream;
 

@@ -276,6 +276,16 @@ impl Shared {
         }
     }
 
+    /// The splices that have not ended, and some that are about to go.
+    pub(super) fn tasks(&self) -> Vec<Arc<Task>> {
+        let mut all = Vec::new();
+        for worker in &self.workers {
+            let tasks = worker.tasks.lock();
+            all.extend(tasks.tasks.iter().filter_map(Weak::upgrade));
+        }
+        all
+    }
+
     /// Has the splice's worker look after its timers, if one is due earlier than before.
     pub(super) fn arm(&self, task: &Arc<Task>) {
         if let Some(at) = task.arm() {

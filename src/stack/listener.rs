@@ -107,6 +107,10 @@ impl Listening {
         !queue.closed && queue.ready.len() < self.backlog
     }
 
+    pub(crate) fn backlog(&self) -> usize {
+        self.backlog
+    }
+
     pub(crate) fn queued(&self) -> Queued {
         let queue = self.queue.lock();
         Queued {

@@ -16,6 +16,7 @@ mod fuzz;
 mod held;
 mod hostile;
 mod icmp;
+mod listings;
 mod options;
 mod recovery;
 mod routes;

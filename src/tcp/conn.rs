@@ -27,7 +27,8 @@ use crate::protocol::{Protocol, SocketEnd};
 use crate::sync::{Protection, intact};
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,7 @@ pub(crate) struct Conn {
     host: Arc<dyn Host>,
     tcb: lock::Mutex<Tcb, CONNECTION>,
     backlog: lock::Mutex<Backlog, LEAF>,
+    began: Instant,
     gauge: Gauge,
 }
 
@@ -77,6 +79,8 @@ pub(crate) struct Conn {
 #[derive(Debug, Default)]
 struct Gauge {
     state: AtomicU8,
+    /// When something last moved: nanoseconds since the connection began.
+    moved: AtomicU64,
     /// Real memory of what arrived ahead of its turn.
     ahead: AtomicUsize,
 }
@@ -118,6 +122,7 @@ impl Conn {
             host,
             tcb: lock::Mutex::new(tcb),
             backlog: lock::Mutex::default(),
+            began: now,
             gauge: Gauge {
                 state: AtomicU8::new(state.number()),
                 ..Gauge::default()
@@ -130,6 +135,15 @@ impl Conn {
         TcpState::of_number(self.gauge.state.load(Ordering::Relaxed))
     }
 
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// When something last moved in either direction, or the connection began.
+    pub(crate) fn moved_at(&self) -> Instant {
+        self.began + Duration::from_nanos(self.gauge.moved.load(Ordering::Relaxed))
+    }
+
     /// Real memory, in bytes, of what has arrived ahead of its turn.
     pub(crate) fn ahead_memory(&self) -> usize {
         self.gauge.ahead.load(Ordering::Relaxed)
@@ -137,11 +151,14 @@ impl Conn {
 
     /// Of a connection in TIME-WAIT nothing but a record remains.
     fn publish(&self, tcb: &Tcb, done: Option<&Done>) {
+        let moved = tcb.moved_at().saturating_duration_since(self.began);
+        let moved = u64::try_from(moved.as_nanos()).unwrap_or(u64::MAX);
         let state = match done {
             Some(Done::TimeWait(_)) => TcpState::TimeWait,
             Some(Done::Closed(_)) | None => TcpState::of_engine(tcb.state()),
         };
         self.gauge.state.store(state.number(), Ordering::Relaxed);
+        self.gauge.moved.store(moved, Ordering::Relaxed);
         let ahead = tcb.store_memory();
         self.gauge.ahead.store(ahead, Ordering::Relaxed);
     }
@@ -362,6 +379,10 @@ impl Protocol for Conn {
 
     fn name(&self) -> &'static str {
         "tcp"
+    }
+
+    fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        Some(self.tuple.ends())
     }
 }
 

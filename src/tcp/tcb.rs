@@ -290,6 +290,11 @@ impl Tcb {
         self.store.memory()
     }
 
+    /// When something last moved in either direction, or the connection began.
+    pub(crate) fn moved_at(&self) -> Instant {
+        self.moved.1
+    }
+
     /// Counts on from where it was. Time that leaps, because a machine or a simulator stood still, is
     /// cut: the engine's round-trip times overflow after some days.
     fn engine_time(&mut self, now: Instant) -> smoltcp::time::Instant {
