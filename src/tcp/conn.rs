@@ -149,15 +149,18 @@ impl Conn {
         self.gauge.ahead.load(Ordering::Relaxed)
     }
 
+    fn publish_state(&self, state: TcpState) {
+        self.gauge.state.store(state.number(), Ordering::Relaxed);
+    }
+
     /// Of a connection in TIME-WAIT nothing but a record remains.
     fn publish(&self, tcb: &Tcb, done: Option<&Done>) {
         let moved = tcb.moved_at().saturating_duration_since(self.began);
         let moved = u64::try_from(moved.as_nanos()).unwrap_or(u64::MAX);
-        let state = match done {
+        self.publish_state(match done {
             Some(Done::TimeWait(_)) => TcpState::TimeWait,
             Some(Done::Closed(_)) | None => TcpState::of_engine(tcb.state()),
-        };
-        self.gauge.state.store(state.number(), Ordering::Relaxed);
+        });
         self.gauge.moved.store(moved, Ordering::Relaxed);
         let ahead = tcb.store_memory();
         self.gauge.ahead.store(ahead, Ordering::Relaxed);
@@ -285,6 +288,8 @@ impl Conn {
         if may_owe && tcb.absorb(&env) {
             return true;
         }
+        // Before anybody is told of what the segments have brought.
+        self.publish_state(TcpState::of_engine(tcb.state()));
         let served = tcb.serve(work, &env);
         self.publish(tcb, served.done.as_ref());
         if served.established {
@@ -294,12 +299,7 @@ impl Conn {
             self.host.blocked(me);
         }
         match served.done {
-            Some(Done::Closed(ending)) => {
-                let counters = self.host.counters();
-                counters.attempts_failed.add(u64::from(ending.failed()));
-                counters.resets.add(u64::from(ending.reset()));
-                self.host.closed(me, None);
-            }
+            Some(Done::Closed(_)) => self.host.closed(me, None),
             Some(Done::TimeWait(record)) => self.host.closed(me, Some(record)),
             None => {}
         }

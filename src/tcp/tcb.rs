@@ -858,6 +858,8 @@ impl Tcb {
             before: self.before_end,
             event,
         };
+        env.counters.attempts_failed.add(u64::from(ending.failed()));
+        env.counters.resets.add(u64::from(ending.reset()));
         self.finish(ending.error(), env);
         Some(Done::Closed(ending))
     }
