@@ -554,6 +554,11 @@ impl Protocol for Conn {
     fn name(&self) -> &'static str {
         "kernel"
     }
+
+    fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let stream = self.stream()?;
+        Some((stream.local_addr().ok()?, stream.peer_addr().ok()?))
+    }
 }
 
 /// One read, into a frame.

@@ -133,7 +133,9 @@ mod affinity;
 #[doc = include_str!("doc/behaviour.md")]
 pub mod behaviour {}
 pub mod buf;
+mod busy;
 pub mod clock;
+mod columns;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod end;

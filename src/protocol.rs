@@ -29,6 +29,7 @@ use crate::sync::{Protection, intact};
 use smallvec::SmallVec;
 use std::any::Any;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
@@ -55,6 +56,11 @@ pub trait Protocol: Send + Sync + fmt::Debug {
 
     /// Name of the kind of protocol; only sockets of stream protocols can be spliced.
     fn name(&self) -> &'static str;
+
+    /// This side's address and the peer's, for listings; `None` if it has none, or has them no longer.
+    fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        None
+    }
 
     /// What kind of socket this is, for whoever wants to splice it.
     fn so_state(&self) -> SoState {
@@ -83,6 +89,47 @@ pub enum SoState {
     /// A stream whose bytes are encrypted or decrypted below the socket (KTLS), so that its buffers
     /// do not hold what the user sends and receives.
     Encrypted,
+}
+
+/// Which socket it is, for listings. It is shown as `tcp 10.0.0.1:80-10.0.0.2:4000`: the protocol, this
+/// side's address, the peer's; without addresses, as `local 17`, the last being the number.
+///
+/// ```
+/// use sosplice::{local, protocol::SocketName};
+/// let (a, _b) = local::pair();
+/// let name = SocketName::of(a.end(), &**a.protocol());
+/// assert_eq!((name.id, name.protocol, name.addresses), (a.end().id(), "local", None));
+/// assert_eq!(name.to_string(), format!("local {}", name.id));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct SocketName {
+    /// Number of the socket ([`SocketEnd::id`]).
+    pub id: u64,
+    /// Name of its protocol ([`Protocol::name`]).
+    pub protocol: &'static str,
+    /// This side's address and the peer's ([`Protocol::addresses`]).
+    pub addresses: Option<(SocketAddr, SocketAddr)>,
+}
+
+impl SocketName {
+    /// The name of a socket. Enters the protocol, so with no lock held.
+    pub fn of(end: &SocketEnd, protocol: &dyn Protocol) -> SocketName {
+        SocketName {
+            id: end.id(),
+            protocol: protocol.name(),
+            addresses: protocol.addresses(),
+        }
+    }
+}
+
+impl fmt::Display for SocketName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.addresses {
+            Some((local, peer)) => write!(f, "{} {local}-{peer}", self.protocol),
+            None => write!(f, "{} {}", self.protocol, self.id),
+        }
+    }
 }
 
 /// What happened to a socket buffer.
@@ -117,6 +164,12 @@ pub trait Upcall: Any + Send + Sync {
     /// The socket whose buffer this upcall diverts is being closed. Runs with no lock held, before
     /// the protocol is detached; afterwards the upcall must be off both buffers.
     fn closing(&self, _end: &SocketEnd) {}
+
+    /// For listings: the other socket of the splice that diverts this buffer, of which this socket is
+    /// the `role`. Runs with no lock held.
+    fn joined(&self, _role: Role) -> Option<SocketName> {
+        None
+    }
 }
 
 pub(crate) type Upcalls = SmallVec<[Arc<dyn Upcall>; 1]>;

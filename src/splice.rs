@@ -21,11 +21,14 @@
 //! Two things are better than in FreeBSD: a call that fails changes nothing, and ending a splice
 //! waits for nobody, so it can be done from any thread, also inside a callback.
 //!
+//! [`SplicePool::splices`] lists them, and [`SplicePool::stats`] counts what they have done.
+//!
 //! Inside: `machine` (states), `xfer` (moving), `task` (both, bound to locks and time), `pool`
 //! (threads). Locks: `so_rcv` of the source (2), `so_snd` of the sink (3), the splice's state (4),
 //! queues (5).
 
 mod bucket;
+mod list;
 mod machine;
 mod pool;
 mod stats;
@@ -34,8 +37,9 @@ mod xfer;
 
 pub use crate::end::{Cause, End, Role};
 pub use bucket::Rate;
+pub use list::{SpliceInfo, SpliceState, SpliceTable};
 pub use pool::{Builder, DEFAULT_QUANTUM, SplicePool};
-pub use stats::Stats;
+pub use stats::{Stats, WorkerStats};
 
 use crate::error::{Errno, Flavor};
 use crate::protocol::SoState;
@@ -258,6 +262,20 @@ impl Splice {
         let task = self.task.upgrade().ok_or(UnspliceError::NotSpliced)?;
         let end = task.dissolve(Cause::Unspliced);
         end.ok_or(UnspliceError::NotSpliced)
+    }
+
+    /// A number that no other splice of this process has or had.
+    ///
+    /// ```
+    /// use sosplice::{local, splice::Options};
+    /// let ((a, b), (c, d)) = (local::pair(), local::pair());
+    /// let up = b.splice_to(&c, Options::default())?;
+    /// let down = c.splice_to(&b, Options::default())?;
+    /// assert_ne!(up.id(), down.id());
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn id(&self) -> u64 {
+        self.status.id()
     }
 
     /// Bytes that it has moved so far.

@@ -83,6 +83,7 @@ pub(crate) mod queue;
 mod quota;
 mod route;
 mod rule;
+mod sockets;
 mod source;
 mod stats;
 mod stream;
@@ -95,15 +96,18 @@ mod unclaimed;
 mod uplink;
 
 pub use crate::keep_alive::KeepAlive;
+pub use crate::tcp::state::TcpState;
 pub use builder::{BuildError, Builder};
 pub use driver::Driver;
 pub use listener::{DEFAULT_BACKLOG, TcpListener};
 pub use pending::{DecidingListener, Pending};
 pub use route::{Route, RouteError};
 pub use rule::Intercept;
-pub use stats::{QueueStats, Stats};
+pub use sockets::{ListenInfo, SocketInfo, SocketTable};
+pub use stats::{DriverStats, QueueStats, Stats};
 pub use stream::TcpStream;
 
+use crate::busy::Busy;
 use crate::clock::Clock;
 use crate::error::SoError;
 use crate::link::{Capabilities, Flow, Link};
@@ -187,6 +191,8 @@ pub(crate) struct Shared {
     down: AtomicBool,
     /// Sockets whose last handle is still there.
     attached: AtomicUsize,
+    /// How long each driver's thread has been at work.
+    drivers: Mutex<Vec<Arc<Busy>>, LEAF>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -329,13 +335,13 @@ impl Stack {
         self.shared().network.lock().set_routes(routes)
     }
 
-    /// Counters at this moment.
+    /// Counters, and what there is at this moment. Looks at every connection, and locks no engine: its
+    /// buffers are locked one after the other, each for a moment.
     pub fn stats(&self) -> Stats {
         let shared = self.shared();
         let frames = shared.queues.iter().map(|queue| queue.frames.get()).sum();
         let counters = Counters::sum(shared.queues.iter().map(|queue| &queue.counters));
-        Stats {
-            connections: shared.table.connections(),
+        let mut stats = Stats {
             time_wait: shared.table.records(),
             time_wait_dropped: shared.table.dropped(),
             time_wait_reused: shared.table.reused(),
@@ -364,7 +370,50 @@ impl Stack {
             connections_refused: shared.received.connections_refused.get(),
             peer_connections_refused: shared.received.peers_refused.get(),
             half_open_full: shared.received.half_open_full.get(),
+            segments_received: shared.received.segments.get(),
+            bytes_received: shared.received.bytes.get(),
+            bytes_sent: counters.bytes_sent.get(),
+            segments_retransmitted: counters.sent_again.get(),
+            bytes_retransmitted: counters.bytes_sent_again.get(),
+            active_opens: counters.active_opens.get(),
+            passive_opens: counters.passive_opens.get(),
+            attempts_failed: counters.attempts_failed.get(),
+            connections_reset: counters.resets.get(),
+            ..Stats::default()
+        };
+        for queue in &shared.queues {
+            let agenda = queue.agenda.lock();
+            stats.timers += agenda.timers();
+            stats.blocked += agenda.blocked();
+            stats.handed_over += agenda.handed_over();
         }
+        stats.add_sockets(TcpState::TimeWait, stats.time_wait);
+        for conn in shared.table.all() {
+            stats.add_connection(&conn);
+        }
+        let listeners = shared.listeners.lock().clone();
+        for listening in listeners {
+            stats.add_listener(listening.queued());
+        }
+        stats
+    }
+
+    /// What each driver of the stack has done.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link).address("10.0.0.1/24".parse()?).build()?;
+    /// let drivers = stack.driver_stats();
+    /// assert_eq!(drivers.len(), 1);
+    /// println!("{:?} at work", drivers[0].busy);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn driver_stats(&self) -> Vec<DriverStats> {
+        let now = self.now();
+        let drivers = self.shared().drivers.lock();
+        let stats = drivers.iter().map(|busy| DriverStats::new(busy, now));
+        stats.collect()
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -624,6 +673,7 @@ impl Shared {
             Err(Refusal::Connections) => return Err(self.too_many_connections()),
             Err(_) => return Ok(None),
         }
+        self.counters(home).active_opens.add(1);
         // remove_address() either has found the connection too, or this finds the address gone.
         if !self.is_own(local) {
             conn.run(Work::NETWORK_DOWN, Runner::User);
@@ -744,6 +794,7 @@ impl Shared {
         }
         Ok(match self.put(conn, listening)? {
             Put::Taken(conn) => {
+                self.counters(queue).passive_opens.add(1);
                 if !intact(Protection::HalfOpenFirst) {
                     self.half_open(&conn, listening);
                 }

@@ -12,6 +12,7 @@
 //! | `ring` | memory for the engine's rings |
 //! | `engine` | the only file that drives smoltcp |
 //! | `tcb` | a connection's state and its service step |
+//! | `state` | the states of a connection, as others see them |
 //! | `conn` | ownership: who runs a connection |
 //! | `options` | what its user has set |
 //! | `limits` | how long it waits for its peer |
@@ -33,6 +34,7 @@ pub(crate) mod options;
 pub(crate) mod oracle;
 mod recovery;
 pub(crate) mod ring;
+pub(crate) mod state;
 pub(crate) mod store;
 pub(crate) mod tcb;
 pub(crate) mod time_wait;

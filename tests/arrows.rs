@@ -15,6 +15,8 @@ const ARROWS: &str = "
     sync            ->
     lock            -> sync
     timer           ->
+    busy            ->
+    columns         ->
     keep_alive      ->
     buf             -> lock
     sockbuf         -> buf
@@ -26,7 +28,7 @@ const ARROWS: &str = "
     socket::poller  -> protocol clock end error lock
     kernel          -> socket protocol run_list sockbuf buf clock keep_alive error lock sync
     local           -> socket protocol sockbuf buf error lock sync
-    splice          -> socket protocol run_list timer sockbuf buf affinity clock end error lock sync
+    splice          -> socket protocol run_list timer busy columns sockbuf buf affinity clock end error lock sync
     splice::machine -> protocol error sync
     splice::xfer    -> sockbuf buf
     splice::bucket  ->
@@ -34,7 +36,7 @@ const ARROWS: &str = "
     sockopt::layout -> error
     conformance     -> splice socket protocol sockbuf buf clock error
     tcp             -> protocol link sockbuf buf keep_alive error lock sync
-    stack           -> tcp socket protocol link run_list timer sockbuf buf affinity clock keep_alive error lock sync
+    stack           -> tcp socket protocol link run_list timer busy columns sockbuf buf affinity clock end keep_alive error lock sync
 ";
 
 /// The modules that may name the engine.

@@ -62,6 +62,28 @@ fn bytes_go_through_between_two_kernel_sockets() {
 }
 
 #[test]
+fn a_list_of_splices_says_which_connection_it_is() {
+    let (user, near) = connection();
+    let (a, b) = local::pair();
+    let pool = SplicePool::builder().workers(1).build();
+    let options = Options {
+        pool: Some(pool.clone()),
+        ..Options::default()
+    };
+    near.splice_to(&a, options).unwrap();
+    let splices = pool.splices();
+    let addresses = (user.peer_addr().unwrap(), user.local_addr().unwrap());
+    assert_eq!(splices[0].source.addresses, Some(addresses));
+    let shown = format!("kernel {}-{}", addresses.0, addresses.1);
+    assert_eq!(splices[0].source.to_string(), shown);
+    assert_eq!(
+        splices[0].sink.to_string(),
+        format!("local {}", a.end().id())
+    );
+    drop((user, b));
+}
+
+#[test]
 fn back_pressure_is_exact() {
     let (mut user, near) = connection();
     near.set_rcv_hiwat(5000);

@@ -13,10 +13,11 @@
 //! Queue and timers hold splices weakly. Locks: leaves (5), one at a time. A user's handle is a
 //! [`SplicePool`]; workers and splices hold [`Shared`], so the last handle can end them.
 
-use super::stats::{Counts, Stats};
+use super::stats::{Counts, Stats, WorkerStats};
 use super::task::{Party, Task};
 use super::{Cause, Dispatch, SpliceError};
 use crate::affinity::Affinity;
+use crate::busy::Busy;
 use crate::clock::{self, Clock};
 use crate::lock::{LEAF, Mutex};
 use crate::run_list::Job;
@@ -160,10 +161,11 @@ impl Builder {
     pub fn build(self) -> SplicePool {
         let per_processor = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let workers = self.workers.unwrap_or_else(per_processor);
+        let epoch = self.clock.now();
         SplicePool {
             handle: Arc::new(Handle {
                 shared: Arc::new(Shared {
-                    workers: (0..workers).map(|_| Worker::new()).collect(),
+                    workers: (0..workers).map(|_| Worker::new(epoch)).collect(),
                     clock: self.clock,
                     quantum: self.quantum,
                     dispatch: self.dispatch,
@@ -213,6 +215,22 @@ impl SplicePool {
     /// What its splices have done so far.
     pub fn stats(&self) -> Stats {
         self.handle.shared.counts.snapshot()
+    }
+
+    /// What each worker has done so far, and has to do.
+    ///
+    /// ```
+    /// use sosplice::splice::SplicePool;
+    /// let pool = SplicePool::builder().workers(2).build();
+    /// let workers = pool.worker_stats();
+    /// assert_eq!(workers.len(), 2);
+    /// assert!(workers.iter().all(|worker| worker.busy.is_zero()), "nothing was spliced");
+    /// ```
+    pub fn worker_stats(&self) -> Vec<WorkerStats> {
+        let shared = &self.handle.shared;
+        let now = shared.now();
+        let workers = shared.workers.iter();
+        workers.map(|worker| worker.stats(now)).collect()
     }
 
     /// For a [`manual`](Builder::manual) pool: fires one timer that is due, or else runs one pass.
@@ -337,6 +355,16 @@ impl Shared {
         }
     }
 
+    /// The splices that have not ended, and some that are about to go.
+    pub(super) fn tasks(&self) -> Vec<Arc<Task>> {
+        let mut all = Vec::new();
+        for worker in &self.workers {
+            let tasks = worker.tasks.lock();
+            all.extend(tasks.tasks.iter().filter_map(Weak::upgrade));
+        }
+        all
+    }
+
     /// Has the splice's worker look after its timers, if one is due earlier than before.
     pub(super) fn arm(&self, task: &Arc<Task>) {
         if let Some(at) = task.arm() {
@@ -379,16 +407,39 @@ struct Worker {
     receiver: Receiver<Item>,
     timers: Mutex<Timers<Weak<Task>>, LEAF>,
     tasks: Mutex<Tasks, LEAF>,
+    busy: Busy,
+}
+
+/// A worker's thread is at work while this is there.
+struct Awake<'a>(&'a Busy, &'a Shared);
+
+impl Drop for Awake<'_> {
+    fn drop(&mut self) {
+        self.0.sleep(self.1.now());
+    }
 }
 
 impl Worker {
-    fn new() -> Worker {
+    fn new(epoch: Instant) -> Worker {
         let (sender, receiver) = unbounded();
         Worker {
             sender,
             receiver,
             timers: Mutex::default(),
             tasks: Mutex::default(),
+            busy: Busy::new(epoch),
+        }
+    }
+
+    fn stats(&self, now: Instant) -> WorkerStats {
+        let live = |tasks: &[Weak<Task>]| {
+            let live = tasks.iter().filter(|task| task.strong_count() > 0);
+            live.count()
+        };
+        WorkerStats {
+            queued: self.receiver.len(),
+            splices: live(&self.tasks.lock().tasks),
+            busy: self.busy.time(now),
         }
     }
 
@@ -404,12 +455,12 @@ impl Worker {
 
     /// The thread.
     fn run(&self, shared: &Shared) {
+        self.busy.wake(shared.now());
+        let _awake = Awake(&self.busy, shared);
         while !shared.closed.load(Ordering::Acquire) {
             let deadline = self.timers.lock().next();
-            let item = match deadline {
-                Some(at) => self.receiver.recv_deadline(at),
-                None => self.receiver.recv().map_err(RecvTimeoutError::from),
-            };
+            let next = self.receiver.try_recv();
+            let item = next.or_else(|_| self.sleep(shared, deadline));
             if deadline.is_some() {
                 while self.fire_one(shared) {}
             }
@@ -417,6 +468,17 @@ impl Worker {
                 item.work();
             }
         }
+    }
+
+    /// Waits for something to do.
+    fn sleep(&self, shared: &Shared, deadline: Option<Instant>) -> Result<Item, RecvTimeoutError> {
+        self.busy.sleep(shared.now());
+        let item = match deadline {
+            Some(at) => self.receiver.recv_deadline(at),
+            None => self.receiver.recv().map_err(RecvTimeoutError::from),
+        };
+        self.busy.wake(shared.now());
+        item
     }
 
     /// One turn of a worker without a thread.
@@ -475,5 +537,78 @@ impl Tasks {
 
     fn take(&mut self) -> Vec<Weak<Task>> {
         std::mem::take(&mut self.tasks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::local;
+    use crate::splice::Options;
+    use std::sync::atomic::AtomicU64;
+    use std::thread::yield_now;
+    use std::time::Duration;
+
+    /// Time that only moves when told to.
+    #[derive(Debug)]
+    struct TestClock(Instant, AtomicU64);
+
+    impl Clock for TestClock {
+        fn now(&self) -> Instant {
+            self.0 + Duration::from_secs(self.1.load(Ordering::SeqCst))
+        }
+    }
+
+    #[test]
+    fn a_worker_is_busy_between_waking_and_sleeping() {
+        let clock = Arc::new(TestClock(SystemClock.now(), AtomicU64::new(0)));
+        let advance = |seconds| {
+            clock.1.fetch_add(seconds, Ordering::SeqCst);
+        };
+        let pool = SplicePool::builder().workers(2).clock(clock.clone());
+        let pool = pool.dispatch(Dispatch::Worker).build();
+        let busy = || {
+            let workers = pool.worker_stats().into_iter();
+            workers
+                .map(|worker| worker.busy.as_secs())
+                .collect::<Vec<_>>()
+        };
+        let asleep = || {
+            let workers = &pool.shared().workers;
+            while !workers.iter().all(|worker| worker.busy.is_asleep()) {
+                yield_now();
+            }
+        };
+        advance(10);
+        assert_eq!(busy(), [0, 0], "not started");
+        let ((a, b), (c, d)) = (local::pair(), local::pair());
+        let options = Options {
+            pool: Some(pool.clone()),
+            ..Options::default()
+        };
+        let splice = b.splice_to(&c, options).unwrap();
+        assert_eq!(pool.worker_stats()[0].splices, 1);
+        a.send(b"x").unwrap();
+        assert_eq!(d.recv(&mut [0; 1]).unwrap(), 1);
+        asleep();
+        let before = busy();
+        advance(100);
+        assert_eq!(busy(), before, "asleep");
+        // What is done at the end is the worker's work: it takes seven seconds.
+        let (sender, done) = std::sync::mpsc::channel();
+        let late = clock.clone();
+        splice.on_end(move |_| {
+            late.1.fetch_add(7, Ordering::SeqCst);
+            sender.send(()).unwrap();
+        });
+        a.shutdown(std::net::Shutdown::Write).unwrap();
+        done.recv().unwrap();
+        assert_eq!(busy()[0], before[0] + 7, "still awake, or asleep again");
+        assert_eq!(busy()[1], before[1]);
+        asleep();
+        advance(100);
+        assert_eq!(busy()[0], before[0] + 7);
+        assert_eq!(pool.worker_stats()[0].splices, 0);
     }
 }

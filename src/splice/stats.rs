@@ -4,6 +4,12 @@ use super::Cause;
 use super::xfer::Stop;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Sizes of passes that are told apart: none, below 1 KiB, and then up to each power of two.
+const SIZES: usize = 13;
+/// Bits of the smallest power of two.
+const SMALLEST: u32 = 10;
 
 /// What the splices of a pool have done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,9 +38,34 @@ pub struct Stats {
     /// ([`Builder::max_splices`](super::Builder::max_splices)).
     pub refused: u64,
     ended: [u64; Cause::KINDS],
+    by_size: [u64; SIZES],
 }
 
 impl Stats {
+    /// Bytes that a pass has moved on average; 0 if there was none.
+    pub fn bytes_per_pass(&self) -> u64 {
+        self.bytes.checked_div(self.passes).unwrap_or(0)
+    }
+
+    /// How many passes have moved how much: pairs of bytes and passes. The first is those that moved
+    /// nothing; a later one those that moved so many bytes or more, and fewer than the next one says.
+    /// From 1 KiB on the bytes are the powers of two up to 1 MiB. All together are the
+    /// [`passes`](Self::passes).
+    ///
+    /// ```
+    /// use sosplice::{local, splice::{Options, SplicePool}};
+    /// let pool = SplicePool::builder().workers(1).manual().build();
+    /// let ((a, b), (c, _d)) = (local::pair(), local::pair());
+    /// a.send(&[7; 3000])?;
+    /// b.splice_to(&c, Options { pool: Some(pool.clone()), ..Options::default() })?;
+    /// let sizes: Vec<_> = pool.stats().passes_by_size().filter(|(_, passes)| *passes > 0).collect();
+    /// assert_eq!(sizes, [(2048, 1)]);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn passes_by_size(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
+        (0..).map(least).zip(self.by_size)
+    }
+
     /// Splices that have ended.
     pub fn ended(&self) -> u64 {
         self.ended.iter().sum()
@@ -46,10 +77,43 @@ impl Stats {
     }
 }
 
+/// The least number of bytes of a size.
+fn least(size: u32) -> u64 {
+    match size {
+        0 => 0,
+        1 => 1,
+        _ => 1 << (size - 2 + SMALLEST),
+    }
+}
+
+/// The size of a pass.
+fn size_of(bytes: u64) -> usize {
+    let bits = u64::BITS - bytes.leading_zeros();
+    let size = match bytes {
+        0 => 0,
+        _ => 1 + bits.saturating_sub(SMALLEST) as usize,
+    };
+    size.min(SIZES - 1)
+}
+
+/// A worker at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct WorkerStats {
+    /// What waits in its queue: splices that are to run, and looks at timers that have changed.
+    pub queued: usize,
+    /// Splices that it is to run when they do not run in another thread.
+    pub splices: usize,
+    /// How long its thread has been at work: not asleep, in real time (that of the pool's clock), also
+    /// when another thread had the processor. Zero for a worker that was not started, or is run by hand.
+    pub busy: Duration,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     started: AtomicU64,
-    passes: AtomicU64,
+    /// By size: all passes together.
+    passes: [AtomicU64; SIZES],
     bytes: AtomicU64,
     requeues: AtomicU64,
     no_data: AtomicU64,
@@ -82,7 +146,7 @@ impl Counts {
     }
 
     pub(super) fn pass(&self, bytes: u64, stop: Stop) {
-        self.passes.fetch_add(1, Ordering::Relaxed);
+        self.passes[size_of(bytes)].fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         match stop {
             Stop::NoData => self.no_data.fetch_add(1, Ordering::Relaxed),
@@ -113,9 +177,10 @@ impl Counts {
 
     pub(super) fn snapshot(&self) -> Stats {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let by_size = std::array::from_fn(|size| load(&self.passes[size]));
         Stats {
             started: load(&self.started),
-            passes: load(&self.passes),
+            passes: by_size.iter().sum(),
             bytes: load(&self.bytes),
             requeues: load(&self.requeues),
             stalls_no_data: load(&self.no_data),
@@ -125,6 +190,37 @@ impl Counts {
             running: self.running.load(Ordering::Relaxed),
             refused: load(&self.refused),
             ended: std::array::from_fn(|kind| load(&self.ended[kind])),
+            by_size,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_powers_of_two() {
+        let table = [
+            (0, 0),
+            (1, 1),
+            (1023, 1),
+            (1024, 1024),
+            (2047, 1024),
+            (2048, 2048),
+            ((1 << 20) - 1, 1 << 19),
+            (1 << 20, 1 << 20),
+            (u64::MAX, 1 << 20),
+        ];
+        for (bytes, expected) in table {
+            let counts = Counts::default();
+            counts.pass(bytes, Stop::Quantum);
+            let stats = counts.snapshot();
+            let mut sizes = stats.passes_by_size();
+            let found = sizes.find(|(_, passes)| *passes > 0);
+            assert_eq!(found, Some((expected, 1)), "{bytes}");
+            assert_eq!((stats.passes, stats.bytes_per_pass()), (1, bytes));
+        }
+        assert_eq!(Stats::default().bytes_per_pass(), 0);
     }
 }

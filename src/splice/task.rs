@@ -32,14 +32,15 @@ use super::machine::{self, Action, Event, Reason, State};
 use super::pool::Shared;
 use super::stats::Counts;
 use super::xfer::{self, Stop, Terms};
-use super::{Cause, Dispatch, End};
+use super::{Cause, Dispatch, End, Role};
 use crate::error::{Flavor, SoError};
 use crate::lock::{Condvar, Guard, Mutex, RCV, SND, SPLICE};
-use crate::protocol::{Protocol, Side, SocketEnd, Upcall, Wakeup};
+use crate::protocol::{Protocol, Side, SocketEnd, SocketName, Upcall, Wakeup};
 use crate::run_list::{self, Job};
 use crate::sync::{Protection, intact};
 use std::any::Any;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 #[cfg(feature = "async")]
 use std::task::{Context, Poll, Waker};
@@ -54,6 +55,7 @@ pub(super) struct Party {
 /// How far a splice is: what its handles keep.
 #[derive(Debug)]
 pub(super) struct Status {
+    id: u64,
     progress: Mutex<Progress, SPLICE>,
     ended: Condvar,
 }
@@ -96,7 +98,9 @@ impl Progress {
 
 impl Status {
     pub(super) fn new(moved_at: Option<Instant>, bucket: Option<Bucket>) -> Status {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         Status {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             progress: Mutex::new(Progress {
                 state: State::Queued,
                 end: None,
@@ -108,6 +112,18 @@ impl Status {
             }),
             ended: Condvar::new(),
         }
+    }
+
+    /// A number that no other splice has.
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// What it is doing, and how many passes there were; `None` once its end is recorded.
+    pub(super) fn standing(&self) -> Option<(State, u64)> {
+        let progress = self.progress.lock();
+        let standing = (progress.state, progress.passes);
+        progress.end.is_none().then_some(standing)
     }
 
     /// Waits until the splice has ended and its last pass is over.
@@ -542,6 +558,13 @@ impl Upcall for Task {
         } else {
             Cause::SinkClosed
         });
+    }
+
+    fn joined(&self, role: Role) -> Option<SocketName> {
+        Some(match role {
+            Role::Source => self.sink.name(),
+            Role::Sink => self.source.name(),
+        })
     }
 }
 

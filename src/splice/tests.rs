@@ -1,8 +1,10 @@
 //! What a splice does, step by step: a pool without threads, and a clock that is set.
 //!
-//! Here the bench; the tests are in `defects`, `lessons`, `fairness`, `places` and `behaviour`.
+//! Here the bench; the tests are in `defects`, `lessons`, `fairness`, `places`, `behaviour` and
+//! `counters`.
 
 mod behaviour;
+mod counters;
 mod defects;
 mod fairness;
 mod lessons;

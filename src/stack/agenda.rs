@@ -43,9 +43,18 @@ impl Agenda {
         (key, self.asleep && first)
     }
 
-    #[cfg(test)]
     pub(crate) fn timers(&self) -> usize {
         self.timers.len()
+    }
+
+    /// Connections that wait for room in the link.
+    pub(crate) fn blocked(&self) -> usize {
+        self.blocked.len()
+    }
+
+    /// Connections that were handed over.
+    pub(crate) fn handed_over(&self) -> usize {
+        self.handed_over.len()
     }
 
     /// Adds a connection that waits for room. `true`: wake the driver.

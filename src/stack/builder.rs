@@ -871,6 +871,7 @@ impl Builder {
             closing: AtomicBool::new(false),
             down: AtomicBool::new(false),
             attached: AtomicUsize::new(0),
+            drivers: Mutex::default(),
         });
         let numbers = (0..).take(shared.queues.len());
         let drivers = numbers.map(|queue| Driver::new(shared.clone(), queue));

@@ -16,6 +16,7 @@ use super::quota::Refusal;
 use super::{Put, Shared, Work};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::engine::Engine;
+use crate::tcp::host::Host;
 use crate::tcp::wire::{self, ACK, Header, MAX_CANONICAL, SYN, Segment, SynOptions, Tuple};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -176,6 +177,7 @@ impl Shared {
         Ok(match self.put(conn, listening)? {
             Put::Taken(conn) => {
                 self.received.cookies_accepted.add(1);
+                self.counters(queue).passive_opens.add(1);
                 conn
             }
             Put::Other(conn) => conn,

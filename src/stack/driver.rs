@@ -13,6 +13,7 @@ use super::queue::Queue;
 use super::table::Entry;
 use super::uplink::Uplink;
 use super::{Begun, Shared};
+use crate::busy::Busy;
 use crate::error::SoError;
 use crate::link::{Frame, Link};
 use crate::run_list::{self, Budget};
@@ -49,6 +50,9 @@ pub struct Driver {
     touched: Vec<Arc<Conn>>,
     /// Full batches in a row.
     full: u32,
+    /// Segments of this batch, and their payload. They are counted together.
+    segments: (u64, u64),
+    busy: Arc<Busy>,
 }
 
 impl Drop for Driver {
@@ -59,12 +63,16 @@ impl Drop for Driver {
 
 impl Driver {
     pub(crate) fn new(shared: Arc<Shared>, queue: u16) -> Driver {
+        let busy = Arc::new(Busy::new(shared.epoch));
+        shared.drivers.lock().push(busy.clone());
         Driver {
             shared,
             queue,
             frames: Vec::new(),
             touched: Vec::new(),
             full: 0,
+            segments: (0, 0),
+            busy,
         }
     }
 
@@ -113,6 +121,7 @@ impl Driver {
             for frame in frames.drain(..) {
                 self.input(frame, now);
             }
+            self.count();
             for conn in &self.touched {
                 conn.receive();
             }
@@ -126,6 +135,15 @@ impl Driver {
         });
         self.frames = frames;
         Ok((received, worked))
+    }
+
+    /// Adds the segments of a batch to the counters.
+    fn count(&mut self) {
+        let (segments, bytes) = std::mem::take(&mut self.segments);
+        if segments > 0 {
+            self.shared.received.segments.add(segments);
+            self.shared.received.bytes.add(bytes);
+        }
     }
 
     /// Takes note of a batch: whether more arrives than gets done.
@@ -177,7 +195,11 @@ impl Driver {
         let counters = &self.shared.received;
         let spare = self.shared.unclaimed.keep_segment(&frame);
         match wire::parse(frame) {
-            Parsed::Tcp(segment) => self.segment(segment, spare, now),
+            Parsed::Tcp(segment) => {
+                self.segments.0 += 1;
+                self.segments.1 += segment.payload_len as u64;
+                self.segment(segment, spare, now);
+            }
             Parsed::Icmp {
                 destination,
                 ip_header_len,
@@ -378,8 +400,15 @@ pub(super) struct Running {
     busy_at: Option<Instant>,
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.driver.busy.sleep(self.driver.shared.now());
+    }
+}
+
 impl Running {
     pub(super) fn new(driver: Driver) -> Running {
+        driver.busy.wake(driver.shared.now());
         Running {
             driver,
             until: None,
@@ -457,12 +486,14 @@ impl Running {
         if let Some(expiry) = expiry {
             agenda.lock().sleeps_until(expiry);
         }
+        self.driver.busy.sleep(self.driver.shared.now());
         let deadline = timer.into_iter().chain(expiry).chain(self.until).min();
         Some((deadline, blocked))
     }
 
     pub(super) fn wake_up(&self) {
         self.driver.home().agenda.lock().wake_up();
+        self.driver.busy.wake(self.driver.shared.now());
     }
 
     /// Sleeps until there is something to do. `false`: the link is gone.

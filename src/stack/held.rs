@@ -20,6 +20,7 @@ use crate::buf::Gather;
 use crate::error::SoError;
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::engine::Engine;
+use crate::tcp::host::Host;
 use crate::tcp::time_wait::Answer;
 use crate::tcp::wire::{Header, Segment, Tuple};
 use std::collections::{BTreeMap, HashMap};
@@ -246,6 +247,7 @@ impl Shared {
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
             }
         }
+        self.counters(key.queue).passive_opens.add(1);
         if self.end_if_down(&conn, Runner::User) {
             return Err(SoError::NetworkDown.into());
         }

@@ -51,6 +51,15 @@ pub(crate) struct Unaccepted {
     pub(crate) held: VecDeque<Key>,
 }
 
+/// How long a listener's queues are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Queued {
+    /// Handshakes that are not over, and SYNs that nobody has decided about.
+    pub(crate) half_open: usize,
+    /// Connections to be accepted, and SYNs to be handed out.
+    pub(crate) waiting: usize,
+}
+
 /// What the stack knows of a listener.
 #[derive(Debug)]
 pub(crate) struct Listening {
@@ -96,6 +105,18 @@ impl Listening {
     pub(crate) fn accepts(&self) -> bool {
         let queue = self.queue.lock();
         !queue.closed && queue.ready.len() < self.backlog
+    }
+
+    pub(crate) fn backlog(&self) -> usize {
+        self.backlog
+    }
+
+    pub(crate) fn queued(&self) -> Queued {
+        let queue = self.queue.lock();
+        Queued {
+            half_open: queue.half_open,
+            waiting: queue.ready.len() + queue.held.len(),
+        }
     }
 
     /// A half-open connection has failed.

@@ -6,6 +6,7 @@
 
 use ipnet::IpNet;
 use std::cmp::Reverse;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
@@ -129,6 +130,29 @@ impl Rule {
     }
 }
 
+/// As `10.0.0.1:80`, `[fd00::]/64:80-443` or `*:*`.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.wanted.addresses {
+            None => f.write_str("*")?,
+            Some(net) => {
+                match net.addr() {
+                    IpAddr::V4(address) => write!(f, "{address}")?,
+                    IpAddr::V6(address) => write!(f, "[{address}]")?,
+                }
+                if net.prefix_len() < net.max_prefix_len() {
+                    write!(f, "/{}", net.prefix_len())?;
+                }
+            }
+        }
+        match (*self.wanted.ports.start(), *self.wanted.ports.end()) {
+            (0, u16::MAX) => f.write_str(":*"),
+            (first, last) if first == last => write!(f, ":{first}"),
+            (first, last) => write!(f, ":{first}-{last}"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +163,19 @@ mod tests {
             "" => all,
             network => all.addresses(network.parse().unwrap()),
         })
+    }
+
+    #[test]
+    fn a_rule_is_shown_as_addresses_and_ports() {
+        let rules = [
+            (Rule::bound([10, 0, 0, 1].into(), 80), "10.0.0.1:80"),
+            (Rule::bound([0, 0, 0, 0].into(), 80), "*:80"),
+            (rule("", 0..=65535), "*:*"),
+            (rule("fd00::/64", 80..=443), "[fd00::]/64:80-443"),
+        ];
+        for (rule, shown) in rules {
+            assert_eq!(rule.to_string(), shown);
+        }
     }
 
     #[test]

@@ -1,8 +1,13 @@
 //! What a stack counts.
 
+use super::listener::Queued;
 use super::queue::Queue;
+use crate::busy::Busy;
+use crate::tcp::conn::Conn;
 use crate::tcp::host::Counter;
+use crate::tcp::state::TcpState;
 use crate::tcp::wire::Malformed;
+use std::time::{Duration, Instant};
 
 /// What a stack did not take of what it has received.
 #[derive(Debug, Default)]
@@ -31,6 +36,9 @@ pub(crate) struct Received {
     pub(crate) cookies_sent: Counter,
     /// Connections that began with a cookie.
     pub(crate) cookies_accepted: Counter,
+    /// Segments of TCP that make sense, and their payload.
+    pub(crate) segments: Counter,
+    pub(crate) bytes: Counter,
 }
 
 impl Received {
@@ -68,7 +76,27 @@ impl QueueStats {
     }
 }
 
-/// Counters of a stack at one moment.
+/// Counters of a stack, and what there is at one moment.
+///
+/// Counters only grow, and wrap around after 2^64. Those that have a name in RFC 4022 (TCP-MIB) are
+/// counted as it says. A packet that the link cuts into segments, or has put together from several, is
+/// one segment here. A step of a connection adds to the counters when it is over.
+///
+/// ```
+/// use sosplice::stack::TcpState;
+/// use sosplice::{Stack, TcpListener, TcpStream, link::memory};
+/// let (a, b) = memory::pair(memory::Config::default());
+/// let server = Stack::builder(a).address("10.0.0.1/24".parse()?).build()?;
+/// let client = Stack::builder(b).address("10.0.0.2/24".parse()?).build()?;
+/// let listener = TcpListener::bind(&server, "10.0.0.1:80")?;
+/// let stream = TcpStream::connect(&client, "10.0.0.1:80")?;
+/// let accepted = listener.accept()?;
+/// let stats = client.stats();
+/// assert_eq!((stats.active_opens, stats.passive_opens), (1, 0));
+/// assert_eq!(stats.in_state(TcpState::Established), 1);
+/// assert_eq!(server.stats().in_state(TcpState::Listen), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
@@ -100,10 +128,11 @@ pub struct Stats {
     /// Frames for nobody here that [`Builder::unclaimed`](super::Builder::unclaimed) took; in no other
     /// counter but that of all frames.
     pub frames_claimed: u64,
-    /// Segments sent.
+    /// Segments sent by connections. (Answers to segments of no connection are not counted.)
     pub segments_sent: u64,
     /// Packets, of those sent, that were sent again because the peer told of a hole (RFC 6675), or to have
-    /// it tell (RFC 8985 7). Other retransmissions are not counted.
+    /// it tell (RFC 8985 7). Other retransmissions are in
+    /// [`segments_retransmitted`](Self::segments_retransmitted) only.
     pub segments_repaired: u64,
     /// Segments that the link refused for good; TCP sends them again.
     pub segments_lost: u64,
@@ -141,4 +170,110 @@ pub struct Stats {
     /// SYNs that found as many half-open connections in the stack as there may be
     /// ([`Builder::max_half_open`](super::Builder::max_half_open)): answered with a cookie or dropped.
     pub half_open_full: u64,
+    /// Segments of TCP received, of whatever connection or none, those that are dropped by the parser
+    /// not counted.
+    pub segments_received: u64,
+    /// Bytes of payload in those, also in those that came twice or were not acceptable.
+    pub bytes_received: u64,
+    /// Bytes of payload in the segments sent, also in those sent again.
+    pub bytes_sent: u64,
+    /// Segments, of those sent, that begin before the highest sequence number sent until then, whoever
+    /// sent them again and why. The probes of a closed window are none.
+    pub segments_retransmitted: u64,
+    /// Bytes of payload in those.
+    pub bytes_retransmitted: u64,
+    /// Connections begun by this stack (tcpActiveOpens).
+    pub active_opens: u64,
+    /// Connections begun by peers (tcpPassiveOpens). Not those whose SYN was answered with a cookie and
+    /// nothing came after it.
+    pub passive_opens: u64,
+    /// Connections, of either kind, that ended before they stood: refused, reset, timed out, given up
+    /// (tcpAttemptFails).
+    pub attempts_failed: u64,
+    /// Connections that stood and ended before this side had closed: reset by either side, timed out
+    /// (tcpEstabResets).
+    pub connections_reset: u64,
+    /// Connections whose handshake is not over, and SYNs that wait to be decided about, of all
+    /// listeners. A SYN that was handed out and a listener that was closed still count.
+    pub half_open: usize,
+    /// Connections that wait to be accepted, and SYNs that wait to be handed out.
+    pub accept_queue: usize,
+    /// Timers that are armed: at most one for each connection.
+    pub timers: usize,
+    /// Connections that wait for room in the link.
+    pub blocked: usize,
+    /// Connections that a user's thread has left to the driver.
+    pub handed_over: usize,
+    /// Bytes in receive buffers (`so_rcv`).
+    pub receive_queue: usize,
+    /// Bytes in send buffers (`so_snd`): not sent yet, or not acknowledged.
+    pub send_queue: usize,
+    /// Memory behind both, in bytes: a small piece of a large frame keeps all of it.
+    pub buffer_memory: usize,
+    /// Memory, in bytes, of what has arrived ahead of its turn.
+    pub ahead_memory: usize,
+    pub(super) states: [usize; TcpState::COUNT],
+}
+
+impl Stats {
+    /// Sockets in this state: connections, listeners ([`Listen`](TcpState::Listen)) and records
+    /// ([`TimeWait`](TcpState::TimeWait)). All but the listeners together are
+    /// [`connections`](Self::connections) and [`time_wait`](Self::time_wait).
+    ///
+    /// ```
+    /// use sosplice::{Stack, TcpListener, link::memory, stack::TcpState};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link).address("10.0.0.1/24".parse()?).build()?;
+    /// let listener = TcpListener::bind(&stack, "10.0.0.1:80")?;
+    /// let stats = stack.stats();
+    /// assert_eq!(stats.in_state(TcpState::Listen), 1);
+    /// assert_eq!(stats.in_state(TcpState::Established), stats.connections);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn in_state(&self, state: TcpState) -> usize {
+        self.states[usize::from(state.number())]
+    }
+
+    pub(super) fn add_sockets(&mut self, state: TcpState, count: usize) {
+        self.states[usize::from(state.number())] += count;
+    }
+
+    /// What a connection adds. Locks its buffers one after the other.
+    pub(super) fn add_connection(&mut self, conn: &Conn) {
+        self.connections += 1;
+        self.add_sockets(conn.state(), 1);
+        self.ahead_memory += conn.ahead_memory();
+        let rcv = conn.end.rcv();
+        self.receive_queue += rcv.buf.len();
+        self.buffer_memory += rcv.buf.memory();
+        drop(rcv);
+        let snd = conn.end.snd();
+        self.send_queue += snd.buf.len();
+        self.buffer_memory += snd.buf.memory();
+    }
+
+    pub(super) fn add_listener(&mut self, queued: Queued) {
+        self.add_sockets(TcpState::Listen, 1);
+        self.half_open += queued.half_open;
+        self.accept_queue += queued.waiting;
+    }
+}
+
+/// What a driver has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct DriverStats {
+    /// How long its thread has been at work: not asleep, in real time (that of the stack's clock), also
+    /// when another thread had the processor. Of a thread that drives several stacks, and of one that
+    /// looks on before it sleeps ([`Builder::busy_poll`](super::Builder::busy_poll)), all of that. Zero for
+    /// a driver whose author calls it.
+    pub busy: Duration,
+}
+
+impl DriverStats {
+    pub(super) fn new(busy: &Busy, now: Instant) -> DriverStats {
+        DriverStats {
+            busy: busy.time(now),
+        }
+    }
 }

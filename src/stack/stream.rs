@@ -212,12 +212,12 @@ impl TcpStream {
     /// This side's address. For a connection of an intercepting listener, the address that the peer
     /// wanted to reach.
     pub fn local_addr(&self) -> SocketAddr {
-        SocketAddr::new(self.conn.tuple.local, self.conn.tuple.local_port)
+        self.conn.tuple.ends().0
     }
 
     /// The peer's address.
     pub fn peer_addr(&self) -> SocketAddr {
-        SocketAddr::new(self.conn.tuple.remote, self.conn.tuple.remote_port)
+        self.conn.tuple.ends().1
     }
 
     /// Whether small segments are sent at once (the default) or wait for an acknowledgement

@@ -276,6 +276,15 @@ impl Table {
         self.dropped.load(Ordering::Relaxed)
     }
 
+    /// Everything that has a tuple, by shards.
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            all.extend(shard.lock().values().cloned());
+        }
+        all
+    }
+
     /// References to all connections.
     pub(crate) fn all(&self) -> Vec<Arc<Conn>> {
         let mut all = Vec::new();

@@ -11,10 +11,12 @@
 mod acks;
 mod ahead;
 mod bare;
+mod counters;
 mod fuzz;
 mod held;
 mod hostile;
 mod icmp;
+mod listings;
 mod options;
 mod queues;
 mod recovery;

@@ -235,6 +235,10 @@ pub(crate) mod channel {
         pub(crate) fn try_recv(&self) -> Result<T, TryRecvError> {
             self.0.items.lock().pop_front().ok_or(TryRecvError::Empty)
         }
+
+        pub(crate) fn len(&self) -> usize {
+            self.0.items.lock().len()
+        }
     }
 
     impl<T> fmt::Debug for Sender<T> {

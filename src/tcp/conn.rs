@@ -21,9 +21,10 @@
 //!    is the one that is told.
 
 use super::engine::Engine;
-use super::host::Host;
+use super::host::{Host, Sent};
 use super::icmp::IcmpError;
 use super::options::Options;
+use super::state::TcpState;
 use super::tcb::{Done, Env, Tcb, Work};
 use super::wire::{Segment, Tuple};
 use crate::lock::{self, CONNECTION, Guard, LEAF};
@@ -31,7 +32,8 @@ use crate::protocol::{Protocol, SocketEnd};
 use crate::sync::{Protection, intact};
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::AtomicBool;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -92,6 +94,19 @@ pub(crate) struct Conn {
     host: Arc<dyn Host>,
     tcb: lock::Mutex<Tcb, CONNECTION>,
     backlog: lock::Mutex<Backlog, LEAF>,
+    began: Instant,
+    gauge: Gauge,
+}
+
+/// What is told of a connection to who does not own it: its owner leaves it here after each step. (Of
+/// `std`, also in models: nobody waits for it.)
+#[derive(Debug, Default)]
+struct Gauge {
+    state: AtomicU8,
+    /// When something last moved: nanoseconds since the connection began.
+    moved: AtomicU64,
+    /// Real memory of what arrived ahead of its turn.
+    ahead: AtomicUsize,
 }
 
 /// Sizes of a connection, and where it begins.
@@ -124,6 +139,7 @@ impl Conn {
             (config.epoch, now),
         );
         tcb.vigil.set(options.keep_alive(), now);
+        let state = TcpState::of_engine(tcb.state());
         Arc::new_cyclic(|me| Conn {
             me: me.clone(),
             tuple,
@@ -135,7 +151,48 @@ impl Conn {
             host,
             tcb: lock::Mutex::new(tcb),
             backlog: lock::Mutex::default(),
+            began: now,
+            gauge: Gauge {
+                state: AtomicU8::new(state.number()),
+                ..Gauge::default()
+            },
         })
+    }
+
+    /// The state after the latest step.
+    pub(crate) fn state(&self) -> TcpState {
+        TcpState::of_number(self.gauge.state.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// When something last moved in either direction, or the connection began.
+    pub(crate) fn moved_at(&self) -> Instant {
+        self.began + Duration::from_nanos(self.gauge.moved.load(Ordering::Relaxed))
+    }
+
+    /// Real memory, in bytes, of what has arrived ahead of its turn.
+    pub(crate) fn ahead_memory(&self) -> usize {
+        self.gauge.ahead.load(Ordering::Relaxed)
+    }
+
+    fn publish_state(&self, state: TcpState) {
+        self.gauge.state.store(state.number(), Ordering::Relaxed);
+    }
+
+    /// Of a connection in TIME-WAIT nothing but a record remains.
+    fn publish(&self, tcb: &Tcb, done: Option<&Done>) {
+        let moved = tcb.moved_at().saturating_duration_since(self.began);
+        let moved = u64::try_from(moved.as_nanos()).unwrap_or(u64::MAX);
+        self.publish_state(match done {
+            Some(Done::TimeWait(_)) => TcpState::TimeWait,
+            Some(Done::Closed(_)) | None => TcpState::of_engine(tcb.state()),
+        });
+        self.gauge.moved.store(moved, Ordering::Relaxed);
+        let ahead = tcb.store_memory();
+        self.gauge.ahead.store(ahead, Ordering::Relaxed);
     }
 
     /// Leaves a segment. [`run`](Self::run), or [`receive`](Self::receive), must follow, also after
@@ -250,6 +307,7 @@ impl Conn {
             link: self.host.link(self.queue),
             end: &self.end,
             counters: self.host.counters(self.queue),
+            sent: Sent::new(self.host.counters(self.queue)),
             options: &self.options,
         };
         // First: what they quote may be acknowledged by a segment behind them.
@@ -262,7 +320,10 @@ impl Conn {
         if may_owe && tcb.absorb(&env) {
             return true;
         }
+        // Before anybody is told of what the segments have brought.
+        self.publish_state(TcpState::of_engine(tcb.state()));
         let served = tcb.serve(work, &env);
+        self.publish(tcb, served.done.as_ref());
         if served.established {
             self.host.established(me);
         }
@@ -270,7 +331,7 @@ impl Conn {
             self.host.blocked(me);
         }
         match served.done {
-            Some(Done::Closed) => self.host.closed(me, None),
+            Some(Done::Closed(_)) => self.host.closed(me, None),
             Some(Done::TimeWait(record)) => self.host.closed(me, Some(record)),
             None => {}
         }
@@ -303,12 +364,6 @@ impl Conn {
             .map(|op| op.brief())
             .collect();
         format!("{:?}\n{:?}\n{}", self.tuple, *tcb, ops.join("\n"))
-    }
-
-    /// Real memory of what has arrived out of order.
-    #[cfg(test)]
-    pub(crate) fn store_memory(&self) -> usize {
-        self.tcb.lock().store_memory()
     }
 
     /// How the engine was made and what happened to it.
@@ -360,6 +415,10 @@ impl Protocol for Conn {
 
     fn queue(&self) -> Option<usize> {
         (self.host.queues() > 1).then_some(self.queue.into())
+    }
+
+    fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        Some(self.tuple.ends())
     }
 }
 

@@ -3,6 +3,7 @@
 use super::conn::Conn;
 use super::time_wait::TimeWait;
 use crate::link::Link;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -48,6 +49,66 @@ pub(crate) struct Counters {
     pub(crate) icmp_ignored: Counter,
     /// Connections reset because an invariant was broken.
     pub(crate) broken: Counter,
+    /// Payload bytes of the segments given to the link.
+    pub(crate) bytes_sent: Counter,
+    /// Those of the segments, and their bytes, that begin before what was sent already.
+    pub(crate) sent_again: Counter,
+    pub(crate) bytes_sent_again: Counter,
+    /// Connections that we have begun, and that peers have.
+    pub(crate) active_opens: Counter,
+    pub(crate) passive_opens: Counter,
+    /// Those of them that ended before they stood.
+    pub(crate) attempts_failed: Counter,
+    /// Connections that stood, and ended otherwise than by closing.
+    pub(crate) resets: Counter,
+}
+
+/// What one step of a connection gives to the link. It is added to the counters when the step is over:
+/// a batch of segments costs no more than one.
+#[derive(Debug)]
+pub(crate) struct Sent<'a> {
+    counters: &'a Counters,
+    segments: Cell<u64>,
+    bytes: Cell<u64>,
+    again: Cell<(u64, u64)>,
+}
+
+impl<'a> Sent<'a> {
+    pub(crate) fn new(counters: &'a Counters) -> Sent<'a> {
+        Sent {
+            counters,
+            segments: Cell::new(0),
+            bytes: Cell::new(0),
+            again: Cell::new((0, 0)),
+        }
+    }
+
+    /// The link has taken a segment with so many bytes of payload. `again`: it begins before what was
+    /// sent already.
+    pub(crate) fn add(&self, bytes: usize, again: bool) {
+        let bytes = bytes as u64;
+        self.segments.set(self.segments.get() + 1);
+        self.bytes.set(self.bytes.get() + bytes);
+        if again {
+            let (segments, all) = self.again.get();
+            self.again.set((segments + 1, all + bytes));
+        }
+    }
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        let add = |counter: &Counter, count| {
+            if count > 0 {
+                counter.add(count);
+            }
+        };
+        add(&self.counters.sent, self.segments.get());
+        add(&self.counters.bytes_sent, self.bytes.get());
+        let (segments, bytes) = self.again.get();
+        add(&self.counters.sent_again, segments);
+        add(&self.counters.bytes_sent_again, bytes);
+    }
 }
 
 impl Counters {
@@ -67,6 +128,13 @@ impl Counters {
             mtu_lowered: sum(|all| &all.mtu_lowered),
             icmp_ignored: sum(|all| &all.icmp_ignored),
             broken: sum(|all| &all.broken),
+            bytes_sent: sum(|all| &all.bytes_sent),
+            sent_again: sum(|all| &all.sent_again),
+            bytes_sent_again: sum(|all| &all.bytes_sent_again),
+            active_opens: sum(|all| &all.active_opens),
+            passive_opens: sum(|all| &all.passive_opens),
+            attempts_failed: sum(|all| &all.attempts_failed),
+            resets: sum(|all| &all.resets),
         }
     }
 }

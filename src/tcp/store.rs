@@ -13,6 +13,8 @@ const MAX_PIECES: usize = 128;
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     pieces: BTreeMap<u64, Buf>,
+    /// Real memory of the pieces.
+    memory: usize,
 }
 
 impl Store {
@@ -27,9 +29,20 @@ impl Store {
     }
 
     /// Real memory held.
-    #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
-        self.pieces.values().map(Buf::footprint).sum()
+        self.memory
+    }
+
+    fn put(&mut self, at: u64, buf: Buf) {
+        self.memory += buf.footprint();
+        let former = self.pieces.insert(at, buf);
+        self.memory -= former.map_or(0, |former| former.footprint());
+    }
+
+    fn remove(&mut self, at: u64) -> Option<Buf> {
+        let buf = self.pieces.remove(&at)?;
+        self.memory -= buf.footprint();
+        Some(buf)
     }
 
     /// Keeps `payload`, which begins at `position`, in place of what was there.
@@ -55,11 +68,11 @@ impl Store {
         let mut at = from;
         let mut chain = Chain::default();
         while at < to {
-            let mut buf = self.pieces.remove(&at)?;
+            let mut buf = self.remove(at)?;
             let end = at + buf.len() as u64;
             if end > to {
                 let rest = buf.split_off(usize::try_from(to - at).ok()?);
-                self.pieces.insert(to, rest);
+                self.put(to, rest);
             }
             at += buf.len() as u64;
             chain.append(buf);
@@ -69,18 +82,20 @@ impl Store {
 
     /// Makes room at `from..to`.
     fn clear(&mut self, from: u64, to: u64) {
-        if let Some((&start, buf)) = self.pieces.range_mut(..from).next_back()
+        let before = self.pieces.range(..from).next_back();
+        if let Some((&start, buf)) = before
             && start + buf.len() as u64 > from
+            && let Some(mut buf) = self.remove(start)
         {
             let mut cut = buf.split_off(usize::try_from(from - start).unwrap_or(0));
             if from + cut.len() as u64 > to {
                 cut.advance(usize::try_from(to - from).unwrap_or(0));
                 self.keep(to, cut);
             }
-            self.shrink(start);
+            self.keep(start, buf);
         }
         while let Some((&start, _)) = self.pieces.range(from..to).next() {
-            let Some(mut buf) = self.pieces.remove(&start) else {
+            let Some(mut buf) = self.remove(start) else {
                 break;
             };
             if start + buf.len() as u64 > to {
@@ -97,14 +112,7 @@ impl Store {
         } else {
             buf
         };
-        self.pieces.insert(at, buf);
-    }
-
-    /// The piece has become smaller.
-    fn shrink(&mut self, at: u64) {
-        if let Some(buf) = self.pieces.remove(&at) {
-            self.keep(at, buf);
-        }
+        self.put(at, buf);
     }
 
     fn compact(&mut self) {
@@ -123,6 +131,7 @@ impl Store {
         if !run.is_empty() {
             joined.insert(run_start, Buf::from(run));
         }
+        self.memory = joined.values().map(Buf::footprint).sum();
         self.pieces = joined;
     }
 }

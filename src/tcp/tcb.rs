@@ -23,7 +23,7 @@ mod rest;
 use super::ack::{AckPolicy, Text};
 use super::engine::Engine;
 use super::guard::{Feed, Guard, Verdict};
-use super::host::{Counters, TimerKey};
+use super::host::{Counters, Sent, TimerKey};
 use super::icmp::{IcmpError, Trouble};
 use super::keep_alive::Vigil;
 use super::limits::Limits;
@@ -53,6 +53,7 @@ pub(crate) struct Env<'a> {
     pub(crate) link: &'a dyn Link,
     pub(crate) end: &'a SocketEnd,
     pub(crate) counters: &'a Counters,
+    pub(crate) sent: Sent<'a>,
     pub(crate) options: &'a Options,
 }
 
@@ -94,9 +95,37 @@ impl Work {
 #[derive(Debug)]
 pub(crate) enum Done {
     /// Nothing remains.
-    Closed,
+    Closed(Ending),
     /// A record remains.
     TimeWait(TimeWait),
+}
+
+/// Why a connection of which nothing remains has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ending {
+    /// The state before.
+    before: State,
+    event: Event,
+}
+
+impl Ending {
+    /// What `so_error` says.
+    pub(crate) fn error(self) -> Option<SoError> {
+        closed_by(self.before, self.event)
+    }
+
+    /// It never stood (RFC 4022, tcpAttemptFails).
+    pub(crate) fn failed(self) -> bool {
+        matches!(
+            self.before,
+            State::Listen | State::SynSent | State::SynReceived
+        )
+    }
+
+    /// It stood, and nobody has closed it on this side (RFC 4022, tcpEstabResets).
+    pub(crate) fn reset(self) -> bool {
+        matches!(self.before, State::Established | State::CloseWait)
+    }
 }
 
 /// What a service step left to be done by others.
@@ -279,9 +308,13 @@ impl Tcb {
     }
 
     /// Real memory of what has arrived out of order.
-    #[cfg(test)]
     pub(crate) fn store_memory(&self) -> usize {
         self.store.memory()
+    }
+
+    /// When something last moved in either direction, or the connection began.
+    pub(crate) fn moved_at(&self) -> Instant {
+        self.moved.1
     }
 
     /// Counts on from where it was. Time that leaps, because a machine or a simulator stood still, is
@@ -855,8 +888,14 @@ impl Tcb {
         if wait && state == State::Closed && !self.down {
             return None;
         }
-        self.finish(closed_by(self.before_end, event), env);
-        Some(Done::Closed)
+        let ending = Ending {
+            before: self.before_end,
+            event,
+        };
+        env.counters.attempts_failed.add(u64::from(ending.failed()));
+        env.counters.resets.add(u64::from(ending.reset()));
+        self.finish(ending.error(), env);
+        Some(Done::Closed(ending))
     }
 
     fn finish(&mut self, error: Option<SoError>, env: &Env<'_>) {

@@ -9,7 +9,7 @@ use crate::buf::Gather;
 use crate::link::Frame;
 use internet_checksum::Checksum;
 use smallvec::{Array, SmallVec};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 pub(crate) const FIN: u8 = 0x01;
 pub(crate) const SYN: u8 = 0x02;
@@ -45,6 +45,12 @@ impl Tuple {
         } else {
             IPV6_HEADER
         }
+    }
+
+    /// This side's address, and the peer's.
+    pub(crate) fn ends(&self) -> (SocketAddr, SocketAddr) {
+        let local = SocketAddr::new(self.local, self.local_port);
+        (local, SocketAddr::new(self.remote, self.remote_port))
     }
 }
 

@@ -5,7 +5,7 @@
 //! here, if the link cuts such into segments.
 
 use super::Env;
-use crate::buf::Gather;
+use crate::buf::{Buf, Gather};
 use crate::link::{Checksum, Packet, TransmitError};
 use crate::tcp::ack::AckPolicy;
 use crate::tcp::engine::{Emitted, Outlet};
@@ -27,6 +27,8 @@ pub(super) struct Waiting {
     ip_header_len: usize,
     payload: Gather,
     segment: Option<NonZeroU16>,
+    /// It begins before what was sent already.
+    again: bool,
 }
 
 /// Where the engine's frames go: they get their payload, their checksum, and are transmitted.
@@ -62,6 +64,8 @@ pub(super) struct Held {
     segment: u16,
     /// The last one is as long as the others.
     open: bool,
+    /// It begins before what was sent already.
+    again: bool,
 }
 
 impl Held {
@@ -75,12 +79,12 @@ impl Held {
             && header[FLAGS + 1..] == self.header[FLAGS + 1..]
             && (header[FLAGS] ^ self.header[FLAGS]) & !(FIN | PSH) == 0;
         let follows = self.open && from == self.from + self.len as u64;
-        let fits = len <= self.segment.into() && header.len() + self.len + len <= most;
+        let fits = len <= usize::from(self.segment) && header.len() + self.len + len <= most;
         let joins = same && follows && fits;
         if joins {
             self.header[FLAGS] |= header[FLAGS];
             self.len += len;
-            self.open = len == self.segment.into() && header[FLAGS] & FIN == 0;
+            self.open = len == usize::from(self.segment) && header[FLAGS] & FIN == 0;
             let total = u16::try_from(self.header.len() - wire::IPV6_HEADER + self.len);
             let total = total.expect("invariant: `most` is that of a packet");
             self.header[4..6].copy_from_slice(&total.to_be_bytes());
@@ -102,7 +106,7 @@ impl Wire<'_> {
     }
 
     /// Holds text that others may join, or lets it join.
-    fn hold(&mut self, header: &[u8], from: u64, len: usize) -> bool {
+    fn hold(&mut self, header: &[u8], from: u64, len: usize, again: bool) -> bool {
         let most = self.env.link.capabilities().segment_v6.unwrap_or(0);
         let most = most.min(wire::IPV6_HEADER + usize::from(u16::MAX));
         if let Some(held) = &mut self.held
@@ -122,6 +126,7 @@ impl Wire<'_> {
             len,
             segment,
             open: true,
+            again,
         });
         true
     }
@@ -139,6 +144,7 @@ impl Wire<'_> {
             ip_header_len: wire::IPV6_HEADER,
             payload,
             segment: NonZeroU16::new(held.segment).filter(|_| several),
+            again: held.again,
         });
     }
 
@@ -164,6 +170,7 @@ impl Wire<'_> {
             ip_header_len,
             payload,
             segment: segment.filter(|_| several),
+            again: true,
         });
     }
 
@@ -215,6 +222,11 @@ impl Outlet for Wire<'_> {
             let payload = self.payload(from.unwrap_or(0), emission.len);
             self.tap.emitted(header, &payload.unwrap_or_default());
         }
+        let again = match emission.header.has(SYN) {
+            true => self.offset.is_some(),
+            // The byte of a window probe tells nothing but that there is more.
+            false => from.is_some_and(|from| from < sent) && (!probe || emission.header.has(FIN)),
+        };
         if emission.header.has(SYN) && self.offset.is_none() {
             *self.offset = Some(self.wire_iss.wrapping_sub(emission.header.seq));
         }
@@ -240,7 +252,7 @@ impl Outlet for Wire<'_> {
         if emission.len > 0
             && over_v6
             && segment.is_none()
-            && self.hold(header, from.unwrap_or(0), emission.len)
+            && self.hold(header, from.unwrap_or(0), emission.len, again)
         {
             return;
         }
@@ -258,6 +270,7 @@ impl Outlet for Wire<'_> {
             ip_header_len,
             payload,
             segment,
+            again: again && occupies && !emission.header.has(RST),
         });
     }
 }
@@ -297,7 +310,8 @@ impl Waiting {
         };
         match env.link.transmit(&packet) {
             Ok(()) => {
-                env.counters.sent.add(1);
+                let bytes = self.payload.iter().map(Buf::len).sum();
+                env.sent.add(bytes, self.again);
                 true
             }
             Err(TransmitError::Full) => {
@@ -333,6 +347,7 @@ mod tests {
             len: 1440,
             segment: 1440,
             open: true,
+            again: false,
         }
     }
 

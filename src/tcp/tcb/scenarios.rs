@@ -5,6 +5,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::link::memory::{self, MemoryLink};
 use crate::link::{Checksum, Packet};
 use crate::tcp::engine::EngineConfig;
+use crate::tcp::host::Sent;
 use crate::tcp::wire::{self, SYN};
 use crate::tcp::wire::{ACK, Parsed, SynOptions};
 use std::sync::Arc;
@@ -96,6 +97,7 @@ impl World {
             link: &self.link,
             end: &self.end,
             counters: &self.counters,
+            sent: Sent::new(&self.counters),
             options: &self.options,
         };
         self.tcb.input(&segment, &env);
@@ -107,6 +109,7 @@ impl World {
             link: &self.link,
             end: &self.end,
             counters: &self.counters,
+            sent: Sent::new(&self.counters),
             options: &self.options,
         };
         self.tcb.serve(work, &env)
@@ -256,14 +259,17 @@ fn an_engine_is_taken_for_what_needs_one() {
     assert_eq!(world.sent()[0].header.flags, FIN | ACK);
     let mut world = still();
     let done = world.serve(Work::ABORT).done;
-    assert!(matches!(done, Some(Done::Closed)));
+    assert!(matches!(done, Some(Done::Closed(_))));
     assert_eq!(world.sent()[0].header.flags & RST, RST);
     let mut world = still();
     let done = world.serve(Work::NETWORK_DOWN).done;
-    assert!(matches!(done, Some(Done::Closed)));
+    assert!(matches!(done, Some(Done::Closed(_))));
     let mut world = still();
     world.input(RST, 1, 1, 0, 0);
-    assert!(matches!(world.serve(Work::SERVE).done, Some(Done::Closed)));
+    assert!(matches!(
+        world.serve(Work::SERVE).done,
+        Some(Done::Closed(_))
+    ));
     let mut world = still();
     let every = Duration::from_secs(60);
     let keep_alive = crate::keep_alive::KeepAlive {
@@ -285,7 +291,10 @@ fn an_engine_is_taken_for_what_needs_one() {
     world.now += every;
     assert!(world.serve(Work::SERVE).done.is_none());
     world.now += every;
-    assert!(matches!(world.serve(Work::SERVE).done, Some(Done::Closed)));
+    assert!(matches!(
+        world.serve(Work::SERVE).done,
+        Some(Done::Closed(_))
+    ));
 }
 
 /// The reset of a connection that has timed out waits for room like everything else.
@@ -314,7 +323,10 @@ fn a_timeout_while_the_link_is_full_is_not_forgotten() {
     let served = world.serve(Work::SERVE);
     assert!(served.done.is_none() && served.link_full);
     world.sent();
-    assert!(matches!(world.serve(Work::SERVE).done, Some(Done::Closed)));
+    assert!(matches!(
+        world.serve(Work::SERVE).done,
+        Some(Done::Closed(_))
+    ));
     assert_eq!(world.sent()[0].header.flags & RST, RST);
 }
 
@@ -344,7 +356,10 @@ fn nothing_begins_again_after_a_reset() {
     world.sent();
     world.input(RST, 1, 0, 0, 0);
     world.input(SYN, 5000, 0, 1000, 0);
-    assert!(matches!(world.serve(Work::SERVE).done, Some(Done::Closed)));
+    assert!(matches!(
+        world.serve(Work::SERVE).done,
+        Some(Done::Closed(_))
+    ));
     assert!(
         world.sent().is_empty(),
         "a SYN|ACK that nobody stands behind"

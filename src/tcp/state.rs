@@ -1,0 +1,127 @@
+//! The states of a connection (RFC 9293 3.3.2), in words of our own.
+
+use smoltcp::socket::tcp::State;
+use std::fmt;
+
+/// The state of a TCP connection (RFC 9293 3.3.2). It is shown as netstat shows it.
+///
+/// ```
+/// use sosplice::stack::TcpState;
+/// assert_eq!(TcpState::FinWait2.to_string(), "FIN_WAIT_2");
+/// assert_eq!(format!("{:>12}|", TcpState::Closed), "      CLOSED|");
+/// assert_eq!(TcpState::ALL.len(), 11);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum TcpState {
+    /// No connection any more: at most its reset waits for room in the link.
+    Closed,
+    /// A listener waits for connections.
+    Listen,
+    /// Our SYN was sent.
+    SynSent,
+    /// A SYN has come; ours was sent, or is about to be.
+    SynReceived,
+    /// Both sides may send.
+    Established,
+    /// We have closed; our FIN is not acknowledged.
+    FinWait1,
+    /// We have closed, and the peer may send.
+    FinWait2,
+    /// The peer has closed, and we may send.
+    CloseWait,
+    /// Both have closed at the same time; our FIN is not acknowledged.
+    Closing,
+    /// The peer has closed first, then we; our FIN is not acknowledged.
+    LastAck,
+    /// We have closed first, and the connection is remembered for a while.
+    TimeWait,
+}
+
+impl TcpState {
+    /// Number of states.
+    pub const COUNT: usize = 11;
+
+    /// All states, in the order of their numbers.
+    pub const ALL: [TcpState; TcpState::COUNT] = [
+        TcpState::Closed,
+        TcpState::Listen,
+        TcpState::SynSent,
+        TcpState::SynReceived,
+        TcpState::Established,
+        TcpState::FinWait1,
+        TcpState::FinWait2,
+        TcpState::CloseWait,
+        TcpState::Closing,
+        TcpState::LastAck,
+        TcpState::TimeWait,
+    ];
+
+    /// The state of a connection whose engine is in this one. One whose engine listens waits for nobody:
+    /// the SYN that it is for has come.
+    pub(crate) fn of_engine(state: State) -> TcpState {
+        match state {
+            State::Closed => TcpState::Closed,
+            State::SynSent => TcpState::SynSent,
+            State::Listen | State::SynReceived => TcpState::SynReceived,
+            State::Established => TcpState::Established,
+            State::FinWait1 => TcpState::FinWait1,
+            State::FinWait2 => TcpState::FinWait2,
+            State::CloseWait => TcpState::CloseWait,
+            State::Closing => TcpState::Closing,
+            State::LastAck => TcpState::LastAck,
+            State::TimeWait => TcpState::TimeWait,
+        }
+    }
+
+    pub(crate) fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// CLOSED, for a number that none has.
+    pub(crate) fn of_number(number: u8) -> TcpState {
+        let state = TcpState::ALL.get(usize::from(number));
+        state.copied().unwrap_or(TcpState::Closed)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            TcpState::Closed => "CLOSED",
+            TcpState::Listen => "LISTEN",
+            TcpState::SynSent => "SYN_SENT",
+            TcpState::SynReceived => "SYN_RCVD",
+            TcpState::Established => "ESTABLISHED",
+            TcpState::FinWait1 => "FIN_WAIT_1",
+            TcpState::FinWait2 => "FIN_WAIT_2",
+            TcpState::CloseWait => "CLOSE_WAIT",
+            TcpState::Closing => "CLOSING",
+            TcpState::LastAck => "LAST_ACK",
+            TcpState::TimeWait => "TIME_WAIT",
+        }
+    }
+}
+
+impl fmt::Display for TcpState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_places() {
+        for (at, state) in (0..).zip(TcpState::ALL) {
+            assert_eq!(state.number(), at);
+            assert_eq!(TcpState::of_number(at), state);
+        }
+        assert_eq!(TcpState::of_number(11), TcpState::Closed);
+    }
+
+    #[test]
+    fn a_listening_engine_has_its_syn() {
+        assert_eq!(TcpState::of_engine(State::Listen), TcpState::SynReceived);
+    }
+}
