@@ -5,8 +5,8 @@
 //! a time, and beside connections that stand. `-- count` works for `valgrind --tool=callgrind`.
 #![allow(missing_docs, reason = "a program")]
 
-#[path = "support/measure.rs"]
-mod measure;
+#[path = "support/machine.rs"]
+mod machine;
 #[path = "support/memory_ours.rs"]
 #[allow(dead_code, reason = "`memory` uses the rest")]
 mod ours;
@@ -16,7 +16,7 @@ mod peers;
 #[path = "support/visits.rs"]
 mod visits;
 
-use measure::{busy, caption, summary};
+use machine::{busy, caption, summary};
 use ours::Ours;
 use sosplice::splice::Options;
 use sosplice::stack::Builder;

@@ -9,8 +9,8 @@
 //! `-- count "1 flow x 64 KiB" ours` works for `valgrind --tool=callgrind`.
 #![allow(missing_docs, reason = "a program")]
 
-#[path = "support/measure.rs"]
-mod measure;
+#[path = "support/machine.rs"]
+mod machine;
 #[path = "support/memory_ours.rs"]
 #[allow(dead_code, reason = "`scale` uses the rest")]
 mod ours;
@@ -21,7 +21,7 @@ mod peers;
 mod twin;
 
 use criterion::{Criterion, Throughput};
-use measure::{busy, summary};
+use machine::{busy, summary};
 use ours::Ours;
 use peers::Rig;
 use std::time::Duration;
@@ -199,8 +199,9 @@ fn criterion_figures(criterion: &mut Criterion, smoke: bool) {
 }
 
 fn caption() {
-    measure::caption(&format!(
-        "Gbit per second of one thread's processor time, median (range) of {ROUNDS} interleaved rounds"
+    let what = "Gbit per second of one thread's processor time";
+    machine::caption(&format!(
+        "{what}, median (range) of {ROUNDS} interleaved rounds"
     ));
     println!("buffers and rings {RING} bytes, MTU 1500, MSS 1460, 64 KiB = 44 segments in a frame");
     println!("with segmentation left to the link; links hold {FRAMES} frames; CUBIC; no Nagle; no");

@@ -6,8 +6,8 @@
 //! goes; `-- LIMIT` ends it with so many connections.
 #![allow(missing_docs, reason = "a program")]
 
-#[path = "support/measure.rs"]
-mod measure;
+#[path = "support/machine.rs"]
+mod machine;
 #[path = "support/memory_ours.rs"]
 #[allow(dead_code, reason = "`memory` uses the rest")]
 mod ours;
@@ -18,7 +18,7 @@ mod peers;
 #[allow(dead_code, reason = "`memory` uses the rest")]
 mod twin;
 
-use measure::{busy, caption, summary};
+use machine::{busy, caption, summary};
 use ours::Ours;
 use peers::{Proxy, Rig};
 use sosplice::clock::{Clock, SystemClock};

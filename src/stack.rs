@@ -118,6 +118,7 @@ use crate::tcp::conn::{Conn, ConnConfig, Runner};
 use crate::tcp::engine::{Engine, EngineConfig};
 use crate::tcp::host::{Counters, Host, TimerKey};
 use crate::tcp::options::Options;
+use crate::tcp::ring::PIECES;
 use crate::tcp::tcb::Work;
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::{Segment, TCP_HEADER, Tuple};
@@ -663,7 +664,7 @@ impl Shared {
         if !self.table.has_room() {
             return Err(self.too_many_connections());
         }
-        let engine = self.engine(&tuple, |link, config| {
+        let engine = self.engine(home, &tuple, |link, config| {
             Engine::connecting(link, config, &tuple)
         });
         let number = self.initial_sequence_number(&tuple, after);
@@ -784,7 +785,9 @@ impl Shared {
             self.table.forget(record);
         }
         let tuple = &syn.tuple;
-        let engine = self.engine(tuple, |link, config| Engine::listening(link, config, tuple));
+        let engine = self.engine(queue, tuple, |link, config| {
+            Engine::listening(link, config, tuple)
+        });
         let number = self.initial_sequence_number(tuple, after.map(|record| record.snd_nxt));
         let conn = self.connection(queue, (*tuple, true), engine, number);
         // Whoever finds the connection in the table and runs it takes the SYN first.
@@ -863,13 +866,15 @@ impl Shared {
 
     fn engine(
         &self,
+        queue: u16,
         tuple: &Tuple,
         make: impl FnOnce(&Capabilities, &EngineConfig) -> Engine,
     ) -> Engine {
+        let piece = u8::try_from(queue % u16::from(PIECES)).unwrap_or(0);
         let config = EngineConfig {
             rcv_ring: self.config.rcv_buffer,
             snd_ring: self.config.snd_ring,
-            shared_rings: self.config.shared_rings,
+            shared_rings: self.config.shared_rings.then_some(piece),
             nagle: self.config.nagle,
             seed: self.numbers.random(),
         };

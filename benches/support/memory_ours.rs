@@ -1,13 +1,13 @@
-//! The proxy of this crate over two links in memory, in one thread.
+//! The proxy of this crate over two links in memory: in one thread, or in one for each of their queues.
 
 use crate::peers::{
-    BACK, FRONT, HEADER_MAX, MSS, PAYLOAD_MAX, PROXY_PORT, Proxy, SERVER, SERVER_PORT, Seen, Wire,
-    pattern,
+    BACK, CLIENT, FIRST_PORT, FRONT, HEADER_MAX, MSS, PAYLOAD_MAX, PROXY_PORT, Proxy, SERVER,
+    SERVER_PORT, Seen, Wire, pattern,
 };
 use crate::{FRAMES, Offload};
 use sosplice::buf::{Buf, FrameMut};
 use sosplice::link::memory::{self, MemoryLink};
-use sosplice::link::{Checksum, Frame, Link, Packet};
+use sosplice::link::{Checksum, Flow, Frame, Link, Packet};
 use sosplice::splice::{Dispatch, Options};
 use sosplice::stack::{Builder, Driver};
 use sosplice::{SplicePool, Stack, TcpListener, TcpStream};
@@ -50,6 +50,7 @@ impl Wire for MemoryWire {
     }
 }
 
+/// A queue of one of the stacks, and the peer's end of it.
 struct Side {
     stack: Stack,
     driver: Driver,
@@ -57,41 +58,48 @@ struct Side {
 }
 
 impl Side {
-    fn new(
+    /// All queues of a stack.
+    fn all(
+        queues: usize,
         address: IpAddr,
         offload: Offload,
         (segment, ring): (usize, usize),
         tune: &dyn Fn(Builder) -> Builder,
-    ) -> Side {
+    ) -> Vec<Side> {
         let mut config = memory::Config {
             frames: FRAMES,
             bytes: FRAMES * (HEADER_MAX + PAYLOAD_MAX),
             ..memory::Config::default()
         };
         config.capabilities.segment_v4 = offload.size();
-        let (link, peer) = memory::pair(config);
-        let builder = Stack::builder(link)
+        let (links, peers) = memory::queues(queues, config);
+        let builder = Stack::over(links)
             .address(ipnet::IpNet::new(address, 24).expect("a prefix"))
             .receive_buffer(ring)
             .send_buffer(ring);
-        let (stack, driver) = tune(builder).manual().expect("a stack");
-        let mut payload = FrameMut::with_capacity(segment);
-        payload.bytes_mut().extend((0..segment).map(pattern));
-        let wire = MemoryWire {
-            link: peer,
-            payload: payload.freeze(),
-            frames: Vec::new(),
-            keep: false,
+        let (stack, drivers) = tune(builder).manual_queues().expect("a stack");
+        let side = |(driver, link)| {
+            // Of its own: threads that share one would count references to it in turns.
+            let mut payload = FrameMut::with_capacity(segment);
+            payload.bytes_mut().extend((0..segment).map(pattern));
+            let wire = MemoryWire {
+                link,
+                payload: payload.freeze(),
+                frames: Vec::new(),
+                keep: false,
+            };
+            Side {
+                stack: stack.clone(),
+                driver,
+                wire,
+            }
         };
-        Side {
-            stack,
-            driver,
-            wire,
-        }
+        drivers.into_iter().zip(peers).map(side).collect()
     }
 }
 
-/// Two stacks and a splice in each direction of each pair of connections.
+/// Two stacks and a splice in each direction of each pair of connections; of those with several queues,
+/// what belongs to one of them.
 pub(crate) struct Ours {
     streams: Vec<Arc<(TcpStream, TcpStream)>>,
     listener: TcpListener,
@@ -104,6 +112,7 @@ pub(crate) struct Ours {
 }
 
 impl Ours {
+    #[allow(dead_code, reason = "not every bench has one thread")]
     pub(crate) fn new(flows: u16, offload: Offload, segment: usize, ring: usize) -> Ours {
         Ours::tuned(
             flows,
@@ -122,29 +131,61 @@ impl Ours {
         tune: &dyn Fn(Builder) -> Builder,
         options: Options,
     ) -> Ours {
-        let front = Side::new(FRONT.into(), offload, sizes, tune);
-        let back = Side::new(BACK.into(), offload, sizes, tune);
+        let mut all = Ours::queues((1, flows), offload, sizes, tune, &options);
+        all.pop().expect("one queue")
+    }
+
+    /// A proxy whose links have several queues: each of them, with its share of the flows, for a thread.
+    pub(crate) fn queues(
+        (queues, flows): (usize, u16),
+        offload: Offload,
+        sizes: (usize, usize),
+        tune: &dyn Fn(Builder) -> Builder,
+        options: &Options,
+    ) -> Vec<Ours> {
+        let fronts = Side::all(queues, FRONT.into(), offload, sizes, tune);
+        let backs = Side::all(queues, BACK.into(), offload, sizes, tune);
         let at = SocketAddr::new(FRONT.into(), PROXY_PORT);
-        let listener = TcpListener::bind(&front.stack, at).expect("a listener");
-        listener.set_nonblocking(true);
-        let pool = SplicePool::builder()
-            .workers(1)
-            .dispatch(Dispatch::Direct)
-            .manual()
-            .build();
-        Ours {
-            streams: Vec::new(),
-            listener,
-            front,
-            back,
-            options: Options {
-                pool: Some(pool.clone()),
-                ..options
-            },
-            comes_and_goes: false,
-            pool,
-            flows: flows.into(),
-        }
+        let mut listener = None;
+        let queue = |(front, back): (Side, Side)| {
+            let bind = || TcpListener::bind(&front.stack, at).expect("a listener");
+            let listener = listener.get_or_insert_with(bind).clone();
+            listener.set_nonblocking(true);
+            let pool = SplicePool::builder()
+                .workers(1)
+                .dispatch(Dispatch::Direct)
+                .manual()
+                .build();
+            Ours {
+                streams: Vec::new(),
+                listener,
+                options: Options {
+                    pool: Some(pool.clone()),
+                    ..options.clone()
+                },
+                comes_and_goes: false,
+                pool,
+                front,
+                back,
+                flows: usize::from(flows) / queues,
+            }
+        };
+        fronts.into_iter().zip(backs).map(queue).collect()
+    }
+
+    #[allow(dead_code, reason = "not every bench has several queues")]
+    /// From which ports its flows come by its queue.
+    pub(crate) fn ports(&self) -> Vec<u16> {
+        let queue = self.front.driver.queue();
+        let by = |port: u16| {
+            let flow = Flow {
+                local: SocketAddr::new(CLIENT.into(), port),
+                remote: SocketAddr::new(FRONT.into(), PROXY_PORT),
+            };
+            self.front.wire.link.steer(&flow)
+        };
+        let ports = (FIRST_PORT..).filter(|port| by(*port).is_none_or(|by| by == queue));
+        ports.take(self.flows).collect()
     }
 
     /// For connections that come and go.
@@ -181,7 +222,8 @@ impl Ours {
     fn accept(&mut self) {
         while let Ok((client, _)) = self.listener.accept() {
             let to = SocketAddr::new(SERVER.into(), SERVER_PORT);
-            let server = TcpStream::start(&self.back.stack, to).expect("a connection");
+            let server = TcpStream::start_on(&self.back.stack, client.queue(), to);
+            let server = server.expect("a connection");
             let pair = Arc::new((client, server));
             for (source, sink) in [(&pair.0, &pair.1), (&pair.1, &pair.0)] {
                 let splice = source
@@ -201,6 +243,14 @@ impl Ours {
     /// Connections that were reset because of an error of ours.
     pub(crate) fn broken(&self) -> u64 {
         self.front.stack.stats().broken + self.back.stack.stats().broken
+    }
+
+    /// Segments that arrived by another queue than their connection's.
+    #[allow(dead_code, reason = "not every bench has several queues")]
+    pub(crate) fn astray(&self) -> u64 {
+        let stacks = [&self.front.stack, &self.back.stack].into_iter();
+        let queues = stacks.flat_map(Stack::queue_stats);
+        queues.map(|queue| queue.segments_astray).sum()
     }
 }
 

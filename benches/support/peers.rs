@@ -19,7 +19,7 @@ pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
 pub(crate) const PROXY_PORT: u16 = 8080;
 pub(crate) const SERVER_PORT: u16 = 9000;
 /// Port of the client's first flow.
-const FIRST_PORT: u16 = 10_000;
+pub(crate) const FIRST_PORT: u16 = 10_000;
 
 pub(crate) const MSS: u16 = 1460;
 /// Window that the peers announce: 65,535 << 7 is 8 MiB.
@@ -184,6 +184,9 @@ struct Sender {
 /// Sends on all flows in turn, one segment at a time, as much as windows and the link take.
 pub(crate) struct Client {
     flows: Vec<Sender>,
+    /// Which flow has a port.
+    by_port: Vec<u16>,
+    ports: Vec<u16>,
     ready: VecDeque<usize>,
     /// All flows stand: sending may begin.
     open: bool,
@@ -196,9 +199,9 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    fn new(flows: u16, segment: usize, burst: usize) -> Client {
-        let flow = |index| Sender {
-            header: Header::new((CLIENT, FIRST_PORT + index), (FRONT, PROXY_PORT), &[]),
+    fn new(ports: Vec<u16>, segment: usize, burst: usize) -> Client {
+        let flow = |port: &u16| Sender {
+            header: Header::new((CLIENT, *port), (FRONT, PROXY_PORT), &[]),
             next: 1,
             edge: 1,
             shift: 0,
@@ -206,8 +209,14 @@ impl Client {
             established: false,
             ready: false,
         };
+        let mut by_port = vec![0; 1 << 16];
+        for (index, port) in (0..).zip(&ports) {
+            by_port[usize::from(*port)] = index;
+        }
         Client {
-            flows: (0..flows).map(flow).collect(),
+            flows: ports.iter().map(flow).collect(),
+            by_port,
+            ports,
             ready: VecDeque::new(),
             open: false,
             segment,
@@ -218,8 +227,7 @@ impl Client {
     }
 
     fn dial(&mut self, index: usize, wire: &mut dyn Wire) -> bool {
-        let port = FIRST_PORT + u16::try_from(index).expect("ports are 16 bits");
-        let mut header = Header::new((CLIENT, port), (FRONT, PROXY_PORT), &OPTIONS);
+        let mut header = Header::new((CLIENT, self.ports[index]), (FRONT, PROXY_PORT), &OPTIONS);
         wire.send(header.segment(SYN, 0, 0, 0), 0)
     }
 
@@ -253,7 +261,7 @@ impl Client {
                 0,
                 "the proxy ended a flow: {seen:?}"
             );
-            let index = usize::from(seen.peer_port - FIRST_PORT);
+            let index = usize::from(self.by_port[usize::from(seen.peer_port)]);
             let flow = &mut self.flows[index];
             if seen.flags & SYN != 0 {
                 flow.ack = seen.seq.wrapping_add(1);
@@ -392,13 +400,21 @@ pub(crate) struct Rig<P> {
 
 impl<P: Proxy> Rig<P> {
     /// Connects `flows` flows and compares what arrives for a moment.
+    #[allow(dead_code, reason = "not every bench lets it choose")]
     pub(crate) fn new(proxy: P, flows: u16, segment: usize, burst: usize) -> Rig<P> {
+        let ports = (FIRST_PORT..).take(flows.into()).collect();
+        Rig::from_ports(proxy, ports, segment, burst)
+    }
+
+    /// As [`new`](Self::new), a flow from each of these ports of the client.
+    pub(crate) fn from_ports(proxy: P, ports: Vec<u16>, segment: usize, burst: usize) -> Rig<P> {
+        let flows = ports.len();
         let mut rig = Rig {
             proxy,
-            client: Client::new(flows, segment, burst),
+            client: Client::new(ports, segment, burst),
             server: Server::new(segment),
         };
-        for index in 0..usize::from(flows) {
+        for index in 0..flows {
             while !rig.client.dial(index, rig.proxy.front()) {
                 rig.turn();
             }
@@ -409,7 +425,7 @@ impl<P: Proxy> Rig<P> {
         }
         rig.client.open = true;
         rig.proxy.keep_payload(true);
-        rig.transfer(u64::from(flows) * 4096);
+        rig.transfer(flows as u64 * 4096);
         rig.proxy.keep_payload(false);
         assert!(rig.server.checked > 0, "no payload was compared");
         rig
@@ -482,6 +498,7 @@ impl<P: Proxy> Rig<P> {
         self.proxy.turn();
     }
 
+    #[allow(dead_code, reason = "not every bench asks")]
     /// Packets that the proxy sent to the client and to the server for each of the client's.
     pub(crate) fn packets(&self) -> (f64, f64) {
         let segments = self.server.bytes as f64 / self.client.segment as f64;

@@ -166,7 +166,7 @@ impl Shared {
         if listening.decides || !listening.reserve_beyond() {
             return Err(Refusal::Backlog);
         }
-        let engine = self.engine(&tuple, |link, config| {
+        let engine = self.engine(queue, &tuple, |link, config| {
             Engine::listening(link, config, &tuple)
         });
         let conn = self.connection(queue, (tuple, true), engine, value);

@@ -230,7 +230,7 @@ impl Shared {
             }
             _ => None,
         };
-        let engine = self.engine(&tuple, |link, config| {
+        let engine = self.engine(key.queue, &tuple, |link, config| {
             Engine::listening(link, config, &tuple)
         });
         let number = self.initial_sequence_number(&tuple, after);

@@ -42,8 +42,8 @@ pub(crate) trait Outlet {
 pub(crate) struct EngineConfig {
     pub(crate) rcv_ring: usize,
     pub(crate) snd_ring: usize,
-    /// The rings lie on memory that all rings share, if that can be had.
-    pub(crate) shared_rings: bool,
+    /// The rings lie on this piece of the memory that rings share ([`ring`]), if that can be had.
+    pub(crate) shared_rings: Option<u8>,
     pub(crate) nagle: bool,
     /// Seeds the engine's initial sequence number.
     pub(crate) seed: u64,
@@ -74,7 +74,7 @@ pub(crate) struct Engine {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     caps: DeviceCapabilities,
-    shared_rings: bool,
+    shared_rings: Option<u8>,
     #[cfg(any(test, sosplice_fuzz))]
     config: EngineConfig,
     /// Behind the sockets, so dropped after them.
@@ -148,7 +148,7 @@ impl Engine {
     }
 
     /// See [`EngineConfig::shared_rings`].
-    pub(crate) fn shares_rings(&self) -> bool {
+    pub(crate) fn shares_rings(&self) -> Option<u8> {
         self.shared_rings
     }
 

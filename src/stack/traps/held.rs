@@ -277,7 +277,7 @@ fn a_tuple_that_was_dialled_meanwhile_is_taken() {
     let pending = held(&mut net, &listener, &Raw::new(5000));
     let tuple = pending.key().tuple;
     let shared = net.stack.shared();
-    let engine = shared.engine(&tuple, |link, config| {
+    let engine = shared.engine(0, &tuple, |link, config| {
         Engine::connecting(link, config, &tuple)
     });
     let conn = shared.connection(0, (tuple, false), engine, 0);

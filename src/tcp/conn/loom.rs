@@ -105,7 +105,7 @@ fn accepted() -> (Arc<Conn>, Arc<Stack>) {
     let engine = EngineConfig {
         rcv_ring: 100,
         snd_ring: 100,
-        shared_rings: false,
+        shared_rings: None,
         nagle: false,
         seed: 1,
     };

@@ -22,7 +22,7 @@ use std::time::Instant;
 pub(super) struct Rest {
     mtu: usize,
     snd_ring: usize,
-    shared_rings: bool,
+    shared_rings: Option<u8>,
 }
 
 impl Tcb {

@@ -36,7 +36,7 @@ impl World {
         let engine = EngineConfig {
             rcv_ring: ring,
             snd_ring: ring,
-            shared_rings: true,
+            shared_rings: Some(0),
             nagle: false,
             seed: 1,
         };

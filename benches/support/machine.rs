@@ -1,4 +1,4 @@
-//! What benches measure with, and the caption of their tables.
+//! What a bench asks of the machine, and says about it.
 
 use std::process::Command;
 use std::time::Duration;
@@ -21,6 +21,19 @@ pub(crate) fn busy() -> Duration {
     SystemClock.now() - *START
 }
 
+/// Keeps this thread on a processor, if there is one of that number.
+#[allow(dead_code, reason = "not every bench has several threads")]
+pub(crate) fn stay_on(cpu: usize) {
+    #[cfg(target_os = "linux")]
+    if cpu < std::thread::available_parallelism().map_or(1, usize::from) {
+        let mut set = rustix::thread::CpuSet::new();
+        set.set(cpu);
+        rustix::thread::sched_setaffinity(None, &set).ok();
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = cpu;
+}
+
 /// Median, least and largest.
 pub(crate) fn summary(mut values: Vec<f64>) -> (f64, f64, f64) {
     values.sort_by(f64::total_cmp);
@@ -39,7 +52,7 @@ fn output(program: &str, arguments: &[&str]) -> String {
         .unwrap_or_else(|| "unknown".into())
 }
 
-/// What was measured, where and with what.
+/// What is shown, and on which machine.
 pub(crate) fn caption(what: &str) {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name"));
@@ -48,8 +61,7 @@ pub(crate) fn caption(what: &str) {
         .trim_start_matches([':', '\t', ' ']);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    println!();
-    println!("{what}");
+    println!("\n{what}");
     println!("{model}, {cores} cores, load {}", load.trim());
     let commit = output("git", &["describe", "--always", "--dirty"]);
     println!("{}, commit {commit}", output("rustc", &["--version"]));
