@@ -9,7 +9,7 @@ use sosplice::buf::{Buf, FrameMut};
 use sosplice::link::memory::{self, MemoryLink};
 use sosplice::link::{Checksum, Frame, Link, Packet};
 use sosplice::splice::{Dispatch, Options};
-use sosplice::stack::Driver;
+use sosplice::stack::{Builder, Driver, Stats};
 use sosplice::{SplicePool, Stack, TcpListener, TcpStream};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
@@ -55,7 +55,13 @@ struct Side {
 }
 
 impl Side {
-    fn new(address: IpAddr, offload: Offload, segment: usize, ring: usize) -> Side {
+    /// What stands between the link and the stack is given.
+    fn new<L: Link + 'static>(
+        (address, offload): (IpAddr, Offload),
+        (segment, ring): (usize, usize),
+        between: impl FnOnce(MemoryLink) -> L,
+        options: impl FnOnce(Builder) -> Builder,
+    ) -> Side {
         let mut config = memory::Config {
             frames: FRAMES,
             bytes: FRAMES * (HEADER_MAX + PAYLOAD_MAX),
@@ -63,12 +69,11 @@ impl Side {
         };
         config.capabilities.segment_v4 = offload.size();
         let (link, peer) = memory::pair(config);
-        let (stack, driver) = Stack::builder(link)
+        let builder = Stack::builder(between(link))
             .address(ipnet::IpNet::new(address, 24).expect("a prefix"))
             .receive_buffer(ring)
-            .send_buffer(ring)
-            .manual()
-            .expect("a stack");
+            .send_buffer(ring);
+        let (stack, driver) = options(builder).manual().expect("a stack");
         let mut payload = FrameMut::with_capacity(segment);
         payload.bytes_mut().extend((0..segment).map(pattern));
         let wire = MemoryWire {
@@ -96,9 +101,28 @@ pub(crate) struct Ours {
 }
 
 impl Ours {
+    #[allow(dead_code, reason = "not every bench asks for no more")]
     pub(crate) fn new(flows: u16, offload: Offload, segment: usize, ring: usize) -> Ours {
-        let front = Side::new(FRONT.into(), offload, segment, ring);
-        let back = Side::new(BACK.into(), offload, segment, ring);
+        Ours::behind(
+            flows,
+            offload,
+            (segment, ring),
+            |link| link,
+            |builder| builder,
+        )
+    }
+
+    /// As [`new`](Self::new), with something between the front link and its stack, which has further
+    /// options.
+    pub(crate) fn behind<L: Link + 'static>(
+        flows: u16,
+        offload: Offload,
+        sizes: (usize, usize),
+        between: impl FnOnce(MemoryLink) -> L,
+        options: impl FnOnce(Builder) -> Builder,
+    ) -> Ours {
+        let front = Side::new((FRONT.into(), offload), sizes, between, options);
+        let back = Side::new((BACK.into(), offload), sizes, |link| link, |back| back);
         let at = SocketAddr::new(FRONT.into(), PROXY_PORT);
         let listener = TcpListener::bind(&front.stack, at).expect("a listener");
         listener.set_nonblocking(true);
@@ -129,6 +153,12 @@ impl Ours {
             server.splice_to(&client, options()).expect("a splice");
             self.streams.push((client, server));
         }
+    }
+
+    /// Counters of the front stack.
+    #[allow(dead_code, reason = "not every bench asks")]
+    pub(crate) fn front_stats(&self) -> Stats {
+        self.front.stack.stats()
     }
 
     /// Connections that were reset because of an error of ours.
