@@ -316,6 +316,9 @@ impl Stack {
             connections_refused: shared.received.connections_refused.get(),
             peer_connections_refused: shared.received.peers_refused.get(),
             half_open_full: shared.received.half_open_full.get(),
+            buffer_memory: shared.counters.memory.in_use(),
+            memory_pressures: shared.counters.memory.entered.get(),
+            segments_pressed: shared.counters.memory.dropped.get(),
         }
     }
 

@@ -116,4 +116,12 @@ pub struct Stats {
     /// SYNs that found as many half-open connections in the stack as there may be
     /// ([`Builder::max_half_open`](super::Builder::max_half_open)): answered with a cookie or dropped.
     pub half_open_full: u64,
+    /// Memory that the connections' buffers hold at this moment, in bytes, as of the last time that each
+    /// was looked at.
+    pub buffer_memory: usize,
+    /// Times that it came near its limit
+    /// ([`Builder::max_buffer_memory`](super::Builder::max_buffer_memory)).
+    pub memory_pressures: u64,
+    /// Segments whose text was dropped for that.
+    pub segments_pressed: u64,
 }

@@ -295,6 +295,14 @@ impl Conn {
     }
 }
 
+impl Drop for Conn {
+    fn drop(&mut self) {
+        // Bytes that nobody has read go with the socket, which goes with this.
+        let memory = &self.host.counters().memory;
+        self.tcb.get_mut().account.close(memory);
+    }
+}
+
 impl fmt::Debug for Conn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Conn")

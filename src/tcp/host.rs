@@ -1,6 +1,7 @@
 //! What a connection needs of the stack it belongs to.
 
 use super::conn::Conn;
+use super::memory::Memory;
 use super::time_wait::TimeWait;
 use crate::link::Link;
 use std::sync::Arc;
@@ -44,6 +45,8 @@ pub(crate) struct Counters {
     pub(crate) icmp_ignored: Counter,
     /// Connections reset because an invariant was broken.
     pub(crate) broken: Counter,
+    /// What the connections' buffers hold.
+    pub(crate) memory: Memory,
 }
 
 /// An armed timer: its time, and a number of its own.

@@ -27,7 +27,6 @@ impl Store {
     }
 
     /// Real memory held.
-    #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
         self.pieces.values().map(Buf::footprint).sum()
     }
