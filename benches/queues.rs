@@ -94,7 +94,7 @@ impl Contestant {
             (queues, case.flows),
             case.offload,
             sizes,
-            &|builder| builder,
+            (&ours::plain, &|builder| builder),
             &Options::default(),
         );
         let rig = |ours: Ours| {

@@ -117,6 +117,7 @@ use crate::sync::{Protection, intact};
 use crate::tcp::conn::{Conn, ConnConfig, Runner};
 use crate::tcp::engine::{Engine, EngineConfig};
 use crate::tcp::host::{Counters, Host, TimerKey};
+use crate::tcp::memory::Memory;
 use crate::tcp::options::Options;
 use crate::tcp::ring::PIECES;
 use crate::tcp::tcb::Work;
@@ -181,6 +182,8 @@ pub(crate) struct Shared {
     pub(crate) held: Mutex<HeldSyns, LEAF>,
     pub(crate) control: Mutex<Control, LEAF>,
     unclaimed: Unclaimed,
+    /// What the buffers of all connections hold.
+    memory: Memory,
     pub(crate) received: Received,
     numbers: Numbers,
     /// Connections dialled that may have any home.
@@ -380,6 +383,9 @@ impl Stack {
             passive_opens: counters.passive_opens.get(),
             attempts_failed: counters.attempts_failed.get(),
             connections_reset: counters.resets.get(),
+            buffer_memory: shared.memory.in_use(),
+            memory_pressures: shared.memory.entered.get(),
+            segments_pressed: shared.memory.dropped.get(),
             ..Stats::default()
         };
         for queue in &shared.queues {
@@ -959,6 +965,10 @@ impl Host for Shared {
 
     fn now(&self) -> Instant {
         self.clock.now()
+    }
+
+    fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     fn counters(&self, queue: u16) -> &Counters {

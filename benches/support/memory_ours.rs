@@ -9,7 +9,7 @@ use sosplice::buf::{Buf, FrameMut};
 use sosplice::link::memory::{self, MemoryLink};
 use sosplice::link::{Checksum, Flow, Frame, Link, Packet};
 use sosplice::splice::{Dispatch, Options};
-use sosplice::stack::{Builder, Driver};
+use sosplice::stack::{Builder, Driver, Stats};
 use sosplice::{SplicePool, Stack, TcpListener, TcpStream};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
@@ -51,6 +51,15 @@ impl Wire for MemoryWire {
 }
 
 /// A queue of one of the stacks, and the peer's end of it.
+/// What stands between a link and its stack, and further settings of that.
+pub(crate) type Between<'a> = &'a dyn Fn(MemoryLink) -> Arc<dyn Link>;
+pub(crate) type Tune<'a> = &'a dyn Fn(Builder) -> Builder;
+
+/// Nothing stands between.
+pub(crate) fn plain(link: MemoryLink) -> Arc<dyn Link> {
+    Arc::new(link)
+}
+
 struct Side {
     stack: Stack,
     driver: Driver,
@@ -64,7 +73,7 @@ impl Side {
         address: IpAddr,
         offload: Offload,
         (segment, ring): (usize, usize),
-        tune: &dyn Fn(Builder) -> Builder,
+        (between, tune): (Between<'_>, Tune<'_>),
     ) -> Vec<Side> {
         let mut config = memory::Config {
             frames: FRAMES,
@@ -73,7 +82,7 @@ impl Side {
         };
         config.capabilities.segment_v4 = offload.size();
         let (links, peers) = memory::queues(queues, config);
-        let builder = Stack::over(links)
+        let builder = Stack::over(links.into_iter().map(between))
             .address(ipnet::IpNet::new(address, 24).expect("a prefix"))
             .receive_buffer(ring)
             .send_buffer(ring);
@@ -131,7 +140,20 @@ impl Ours {
         tune: &dyn Fn(Builder) -> Builder,
         options: Options,
     ) -> Ours {
-        let mut all = Ours::queues((1, flows), offload, sizes, tune, &options);
+        let mut all = Ours::queues((1, flows), offload, sizes, (&plain, tune), &options);
+        all.pop().expect("one queue")
+    }
+
+    /// With something between the front link and its stack, which has further settings.
+    #[allow(dead_code, reason = "not every bench has it")]
+    pub(crate) fn behind(
+        flows: u16,
+        offload: Offload,
+        sizes: (usize, usize),
+        front: (Between<'_>, Tune<'_>),
+    ) -> Ours {
+        let options = Options::default();
+        let mut all = Ours::queues((1, flows), offload, sizes, front, &options);
         all.pop().expect("one queue")
     }
 
@@ -140,11 +162,11 @@ impl Ours {
         (queues, flows): (usize, u16),
         offload: Offload,
         sizes: (usize, usize),
-        tune: &dyn Fn(Builder) -> Builder,
+        (between, tune): (Between<'_>, Tune<'_>),
         options: &Options,
     ) -> Vec<Ours> {
-        let fronts = Side::all(queues, FRONT.into(), offload, sizes, tune);
-        let backs = Side::all(queues, BACK.into(), offload, sizes, tune);
+        let fronts = Side::all(queues, FRONT.into(), offload, sizes, (between, tune));
+        let backs = Side::all(queues, BACK.into(), offload, sizes, (&plain, tune));
         let at = SocketAddr::new(FRONT.into(), PROXY_PORT);
         let mut listener = None;
         let queue = |(front, back): (Side, Side)| {
@@ -238,6 +260,12 @@ impl Ours {
                 self.streams.push(pair);
             }
         }
+    }
+
+    /// Counters of the front stack.
+    #[allow(dead_code, reason = "not every bench asks")]
+    pub(crate) fn front_stats(&self) -> Stats {
+        self.front.stack.stats()
     }
 
     /// Connections that were reset because of an error of ours.

@@ -500,6 +500,7 @@ impl<P: Proxy> Rig<P> {
 
     #[allow(dead_code, reason = "not every bench asks")]
     /// Packets that the proxy sent to the client and to the server for each of the client's.
+    #[allow(dead_code, reason = "not every bench asks")]
     pub(crate) fn packets(&self) -> (f64, f64) {
         let segments = self.server.bytes as f64 / self.client.segment as f64;
         let packets = (self.client.answers as f64, self.server.packets as f64);
@@ -507,6 +508,7 @@ impl<P: Proxy> Rig<P> {
     }
 
     /// Segments that the proxy sent again.
+    #[allow(dead_code, reason = "not every bench asks")]
     pub(crate) fn repeated(&self) -> u64 {
         self.server.repeated
     }

@@ -17,6 +17,7 @@ use crate::keep_alive::KeepAlive;
 use crate::link::{Capabilities, Frame, Link};
 use crate::lock::Mutex;
 use crate::tcp::limits::Limits;
+use crate::tcp::memory::Memory;
 use ipnet::IpNet;
 use std::io;
 use std::ops::RangeInclusive;
@@ -37,6 +38,12 @@ pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 const ACK_DELAY: Duration = Duration::from_millis(40);
 /// Most receive queues: more than any link has (a TUN 256).
 const QUEUES: RangeInclusive<usize> = 1..=1024;
+/// 4 GiB: what two thousand connections of the default sizes hold at the very most, and hundreds of
+/// thousands that carry text.
+#[cfg(target_pointer_width = "64")]
+const BUFFER_MEMORY: usize = 4 << 30;
+#[cfg(not(target_pointer_width = "64"))]
+const BUFFER_MEMORY: usize = 1 << 30;
 const LONGEST_ACK_DELAY: Duration = Duration::from_millis(500);
 
 /// Why a stack was not built.
@@ -140,6 +147,7 @@ pub(super) struct Config {
     /// Of those that the peer opened.
     pub(super) max_connections_per_peer: Option<usize>,
     pub(super) max_half_open: usize,
+    pub(super) max_buffer_memory: usize,
     /// How long the driver's thread looks on before it sleeps.
     pub(super) busy_poll: Duration,
 }
@@ -164,6 +172,7 @@ impl Default for Config {
             max_connections: quota::MAX_CONNECTIONS,
             max_connections_per_peer: None,
             max_half_open: quota::MAX_HALF_OPEN,
+            max_buffer_memory: BUFFER_MEMORY,
             busy_poll: Duration::ZERO,
         }
     }
@@ -603,6 +612,34 @@ impl Builder {
         self
     }
 
+    /// How much memory the buffers of all connections are to hold together, in bytes; 4 GiB by default (1
+    /// GiB where addresses have 32 bits). A library does not know how much of a machine it may have, so
+    /// it is a fixed number: large enough that who has not asked for a limit seldom meets it. What is
+    /// counted is real memory: `so_rcv`, `so_snd`, and text that has arrived out of order
+    /// ([`Stats::buffer_memory`](super::Stats)).
+    ///
+    /// As it comes near, everything becomes slower and nothing ends. Beyond three quarters, until half of
+    /// it is free again, each connection opens its window only up to a floor (an eighth of its buffer, 16
+    /// KiB and four packets at least) and fills `so_snd` only so far, and text that arrives out of order is
+    /// dropped. Beyond the limit text in order is dropped too, for connections that hold more than the
+    /// floor. Dropped text is not acknowledged, so its sender sends it again, and it is counted
+    /// ([`Stats::segments_pressed`](super::Stats)). So it is no exact limit: what peers were promised
+    /// before, and the floor for each connection, come on top.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let address = "10.0.0.1/24".parse()?;
+    /// let stack = Stack::builder(link).address(address).max_buffer_memory(256 << 20).build()?;
+    /// assert_eq!((stack.stats().buffer_memory, stack.stats().memory_pressures), (0, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn max_buffer_memory(mut self, bytes: usize) -> Builder {
+        self.config.max_buffer_memory = bytes;
+        self
+    }
+
     /// How long an acknowledgement waits at most for an answer that it can ride on, 40 ms by default
     /// and 500 ms at most (RFC 9293 3.8.6.3, SHLD-18); `None`: it never waits.
     ///
@@ -865,6 +902,7 @@ impl Builder {
             held: Mutex::default(),
             control: Mutex::new(Control::new(&caps)),
             unclaimed: self.unclaimed,
+            memory: Memory::new(self.config.max_buffer_memory),
             received: Received::default(),
             numbers: Numbers::new(seed, repeatable, first..=last),
             dialled: AtomicUsize::new(0),

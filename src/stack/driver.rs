@@ -32,6 +32,8 @@ use std::time::{Duration, Instant};
 
 /// Most frames of a batch.
 const BATCH: usize = 32;
+/// How often more is received into a batch in the place of what was for no connection.
+const REFILLS: usize = 3;
 /// The driver lags behind when so many batches in a row were full, with so many bytes in each: a worker
 /// that is woken for less costs more than it takes off the driver.
 const LAG: (u32, usize) = (4, 32 * 1024);
@@ -48,6 +50,8 @@ pub struct Driver {
     queue: u16,
     frames: Vec<Frame>,
     touched: Vec<Arc<Conn>>,
+    /// Frames of this batch that were for no connection.
+    strangers: usize,
     /// Full batches in a row.
     full: u32,
     /// Segments of this batch, and their payload. They are counted together.
@@ -70,6 +74,7 @@ impl Driver {
             queue,
             frames: Vec::new(),
             touched: Vec::new(),
+            strangers: 0,
             full: 0,
             segments: (0, 0),
             busy,
@@ -110,17 +115,28 @@ impl Driver {
         }
         let now = self.shared.now();
         let mut frames = std::mem::take(&mut self.frames);
-        let received = frames.len();
-        self.home().frames.add(received as u64);
+        let mut received = frames.len();
         let budget = if self.lags(&frames) {
             Budget::LAGGING_DRIVER
         } else {
             Budget::DRIVER
         };
+        let mut gone = None;
         run_list::scope(budget, || {
-            for frame in frames.drain(..) {
-                self.input(frame, now);
+            frames.drain(..).for_each(|frame| self.input(frame, now));
+            // A flood of what is for nobody is not to make the others' batches smaller: each connection's
+            // share of a batch is served at once, and draws one acknowledgement.
+            for _ in 0..REFILLS {
+                let wanted = std::mem::take(&mut self.strangers);
+                if received < BATCH || wanted == 0 || gone.is_some() {
+                    break;
+                }
+                gone = self.home().link.receive(&mut frames, wanted).err();
+                received += frames.len();
+                frames.drain(..).for_each(|frame| self.input(frame, now));
             }
+            self.strangers = 0;
+            self.home().frames.add(received as u64);
             self.count();
             for conn in &self.touched {
                 conn.receive();
@@ -134,6 +150,10 @@ impl Driver {
             self.serve_agenda(now)
         });
         self.frames = frames;
+        if let Some(gone) = gone {
+            self.shared.go_down();
+            return Err(gone);
+        }
         Ok((received, worked))
     }
 
@@ -310,6 +330,7 @@ impl Driver {
     /// A segment without a connection: a SYN for a listener, or something to reset. `after` is a former
     /// connection in its place.
     fn unknown(&mut self, segment: Segment, spare: Option<Frame>, after: Option<TimeWait>) {
+        self.strangers += 1;
         let tuple = segment.tuple;
         let own = self.shared.is_own(tuple.local);
         let header = &segment.header;
@@ -348,10 +369,7 @@ impl Driver {
         }
         self.shared.received.stray.add(1);
         if own && !header.has(wire::RST) {
-            let reset = self.shared.control.lock().reset(&segment);
-            if let Some(reset) = reset {
-                control::send(&self.home().link, &reset, tuple.ip_header_len());
-            }
+            control::reset(&self.home().link, &segment);
         }
     }
 
@@ -440,7 +458,7 @@ impl Running {
             return Turn::Over;
         };
         // Less than a batch: the link was drained, and waiting tells when there is more.
-        if received == BATCH || worked {
+        if received >= BATCH || worked {
             return self.busy();
         }
         let shared = &self.driver.shared;

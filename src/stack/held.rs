@@ -258,12 +258,8 @@ impl Shared {
     /// Answers with a reset. If the link is full, it is lost, and the peer's next SYN is a new one.
     pub(crate) fn refuse_syn(&self, key: Key) {
         if let Some(record) = self.take_syn(key) {
-            let syn = segment(key.tuple, record.syn);
-            let reset = self.control.lock().reset(&syn);
-            if let Some(reset) = reset {
-                let link = &self.queues[usize::from(key.queue)].link;
-                control::send(link, &reset, key.tuple.ip_header_len());
-            }
+            let link = &self.queues[usize::from(key.queue)].link;
+            control::reset(link, &segment(key.tuple, record.syn));
         }
     }
 

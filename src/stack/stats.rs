@@ -208,10 +208,16 @@ pub struct Stats {
     pub receive_queue: usize,
     /// Bytes in send buffers (`so_snd`): not sent yet, or not acknowledged.
     pub send_queue: usize,
-    /// Memory behind both, in bytes: a small piece of a large frame keeps all of it.
-    pub buffer_memory: usize,
     /// Memory, in bytes, of what has arrived ahead of its turn.
     pub ahead_memory: usize,
+    /// Memory that the connections' buffers hold at this moment, in bytes, as of the last time that each
+    /// was looked at.
+    pub buffer_memory: usize,
+    /// Times that it came near its limit
+    /// ([`Builder::max_buffer_memory`](super::Builder::max_buffer_memory)).
+    pub memory_pressures: u64,
+    /// Segments whose text was dropped for that.
+    pub segments_pressed: u64,
     pub(super) states: [usize; TcpState::COUNT],
 }
 
@@ -245,11 +251,9 @@ impl Stats {
         self.ahead_memory += conn.ahead_memory();
         let rcv = conn.end.rcv();
         self.receive_queue += rcv.buf.len();
-        self.buffer_memory += rcv.buf.memory();
         drop(rcv);
         let snd = conn.end.snd();
         self.send_queue += snd.buf.len();
-        self.buffer_memory += snd.buf.memory();
     }
 
     pub(super) fn add_listener(&mut self, queued: Queued) {

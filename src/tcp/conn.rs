@@ -307,6 +307,7 @@ impl Conn {
             link: self.host.link(self.queue),
             end: &self.end,
             counters: self.host.counters(self.queue),
+            memory: self.host.memory(),
             sent: Sent::new(self.host.counters(self.queue)),
             options: &self.options,
         };
@@ -372,6 +373,14 @@ impl Conn {
         let mut tcb = self.tcb.lock();
         let ops = std::mem::take(&mut tcb.tap.ops);
         (tcb.engine_config, ops)
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        // Bytes that nobody has read go with the socket, which goes with this.
+        let memory = self.host.memory();
+        self.tcb.get_mut().account.close(memory);
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a connection needs of the stack it belongs to.
 
 use super::conn::Conn;
+use super::memory::Memory;
 use super::time_wait::TimeWait;
 use crate::link::Link;
 use std::cell::Cell;
@@ -149,6 +150,8 @@ pub(crate) trait Host: Send + Sync {
     /// How many queues there are.
     fn queues(&self) -> usize;
     fn now(&self) -> Instant;
+    /// What the buffers of all connections hold.
+    fn memory(&self) -> &Memory;
     /// Of the connections of this queue.
     fn counters(&self, queue: u16) -> &Counters;
     /// The connection is to be served no later than this. The former timer, if it is still there,

@@ -27,6 +27,7 @@ use super::host::{Counters, Sent, TimerKey};
 use super::icmp::{IcmpError, Trouble};
 use super::keep_alive::Vigil;
 use super::limits::Limits;
+use super::memory::{Account, Memory};
 use super::options::Options;
 use super::recovery::Recovery;
 use super::store::Store;
@@ -53,6 +54,7 @@ pub(crate) struct Env<'a> {
     pub(crate) link: &'a dyn Link,
     pub(crate) end: &'a SocketEnd,
     pub(crate) counters: &'a Counters,
+    pub(crate) memory: &'a Memory,
     pub(crate) sent: Sent<'a>,
     pub(crate) options: &'a Options,
 }
@@ -229,6 +231,8 @@ pub(crate) struct Tcb {
     engine_now: (Duration, Instant),
     /// A window update is worth at least this many bytes.
     step: u64,
+    /// What its buffers hold.
+    pub(crate) account: Account,
     /// The timer that the host keeps for this connection.
     pub(crate) armed: Option<TimerKey>,
     #[cfg(any(test, sosplice_fuzz))]
@@ -282,6 +286,7 @@ impl Tcb {
             limits,
             engine_now: (now.saturating_duration_since(epoch), now),
             step: (rcv_ring / 4).min(4 * mtu) as u64,
+            account: Account::default(),
             armed: None,
             #[cfg(any(test, sosplice_fuzz))]
             tap: super::oracle::Tap::default(),
@@ -346,7 +351,11 @@ impl Tcb {
             self.guard.settle();
         }
         let before = self.guard.heard();
+        let memory = env.memory;
+        let appetite = memory.appetite(self.account.unread(), self.floor());
+        self.guard.set_appetite(appetite);
         let verdict = self.guard.judge(state, &header, len);
+        memory.dropped.add(u64::from(self.guard.has_declined()));
         let accepted = match verdict {
             Verdict::Feed(_) => true,
             Verdict::FeedThenAnswer(feed, _) => feed.keep,
@@ -632,6 +641,9 @@ impl Tcb {
         }
         self.rise(env);
         if self.engine.is_none() {
+            // What has arrived can still be read.
+            self.account.set_rcv(&env.end.rcv().buf);
+            self.account.tell(0, env.memory);
             return Served::default();
         }
         self.apply(work, env);
@@ -665,6 +677,8 @@ impl Tcb {
             }
             served.next = self.deadline(env.now);
         }
+        let ahead = self.store.memory();
+        self.account.tell(ahead, env.memory);
         served
     }
 
@@ -738,11 +752,23 @@ impl Tcb {
         if std::mem::take(&mut self.eof) {
             env.end.cantrcvmore();
         }
+        let pressed = env.memory.is_pressed();
         let (taken, unread) = {
-            let rcv = env.end.rcv();
+            let mut rcv = env.end.rcv();
+            rcv.buf.set_pressed(pressed);
+            self.account.set_rcv(&rcv.buf);
             (rcv.buf.chain().start(), rcv.buf.len())
         };
-        let count = taken.saturating_sub(self.guard.consumed());
+        let mut count = taken.saturating_sub(self.guard.consumed());
+        if pressed {
+            // The rest is told when memory is no longer short. What has been promised and what waits to
+            // be read are to come to no more than the floor.
+            let open = self
+                .guard
+                .capacity()
+                .saturating_sub(self.rcv_queue() as u64);
+            count = count.min((self.floor() as u64).saturating_sub(open + unread as u64));
+        }
         let worth = count >= self.step || unread == 0 || idle;
         if count == 0 || !worth {
             return;
@@ -756,10 +782,27 @@ impl Tcb {
         self.tap.dequeued(count);
     }
 
+    /// How far the window is opened while memory is short: no less than a window update is worth, and a
+    /// small one altogether.
+    fn floor(&self) -> usize {
+        let capacity = self.guard.capacity();
+        let floor = if self.step < capacity / 4 {
+            self.step.max(capacity / 8).max(16 * 1024).min(capacity)
+        } else {
+            capacity
+        };
+        usize::try_from(floor).unwrap_or(usize::MAX)
+    }
+
     /// Acknowledged bytes leave `so_snd`.
     fn drop_acknowledged(&mut self, env: &Env<'_>) {
         let acknowledged = self.guard.snd_una().min(self.queued);
-        let start = env.end.snd().buf.chain().start();
+        let start = {
+            let mut snd = env.end.snd();
+            // Before anybody is told that there is room.
+            snd.buf.set_pressed(env.memory.is_pressed());
+            snd.buf.chain().start()
+        };
         let count = usize::try_from(acknowledged.saturating_sub(start)).unwrap_or(0);
         if count > 0 {
             env.end.drop_snd(count);
@@ -779,6 +822,7 @@ impl Tcb {
         };
         let (end, closed) = {
             let snd = env.end.snd();
+            self.account.set_snd(snd.buf.memory());
             (snd.buf.chain().end(), snd.buf.is_closed())
         };
         let open = matches!(engine.state(), State::Established | State::CloseWait);
@@ -908,6 +952,8 @@ impl Tcb {
             let len = snd.buf.len();
             snd.buf.take(len)
         };
+        self.account.set_snd(0);
+        self.store = Store::default();
         drop(unsent);
     }
 }

@@ -4,6 +4,7 @@
 mod cookies;
 mod limits;
 mod memory;
+mod pressure;
 mod reflection;
 mod time;
 

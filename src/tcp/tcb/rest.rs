@@ -77,7 +77,7 @@ impl Tcb {
             ..env.link.capabilities()
         };
         let config = EngineConfig {
-            rcv_ring: self.guard.capacity(),
+            rcv_ring: usize::try_from(self.guard.capacity()).unwrap_or(usize::MAX),
             snd_ring: rest.snd_ring,
             shared_rings: rest.shared_rings,
             nagle: !env.options.nodelay(),

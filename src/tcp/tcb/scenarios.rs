@@ -18,6 +18,7 @@ struct World {
     link: MemoryLink,
     far: MemoryLink,
     counters: Counters,
+    memory: Memory,
     options: Options,
     now: Instant,
     iss: u32,
@@ -58,6 +59,7 @@ impl World {
             link,
             far,
             counters: Counters::default(),
+            memory: Memory::default(),
             options: Options::new(true, None, limits),
             now,
             iss: 1000,
@@ -97,6 +99,7 @@ impl World {
             link: &self.link,
             end: &self.end,
             counters: &self.counters,
+            memory: &self.memory,
             sent: Sent::new(&self.counters),
             options: &self.options,
         };
@@ -109,6 +112,7 @@ impl World {
             link: &self.link,
             end: &self.end,
             counters: &self.counters,
+            memory: &self.memory,
             sent: Sent::new(&self.counters),
             options: &self.options,
         };
