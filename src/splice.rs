@@ -400,6 +400,7 @@ pub(crate) fn set_up(
     let task = new_task(source, sink, options, pool);
     attach(&task)?;
     pool.adopt(&task);
+    task.tell_set_up();
     let splice = Splice {
         status: task.status.clone(),
         task: Arc::downgrade(&task),

@@ -98,6 +98,7 @@ pub use stream::TcpStream;
 use crate::busy::Busy;
 use crate::clock::{self, Clock};
 use crate::error::SoError;
+use crate::events::{Seldom, tell};
 use crate::link::{Capabilities, Link};
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::SocketEnd;
@@ -177,6 +178,9 @@ pub(crate) struct Shared {
     attached: AtomicUsize,
     /// How long each driver's thread has been at work.
     drivers: Mutex<Vec<Arc<Busy>>, LEAF>,
+    syns_dropped: Seldom,
+    segments_dropped: Seldom,
+    cookies_sent: Seldom,
 }
 
 impl std::fmt::Debug for Shared {
@@ -413,6 +417,9 @@ impl Stack {
                 .position(|other| Arc::ptr_eq(other, listening));
             at.map(|at| listeners.remove(at))
         };
+        if gone.is_some() && !thread::panicking() {
+            tell!(info, "stack", accepts = %listening.rule, "listener closed");
+        }
         drop(gone);
         let half_open: Vec<Tuple> = {
             let half_open = shared.half_open.lock();
@@ -527,6 +534,7 @@ impl Shared {
             return Ok(None);
         }
         self.counters.active_opens.add(1);
+        tell!(debug, "tcp", local = %tuple.ends().0, peer = %to, "connecting");
         // Either go_down() has found the connection, or this finds the stack down; the same goes for
         // remove_address().
         if self.down.load(Ordering::SeqCst) || !self.is_own(local) {
@@ -544,7 +552,7 @@ impl Shared {
 
     /// Nobody will drive this stack any more: ends every connection, and nothing new begins.
     pub(crate) fn go_down(&self) {
-        self.down.store(true, Ordering::SeqCst);
+        let was_up = !self.down.swap(true, Ordering::SeqCst);
         for conn in self.table.all() {
             let end = || conn.run(Work::NETWORK_DOWN, Runner::Driver);
             if thread::panicking() {
@@ -561,6 +569,9 @@ impl Shared {
         let (handed_over, _) = forgotten.take(self.clock.now());
         for conn in handed_over.iter().filter_map(Weak::upgrade) {
             conn.resume();
+        }
+        if was_up && !thread::panicking() {
+            tell!(info, "stack", "stack down");
         }
     }
 
@@ -587,6 +598,8 @@ impl Shared {
         }
         listeners.push(listening.clone());
         listeners.sort_by_key(|one| one.rule.rank());
+        drop(listeners);
+        tell!(info, "stack", accepts = %listening.rule, backlog, decides, "listener bound");
         Ok(listening)
     }
 
@@ -622,6 +635,7 @@ impl Shared {
         self.counters.passive_opens.add(1);
         // Only the driver, who is here, runs a connection that has got no segment yet.
         self.half_open.lock().insert(*tuple, listening.clone());
+        tell_of_peer(tuple);
         Some(conn)
     }
 
@@ -685,6 +699,12 @@ impl Shared {
             self.link.wake();
         }
     }
+}
+
+/// A peer has begun a connection.
+fn tell_of_peer(tuple: &Tuple) {
+    let (local, peer) = tuple.ends();
+    tell!(debug, "tcp", %local, %peer, "peer is connecting");
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::uplink::Uplink;
 use super::{Driver, Handle, Shared, Stack};
 use crate::clock::Clock;
 use crate::error::Flavor;
+use crate::events::{Seldom, tell};
 use crate::keep_alive::KeepAlive;
 use crate::link::{Frame, Link};
 use crate::lock::Mutex;
@@ -608,9 +609,11 @@ impl Builder {
         let network = Network::new(self.addresses, self.routes)?;
         let (first, last) = self.config.ports;
         let repeatable = self.seed.is_some();
+        let addresses = network.addresses().to_vec();
+        let epoch = self.clock.now() - Duration::from_secs(1);
         let shared = Arc::new(Shared {
             link: Uplink::new(self.link),
-            epoch: self.clock.now() - Duration::from_secs(1),
+            epoch,
             clock: self.clock,
             network: Mutex::new(network),
             config: self.config,
@@ -629,7 +632,11 @@ impl Builder {
             down: AtomicBool::new(false),
             attached: AtomicUsize::new(0),
             drivers: Mutex::default(),
+            syns_dropped: Seldom::new(epoch),
+            segments_dropped: Seldom::new(epoch),
+            cookies_sent: Seldom::new(epoch),
         });
+        tell!(info, "stack", ?addresses, mtu = caps.mtu, "stack up");
         let driver = Driver::new(shared.clone());
         Ok((
             Stack {

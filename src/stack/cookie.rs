@@ -166,6 +166,7 @@ impl Shared {
         self.half_open.lock().insert(tuple, listening.clone());
         self.received.cookies_accepted.add(1);
         self.counters.passive_opens.add(1);
+        super::tell_of_peer(&tuple);
         conn.leave(super::held::segment(tuple, syn));
         conn.run(Work::SERVE, Runner::Driver);
         Some(conn)

@@ -13,6 +13,7 @@ use super::table::Entry;
 use super::uplink::Uplink;
 use crate::busy::Busy;
 use crate::error::SoError;
+use crate::events::tell;
 use crate::link::{Frame, Link};
 use crate::run_list::{self, Budget};
 use crate::tcp::conn::{Conn, Runner};
@@ -87,6 +88,7 @@ impl Driver {
             return Err(SoError::NetworkDown.into());
         }
         if let Err(gone) = self.shared.link.receive(&mut self.frames, BATCH) {
+            tell!(warn, "stack", error = %gone, "link gone");
             self.shared.go_down();
             return Err(gone);
         }
@@ -248,6 +250,10 @@ impl Driver {
     fn deliver(&mut self, conn: Arc<Conn>, segment: Segment) {
         if conn.leave(segment) {
             self.touch(conn);
+        } else if self.shared.segments_dropped.is_due(self.shared.now()) {
+            let (local, peer) = conn.tuple.ends();
+            let so_far = self.shared.counters.backlog_full.get();
+            tell!(warn, "stack", %local, %peer, so_far, "segment dropped: backlog of its connection full");
         }
     }
 
@@ -298,7 +304,7 @@ impl Driver {
             match self.shared.accept_cookie(&listening, (tuple, syn, value)) {
                 Some(conn) => self.deliver(conn, segment),
                 // Its sender takes the connection for standing, and what it sends comes again.
-                None => self.shared.received.backlog_full.add(1),
+                None => self.shared.drop_syn(&listening),
             }
             return;
         }
@@ -344,10 +350,29 @@ impl Driver {
         };
         match conn {
             Some(conn) => self.deliver(conn, segment),
-            None if to_itself || !self.shared.answer_with_cookie(listening, &segment) => {
-                self.shared.received.backlog_full.add(1);
+            None if to_itself => self.shared.received.backlog_full.add(1),
+            None if !self.shared.answer_with_cookie(listening, &segment) => {
+                self.shared.drop_syn(listening);
             }
-            None => {}
+            None => self.shared.tell_of_cookies(listening),
+        }
+    }
+}
+
+impl Shared {
+    /// A SYN, or what a cookie has brought, is beyond the backlog.
+    pub(super) fn drop_syn(&self, listening: &Listening) {
+        self.received.backlog_full.add(1);
+        if self.syns_dropped.is_due(self.now()) {
+            let so_far = self.received.backlog_full.get();
+            tell!(warn, "stack", accepts = %listening.rule, so_far, "SYN dropped: backlog full");
+        }
+    }
+
+    fn tell_of_cookies(&self, listening: &Listening) {
+        if self.cookies_sent.is_due(self.now()) {
+            let so_far = self.received.cookies_sent.get();
+            tell!(warn, "stack", accepts = %listening.rule, so_far, "SYN answered with a cookie: backlog full");
         }
     }
 }

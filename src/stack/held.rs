@@ -147,7 +147,7 @@ impl Shared {
     /// be in the meantime: the SYN is for that.
     pub(crate) fn hold_syn(&self, listening: &Arc<Listening>, syn: &Segment) -> Option<Arc<Conn>> {
         if !listening.reserve() {
-            self.received.backlog_full.add(1);
+            self.drop_syn(listening);
             return None;
         }
         let until = self.held_until();
@@ -209,6 +209,7 @@ impl Shared {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
         }
         self.counters.passive_opens.add(1);
+        super::tell_of_peer(&tuple);
         // Either go_down() has found the connection, or this finds the stack down.
         if self.down.load(Ordering::SeqCst) {
             conn.run(Work::NETWORK_DOWN, Runner::User);
