@@ -8,8 +8,10 @@
 #![allow(missing_docs, clippy::disallowed_methods, reason = "a program")]
 
 #[path = "support/memory_ours.rs"]
+#[allow(dead_code, reason = "`scale` uses the rest")]
 mod ours;
 #[path = "support/peers.rs"]
+#[allow(dead_code, reason = "`scale` uses the rest")]
 mod peers;
 
 use ours::Ours;

@@ -105,6 +105,25 @@
 //! * A simulator uses none of these: stacks, pools and clocks can be run by hand
 //!   ([`stack::Builder::manual`], [`splice::Builder::manual`], [`clock::Clock`]).
 //!
+//! # What an administrator sees
+//!
+//! * Counters, queues and memory of a stack ([`Stack::stats`], [`Stack::driver_stats`]) and of a pool
+//!   ([`SplicePool::stats`], [`SplicePool::worker_stats`]).
+//! * What netstat shows: [`Stack::sockets`] and [`SplicePool::splices`], and both as tables
+//!   ([`stack::SocketTable`], [`splice::SpliceTable`]).
+//! * Events of [tracing](https://docs.rs/tracing), of life cycles and never of a segment or a pass:
+//!
+//! | target | level | what |
+//! |---|---|---|
+//! | `sosplice::stack` | info | stack up, stack down, listener bound, listener closed |
+//! | `sosplice::stack` | warn | link gone; once a second at most: SYN dropped, SYN answered with a cookie, segment dropped, since a backlog is full |
+//! | `sosplice::tcp` | debug | connecting, peer is connecting, connection established, in TIME-WAIT, ended, failed (with the error, and whether it stood) |
+//! | `sosplice::splice` | debug | splice set up; splice ended, with its cause and bytes |
+//!
+//! A subscriber runs in whatever thread has something to tell, with no lock held, and may use every
+//! socket, but in the thread of a driver or a worker it must not wait for one. If it panics in a driver's
+//! thread, the stack goes down.
+//!
 //! # Locks
 //!
 //! A thread takes only locks of higher rank than it holds, and one of each rank: a connection's
@@ -142,6 +161,7 @@ mod end;
 #[doc = include_str!("doc/endings.md")]
 pub mod endings {}
 pub mod error;
+mod events;
 mod keep_alive;
 #[cfg(target_os = "linux")]
 pub mod kernel;

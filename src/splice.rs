@@ -416,6 +416,7 @@ pub(crate) fn set_up(
         return Err(error);
     }
     pool.adopt(&task);
+    task.tell_set_up();
     let splice = Splice {
         status: task.status.clone(),
         task: Arc::downgrade(&task),

@@ -110,6 +110,7 @@ pub use stream::TcpStream;
 use crate::busy::Busy;
 use crate::clock::Clock;
 use crate::error::SoError;
+use crate::events::{Seldom, tell};
 use crate::link::{Capabilities, Flow, Link};
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::SocketEnd;
@@ -197,6 +198,9 @@ pub(crate) struct Shared {
     attached: AtomicUsize,
     /// How long each driver's thread has been at work.
     drivers: Mutex<Vec<Arc<Busy>>, LEAF>,
+    syns_dropped: Seldom,
+    segments_dropped: Seldom,
+    cookies_sent: Seldom,
 }
 
 impl std::fmt::Debug for Shared {
@@ -475,6 +479,9 @@ impl Stack {
                 .position(|other| Arc::ptr_eq(other, listening));
             at.map(|at| listeners.remove(at))
         };
+        if gone.is_some() && !thread::panicking() {
+            tell!(info, "stack", accepts = %listening.rule, "listener closed");
+        }
         drop(gone);
         let half_open: Vec<(u64, Tuple)> = {
             let half_open = shared.half_open.lock();
@@ -681,6 +688,7 @@ impl Shared {
             Err(_) => return Ok(None),
         }
         self.counters(home).active_opens.add(1);
+        tell!(debug, "tcp", local = %tuple.ends().0, peer = %to, "connecting");
         // remove_address() either has found the connection too, or this finds the address gone.
         if !self.is_own(local) {
             conn.run(Work::NETWORK_DOWN, Runner::User);
@@ -701,7 +709,7 @@ impl Shared {
     /// A driver is gone: ends every connection, and nothing new begins. The other drivers end too, each
     /// with a call of this.
     pub(crate) fn go_down(&self) {
-        self.down.store(true, Ordering::SeqCst);
+        let was_up = !self.down.swap(true, Ordering::SeqCst);
         self.wake_all();
         for conn in self.table.all() {
             let end = || conn.run(Work::NETWORK_DOWN, Runner::Driver);
@@ -721,6 +729,9 @@ impl Shared {
             for conn in handed_over.iter().filter_map(Weak::upgrade) {
                 conn.resume();
             }
+        }
+        if was_up && !thread::panicking() {
+            tell!(info, "stack", "stack down");
         }
     }
 
@@ -764,6 +775,8 @@ impl Shared {
         }
         listeners.push(listening.clone());
         listeners.sort_by_key(|one| one.rule.rank());
+        drop(listeners);
+        tell!(info, "stack", accepts = %listening.rule, backlog, decides, "listener bound");
         Ok(listening)
     }
 
@@ -804,6 +817,7 @@ impl Shared {
         Ok(match self.put(conn, listening)? {
             Put::Taken(conn) => {
                 self.counters(queue).passive_opens.add(1);
+                tell_of_peer(&conn.tuple);
                 if !intact(Protection::HalfOpenFirst) {
                     self.half_open(&conn, listening);
                 }
@@ -949,6 +963,12 @@ enum Put {
     Other(Arc<Conn>),
     /// One that is there no longer.
     Nobody,
+}
+
+/// A peer has begun a connection.
+fn tell_of_peer(tuple: &Tuple) {
+    let (local, peer) = tuple.ends();
+    tell!(debug, "tcp", %local, %peer, "peer is connecting");
 }
 
 #[cfg(test)]

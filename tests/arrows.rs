@@ -14,6 +14,7 @@ const ARROWS: &str = "
     error           ->
     sync            ->
     lock            -> sync
+    events          -> lock
     timer           ->
     busy            ->
     columns         ->
@@ -28,15 +29,15 @@ const ARROWS: &str = "
     socket::poller  -> protocol clock end error lock
     kernel          -> socket protocol run_list sockbuf buf clock keep_alive error lock sync
     local           -> socket protocol sockbuf buf error lock sync
-    splice          -> socket protocol run_list timer busy columns sockbuf buf affinity clock end error lock sync
+    splice          -> socket protocol run_list timer busy columns events sockbuf buf affinity clock end error lock sync
     splice::machine -> protocol error sync
     splice::xfer    -> sockbuf buf
     splice::bucket  ->
     sockopt         -> splice socket error lock
     sockopt::layout -> error
     conformance     -> splice socket protocol sockbuf buf clock error
-    tcp             -> protocol link sockbuf buf keep_alive error lock sync
-    stack           -> tcp socket protocol link run_list timer busy columns sockbuf buf affinity clock end keep_alive error lock sync
+    tcp             -> protocol link sockbuf buf keep_alive events error lock sync
+    stack           -> tcp socket protocol link run_list timer busy columns events sockbuf buf affinity clock end keep_alive error lock sync
 ";
 
 /// The modules that may name the engine.

@@ -34,6 +34,7 @@ use super::stats::Counts;
 use super::xfer::{self, Stop, Terms};
 use super::{Cause, Dispatch, End, Role};
 use crate::error::{Flavor, SoError};
+use crate::events::{self, tell};
 use crate::lock::{Condvar, Guard, Mutex, RCV, SND, SPLICE};
 use crate::protocol::{Protocol, Side, SocketEnd, SocketName, Upcall, Wakeup};
 use crate::run_list::{self, Job};
@@ -255,7 +256,46 @@ impl Task {
         action
     }
 
+    /// Entered with no lock held.
+    pub(super) fn tell_set_up(&self) {
+        let idle = events::seconds(self.idle);
+        tell!(
+            debug,
+            "splice",
+            splice = self.status.id(),
+            source = %self.source.name(),
+            sink = %self.sink.name(),
+            limit = self.limit,
+            idle,
+            worker = self.worker,
+            "splice set up"
+        );
+    }
+
+    fn tell_end(&self) {
+        if let Some(end) = self.status.end() {
+            let End {
+                cause,
+                bytes,
+                passes,
+                residual,
+            } = end;
+            let splice = self.status.id();
+            tell!(
+                debug,
+                "splice",
+                splice,
+                ?cause,
+                bytes,
+                passes,
+                residual,
+                "splice ended"
+            );
+        }
+    }
+
     fn complete(&self) {
+        self.pool.counts.guard(|| self.tell_end());
         self.status.complete(&self.pool.counts);
     }
 

@@ -13,6 +13,7 @@ use super::{Driver, Handle, Shared, Stack};
 use crate::affinity::Affinity;
 use crate::clock::{self, Clock};
 use crate::error::Flavor;
+use crate::events::{Seldom, tell};
 use crate::keep_alive::KeepAlive;
 use crate::link::{Capabilities, Frame, Link};
 use crate::lock::Mutex;
@@ -885,9 +886,11 @@ impl Builder {
         let network = Network::new(self.addresses, self.routes)?;
         let (first, last) = self.config.ports;
         let repeatable = self.seed.is_some();
+        let addresses = network.addresses().to_vec();
+        let epoch = self.clock.now() - Duration::from_secs(1);
         let shared = Arc::new(Shared {
             queues: self.links.into_iter().map(Queue::new).collect(),
-            epoch: self.clock.now() - Duration::from_secs(1),
+            epoch,
             clock: self.clock,
             network: Mutex::new(network),
             config: self.config,
@@ -911,7 +914,11 @@ impl Builder {
             down: AtomicBool::new(false),
             attached: AtomicUsize::new(0),
             drivers: Mutex::default(),
+            syns_dropped: Seldom::new(epoch),
+            segments_dropped: Seldom::new(epoch),
+            cookies_sent: Seldom::new(epoch),
         });
+        tell!(info, "stack", ?addresses, mtu = caps.mtu, "stack up");
         let numbers = (0..).take(shared.queues.len());
         let drivers = numbers.map(|queue| Driver::new(shared.clone(), queue));
         let drivers = drivers.collect();

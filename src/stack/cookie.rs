@@ -194,6 +194,7 @@ impl Shared {
             Put::Taken(conn) => {
                 self.received.cookies_accepted.add(1);
                 self.counters(queue).passive_opens.add(1);
+                super::tell_of_peer(&tuple);
                 conn
             }
             Put::Other(conn) => conn,

@@ -15,6 +15,7 @@ use super::uplink::Uplink;
 use super::{Begun, Shared};
 use crate::busy::Busy;
 use crate::error::SoError;
+use crate::events::tell;
 use crate::link::{Frame, Link};
 use crate::run_list::{self, Budget};
 use crate::sync::{Protection, intact};
@@ -110,6 +111,7 @@ impl Driver {
         }
         let link = &self.shared.queues[usize::from(self.queue)].link;
         if let Err(gone) = link.receive(&mut self.frames, BATCH) {
+            tell!(warn, "stack", error = %gone, "link gone");
             self.shared.go_down();
             return Err(gone);
         }
@@ -294,6 +296,10 @@ impl Driver {
         }
         if conn.leave(segment) {
             self.touch(conn);
+        } else if self.shared.segments_dropped.is_due(self.shared.now()) {
+            let (local, peer) = conn.tuple.ends();
+            let so_far = self.home().counters.backlog_full.get();
+            tell!(warn, "stack", %local, %peer, so_far, "segment dropped: backlog of its connection full");
         }
     }
 
@@ -393,6 +399,24 @@ impl Driver {
                     (self.shared).turn_away(self.home(), refusal, listening, &segment);
                 }
             }
+        }
+    }
+}
+
+impl Shared {
+    /// A SYN, or what a cookie has brought, is beyond the backlog.
+    pub(super) fn drop_syn(&self, listening: &Listening) {
+        self.received.backlog_full.add(1);
+        if self.syns_dropped.is_due(self.now()) {
+            let so_far = self.received.backlog_full.get();
+            tell!(warn, "stack", accepts = %listening.rule, so_far, "SYN dropped: backlog full");
+        }
+    }
+
+    pub(super) fn tell_of_cookies(&self, listening: &Listening) {
+        if self.cookies_sent.is_due(self.now()) {
+            let so_far = self.received.cookies_sent.get();
+            tell!(warn, "stack", accepts = %listening.rule, so_far, "SYN answered with a cookie: backlog full");
         }
     }
 }

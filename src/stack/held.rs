@@ -171,7 +171,7 @@ impl Shared {
         syn: &Segment,
     ) -> Option<Arc<Conn>> {
         if !listening.reserve() {
-            self.received.backlog_full.add(1);
+            self.drop_syn(listening);
             return None;
         }
         let until = self.held_until();
@@ -248,6 +248,7 @@ impl Shared {
             }
         }
         self.counters(key.queue).passive_opens.add(1);
+        super::tell_of_peer(&tuple);
         if self.end_if_down(&conn, Runner::User) {
             return Err(SoError::NetworkDown.into());
         }

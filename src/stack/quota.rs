@@ -11,6 +11,7 @@
 use super::Shared;
 use super::listener::Listening;
 use super::queue::Queue;
+use crate::events::tell;
 use crate::lock::{LEAF, Mutex};
 use crate::tcp::conn::Conn;
 use crate::tcp::wire::{Segment, Tuple};
@@ -146,8 +147,12 @@ impl Shared {
             self.received.half_open_full.add(1);
         }
         let waits = matches!(refusal, Refusal::Backlog | Refusal::HalfOpen);
-        if !waits || !self.answer_with_cookie(queue, listening, syn) {
+        if !waits {
             self.count_dropped(refusal);
+        } else if self.answer_with_cookie(queue, listening, syn) {
+            self.tell_of_cookies(listening);
+        } else {
+            self.drop_syn(listening);
         }
     }
 
@@ -159,6 +164,16 @@ impl Shared {
             Refusal::Peer => &self.received.peers_refused,
         };
         counter.add(1);
+        if self.syns_dropped.is_due(self.clock.now()) {
+            let so_far = counter.get();
+            tell!(
+                warn,
+                "stack",
+                ?refusal,
+                so_far,
+                "connection refused: limit reached"
+            );
+        }
     }
 
     /// The error of a user whose connection does not begin.

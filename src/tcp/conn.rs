@@ -19,14 +19,17 @@
 //! 6. Any driver may run a connection: frames come by any queue of a link that has several
 //!    (`stack::queue`). Home, for life, is one queue: by that the connection transmits, and its driver
 //!    is the one that is told.
+//! 7. Events are told when the connection is free again: a subscriber may use it. What two owners have
+//!    to tell may then come in another order.
 
 use super::engine::Engine;
 use super::host::{Host, Sent};
 use super::icmp::IcmpError;
 use super::options::Options;
 use super::state::TcpState;
-use super::tcb::{Done, Env, Tcb, Work};
+use super::tcb::{Done, Ending, Env, Tcb, Work};
 use super::wire::{Segment, Tuple};
+use crate::events::tell;
 use crate::lock::{self, CONNECTION, Guard, LEAF};
 use crate::protocol::{Protocol, SocketEnd};
 use crate::sync::{Protection, intact};
@@ -107,6 +110,19 @@ struct Gauge {
     moved: AtomicU64,
     /// Real memory of what arrived ahead of its turn.
     ahead: AtomicUsize,
+}
+
+/// What an owner tells others when the connection is free again.
+#[derive(Debug, Default)]
+struct News {
+    established: bool,
+    done: Option<Over>,
+}
+
+#[derive(Debug)]
+enum Over {
+    Closed(Ending),
+    TimeWait,
 }
 
 /// Sizes of a connection, and where it begins.
@@ -255,8 +271,40 @@ impl Conn {
         self.run(Work::SERVE, Runner::Driver);
     }
 
-    fn own(&self, mut tcb: Guard<'_, Tcb, CONNECTION>, runner: Runner) {
+    fn own(&self, tcb: Guard<'_, Tcb, CONNECTION>, runner: Runner) {
         let Some(me) = self.me.upgrade() else { return };
+        let mut news = News::default();
+        self.drive(&me, tcb, runner, &mut news);
+        self.tell(&news);
+    }
+
+    /// Tells what has happened. Entered with no lock held; another owner may have told more by then.
+    fn tell(&self, news: &News) {
+        let (local, peer) = self.tuple.ends();
+        if news.established {
+            tell!(debug, "tcp", %local, %peer, "connection established");
+        }
+        match news.done {
+            None => {}
+            Some(Over::TimeWait) => tell!(debug, "tcp", %local, %peer, "connection in TIME-WAIT"),
+            Some(Over::Closed(ending)) => match ending.error() {
+                None => tell!(debug, "tcp", %local, %peer, "connection ended"),
+                Some(error) => {
+                    let stood = !ending.failed();
+                    tell!(debug, "tcp", %local, %peer, ?error, stood, "connection failed");
+                }
+            },
+        }
+    }
+
+    /// Rounds, until nothing is left behind, or a user has done enough.
+    fn drive(
+        &self,
+        me: &Arc<Conn>,
+        mut tcb: Guard<'_, Tcb, CONNECTION>,
+        runner: Runner,
+        news: &mut News,
+    ) {
         let mut rounds = 0;
         let mut segments = VecDeque::new();
         let mut owed = false;
@@ -281,7 +329,7 @@ impl Conn {
                     // A service step that is owed is done with the rest.
                     drop(tcb);
                     drop(backlog);
-                    self.host.hand_over(&me);
+                    self.host.hand_over(me);
                     return;
                 }
                 std::mem::swap(&mut backlog.segments, &mut segments);
@@ -290,7 +338,7 @@ impl Conn {
             };
             rounds += 1;
             let may_owe = runner == Runner::Batch && work.is_empty();
-            owed = self.step(&me, &mut tcb, (&mut segments, errors), (work, may_owe));
+            owed = self.step(me, &mut tcb, (&mut segments, errors), (work, may_owe), news);
         }
     }
 
@@ -301,6 +349,7 @@ impl Conn {
         tcb: &mut Tcb,
         (segments, errors): (&mut VecDeque<Segment>, Vec<IcmpError>),
         (work, may_owe): (Work, bool),
+        news: &mut News,
     ) -> bool {
         let env = Env {
             now: self.host.now(),
@@ -325,6 +374,7 @@ impl Conn {
         self.publish_state(TcpState::of_engine(tcb.state()));
         let served = tcb.serve(work, &env);
         self.publish(tcb, served.done.as_ref());
+        news.established |= served.established;
         if served.established {
             self.host.established(me);
         }
@@ -332,8 +382,14 @@ impl Conn {
             self.host.blocked(me);
         }
         match served.done {
-            Some(Done::Closed(_)) => self.host.closed(me, None),
-            Some(Done::TimeWait(record)) => self.host.closed(me, Some(record)),
+            Some(Done::Closed(ending)) => {
+                news.done = Some(Over::Closed(ending));
+                self.host.closed(me, None);
+            }
+            Some(Done::TimeWait(record)) => {
+                news.done = Some(Over::TimeWait);
+                self.host.closed(me, Some(record));
+            }
             None => {}
         }
         if let Some(at) = served.next {
