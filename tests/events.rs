@@ -168,7 +168,7 @@ fn events_of_a_proxied_connection() {
 
     let client = world.connect(0, "10.0.1.2:80");
     let outside = world.connect(2, "10.0.2.1:80");
-    let mut hide = vec![(port(&client), ":c"), (port(&outside), ":o")];
+    let hide = vec![(port(&client), ":c"), (port(&outside), ":o")];
     world.drive();
     let expected = [
         "DEBUG tcp: connecting local=10.0.1.1:c peer=10.0.1.2:80",
@@ -182,8 +182,19 @@ fn events_of_a_proxied_connection() {
     ];
     assert_eq!(ear.heard(&hide), expected);
 
-    // Nothing is told of a segment or a pass.
-    let (inside, server) = (front.accept().unwrap().0, service.accept().unwrap().0);
+    let accepted = [front.accept().unwrap().0, service.accept().unwrap().0];
+    splices(ear, &mut world, (&client, accepted, &outside), hide);
+    refusals_limits_and_ends(ear, world, front, client);
+    uses_what_it_hears_of(ear);
+}
+
+/// What becomes of splices and their connections. Nothing is told of a segment or a pass.
+fn splices(
+    ear: &'static Ear,
+    world: &mut World,
+    (client, [inside, server], outside): (&TcpStream, [TcpStream; 2], &TcpStream),
+    mut hide: Vec<(String, &'static str)>,
+) {
     let idle = Some(Duration::from_millis(2500));
     let up = inside.splice_to(
         &outside,
@@ -244,9 +255,6 @@ fn events_of_a_proxied_connection() {
     ];
     assert_eq!(ear.heard(&hide), expected);
     assert_eq!(down.wait().bytes, 0);
-
-    refusals_limits_and_ends(ear, world, front, client);
-    uses_what_it_hears_of(ear);
 }
 
 /// A refused attempt, a full backlog, a listener that is closed, and how stacks end.

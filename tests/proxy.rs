@@ -95,6 +95,30 @@ fn small_buffers_and_odd_sizes() {
 }
 
 #[test]
+fn sockets_splices_and_counters_are_shown() {
+    let output = proxy(&["--bytes", "1M", "--connections", "3", "--stats", "3600"]);
+    let (said, shown) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{said}{shown}");
+    for expected in [
+        "front: ",
+        "3 by peers",
+        "back: ",
+        "3 connections opened",
+        "Proto  Recv-Q  Send-Q  Local address",
+        "splices: 6 begun, 6 ended, 6291456 bytes",
+        "worker 0: ",
+        "Splice  Source  Sink  Bytes  Limit  Idle  Passes  Worker  State",
+    ] {
+        assert!(shown.contains(expected), "{expected}: {shown}");
+    }
+    let often = proxy(&["--bytes", "32M", "--connections", "2", "--stats", "0.001"]);
+    assert!(often.status.success());
+    let shown = text(&often.stderr);
+    assert!(shown.matches("splices: ").count() > 1, "{shown}");
+    assert!(shown.contains("<-> tcp 10.0.2.2:"), "{shown}");
+}
+
+#[test]
 fn bad_arguments_are_explained() {
     let real = ["--listen", "10.9.0.2:80", "--backend", "10.9.0.1:80"];
     let with_tun = |tun| [&["--tun", tun], &real[..]].concat();

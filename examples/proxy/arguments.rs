@@ -55,6 +55,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SIZE", value_parser = buffer)]
     pub(crate) buffer: Option<usize>,
 
+    /// Prints sockets, splices and counters to stderr every so often; with --tun, on SIGUSR1 too
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) stats: Option<Duration>,
+
     /// Number of connections
     #[arg(long, value_name = "N", default_value_t = 8, help_heading = JOB, conflicts_with = "tun")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1000))]

@@ -11,6 +11,7 @@ use crate::arguments::{self, Arguments};
 use crate::pattern::{Digest, Print, Source};
 use crate::relay::{Config, Event, Relay, Totals};
 use crate::report;
+use crate::watch::Watch;
 use anyhow::{Context, anyhow, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -50,6 +51,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let pool = arguments.pool();
     println!("{}", headline(arguments, &pool, buffer));
 
+    let shown = network.watch(&pool);
+    shown.every(arguments.stats)?;
     let start = SystemClock.now();
     let (relaying, events) = network.relay(arguments, &pool)?;
     let (traffic, done) = Traffic::new(arguments.bytes.0);
@@ -72,6 +75,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     events.send(Event::Stop(STALL)).ok();
     let (totals, _) = join(relaying)?;
 
+    if arguments.stats.is_some() {
+        shown.show();
+    }
     print!("{}", report::table(&totals, Some(time)));
     let broken = network.report();
     // What clients sent is what the server received, and the other way round.
@@ -145,6 +151,15 @@ impl Network {
         let listener = listen(&self.front, FRONT, arguments.connections)?;
         let (relay, events) = Relay::new(listener, config);
         Ok((spawn("relay", move || Ok(relay.run()?))?, events))
+    }
+
+    fn watch(&self, pool: &SplicePool) -> Watch {
+        let proxy = [("front", &self.front), ("back", &self.back)];
+        let stacks = proxy.map(|(name, stack)| (name.to_owned(), stack.clone()));
+        Watch {
+            stacks: stacks.into(),
+            pool: pool.clone(),
+        }
     }
 
     /// Prints the counters; whether an invariant was broken.

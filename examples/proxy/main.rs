@@ -10,6 +10,7 @@ mod pattern;
 mod real;
 mod relay;
 mod report;
+mod watch;
 
 use arguments::Arguments;
 use clap::Parser;

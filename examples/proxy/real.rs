@@ -3,9 +3,10 @@
 use crate::arguments::{Arguments, Mode, TunSpec, usage};
 use crate::relay::{Config, Event, Failure, Relay, Totals};
 use crate::report;
+use crate::watch::Watch;
 use anyhow::Context;
 use crossbeam_channel::Sender;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use sosplice::clock::{Clock, SystemClock};
 use sosplice::link::tun::Tun;
@@ -43,6 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let (front, back) = choose(&arguments.tun, listen.ip(), backend.ip());
     let signals = Signals::new([SIGINT, SIGTERM]).context("signals")?;
+    let wishes = Signals::new([SIGUSR1]).context("signals")?;
     let sides = open_all(arguments)?;
     let pool = arguments.pool();
     let config = Config {
@@ -65,6 +67,15 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         arguments.dispatch,
         pool.workers()
     );
+    let watch = Watch {
+        stacks: sides
+            .iter()
+            .map(|side| (side.name.clone(), side.stack.clone()))
+            .collect(),
+        pool,
+    };
+    watch.every(arguments.stats)?;
+    show_on(wishes, watch)?;
     let start = SystemClock.now();
     let (totals, deadline) = relay.run()?;
     // Those that were reset a moment ago may still be in the hands of a driver.
@@ -172,6 +183,13 @@ fn stop_on(mut signals: Signals, events: Sender<Event>, grace: Duration) -> io::
         }
     };
     thread::Builder::new().name("signals".into()).spawn(watch)?;
+    Ok(())
+}
+
+/// Each signal shows what there is.
+fn show_on(mut wishes: Signals, watch: Watch) -> io::Result<()> {
+    let show = move || wishes.forever().for_each(|_| watch.show());
+    thread::Builder::new().name("wishes".into()).spawn(show)?;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! What is printed at the end.
 
 use crate::relay::{Tally, Totals};
-use sosplice::Stack;
+use sosplice::{Stack, splice};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -51,6 +51,28 @@ fn causes(tally: &Tally) -> String {
     format!("{all}: {}", each.join(", "))
 }
 
+/// What a pool has done.
+pub(crate) fn passes(stats: &splice::Stats) -> String {
+    let sizes = stats.passes_by_size().filter(|(_, passes)| *passes > 0);
+    let sizes: Vec<String> = sizes
+        .map(|(bytes, passes)| format!("{passes} from {bytes}"))
+        .collect();
+    format!(
+        "splices: {} begun, {} ended, {} bytes in {} passes, {} each ({}), {} requeued, stopped for \
+         data {}, room {}, rate {}",
+        stats.started,
+        stats.ended(),
+        stats.bytes,
+        stats.passes,
+        stats.bytes_per_pass(),
+        sizes.join(", "),
+        stats.requeues,
+        stats.stalls_no_data,
+        stats.stalls_no_room,
+        stats.stalls_rate,
+    )
+}
+
 /// The counters of a stack that are not zero, and, if it has several queues, what each has received.
 pub(crate) fn counters(name: &str, stack: &Stack) -> String {
     let stats = stack.stats();
@@ -61,12 +83,22 @@ pub(crate) fn counters(name: &str, stack: &Stack) -> String {
         (stats.frames_fragments, "fragments"),
         (stats.frames_bad_checksum, "with a wrong checksum"),
         (stats.frames_stray, "stray"),
+        (stats.segments_received, "segments received"),
+        (stats.bytes_received, "bytes in them"),
         (stats.segments_sent, "segments sent"),
+        (stats.bytes_sent, "bytes in them"),
+        (stats.segments_retransmitted, "of them again"),
         (stats.segments_lost, "lost at the link"),
         (stats.segments_refused, "not acceptable"),
         (stats.segments_backlog_full, "dropped for a full backlog"),
         (stats.syns_dropped, "SYNs dropped"),
         (stats.link_full, "times the link was full"),
+        (stats.active_opens, "connections opened"),
+        (stats.passive_opens, "by peers"),
+        (stats.attempts_failed, "attempts failed"),
+        (stats.connections_reset, "connections reset"),
+        (stats.buffer_memory as u64, "bytes of buffers"),
+        (stats.ahead_memory as u64, "bytes out of order"),
         (stats.broken, "BROKEN INVARIANTS"),
     ];
     let shown = all.iter().filter(|(count, _)| *count > 0);

@@ -1,0 +1,57 @@
+//! What an administrator wants to see while it runs: sockets, splices and counters, on stderr.
+
+use crate::report;
+use crossbeam_channel::tick;
+use sosplice::Stack;
+use sosplice::splice::{SplicePool, SpliceTable};
+use sosplice::stack::SocketTable;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::thread;
+use std::time::Duration;
+
+/// Who is watched.
+#[derive(Clone)]
+pub(crate) struct Watch {
+    pub(crate) stacks: Vec<(String, Stack)>,
+    pub(crate) pool: SplicePool,
+}
+
+impl Watch {
+    /// Shows everything from time to time, if a time is given, until the process ends.
+    pub(crate) fn every(&self, period: Option<Duration>) -> io::Result<()> {
+        let Some(period) = period else { return Ok(()) };
+        let watch = self.clone();
+        let show = move || tick(period).iter().for_each(|_| watch.show());
+        thread::Builder::new().name("stats".into()).spawn(show)?;
+        Ok(())
+    }
+
+    /// Shows everything now.
+    pub(crate) fn show(&self) {
+        // Who closes stderr does not want it.
+        io::stderr().lock().write_all(self.text().as_bytes()).ok();
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for (name, stack) in &self.stacks {
+            let busy: Vec<_> = stack.driver_stats().iter().map(|one| one.busy).collect();
+            let stats = report::counters(name, stack);
+            // Writing to a String does not fail.
+            writeln!(text, "{stats}, drivers busy {busy:.1?}").ok();
+            writeln!(text, "{}", SocketTable(&stack.sockets())).ok();
+        }
+        writeln!(text, "{}", report::passes(&self.pool.stats())).ok();
+        for (number, worker) in self.pool.worker_stats().iter().enumerate() {
+            let (queued, splices, busy) = (worker.queued, worker.splices, worker.busy);
+            writeln!(
+                text,
+                "worker {number}: {splices} splices, {queued} queued, busy {busy:.1?}"
+            )
+            .ok();
+        }
+        writeln!(text, "{}", SpliceTable(&self.pool.splices())).ok();
+        text
+    }
+}
