@@ -49,11 +49,14 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 fn drive(drivers: &mut [Driver]) {
-    let mut worked = true;
-    while worked {
-        worked = drivers
-            .iter_mut()
-            .fold(false, |worked, driver| driver.run_once().unwrap() || worked);
+    loop {
+        let mut worked = false;
+        for driver in &mut *drivers {
+            worked |= driver.run_once().unwrap();
+        }
+        if !worked {
+            return;
+        }
     }
 }
 
