@@ -537,7 +537,8 @@ impl Stack {
             let now = shared.clock.now();
             let old = |port: &u16| {
                 let tuple = tuple_of(local, *port, to);
-                shared.home_for(&tuple, queue).is_some() && shared.table.is_reusable(&tuple, now)
+                let home = shared.home_for(&tuple, queue);
+                home.is_some() && shared.table.reusable(&tuple, now).is_some()
             };
             reusable = reusable.or_else(|| Some(port).filter(old));
             if let Some(port) = reusable.filter(|_| looked >= ENOUGH)
@@ -667,9 +668,10 @@ impl Shared {
         if to_itself || place == Place::Free && self.table.contains(&tuple) {
             return Ok(None);
         }
+        let now = self.clock.now();
         let after = match place {
             Place::Free => None,
-            Place::TimeWait => self.table.reuse(&tuple, self.clock.now()),
+            Place::TimeWait => self.table.reusable(&tuple, now),
         };
         if place == Place::TimeWait && after.is_none() {
             return Ok(None);
@@ -682,7 +684,11 @@ impl Shared {
         });
         let number = self.initial_sequence_number(&tuple, after);
         let conn = self.connection(home, (tuple, false), engine, number);
-        match self.table.insert(&conn) {
+        let placed = match after {
+            None => self.table.insert(&conn),
+            Some(snd_nxt) => self.table.reuse(&conn, snd_nxt, now),
+        };
+        match placed {
             Ok(()) => {}
             Err(Refusal::Connections) => return Err(self.too_many_connections()),
             Err(_) => return Ok(None),

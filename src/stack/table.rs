@@ -80,11 +80,7 @@ impl Table {
 
     /// Puts a connection in, unless its tuple is taken or there are too many.
     pub(crate) fn insert(&self, conn: &Arc<Conn>) -> Result<(), Refusal> {
-        // Counted first: of several threads that find the last place, one has it.
-        let one_more = |count| (count < self.most).then_some(count + 1);
-        self.connections
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
-            .map_err(|_| Refusal::Connections)?;
+        self.take_place()?;
         let vacant = {
             let mut shard = self.shard(&conn.tuple).lock();
             let vacant = !shard.contains_key(&conn.tuple);
@@ -98,6 +94,15 @@ impl Table {
             return Err(Refusal::Taken);
         }
         Ok(())
+    }
+
+    /// Counted first: of several threads that find the last place, one has it.
+    fn take_place(&self) -> Result<(), Refusal> {
+        let one_more = |count| (count < self.most).then_some(count + 1);
+        self.connections
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .map(drop)
+            .map_err(|_| Refusal::Connections)
     }
 
     /// Whether one more connection may begin.
@@ -175,32 +180,41 @@ impl Table {
         }
     }
 
-    /// Whether a connection that we begin may take the tuple of one that is in TIME-WAIT.
-    pub(crate) fn is_reusable(&self, tuple: &Tuple, now: Instant) -> bool {
+    /// Whether a connection that we begin may take the tuple of one that is in TIME-WAIT. Its numbers
+    /// are to be larger than this one.
+    pub(crate) fn reusable(&self, tuple: &Tuple, now: Instant) -> Option<u32> {
         let shard = self.shard(tuple).lock();
-        shard
-            .get(tuple)
-            .is_some_and(|entry| self.is_old(entry, now))
+        self.last_of_old(shard.get(tuple)?, now)
     }
 
-    fn is_old(&self, entry: &Entry, now: Instant) -> bool {
+    fn last_of_old(&self, entry: &Entry, now: Instant) -> Option<u32> {
         match entry {
-            Entry::Conn(_) => false,
-            Entry::TimeWait(_, term) => term.until + REUSE <= now + self.time_wait,
+            Entry::Conn(_) => None,
+            Entry::TimeWait(record, term) => {
+                let old = term.until + REUSE <= now + self.time_wait;
+                old.then_some(record.snd_nxt)
+            }
         }
     }
 
-    /// Makes room for it. Its numbers are to be larger than this one.
-    pub(crate) fn reuse(&self, tuple: &Tuple, now: Instant) -> Option<u32> {
-        let mut shard = self.shard(tuple).lock();
-        let old = shard.get(tuple).filter(|entry| self.is_old(entry, now))?;
-        let Entry::TimeWait(record, _) = old else {
-            return None;
-        };
-        let snd_nxt = record.snd_nxt;
-        self.remove_record(&mut shard, tuple);
+    /// Puts a connection in the place of such a one, if that is still there: a record that went before
+    /// would leave a moment in which another connection begins with any numbers.
+    pub(crate) fn reuse(
+        &self,
+        conn: &Arc<Conn>,
+        snd_nxt: u32,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let mut shard = self.shard(&conn.tuple).lock();
+        let old = shard.get(&conn.tuple);
+        if old.and_then(|entry| self.last_of_old(entry, now)) != Some(snd_nxt) {
+            return Err(Refusal::Taken);
+        }
+        self.take_place()?;
+        self.remove_record(&mut shard, &conn.tuple);
+        shard.insert(conn.tuple, Entry::Conn(conn.clone()));
         self.reused.fetch_add(1, Ordering::Relaxed);
-        Some(snd_nxt)
+        Ok(())
     }
 
     /// Records whose tuple was taken by a connection that we began.
@@ -346,6 +360,39 @@ mod tests {
         assert!(table.contains(&tuple));
         table.expire(now + Duration::from_secs(120));
         assert!(!table.contains(&tuple) && table.next_expiry().is_none());
+    }
+
+    /// Guards `Table::reuse`: as long as nobody has taken the place, the numbers of the former connection
+    /// are known; whoever came in between would not begin behind them.
+    #[test]
+    fn a_record_stays_until_its_place_is_taken() {
+        let (link, _far) = memory::pair(memory::Config::default());
+        let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
+        let (stack, _driver) = builder.manual().unwrap();
+        let stream = TcpStream::start(&stack, "10.0.0.2:80".parse().unwrap()).unwrap();
+        let tuple = stream.conn().tuple;
+        let Some(Entry::Conn(conn)) = stack.shared().table.get(&tuple) else {
+            panic!("a connection is in the table");
+        };
+        let record = TimeWait {
+            tuple,
+            snd_nxt: 7,
+            rcv_nxt: 0,
+        };
+        let table = Table::new(Duration::from_secs(60), 1000, 10);
+        let start = SystemClock.now();
+        table.insert(&conn).unwrap();
+        drop(table.end(&conn, Some(record), start));
+        let now = start + Duration::from_secs(1);
+        assert_eq!(table.reusable(&tuple, now - Duration::from_nanos(1)), None);
+        assert_eq!(table.reusable(&tuple, now), Some(7));
+        assert_eq!(table.reuse(&conn, 8, now), Err(Refusal::Taken));
+        assert!(table.contains(&tuple));
+        table.reuse(&conn, 7, now).unwrap();
+        assert_eq!(table.reuse(&conn, 7, now), Err(Refusal::Taken));
+        assert_eq!(table.insert(&conn), Err(Refusal::Taken));
+        let counts = (table.connections(), table.records(), table.reused());
+        assert_eq!(counts, (1, 0, 1));
     }
 
     /// What [`Builder::time_wait_limit`](crate::stack::Builder::time_wait_limit) says: an entry, with

@@ -236,9 +236,11 @@ impl Guard {
         usize::from(self.window) << self.remote_shift
     }
 
-    /// Nothing is in flight in either direction, and no hole and no end waits.
+    /// Nothing is in flight in either direction, and no hole and no end waits. The peer's window can
+    /// be told again: that of its SYN may be less than a unit.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.snd_una == self.snd_max && self.fin_at.is_none() && !self.has_holes()
+        let still = self.snd_una == self.snd_max && self.fin_at.is_none() && !self.has_holes();
+        still && (self.window > 0 || self.snd_wnd == 0)
     }
 
     /// The peer's SYN, as if it had sent nothing before what comes next.
@@ -258,7 +260,8 @@ impl Guard {
     }
 
     /// The acknowledgement behind it.
-    pub(crate) fn ack_again(&self) -> Header {
+    pub(crate) fn ack_again(&mut self) -> Header {
+        self.snd_wnd = u64::from(self.window) << self.remote_shift;
         Header {
             seq: self.rcv_nxt_seq(),
             ..self.below_window()
@@ -851,7 +854,8 @@ impl Guard {
             Some(shift) => self.remote_shift = shift,
             None => self.shift = 0,
         }
-        self.window = header.window;
+        // Not scaled (RFC 7323 2.2). Told again, it is less by a part of a unit.
+        self.window = header.window >> self.remote_shift;
         self.snd_wnd = u64::from(header.window);
         self.max_window = self.snd_wnd;
         self.wl1 = -1;

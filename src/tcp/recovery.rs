@@ -50,6 +50,10 @@ pub(super) struct Recovery {
     round_trip: Option<Duration>,
     /// Text that ends there left then, for the first time; and nothing was sent again since (Karn).
     timed: Option<(u64, Instant)>,
+    /// The same, but something was sent again since.
+    doubtful: Option<(u64, Instant)>,
+    /// How long that took, unless something was measured after it.
+    took: Option<Duration>,
     /// When text was last sent, or acknowledged.
     heard_at: Option<Instant>,
     probed: bool,
@@ -81,7 +85,7 @@ impl Recovery {
     pub(super) fn sent(&mut self, end: u64, first: bool, now: Instant) {
         match first {
             true => drop(self.timed.get_or_insert((end, now))),
-            false => self.timed = None,
+            false => self.doubtful = self.doubtful.or(self.timed.take()),
         }
         self.heard_at = Some(now);
     }
@@ -92,9 +96,21 @@ impl Recovery {
             let sample = now.saturating_duration_since(at);
             let smooth = |former: Duration| (former * 7 + sample) / 8;
             self.round_trip = Some(self.round_trip.map_or(sample, smooth));
+            self.took = None;
+        }
+        let doubtful = self.doubtful.take_if(|(end, _)| *end <= acknowledged);
+        if let Some((_, at)) = doubtful {
+            self.took = Some(now.saturating_duration_since(at));
         }
         self.heard_at = Some(now);
         self.probed = false;
+    }
+
+    /// A round trip of which three are enough to wait for an acknowledgement (RFC 6298 2.2). Where text
+    /// was sent again before it was acknowledged, nothing is known but that it took no longer than that;
+    /// as that may have been too soon, twice that time is enough (Karn).
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.took.map(|took| took * 2 / 3).max(self.round_trip)
     }
 
     /// When to probe, if text is in flight until then and nothing is heard.

@@ -116,3 +116,21 @@ fn a_delay_has_a_limit() {
     net.pass(MOMENT);
     assert_eq!(net.one().header.ack, raw.seq);
 }
+
+/// Guards `Tcb::rise`: a timer of the former engine does not run in the next one.
+#[test]
+fn what_fills_a_segment_is_acknowledged_at_once_after_a_rest() {
+    let mut net = Net::new();
+    let (mut raw, stream) = answered(&mut net);
+    raw.text(&net, b"question");
+    assert!(net.seen().is_empty(), "it waits");
+    // The peer asks, and is told all the same.
+    raw.send_at(&net, -1, ACK, b"?");
+    assert_eq!(net.one().header.ack, raw.seq);
+    assert_eq!(read(&stream), b"questionquestion");
+    net.pass(Duration::from_secs(20));
+    net.seen();
+    raw.text(&net, &pattern(0, 1460));
+    assert_eq!(net.one().header.ack, raw.seq);
+    net.healthy();
+}

@@ -2,10 +2,11 @@
 //! something happens.
 //!
 //! An engine that has nothing in flight, nothing to deliver and no timer holds nothing that is not
-//! here too, or is worthless by then: congestion window and round-trip times of a connection that was
-//! idle for longer than a retransmission timeout are not to be used again (RFC 5681 4.1). The next engine
-//! is brought to where the former one was by a handshake of which nobody else hears. Its sequence numbers
-//! are others; the guard and the offset carry them over, so on the wire nothing has changed.
+//! here too, or is worthless by then: the congestion window of a connection that was idle for longer than a
+//! retransmission timeout is not to be used again (RFC 5681 4.1). The next engine is brought to where
+//! the former one was by a handshake of which nobody else hears. It takes a round trip, so that the
+//! engine knows how long to wait before it sends again. Its sequence numbers are others; the guard and
+//! the offset carry them over, so on the wire nothing has changed.
 
 use super::{Env, Tcb, Work};
 #[cfg(any(test, sosplice_fuzz))]
@@ -15,7 +16,10 @@ use crate::tcp::engine::{Emitted, Engine, EngineConfig, Outlet};
 use crate::tcp::guard::Emission;
 use crate::tcp::wire::Header;
 use smoltcp::socket::tcp::State;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Three times this is the engine's largest retransmission timeout.
+const LONGEST_TRIP: Duration = Duration::from_secs(20);
 
 /// What another engine needs to know of the former one.
 #[derive(Debug)]
@@ -88,13 +92,19 @@ impl Tcb {
         let now = self.engine_time(env.now);
         #[cfg(any(test, sosplice_fuzz))]
         self.tap.reborn(config, link);
-        self.say(&mut engine, Some((&self.guard.syn_again(), 0)), now);
-        let syn = self.say(&mut engine, None, now);
+        // Its timer for acknowledgements does not run.
+        self.ack.settled();
+        let trip = self.recovery.round_trip().unwrap_or_default();
+        let trip = smoltcp::time::Duration::from(trip.min(LONGEST_TRIP));
+        let mut past = Past::new(now, trip);
+        self.say(&mut engine, Some((&self.guard.syn_again(), 0)), past.at);
+        let syn = self.say(&mut engine, None, past.at);
         if let Some(syn) = &syn {
             self.move_to(syn.header.seq);
         }
-        self.say(&mut engine, Some((&self.guard.ack_again(), 0)), now);
-        self.open_window(&mut engine, rest.mtu, now);
+        let ack = self.guard.ack_again();
+        self.say(&mut engine, Some((&ack, 0)), past.later());
+        self.open_window(&mut engine, rest.mtu, &mut past);
         // It answers with the window that it counts from now on.
         let below = self.guard.below_window();
         let answer = self.say(&mut engine, Some((&below, 1)), now);
@@ -114,7 +124,7 @@ impl Tcb {
     /// An engine begins with a congestion window of 2 KiB, and there is no other way to open it than text
     /// that is acknowledged. After idle time it may be what it is for a new connection (RFC 5681 4.1,
     /// 6928 2).
-    fn open_window(&mut self, engine: &mut Engine, mtu: usize, now: smoltcp::time::Instant) {
+    fn open_window(&mut self, engine: &mut Engine, mtu: usize, past: &mut Past) {
         const FROM: usize = 2048;
         let segment = self.segment_size(mtu);
         let to = (10 * segment).min(14_600.max(2 * segment));
@@ -127,12 +137,13 @@ impl Tcb {
             self.tap.primed(segment);
             engine.enqueue(segment);
             while engine.snd_queue() > 0 {
-                let Some(sent) = self.say(engine, None, now) else {
+                let Some(sent) = self.say(engine, None, past.at) else {
                     return;
                 };
                 let len = u32::try_from(sent.len).unwrap_or(0);
                 self.move_to(sent.header.seq.wrapping_add(len).wrapping_sub(1));
-                self.say(engine, Some((&self.guard.ack_again(), 0)), now);
+                let ack = self.guard.ack_again();
+                self.say(engine, Some((&ack, 0)), past.later());
             }
         }
     }
@@ -169,6 +180,30 @@ impl Tcb {
             self.tap.emitted(&heard.header, &[Buf::copy_of(&zeros)]);
         }
         heard.last
+    }
+}
+
+/// When what the engine is told has happened: each answer took a round trip, and the last one is here.
+struct Past {
+    at: smoltcp::time::Instant,
+    trip: smoltcp::time::Duration,
+    now: smoltcp::time::Instant,
+}
+
+impl Past {
+    /// More answers than are given.
+    const ANSWERS: u32 = 16;
+
+    fn new(now: smoltcp::time::Instant, trip: smoltcp::time::Duration) -> Past {
+        let micros = i64::try_from((trip * Past::ANSWERS).total_micros()).unwrap_or(0);
+        let at = smoltcp::time::Instant::from_micros((now.total_micros() - micros).max(0));
+        Past { at, trip, now }
+    }
+
+    /// An answer to what was sent at that time.
+    fn later(&mut self) -> smoltcp::time::Instant {
+        self.at = (self.at + self.trip).min(self.now);
+        self.at
     }
 }
 
