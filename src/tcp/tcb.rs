@@ -27,7 +27,7 @@ use super::host::{Counters, Sent, TimerKey};
 use super::icmp::{IcmpError, Trouble};
 use super::keep_alive::Vigil;
 use super::limits::Limits;
-use super::memory::{Account, Memory};
+use super::memory::{Account, Appetite, Memory};
 use super::options::Options;
 use super::recovery::Recovery;
 use super::store::Store;
@@ -352,10 +352,15 @@ impl Tcb {
         }
         let before = self.guard.heard();
         let memory = env.memory;
-        let appetite = memory.appetite(self.account.unread(), self.floor());
+        let appetite = match memory.is_pressed() {
+            true => memory.appetite(self.account.unread(), self.floor()),
+            false => Appetite::Everything,
+        };
         self.guard.set_appetite(appetite);
         let verdict = self.guard.judge(state, &header, len);
-        memory.dropped.add(u64::from(self.guard.has_declined()));
+        if self.guard.has_declined() {
+            memory.dropped.add(1);
+        }
         let accepted = match verdict {
             Verdict::Feed(_) => true,
             Verdict::FeedThenAnswer(feed, _) => feed.keep,
@@ -677,7 +682,10 @@ impl Tcb {
             }
             served.next = self.deadline(env.now);
         }
-        let ahead = self.store.memory();
+        let ahead = match self.store.is_empty() {
+            true => 0,
+            false => self.store.memory(),
+        };
         self.account.tell(ahead, env.memory);
         served
     }
