@@ -19,6 +19,11 @@ adaptive  this crate, as it is by default: the receiving thread moves the bytes,
 worker    this crate, a splice's worker moves the bytes: one for each processor
 worker-1  the same with one worker
 direct    this crate, the receiving thread does
+queues-1, queues-2, queues-4
+          this crate over devices with several queues (multi_queue), so many receiving threads, each for
+          both devices; with --streams, for one stream has one queue
+queues-2-worker
+          the same with a receiving thread for each queue of each device, and a worker for each queue
 host-worker, host-direct, host-copy
           a TUN on the client's side only; the proxy is in the server's namespace, and a kernel socket of
           its own goes to the server: spliced by a worker, by the receiving thread, copied by tokio over
@@ -73,8 +78,9 @@ def run(*command):
 class Network:
     """Namespaces for client, server and a kernel proxy, with unique names."""
 
-    def __init__(self, mtu, loss=0.0):
+    def __init__(self, mtu, loss=0.0, queues=False):
         self.loss = loss
+        self.kind = ["multi_queue"] if queues else []
         stem = f"sosplice-{os.getpid()}"
         self.client, self.server, self.middle = (f"{stem}-{part}" for part in "csm")
         self.mtu = mtu
@@ -98,7 +104,7 @@ class Network:
 
     def tun(self, netns, device, address, route):
         ip = ["ip", "-n", netns]
-        run(*ip, "tuntap", "add", device, "mode", "tun")
+        run(*ip, "tuntap", "add", device, "mode", "tun", *self.kind)
         run(*ip, "addr", "add", f"{address}/{PREFIX}", "dev", device, *(["nodad"] if ":" in address else []))
         run(*ip, "link", "set", device, "mtu", str(self.mtu), "txqueuelen", "10000", "up")
         run(*ip, "route", "add", str(ipaddress.ip_interface(route).network), "dev", device)
@@ -177,6 +183,10 @@ def contestants(options):
         "worker-1": ours("worker", "--workers", "1"),
         "direct": ours("direct"),
         "adaptive": ours("adaptive"),
+        "queues-1": ours("adaptive", "--queues", "1"),
+        "queues-2": ours("adaptive", "--queues", "2"),
+        "queues-4": ours("adaptive", "--queues", "4"),
+        "queues-2-worker": ours("worker", "--queues", "2", "--workers", "2"),
         "haproxy": lambda net: (
             within(net.middle, "haproxy", "-db", "-q", "-f", options.haproxy_config),
             PROXY_FRONT, PROXY_SERVER),
@@ -342,9 +352,10 @@ def table(results, mtu, options):
         print(f"| {name} | {spread(rates, 1)} | {spread(costs, 3)} | {ratio} | {shares(runs)} |")
 
 
-OURS = ("adaptive", "worker", "direct", "worker-1")
+QUEUES = ("queues-1", "queues-2", "queues-4", "queues-2-worker")
+OURS = ("adaptive", "worker", "direct", "worker-1", *QUEUES)
 DEFAULT = ["forward", "held", "plain", "relay", "adaptive", "worker", "direct", "haproxy"]
-MORE = ["worker-1", "host-worker", "host-direct", "host-copy"]
+MORE = ["worker-1", *QUEUES, "host-worker", "host-direct", "host-copy"]
 
 
 def parser():
@@ -391,7 +402,7 @@ def compare(options):
             results = everything[mtu] = {name: [] for name in chosen}
             for number in range(options.rounds):
                 for name in chosen:
-                    with Network(mtu, options.loss) as net:
+                    with Network(mtu, options.loss, name in QUEUES) as net:
                         try:
                             result = measure(net, *programs[name](net), options)
                         except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:

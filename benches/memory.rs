@@ -9,17 +9,21 @@
 //! `-- count "1 flow x 64 KiB" ours` works for `valgrind --tool=callgrind`.
 #![allow(missing_docs, reason = "a program")]
 
+#[path = "support/machine.rs"]
+mod machine;
 #[path = "support/memory_ours.rs"]
+#[allow(dead_code, reason = "`scale` uses the rest")]
 mod ours;
 #[path = "support/peers.rs"]
+#[allow(dead_code, reason = "`scale` uses the rest")]
 mod peers;
 #[path = "support/memory_twin.rs"]
 mod twin;
 
 use criterion::{Criterion, Throughput};
+use machine::{busy, summary};
 use ours::Ours;
 use peers::Rig;
-use std::process::Command;
 use std::time::Duration;
 use twin::{Copying, Twin};
 
@@ -100,24 +104,6 @@ const CASES: [Case; 4] = [
 ];
 
 const CONTESTANTS: [&str; 3] = ["ours", "ring to ring", "through 64 KiB"];
-
-/// This thread's time on a processor: what else the machine does plays less of a part.
-#[cfg(target_os = "linux")]
-fn busy() -> Duration {
-    use rustix::time::{ClockId, clock_gettime};
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::try_from(time).expect("time goes forwards")
-}
-
-/// Time.
-#[cfg(not(target_os = "linux"))]
-fn busy() -> Duration {
-    use sosplice::clock::{Clock, SystemClock};
-    use std::sync::LazyLock;
-    use std::time::Instant;
-    static START: LazyLock<Instant> = LazyLock::new(|| SystemClock.now());
-    SystemClock.now() - *START
-}
 
 enum Contestant {
     Ours(Box<Rig<Ours>>),
@@ -212,39 +198,11 @@ fn criterion_figures(criterion: &mut Criterion, smoke: bool) {
     }
 }
 
-/// Median, least and largest.
-fn summary(mut values: Vec<f64>) -> (f64, f64, f64) {
-    values.sort_by(f64::total_cmp);
-    (
-        values[values.len() / 2],
-        values[0],
-        values[values.len() - 1],
-    )
-}
-
-fn output(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    text.ok()
-        .filter(|text| !text.is_empty())
-        .unwrap_or_else(|| "unknown".into())
-}
-
 fn caption() {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name"));
-    let model = model
-        .unwrap_or("unknown processor")
-        .trim_start_matches([':', '\t', ' ']);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    println!();
-    println!(
-        "Gbit per second of one thread's processor time, median (range) of {ROUNDS} interleaved rounds"
-    );
-    println!("{model}, {cores} cores, load {}", load.trim());
-    let commit = output("git", &["describe", "--always", "--dirty"]);
-    println!("{}, commit {commit}", output("rustc", &["--version"]));
+    let what = "Gbit per second of one thread's processor time";
+    machine::caption(&format!(
+        "{what}, median (range) of {ROUNDS} interleaved rounds"
+    ));
     println!("buffers and rings {RING} bytes, MTU 1500, MSS 1460, 64 KiB = 44 segments in a frame");
     println!("with segmentation left to the link; links hold {FRAMES} frames; CUBIC; no Nagle; no");
     println!("delayed ACK; checksums left to the link; payload by reference; system clock");

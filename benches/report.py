@@ -5,7 +5,7 @@ Installs what it needs (Debian's packages, as root), builds, measures all contes
 turns, and prints the tables as markdown. With --plots it draws throughput and CPU by message size, number
 of connections and loss into that directory.
 
-    sudo benches/report.py --plots src/doc          # about 20 minutes
+    sudo benches/report.py --plots src/doc          # about 25 minutes
     sudo benches/report.py --rounds 1 --seconds 1   # a look at everything, 3 minutes
 """
 
@@ -94,6 +94,33 @@ class Report:
             results[loss] = self.run(heading, LOSSY, mtu=[1500], loss=loss)[1500]
         self.plot("loss", results, "percent of packets lost, one stream", ("Gbit/s", "CPU s/GB"))
 
+    def scale(self):
+        """What scale, churn and idle print, and a plot of the first."""
+        results, contestant = {}, None
+        for bench in ("scale", "churn"):
+            command = ["cargo", "bench", "--bench", bench]
+            text = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+            print(f"\n## {bench}\n\n{text}", flush=True)
+            for line in text.splitlines() if bench == "scale" else []:
+                parts = line.split("|")
+                if len(parts) == 4 and "connections" not in line:
+                    connections = int(parts[0].split()[0])
+                    awake, rest, _ = map(float, parts[1].split())
+                    _, others, resting = map(float, parts[2].split())
+                    row = results.setdefault(connections, {})
+                    row[f"{contestant}"] = [((others, awake), None)]
+                    if "SocketSet" not in contestant:
+                        row[f"{contestant}, from rest"] = [((resting, rest), None)]
+                elif line and not line.startswith(" "):
+                    contestant = line.split(",")[0] + (" with timers" if "timers" in line else "")
+        least = results[min(results)]
+        for row in results.values():
+            row.update({name: [] for name in least if name not in row})
+        units = ("us for a segment, flow after flow", "bytes of a connection")
+        self.plot("scale", results, "spliced connections", units)
+        rounds = ["--rounds", str(min(self.options.rounds, 3))]
+        subprocess.run([sys.executable, "benches/idle.py", *rounds], check=True)
+
     def plot(self, name, results, axis, units):
         """Medians and ranges: the first figure above, the second below."""
         if not self.options.plots:
@@ -138,8 +165,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="of each run")
     parser.add_argument("--plots", help="directory for the plots; without it there are none")
-    parser.add_argument("--only", choices=["streams", "messages", "losses"], nargs="+",
-                        default=["streams", "messages", "losses"])  # fmt: skip
+    parts = ["streams", "messages", "losses", "scale"]
+    parser.add_argument("--only", choices=parts, nargs="+", default=parts)
     options = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("needs root: it makes network namespaces and installs packages")

@@ -11,7 +11,7 @@ before the other, readers that pause, clients that reset in the middle, ones tha
 Every few seconds the proxy's memory, its CPU time and what was done are noted. In the end nothing may
 have failed, no byte may differ, and the memory must not have grown since the first third.
 
-Two figures of memory: *resident* is what the kernel counts (RSS). It counts the 64 KiB that all rings
+Two figures of memory: *resident* is what the kernel counts (RSS). It counts the 256 KiB that all rings
 lie on once for each ring that maps them. *Own* is the rest, which nobody else has and which is counted
 once.
 

@@ -53,6 +53,7 @@ pub enum Errno {
     ENETDOWN = 50,
     ECONNABORTED = 53,
     ECONNRESET = 54,
+    ENOBUFS = 55,
     ENOTCONN = 57,
     ETIMEDOUT = 60,
     ECONNREFUSED = 61,

@@ -95,7 +95,8 @@
 //!
 //! # Threads
 //!
-//! * Each stack has a *driver* that receives, runs timers, and sends what its segments caused.
+//! * Each stack has a *driver* that receives, runs timers, and sends what its segments caused; one for
+//!   each receive queue, if its link has several ([`Stack::over`]).
 //! * A [`SplicePool`] has *workers*. A splice's worker moves its bytes when the receiving thread lags
 //!   behind, so that receiving and sending overlap; while that keeps up it does so itself, after its
 //!   batch. [`Dispatch`](splice::Dispatch) has it one way or the other always.
@@ -147,6 +148,7 @@
 //!
 //! UDP, urgent data, Ethernet (ARP, neighbour discovery), reassembly of IP fragments, TCP timestamps.
 
+mod affinity;
 #[doc = include_str!("doc/behaviour.md")]
 pub mod behaviour {}
 pub mod buf;

@@ -21,6 +21,7 @@ use rustix::event::{PollFd, Timespec, poll};
 use rustix::io::Errno;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Instant;
@@ -118,6 +119,15 @@ impl Packet<'_> {
     }
 }
 
+/// Both ends of a connection, as a link sees it from one side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Flow {
+    /// The end on this side of the link.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+}
+
 /// Why a packet was not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum TransmitError {
@@ -134,6 +144,9 @@ pub enum TransmitError {
 
 /// Where frames come from and go to. Shared by all threads that send; one thread at a time receives
 /// and waits.
+///
+/// What has several receive queues is a link for each of them
+/// ([`Builder::queue`](crate::stack::Builder::queue)).
 pub trait Link: Send + Sync + fmt::Debug {
     /// What the link can do. Constant.
     fn capabilities(&self) -> Capabilities;
@@ -168,6 +181,17 @@ pub trait Link: Send + Sync + fmt::Debug {
     /// follow. `None`, if nothing else is said: only `wait` can wait.
     #[cfg(target_os = "linux")]
     fn descriptors(&self) -> Option<[std::os::fd::BorrowedFd<'_>; 2]> {
+        None
+    }
+
+    /// If this is a queue of several: by which of them, counted from 0, this side receives what the
+    /// other one sends on a connection. `None`: that is not known beforehand, or there is one queue
+    /// only.
+    ///
+    /// A stack asks before it connects ([`TcpStream::connect_on`](crate::TcpStream::connect_on)); it
+    /// takes a frame by any queue.
+    fn steer(&self, flow: &Flow) -> Option<usize> {
+        let _ = flow;
         None
     }
 }
@@ -210,5 +234,9 @@ impl<L: Link + ?Sized> Link for Arc<L> {
     #[cfg(target_os = "linux")]
     fn descriptors(&self) -> Option<[std::os::fd::BorrowedFd<'_>; 2]> {
         (**self).descriptors()
+    }
+
+    fn steer(&self, flow: &Flow) -> Option<usize> {
+        (**self).steer(flow)
     }
 }

@@ -66,6 +66,13 @@ pub trait Protocol: Send + Sync + fmt::Debug {
     fn so_state(&self) -> SoState {
         SoState::Stream
     }
+
+    /// Which of several threads, counted from 0, receives what arrives for this socket; `None` if there
+    /// is one only, or it is not known. A splice of which both sockets know goes to that worker of its
+    /// pool, the next ones beginning again with the first.
+    fn queue(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// What a socket is to a splice (`so_state`, `so_proto`).

@@ -12,6 +12,9 @@ pub const DEFAULT_HIWAT: usize = 256 * 1024;
 /// (BSD's `sb_mbmax` follows `sb_hiwat` in the same way).
 const MBMAX_FACTOR: usize = 4;
 
+/// While memory is short, a buffer is filled up to an eighth of its high-water mark, or this much.
+const PRESSED: usize = 16 * 1024;
+
 fn highest_lowat(hiwat: usize) -> usize {
     (hiwat - hiwat / 4).max(1)
 }
@@ -32,6 +35,7 @@ pub struct SockBuf {
     lowat: usize,
     mbmax: usize,
     closed: bool,
+    pressed: bool,
 }
 
 impl SockBuf {
@@ -43,6 +47,7 @@ impl SockBuf {
             lowat: 1,
             mbmax: hiwat.saturating_mul(MBMAX_FACTOR),
             closed: false,
+            pressed: false,
         }
     }
 
@@ -56,9 +61,27 @@ impl SockBuf {
         self.chain.is_empty()
     }
 
-    /// Free space under the high-water mark (`sbspace`).
+    /// Free space under the high-water mark (`sbspace`), or, while its stack is short of memory, under a
+    /// part of it.
     pub fn space(&self) -> usize {
-        self.hiwat.saturating_sub(self.len())
+        self.ceiling().saturating_sub(self.len())
+    }
+
+    /// Up to where it may be filled now.
+    pub(crate) fn ceiling(&self) -> usize {
+        if self.pressed {
+            self.hiwat.min(PRESSED.max(self.hiwat / 8))
+        } else {
+            self.hiwat
+        }
+    }
+
+    /// Memory is short, or no longer. While it is, pieces are copied together earlier.
+    pub(crate) fn set_pressed(&mut self, pressed: bool) {
+        self.pressed = pressed;
+        if pressed {
+            self.keep_memory_bounded();
+        }
     }
 
     /// The high-water mark in bytes.
@@ -73,9 +96,10 @@ impl SockBuf {
         self.lowat = self.lowat.min(highest_lowat(hiwat));
     }
 
-    /// The low-water mark in bytes.
+    /// The low-water mark in bytes; less while its stack is short of memory, or who waits for it would
+    /// wait for ever.
     pub fn lowat(&self) -> usize {
-        self.lowat
+        self.lowat.min(highest_lowat(self.ceiling()))
     }
 
     /// Sets the low-water mark, at least 1 and at most three quarters of the high-water mark: a
@@ -186,7 +210,8 @@ impl SockBuf {
     }
 
     fn keep_memory_bounded(&mut self) {
-        if self.chain.footprint() > self.mbmax.max(2 * self.chain.len()) {
+        let most = self.mbmax.min(self.ceiling().saturating_mul(MBMAX_FACTOR));
+        if self.chain.footprint() > most.max(2 * self.chain.len()) {
             self.chain.compact();
         }
     }
@@ -217,6 +242,23 @@ mod tests {
         assert_eq!((sockbuf.lowat(), sockbuf.mbmax()), (38, 200));
         sockbuf.set_hiwat(0);
         assert_eq!(sockbuf.lowat(), 1);
+    }
+
+    #[test]
+    fn short_of_memory_it_is_filled_less() {
+        let mut sockbuf = SockBuf::new(256 * 1024);
+        sockbuf.set_lowat(100_000);
+        sockbuf.append_copy(&[0; 30_000]);
+        sockbuf.set_pressed(true);
+        assert_eq!((sockbuf.space(), sockbuf.lowat()), (2768, 24_576));
+        assert_eq!(sockbuf.hiwat(), 256 * 1024);
+        sockbuf.set_pressed(false);
+        assert_eq!((sockbuf.space(), sockbuf.lowat()), (232_144, 100_000));
+        for (hiwat, ceiling) in [(10, 10), (65_536, 16_384), (1 << 20, 1 << 17)] {
+            let mut sockbuf = SockBuf::new(hiwat);
+            sockbuf.set_pressed(true);
+            assert_eq!(sockbuf.ceiling(), ceiling);
+        }
     }
 
     #[test]

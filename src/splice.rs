@@ -118,6 +118,11 @@ pub enum SpliceError {
     /// The system did not start the pool's threads. The next splice tries again.
     #[error("the pool could not start its threads ({0}), try again when fewer are running")]
     Threads(io::ErrorKind),
+    /// A processor that the pool's threads were to run on is not there, or not for this process.
+    #[error(
+        "no thread can run on processor {0}: give those that are online and that this process may use"
+    )]
+    NoProcessor(usize),
     /// The limit is zero.
     #[error("a limit of 0 bytes, set at least 1, or None for no limit")]
     ZeroLimit,
@@ -139,6 +144,11 @@ pub enum SpliceError {
     /// In a splice already, in the same role.
     #[error("the {0} is already the {0} of a splice, unsplice that one first")]
     Busy(Role),
+    /// The pool has as many splices as it may have ([`Builder::max_splices`]).
+    #[error(
+        "the pool has {0} splices, as many as it may have: end some, or build it with a larger max_splices"
+    )]
+    TooManySplices(usize),
 }
 
 impl SpliceError {
@@ -158,12 +168,14 @@ impl SpliceError {
                 Flavor::FreeBsd => Errno::EINVAL,
                 Flavor::OpenBsd => Errno::EOPNOTSUPP,
             },
-            SpliceError::ZeroLimit | SpliceError::ZeroTimeout | SpliceError::Encrypted(_) => {
-                Errno::EINVAL
-            }
+            SpliceError::NoProcessor(_)
+            | SpliceError::ZeroLimit
+            | SpliceError::ZeroTimeout
+            | SpliceError::Encrypted(_) => Errno::EINVAL,
             SpliceError::NotAStream(_) => Errno::EPROTONOSUPPORT,
             SpliceError::NotConnected(_) => Errno::ENOTCONN,
             SpliceError::Busy(_) => Errno::EBUSY,
+            SpliceError::TooManySplices(_) => Errno::ENOBUFS,
         }
     }
 }
@@ -397,8 +409,12 @@ pub(crate) fn set_up(
     let pool = start_pool(options)?;
     check_options(options)?;
     check(source, sink, order)?;
+    pool.take_place()?;
     let task = new_task(source, sink, options, pool);
-    attach(&task)?;
+    if let Err(error) = attach(&task) {
+        pool.counts.give_back_place();
+        return Err(error);
+    }
     pool.adopt(&task);
     task.tell_set_up();
     let splice = Splice {

@@ -1,9 +1,17 @@
-//! A TCP/IP stack over one link: addresses, ports, connections, and the thread that receives.
+//! A TCP/IP stack over one link: addresses, ports, connections, and the threads that receive.
 //!
 //! A [`Stack`] is a handle; clones are the same stack. Its driver (a thread, or, built with
 //! [`Builder::manual`], calls of [`Driver::run_once`]) receives frames and finds each connection by a
 //! hash look-up; connections have an engine and a lock of their own, so nothing global is locked or
 //! walked for a segment.
+//!
+//! **Several receiving threads.** A link with several receive queues ([`Stack::over`],
+//! [`Builder::queue`]) has a driver for each. A connection has one queue as its home, by which it
+//! transmits; the link is to give what its peer sends to that queue (a TUN does, it learns from what is
+//! sent; [`memory::queues`](crate::link::memory::queues) do by a hash). Nothing but speed depends on
+//! it: a segment that arrives by any other queue finds its connection too.
+//! [`TcpStream::connect_on`] connects so that answers come to a given queue, e.g. that of the
+//! connection which the new one is to be spliced to.
 //!
 //! **Endings.** Sockets and listeners keep their stack running. When the last of them and the last
 //! `Stack` handle are gone, the driver delivers what was sent for up to five seconds, resets what is left
@@ -52,8 +60,10 @@
 //! engine or buffers. It answers as RFC 9293 3.10.7 says and ignores resets (RFC 1337). A SYN beyond
 //! the last sequence number received takes its place, if a listener takes the SYN, and the new
 //! connection's numbers are larger than the old one's (RFC 1122 4.2.2.13; there are no timestamps for
-//! RFC 6191 to look at); any other SYN draws the last acknowledgement. Connecting does not use the
-//! port. Of too many records ([`Builder::time_wait_limit`]) the oldest goes.
+//! RFC 6191 to look at); any other SYN draws the last acknowledgement. Connecting takes the port of
+//! one that is at least a second old, again with larger numbers, where the ports to a destination are
+//! used up: a proxy may open as many connections a second to one server as there are ports. Of too
+//! many records ([`Builder::time_wait_limit`]) the oldest goes.
 //!
 //! # Locks
 //!
@@ -69,6 +79,8 @@ mod held;
 mod listener;
 mod numbers;
 mod pending;
+pub(crate) mod queue;
+mod quota;
 mod route;
 mod rule;
 mod sockets;
@@ -92,30 +104,34 @@ pub use pending::{DecidingListener, Pending};
 pub use route::{Route, RouteError};
 pub use rule::Intercept;
 pub use sockets::{ListenInfo, SocketInfo, SocketTable};
-pub use stats::{DriverStats, Stats};
+pub use stats::{DriverStats, QueueStats, Stats};
 pub use stream::TcpStream;
 
 use crate::busy::Busy;
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::error::SoError;
 use crate::events::{Seldom, tell};
-use crate::link::{Capabilities, Link};
+use crate::link::{Capabilities, Flow, Link};
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::SocketEnd;
+use crate::sync::{Protection, intact};
 use crate::tcp::conn::{Conn, ConnConfig, Runner};
 use crate::tcp::engine::{Engine, EngineConfig};
 use crate::tcp::host::{Counters, Host, TimerKey};
+use crate::tcp::memory::Memory;
 use crate::tcp::options::Options;
+use crate::tcp::ring::PIECES;
 use crate::tcp::tcb::Work;
 use crate::tcp::time_wait::TimeWait;
-use crate::tcp::wire::{TCP_HEADER, Tuple};
-use agenda::Agenda;
+use crate::tcp::wire::{Segment, TCP_HEADER, Tuple};
 use builder::Config;
 use control::Control;
 use held::HeldSyns;
 use ipnet::IpNet;
 use listener::{Listening, Unaccepted};
 use numbers::Numbers;
+use queue::Queue;
+use quota::{Peers, Refusal};
 use route::Network;
 use rule::Rule;
 use stats::Received;
@@ -129,7 +145,6 @@ use std::thread;
 use std::time::Instant;
 use table::{Entry, Table};
 use unclaimed::Unclaimed;
-use uplink::Uplink;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -145,13 +160,14 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.closing.store(true, Ordering::Release);
-        self.shared.link.wake();
+        self.shared.wake_all();
     }
 }
 
-/// What handles, connections and the driver share.
+/// What handles, connections and the drivers share.
 pub(crate) struct Shared {
-    link: Uplink,
+    /// One at least.
+    pub(crate) queues: Box<[Queue]>,
     clock: Arc<dyn Clock>,
     epoch: Instant,
     network: Mutex<Network, LEAF>,
@@ -159,20 +175,24 @@ pub(crate) struct Shared {
     pub(crate) table: Table,
     /// The most precise rules first.
     listeners: Mutex<Vec<Arc<Listening>>, LEAF>,
-    /// Connections whose handshake is not over, and their listeners.
-    half_open: Mutex<HashMap<Tuple, Arc<Listening>>, LEAF>,
+    /// Connections whose handshake is not over, by the numbers of their sockets, and their listeners.
+    half_open: Mutex<HashMap<u64, (Tuple, Arc<Listening>)>, LEAF>,
+    /// Connections of each peer, if there is a limit of them.
+    peers: Peers,
     /// SYNs about which a user is to decide.
     pub(crate) held: Mutex<HeldSyns, LEAF>,
-    pub(crate) agenda: Mutex<Agenda, LEAF>,
     pub(crate) control: Mutex<Control, LEAF>,
     unclaimed: Unclaimed,
-    counters: Counters,
+    /// What the buffers of all connections hold.
+    memory: Memory,
     pub(crate) received: Received,
     numbers: Numbers,
+    /// Connections dialled that may have any home.
+    dialled: AtomicUsize,
     /// In which slot of time a SYN was last answered with a cookie.
     cookies_sent_in: AtomicU64,
     closing: AtomicBool,
-    /// The link or the driver is gone.
+    /// The link or a driver is gone.
     down: AtomicBool,
     /// Sockets whose last handle is still there.
     attached: AtomicUsize,
@@ -187,7 +207,7 @@ impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Stack")
             .field("network", &self.network)
-            .field("link", &self.link)
+            .field("queues", &self.queues)
             .finish_non_exhaustive()
     }
 }
@@ -206,15 +226,48 @@ impl Stack {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn builder(link: impl Link + 'static) -> Builder {
-        Builder {
-            link: Arc::new(link),
-            addresses: Vec::new(),
-            routes: Vec::new(),
-            clock: clock::system(),
-            config: Config::default(),
-            seed: None,
-            unclaimed: Unclaimed::default(),
-        }
+        Builder::new(vec![Arc::new(link)])
+    }
+
+    /// Begins to build a stack over a link with several receive queues, in their order: all queues of
+    /// one device, or of [`memory::queues`](crate::link::memory::queues).
+    ///
+    /// ```
+    /// use sosplice::{Stack, TcpListener, TcpStream, link::memory};
+    /// let (near, far) = memory::queues(2, memory::Config::default());
+    /// let server = Stack::over(near).address("10.0.0.1/24".parse()?).build()?;
+    /// let client = Stack::over(far).address("10.0.0.2/24".parse()?).build()?;
+    /// let listener = TcpListener::bind(&server, "10.0.0.1:80")?;
+    /// for queue in 0..client.queues() {
+    ///     let near = TcpStream::connect_on(&client, queue, "10.0.0.1:80".parse()?)?;
+    ///     let (far, _) = listener.accept()?;
+    ///     assert_eq!((near.queue(), far.queue()), (queue, queue));
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn over<L: Link + 'static>(queues: impl IntoIterator<Item = L>) -> Builder {
+        let queues = queues.into_iter();
+        Builder::new(queues.map(|link| Arc::new(link) as Arc<dyn Link>).collect())
+    }
+
+    /// How many receive queues the link has, and so how many drivers the stack.
+    pub fn queues(&self) -> usize {
+        self.shared().queues.len()
+    }
+
+    /// Counters of each receive queue at this moment, in their order.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (links, _far) = memory::queues(3, memory::Config::default());
+    /// let stack = Stack::over(links).address("10.0.0.1/24".parse()?).build()?;
+    /// let counters = stack.queue_stats();
+    /// assert!(counters.iter().map(|one| one.frames_received).eq([0, 0, 0]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn queue_stats(&self) -> Vec<QueueStats> {
+        let queues = self.shared().queues.iter();
+        queues.map(QueueStats::of).collect()
     }
 
     /// The stack's addresses at this moment.
@@ -294,10 +347,13 @@ impl Stack {
     /// buffers are locked one after the other, each for a moment.
     pub fn stats(&self) -> Stats {
         let shared = self.shared();
+        let frames = shared.queues.iter().map(|queue| queue.frames.get()).sum();
+        let counters = Counters::sum(shared.queues.iter().map(|queue| &queue.counters));
         let mut stats = Stats {
             time_wait: shared.table.records(),
             time_wait_dropped: shared.table.dropped(),
-            frames_received: shared.received.frames.get(),
+            time_wait_reused: shared.table.reused(),
+            frames_received: frames,
             frames_malformed: shared.received.malformed.get(),
             frames_fragments: shared.received.fragments.get(),
             frames_unsupported: shared.received.unsupported.get(),
@@ -306,35 +362,41 @@ impl Stack {
             frames_stray: shared.received.stray.get(),
             frames_unrouted: shared.received.unrouted.get(),
             frames_claimed: shared.received.claimed.get(),
-            segments_sent: shared.counters.sent.get(),
-            segments_repaired: shared.counters.repaired.get(),
-            segments_lost: shared.counters.lost.get(),
-            segments_refused: shared.counters.refused.get(),
-            segments_backlog_full: shared.counters.backlog_full.get(),
+            segments_sent: counters.sent.get(),
+            segments_repaired: counters.repaired.get(),
+            segments_lost: counters.lost.get(),
+            segments_refused: counters.refused.get(),
+            segments_backlog_full: counters.backlog_full.get(),
             syns_dropped: shared.received.backlog_full.get(),
             syn_cookies_sent: shared.received.cookies_sent.get(),
             syn_cookies_accepted: shared.received.cookies_accepted.get(),
-            link_full: shared.counters.link_full.get(),
-            icmp_errors: shared.counters.icmp_errors.get(),
-            mtu_lowered: shared.counters.mtu_lowered.get(),
-            icmp_ignored: shared.counters.icmp_ignored.get(),
-            broken: shared.counters.broken.get(),
+            link_full: counters.link_full.get(),
+            icmp_errors: counters.icmp_errors.get(),
+            mtu_lowered: counters.mtu_lowered.get(),
+            icmp_ignored: counters.icmp_ignored.get(),
+            broken: counters.broken.get(),
+            connections_refused: shared.received.connections_refused.get(),
+            peer_connections_refused: shared.received.peers_refused.get(),
+            half_open_full: shared.received.half_open_full.get(),
             segments_received: shared.received.segments.get(),
             bytes_received: shared.received.bytes.get(),
-            bytes_sent: shared.counters.bytes_sent.get(),
-            segments_retransmitted: shared.counters.sent_again.get(),
-            bytes_retransmitted: shared.counters.bytes_sent_again.get(),
-            active_opens: shared.counters.active_opens.get(),
-            passive_opens: shared.counters.passive_opens.get(),
-            attempts_failed: shared.counters.attempts_failed.get(),
-            connections_reset: shared.counters.resets.get(),
+            bytes_sent: counters.bytes_sent.get(),
+            segments_retransmitted: counters.sent_again.get(),
+            bytes_retransmitted: counters.bytes_sent_again.get(),
+            active_opens: counters.active_opens.get(),
+            passive_opens: counters.passive_opens.get(),
+            attempts_failed: counters.attempts_failed.get(),
+            connections_reset: counters.resets.get(),
+            buffer_memory: shared.memory.in_use(),
+            memory_pressures: shared.memory.entered.get(),
+            segments_pressed: shared.memory.dropped.get(),
             ..Stats::default()
         };
-        {
-            let agenda = shared.agenda.lock();
-            stats.timers = agenda.timers();
-            stats.blocked = agenda.blocked();
-            stats.handed_over = agenda.handed_over();
+        for queue in &shared.queues {
+            let agenda = queue.agenda.lock();
+            stats.timers += agenda.timers();
+            stats.blocked += agenda.blocked();
+            stats.handed_over += agenda.handed_over();
         }
         stats.add_sockets(TcpState::TimeWait, stats.time_wait);
         for conn in shared.table.all() {
@@ -421,15 +483,18 @@ impl Stack {
             tell!(info, "stack", accepts = %listening.rule, "listener closed");
         }
         drop(gone);
-        let half_open: Vec<Tuple> = {
+        let half_open: Vec<(u64, Tuple)> = {
             let half_open = shared.half_open.lock();
             let mine = half_open
                 .iter()
-                .filter(|(_, other)| Arc::ptr_eq(other, listening));
-            mine.map(|(tuple, _)| *tuple).collect()
+                .filter(|(_, (_, other))| Arc::ptr_eq(other, listening));
+            mine.map(|(id, (tuple, _))| (*id, *tuple)).collect()
         };
-        for tuple in half_open {
-            if let Some(Entry::Conn(conn)) = shared.table.get(&tuple) {
+        // One that is not in the table yet finds the listener closed when it stands.
+        for (id, tuple) in half_open {
+            if let Some(Entry::Conn(conn)) = shared.table.get(&tuple)
+                && conn.end.id() == id
+            {
                 conn.run(Work::ABORT, Runner::User);
             }
         }
@@ -441,9 +506,16 @@ impl Stack {
         }
     }
 
-    /// Begins to connect. An unspecified address and port of `from` are chosen.
-    pub(crate) fn dial(&self, from: SocketAddr, to: SocketAddr) -> io::Result<Arc<Conn>> {
+    /// Begins to connect. An unspecified address and port of `from` are chosen, the port so that
+    /// answers come to `queue`, if the link can say that.
+    pub(crate) fn dial(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+        queue: Option<usize>,
+    ) -> io::Result<Arc<Conn>> {
         let shared = self.shared();
+        let queue = queue.map(|queue| shared.queue_number(queue)).transpose()?;
         let local = shared.source_of(from.ip(), to)?;
         let error = |kind, why| Err(io::Error::new(kind, why));
         if from.port() != 0 {
@@ -451,16 +523,55 @@ impl Stack {
                 "the connection from {local}:{} to {to} is there, or was lately",
                 from.port()
             );
-            let conn = shared.connect(local, from.port(), to)?;
+            let conn = shared.connect(local, from.port(), to, (queue, Place::Free))?;
             return conn.map_or_else(|| error(io::ErrorKind::AddrInUse, why), Ok);
         }
-        for port in shared.numbers.ports_to(local, to) {
-            if let Some(conn) = shared.connect(local, port, to)? {
+        // The port that was used longest ago comes first. If that and some behind it are in TIME-WAIT,
+        // so are most of the others, and a look at all of them would cost more than the connection.
+        const ENOUGH: usize = 8;
+        let mut reusable = None;
+        for (looked, port) in shared.numbers.ports_to(local, to).enumerate() {
+            if let Some(conn) = shared.connect(local, port, to, (queue, Place::Free))? {
+                return Ok(conn);
+            }
+            let now = shared.clock.now();
+            let old = |port: &u16| {
+                let tuple = tuple_of(local, *port, to);
+                shared.home_for(&tuple, queue).is_some() && shared.table.is_reusable(&tuple, now)
+            };
+            reusable = reusable.or_else(|| Some(port).filter(old));
+            if let Some(port) = reusable.filter(|_| looked >= ENOUGH)
+                && let Some(conn) = shared.connect(local, port, to, (queue, Place::TimeWait))?
+            {
                 return Ok(conn);
             }
         }
-        let why = format!("all ephemeral ports to {to} are in use");
+        if let Some(port) = reusable
+            && let Some(conn) = shared.connect(local, port, to, (queue, Place::TimeWait))?
+        {
+            return Ok(conn);
+        }
+        let by = queue.map_or_else(String::new, |queue| format!(" by queue {queue}"));
+        let why = format!("all ephemeral ports to {to}{by} are in use");
         error(io::ErrorKind::AddrNotAvailable, why)
+    }
+}
+
+/// What may have the tuple of a new connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Nothing.
+    Free,
+    /// A record that is old enough.
+    TimeWait,
+}
+
+fn tuple_of(local: IpAddr, local_port: u16, to: SocketAddr) -> Tuple {
+    Tuple {
+        local,
+        remote: to.ip(),
+        local_port,
+        remote_port: to.port(),
     }
 }
 
@@ -508,37 +619,82 @@ impl Shared {
         source.map_or_else(|| error(io::ErrorKind::AddrNotAvailable, why), Ok)
     }
 
-    /// Begins to connect from a port. `None`: the tuple is taken, maybe by a record in TIME-WAIT.
+    /// The number of a queue that a user has named.
+    fn queue_number(&self, queue: usize) -> io::Result<u16> {
+        let number = u16::try_from(queue).ok();
+        let number = number.filter(|_| queue < self.queues.len());
+        number.ok_or_else(|| {
+            let last = self.queues.len() - 1;
+            let why = format!("the stack has no queue {queue}: use 0 to {last}");
+            io::Error::new(io::ErrorKind::InvalidInput, why)
+        })
+    }
+
+    /// The home of a connection that is dialled. `None`: answers would come by another queue than the
+    /// one that is wanted.
+    fn home_for(&self, tuple: &Tuple, wanted: Option<u16>) -> Option<u16> {
+        let count = self.queues.len();
+        if count == 1 {
+            return Some(0);
+        }
+        let flow = Flow {
+            local: SocketAddr::new(tuple.local, tuple.local_port),
+            remote: SocketAddr::new(tuple.remote, tuple.remote_port),
+        };
+        let steered = self.queues[0].link.steer(&flow).filter(|one| *one < count);
+        let Some(steered) = steered else {
+            let turn = || self.dialled.fetch_add(1, Ordering::Relaxed) % count;
+            return wanted.or_else(|| u16::try_from(turn()).ok());
+        };
+        let steered = u16::try_from(steered).ok();
+        steered.filter(|steered| wanted.is_none_or(|wanted| wanted == *steered))
+    }
+
+    /// Begins to connect from a port. `None`: the tuple is taken, maybe by a record in TIME-WAIT, or
+    /// answers would not come by the queue that is wanted.
     fn connect(
         self: &Arc<Self>,
         local: IpAddr,
         local_port: u16,
         to: SocketAddr,
+        (queue, place): (Option<u16>, Place),
     ) -> io::Result<Option<Arc<Conn>>> {
-        let tuple = Tuple {
-            local,
-            remote: to.ip(),
-            local_port,
-            remote_port: to.port(),
+        let tuple = tuple_of(local, local_port, to);
+        let Some(home) = self.home_for(&tuple, queue) else {
+            return Ok(None);
         };
         let to_itself = local == to.ip() && local_port == to.port();
-        if to_itself || self.table.contains(&tuple) {
+        if to_itself || place == Place::Free && self.table.contains(&tuple) {
             return Ok(None);
         }
-        let engine = self.engine(&tuple, |link, config| {
+        let after = match place {
+            Place::Free => None,
+            Place::TimeWait => self.table.reuse(&tuple, self.clock.now()),
+        };
+        if place == Place::TimeWait && after.is_none() {
+            return Ok(None);
+        }
+        if !self.table.has_room() {
+            return Err(self.too_many_connections());
+        }
+        let engine = self.engine(home, &tuple, |link, config| {
             Engine::connecting(link, config, &tuple)
         });
-        let number = self.initial_sequence_number(&tuple, None);
-        let conn = self.connection(tuple, engine, number);
-        if !self.table.insert(&conn) {
-            return Ok(None);
+        let number = self.initial_sequence_number(&tuple, after);
+        let conn = self.connection(home, (tuple, false), engine, number);
+        match self.table.insert(&conn) {
+            Ok(()) => {}
+            Err(Refusal::Connections) => return Err(self.too_many_connections()),
+            Err(_) => return Ok(None),
         }
-        self.counters.active_opens.add(1);
+        self.counters(home).active_opens.add(1);
         tell!(debug, "tcp", local = %tuple.ends().0, peer = %to, "connecting");
-        // Either go_down() has found the connection, or this finds the stack down; the same goes for
-        // remove_address().
-        if self.down.load(Ordering::SeqCst) || !self.is_own(local) {
+        // remove_address() either has found the connection too, or this finds the address gone.
+        if !self.is_own(local) {
             conn.run(Work::NETWORK_DOWN, Runner::User);
+            return Err(SoError::NetworkDown.into());
+        }
+        if self.end_if_down(&conn, Runner::User) {
             return Err(SoError::NetworkDown.into());
         }
         conn.run(Work::SERVE, Runner::User);
@@ -550,9 +706,11 @@ impl Shared {
         self.closing.load(Ordering::Acquire) && self.attached.load(Ordering::Acquire) == 0
     }
 
-    /// Nobody will drive this stack any more: ends every connection, and nothing new begins.
+    /// A driver is gone: ends every connection, and nothing new begins. The other drivers end too, each
+    /// with a call of this.
     pub(crate) fn go_down(&self) {
         let was_up = !self.down.swap(true, Ordering::SeqCst);
+        self.wake_all();
         for conn in self.table.all() {
             let end = || conn.run(Work::NETWORK_DOWN, Runner::Driver);
             if thread::panicking() {
@@ -565,14 +723,33 @@ impl Shared {
         let listeners = self.listeners.lock().clone();
         listeners.iter().for_each(|listening| listening.go_down());
         self.forget_syns();
-        let mut forgotten = self.agenda.lock().end();
-        let (handed_over, _) = forgotten.take(self.clock.now());
-        for conn in handed_over.iter().filter_map(Weak::upgrade) {
-            conn.resume();
+        for queue in &self.queues {
+            let mut forgotten = queue.agenda.lock().end();
+            let (handed_over, _) = forgotten.take(self.clock.now());
+            for conn in handed_over.iter().filter_map(Weak::upgrade) {
+                conn.resume();
+            }
         }
         if was_up && !thread::panicking() {
             tell!(info, "stack", "stack down");
         }
+    }
+
+    /// A connection that was put into the table. Either `go_down` has found it there, or this finds the
+    /// stack down.
+    fn end_if_down(&self, conn: &Arc<Conn>, runner: Runner) -> bool {
+        let down = self.down.load(Ordering::SeqCst);
+        if down {
+            conn.run(Work::NETWORK_DOWN, runner);
+        }
+        down
+    }
+
+    /// Something that the first driver is to forget at this time was added.
+    fn expires_at(&self, at: Instant) {
+        let first = &self.queues[0];
+        let wake = first.agenda.lock().expires_at(at);
+        first.wake_if(wake);
     }
 
     /// A socket is handed out.
@@ -610,43 +787,94 @@ impl Shared {
         listeners.find(wanted).cloned()
     }
 
-    /// A new half-open connection, if the listener's backlog has room. `after` is the last sequence
-    /// number of a former connection in its place.
+    /// A new half-open connection, if there is room for it. `after` is a former connection in its
+    /// place.
     pub(crate) fn accept_syn(
         self: &Arc<Self>,
+        queue: u16,
         listening: &Arc<Listening>,
-        tuple: &Tuple,
-        after: Option<u32>,
-    ) -> Option<Arc<Conn>> {
+        syn: &Segment,
+        after: Option<TimeWait>,
+    ) -> Result<Begun, Refusal> {
+        self.admits_half_open()?;
         if !listening.reserve() {
-            return None;
+            return Err(Refusal::Backlog);
         }
-        if after.is_some() {
-            self.table.forget(tuple);
+        if let Some(record) = &after {
+            self.table.forget(record);
         }
-        let engine = self.engine(tuple, |link, config| Engine::listening(link, config, tuple));
-        let number = self.initial_sequence_number(tuple, after);
-        let conn = self.connection(*tuple, engine, number);
-        if !self.table.insert(&conn) {
-            // A user of this stack dialled the other way in between: the tuple is that connection's.
-            listening.release();
-            return None;
+        let tuple = &syn.tuple;
+        let engine = self.engine(queue, tuple, |link, config| {
+            Engine::listening(link, config, tuple)
+        });
+        let number = self.initial_sequence_number(tuple, after.map(|record| record.snd_nxt));
+        let conn = self.connection(queue, (*tuple, true), engine, number);
+        // Whoever finds the connection in the table and runs it takes the SYN first.
+        conn.leave(syn.clone());
+        if intact(Protection::HalfOpenFirst) {
+            self.half_open(&conn, listening);
         }
-        self.counters.passive_opens.add(1);
-        // Only the driver, who is here, runs a connection that has got no segment yet.
-        self.half_open.lock().insert(*tuple, listening.clone());
-        tell_of_peer(tuple);
-        Some(conn)
+        Ok(match self.put(conn, listening)? {
+            Put::Taken(conn) => {
+                self.counters(queue).passive_opens.add(1);
+                tell_of_peer(&conn.tuple);
+                if !intact(Protection::HalfOpenFirst) {
+                    self.half_open(&conn, listening);
+                }
+                Begun::Runs(conn)
+            }
+            Put::Other(other) => {
+                other.leave(syn.clone());
+                Begun::Runs(other)
+            }
+            Put::Nobody => Begun::Nothing,
+        })
     }
 
-    fn connection(self: &Arc<Self>, tuple: Tuple, engine: Engine, wire_iss: u32) -> Arc<Conn> {
+    /// A connection whose handshake is not over. Before others can find it: whoever ends the handshake
+    /// looks for its listener.
+    fn half_open(&self, conn: &Arc<Conn>, listening: &Arc<Listening>) {
+        let half_open = (conn.tuple, listening.clone());
+        self.half_open.lock().insert(conn.end.id(), half_open);
+    }
+
+    /// Puts a half-open connection into the table, unless its tuple is taken: by another driver that
+    /// got the same SYN, or by a user of this stack who dialled the other way.
+    fn put(&self, conn: Arc<Conn>, listening: &Arc<Listening>) -> Result<Put, Refusal> {
+        let Err(refusal) = self.table.insert(&conn) else {
+            self.end_if_down(&conn, Runner::Driver);
+            return Ok(Put::Taken(conn));
+        };
+        let forgotten = self.half_open.lock().remove(&conn.end.id());
+        if forgotten.is_some() {
+            listening.release();
+        }
+        if refusal != Refusal::Taken {
+            return Err(refusal);
+        }
+        Ok(match self.table.get(&conn.tuple) {
+            Some(Entry::Conn(other)) => Put::Other(other),
+            _ => Put::Nobody,
+        })
+    }
+
+    /// A connection that is in no table yet, and whether its peer opens it.
+    fn connection(
+        self: &Arc<Self>,
+        queue: u16,
+        (tuple, is_inbound): (Tuple, bool),
+        engine: Engine,
+        wire_iss: u32,
+    ) -> Arc<Conn> {
         let end = SocketEnd::new(self.config.rcv_buffer, self.config.snd_buffer);
         end.set_flavor(self.config.flavor);
         let config = ConnConfig {
+            queue,
             rcv_ring: self.config.rcv_buffer,
             wire_iss,
             ack_delay: self.config.ack_delay,
             epoch: self.epoch,
+            is_inbound,
         };
         let options = Options::new(
             !self.config.nagle,
@@ -658,26 +886,28 @@ impl Shared {
 
     fn engine(
         &self,
+        queue: u16,
         tuple: &Tuple,
         make: impl FnOnce(&Capabilities, &EngineConfig) -> Engine,
     ) -> Engine {
+        let piece = u8::try_from(queue % u16::from(PIECES)).unwrap_or(0);
         let config = EngineConfig {
             rcv_ring: self.config.rcv_buffer,
             snd_ring: self.config.snd_ring,
-            shared_rings: self.config.shared_rings,
+            shared_rings: self.config.shared_rings.then_some(piece),
             nagle: self.config.nagle,
             seed: self.numbers.random(),
         };
         let link = Capabilities {
             mtu: self.mtu_for(tuple),
-            ..self.link.capabilities()
+            ..self.capabilities()
         };
         make(&link, &config)
     }
 
     /// The engine announces and sends what its MTU has room for.
     fn mtu_for(&self, tuple: &Tuple) -> usize {
-        let mtu = self.link.capabilities().mtu;
+        let mtu = self.capabilities().mtu;
         let route = self.network.lock().mtu_to(tuple.remote);
         let clamp = self.config.mss;
         let clamp = clamp.map(|mss| tuple.ip_header_len() + TCP_HEADER + mss);
@@ -694,11 +924,45 @@ impl Shared {
         self.numbers.initial_sequence_number(tuple, since_epoch)
     }
 
-    fn wake_if(&self, needed: bool) {
-        if needed {
-            self.link.wake();
+    /// What the link can do; all queues are alike.
+    fn capabilities(&self) -> Capabilities {
+        self.queues[0].link.capabilities()
+    }
+
+    /// Has every driver look whether it is to end.
+    fn wake_all(&self) {
+        self.queues.iter().for_each(|queue| queue.link.wake());
+    }
+
+    fn wake_all_if_abandoned(&self) {
+        if self.is_abandoned() {
+            self.wake_all();
         }
     }
+
+    fn home(&self, conn: &Conn) -> &Queue {
+        &self.queues[usize::from(conn.queue)]
+    }
+}
+
+/// What has become of a SYN for a listener.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    /// This connection has got it, and is to be run.
+    Runs(Arc<Conn>),
+    /// Another connection was in its place, and has gone: the SYN will come again.
+    Nothing,
+}
+
+/// Which connection has a place in the table.
+#[derive(Debug)]
+enum Put {
+    /// The one that was to have it.
+    Taken(Arc<Conn>),
+    /// Another one.
+    Other(Arc<Conn>),
+    /// One that is there no longer.
+    Nobody,
 }
 
 /// A peer has begun a connection.
@@ -711,59 +975,82 @@ fn tell_of_peer(tuple: &Tuple) {
 mod tests;
 
 impl Host for Shared {
-    fn link(&self) -> &dyn Link {
-        &self.link
+    fn link(&self, queue: u16) -> &dyn Link {
+        &self.queues[usize::from(queue)].link
+    }
+
+    fn queues(&self) -> usize {
+        self.queues.len()
     }
 
     fn now(&self) -> Instant {
         self.clock.now()
     }
 
-    fn counters(&self) -> &Counters {
-        &self.counters
+    fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    fn counters(&self, queue: u16) -> &Counters {
+        &self.queues[usize::from(queue)].counters
     }
 
     fn arm(&self, conn: &Arc<Conn>, at: Instant, former: Option<TimerKey>) -> TimerKey {
-        let (key, wake) = self.agenda.lock().arm(conn, at, former);
-        self.wake_if(wake);
+        let home = self.home(conn);
+        let (key, wake) = home.agenda.lock().arm(conn, at, former);
+        home.wake_if(wake);
         key
     }
 
     fn blocked(&self, conn: &Arc<Conn>) {
-        let wake = self.agenda.lock().block(conn);
-        self.wake_if(wake);
+        let home = self.home(conn);
+        let wake = home.agenda.lock().block(conn);
+        home.wake_if(wake);
     }
 
     fn hand_over(&self, conn: &Arc<Conn>) {
-        let wake = self.agenda.lock().hand_over(conn);
-        self.wake_if(wake);
+        let home = self.home(conn);
+        let wake = home.agenda.lock().hand_over(conn);
+        home.wake_if(wake);
         if self.down.load(Ordering::SeqCst) {
             conn.resume();
         }
     }
 
     fn established(&self, conn: &Arc<Conn>) {
-        let listening = self.half_open.lock().remove(&conn.tuple);
-        if let Some(listening) = listening
-            && !listening.ready(conn)
-        {
+        let half_open = self.half_open.lock().remove(&conn.end.id());
+        let listening = half_open.map(|(_, listening)| listening);
+        let admitted = self.admit(conn);
+        let wanted = match listening {
+            Some(listening) if admitted => listening.ready(conn),
+            Some(listening) => {
+                listening.release();
+                false
+            }
+            None => admitted,
+        };
+        if !wanted {
             conn.leave_work(Work::ABORT);
         }
     }
 
     fn detached(&self) {
         self.attached.fetch_sub(1, Ordering::AcqRel);
-        self.wake_if(self.is_abandoned());
+        self.wake_all_if_abandoned();
     }
 
     fn closed(&self, conn: &Arc<Conn>, record: Option<TimeWait>) {
-        let listening = self.half_open.lock().remove(&conn.tuple);
-        if let Some(listening) = listening {
+        let half_open = self.half_open.lock().remove(&conn.end.id());
+        if let Some((_, listening)) = half_open {
             listening.release();
         }
+        self.dismiss(conn);
         let now = self.clock.now();
         drop(self.table.end(conn, record, now));
-        // The driver may wait for the last connection to end.
-        self.wake_if(self.is_abandoned());
+        if record.is_some() {
+            self.expires_at(now + self.config.time_wait);
+        }
+        // The drivers may wait for the last connection to end.
+        self.wake_all_if_abandoned();
     }
 }

@@ -64,6 +64,10 @@ pub(crate) enum Protection {
     FreeFirst,
     /// A driver that leaves a service step to others leaves word of it.
     Owed,
+    /// A connection has its place among the half-open ones before it can be found.
+    HalfOpenFirst,
+    /// A driver says that it falls asleep before it looks what there is to forget, and when.
+    SleepFirst,
     /// Work that came meanwhile is done by the thread whose turn it is.
     LeaveWord,
     /// Whose turn it is sees what was done before word was left.

@@ -16,6 +16,7 @@
 //! | `conn` | ownership: who runs a connection |
 //! | `options` | what its user has set |
 //! | `limits` | how long it waits for its peer |
+//! | `memory` | what the buffers of all connections hold, and the pressure when that is too much |
 //! | `keep_alive` | when an idle peer is asked for a sign of life |
 //! | `time_wait` | what remains of it |
 //! | `host` | what it needs of the stack |
@@ -29,6 +30,7 @@ pub(crate) mod host;
 pub(crate) mod icmp;
 pub(crate) mod keep_alive;
 pub(crate) mod limits;
+pub(crate) mod memory;
 pub(crate) mod options;
 #[cfg(any(test, sosplice_fuzz))]
 pub(crate) mod oracle;

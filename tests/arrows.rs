@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// A module and whom it may know. A row knows only rows above it; the longest matching row counts.
 const ARROWS: &str = "
+    affinity        ->
     clock           ->
     error           ->
     sync            ->
@@ -28,7 +29,7 @@ const ARROWS: &str = "
     socket::poller  -> protocol clock end error lock
     kernel          -> socket protocol run_list sockbuf buf clock keep_alive error lock sync
     local           -> socket protocol sockbuf buf error lock sync
-    splice          -> socket protocol run_list timer busy columns events sockbuf buf clock end error lock sync
+    splice          -> socket protocol run_list timer busy columns events sockbuf buf affinity clock end error lock sync
     splice::machine -> protocol error sync
     splice::xfer    -> sockbuf buf
     splice::bucket  ->
@@ -36,7 +37,7 @@ const ARROWS: &str = "
     sockopt::layout -> error
     conformance     -> splice socket protocol sockbuf buf clock error
     tcp             -> protocol link sockbuf buf keep_alive events error lock sync
-    stack           -> tcp socket protocol link run_list timer busy columns events sockbuf buf clock end keep_alive error lock
+    stack           -> tcp socket protocol link run_list timer busy columns events sockbuf buf affinity clock end keep_alive error lock sync
 ";
 
 /// The modules that may name the engine.

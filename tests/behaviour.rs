@@ -9,7 +9,7 @@
     reason = "a test says by panicking what it did not expect"
 )]
 
-use sosplice::conformance;
+use sosplice::{SplicePool, Stack, conformance};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
@@ -135,6 +135,49 @@ fn each_test_that_a_page_names_is_there() {
         let named = named(&page, &tests);
         assert!(named > least, "{named}");
     }
+}
+
+/// The table of limits: what it calls a setting is one, with that default, and its counters are counted.
+#[test]
+fn the_table_of_limits_is_that_of_the_builders() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("src/doc/security.md")).unwrap();
+    let (_, page) = page.split_once("# Limits").unwrap();
+    let (table, _) = page.split_once("\n# ").unwrap();
+    let (link, _far) = sosplice::link::memory::pair(Default::default());
+    let stack = Stack::builder(link);
+    let said = format!("{stack:?} {:?}", SplicePool::builder());
+    // Where a builder calls it otherwise, or the default is not the builder's.
+    let named = [
+        ("receive_buffer", "rcv_buffer"),
+        ("send_buffer", "snd_buffer"),
+    ];
+    let stats = ["src/stack/stats.rs", "src/splice/stats.rs"];
+    let stats = stats.map(|path| fs::read_to_string(root.join(path)).unwrap());
+    let rows = table.lines().filter(|line| line.starts_with("| "));
+    let mut checked = 0;
+    for row in rows.skip(1) {
+        let cells: Vec<_> = row.split(" | ").collect();
+        let default = match cells[1] {
+            "none" => "None".to_owned(),
+            number => number.replace(',', ""),
+        };
+        let setting = cells[2].trim_matches('`');
+        if setting == "TcpListener::bind_with_backlog" {
+            assert_eq!(default, sosplice::stack::DEFAULT_BACKLOG.to_string());
+        } else {
+            let known = named.iter().find(|(name, _)| *name == setting);
+            let field = known.map_or(setting, |(_, field)| field);
+            let entry = format!(" {field}: {default}");
+            assert!(said.contains(&entry), "{entry} is not in {said}");
+        }
+        for counter in cells[3].split(", ").filter(|name| name.starts_with('`')) {
+            let field = format!("pub {}: ", counter.trim_matches('`'));
+            assert!(stats.iter().any(|file| file.contains(&field)), "{counter}");
+        }
+        checked += 1;
+    }
+    assert_eq!(checked, 9);
 }
 
 /// How many tests a page names, all of which there are.

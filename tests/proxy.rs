@@ -54,6 +54,28 @@ fn the_whole_job_on_receiving_threads() {
 }
 
 #[test]
+fn the_whole_job_on_several_queues() {
+    for dispatch in ["worker", "direct"] {
+        let arguments = [
+            "--bytes",
+            "2M",
+            "--connections",
+            "16",
+            "--queues",
+            "2",
+            "--dispatch",
+            dispatch,
+        ];
+        whole_job(&arguments, 16, 2 << 20);
+        let output = proxy(&arguments);
+        let said = text(&output.stdout);
+        let queues = said.lines().filter(|line| line.contains("queue 1: "));
+        let astray = queues.filter(|line| line.ends_with(", 0 for another queue"));
+        assert_eq!(astray.count(), 4, "{said}");
+    }
+}
+
+#[test]
 fn one_byte_on_many_connections() {
     let arguments = ["--bytes", "1", "--connections", "50", "--workers", "1"];
     whole_job(&arguments, 50, 1);

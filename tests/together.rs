@@ -280,3 +280,85 @@ fn a_link_without_descriptors_runs_alone_or_not_at_all() {
     drop((near, far, alone));
     thread.join().unwrap().unwrap();
 }
+
+const QUEUES: usize = 2;
+
+/// Both sides of a link with several queues.
+fn queues() -> (Vec<Arc<Datagrams>>, Vec<Arc<Datagrams>>) {
+    let ends = (0..QUEUES).map(|_| Datagrams::pair());
+    ends.map(|[near, far]| (near, far)).unzip()
+}
+
+fn over(queues: Vec<Arc<Datagrams>>, address: &str) -> sosplice::stack::Builder {
+    Stack::over(queues).address(address.parse().unwrap())
+}
+
+/// Queue i of a proxy's both stacks in thread i: a client's splices never leave it.
+#[test]
+fn each_queue_of_two_stacks_has_a_thread() {
+    const CLIENTS: usize = 6;
+    let ((a, b), (c, d)) = (queues(), queues());
+    let client = over(a, "10.0.1.1/24").build().unwrap();
+    let server = over(d, "10.0.2.1/24").build().unwrap();
+    let (front, fronts) = over(b, "10.0.1.2/24").manual_queues().unwrap();
+    let (back, backs) = over(c, "10.0.2.2/24").manual_queues().unwrap();
+    let threads: Vec<_> = fronts
+        .into_iter()
+        .zip(backs)
+        .map(|(front, back)| {
+            let run = move || Driver::run_all([front, back]);
+            thread::Builder::new().spawn(run).unwrap()
+        })
+        .collect();
+    let (listener, service) = (
+        TcpListener::bind(&front, "10.0.1.2:80").unwrap(),
+        TcpListener::bind(&server, "10.0.2.1:80").unwrap(),
+    );
+    let sent: Vec<u8> = (0..=250).cycle().take(300_000).collect();
+    thread::scope(|scope| {
+        for count in 0..CLIENTS {
+            let queue = count % QUEUES;
+            let near = TcpStream::connect_on(&client, queue, listener.local_addr()).unwrap();
+            let (inside, _) = listener.accept().unwrap();
+            assert_eq!(inside.queue(), queue);
+            let to = service.local_addr();
+            let outside = TcpStream::connect_on(&back, inside.queue(), to).unwrap();
+            let (far, _) = service.accept().unwrap();
+            let options = Options {
+                dispatch: Some(Dispatch::Direct),
+                forward_eof: true,
+                ..Options::default()
+            };
+            inside.splice_to(&outside, options.clone()).unwrap();
+            outside.splice_to(&inside, options).unwrap();
+            let sent = &sent;
+            let (mut writer, mut reader) = (near, far);
+            scope.spawn(move || {
+                writer.set_write_timeout(Some(LIMIT)).unwrap();
+                writer.write_all(sent).unwrap();
+                writer.shutdown(std::net::Shutdown::Write).unwrap();
+                assert_eq!(writer.read(&mut [0; 1]).unwrap(), 0);
+            });
+            scope.spawn(move || {
+                let _both = (inside, outside);
+                reader.set_read_timeout(Some(LIMIT)).unwrap();
+                let mut got = Vec::new();
+                reader.read_to_end(&mut got).unwrap();
+                assert!(got == *sent);
+                reader.shutdown(std::net::Shutdown::Write).unwrap();
+                assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
+            });
+        }
+    });
+    for stack in [&front, &back] {
+        let stats = stack.queue_stats();
+        let busy = |one: &sosplice::stack::QueueStats| {
+            one.frames_received > 50 && one.segments_astray == 0
+        };
+        assert!(stats.iter().all(busy), "{stats:?}");
+    }
+    drop((listener, service, client, server, front, back));
+    for thread in threads {
+        thread.join().unwrap().unwrap();
+    }
+}

@@ -236,6 +236,137 @@ fn what_is_in_the_way_is_told_apart() {
     assert!(matches!(build("lo"), Err(OpenError::NotTun(_))));
     assert!(matches!(build("tap0"), Err(OpenError::NotTun(_))));
     assert!(matches!(build("many0"), Err(OpenError::NotTun(_))));
+    let queues = |name: &str, count| {
+        let builder = Tun::builder(name).netns(namespace.name());
+        builder.queues(count).build_queues()
+    };
+    assert_eq!(queues("many0", 3).unwrap().len(), 3);
+    assert!(matches!(queues("none0", 2), Err(OpenError::NoQueues(_))));
+    for count in [0, 257, usize::MAX] {
+        let error = queues("many0", count).unwrap_err();
+        assert!(matches!(error, OpenError::QueueCount { .. }), "{error}");
+    }
+    for name in ["t0", "tap0", "lo"] {
+        let error = queues(name, 2).unwrap_err();
+        assert!(matches!(error, OpenError::NotMultiQueue(_)), "{error}");
+        let right = format!("tuntap add {name} mode tun multi_queue`");
+        assert!(error.to_string().ends_with(&right), "{error}");
+    }
+}
+
+/// A stack over both queues of a device, the kernel behind it.
+fn two_queues() -> (Namespace, Stack) {
+    let namespace = Namespace::new("queues");
+    namespace.tun_queues("t0", &["10.99.1.1/24"], 1500);
+    let builder = Tun::builder("t0").netns(namespace.name());
+    let queues = builder.queues(2).build_queues().unwrap();
+    let stack = Stack::over(queues).address("10.99.1.2/24".parse().unwrap());
+    let stack = stack.build().unwrap();
+    namespace.wait_until_up("t0");
+    (namespace, stack)
+}
+
+const STREAMS: usize = 16;
+const BYTES: usize = 1_000_000;
+
+/// Sends back what comes.
+fn echo(mut stream: sosplice::TcpStream) {
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    stream
+        .set_write_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    let mut part = vec![0; 64 * 1024];
+    loop {
+        match stream.read(&mut part).unwrap() {
+            0 => return,
+            count => stream.write_all(&part[..count]).unwrap(),
+        }
+    }
+}
+
+/// The kernel sends bytes on each connection, and has them back.
+fn there_and_back(kernels: Vec<TcpStream>, ours: Vec<sosplice::TcpStream>) {
+    let pattern: &[u8] = &(0..=250).cycle().take(BYTES).collect::<Vec<u8>>();
+    thread::scope(|scope| {
+        for stream in ours {
+            scope.spawn(|| echo(stream));
+        }
+        for mut kernel in kernels {
+            kernel
+                .set_read_timeout(Some(Duration::from_secs(30)))
+                .unwrap();
+            kernel
+                .set_write_timeout(Some(Duration::from_secs(30)))
+                .unwrap();
+            let mut writer = kernel.try_clone().unwrap();
+            scope.spawn(move || writer.write_all(pattern).unwrap());
+            scope.spawn(move || {
+                let mut got = vec![0; BYTES];
+                kernel.read_exact(&mut got).unwrap();
+                assert!(got == pattern);
+                kernel.shutdown(std::net::Shutdown::Both).unwrap();
+            });
+        }
+    });
+}
+
+/// Both receiving threads have work, and each connection's segments arrive at its own: the kernel
+/// learns from what is sent.
+#[test]
+fn flows_spread_over_queues_and_stay_there() {
+    if !available("flows_spread_over_queues_and_stay_there") {
+        return;
+    }
+    let (namespace, stack) = two_queues();
+    let listener = TcpListener::bind(&stack, "10.99.1.2:80").unwrap();
+    let kernels: Vec<TcpStream> = namespace.enter(|| {
+        let connect = |_| TcpStream::connect("10.99.1.2:80").unwrap();
+        (0..STREAMS).map(connect).collect()
+    });
+    let accept = |_| listener.accept().unwrap().0;
+    let ours: Vec<_> = (0..STREAMS).map(accept).collect();
+    let homes = ours.iter().map(|stream| stream.queue()).sum::<usize>();
+    assert!((1..STREAMS).contains(&homes), "all streams on one queue");
+    there_and_back(kernels, ours);
+    let stats = stack.queue_stats();
+    for one in &stats {
+        assert!(one.frames_received > 50, "{stats:?}");
+        assert_eq!(one.segments_astray, 0, "{stats:?}");
+    }
+    assert_eq!(stack.stats().broken, 0);
+}
+
+/// The same for connections that the stack opens on one of its queues. The kernel answers a SYN before
+/// it has learned from it.
+#[test]
+fn dialled_flows_come_by_the_queue_that_was_chosen() {
+    if !available("dialled_flows_come_by_the_queue_that_was_chosen") {
+        return;
+    }
+    let (namespace, stack) = two_queues();
+    let service = namespace.enter(|| std::net::TcpListener::bind("10.99.1.1:81").unwrap());
+    let to = service.local_addr().unwrap();
+    for queue in [0, 1] {
+        let before = stack.queue_stats();
+        let dial = |_| {
+            let ours = sosplice::TcpStream::connect_on(&stack, queue, to).unwrap();
+            (service.accept().unwrap().0, ours)
+        };
+        let (kernels, ours): (Vec<_>, Vec<_>) = (0..STREAMS).map(dial).unzip();
+        assert!(ours.iter().all(|stream| stream.queue() == queue));
+        there_and_back(kernels, ours);
+        let after = stack.queue_stats();
+        let received = |queue: usize| after[queue].frames_received - before[queue].frames_received;
+        let astray = after[1 - queue].segments_astray - before[1 - queue].segments_astray;
+        let all = format!("{before:?} {after:?}");
+        assert!(received(queue) > 100, "{all}");
+        assert!(astray <= STREAMS as u64, "more than SYN|ACKs: {all}");
+        // The kernel's own multicast.
+        assert!(received(1 - queue) < astray + 20, "{all}");
+    }
+    assert_eq!(stack.stats().broken, 0);
 }
 
 #[test]

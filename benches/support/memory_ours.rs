@@ -1,18 +1,20 @@
-//! The proxy of this crate over two links in memory, in one thread.
+//! The proxy of this crate over two links in memory: in one thread, or in one for each of their queues.
 
 use crate::peers::{
-    BACK, FRONT, HEADER_MAX, MSS, PAYLOAD_MAX, PROXY_PORT, Proxy, SERVER, SERVER_PORT, Seen, Wire,
-    pattern,
+    BACK, CLIENT, FIRST_PORT, FRONT, HEADER_MAX, MSS, PAYLOAD_MAX, PROXY_PORT, Proxy, SERVER,
+    SERVER_PORT, Seen, Wire, pattern,
 };
 use crate::{FRAMES, Offload};
 use sosplice::buf::{Buf, FrameMut};
 use sosplice::link::memory::{self, MemoryLink};
-use sosplice::link::{Checksum, Frame, Link, Packet};
+use sosplice::link::{Checksum, Flow, Frame, Link, Packet};
 use sosplice::splice::{Dispatch, Options};
-use sosplice::stack::Driver;
+use sosplice::stack::{Builder, Driver, Stats};
 use sosplice::{SplicePool, Stack, TcpListener, TcpStream};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Instant;
 
 /// The peer's end of a link.
 struct MemoryWire {
@@ -48,6 +50,16 @@ impl Wire for MemoryWire {
     }
 }
 
+/// A queue of one of the stacks, and the peer's end of it.
+/// What stands between a link and its stack, and further settings of that.
+pub(crate) type Between<'a> = &'a dyn Fn(MemoryLink) -> Arc<dyn Link>;
+pub(crate) type Tune<'a> = &'a dyn Fn(Builder) -> Builder;
+
+/// Nothing stands between.
+pub(crate) fn plain(link: MemoryLink) -> Arc<dyn Link> {
+    Arc::new(link)
+}
+
 struct Side {
     stack: Stack,
     driver: Driver,
@@ -55,85 +67,218 @@ struct Side {
 }
 
 impl Side {
-    fn new(address: IpAddr, offload: Offload, segment: usize, ring: usize) -> Side {
+    /// All queues of a stack.
+    fn all(
+        queues: usize,
+        address: IpAddr,
+        offload: Offload,
+        (segment, ring): (usize, usize),
+        (between, tune): (Between<'_>, Tune<'_>),
+    ) -> Vec<Side> {
         let mut config = memory::Config {
             frames: FRAMES,
             bytes: FRAMES * (HEADER_MAX + PAYLOAD_MAX),
             ..memory::Config::default()
         };
         config.capabilities.segment_v4 = offload.size();
-        let (link, peer) = memory::pair(config);
-        let (stack, driver) = Stack::builder(link)
+        let (links, peers) = memory::queues(queues, config);
+        let builder = Stack::over(links.into_iter().map(between))
             .address(ipnet::IpNet::new(address, 24).expect("a prefix"))
             .receive_buffer(ring)
-            .send_buffer(ring)
-            .manual()
-            .expect("a stack");
-        let mut payload = FrameMut::with_capacity(segment);
-        payload.bytes_mut().extend((0..segment).map(pattern));
-        let wire = MemoryWire {
-            link: peer,
-            payload: payload.freeze(),
-            frames: Vec::new(),
-            keep: false,
+            .send_buffer(ring);
+        let (stack, drivers) = tune(builder).manual_queues().expect("a stack");
+        let side = |(driver, link)| {
+            // Of its own: threads that share one would count references to it in turns.
+            let mut payload = FrameMut::with_capacity(segment);
+            payload.bytes_mut().extend((0..segment).map(pattern));
+            let wire = MemoryWire {
+                link,
+                payload: payload.freeze(),
+                frames: Vec::new(),
+                keep: false,
+            };
+            Side {
+                stack: stack.clone(),
+                driver,
+                wire,
+            }
         };
-        Side {
-            stack,
-            driver,
-            wire,
-        }
+        drivers.into_iter().zip(peers).map(side).collect()
     }
 }
 
-/// Two stacks and a splice in each direction of each pair of connections.
+/// Two stacks and a splice in each direction of each pair of connections; of those with several queues,
+/// what belongs to one of them.
 pub(crate) struct Ours {
-    streams: Vec<(TcpStream, TcpStream)>,
+    streams: Vec<Arc<(TcpStream, TcpStream)>>,
     listener: TcpListener,
     pool: SplicePool,
+    options: Options,
     front: Side,
     back: Side,
     flows: usize,
+    comes_and_goes: bool,
 }
 
 impl Ours {
+    #[allow(dead_code, reason = "not every bench has one thread")]
     pub(crate) fn new(flows: u16, offload: Offload, segment: usize, ring: usize) -> Ours {
-        let front = Side::new(FRONT.into(), offload, segment, ring);
-        let back = Side::new(BACK.into(), offload, segment, ring);
+        Ours::tuned(
+            flows,
+            offload,
+            (segment, ring),
+            &|builder| builder,
+            Options::default(),
+        )
+    }
+
+    /// With further settings of stacks and splices.
+    pub(crate) fn tuned(
+        flows: u16,
+        offload: Offload,
+        sizes: (usize, usize),
+        tune: &dyn Fn(Builder) -> Builder,
+        options: Options,
+    ) -> Ours {
+        let mut all = Ours::queues((1, flows), offload, sizes, (&plain, tune), &options);
+        all.pop().expect("one queue")
+    }
+
+    /// With something between the front link and its stack, which has further settings.
+    #[allow(dead_code, reason = "not every bench has it")]
+    pub(crate) fn behind(
+        flows: u16,
+        offload: Offload,
+        sizes: (usize, usize),
+        front: (Between<'_>, Tune<'_>),
+    ) -> Ours {
+        let options = Options::default();
+        let mut all = Ours::queues((1, flows), offload, sizes, front, &options);
+        all.pop().expect("one queue")
+    }
+
+    /// A proxy whose links have several queues: each of them, with its share of the flows, for a thread.
+    pub(crate) fn queues(
+        (queues, flows): (usize, u16),
+        offload: Offload,
+        sizes: (usize, usize),
+        (between, tune): (Between<'_>, Tune<'_>),
+        options: &Options,
+    ) -> Vec<Ours> {
+        let fronts = Side::all(queues, FRONT.into(), offload, sizes, (between, tune));
+        let backs = Side::all(queues, BACK.into(), offload, sizes, (&plain, tune));
         let at = SocketAddr::new(FRONT.into(), PROXY_PORT);
-        let listener = TcpListener::bind(&front.stack, at).expect("a listener");
-        listener.set_nonblocking(true);
-        let pool = SplicePool::builder()
-            .workers(1)
-            .dispatch(Dispatch::Direct)
-            .manual()
-            .build();
+        let mut listener = None;
+        let queue = |(front, back): (Side, Side)| {
+            let bind = || TcpListener::bind(&front.stack, at).expect("a listener");
+            let listener = listener.get_or_insert_with(bind).clone();
+            listener.set_nonblocking(true);
+            let pool = SplicePool::builder()
+                .workers(1)
+                .dispatch(Dispatch::Direct)
+                .manual()
+                .build();
+            Ours {
+                streams: Vec::new(),
+                listener,
+                options: Options {
+                    pool: Some(pool.clone()),
+                    ..options.clone()
+                },
+                comes_and_goes: false,
+                pool,
+                front,
+                back,
+                flows: usize::from(flows) / queues,
+            }
+        };
+        fronts.into_iter().zip(backs).map(queue).collect()
+    }
+
+    #[allow(dead_code, reason = "not every bench has several queues")]
+    /// From which ports its flows come by its queue.
+    pub(crate) fn ports(&self) -> Vec<u16> {
+        let queue = self.front.driver.queue();
+        let by = |port: u16| {
+            let flow = Flow {
+                local: SocketAddr::new(CLIENT.into(), port),
+                remote: SocketAddr::new(FRONT.into(), PROXY_PORT),
+            };
+            self.front.wire.link.steer(&flow)
+        };
+        let ports = (FIRST_PORT..).filter(|port| by(*port).is_none_or(|by| by == queue));
+        ports.take(self.flows).collect()
+    }
+
+    /// For connections that come and go.
+    pub(crate) fn churning(
+        offload: Offload,
+        sizes: (usize, usize),
+        tune: &dyn Fn(Builder) -> Builder,
+        options: Options,
+    ) -> Ours {
         Ours {
-            streams: Vec::new(),
-            listener,
-            pool,
-            front,
-            back,
-            flows: flows.into(),
+            comes_and_goes: true,
+            ..Ours::tuned(1, offload, sizes, tune, options)
         }
+    }
+
+    /// Everybody who came has gone.
+    pub(crate) fn check_churn(&mut self) {
+        self.turn();
+        let stats = self.pool.stats();
+        assert_eq!(stats.started, stats.ended());
+        for side in [&self.front, &self.back] {
+            let stats = side.stack.stats();
+            assert_eq!((stats.connections, stats.broken), (0, 0));
+        }
+    }
+
+    /// When there is something to do, if nothing arrives before.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let drivers = [&self.front, &self.back].map(|side| side.driver.next_deadline());
+        let all = drivers.into_iter().chain([self.pool.next_deadline()]);
+        all.flatten().min()
     }
 
     fn accept(&mut self) {
         while let Ok((client, _)) = self.listener.accept() {
             let to = SocketAddr::new(SERVER.into(), SERVER_PORT);
-            let server = TcpStream::start(&self.back.stack, to).expect("a connection");
-            let options = || Options {
-                pool: Some(self.pool.clone()),
-                ..Options::default()
-            };
-            client.splice_to(&server, options()).expect("a splice");
-            server.splice_to(&client, options()).expect("a splice");
-            self.streams.push((client, server));
+            let server = TcpStream::start_on(&self.back.stack, client.queue(), to);
+            let server = server.expect("a connection");
+            let pair = Arc::new((client, server));
+            for (source, sink) in [(&pair.0, &pair.1), (&pair.1, &pair.0)] {
+                let splice = source
+                    .splice_to(sink, self.options.clone())
+                    .expect("a splice");
+                if self.comes_and_goes {
+                    let pair = pair.clone();
+                    splice.on_end(move |_| drop(pair));
+                }
+            }
+            if !self.comes_and_goes {
+                self.streams.push(pair);
+            }
         }
+    }
+
+    /// Counters of the front stack.
+    #[allow(dead_code, reason = "not every bench asks")]
+    pub(crate) fn front_stats(&self) -> Stats {
+        self.front.stack.stats()
     }
 
     /// Connections that were reset because of an error of ours.
     pub(crate) fn broken(&self) -> u64 {
         self.front.stack.stats().broken + self.back.stack.stats().broken
+    }
+
+    /// Segments that arrived by another queue than their connection's.
+    #[allow(dead_code, reason = "not every bench has several queues")]
+    pub(crate) fn astray(&self) -> u64 {
+        let stacks = [&self.front.stack, &self.back.stack].into_iter();
+        let queues = stacks.flat_map(Stack::queue_stats);
+        queues.map(|queue| queue.segments_astray).sum()
     }
 }
 
@@ -148,7 +293,7 @@ impl Proxy for Ours {
 
     fn turn(&mut self) {
         self.front.driver.run_once().expect("the link is there");
-        if self.streams.len() < self.flows {
+        if self.comes_and_goes || self.streams.len() < self.flows {
             self.accept();
         }
         self.back.driver.run_once().expect("the link is there");

@@ -5,10 +5,10 @@
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
-const ACK: u8 = 0x10;
+pub(crate) const FIN: u8 = 0x01;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const RST: u8 = 0x04;
+pub(crate) const ACK: u8 = 0x10;
 
 /// The client, the proxy's two sides, the server.
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
@@ -19,13 +19,13 @@ pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
 pub(crate) const PROXY_PORT: u16 = 8080;
 pub(crate) const SERVER_PORT: u16 = 9000;
 /// Port of the client's first flow.
-const FIRST_PORT: u16 = 10_000;
+pub(crate) const FIRST_PORT: u16 = 10_000;
 
 pub(crate) const MSS: u16 = 1460;
 /// Window that the peers announce: 65,535 << 7 is 8 MiB.
 const SHIFT: u8 = 7;
 /// MSS and window scale.
-const OPTIONS: [u8; 8] = [
+pub(crate) const OPTIONS: [u8; 8] = [
     2,
     4,
     MSS.to_be_bytes()[0],
@@ -71,14 +71,14 @@ pub(crate) trait Proxy {
 /// What matters of a packet that the proxy sent.
 #[derive(Debug)]
 pub(crate) struct Seen {
-    proxy_port: u16,
-    peer_port: u16,
-    seq: u32,
-    ack: u32,
-    flags: u8,
+    pub(crate) proxy_port: u16,
+    pub(crate) peer_port: u16,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) flags: u8,
     window: u32,
     shift: u8,
-    len: usize,
+    pub(crate) len: usize,
     /// Empty unless asked for.
     pub(crate) payload: Vec<u8>,
 }
@@ -126,13 +126,13 @@ impl Seen {
 }
 
 /// A TCP/IPv4 header from a peer to the proxy. Checksums are the link's, but for IP's.
-struct Header {
+pub(crate) struct Header {
     bytes: [u8; HEADER_MAX],
     len: usize,
 }
 
 impl Header {
-    fn new(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), options: &[u8]) -> Header {
+    pub(crate) fn new(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), options: &[u8]) -> Header {
         let len = 40 + options.len();
         let mut bytes = [0; HEADER_MAX];
         bytes[0] = 0x45;
@@ -149,7 +149,7 @@ impl Header {
     }
 
     /// The header for a segment.
-    fn segment(&mut self, flags: u8, seq: u32, ack: u32, payload: usize) -> &[u8] {
+    pub(crate) fn segment(&mut self, flags: u8, seq: u32, ack: u32, payload: usize) -> &[u8] {
         let total = u16::try_from(self.len + payload).expect("at most 64 KiB");
         self.bytes[2..4].copy_from_slice(&total.to_be_bytes());
         self.bytes[10..12].fill(0);
@@ -184,6 +184,9 @@ struct Sender {
 /// Sends on all flows in turn, one segment at a time, as much as windows and the link take.
 pub(crate) struct Client {
     flows: Vec<Sender>,
+    /// Which flow has a port.
+    by_port: Vec<u16>,
+    ports: Vec<u16>,
     ready: VecDeque<usize>,
     /// All flows stand: sending may begin.
     open: bool,
@@ -196,9 +199,9 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    fn new(flows: u16, segment: usize, burst: usize) -> Client {
-        let flow = |index| Sender {
-            header: Header::new((CLIENT, FIRST_PORT + index), (FRONT, PROXY_PORT), &[]),
+    fn new(ports: Vec<u16>, segment: usize, burst: usize) -> Client {
+        let flow = |port: &u16| Sender {
+            header: Header::new((CLIENT, *port), (FRONT, PROXY_PORT), &[]),
             next: 1,
             edge: 1,
             shift: 0,
@@ -206,8 +209,14 @@ impl Client {
             established: false,
             ready: false,
         };
+        let mut by_port = vec![0; 1 << 16];
+        for (index, port) in (0..).zip(&ports) {
+            by_port[usize::from(*port)] = index;
+        }
         Client {
-            flows: (0..flows).map(flow).collect(),
+            flows: ports.iter().map(flow).collect(),
+            by_port,
+            ports,
             ready: VecDeque::new(),
             open: false,
             segment,
@@ -218,8 +227,7 @@ impl Client {
     }
 
     fn dial(&mut self, index: usize, wire: &mut dyn Wire) -> bool {
-        let port = FIRST_PORT + u16::try_from(index).expect("ports are 16 bits");
-        let mut header = Header::new((CLIENT, port), (FRONT, PROXY_PORT), &OPTIONS);
+        let mut header = Header::new((CLIENT, self.ports[index]), (FRONT, PROXY_PORT), &OPTIONS);
         wire.send(header.segment(SYN, 0, 0, 0), 0)
     }
 
@@ -253,7 +261,7 @@ impl Client {
                 0,
                 "the proxy ended a flow: {seen:?}"
             );
-            let index = usize::from(seen.peer_port - FIRST_PORT);
+            let index = usize::from(self.by_port[usize::from(seen.peer_port)]);
             let flow = &mut self.flows[index];
             if seen.flags & SYN != 0 {
                 flow.ack = seen.seq.wrapping_add(1);
@@ -392,13 +400,21 @@ pub(crate) struct Rig<P> {
 
 impl<P: Proxy> Rig<P> {
     /// Connects `flows` flows and compares what arrives for a moment.
+    #[allow(dead_code, reason = "not every bench lets it choose")]
     pub(crate) fn new(proxy: P, flows: u16, segment: usize, burst: usize) -> Rig<P> {
+        let ports = (FIRST_PORT..).take(flows.into()).collect();
+        Rig::from_ports(proxy, ports, segment, burst)
+    }
+
+    /// As [`new`](Self::new), a flow from each of these ports of the client.
+    pub(crate) fn from_ports(proxy: P, ports: Vec<u16>, segment: usize, burst: usize) -> Rig<P> {
+        let flows = ports.len();
         let mut rig = Rig {
             proxy,
-            client: Client::new(flows, segment, burst),
+            client: Client::new(ports, segment, burst),
             server: Server::new(segment),
         };
-        for index in 0..usize::from(flows) {
+        for index in 0..flows {
             while !rig.client.dial(index, rig.proxy.front()) {
                 rig.turn();
             }
@@ -409,7 +425,7 @@ impl<P: Proxy> Rig<P> {
         }
         rig.client.open = true;
         rig.proxy.keep_payload(true);
-        rig.transfer(u64::from(flows) * 4096);
+        rig.transfer(flows as u64 * 4096);
         rig.proxy.keep_payload(false);
         assert!(rig.server.checked > 0, "no payload was compared");
         rig
@@ -454,12 +470,37 @@ impl<P: Proxy> Rig<P> {
         let mut before = u64::MAX;
         while before != self.server.bytes {
             before = self.server.bytes;
-            (0..10_000 / self.server.flows.len().max(10)).for_each(|_| self.turn());
+            let turns = 10_000 / self.server.flows.len().max(10);
+            (0..turns.max(10)).for_each(|_| self.turn());
         }
         self.client.open = true;
     }
 
+    /// No flow sends by itself from now on.
+    pub(crate) fn hush(&mut self) {
+        self.settle();
+        self.client.open = false;
+    }
+
+    /// Sends one segment on a flow, and has it acknowledged to both sides.
+    pub(crate) fn send_one(&mut self, index: usize) {
+        let flow = &mut self.client.flows[index];
+        let header = flow
+            .header
+            .segment(ACK, flow.next, flow.ack, self.client.segment);
+        let sent = self.proxy.front().send(header, self.client.segment);
+        assert!(sent, "the link is empty, and full");
+        let segment = u32::try_from(self.client.segment).expect("64 KiB");
+        flow.next = flow.next.wrapping_add(segment);
+        let until = self.server.bytes + u64::from(segment);
+        self.turn_until("a segment", |rig| rig.server.bytes >= until);
+        // The server's acknowledgement.
+        self.proxy.turn();
+    }
+
+    #[allow(dead_code, reason = "not every bench asks")]
     /// Packets that the proxy sent to the client and to the server for each of the client's.
+    #[allow(dead_code, reason = "not every bench asks")]
     pub(crate) fn packets(&self) -> (f64, f64) {
         let segments = self.server.bytes as f64 / self.client.segment as f64;
         let packets = (self.client.answers as f64, self.server.packets as f64);
@@ -467,6 +508,7 @@ impl<P: Proxy> Rig<P> {
     }
 
     /// Segments that the proxy sent again.
+    #[allow(dead_code, reason = "not every bench asks")]
     pub(crate) fn repeated(&self) -> u64 {
         self.server.repeated
     }

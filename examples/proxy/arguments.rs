@@ -45,6 +45,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
 
+    /// Receive queues of each device, and so many receiving threads; with --tun, devices made with
+    /// `ip tuntap add ... multi_queue`. Both connections of a client are on the same queue
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) queues: Option<u16>,
+
     /// Size of each connection's receive buffer, and of its send buffer [default: 4M over TUN, 512K in
     /// memory]. A busy connection may come to use that much memory for each
     #[arg(long, value_name = "SIZE", value_parser = buffer)]
@@ -134,7 +139,7 @@ pub(crate) fn usage(why: &str) -> ! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
     /// The receiving thread while it keeps up, worker threads when it does not; one receives for all
-    /// devices
+    /// devices (one for each of their queues)
     Adaptive,
     /// Worker threads: receiving and sending overlap; each device has a receiving thread
     Worker,

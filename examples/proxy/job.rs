@@ -16,7 +16,7 @@ use anyhow::{Context, anyhow, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use indicatif::{ProgressBar, ProgressStyle};
 use sosplice::clock::{Clock, SystemClock};
-use sosplice::link::memory;
+use sosplice::link::memory::{self, MemoryLink};
 use sosplice::splice::SplicePool;
 use sosplice::{Stack, TcpListener, TcpStream};
 use std::io;
@@ -47,7 +47,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         arguments::usage("more bytes than can be counted: give a smaller --bytes");
     };
     let buffer = arguments.buffer.unwrap_or(BUFFER);
-    let network = Network::new(buffer)?;
+    let network = Network::new(buffer, arguments.queues.unwrap_or(1).into())?;
     let pool = arguments.pool();
     println!("{}", headline(arguments, &pool, buffer));
 
@@ -119,14 +119,14 @@ struct Network {
 }
 
 impl Network {
-    fn new(buffer: usize) -> anyhow::Result<Network> {
-        let stack = |link, address: &str| -> anyhow::Result<Stack> {
-            let builder = Stack::builder(link).address(address.parse()?);
+    fn new(buffer: usize, queues: usize) -> anyhow::Result<Network> {
+        let stack = |links: Vec<MemoryLink>, address: &str| -> anyhow::Result<Stack> {
+            let builder = Stack::over(links).address(address.parse()?);
             Ok(builder.receive_buffer(buffer).send_buffer(buffer).build()?)
         };
-        let (left, right) = memory::pair(memory::Config::default());
+        let (left, right) = memory::queues(queues, memory::Config::default());
         let (client, front) = (stack(left, "10.0.1.1/24")?, stack(right, "10.0.1.2/24")?);
-        let (left, right) = memory::pair(memory::Config::default());
+        let (left, right) = memory::queues(queues, memory::Config::default());
         let (back, server) = (stack(left, "10.0.2.2/24")?, stack(right, "10.0.2.1/24")?);
         Ok(Network {
             client,
@@ -170,11 +170,10 @@ impl Network {
             ("back", &self.back),
             ("server", &self.server),
         ];
-        let stats = named.map(|(name, stack)| (name, stack.stats()));
-        for (name, stats) in &stats {
-            println!("{}", report::counters(name, stats));
+        for (name, stack) in named {
+            println!("{}", report::counters(name, stack));
         }
-        stats.iter().any(|(_, stats)| stats.broken > 0)
+        named.iter().any(|(_, stack)| stack.stats().broken > 0)
     }
 }
 

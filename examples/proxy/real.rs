@@ -112,29 +112,38 @@ fn choose(specs: &[TunSpec], listen: IpAddr, backend: IpAddr) -> (usize, usize) 
 }
 
 /// Where the receiving thread moves the bytes, one receives from all devices: what enters by one and
-/// leaves by the other wakes no second thread.
+/// leaves by the other wakes no second thread. If they have several queues, there is one for each.
 fn open_all(arguments: &Arguments) -> anyhow::Result<Vec<Side>> {
-    let (mut sides, mut drivers) = (Vec::new(), Vec::new());
+    let mut sides = Vec::new();
+    let queues = usize::from(arguments.queues.unwrap_or(1));
+    let mut drivers: Vec<Vec<Driver>> = (0..queues).map(|_| Vec::new()).collect();
     for spec in &arguments.tun {
         let (name, builder) = open(spec, arguments)?;
         let stack = if arguments.dispatch != Mode::Worker {
-            let (stack, driver) = builder.manual().with_context(|| name.clone())?;
-            drivers.push(driver);
+            let (stack, all) = builder.manual_queues().with_context(|| name.clone())?;
+            for driver in all {
+                drivers[driver.queue()].push(driver);
+            }
             stack
         } else {
             builder.build().with_context(|| name.clone())?
         };
         sides.push(Side { name, stack });
     }
-    if !drivers.is_empty() {
+    for (queue, drivers) in drivers.into_iter().enumerate() {
+        if drivers.is_empty() {
+            continue;
+        }
         let receive = || {
             if let Err(error) = Driver::run_all(drivers) {
                 eprintln!("error: receiving: {error}");
             }
         };
-        thread::Builder::new()
-            .name("receive".into())
-            .spawn(receive)?;
+        let name = match queue {
+            0 => "receive".into(),
+            queue => format!("receive:{queue}"),
+        };
+        thread::Builder::new().name(name).spawn(receive)?;
     }
     Ok(sides)
 }
@@ -144,9 +153,12 @@ fn open(spec: &TunSpec, arguments: &Arguments) -> anyhow::Result<(String, Builde
     if let Some(netns) = &spec.netns {
         builder = builder.netns(netns);
     }
-    let tun = builder.build()?;
-    let name = tun.place().to_string();
-    let mut builder = Stack::builder(tun)
+    if let Some(queues) = arguments.queues {
+        builder = builder.queues(queues.into());
+    }
+    let queues = builder.build_queues()?;
+    let name = queues[0].place().to_string();
+    let mut builder = Stack::over(queues)
         .receive_buffer(arguments.buffer.unwrap_or(BUFFER))
         .send_buffer(arguments.buffer.unwrap_or(BUFFER))
         .busy_poll(Duration::from_micros(arguments.busy_poll))
@@ -203,7 +215,7 @@ fn print(totals: &Totals, sides: &[Side], start: Instant) -> io::Result<()> {
     )?;
     write!(out, "{}", report::table(totals, None))?;
     for side in sides {
-        writeln!(out, "{}", report::counters(&side.name, &side.stack.stats()))?;
+        writeln!(out, "{}", report::counters(&side.name, &side.stack))?;
     }
     Ok(())
 }

@@ -5,6 +5,8 @@
 //! socket that is the source of a splice has a [`Bell`] as its upcall: it is quiet while the splice
 //! lasts and rings when that has ended.
 //!
+//! * The backend is dialled on the receive queue of the client's connection, if there are several: one
+//!   thread receives for both then.
 //! * The backend is dialled without waiting, and both splices are set up at once: they hold the
 //!   bytes back until the connection stands.
 //! * The end of one direction is carried to the other side (half-close); the connection is over
@@ -243,7 +245,9 @@ impl Relay {
     fn accepted(&mut self, client: TcpStream, peer: SocketAddr) {
         let id = self.totals.connections;
         self.totals.connections += 1;
-        let server = match TcpStream::start(&self.config.dial, self.config.backend) {
+        let queue = client.queue() % self.config.dial.queues();
+        let started = TcpStream::start_on(&self.config.dial, queue, self.config.backend);
+        let server = match started {
             Ok(server) => server,
             Err(error) => {
                 self.complain(peer, &error);

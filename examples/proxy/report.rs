@@ -1,8 +1,7 @@
 //! What is printed at the end.
 
 use crate::relay::{Tally, Totals};
-use sosplice::splice;
-use sosplice::stack::Stats;
+use sosplice::{Stack, splice};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -74,8 +73,9 @@ pub(crate) fn passes(stats: &splice::Stats) -> String {
     )
 }
 
-/// The counters of a stack that are not zero.
-pub(crate) fn counters(name: &str, stats: &Stats) -> String {
+/// The counters of a stack that are not zero, and, if it has several queues, what each has received.
+pub(crate) fn counters(name: &str, stack: &Stack) -> String {
+    let stats = stack.stats();
     let all = [
         (stats.connections as u64, "connections"),
         (stats.frames_received, "frames received"),
@@ -105,5 +105,16 @@ pub(crate) fn counters(name: &str, stats: &Stats) -> String {
     let shown: Vec<String> = shown
         .map(|(count, what)| format!("{count} {what}"))
         .collect();
-    format!("{name}: {}", shown.join(", "))
+    let mut text = format!("{name}: {}", shown.join(", "));
+    for (queue, one) in stack.queue_stats().iter().enumerate() {
+        if stack.queues() > 1 {
+            let (frames, astray) = (one.frames_received, one.segments_astray);
+            write!(
+                text,
+                "\n  queue {queue}: {frames} frames received, {astray} for another queue"
+            )
+            .ok();
+        }
+    }
+    text
 }

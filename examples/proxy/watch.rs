@@ -37,7 +37,7 @@ impl Watch {
         let mut text = String::new();
         for (name, stack) in &self.stacks {
             let busy: Vec<_> = stack.driver_stats().iter().map(|one| one.busy).collect();
-            let stats = report::counters(name, &stack.stats());
+            let stats = report::counters(name, stack);
             // Writing to a String does not fail.
             writeln!(text, "{stats}, drivers busy {busy:.1?}").ok();
             writeln!(text, "{}", SocketTable(&stack.sockets())).ok();

@@ -5,20 +5,29 @@
 //! [`TransmitError::Full`] and its [`Link::wait`] returns when the receiver has made room. Nothing is
 //! ever dropped.
 //!
+//! [`queues`] are a link with several receive queues: each end is a link for each queue, and a hash of
+//! a packet's addresses and ports says by which queue of the other side it is received, whichever
+//! queue it is sent by, as with the receive-side scaling of network cards. Both directions of a
+//! connection have the same hash, and both sides as many queues, so that it has the same one at both
+//! ends.
+//!
 //! Locks: the state of an end, of the innermost rank because [`Link::wake`] may be called with any
 //! other lock held. The two ends are locked one after the other, never both, and no buffer is made
-//! or dropped inside. Race to know: an end that is short of room first forgets `room`, then leaves `sender_short` with
-//! its peer, then sleeps; the peer that drains takes `sender_short` away before it reports `room`.
+//! or dropped inside. Race to know: an end that is short of room first forgets `room`, then leaves word
+//! in `senders_short` of the queues that were full, then sleeps; who drains one of these takes the word
+//! away before it reports `room`.
 
-use super::{Capabilities, Checksum, Frame, Link, Packet, TransmitError};
+use super::{Capabilities, Checksum, Flow, Frame, Link, Packet, TransmitError};
 use crate::buf::Buf;
 use crate::lock::{Condvar, Mutex, POOL};
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Bounds and capabilities of both ends of a [`pair`].
+/// Bounds and capabilities of both ends of a [`pair`], or of each queue of [`queues`].
 ///
 /// ```
 /// use sosplice::link::memory::{self, Config};
@@ -74,24 +83,64 @@ impl Default for Config {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn pair(config: Config) -> (MemoryLink, MemoryLink) {
-    let a = Arc::new(End::default());
-    let b = Arc::new(End::default());
-    let link = |here: &Arc<End>, there: &Arc<End>| MemoryLink {
-        config,
-        here: Arc::clone(here),
-        there: Arc::clone(there),
-    };
-    (link(&a, &b), link(&b, &a))
+    let [a, b] = [(); 2].map(|()| Ends::from([Arc::default()]));
+    (
+        MemoryLink::new(config, (&a, &b), 0),
+        MemoryLink::new(config, (&b, &a), 0),
+    )
 }
 
-/// One end of a [`pair`]. Dropping it closes the link: the other end receives what is left, then
-/// errors.
+/// The most queues of one side.
+const MOST_QUEUES: usize = 64;
+
+/// Two sides of a new link with several receive queues: the ends of each side, in the order of the
+/// queues. There are `count` of them, between 1 and 64. See the module for how packets find their queue;
+/// of a side of which one end is dropped, all are gone for the other side.
+///
+/// ```
+/// use sosplice::link::{Checksum, Flow, Link, Packet, memory};
+/// let (near, far) = memory::queues(4, memory::Config::default());
+/// let mut syn = [0; 40];
+/// syn[0] = 0x45; // IPv4
+/// syn[9] = 6; // TCP
+/// syn[12..20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+/// syn[20..24].copy_from_slice(&[0xc0, 0, 0, 80]);
+/// near[1].transmit(&Packet {
+///     header: &syn,
+///     payload: &[],
+///     ip_header_len: 20,
+///     checksum: Checksum::Complete,
+///     segment: None,
+/// })?;
+/// let flow = Flow { local: "10.0.0.2:80".parse()?, remote: "10.0.0.1:49152".parse()? };
+/// let queue = far[0].steer(&flow).unwrap_or(0);
+/// assert_eq!(far[queue].receive(&mut Vec::new(), 16)?, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn queues(count: usize, config: Config) -> (Vec<MemoryLink>, Vec<MemoryLink>) {
+    let count = count.clamp(1, MOST_QUEUES);
+    let [a, b] = [(); 2].map(|()| -> Ends { (0..count).map(|_| Arc::default()).collect() });
+    let side = |here: &Ends, there: &Ends| {
+        let link = |queue| MemoryLink::new(config, (here, there), queue);
+        (0..count).map(link).collect()
+    };
+    (side(&a, &b), side(&b, &a))
+}
+
+/// One end of a [`pair`], or of a queue of [`queues`]. Dropping it closes the link: the other side
+/// receives what is left, then errors.
 #[derive(Debug)]
 pub struct MemoryLink {
     config: Config,
+    /// Which queue of its side this is.
+    queue: usize,
     here: Arc<End>,
-    there: Arc<End>,
+    /// The other side's queues.
+    there: Ends,
 }
+
+/// The queues of one side.
+type Ends = Arc<[Arc<End>]>;
 
 /// The rank of the pools: nothing is taken inside.
 const INNERMOST: u8 = POOL;
@@ -109,9 +158,11 @@ struct State {
     inbox: VecDeque<Frame>,
     /// Sum of the lengths of `inbox`.
     bytes: usize,
-    /// The peer found the inbox full and wants to hear of room.
-    sender_short: bool,
-    /// The peer's inbox, found full before, has room.
+    /// Queues of the other side, one bit each, that found the inbox full and want to hear of room.
+    senders_short: u64,
+    /// Queues of the other side, one bit each, of which a packet of ours found the inbox full.
+    full: u64,
+    /// An inbox of the other side, found full before, has room.
     room: bool,
     /// `wake` was called.
     woken: bool,
@@ -119,7 +170,7 @@ struct State {
     asleep: bool,
     /// This end was dropped.
     closed: bool,
-    /// The peer was dropped.
+    /// An end of the other side was dropped.
     peer_closed: bool,
 }
 
@@ -152,6 +203,23 @@ fn gone() -> io::Error {
 }
 
 impl MemoryLink {
+    fn new(config: Config, (here, there): (&Ends, &Ends), queue: usize) -> MemoryLink {
+        MemoryLink {
+            config,
+            queue,
+            here: here[queue].clone(),
+            there: there.clone(),
+        }
+    }
+
+    /// The queue of the other side that receives the packet.
+    fn target(&self, packet: &Packet<'_>) -> usize {
+        match self.there.len() {
+            1 => 0,
+            count => queue_of(hash_of_packet(packet), count),
+        }
+    }
+
     /// Whether the link can carry the packet at all.
     fn check(&self, packet: &Packet<'_>) -> Result<(), &'static str> {
         let can = &self.config.capabilities;
@@ -172,16 +240,79 @@ impl MemoryLink {
         Ok(())
     }
 
-    /// Whether the other end takes a packet of any size now; if not, it will report room.
+    /// Whether a queue that was full, or any if none was, takes a packet of any size now; if not, they
+    /// will report room.
     fn room_or_report(&self) -> bool {
         let can = &self.config.capabilities;
         let segments = can.segment_v4.max(can.segment_v6).unwrap_or(0);
-        self.here.state.lock().room = false;
-        let mut there = self.there.state.lock();
-        let room = there.closed || there.has_room(&self.config, can.mtu.max(segments));
-        there.sender_short |= !room;
+        let full = {
+            let mut here = self.here.state.lock();
+            here.room = false;
+            std::mem::take(&mut here.full)
+        };
+        let mut room = false;
+        for (queue, end) in self.there.iter().enumerate() {
+            if full != 0 && full & 1 << queue == 0 {
+                continue;
+            }
+            let mut there = end.state.lock();
+            if there.closed || there.has_room(&self.config, can.mtu.max(segments)) {
+                room = true;
+            } else {
+                there.senders_short |= 1 << self.queue;
+            }
+        }
         room
     }
+}
+
+/// Mixes all bits into all (the end of SplitMix64).
+fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+fn hash_of_end(address: &[u8], port: u16) -> u64 {
+    let words = address.chunks(4).map(|word| {
+        let word = word
+            .iter()
+            .fold(0, |word, byte| word << 8 | u64::from(*byte));
+        0x9e37_79b9_7f4a_7c15 ^ word
+    });
+    words.fold(u64::from(port), |hash, word| {
+        mix(hash.rotate_left(32) ^ word)
+    })
+}
+
+/// The same for both directions.
+fn hash_of_flow(a: (&[u8], u16), b: (&[u8], u16)) -> u64 {
+    mix(hash_of_end(a.0, a.1).wrapping_add(hash_of_end(b.0, b.1)))
+}
+
+/// Of TCP and UDP both addresses and ports, of anything else the addresses.
+fn hash_of_packet(packet: &Packet<'_>) -> u64 {
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+    let header = packet.header;
+    let bytes = |at: usize, len: usize| header.get(at..at + len).unwrap_or(&[]);
+    let byte = |at: usize| header.get(at).copied().unwrap_or(0);
+    let (protocol, at, len) = match byte(0) >> 4 {
+        6 => (byte(6), 8, 16),
+        _ => (byte(9), 12, 4),
+    };
+    let has_ports = matches!(protocol, TCP | UDP);
+    let port = |at| match bytes(packet.ip_header_len + at, 2) {
+        [high, low] if has_ports => u16::from_be_bytes([*high, *low]),
+        _ => 0,
+    };
+    hash_of_flow((bytes(at, len), port(0)), (bytes(at + len, len), port(2)))
+}
+
+/// Spreads hashes over queues.
+fn queue_of(hash: u64, count: usize) -> usize {
+    let scaled = (u128::from(hash) * count as u128) >> 64;
+    usize::try_from(scaled).unwrap_or(0)
 }
 
 impl Link for MemoryLink {
@@ -204,10 +335,10 @@ impl Link for MemoryLink {
         frames.extend(state.inbox.drain(..count));
         let taken: usize = frames[before..].iter().map(Frame::len).sum();
         state.bytes -= taken;
-        let report = std::mem::take(&mut state.sender_short);
+        let short = std::mem::take(&mut state.senders_short);
         drop(state);
-        if report {
-            self.there.update(|peer| peer.room = true);
+        for queue in (0..self.there.len()).filter(|queue| short & 1 << queue != 0) {
+            self.there[queue].update(|peer| peer.room = true);
         }
         Ok(count)
     }
@@ -222,8 +353,9 @@ impl Link for MemoryLink {
             checksum_ok: packet.checksum == Checksum::Partial,
         });
         let len = packet.len();
+        let target = self.target(packet);
         // A frame that is not taken is dropped behind the lock.
-        self.there.update(|there| {
+        let result = self.there[target].update(|there| {
             if there.closed {
                 return Err(TransmitError::Gone(gone()));
             }
@@ -233,7 +365,11 @@ impl Link for MemoryLink {
             there.bytes += len;
             there.inbox.extend(frame.take());
             Ok(())
-        })
+        });
+        if self.there.len() > 1 && matches!(result, Err(TransmitError::Full)) {
+            self.here.state.lock().full |= 1 << target;
+        }
+        result
     }
 
     fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
@@ -255,6 +391,19 @@ impl Link for MemoryLink {
     fn wake(&self) {
         self.here.update(|state| state.woken = true);
     }
+
+    fn steer(&self, flow: &Flow) -> Option<usize> {
+        let bytes = |address: IpAddr| -> SmallVec<[u8; 16]> {
+            match address {
+                IpAddr::V4(v4) => SmallVec::from_slice(&v4.octets()),
+                IpAddr::V6(v6) => SmallVec::from_slice(&v6.octets()),
+            }
+        };
+        let (local, remote) = (bytes(flow.local.ip()), bytes(flow.remote.ip()));
+        let hash = hash_of_flow((&local, flow.local.port()), (&remote, flow.remote.port()));
+        let count = self.there.len();
+        (count > 1).then(|| queue_of(hash, count))
+    }
 }
 
 impl Drop for MemoryLink {
@@ -265,7 +414,9 @@ impl Drop for MemoryLink {
             std::mem::take(&mut state.inbox)
         });
         drop(unread);
-        self.there.update(|peer| peer.peer_closed = true);
+        for end in self.there.iter() {
+            end.update(|peer| peer.peer_closed = true);
+        }
     }
 }
 
@@ -273,6 +424,7 @@ impl Drop for MemoryLink {
 mod tests {
     use super::*;
     use crate::clock::{Clock, SystemClock};
+    use std::net::SocketAddr;
     use std::num::NonZeroU16;
     use std::thread;
     use std::time::Duration;
@@ -504,6 +656,155 @@ mod tests {
         };
         a.transmit(&whole).unwrap();
         assert_eq!(receive(&b)[0].len(), 60_040);
+    }
+
+    /// A TCP header between two ends.
+    fn tcp(from: SocketAddr, to: SocketAddr) -> (Vec<u8>, usize) {
+        let mut header = match (from.ip(), to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let mut ip = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0];
+                ip.extend(from.octets().into_iter().chain(to.octets()));
+                ip
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                let mut ip = vec![0x60, 0, 0, 0, 0, 20, 6, 64];
+                ip.extend(from.octets().into_iter().chain(to.octets()));
+                ip
+            }
+            _ => panic!("two families"),
+        };
+        let ip_header_len = header.len();
+        header.extend(from.port().to_be_bytes());
+        header.extend(to.port().to_be_bytes());
+        header.extend([0; 16]);
+        (header, ip_header_len)
+    }
+
+    fn send(link: &MemoryLink, from: SocketAddr, to: SocketAddr) -> Result<(), TransmitError> {
+        let (header, ip_header_len) = tcp(from, to);
+        link.transmit(&Packet {
+            header: &header,
+            payload: &[],
+            ip_header_len,
+            checksum: Checksum::Complete,
+            segment: None,
+        })
+    }
+
+    /// Which one has received a frame.
+    fn receiver(links: &[MemoryLink]) -> usize {
+        let counts: Vec<usize> = links.iter().map(|link| receive(link).len()).collect();
+        assert_eq!(counts.iter().sum::<usize>(), 1, "{counts:?}");
+        counts.iter().position(|count| *count == 1).unwrap()
+    }
+
+    #[test]
+    fn a_flow_has_one_queue_on_both_sides() {
+        let (near, far) = queues(4, Config::default());
+        let mut counts = [0; 4];
+        for port in 1000..2000 {
+            let v6 = port % 2 == 0;
+            let end = |host: u8, port| match v6 {
+                true => SocketAddr::new([0xfd00, 0, 0, 0, 0, 0, 0, host.into()].into(), port),
+                false => SocketAddr::new([10, 0, 0, host].into(), port),
+            };
+            let (local, remote) = (end(1, port), end(2, 80));
+            let queue = near[0].steer(&Flow { local, remote }).unwrap();
+            let by = usize::from(port % 4);
+            send(&near[by], local, remote).unwrap();
+            assert_eq!(receiver(&far), queue, "whichever queue it is sent by");
+            send(&far[by], remote, local).unwrap();
+            assert_eq!(receiver(&near), queue, "the answer too");
+            counts[queue] += 1;
+        }
+        assert!(
+            counts.iter().all(|count| (150..350).contains(count)),
+            "{counts:?}"
+        );
+        let (single, _other) = pair(Config::default());
+        let flow = Flow {
+            local: "10.0.0.1:1".parse().unwrap(),
+            remote: "10.0.0.2:2".parse().unwrap(),
+        };
+        assert_eq!(single.steer(&flow), None);
+    }
+
+    #[test]
+    fn what_has_no_ports_goes_by_its_addresses() {
+        let (near, far) = queues(4, Config::default());
+        for len in [0, 1, 19, 20, 21, 39] {
+            let mut header = vec![0x45; len];
+            if let Some(protocol) = header.get_mut(9) {
+                *protocol = 1;
+            }
+            let packet = Packet {
+                header: &header,
+                checksum: Checksum::Complete,
+                ..packet(&[])
+            };
+            near[0].transmit(&packet).unwrap();
+            let first = receiver(&far);
+            near[1].transmit(&packet).unwrap();
+            assert_eq!(receiver(&far), first);
+        }
+    }
+
+    /// Ends of a flow that the given queue receives.
+    fn flow_to(link: &MemoryLink, queue: usize) -> (SocketAddr, SocketAddr) {
+        let remote = SocketAddr::new([10, 0, 0, 2].into(), 80);
+        let flows = (1000..).map(|port| Flow {
+            local: SocketAddr::new([10, 0, 0, 1].into(), port),
+            remote,
+        });
+        let mut flows = flows.filter(|flow| link.steer(flow) == Some(queue));
+        flows.next().map(|flow| (flow.local, flow.remote)).unwrap()
+    }
+
+    /// Whichever of the queues that were full has room first, who waits hears of it.
+    #[test]
+    fn room_in_any_queue_that_was_full_ends_a_wait() {
+        for drained in [0, 1, 2] {
+            let (near, far) = queues(3, small());
+            for queue in [0, 1, 2] {
+                let (local, remote) = flow_to(&near[1], queue);
+                while send(&near[1], local, remote).is_ok() {}
+            }
+            thread::scope(|scope| {
+                let waiter = scope.spawn(|| wait(&near[1], true));
+                until_asleep(&near[1]);
+                receive(&far[drained]);
+                waiter.join().unwrap().unwrap();
+            });
+            let (local, remote) = flow_to(&near[1], drained);
+            send(&near[1], local, remote).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_queue_that_was_not_full_ends_no_wait() {
+        let (near, far) = queues(2, small());
+        let (local, remote) = flow_to(&near[0], 1);
+        while send(&near[0], local, remote).is_ok() {}
+        let deadline = SystemClock.now() + Duration::from_millis(20);
+        near[0].wait(true, Some(deadline)).unwrap();
+        assert!(
+            SystemClock.now() >= deadline,
+            "queue 0 has room, and nobody asked"
+        );
+        assert_eq!(receive(&far[1]).len(), 2);
+    }
+
+    #[test]
+    fn of_a_side_that_lost_a_queue_all_are_gone() {
+        let (near, mut far) = queues(2, Config::default());
+        let (local, remote) = flow_to(&near[0], 1);
+        drop(far.remove(1));
+        for link in &near {
+            assert!(wait(link, false).is_err());
+            assert!(link.receive(&mut Vec::new(), 1).is_err());
+        }
+        let gone = send(&near[0], local, remote);
+        assert!(matches!(gone, Err(TransmitError::Gone(_))));
     }
 
     #[test]

@@ -10,6 +10,15 @@
 //! up`. A longer queue (`ip link set tun0 txqueuelen 10000`) keeps the kernel from dropping what it
 //! cannot hand over at once.
 //!
+//! **Several queues** ([`Builder::queues`]), for as many receiving threads
+//! ([`Stack::over`](crate::Stack::over)): the device is made with `ip tuntap add tun0 mode tun
+//! multi_queue`, and opened once for each. The kernel sends what belongs to a connection to the queue
+//! that has last sent something of it, and what it does not know, or has heard nothing of for three
+//! seconds, where a hash of its own says. It learns a moment after it has answered, so that a SYN|ACK
+//! may come by any queue. All else of a connection comes by its home
+//! ([`TcpStream::queue`](crate::TcpStream::queue)), but which queue the hash says is not known
+//! beforehand ([`Link::steer`] says nothing).
+//!
 //! What the kernel does at the edges: while the interface is down nothing arrives, and what is sent
 //! fails with EIO ([`TransmitError::Refused`]); when it is deleted, reads and writes fail with
 //! EBADFD and `poll` reports an error (the link is gone).

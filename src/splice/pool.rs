@@ -1,7 +1,8 @@
 //! The threads that splices run on.
 //!
 //! Each worker has a queue, on which a splice is at most once, and timers. A splice stays with its
-//! worker; both directions of a connection pair share one. The queue is a channel, so a wake-up of
+//! worker; both directions of a connection pair share one; those of a stack with several receiving
+//! threads are spread over workers as over these. The queue is a channel, so a wake-up of
 //! a busy worker costs no system call; passes of different splices alternate, because a splice that
 //! has more to do goes to the back.
 //!
@@ -15,6 +16,7 @@
 use super::stats::{Counts, Stats, WorkerStats};
 use super::task::{Party, Task};
 use super::{Cause, Dispatch, SpliceError};
+use crate::affinity::Affinity;
 use crate::busy::Busy;
 use crate::clock::{self, Clock};
 use crate::lock::{LEAF, Mutex};
@@ -31,6 +33,9 @@ use std::time::Instant;
 
 /// Bytes that one pass moves at most, unless the builder says otherwise.
 pub const DEFAULT_QUANTUM: usize = 256 * 1024;
+
+/// Two for each pair of connections, of as many as a stack has by default at each end.
+const MAX_SPLICES: usize = 2 << 20;
 
 /// A pool of worker threads for splices.
 ///
@@ -73,6 +78,8 @@ pub struct Builder {
     quantum: usize,
     dispatch: Dispatch,
     manual: bool,
+    affinity: Affinity,
+    max_splices: usize,
 }
 
 impl Builder {
@@ -101,6 +108,49 @@ impl Builder {
         self
     }
 
+    /// The processors that the workers run on, counted from 0 as in `/proc/cpuinfo`: the first worker on
+    /// the first of them, and so on, beginning again when there are more workers. By default the system
+    /// decides. A processor that is not there makes the first splice fail with
+    /// [`NoProcessor`](SpliceError::NoProcessor).
+    ///
+    /// ```
+    /// use sosplice::{local, splice::{Options, SpliceError, SplicePool}};
+    /// let ((a, b), (c, d)) = (local::pair(), local::pair());
+    /// let pool = SplicePool::builder().workers(2).affinity([0, 5000]).build();
+    /// let options = Options { pool: Some(pool), ..Options::default() };
+    /// let error = b.splice_to(&c, options).unwrap_err();
+    /// assert_eq!(error, SpliceError::NoProcessor(5000));
+    /// ```
+    #[cfg(target_os = "linux")]
+    pub fn affinity(mut self, cpus: impl IntoIterator<Item = usize>) -> Builder {
+        self.affinity = Affinity::new(cpus);
+        self
+    }
+
+    /// How many splices the pool has at most at a time; 2,097,152 if not set, one for each direction of
+    /// as many pairs of connections as two stacks have by default. Beyond it
+    /// [`splice_to`](crate::Socket::splice_to) fails with
+    /// [`TooManySplices`](SpliceError::TooManySplices), which is counted
+    /// ([`Stats::refused`]); a splice that has ended makes room.
+    ///
+    /// ```
+    /// use sosplice::{local, splice::{Options, SpliceError, SplicePool}};
+    /// let pool = SplicePool::builder().workers(1).max_splices(1).build();
+    /// let ((_a, b), (c, _d)) = (local::pair(), local::pair());
+    /// let options = || Options { pool: Some(pool.clone()), ..Options::default() };
+    /// let there = b.splice_to(&c, options())?;
+    /// let back = c.splice_to(&b, options());
+    /// assert_eq!(back.unwrap_err(), SpliceError::TooManySplices(1));
+    /// there.unsplice()?;
+    /// c.splice_to(&b, options())?;
+    /// assert_eq!((pool.stats().running, pool.stats().refused), (1, 1));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn max_splices(mut self, most: usize) -> Builder {
+        self.max_splices = most;
+        self
+    }
+
     /// No threads: the workers work when [`SplicePool::run_one`] is called.
     pub fn manual(mut self) -> Builder {
         self.manual = true;
@@ -120,6 +170,8 @@ impl Builder {
                     quantum: self.quantum,
                     dispatch: self.dispatch,
                     manual: self.manual,
+                    affinity: self.affinity,
+                    max_splices: self.max_splices,
                     started: Mutex::default(),
                     closed: AtomicBool::new(false),
                     next_worker: AtomicUsize::new(0),
@@ -140,6 +192,8 @@ impl SplicePool {
             quantum: DEFAULT_QUANTUM,
             dispatch: Dispatch::default(),
             manual: false,
+            affinity: Affinity::default(),
+            max_splices: MAX_SPLICES,
         }
     }
 
@@ -210,6 +264,8 @@ pub(super) struct Shared {
     pub(super) quantum: usize,
     pub(super) dispatch: Dispatch,
     manual: bool,
+    affinity: Affinity,
+    max_splices: usize,
     /// How many threads have been started.
     started: Mutex<usize, LEAF>,
     closed: AtomicBool,
@@ -234,25 +290,37 @@ impl Shared {
         if self.manual {
             return Ok(());
         }
-        let started = self.start_threads();
-        started.map_err(|error| SpliceError::Threads(error.kind()))
+        self.start_threads()
     }
 
     /// Starts those that are missing. In FreeBSD a failure is final (`splice_init`): a kernel that
     /// cannot start threads at boot never will, a process that has too many may soon have less.
-    fn start_threads(self: &Arc<Self>) -> io::Result<()> {
+    fn start_threads(self: &Arc<Self>) -> Result<(), SpliceError> {
+        let failed = |error: io::Error| SpliceError::Threads(error.kind());
         let mut started = self.started.lock();
+        if *started < self.workers.len() {
+            let checked = self.affinity.check();
+            checked.map_err(|(cpu, error)| match error.kind() {
+                io::ErrorKind::InvalidInput => SpliceError::NoProcessor(cpu),
+                _ => failed(error),
+            })?;
+        }
         while *started < self.workers.len() {
             let (shared, index) = (self.clone(), *started);
             thread::Builder::new()
                 .name(format!("so_splice:{index}"))
-                .spawn(move || shared.workers[index].run(&shared))?;
+                .spawn(move || {
+                    shared.affinity.pin(index);
+                    shared.workers[index].run(&shared);
+                })
+                .map_err(failed)?;
             *started += 1;
         }
         Ok(())
     }
 
-    /// The worker of the opposite direction, or the next one.
+    /// The worker of the opposite direction; or that of the source's receiving thread, if both sockets
+    /// have one of several; or the next one.
     pub(super) fn worker_for(self: &Arc<Self>, source: &Party, sink: &Party) -> usize {
         let opposite = sink.end.rcv().diversion().cloned();
         if let Some(task) = opposite.as_ref().and_then(Task::of)
@@ -261,7 +329,18 @@ impl Shared {
         {
             return task.worker;
         }
-        self.next_worker.fetch_add(1, Ordering::Relaxed) % self.workers.len()
+        let queues = source.protocol.queue().zip(sink.protocol.queue());
+        let next = || self.next_worker.fetch_add(1, Ordering::Relaxed);
+        queues.map_or_else(next, |(queue, _)| queue) % self.workers.len()
+    }
+
+    /// A place for one more splice. It is given back when the splice has ended, or was not set up
+    /// ([`Counts`]).
+    pub(super) fn take_place(&self) -> Result<(), SpliceError> {
+        let taken = self.counts.take_place(self.max_splices);
+        taken
+            .then_some(())
+            .ok_or(SpliceError::TooManySplices(self.max_splices))
     }
 
     /// Takes a splice that has just been put on its buffers.

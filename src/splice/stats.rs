@@ -3,7 +3,7 @@
 use super::Cause;
 use super::xfer::Stop;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Sizes of passes that are told apart: none, below 1 KiB, and then up to each power of two.
@@ -32,6 +32,11 @@ pub struct Stats {
     /// Panics of code that is not this crate's: callbacks, wakers, protocols. Each was reported by the
     /// panic hook; the thread went on.
     pub panics: u64,
+    /// Splices at this moment, also while one is being set up.
+    pub running: usize,
+    /// Splices that were not set up because there were as many as the pool may have
+    /// ([`Builder::max_splices`](super::Builder::max_splices)).
+    pub refused: u64,
     ended: [u64; Cause::KINDS],
     by_size: [u64; SIZES],
 }
@@ -115,10 +120,27 @@ pub(super) struct Counts {
     no_room: AtomicU64,
     rate: AtomicU64,
     panics: AtomicU64,
+    running: AtomicUsize,
+    refused: AtomicU64,
     ended: [AtomicU64; Cause::KINDS],
 }
 
 impl Counts {
+    /// A place for one more splice, unless there are `most`. Of several threads that find the last one,
+    /// one has it.
+    pub(super) fn take_place(&self, most: usize) -> bool {
+        let one_more = |count| (count < most).then_some(count + 1);
+        let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
+        let taken = self.running.fetch_update(set, get, one_more).is_ok();
+        self.refused.fetch_add(u64::from(!taken), Ordering::Relaxed);
+        taken
+    }
+
+    /// The place of a splice that was not set up, or has ended.
+    pub(super) fn give_back_place(&self) {
+        self.running.fetch_sub(1, Ordering::Relaxed);
+    }
+
     pub(super) fn started(&self) {
         self.started.fetch_add(1, Ordering::Relaxed);
     }
@@ -149,6 +171,7 @@ impl Counts {
     }
 
     pub(super) fn ended(&self, cause: Cause) {
+        self.give_back_place();
         self.ended[cause.kind()].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -164,6 +187,8 @@ impl Counts {
             stalls_no_room: load(&self.no_room),
             stalls_rate: load(&self.rate),
             panics: load(&self.panics),
+            running: self.running.load(Ordering::Relaxed),
+            refused: load(&self.refused),
             ended: std::array::from_fn(|kind| load(&self.ended[kind])),
             by_size,
         }

@@ -419,7 +419,7 @@ impl Task {
             quantum: self.pool.quantum,
             allowance: allowance.unwrap_or(usize::MAX),
             // More could never arrive if the window were held back until then.
-            lowat: self.lowat.min(rcv.buf.hiwat() / 2),
+            lowat: self.lowat.min(rcv.buf.ceiling() / 2),
             max_hops: (self.flavor == Flavor::OpenBsd).then_some(MAX_HOPS),
             connected: snd.is_connected(),
             failed: sink_error.is_some(),

@@ -1,6 +1,6 @@
 //! What a splice does, step by step: a pool without threads, and a clock that is set.
 //!
-//! Here the bench; the tests are in `defects`, `lessons`, `fairness`, `behaviour` and
+//! Here the bench; the tests are in `defects`, `lessons`, `fairness`, `places`, `behaviour` and
 //! `counters`.
 
 mod behaviour;
@@ -8,6 +8,7 @@ mod counters;
 mod defects;
 mod fairness;
 mod lessons;
+mod places;
 
 use super::*;
 use crate::buf::Buf;

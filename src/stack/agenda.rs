@@ -16,6 +16,8 @@ pub(crate) struct Agenda {
     handed_over: Vec<Weak<Conn>>,
     /// The driver sleeps, or is about to.
     asleep: bool,
+    /// When a sleeping driver that forgets what is no connection wakes up for that, if it has said so.
+    expiry: Option<Instant>,
     /// There is no driver any more: nothing is added.
     over: bool,
 }
@@ -104,10 +106,71 @@ impl Agenda {
     /// `false`: there is something to do after all.
     pub(crate) fn fall_asleep(&mut self) -> bool {
         self.asleep = self.handed_over.is_empty();
+        self.expiry = None;
         self.asleep
+    }
+
+    /// The driver, which has said that it falls asleep, wakes up by then.
+    pub(crate) fn sleeps_until(&mut self, expiry: Instant) {
+        self.expiry = Some(expiry);
+    }
+
+    /// Something that the driver is to forget then was added. `true`: wake the driver.
+    pub(crate) fn expires_at(&self, at: Instant) -> bool {
+        self.asleep && self.expiry.is_none_or(|expiry| at < expiry)
     }
 
     pub(crate) fn wake_up(&mut self) {
         self.asleep = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, SystemClock};
+    use crate::link::memory;
+    use crate::stack::{Stack, TcpStream};
+    use crate::tcp::wire::Tuple;
+    use std::time::Duration;
+
+    /// What arming a timer anew (so cancelling the former one) and firing it cost beside others.
+    /// `cargo test --release --lib -- --ignored --nocapture beside_many_timers`
+    #[test]
+    #[ignore = "measures time"]
+    fn beside_many_timers() {
+        let (link, _far) = memory::pair(memory::Config::default());
+        let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
+        let (stack, _driver) = builder.manual().unwrap();
+        let stream = TcpStream::start(&stack, "10.0.0.2:80".parse().unwrap()).unwrap();
+        let tuple = Tuple {
+            local: stream.local_addr().ip(),
+            remote: stream.peer_addr().ip(),
+            local_port: stream.local_addr().port(),
+            remote_port: stream.peer_addr().port(),
+        };
+        let Some(crate::stack::table::Entry::Conn(conn)) = stack.shared().table.get(&tuple) else {
+            panic!("a connection is in the table");
+        };
+        let start = SystemClock.now();
+        let at = |micros: u64| start + Duration::from_micros(micros.wrapping_mul(7919) % 1_000_000);
+        for count in [1_u64, 1_000, 100_000, 1_000_000] {
+            let mut agenda = Agenda::default();
+            let mut keys: Vec<_> = (0..count)
+                .map(|i| agenda.arm(&conn, at(i), None).0)
+                .collect();
+            let rounds = 1_000_000_u64;
+            let begun = SystemClock.now();
+            for i in 0..rounds {
+                let slot = usize::try_from(i.wrapping_mul(7919) % count).unwrap();
+                keys[slot] = agenda.arm(&conn, at(i), Some(keys[slot])).0;
+            }
+            let armed = (SystemClock.now() - begun) / u32::try_from(rounds).unwrap();
+            let begun = SystemClock.now();
+            let (due, _) = agenda.take(start + Duration::from_secs(1));
+            let fired = (SystemClock.now() - begun) / u32::try_from(due.len()).unwrap();
+            assert_eq!(due.len() as u64, count);
+            println!("{count:>8} armed: arming anew {armed:?}, firing {fired:?}");
+        }
     }
 }

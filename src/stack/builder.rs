@@ -3,20 +3,22 @@
 use super::control::Control;
 use super::driver::Running;
 use super::numbers::{self, Numbers};
+use super::queue::Queue;
+use super::quota::{self, Peers};
 use super::route::{Network, Route, RouteError};
 use super::stats::Received;
 use super::table::Table;
 use super::unclaimed::Unclaimed;
-use super::uplink::Uplink;
 use super::{Driver, Handle, Shared, Stack};
-use crate::clock::Clock;
+use crate::affinity::Affinity;
+use crate::clock::{self, Clock};
 use crate::error::Flavor;
 use crate::events::{Seldom, tell};
 use crate::keep_alive::KeepAlive;
-use crate::link::{Frame, Link};
+use crate::link::{Capabilities, Frame, Link};
 use crate::lock::Mutex;
-use crate::tcp::host::Counters;
 use crate::tcp::limits::Limits;
+use crate::tcp::memory::Memory;
 use ipnet::IpNet;
 use std::io;
 use std::ops::RangeInclusive;
@@ -35,6 +37,14 @@ const MSS: RangeInclusive<usize> = 536..=65_495;
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// FreeBSD's `net.inet.tcp.delacktime`, Linux' `TCP_DELACK_MIN`.
 const ACK_DELAY: Duration = Duration::from_millis(40);
+/// Most receive queues: more than any link has (a TUN 256).
+const QUEUES: RangeInclusive<usize> = 1..=1024;
+/// 4 GiB: what two thousand connections of the default sizes hold at the very most, and hundreds of
+/// thousands that carry text.
+#[cfg(target_pointer_width = "64")]
+const BUFFER_MEMORY: usize = 4 << 30;
+#[cfg(not(target_pointer_width = "64"))]
+const BUFFER_MEMORY: usize = 1 << 30;
 const LONGEST_ACK_DELAY: Duration = Duration::from_millis(500);
 
 /// Why a stack was not built.
@@ -44,6 +54,24 @@ pub enum BuildError {
     /// No address was given.
     #[error("a stack needs at least one address: give one with address(\"10.0.0.2/24\".parse()?)")]
     NoAddress,
+    /// No receive queue, or more than anybody has.
+    #[error("a link with {0} receive queues: give 1 to 1024")]
+    QueueCount(usize),
+    /// Receive queues that are not alike.
+    #[error(
+        "receive queue {queue} has other capabilities than the first, {this:?} and not {first:?}: give the queues of one device, opened in the same way"
+    )]
+    UnlikeQueues {
+        /// Which queue, counted from 0.
+        queue: usize,
+        /// What it can do.
+        this: Capabilities,
+        /// What the first one can do.
+        first: Capabilities,
+    },
+    /// Several drivers where one was asked for.
+    #[error("a link with {0} receive queues needs as many drivers: use manual_queues()")]
+    SeveralDrivers(usize),
     /// Addresses or routes that make no sense.
     #[error(transparent)]
     Route(#[from] RouteError),
@@ -68,7 +96,17 @@ pub enum BuildError {
     /// No randomness from the system.
     #[error("no randomness from the operating system: {0}")]
     Random(getrandom::Error),
-    /// The driver thread could not be started.
+    /// A processor that a driver thread was to run on.
+    #[error(
+        "no thread can run on processor {cpu} ({error}): give those that are online and that this process may use"
+    )]
+    NoProcessor {
+        /// Its number.
+        cpu: usize,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// A driver thread could not be started.
     #[error("the driver thread could not be started: {0}")]
     Thread(io::Error),
 }
@@ -76,13 +114,15 @@ pub enum BuildError {
 /// How a stack is built. Made by [`Stack::builder`].
 #[derive(Debug)]
 pub struct Builder {
-    pub(super) link: Arc<dyn Link>,
+    /// One for each receive queue.
+    pub(super) links: Vec<Arc<dyn Link>>,
     pub(super) addresses: Vec<IpNet>,
     pub(super) routes: Vec<(IpNet, Route)>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) config: Config,
     pub(super) seed: Option<u64>,
     pub(super) unclaimed: Unclaimed,
+    pub(super) affinity: Affinity,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -104,6 +144,11 @@ pub(super) struct Config {
     /// First and last ephemeral port.
     pub(super) ports: (u16, u16),
     pub(super) syn_cookies: bool,
+    pub(super) max_connections: usize,
+    /// Of those that the peer opened.
+    pub(super) max_connections_per_peer: Option<usize>,
+    pub(super) max_half_open: usize,
+    pub(super) max_buffer_memory: usize,
     /// How long the driver's thread looks on before it sleeps.
     pub(super) busy_poll: Duration,
 }
@@ -125,12 +170,50 @@ impl Default for Config {
             time_wait_limit: 65_536,
             ports: (*numbers::EPHEMERAL.start(), *numbers::EPHEMERAL.end()),
             syn_cookies: true,
+            max_connections: quota::MAX_CONNECTIONS,
+            max_connections_per_peer: None,
+            max_half_open: quota::MAX_HALF_OPEN,
+            max_buffer_memory: BUFFER_MEMORY,
             busy_poll: Duration::ZERO,
         }
     }
 }
 
 impl Builder {
+    pub(super) fn new(links: Vec<Arc<dyn Link>>) -> Builder {
+        Builder {
+            links,
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            clock: clock::system(),
+            config: Config::default(),
+            seed: None,
+            unclaimed: Unclaimed::default(),
+            affinity: Affinity::default(),
+        }
+    }
+
+    /// Adds a receive queue of the link, behind those that are there: what
+    /// `tun::Builder::build_queues` (Linux) or
+    /// [`memory::queues`](crate::link::memory::queues) give, in that order. All queues have the same
+    /// [capabilities](Link::capabilities). Each has a driver of its own. See also [`Stack::over`].
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (links, _far) = memory::queues(2, memory::Config::default());
+    /// let mut links = links.into_iter();
+    /// let (Some(first), Some(second)) = (links.next(), links.next()) else { unreachable!() };
+    /// let builder = Stack::builder(first).queue(second);
+    /// let stack = builder.address("10.0.0.1/24".parse()?).build()?;
+    /// assert_eq!(stack.queues(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn queue(mut self, link: impl Link + 'static) -> Builder {
+        self.links.push(Arc::new(link));
+        self
+    }
+
     /// Adds an address with its prefix length. The prefix matters for the choice of a source address.
     #[must_use]
     pub fn address(mut self, address: IpNet) -> Builder {
@@ -204,9 +287,10 @@ impl Builder {
     }
 
     /// Whether the engines' rings, which hold nothing but zeros, lie on the same few pages of memory
-    /// (Linux). They do by default: what passes through them then stays in the nearest caches, and a
-    /// ring takes no memory. It takes one of the process's mappings (`vm.max_map_count`) for each
-    /// 64 KiB, 32,768 in all; further rings have memory of their own, as all have with `false`.
+    /// (Linux), those of each receive queue on others. They do by default: what passes through them then
+    /// stays in the nearest caches, and a ring takes no memory. It takes one of the process's mappings
+    /// (`vm.max_map_count`) for each 256 KiB, 32,768 in all; further rings have memory of their own, as
+    /// all have with `false`.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -387,6 +471,34 @@ impl Builder {
         self
     }
 
+    /// How long an established connection stands still, with nothing in flight and nothing unread,
+    /// before it gives the memory of its engine back (rings, timers, congestion control): 5 s by
+    /// default, 1 s at least; `None`: never. What happens next takes another engine; on the wire there is
+    /// nothing to see but that the congestion window begins as after any idle time longer than a
+    /// retransmission timeout (RFC 5681 4.1).
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// use std::time::Duration;
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let builder = Stack::builder(link).address("10.0.0.1/24".parse()?);
+    /// let stack = builder.rest_after(Some(Duration::from_secs(60))).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn rest_after(mut self, time: Option<Duration>) -> Builder {
+        let within = |time: Duration| time.clamp(Duration::from_secs(1), LONGEST);
+        self.config.limits.rest = time.map(within);
+        self
+    }
+
+    /// As soon as it can.
+    #[cfg(any(test, sosplice_fuzz))]
+    pub(crate) fn rest_at_once(mut self) -> Builder {
+        self.config.limits.rest = Some(Duration::ZERO);
+        self
+    }
+
     /// How long a closed connection remembers itself to answer its peer (2 MSL); 60 s by default.
     #[must_use]
     pub fn time_wait(mut self, duration: Duration) -> Builder {
@@ -412,7 +524,7 @@ impl Builder {
     }
 
     /// Whether SYNs are answered with cookies (RFC 4987 3.6) while half-open connections fill a
-    /// listener's backlog, so that a flood of them shuts nobody out; they are by default. Such a
+    /// listener's backlog, or are as many as the stack [may have](Self::max_half_open), so that a flood of them shuts nobody out; they are by default. Such a
     /// connection takes no memory before its handshake is over, and has all it would have otherwise
     /// but a maximum segment size above 1460. With `false` such SYNs are dropped. SYNs that a
     /// [`DecidingListener`](crate::DecidingListener) would hold are always dropped.
@@ -427,6 +539,105 @@ impl Builder {
     #[must_use]
     pub fn syn_cookies(mut self, send: bool) -> Builder {
         self.config.syn_cookies = send;
+        self
+    }
+
+    /// How many connections the stack has at most, half-open ones too, those in TIME-WAIT not;
+    /// 1,048,576 by default, as many as a process has descriptors in Linux (`fs.nr_open`). Beyond it SYNs
+    /// and acknowledgements of cookies are dropped, and attempts to connect fail with
+    /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded); both are counted
+    /// ([`Stats::connections_refused`](super::Stats)). When one has ended there is room again.
+    ///
+    /// ```
+    /// use sosplice::{Stack, TcpStream, link::memory};
+    /// use std::io::ErrorKind;
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let builder = Stack::builder(link).address("10.0.0.1/24".parse()?);
+    /// let (stack, _driver) = builder.max_connections(1).manual()?;
+    /// let first = TcpStream::start(&stack, "10.0.0.2:80".parse()?)?;
+    /// let second = TcpStream::start(&stack, "10.0.0.2:80".parse()?);
+    /// assert_eq!(second.unwrap_err().kind(), ErrorKind::QuotaExceeded);
+    /// first.abort();
+    /// TcpStream::start(&stack, "10.0.0.2:80".parse()?)?;
+    /// assert_eq!(stack.stats().connections_refused, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn max_connections(mut self, most: usize) -> Builder {
+        self.config.max_connections = most;
+        self
+    }
+
+    /// How many connections one peer may have opened at a time: an IPv4 address, or a /64 of IPv6, in
+    /// which a host has as many addresses as it likes. `None`, without a limit, by default: behind one
+    /// address there may be a whole company, or a load balancer that all clients come through. With a
+    /// limit below the listeners' backlogs no peer fills one alone.
+    ///
+    /// Those count whose handshake is over, so that nobody uses up what an address may have by forging
+    /// its SYNs. Then SYNs of the peer are dropped; if more of its handshakes are under way, the
+    /// connections beyond the limit are reset when they stand. Both are counted
+    /// ([`Stats::peer_connections_refused`](super::Stats)). Connections that the stack opens do not count.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link)
+    ///     .address("10.0.0.1/24".parse()?)
+    ///     .max_connections_per_peer(Some(100))
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn max_connections_per_peer(mut self, most: Option<usize>) -> Builder {
+        self.config.max_connections_per_peer = most;
+        self
+    }
+
+    /// How many half-open connections all listeners have together at most; 4,096 by default (Linux's
+    /// `tcp_max_syn_backlog`), which take about 50 MB. Each listener has a
+    /// [backlog](crate::TcpListener) of its own besides. A SYN beyond either is answered with a
+    /// [cookie](Self::syn_cookies), or dropped, and those that are there stay: so it takes no memory, and
+    /// nobody's handshake is cut short. It is counted ([`Stats::half_open_full`](super::Stats)).
+    /// SYNs that wait for a decision are no connections yet and do not count.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let address = "10.0.0.1/24".parse()?;
+    /// let stack = Stack::builder(link).address(address).max_half_open(256).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn max_half_open(mut self, most: usize) -> Builder {
+        self.config.max_half_open = most;
+        self
+    }
+
+    /// How much memory the buffers of all connections are to hold together, in bytes; 4 GiB by default (1
+    /// GiB where addresses have 32 bits). A library does not know how much of a machine it may have, so
+    /// it is a fixed number: large enough that who has not asked for a limit seldom meets it. What is
+    /// counted is real memory: `so_rcv`, `so_snd`, and text that has arrived out of order
+    /// ([`Stats::buffer_memory`](super::Stats)).
+    ///
+    /// As it comes near, everything becomes slower and nothing ends. Beyond three quarters, until half of
+    /// it is free again, each connection opens its window only up to a floor (an eighth of its buffer, 16
+    /// KiB and four packets at least) and fills `so_snd` only so far, and text that arrives out of order is
+    /// dropped. Beyond the limit text in order is dropped too, for connections that hold more than the
+    /// floor. Dropped text is not acknowledged, so its sender sends it again, and it is counted
+    /// ([`Stats::segments_pressed`](super::Stats)). So it is no exact limit: what peers were promised
+    /// before, and the floor for each connection, come on top.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let address = "10.0.0.1/24".parse()?;
+    /// let stack = Stack::builder(link).address(address).max_buffer_memory(256 << 20).build()?;
+    /// assert_eq!((stack.stats().buffer_memory, stack.stats().memory_pressures), (0, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn max_buffer_memory(mut self, bytes: usize) -> Builder {
+        self.config.max_buffer_memory = bytes;
         self
     }
 
@@ -490,8 +701,8 @@ impl Builder {
     /// one, on the same link: share it in an `Arc`. It sends through [`Link::transmit`], which any
     /// thread may call at any time; when the link is full it has to try again itself.
     ///
-    /// The hook is called by the driver's thread, one frame at a time, with no lock held. The stack
-    /// stands still meanwhile, so it is to be quick: queue the frame (a clone shares its memory, which
+    /// The hook is called by the driver's thread, one frame at a time, with no lock held; if there are
+    /// several receive queues, by the driver of each. The stack stands still meanwhile, so it is to be quick: queue the frame (a clone shares its memory, which
     /// comes from the link's pool) and return. It may transmit, send into a channel, and use sockets
     /// of any stack without waiting. It must not wait for anything that this stack is to do, and must
     /// not own a handle or a socket of it, which would keep the stack running for ever. A panic ends
@@ -574,16 +785,52 @@ impl Builder {
         self
     }
 
-    /// Builds the stack and starts its driver thread.
+    /// The processors that the driver threads run on which [`build`](Self::build) starts, counted from 0
+    /// as in `/proc/cpuinfo`: that of the first receive queue on the first of them, and so on, beginning
+    /// again when there are more queues. By default the system decides. Drivers that are run by hand run
+    /// where their threads do.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory, stack::BuildError};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let builder = Stack::builder(link).address("10.0.0.1/24".parse()?);
+    /// let error = builder.affinity([5000]).build().unwrap_err();
+    /// assert!(matches!(error, BuildError::NoProcessor { cpu: 5000, .. }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(target_os = "linux")]
+    #[must_use]
+    pub fn affinity(mut self, cpus: impl IntoIterator<Item = usize>) -> Builder {
+        self.affinity = Affinity::new(cpus);
+        self
+    }
+
+    /// Builds the stack and starts its driver thread, or one for each receive queue of the link
+    /// (`sosplice:driver`, `sosplice:driver:1` and so on).
     ///
     /// # Errors
     /// See [`BuildError`].
     pub fn build(self) -> Result<Stack, BuildError> {
-        let (stack, driver) = self.manual()?;
-        thread::Builder::new()
-            .name("sosplice:driver".into())
-            .spawn(|| Running::new(driver).run())
-            .map_err(BuildError::Thread)?;
+        let affinity = self.affinity.clone();
+        let checked = affinity.check();
+        checked.map_err(|(cpu, error)| BuildError::NoProcessor { cpu, error })?;
+        let (stack, drivers) = self.manual_queues()?;
+        // If one does not start, the others end with the stack: its driver was dropped.
+        for driver in drivers {
+            let name = match driver.queue() {
+                0 => "sosplice:driver".into(),
+                queue => format!("sosplice:driver:{queue}"),
+            };
+            let affinity = affinity.clone();
+            let run = move || {
+                affinity.pin(driver.queue());
+                Running::new(driver).run();
+            };
+            thread::Builder::new()
+                .name(name)
+                .spawn(run)
+                .map_err(BuildError::Thread)?;
+        }
         Ok(stack)
     }
 
@@ -598,35 +845,70 @@ impl Builder {
     /// ```
     ///
     /// # Errors
-    /// See [`BuildError`].
+    /// See [`BuildError`]; [`SeveralDrivers`](BuildError::SeveralDrivers) if the link has several
+    /// receive queues.
     pub fn manual(self) -> Result<(Stack, Driver), BuildError> {
-        self.check()?;
+        if self.links.len() > 1 {
+            return Err(BuildError::SeveralDrivers(self.links.len()));
+        }
+        let (stack, drivers) = self.manual_queues()?;
+        let driver = drivers.into_iter().next();
+        Ok((stack, driver.ok_or(BuildError::QueueCount(0))?))
+    }
+
+    /// As [`manual`](Self::manual), for a link with any number of receive queues: a driver for each, in
+    /// their order. They may run in as many threads, or several of them in one; all are to be run, since
+    /// connections have their timers with one of them each. Dropping one ends the stack.
+    ///
+    /// A proxy between two links may run the drivers of both for a queue in one thread
+    /// ([`Driver::run_all`]), and connect to the backend on the client's queue
+    /// ([`TcpStream::connect_on`](crate::TcpStream::connect_on)): then all of a client is in that thread.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (links, _far) = memory::queues(2, memory::Config::default());
+    /// let builder = Stack::over(links).address("10.0.0.1/24".parse()?);
+    /// let (stack, mut drivers) = builder.manual_queues()?;
+    /// for driver in &mut drivers {
+    ///     assert!(!driver.run_once()?, "nothing has arrived");
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub fn manual_queues(self) -> Result<(Stack, Vec<Driver>), BuildError> {
+        let caps = self.check()?;
         let seed = match self.seed {
             Some(seed) => seed,
             None => getrandom::u64().map_err(BuildError::Random)?,
         };
-        let caps = self.link.capabilities();
         let network = Network::new(self.addresses, self.routes)?;
         let (first, last) = self.config.ports;
         let repeatable = self.seed.is_some();
         let addresses = network.addresses().to_vec();
         let epoch = self.clock.now() - Duration::from_secs(1);
         let shared = Arc::new(Shared {
-            link: Uplink::new(self.link),
+            queues: self.links.into_iter().map(Queue::new).collect(),
             epoch,
             clock: self.clock,
             network: Mutex::new(network),
             config: self.config,
-            table: Table::new(self.config.time_wait, self.config.time_wait_limit),
+            table: Table::new(
+                self.config.time_wait,
+                self.config.time_wait_limit,
+                self.config.max_connections,
+            ),
             listeners: Mutex::default(),
             half_open: Mutex::default(),
+            peers: Peers::default(),
             held: Mutex::default(),
-            agenda: Mutex::default(),
             control: Mutex::new(Control::new(&caps)),
             unclaimed: self.unclaimed,
-            counters: Counters::default(),
+            memory: Memory::new(self.config.max_buffer_memory),
             received: Received::default(),
             numbers: Numbers::new(seed, repeatable, first..=last),
+            dialled: AtomicUsize::new(0),
             cookies_sent_in: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             down: AtomicBool::new(false),
@@ -637,16 +919,19 @@ impl Builder {
             cookies_sent: Seldom::new(epoch),
         });
         tell!(info, "stack", ?addresses, mtu = caps.mtu, "stack up");
-        let driver = Driver::new(shared.clone());
+        let numbers = (0..).take(shared.queues.len());
+        let drivers = numbers.map(|queue| Driver::new(shared.clone(), queue));
+        let drivers = drivers.collect();
         Ok((
             Stack {
                 handle: Arc::new(Handle { shared }),
             },
-            driver,
+            drivers,
         ))
     }
 
-    fn check(&self) -> Result<(), BuildError> {
+    /// What the link can do, if all is well.
+    fn check(&self) -> Result<Capabilities, BuildError> {
         if self.addresses.is_empty() {
             return Err(BuildError::NoAddress);
         }
@@ -667,11 +952,22 @@ impl Builder {
         if let Some(zero) = self.config.limits.zero() {
             return Err(BuildError::Timeout(zero));
         }
-        let mtu = self.link.capabilities().mtu;
-        if MTU.contains(&mtu) {
-            Ok(())
+        let caps = self.check_links()?;
+        if MTU.contains(&caps.mtu) {
+            Ok(caps)
         } else {
-            Err(BuildError::Mtu(mtu))
+            Err(BuildError::Mtu(caps.mtu))
+        }
+    }
+
+    fn check_links(&self) -> Result<Capabilities, BuildError> {
+        let count = self.links.len();
+        let mut all = self.links.iter().map(|link| link.capabilities());
+        let first = all.next().filter(|_| QUEUES.contains(&count));
+        let first = first.ok_or(BuildError::QueueCount(count))?;
+        match (1..).zip(all).find(|(_, this)| *this != first) {
+            None => Ok(first),
+            Some((queue, this)) => Err(BuildError::UnlikeQueues { queue, this, first }),
         }
     }
 }

@@ -1,11 +1,14 @@
-//! The control interface: answers to ping, and resets for segments that nobody wants.
+//! Answers that no connection gives: to ping, and to segments that nobody wants. They are not worth
+//! waiting for: when the link is full they are dropped.
 //!
-//! A smoltcp `Interface` without sockets. Its answers are not worth waiting for: when the link is
-//! full they are dropped. Under a leaf lock of its own.
+//! Pings are answered by a smoltcp `Interface` without sockets, under a leaf lock of its own; segments,
+//! which may be a flood, by a header that is composed here, without memory and without a lock.
 
 use crate::link::{Capabilities, Checksum, Frame, Link, Packet};
 use crate::tcp::engine::Received;
-use crate::tcp::wire::{self, MAX_CANONICAL, Segment};
+use crate::tcp::wire::{
+    self, ACK, FIN, Header, MAX_CANONICAL, RST, SYN, Segment, SynOptions, Tuple,
+};
 use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, TxToken};
 use smoltcp::time::Instant;
@@ -42,19 +45,6 @@ impl Control {
         self.answer(&frame.to_vec())
     }
 
-    /// The reset for a segment without a connection (RFC 9293 3.10.7.1).
-    pub(crate) fn reset(&mut self, segment: &Segment) -> Option<Vec<u8>> {
-        let tuple = &segment.tuple;
-        let mut header = [0; MAX_CANONICAL];
-        let from = (tuple.remote, tuple.remote_port);
-        let to = (tuple.local, tuple.local_port);
-        let len = wire::compose(&mut header, from, to, &segment.header, segment.payload_len);
-        let zeros = vec![0; segment.payload_len];
-        let payload = std::iter::once(&zeros[..]);
-        wire::finish(&mut header[..len], tuple.ip_header_len(), payload, false);
-        self.answer(&[&header[..len], &zeros].concat())
-    }
-
     fn answer(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
         let mut port = Port {
             rx: Some(packet),
@@ -71,6 +61,52 @@ impl std::fmt::Debug for Control {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Control").finish_non_exhaustive()
     }
+}
+
+/// Sends a header without a connection, if the link has room.
+pub(super) fn answer(link: &dyn Link, tuple: &Tuple, header: &Header) -> bool {
+    let mut out = [0; MAX_CANONICAL];
+    let from = (tuple.local, tuple.local_port);
+    let to = (tuple.remote, tuple.remote_port);
+    let len = wire::compose(&mut out, from, to, header, 0);
+    let ip_header_len = tuple.ip_header_len();
+    let partial = link.capabilities().checksum;
+    wire::finish(&mut out[..len], ip_header_len, std::iter::empty(), partial);
+    let packet = Packet {
+        header: &out[..len],
+        payload: &[],
+        ip_header_len,
+        checksum: if partial {
+            Checksum::Partial
+        } else {
+            Checksum::Complete
+        },
+        segment: None,
+    };
+    link.transmit(&packet).is_ok()
+}
+
+/// Answers a segment without a connection with a reset (RFC 9293 3.10.7.1).
+pub(super) fn reset(link: &dyn Link, segment: &Segment) {
+    let theirs = &segment.header;
+    if theirs.has(RST) {
+        return;
+    }
+    let (seq, ack, flags) = if theirs.has(ACK) {
+        (theirs.ack, 0, RST)
+    } else {
+        let text = u32::try_from(segment.payload_len).unwrap_or(0);
+        let len = text + u32::from(theirs.has(SYN)) + u32::from(theirs.has(FIN));
+        (0, theirs.seq.wrapping_add(len), RST | ACK)
+    };
+    let header = Header {
+        seq,
+        ack,
+        flags,
+        window: 0,
+        options: SynOptions::default(),
+    };
+    answer(link, &segment.tuple, &header);
 }
 
 /// Sends an answer if the link has room.

@@ -1,5 +1,5 @@
 //! SYN cookies (RFC 4987 3.6): how a listener answers a SYN when half-open connections fill its
-//! backlog. Nothing is remembered: the initial sequence number of the answer is a keyed hash of what
+//! backlog, or the stack's limit of them. Nothing is remembered: the initial sequence number of the answer is a keyed hash of what
 //! the SYN said, and whoever acknowledges it has received it.
 //!
 //! A cookie carries 8 bits: parity of the time, segment size (of four), window scale, SACK. The other
@@ -11,10 +11,15 @@
 
 use super::control;
 use super::listener::Listening;
-use super::{Shared, Work};
+use super::queue::Queue;
+use super::quota::Refusal;
+use super::{Put, Shared, Work};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::engine::Engine;
-use crate::tcp::wire::{self, ACK, Header, MAX_CANONICAL, SYN, Segment, SynOptions, Tuple};
+use crate::tcp::host::Host;
+use crate::tcp::wire::{self, ACK, Header, SYN, Segment, SynOptions, Tuple};
+use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -26,12 +31,32 @@ const SIZES: [u16; 4] = [536, 1220, 1440, 1460];
 const UNSCALED: u8 = 15;
 
 /// What the hash of a cookie is of.
-#[derive(Debug, Clone, Copy, Hash)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Claim {
     tuple: Tuple,
     irs: u32,
     slot: u64,
     bits: u8,
+}
+
+/// In one piece: a hasher takes a dozen small ones for a dozen times as long, and a flood asks for a
+/// hash with each SYN.
+impl Hash for Claim {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let octets = |address| match address {
+            IpAddr::V4(address) => Ipv4Addr::to_ipv6_mapped(&address).octets(),
+            IpAddr::V6(address) => address.octets(),
+        };
+        let mut bytes = [0; 49];
+        bytes[..16].copy_from_slice(&octets(self.tuple.local));
+        bytes[16..32].copy_from_slice(&octets(self.tuple.remote));
+        bytes[32..34].copy_from_slice(&self.tuple.local_port.to_be_bytes());
+        bytes[34..36].copy_from_slice(&self.tuple.remote_port.to_be_bytes());
+        bytes[36..40].copy_from_slice(&self.irs.to_be_bytes());
+        bytes[40..48].copy_from_slice(&self.slot.to_be_bytes());
+        bytes[48] = self.bits;
+        state.write(&bytes);
+    }
 }
 
 fn cookie(claim: &Claim, hash: impl Fn(&Claim) -> u32) -> u32 {
@@ -87,7 +112,12 @@ impl Shared {
     }
 
     /// Answers a SYN that finds the backlog full. `false`: it is to be dropped.
-    pub(crate) fn answer_with_cookie(&self, listening: &Listening, syn: &Segment) -> bool {
+    pub(crate) fn answer_with_cookie(
+        &self,
+        queue: &Queue,
+        listening: &Listening,
+        syn: &Segment,
+    ) -> bool {
         if !self.config.syn_cookies || !listening.accepts() {
             return false;
         }
@@ -114,13 +144,7 @@ impl Shared {
                 sack_permitted: options.sack_permitted,
             },
         };
-        let mut out = [0; MAX_CANONICAL];
-        let from = (tuple.local, tuple.local_port);
-        let to = (tuple.remote, tuple.remote_port);
-        let len = wire::compose(&mut out, from, to, &header, 0);
-        let ip = tuple.ip_header_len();
-        wire::finish(&mut out[..len], ip, std::iter::empty(), false);
-        control::send(&self.link, &out[..len], ip);
+        control::answer(&queue.link, &tuple, &header);
         true
     }
 
@@ -146,30 +170,36 @@ impl Shared {
     }
 
     /// Begins the connection of that SYN, if somebody may accept it. Only its acknowledgement is
-    /// missing.
+    /// missing, so it does not count as a half-open one. Another driver may have begun it with another
+    /// segment of the peer.
     pub(crate) fn accept_cookie(
         self: &Arc<Self>,
+        queue: u16,
         listening: &Arc<Listening>,
         (tuple, syn, value): (Tuple, Header, u32),
-    ) -> Option<Arc<Conn>> {
+    ) -> Result<Arc<Conn>, Refusal> {
+        self.admits(&tuple)?;
         if listening.decides || !listening.reserve_beyond() {
-            return None;
+            return Err(Refusal::Backlog);
         }
-        let engine = self.engine(&tuple, |link, config| {
+        let engine = self.engine(queue, &tuple, |link, config| {
             Engine::listening(link, config, &tuple)
         });
-        let conn = self.connection(tuple, engine, value);
-        if !self.table.insert(&conn) {
-            listening.release();
-            return None;
-        }
-        self.half_open.lock().insert(tuple, listening.clone());
-        self.received.cookies_accepted.add(1);
-        self.counters.passive_opens.add(1);
-        super::tell_of_peer(&tuple);
+        let conn = self.connection(queue, (tuple, true), engine, value);
         conn.leave(super::held::segment(tuple, syn));
+        self.half_open(&conn, listening);
+        // Before another driver finds it: only who has sent its SYN|ACK takes an acknowledgement.
         conn.run(Work::SERVE, Runner::Driver);
-        Some(conn)
+        Ok(match self.put(conn, listening)? {
+            Put::Taken(conn) => {
+                self.received.cookies_accepted.add(1);
+                self.counters(queue).passive_opens.add(1);
+                super::tell_of_peer(&tuple);
+                conn
+            }
+            Put::Other(conn) => conn,
+            Put::Nobody => return Err(Refusal::Taken),
+        })
     }
 }
 

@@ -1,4 +1,5 @@
-//! The driver: the thread that receives for a stack, and its timers.
+//! The driver: the thread that receives for a stack, and its timers. Of a link with several receive
+//! queues each has one (`queue`).
 //!
 //! One [`run_once`](Driver::run_once) takes a batch of frames, leaves each with its connection, then
 //! has every connection that got something receive it. The splices that are to run in this thread
@@ -6,16 +7,18 @@
 //! served, so that a batch draws one acknowledgement; timers, what users' threads handed over, and
 //! connections that wait for room in the link.
 
-use super::Shared;
 use super::control;
 use super::listener::Listening;
+use super::queue::Queue;
 use super::table::Entry;
 use super::uplink::Uplink;
+use super::{Begun, Shared};
 use crate::busy::Busy;
 use crate::error::SoError;
 use crate::events::tell;
 use crate::link::{Frame, Link};
 use crate::run_list::{self, Budget};
+use crate::sync::{Protection, intact};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::host::Host;
 use crate::tcp::icmp::{self, IcmpError};
@@ -30,6 +33,8 @@ use std::time::{Duration, Instant};
 
 /// Most frames of a batch.
 const BATCH: usize = 32;
+/// How often more is received into a batch in the place of what was for no connection.
+const REFILLS: usize = 3;
 /// The driver lags behind when so many batches in a row were full, with so many bytes in each: a worker
 /// that is woken for less costs more than it takes off the driver.
 const LAG: (u32, usize) = (4, 32 * 1024);
@@ -38,12 +43,16 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// Runs a stack that was built with [`manual`](super::Builder::manual): call by call, or beside others in
 /// a thread ([`run_all`](Self::run_all)).
-/// Dropping it ends every connection with [`NetworkDown`](crate::error::SoError::NetworkDown).
+/// Dropping it ends every connection with [`NetworkDown`](crate::error::SoError::NetworkDown), also if
+/// the stack has others.
 #[derive(Debug)]
 pub struct Driver {
     shared: Arc<Shared>,
+    queue: u16,
     frames: Vec<Frame>,
     touched: Vec<Arc<Conn>>,
+    /// Frames of this batch that were for no connection.
+    strangers: usize,
     /// Full batches in a row.
     full: u32,
     /// Segments of this batch, and their payload. They are counted together.
@@ -58,24 +67,37 @@ impl Drop for Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(shared: Arc<Shared>) -> Driver {
+    pub(crate) fn new(shared: Arc<Shared>, queue: u16) -> Driver {
         let busy = Arc::new(Busy::new(shared.epoch));
         shared.drivers.lock().push(busy.clone());
         Driver {
             shared,
+            queue,
             frames: Vec::new(),
             touched: Vec::new(),
+            strangers: 0,
             full: 0,
             segments: (0, 0),
             busy,
         }
     }
 
+    /// Which of the receive queues of its stack's link it is for, counted from 0.
+    pub fn queue(&self) -> usize {
+        self.queue.into()
+    }
+
+    /// Its own queue.
+    fn home(&self) -> &Queue {
+        &self.shared.queues[usize::from(self.queue)]
+    }
+
     /// Does what there is to do now, within a bound. `false` if there was nothing.
     ///
     /// # Errors
     /// If the link is gone. All connections have ended with
-    /// [`NetworkDown`](crate::error::SoError::NetworkDown), and so do all further calls.
+    /// [`NetworkDown`](crate::error::SoError::NetworkDown), and so do all further calls, of the stack's
+    /// other drivers too.
     pub fn run_once(&mut self) -> io::Result<bool> {
         let (received, worked) = self.batch()?;
         Ok(received > 0 || worked)
@@ -87,23 +109,36 @@ impl Driver {
         if self.shared.down.load(Ordering::SeqCst) {
             return Err(SoError::NetworkDown.into());
         }
-        if let Err(gone) = self.shared.link.receive(&mut self.frames, BATCH) {
+        let link = &self.shared.queues[usize::from(self.queue)].link;
+        if let Err(gone) = link.receive(&mut self.frames, BATCH) {
             tell!(warn, "stack", error = %gone, "link gone");
             self.shared.go_down();
             return Err(gone);
         }
         let now = self.shared.now();
         let mut frames = std::mem::take(&mut self.frames);
-        let received = frames.len();
+        let mut received = frames.len();
         let budget = if self.lags(&frames) {
             Budget::LAGGING_DRIVER
         } else {
             Budget::DRIVER
         };
+        let mut gone = None;
         run_list::scope(budget, || {
-            for frame in frames.drain(..) {
-                self.input(frame, now);
+            frames.drain(..).for_each(|frame| self.input(frame, now));
+            // A flood of what is for nobody is not to make the others' batches smaller: each connection's
+            // share of a batch is served at once, and draws one acknowledgement.
+            for _ in 0..REFILLS {
+                let wanted = std::mem::take(&mut self.strangers);
+                if received < BATCH || wanted == 0 || gone.is_some() {
+                    break;
+                }
+                gone = self.home().link.receive(&mut frames, wanted).err();
+                received += frames.len();
+                frames.drain(..).for_each(|frame| self.input(frame, now));
             }
+            self.strangers = 0;
+            self.home().frames.add(received as u64);
             self.count();
             for conn in &self.touched {
                 conn.receive();
@@ -117,6 +152,10 @@ impl Driver {
             self.serve_agenda(now)
         });
         self.frames = frames;
+        if let Some(gone) = gone {
+            self.shared.go_down();
+            return Err(gone);
+        }
         Ok((received, worked))
     }
 
@@ -143,19 +182,22 @@ impl Driver {
 
     /// When [`run_once`](Self::run_once) has something to do, if no frame arrives before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let timer = self.shared.agenda.lock().next();
+        let timer = self.home().agenda.lock().next();
         timer.into_iter().chain(self.next_expiry()).min()
     }
 
-    /// When something that is no connection is forgotten. Only the driver adds such things.
+    /// When something that is no connection is forgotten, which the first driver does.
     fn next_expiry(&self) -> Option<Instant> {
+        if self.queue != 0 {
+            return None;
+        }
         let held = self.shared.held.lock().next();
         let record = self.shared.table.next_expiry();
         held.into_iter().chain(record).min()
     }
 
     fn serve_agenda(&mut self, now: Instant) -> bool {
-        let (due, blocked) = self.shared.agenda.lock().take(now);
+        let (due, blocked) = self.home().agenda.lock().take(now);
         let worked = !due.is_empty();
         for conn in due
             .into_iter()
@@ -164,14 +206,15 @@ impl Driver {
         {
             conn.resume();
         }
-        self.shared.table.expire(now);
-        self.shared.expire_syns(now);
+        if self.queue == 0 {
+            self.shared.table.expire(now);
+            self.shared.expire_syns(now);
+        }
         worked
     }
 
     fn input(&mut self, frame: Frame, now: Instant) {
         let counters = &self.shared.received;
-        counters.frames.add(1);
         let spare = self.shared.unclaimed.keep_segment(&frame);
         match wire::parse(frame) {
             Parsed::Tcp(segment) => {
@@ -197,7 +240,7 @@ impl Driver {
         // Also to addresses that are not ours: connections that a listener intercepted have those.
         if let Some(error) = icmp::parse(frame, ip_header_len) {
             if !self.icmp_error(error) && !self.claimed(frame) {
-                self.shared.counters.icmp_ignored.add(1);
+                self.home().counters.icmp_ignored.add(1);
             }
             return;
         }
@@ -209,7 +252,7 @@ impl Driver {
         }
         let answer = self.shared.control.lock().icmp(frame);
         match answer {
-            Some(answer) => drop(control::send(&self.shared.link, &answer, ip_header_len)),
+            Some(answer) => drop(control::send(&self.home().link, &answer, ip_header_len)),
             None => drop(self.claimed(frame)),
         }
     }
@@ -240,7 +283,7 @@ impl Driver {
                 self.time_wait(&record, segment, now);
             }
             Some(Entry::TimeWait(record, _)) => {
-                self.shared.table.forget(&record.tuple);
+                self.shared.table.forget(&record);
                 self.unknown(segment, spare, None);
             }
             None => self.unknown(segment, spare, None),
@@ -248,11 +291,14 @@ impl Driver {
     }
 
     fn deliver(&mut self, conn: Arc<Conn>, segment: Segment) {
+        if conn.queue != self.queue {
+            self.home().astray.add(1);
+        }
         if conn.leave(segment) {
             self.touch(conn);
         } else if self.shared.segments_dropped.is_due(self.shared.now()) {
             let (local, peer) = conn.tuple.ends();
-            let so_far = self.shared.counters.backlog_full.get();
+            let so_far = self.home().counters.backlog_full.get();
             tell!(warn, "stack", %local, %peer, so_far, "segment dropped: backlog of its connection full");
         }
     }
@@ -270,7 +316,7 @@ impl Driver {
         match record.answer(&segment.header, segment.payload_len) {
             Answer::Ignore => {}
             Answer::MakeRoom if self.shared.listener_for(tuple, own).is_some() => {
-                self.unknown(segment, None, Some(record.snd_nxt));
+                self.unknown(segment, None, Some(*record));
             }
             Answer::MakeRoom => self.acknowledge(record),
             Answer::Acknowledge { restart } => {
@@ -284,12 +330,13 @@ impl Driver {
 
     fn acknowledge(&self, record: &TimeWait) {
         let ack = record.acknowledgement(false);
-        control::send(&self.shared.link, &ack, record.tuple.ip_header_len());
+        control::send(&self.home().link, &ack, record.tuple.ip_header_len());
     }
 
-    /// A segment without a connection: a SYN for a listener, or something to reset. `after` is the
-    /// last sequence number of a former connection in its place.
-    fn unknown(&mut self, segment: Segment, spare: Option<Frame>, after: Option<u32>) {
+    /// A segment without a connection: a SYN for a listener, or something to reset. `after` is a former
+    /// connection in its place.
+    fn unknown(&mut self, segment: Segment, spare: Option<Frame>, after: Option<TimeWait>) {
+        self.strangers += 1;
         let tuple = segment.tuple;
         let own = self.shared.is_own(tuple.local);
         let header = &segment.header;
@@ -301,10 +348,11 @@ impl Driver {
             && let Some(listening) = self.shared.listener_for(&tuple, own)
         {
             let value = header.ack.wrapping_sub(1);
-            match self.shared.accept_cookie(&listening, (tuple, syn, value)) {
-                Some(conn) => self.deliver(conn, segment),
+            let begun = (self.shared).accept_cookie(self.queue, &listening, (tuple, syn, value));
+            match begun {
+                Ok(conn) => self.deliver(conn, segment),
                 // Its sender takes the connection for standing, and what it sends comes again.
-                None => self.shared.drop_syn(&listening),
+                Err(refusal) => self.shared.count_dropped(refusal),
             }
             return;
         }
@@ -327,34 +375,30 @@ impl Driver {
         }
         self.shared.received.stray.add(1);
         if own && !header.has(wire::RST) {
-            let reset = self.shared.control.lock().reset(&segment);
-            if let Some(reset) = reset {
-                control::send(&self.shared.link, &reset, tuple.ip_header_len());
-            }
+            control::reset(&self.home().link, &segment);
         }
     }
 
-    fn syn(&mut self, listening: &Arc<Listening>, segment: Segment, after: Option<u32>) {
-        let tuple = segment.tuple;
+    fn syn(&mut self, listening: &Arc<Listening>, segment: Segment, after: Option<TimeWait>) {
+        let tuple = &segment.tuple;
         // A SYN from an address to itself would connect to itself.
-        let to_itself = tuple.local == tuple.remote && tuple.local_port == tuple.remote_port;
-        let conn = if to_itself {
-            None
+        if tuple.local == tuple.remote && tuple.local_port == tuple.remote_port {
+            self.shared.received.backlog_full.add(1);
+        } else if let Err(refusal) = self.shared.admits(tuple) {
+            self.shared.count_dropped(refusal);
         } else if listening.decides {
-            match self.shared.hold_syn(listening, &segment) {
-                Some(conn) => Some(conn),
-                None => return,
+            if let Some(conn) = self.shared.hold_syn(self.queue, listening, &segment) {
+                self.deliver(conn, segment);
             }
         } else {
-            self.shared.accept_syn(listening, &tuple, after)
-        };
-        match conn {
-            Some(conn) => self.deliver(conn, segment),
-            None if to_itself => self.shared.received.backlog_full.add(1),
-            None if !self.shared.answer_with_cookie(listening, &segment) => {
-                self.shared.drop_syn(listening);
+            let begun = (self.shared).accept_syn(self.queue, listening, &segment, after);
+            match begun {
+                Ok(Begun::Runs(conn)) => self.touch(conn),
+                Ok(Begun::Nothing) => {}
+                Err(refusal) => {
+                    (self.shared).turn_away(self.home(), refusal, listening, &segment);
+                }
             }
-            None => self.shared.tell_of_cookies(listening),
         }
     }
 }
@@ -369,7 +413,7 @@ impl Shared {
         }
     }
 
-    fn tell_of_cookies(&self, listening: &Listening) {
+    pub(super) fn tell_of_cookies(&self, listening: &Listening) {
         if self.cookies_sent.is_due(self.now()) {
             let so_far = self.received.cookies_sent.get();
             tell!(warn, "stack", accepts = %listening.rule, so_far, "SYN answered with a cookie: backlog full");
@@ -430,7 +474,7 @@ impl Running {
     }
 
     pub(super) fn link(&self) -> &Uplink {
-        &self.driver.shared.link
+        &self.driver.home().link
     }
 
     pub(super) fn turn(&mut self) -> Turn {
@@ -438,7 +482,7 @@ impl Running {
             return Turn::Over;
         };
         // Less than a batch: the link was drained, and waiting tells when there is more.
-        if received == BATCH || worked {
+        if received >= BATCH || worked {
             return self.busy();
         }
         let shared = &self.driver.shared;
@@ -470,24 +514,28 @@ impl Running {
     /// The driver is about to sleep: until when at most, and whether for room in the link too. `None`:
     /// there is something to do after all.
     pub(super) fn fall_asleep(&self) -> Option<(Option<Instant>, bool)> {
-        let expiry = self.driver.next_expiry();
-        let mut agenda = self.driver.shared.agenda.lock();
-        let wanted = agenda.fall_asleep().then(|| {
-            let timer = agenda.next();
-            let deadline = timer.into_iter().chain(expiry).chain(self.until).min();
-            (deadline, agenda.has_blocked())
-        });
-        drop(agenda);
-        if wanted.is_some() {
-            self.driver.busy.sleep(self.driver.shared.now());
+        let agenda = &self.driver.home().agenda;
+        let too_early = (!intact(Protection::SleepFirst)).then(|| self.driver.next_expiry());
+        let (timer, blocked) = {
+            let mut agenda = agenda.lock();
+            if !agenda.fall_asleep() {
+                return None;
+            }
+            (agenda.next(), agenda.has_blocked())
+        };
+        // Now that others can see that it sleeps: who adds something after this look wakes it.
+        let expiry = too_early.unwrap_or_else(|| self.driver.next_expiry());
+        if let Some(expiry) = expiry {
+            agenda.lock().sleeps_until(expiry);
         }
-        wanted
+        self.driver.busy.sleep(self.driver.shared.now());
+        let deadline = timer.into_iter().chain(expiry).chain(self.until).min();
+        Some((deadline, blocked))
     }
 
     pub(super) fn wake_up(&self) {
-        let shared = &self.driver.shared;
-        shared.agenda.lock().wake_up();
-        self.driver.busy.wake(shared.now());
+        self.driver.home().agenda.lock().wake_up();
+        self.driver.busy.wake(self.driver.shared.now());
     }
 
     /// Sleeps until there is something to do. `false`: the link is gone.

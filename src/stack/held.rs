@@ -3,7 +3,8 @@
 //! A record has a place in its listener's backlog. Whoever takes it out of the list gives the place
 //! back. A SYN that comes again refreshes its record. The connection that accepts one is in the
 //! table before the record goes, and a driver that has made a record looks into the table once more:
-//! so no SYN is held while its connection is there.
+//! so no SYN is held while its connection is there. Two drivers may have the same SYN, neither of which
+//! has found a record: the second refreshes that of the first.
 //!
 //! A record in TIME-WAIT's way leaves it in the table until the SYN is accepted: who is refused or
 //! ignored has not made room.
@@ -12,12 +13,14 @@
 
 use super::control;
 use super::listener::Listening;
+use super::quota::Refusal;
 use super::table::Entry;
 use super::{Shared, Work};
 use crate::buf::Gather;
 use crate::error::SoError;
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::engine::Engine;
+use crate::tcp::host::Host;
 use crate::tcp::time_wait::Answer;
 use crate::tcp::wire::{Header, Segment, Tuple};
 use std::collections::{BTreeMap, HashMap};
@@ -31,12 +34,15 @@ use std::time::Instant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Key {
     pub(crate) tuple: Tuple,
+    /// By which queue the first SYN came.
+    pub(crate) queue: u16,
     serial: u64,
 }
 
 #[derive(Debug)]
 struct Record {
     serial: u64,
+    queue: u16,
     listening: Arc<Listening>,
     /// The latest SYN. Its text, if any, does not count (RFC 9293 3.10.7.2 lets the peer send it again).
     syn: Header,
@@ -54,25 +60,33 @@ pub(crate) struct HeldSyns {
 }
 
 impl HeldSyns {
+    /// `None`: another driver has held this SYN, or one before it, meanwhile.
     fn insert(
         &mut self,
-        tuple: Tuple,
+        (tuple, queue): (Tuple, u16),
         listening: &Arc<Listening>,
         syn: Header,
         at: Instant,
-    ) -> Key {
+    ) -> Option<Key> {
+        if self.refresh(&tuple, syn, at) {
+            return None;
+        }
         self.serial += 1;
         let serial = self.serial;
         let record = Record {
             serial,
+            queue,
             listening: listening.clone(),
             syn,
             until: Some(at),
         };
-        let former = self.records.insert(tuple, record);
-        debug_assert!(former.is_none(), "invariant: only the driver adds records");
+        self.records.insert(tuple, record);
         self.deadlines.insert((at, serial), tuple);
-        Key { tuple, serial }
+        Some(Key {
+            tuple,
+            queue,
+            serial,
+        })
     }
 
     /// A SYN of a tuple that has a record. `false`: it has none.
@@ -107,7 +121,12 @@ impl HeldSyns {
 
     fn take_due(&mut self, now: Instant) -> Option<(Key, Record)> {
         let (&(until, serial), &tuple) = self.deadlines.first_key_value()?;
-        let key = Key { tuple, serial };
+        let queue = self.records.get(&tuple)?.queue;
+        let key = Key {
+            tuple,
+            queue,
+            serial,
+        };
         (until <= now).then(|| self.take(key).map(|record| (key, record)))?
     }
 
@@ -145,13 +164,29 @@ impl Shared {
 
     /// Holds a SYN, if the listener's backlog has room. A connection is given back if one has come to
     /// be in the meantime: the SYN is for that.
-    pub(crate) fn hold_syn(&self, listening: &Arc<Listening>, syn: &Segment) -> Option<Arc<Conn>> {
+    pub(crate) fn hold_syn(
+        &self,
+        queue: u16,
+        listening: &Arc<Listening>,
+        syn: &Segment,
+    ) -> Option<Arc<Conn>> {
         if !listening.reserve() {
             self.drop_syn(listening);
             return None;
         }
         let until = self.held_until();
-        let key = (self.held.lock()).insert(syn.tuple, listening, syn.header, until);
+        let place = (syn.tuple, queue);
+        let key = (self.held.lock()).insert(place, listening, syn.header, until);
+        let Some(key) = key else {
+            listening.release();
+            return None;
+        };
+        // Either go_down() has forgotten it, or this finds the stack down.
+        if self.down.load(Ordering::SeqCst) {
+            self.ignore_syn(key);
+            return None;
+        }
+        self.expires_at(until);
         if let Some(Entry::Conn(conn)) = self.table.get(&syn.tuple) {
             self.ignore_syn(key);
             return Some(conn);
@@ -190,29 +225,31 @@ impl Shared {
             Some(Entry::TimeWait(record, _))
                 if record.answer(&syn.header, 0) == Answer::MakeRoom =>
             {
-                self.table.forget(&tuple);
+                self.table.forget(&record);
                 Some(record.snd_nxt)
             }
             _ => None,
         };
-        let engine = self.engine(&tuple, |link, config| {
+        let engine = self.engine(key.queue, &tuple, |link, config| {
             Engine::listening(link, config, &tuple)
         });
         let number = self.initial_sequence_number(&tuple, after);
-        let conn = self.connection(tuple, engine, number);
+        let conn = self.connection(key.queue, (tuple, true), engine, number);
         // Whoever finds the connection in the table and runs it takes the SYN first.
         conn.leave(syn);
         let inserted = self.table.insert(&conn);
         self.ignore_syn(key);
-        if !inserted {
-            let why = "this stack has dialled its peer from the same port meanwhile";
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+        match inserted {
+            Ok(()) => {}
+            Err(Refusal::Connections) => return Err(self.too_many_connections()),
+            Err(_) => {
+                let why = "this stack has dialled its peer from the same port meanwhile";
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+            }
         }
-        self.counters.passive_opens.add(1);
+        self.counters(key.queue).passive_opens.add(1);
         super::tell_of_peer(&tuple);
-        // Either go_down() has found the connection, or this finds the stack down.
-        if self.down.load(Ordering::SeqCst) {
-            conn.run(Work::NETWORK_DOWN, Runner::User);
+        if self.end_if_down(&conn, Runner::User) {
             return Err(SoError::NetworkDown.into());
         }
         conn.run(Work::SERVE, Runner::User);
@@ -222,11 +259,8 @@ impl Shared {
     /// Answers with a reset. If the link is full, it is lost, and the peer's next SYN is a new one.
     pub(crate) fn refuse_syn(&self, key: Key) {
         if let Some(record) = self.take_syn(key) {
-            let syn = segment(key.tuple, record.syn);
-            let reset = self.control.lock().reset(&syn);
-            if let Some(reset) = reset {
-                control::send(&self.link, &reset, key.tuple.ip_header_len());
-            }
+            let link = &self.queues[usize::from(key.queue)].link;
+            control::reset(link, &segment(key.tuple, record.syn));
         }
     }
 

@@ -173,6 +173,12 @@ impl Pending {
         SocketAddr::new(self.key.tuple.remote, self.key.tuple.remote_port)
     }
 
+    /// By which receive queue of the stack's link it came, counted from 0: the home of the connection
+    /// that [`accept`](Self::accept) returns ([`TcpStream::queue`]).
+    pub fn queue(&self) -> usize {
+        self.key.queue.into()
+    }
+
     /// Answers the SYN and returns the connection, which does not stand yet:
     /// [`wait_connected`](Socket::wait_connected) waits for that, reading and writing do too, and it
     /// can be spliced at once. It no longer counts against the backlog.
@@ -181,6 +187,8 @@ impl Pending {
     /// [`TimedOut`](io::ErrorKind::TimedOut) if the SYN is held no longer, see [`DecidingListener`];
     /// [`AddrInUse`](io::ErrorKind::AddrInUse) if this stack has meanwhile dialled that peer itself,
     /// from the port that it wants to reach;
+    /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the stack has as many connections as it may
+    /// have ([`Builder::max_connections`](super::Builder::max_connections));
     /// [`NetworkDown`](io::ErrorKind::NetworkDown) if the link is gone.
     pub fn accept(self) -> io::Result<TcpStream> {
         let conn = self.stack.shared().accept_held(self.key)?;

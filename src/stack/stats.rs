@@ -1,6 +1,7 @@
 //! What a stack counts.
 
 use super::listener::Queued;
+use super::queue::Queue;
 use crate::busy::Busy;
 use crate::tcp::conn::Conn;
 use crate::tcp::host::Counter;
@@ -8,10 +9,9 @@ use crate::tcp::state::TcpState;
 use crate::tcp::wire::Malformed;
 use std::time::{Duration, Instant};
 
-/// What a stack has received, and what it did not take.
+/// What a stack did not take of what it has received.
 #[derive(Debug, Default)]
 pub(crate) struct Received {
-    pub(crate) frames: Counter,
     /// Dropped by the parser, by reason.
     pub(crate) malformed: Counter,
     pub(crate) fragments: Counter,
@@ -26,6 +26,12 @@ pub(crate) struct Received {
     pub(crate) claimed: Counter,
     /// SYNs beyond a backlog.
     pub(crate) backlog_full: Counter,
+    /// Connections, of a peer's or of ours, beyond the stack's limit.
+    pub(crate) connections_refused: Counter,
+    /// Connections beyond the limit of each peer.
+    pub(crate) peers_refused: Counter,
+    /// SYNs beyond the stack's limit of half-open connections.
+    pub(crate) half_open_full: Counter,
     /// SYNs beyond a backlog that were answered with a cookie.
     pub(crate) cookies_sent: Counter,
     /// Connections that began with a cookie.
@@ -43,6 +49,29 @@ impl Received {
             Malformed::Protocol => &self.unsupported,
             Malformed::Checksum => &self.bad_checksum,
             Malformed::Address => &self.bad_address,
+        }
+    }
+}
+
+/// Counters of a receive queue of a stack at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct QueueStats {
+    /// Frames received.
+    pub frames_received: u64,
+    /// Of these, segments of connections whose home is another queue
+    /// ([`TcpStream::queue`](crate::TcpStream::queue)).
+    pub segments_astray: u64,
+    /// Segments sent.
+    pub segments_sent: u64,
+}
+
+impl QueueStats {
+    pub(super) fn of(queue: &Queue) -> QueueStats {
+        QueueStats {
+            frames_received: queue.frames.get(),
+            segments_astray: queue.astray.get(),
+            segments_sent: queue.counters.sent.get(),
         }
     }
 }
@@ -77,6 +106,8 @@ pub struct Stats {
     pub time_wait: usize,
     /// Those forgotten early, since there were too many.
     pub time_wait_dropped: u64,
+    /// Those whose port a connection from here has taken, since all ports to its destination were used.
+    pub time_wait_reused: u64,
     /// Frames received.
     pub frames_received: u64,
     /// Frames dropped because of lengths or versions that make no sense.
@@ -109,7 +140,8 @@ pub struct Stats {
     pub segments_refused: u64,
     /// Segments dropped because a connection's backlog was full.
     pub segments_backlog_full: u64,
-    /// SYNs dropped because a listener's backlog was full.
+    /// SYNs dropped because a listener's backlog was full, or the stack had too many half-open
+    /// connections.
     pub syns_dropped: u64,
     /// SYNs answered with a cookie because half-open connections filled a listener's backlog
     /// ([`Builder::syn_cookies`](super::Builder::syn_cookies)).
@@ -127,6 +159,17 @@ pub struct Stats {
     pub icmp_ignored: u64,
     /// Connections reset because an invariant of this crate was broken: always 0, or a bug.
     pub broken: u64,
+    /// Connections that did not begin because the stack had as many as it may have
+    /// ([`Builder::max_connections`](super::Builder::max_connections)): SYNs, and acknowledgements of
+    /// cookies, that were dropped, and attempts to connect that failed.
+    pub connections_refused: u64,
+    /// The same for the limit of each peer
+    /// ([`Builder::max_connections_per_peer`](super::Builder::max_connections_per_peer)): SYNs that were
+    /// dropped, and connections that were reset when their handshake was over.
+    pub peer_connections_refused: u64,
+    /// SYNs that found as many half-open connections in the stack as there may be
+    /// ([`Builder::max_half_open`](super::Builder::max_half_open)): answered with a cookie or dropped.
+    pub half_open_full: u64,
     /// Segments of TCP received, of whatever connection or none, those that are dropped by the parser
     /// not counted.
     pub segments_received: u64,
@@ -165,10 +208,16 @@ pub struct Stats {
     pub receive_queue: usize,
     /// Bytes in send buffers (`so_snd`): not sent yet, or not acknowledged.
     pub send_queue: usize,
-    /// Memory behind both, in bytes: a small piece of a large frame keeps all of it.
-    pub buffer_memory: usize,
     /// Memory, in bytes, of what has arrived ahead of its turn.
     pub ahead_memory: usize,
+    /// Memory that the connections' buffers hold at this moment, in bytes, as of the last time that each
+    /// was looked at.
+    pub buffer_memory: usize,
+    /// Times that it came near its limit
+    /// ([`Builder::max_buffer_memory`](super::Builder::max_buffer_memory)).
+    pub memory_pressures: u64,
+    /// Segments whose text was dropped for that.
+    pub segments_pressed: u64,
     pub(super) states: [usize; TcpState::COUNT],
 }
 
@@ -202,11 +251,9 @@ impl Stats {
         self.ahead_memory += conn.ahead_memory();
         let rcv = conn.end.rcv();
         self.receive_queue += rcv.buf.len();
-        self.buffer_memory += rcv.buf.memory();
         drop(rcv);
         let snd = conn.end.snd();
         self.send_queue += snd.buf.len();
-        self.buffer_memory += snd.buf.memory();
     }
 
     pub(super) fn add_listener(&mut self, queued: Queued) {

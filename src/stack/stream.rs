@@ -64,6 +64,8 @@ impl TcpStream {
     /// [`TimedOut`](io::ErrorKind::TimedOut) after the stack's connect timeout,
     /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if the stack has no address of that
     /// family or all ephemeral ports to it are in use,
+    /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the stack has as many connections as it may
+    /// have ([`Builder::max_connections`](super::Builder::max_connections)),
     /// [`HostUnreachable`](io::ErrorKind::HostUnreachable) or
     /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) if a [`Route`](super::Route) says so, [`InvalidInput`](io::ErrorKind::InvalidInput) for a destination that nobody can have, or
     /// for no address at all. What the operating system says of a name.
@@ -104,11 +106,7 @@ impl TcpStream {
     /// # Errors
     /// As for [`connect`](Self::connect), if nothing can be sent at all.
     pub fn start(stack: &Stack, address: SocketAddr) -> io::Result<TcpStream> {
-        let any = match address {
-            SocketAddr::V4(_) => SocketAddr::from(([0; 4], 0)),
-            SocketAddr::V6(_) => SocketAddr::from(([0; 16], 0)),
-        };
-        TcpStream::start_from(stack, any, address)
+        TcpStream::start_from(stack, any_like(address), address)
     }
 
     /// As [`connect`](Self::connect) to one address, from a given one: `bind` before `connect`. An
@@ -156,7 +154,54 @@ impl TcpStream {
         local: SocketAddr,
         address: SocketAddr,
     ) -> io::Result<TcpStream> {
-        Ok(TcpStream::new(stack, stack.dial(local, address)?))
+        Ok(TcpStream::new(stack, stack.dial(local, address, None)?))
+    }
+
+    /// As [`connect`](Self::connect) to one address, so that what the peer sends arrives by a given
+    /// receive queue of a stack that has several ([`Stack::over`]), counted from 0. That queue's driver
+    /// runs the connection then; if it is the one that runs the other connection of a pair, and the
+    /// pair's splices ([`queue`](Self::queue)), one thread does all of it.
+    ///
+    /// If the link can tell where answers arrive ([`Link::steer`](crate::link::Link::steer)), the port is
+    /// chosen accordingly, in the order of [`connect`](Self::connect); each queue has its share of the
+    /// ephemeral ports then. If it cannot, nothing but the connection's home depends on it: a TUN learns
+    /// from what is sent where the answers are to go.
+    ///
+    /// ```
+    /// use sosplice::{Stack, TcpListener, TcpStream, link::memory};
+    /// let (near, far) = memory::queues(4, memory::Config::default());
+    /// let server = Stack::over(near).address("10.0.0.1/24".parse()?).build()?;
+    /// let client = Stack::over(far).address("10.0.0.2/24".parse()?).build()?;
+    /// let listener = TcpListener::bind(&server, "10.0.0.1:80")?;
+    /// let stream = TcpStream::connect_on(&client, 3, "10.0.0.1:80".parse()?)?;
+    /// assert_eq!(stream.queue(), 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`connect`](Self::connect), [`InvalidInput`](io::ErrorKind::InvalidInput) if there is no
+    /// such queue, and [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if all ports are in use
+    /// whose answers come by it.
+    pub fn connect_on(stack: &Stack, queue: usize, address: SocketAddr) -> io::Result<TcpStream> {
+        let stream = TcpStream::start_on(stack, queue, address)?;
+        stream.socket.wait_connected(None)?;
+        Ok(stream)
+    }
+
+    /// As [`start`](Self::start), so that answers come by a given queue, see
+    /// [`connect_on`](Self::connect_on).
+    ///
+    /// # Errors
+    /// As for [`connect_on`](Self::connect_on), if nothing can be sent at all.
+    pub fn start_on(stack: &Stack, queue: usize, address: SocketAddr) -> io::Result<TcpStream> {
+        let conn = stack.dial(any_like(address), address, Some(queue))?;
+        Ok(TcpStream::new(stack, conn))
+    }
+
+    /// Which receive queue of its stack is the connection's home, counted from 0: by that it sends, and
+    /// that queue's driver looks after it. It stays the same. What the peer sends may arrive by any.
+    pub fn queue(&self) -> usize {
+        self.conn.queue.into()
     }
 
     #[cfg(any(test, sosplice_fuzz))]
@@ -339,6 +384,14 @@ impl TcpStream {
     /// As for [`Socket::shutdown`].
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         self.socket.shutdown(how)
+    }
+}
+
+/// The unspecified address of the same family.
+fn any_like(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(_) => SocketAddr::from(([0; 4], 0)),
+        SocketAddr::V6(_) => SocketAddr::from(([0; 16], 0)),
     }
 }
 

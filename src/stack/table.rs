@@ -1,5 +1,6 @@
 //! The table of connections: sharded, found by a hash of both ends.
 
+use super::quota::Refusal;
 use crate::lock::{LEAF, Mutex};
 use crate::tcp::conn::Conn;
 use crate::tcp::time_wait::TimeWait;
@@ -10,6 +11,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const SHARDS: usize = 64;
+/// A connection that we begin may take the place of one that has been in TIME-WAIT for so long (Linux'
+/// `tcp_tw_reuse_delay`).
+const REUSE: Duration = Duration::from_secs(1);
 
 /// What has a tuple.
 #[derive(Debug, Clone)]
@@ -36,21 +40,27 @@ pub(crate) struct Table {
     connections: AtomicUsize,
     records: AtomicUsize,
     dropped: AtomicU64,
+    reused: AtomicU64,
     time_wait: Duration,
     /// Most places in the queue, so most records.
     limit: usize,
+    /// Most connections.
+    most: usize,
 }
 
 impl Table {
-    pub(crate) fn new(time_wait: Duration, limit: usize) -> Table {
+    /// At most `limit` records and `most` connections.
+    pub(crate) fn new(time_wait: Duration, limit: usize, most: usize) -> Table {
         Table {
             shards: std::array::from_fn(|_| Mutex::default()),
             waiting: Mutex::default(),
             connections: AtomicUsize::new(0),
             records: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
+            reused: AtomicU64::new(0),
             time_wait,
             limit,
+            most,
         }
     }
 
@@ -68,15 +78,31 @@ impl Table {
         self.shard(tuple).lock().contains_key(tuple)
     }
 
-    /// Puts a connection in, unless its tuple is taken.
-    pub(crate) fn insert(&self, conn: &Arc<Conn>) -> bool {
-        let mut shard = self.shard(&conn.tuple).lock();
-        let vacant = !shard.contains_key(&conn.tuple);
-        if vacant {
-            shard.insert(conn.tuple, Entry::Conn(conn.clone()));
-            self.connections.fetch_add(1, Ordering::Relaxed);
+    /// Puts a connection in, unless its tuple is taken or there are too many.
+    pub(crate) fn insert(&self, conn: &Arc<Conn>) -> Result<(), Refusal> {
+        // Counted first: of several threads that find the last place, one has it.
+        let one_more = |count| (count < self.most).then_some(count + 1);
+        self.connections
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .map_err(|_| Refusal::Connections)?;
+        let vacant = {
+            let mut shard = self.shard(&conn.tuple).lock();
+            let vacant = !shard.contains_key(&conn.tuple);
+            if vacant {
+                shard.insert(conn.tuple, Entry::Conn(conn.clone()));
+            }
+            vacant
+        };
+        if !vacant {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            return Err(Refusal::Taken);
         }
-        vacant
+        Ok(())
+    }
+
+    /// Whether one more connection may begin.
+    pub(crate) fn has_room(&self) -> bool {
+        self.connections() < self.most
     }
 
     /// Takes a connection out; a record may take its place. The reference is given back, to be
@@ -149,10 +175,44 @@ impl Table {
         }
     }
 
-    /// Makes room for a new connection in the place of one in TIME-WAIT.
-    pub(crate) fn forget(&self, tuple: &Tuple) {
+    /// Whether a connection that we begin may take the tuple of one that is in TIME-WAIT.
+    pub(crate) fn is_reusable(&self, tuple: &Tuple, now: Instant) -> bool {
+        let shard = self.shard(tuple).lock();
+        shard
+            .get(tuple)
+            .is_some_and(|entry| self.is_old(entry, now))
+    }
+
+    fn is_old(&self, entry: &Entry, now: Instant) -> bool {
+        match entry {
+            Entry::Conn(_) => false,
+            Entry::TimeWait(_, term) => term.until + REUSE <= now + self.time_wait,
+        }
+    }
+
+    /// Makes room for it. Its numbers are to be larger than this one.
+    pub(crate) fn reuse(&self, tuple: &Tuple, now: Instant) -> Option<u32> {
         let mut shard = self.shard(tuple).lock();
-        if matches!(shard.get(tuple), Some(Entry::TimeWait(..))) {
+        let old = shard.get(tuple).filter(|entry| self.is_old(entry, now))?;
+        let Entry::TimeWait(record, _) = old else {
+            return None;
+        };
+        let snd_nxt = record.snd_nxt;
+        self.remove_record(&mut shard, tuple);
+        self.reused.fetch_add(1, Ordering::Relaxed);
+        Some(snd_nxt)
+    }
+
+    /// Records whose tuple was taken by a connection that we began.
+    pub(crate) fn reused(&self) -> u64 {
+        self.reused.load(Ordering::Relaxed)
+    }
+
+    /// Makes room for a new connection in the place of one in TIME-WAIT, if it is still there.
+    pub(crate) fn forget(&self, record: &TimeWait) {
+        let tuple = &record.tuple;
+        let mut shard = self.shard(tuple).lock();
+        if matches!(shard.get(tuple), Some(Entry::TimeWait(other, _)) if other == record) {
             self.remove_record(&mut shard, tuple);
         }
     }
@@ -265,21 +325,21 @@ mod tests {
             snd_nxt: 0,
             rcv_nxt: 0,
         };
-        let table = Table::new(Duration::from_secs(60), 1000);
+        let table = Table::new(Duration::from_secs(60), 1000, 1);
         let start = SystemClock.now();
         // A peer that opens the same connection again and again, for two hours.
         for second in 0..7200 {
             let now = start + Duration::from_secs(second);
-            table.forget(&tuple);
-            assert!(table.insert(&conn));
+            table.forget(&record);
+            table.insert(&conn).unwrap();
             drop(table.end(&conn, Some(record), now));
             table.expire(now);
             assert!(table.waiting.lock().len() <= 61);
         }
         // A record that is restarted stays for a period from then.
         let now = start + Duration::from_secs(7200);
-        table.forget(&tuple);
-        assert!(table.insert(&conn));
+        table.forget(&record);
+        table.insert(&conn).unwrap();
         drop(table.end(&conn, Some(record), now));
         table.restart(&record, now + Duration::from_secs(59));
         table.expire(now + Duration::from_secs(60));

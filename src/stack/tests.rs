@@ -26,7 +26,10 @@ fn a_connection_has_one_timer() {
     for _ in 0..100 {
         driver.run_once().unwrap();
     }
-    assert_eq!(stack.shared().agenda.lock().timers(), connecting.len());
+    assert_eq!(
+        stack.shared().queues[0].agenda.lock().timers(),
+        connecting.len()
+    );
 }
 
 #[test]
@@ -82,7 +85,7 @@ fn nothing_is_left_of_a_stack_whose_link_is_full() {
 }
 
 #[test]
-fn a_syn_whose_place_is_taken_changes_nothing() {
+fn a_syn_whose_place_is_taken_is_its_connections() {
     let (stack, _driver, _far) = stack(100);
     let shared = stack.shared();
     let listener = stack
@@ -94,9 +97,22 @@ fn a_syn_whose_place_is_taken_changes_nothing() {
         local_port: 80,
         remote_port: 4000,
     };
-    assert!(shared.accept_syn(&listener, &tuple, None).is_some());
-    assert!(shared.accept_syn(&listener, &tuple, None).is_none());
-    assert!(shared.half_open.lock().contains_key(&tuple));
+    let syn = held::segment(
+        tuple,
+        crate::tcp::wire::Header {
+            seq: 5000,
+            ack: 0,
+            flags: crate::tcp::wire::SYN,
+            window: 1000,
+            options: crate::tcp::wire::SynOptions::default(),
+        },
+    );
+    let begin = || match shared.accept_syn(0, &listener, &syn, None) {
+        Ok(Begun::Runs(conn)) => conn,
+        other => panic!("{other:?}"),
+    };
+    assert!(Arc::ptr_eq(&begin(), &begin()));
+    assert_eq!(shared.half_open.lock().len(), 1);
     assert!(listener.reserve(), "one of two places is taken");
     assert!(!listener.reserve());
 }

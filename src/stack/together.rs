@@ -18,6 +18,10 @@ impl Driver {
     /// [`Direct`](crate::splice::Dispatch::Direct); beside workers only, receiving in several threads can
     /// be faster.
     ///
+    /// If the links have several receive queues, each thread may have a queue's drivers of all stacks
+    /// ([`manual_queues`](super::Builder::manual_queues)); a thread may also have several drivers of one
+    /// stack.
+    ///
     /// ```no_run
     /// use sosplice::{Stack, link::tun::Tun, stack::Driver};
     /// let (front, driver) = Stack::builder(Tun::open("tun0")?).address("10.1.0.2/24".parse()?).manual()?;

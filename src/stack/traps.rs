@@ -18,6 +18,7 @@ mod hostile;
 mod icmp;
 mod listings;
 mod options;
+mod queues;
 mod recovery;
 mod routes;
 mod segments;

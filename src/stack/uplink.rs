@@ -3,7 +3,7 @@
 //! Who transmits holds a connection's lock and cannot end the stack. So the word is left here; the
 //! driver, which it wakes, hears it as soon as what had arrived before is received. No locks.
 
-use crate::link::{Capabilities, Frame, Link, Packet, TransmitError};
+use crate::link::{Capabilities, Flow, Frame, Link, Packet, TransmitError};
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -63,6 +63,10 @@ impl Link for Uplink {
     #[cfg(target_os = "linux")]
     fn descriptors(&self) -> Option<[std::os::fd::BorrowedFd<'_>; 2]> {
         self.link.descriptors()
+    }
+
+    fn steer(&self, flow: &Flow) -> Option<usize> {
+        self.link.steer(flow)
     }
 }
 

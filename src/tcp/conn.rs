@@ -10,11 +10,16 @@
 //!    `tcb` first, then the backlog. So nothing can be left behind unseen (model: `conn::loom`).
 //! 3. The owner takes segments in the order of their arrival.
 //! 4. A user's thread serves one bound of segments at most. What remains stays in the backlog, and
-//!    the driver is told; whoever owns the connection next takes it first.
+//!    the driver is told; whoever owns the connection next takes it first. So does a driver, with a
+//!    larger bound: a second driver may go on leaving segments as fast as the first one takes them, and
+//!    that one's other connections are not to wait for it.
 //! 5. A driver that has a batch to receive may leave the service step as work ([`Conn::receive`]): the
 //!    splices that run behind the batch come to the same connections, and do it. It comes back for
 //!    what nobody has done ([`Conn::catch_up`]).
-//! 6. Events are told when the connection is free again: a subscriber may use it. What two owners have
+//! 6. Any driver may run a connection: frames come by any queue of a link that has several
+//!    (`stack::queue`). Home, for life, is one queue: by that the connection transmits, and its driver
+//!    is the one that is told.
+//! 7. Events are told when the connection is free again: a subscriber may use it. What two owners have
 //!    to tell may then come in another order.
 
 use super::engine::Engine;
@@ -31,7 +36,7 @@ use crate::sync::{Protection, intact};
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -41,6 +46,9 @@ const BACKLOG: usize = 512;
 const ERRORS: usize = 16;
 /// Rounds of segments that a user's thread takes before it leaves the rest to the driver.
 const USER_ROUNDS: u32 = 4;
+/// Rounds that a driver takes before it leaves the rest for its next turn, or to the connection's own
+/// driver.
+const DRIVER_ROUNDS: u32 = 64;
 
 #[derive(Debug, Default)]
 struct Backlog {
@@ -64,12 +72,28 @@ pub(crate) enum Runner {
     User,
 }
 
+impl Runner {
+    /// Rounds at most.
+    fn rounds(self) -> u32 {
+        match self {
+            Runner::Driver | Runner::Batch => DRIVER_ROUNDS,
+            Runner::User => USER_ROUNDS,
+        }
+    }
+}
+
 /// One TCP connection.
 pub(crate) struct Conn {
     me: Weak<Conn>,
     pub(crate) tuple: Tuple,
+    /// Its home.
+    pub(crate) queue: u16,
     pub(crate) end: Arc<SocketEnd>,
     pub(crate) options: Options,
+    /// The peer opened it.
+    pub(crate) is_inbound: bool,
+    /// The host counts it among those of its peer.
+    pub(crate) counts_for_peer: AtomicBool,
     host: Arc<dyn Host>,
     tcb: lock::Mutex<Tcb, CONNECTION>,
     backlog: lock::Mutex<Backlog, LEAF>,
@@ -104,10 +128,12 @@ enum Over {
 /// Sizes of a connection, and where it begins.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConnConfig {
+    pub(crate) queue: u16,
     pub(crate) rcv_ring: usize,
     pub(crate) wire_iss: u32,
     pub(crate) ack_delay: Option<Duration>,
     pub(crate) epoch: Instant,
+    pub(crate) is_inbound: bool,
 }
 
 impl Conn {
@@ -118,7 +144,7 @@ impl Conn {
         (config, options): (&ConnConfig, Options),
         host: Arc<dyn Host>,
     ) -> Arc<Conn> {
-        let mtu = host.link().capabilities().mtu;
+        let mtu = host.link(config.queue).capabilities().mtu;
         let now = host.now();
         let mut tcb = Tcb::new(
             tuple,
@@ -133,8 +159,11 @@ impl Conn {
         Arc::new_cyclic(|me| Conn {
             me: me.clone(),
             tuple,
+            queue: config.queue,
             end,
             options,
+            is_inbound: config.is_inbound,
+            counts_for_peer: AtomicBool::new(false),
             host,
             tcb: lock::Mutex::new(tcb),
             backlog: lock::Mutex::default(),
@@ -188,7 +217,7 @@ impl Conn {
         let mut backlog = self.backlog.lock();
         if backlog.segments.len() >= BACKLOG {
             drop(backlog);
-            self.host.counters().backlog_full.add(1);
+            self.host.counters(self.queue).backlog_full.add(1);
             return false;
         }
         backlog.segments.push_back(segment);
@@ -203,7 +232,7 @@ impl Conn {
             backlog.errors.push(error);
         } else {
             drop(backlog);
-            self.host.counters().icmp_ignored.add(1);
+            self.host.counters(self.queue).icmp_ignored.add(1);
         }
         room
     }
@@ -287,14 +316,17 @@ impl Conn {
                         backlog.work.add(Work::SERVE);
                     }
                     // Give the emptied queue its memory back, then the connection (rule 2).
-                    std::mem::swap(&mut backlog.segments, &mut segments);
+                    if !tcb.is_at_rest() {
+                        std::mem::swap(&mut backlog.segments, &mut segments);
+                    }
                     if !intact(Protection::FreeFirst) {
                         drop(backlog);
                     }
                     drop(tcb);
                     return;
                 }
-                if runner == Runner::User && rounds >= USER_ROUNDS {
+                if rounds >= runner.rounds() {
+                    // A service step that is owed is done with the rest.
                     drop(tcb);
                     drop(backlog);
                     self.host.hand_over(me);
@@ -321,10 +353,11 @@ impl Conn {
     ) -> bool {
         let env = Env {
             now: self.host.now(),
-            link: self.host.link(),
+            link: self.host.link(self.queue),
             end: &self.end,
-            counters: self.host.counters(),
-            sent: Sent::new(self.host.counters()),
+            counters: self.host.counters(self.queue),
+            memory: self.host.memory(),
+            sent: Sent::new(self.host.counters(self.queue)),
             options: &self.options,
         };
         // First: what they quote may be acknowledged by a segment behind them.
@@ -399,6 +432,14 @@ impl Conn {
     }
 }
 
+impl Drop for Conn {
+    fn drop(&mut self) {
+        // Bytes that nobody has read go with the socket, which goes with this.
+        let memory = self.host.memory();
+        self.tcb.get_mut().account.close(memory);
+    }
+}
+
 impl fmt::Debug for Conn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Conn")
@@ -435,6 +476,10 @@ impl Protocol for Conn {
 
     fn name(&self) -> &'static str {
         "tcp"
+    }
+
+    fn queue(&self) -> Option<usize> {
+        (self.host.queues() > 1).then_some(self.queue.into())
     }
 
     fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {

@@ -38,12 +38,12 @@ pub(crate) trait Outlet {
 }
 
 /// Sizes and options of an engine.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EngineConfig {
     pub(crate) rcv_ring: usize,
     pub(crate) snd_ring: usize,
-    /// The rings lie on memory that all rings share, if that can be had.
-    pub(crate) shared_rings: bool,
+    /// The rings lie on this piece of the memory that rings share ([`ring`]), if that can be had.
+    pub(crate) shared_rings: Option<u8>,
     pub(crate) nagle: bool,
     /// Seeds the engine's initial sequence number.
     pub(crate) seed: u64,
@@ -74,6 +74,7 @@ pub(crate) struct Engine {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     caps: DeviceCapabilities,
+    shared_rings: Option<u8>,
     #[cfg(any(test, sosplice_fuzz))]
     config: EngineConfig,
     /// Behind the sockets, so dropped after them.
@@ -105,6 +106,7 @@ impl Engine {
             sockets,
             handle,
             caps,
+            shared_rings: config.shared_rings,
             #[cfg(any(test, sosplice_fuzz))]
             config: *config,
             _memory: [rcv_memory, snd_memory],
@@ -138,6 +140,16 @@ impl Engine {
             .connect(iface.context(), remote, local)
             .expect("invariant: the stack has checked both ends");
         engine
+    }
+
+    /// Size of its send ring.
+    pub(crate) fn snd_capacity(&self) -> usize {
+        self.socket().send_capacity()
+    }
+
+    /// See [`EngineConfig::shared_rings`].
+    pub(crate) fn shares_rings(&self) -> Option<u8> {
+        self.shared_rings
     }
 
     #[cfg(any(test, sosplice_fuzz))]

@@ -24,6 +24,7 @@
 //! like. Deterministic; under the connection's ownership (rank 1).
 
 use super::ahead::{Ahead, BLOCKS};
+use super::memory::Appetite;
 use super::wire::{self, ACK, FIN, Header, PSH, RST, SYN, SynOptions};
 use smallvec::SmallVec;
 use smoltcp::socket::tcp::State;
@@ -153,6 +154,10 @@ pub(crate) struct Guard {
     remote_mss: Option<u16>,
     /// Acknowledgement and window of the last frame, as they are on the wire.
     told: (u32, u16),
+    /// What is taken of the next segments.
+    appetite: Appetite,
+    /// Text of the last segment was not taken for that.
+    declined: bool,
 }
 
 impl Guard {
@@ -184,6 +189,8 @@ impl Guard {
             sack: false,
             remote_mss: None,
             told: (0, 0),
+            appetite: Appetite::Everything,
+            declined: false,
         }
     }
 
@@ -217,6 +224,65 @@ impl Guard {
     #[cfg(test)]
     pub(crate) fn fin_received(&self) -> bool {
         self.fin_received
+    }
+
+    /// Size of the engine's receive ring.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// The peer's window, in bytes.
+    pub(crate) fn window(&self) -> usize {
+        usize::from(self.window) << self.remote_shift
+    }
+
+    /// Nothing is in flight in either direction, and no hole and no end waits.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.snd_una == self.snd_max && self.fin_at.is_none() && !self.has_holes()
+    }
+
+    /// The peer's SYN, as if it had sent nothing before what comes next.
+    pub(crate) fn syn_again(&self) -> Header {
+        let scaled = self.shift > 0 || self.remote_shift > 0;
+        Header {
+            seq: self.rcv_nxt_seq().wrapping_sub(1),
+            ack: 0,
+            flags: SYN,
+            window: self.window,
+            options: SynOptions {
+                mss: self.remote_mss,
+                window_scale: scaled.then_some(self.remote_shift),
+                sack_permitted: self.sack,
+            },
+        }
+    }
+
+    /// The acknowledgement behind it.
+    pub(crate) fn ack_again(&self) -> Header {
+        Header {
+            seq: self.rcv_nxt_seq(),
+            ..self.below_window()
+        }
+    }
+
+    /// Another engine's SYN stands right before what is sent next. Returns by how much its numbers are
+    /// larger than those of the former one.
+    pub(crate) fn move_iss(&mut self, syn: u32) -> u32 {
+        let former = self.snd_seq(self.snd_una);
+        let moved = syn.wrapping_add(1).wrapping_sub(former);
+        self.iss = self.iss.map(|iss| iss.wrapping_add(moved));
+        moved
+    }
+
+    /// What is taken of what arrives from now on.
+    pub(crate) fn set_appetite(&mut self, appetite: Appetite) {
+        self.appetite = appetite;
+        self.declined = false;
+    }
+
+    /// Whether text of the last segment was not taken although there was room in the window.
+    pub(crate) fn has_declined(&self) -> bool {
+        self.declined
     }
 
     /// Bytes left the engine's receive ring.
@@ -490,9 +556,15 @@ impl Guard {
         if !header.has(ACK) {
             return Verdict::Drop;
         }
-        let cut = self.trim(state, header, len);
+        let mut cut = self.trim(state, header, len);
         if !cut.acceptable {
             return self.judge_outside(state, header, &cut);
+        }
+        let declined = self.appetite == Appetite::Nothing && cut.len > 0;
+        if declined {
+            // As if it had been lost behind its header: the peer sends it again.
+            (cut.len, cut.fin) = (0, false);
+            self.declined = true;
         }
         let Some(ack) = self.acceptable_ack(header.ack) else {
             return Verdict::Challenge(self.below_window());
@@ -502,7 +574,11 @@ impl Guard {
         if says_nothing && cut.len == 0 && !cut.fin {
             return Verdict::Drop; // it must not count as a duplicate acknowledgement
         }
+        let before = self.heard();
         let mut feed = self.accept(header, &cut, ack);
+        if declined && self.heard() == before && state != State::SynReceived {
+            return Verdict::Drop; // nor must this
+        }
         if feed.len > 0 && feed.growth == 0 {
             feed.tell |= state == State::SynReceived;
             return Verdict::FeedThenAnswer(feed, self.below_window());
@@ -598,7 +674,8 @@ impl Guard {
                 feed.growth = usize::try_from(in_order).unwrap_or(usize::MAX);
                 feed.keep = true;
             } else {
-                feed.keep = self.ahead.add(start, end);
+                self.declined = self.appetite != Appetite::Everything;
+                feed.keep = !self.declined && self.ahead.add(start, end);
             }
             if feed.keep {
                 self.high = self.high.max(end);

@@ -1,6 +1,7 @@
 //! What a connection needs of the stack it belongs to.
 
 use super::conn::Conn;
+use super::memory::Memory;
 use super::time_wait::TimeWait;
 use crate::link::Link;
 use std::cell::Cell;
@@ -15,6 +16,10 @@ pub(crate) struct Counter(AtomicU64);
 impl Counter {
     pub(crate) fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn new(count: u64) -> Counter {
+        Counter(AtomicU64::new(count))
     }
 
     pub(crate) fn get(&self) -> u64 {
@@ -107,20 +112,54 @@ impl Drop for Sent<'_> {
     }
 }
 
+impl Counters {
+    /// What several have counted together.
+    pub(crate) fn sum<'a>(all: impl Iterator<Item = &'a Counters> + Clone) -> Counters {
+        let sum = |one: fn(&Counters) -> &Counter| {
+            Counter::new(all.clone().map(|counters| one(counters).get()).sum())
+        };
+        Counters {
+            sent: sum(|all| &all.sent),
+            repaired: sum(|all| &all.repaired),
+            lost: sum(|all| &all.lost),
+            link_full: sum(|all| &all.link_full),
+            refused: sum(|all| &all.refused),
+            backlog_full: sum(|all| &all.backlog_full),
+            icmp_errors: sum(|all| &all.icmp_errors),
+            mtu_lowered: sum(|all| &all.mtu_lowered),
+            icmp_ignored: sum(|all| &all.icmp_ignored),
+            broken: sum(|all| &all.broken),
+            bytes_sent: sum(|all| &all.bytes_sent),
+            sent_again: sum(|all| &all.sent_again),
+            bytes_sent_again: sum(|all| &all.bytes_sent_again),
+            active_opens: sum(|all| &all.active_opens),
+            passive_opens: sum(|all| &all.passive_opens),
+            attempts_failed: sum(|all| &all.attempts_failed),
+            resets: sum(|all| &all.resets),
+        }
+    }
+}
+
 /// An armed timer: its time, and a number of its own.
 pub(crate) type TimerKey = (Instant, u64);
 
 /// The stack, as a connection sees it. All methods take only leaf locks (rank 5).
 pub(crate) trait Host: Send + Sync {
-    fn link(&self) -> &dyn Link;
+    /// By which a connection of this queue transmits.
+    fn link(&self, queue: u16) -> &dyn Link;
+    /// How many queues there are.
+    fn queues(&self) -> usize;
     fn now(&self) -> Instant;
-    fn counters(&self) -> &Counters;
+    /// What the buffers of all connections hold.
+    fn memory(&self) -> &Memory;
+    /// Of the connections of this queue.
+    fn counters(&self, queue: u16) -> &Counters;
     /// The connection is to be served no later than this. The former timer, if it is still there,
     /// goes.
     fn arm(&self, conn: &Arc<Conn>, at: Instant, former: Option<TimerKey>) -> TimerKey;
     /// The connection waits for room in the link.
     fn blocked(&self, conn: &Arc<Conn>);
-    /// The connection has segments that its owner left to the driver.
+    /// The connection has segments that its owner left to the driver of its queue.
     fn hand_over(&self, conn: &Arc<Conn>);
     /// The handshake is over.
     fn established(&self, conn: &Arc<Conn>);

@@ -30,6 +30,8 @@ pub(crate) struct Limits {
     pub(crate) half_closed: Option<Duration>,
     /// FIN-WAIT-2 of a socket that nobody holds any more.
     pub(crate) fin_wait: Duration,
+    /// Standing still, before the engine is given back.
+    pub(crate) rest: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -43,6 +45,7 @@ impl Default for Limits {
             stall: None,
             half_closed: None,
             fin_wait: Duration::from_secs(60),
+            rest: Some(Duration::from_secs(5)),
         }
     }
 }

@@ -36,6 +36,10 @@ pub(crate) enum Op {
     Enqueued(usize),
     Dequeued(usize),
     Nagle(bool),
+    /// Another engine takes the place of the former one.
+    Reborn(EngineConfig, Capabilities),
+    /// Zeros that open its congestion window.
+    Primed(usize),
     AckDelay(Option<Duration>),
     Close,
     Abort,
@@ -95,6 +99,14 @@ impl Tap {
         self.ops.push(Op::Fed(now, frame));
     }
 
+    pub(crate) fn reborn(&mut self, config: EngineConfig, link: Capabilities) {
+        self.ops.push(Op::Reborn(config, link));
+    }
+
+    pub(crate) fn primed(&mut self, count: usize) {
+        self.ops.push(Op::Primed(count));
+    }
+
     pub(crate) fn nagle(&mut self, enabled: bool) {
         self.ops.push(Op::Nagle(enabled));
     }
@@ -152,6 +164,7 @@ struct Twin {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     caps: DeviceCapabilities,
+    tuple: Tuple,
     out: VecDeque<Vec<u8>>,
     sent: u64,
     received: u64,
@@ -189,6 +202,7 @@ impl Twin {
             sockets,
             handle,
             caps,
+            tuple: birth.tuple,
             out,
             sent: 0,
             received: 0,
@@ -228,6 +242,9 @@ impl Twin {
                 assert_eq!(self.socket().send_slice(&bytes), Ok(*count));
                 self.sent += *count as u64;
             }
+            Op::Primed(count) => {
+                assert_eq!(self.socket().send_slice(&vec![0; *count]), Ok(*count));
+            }
             Op::Dequeued(count) => {
                 let mut bytes = vec![0; *count];
                 if *count > 0 {
@@ -239,6 +256,21 @@ impl Twin {
                     "bytes differ"
                 );
                 self.received += *count as u64;
+            }
+            Op::Reborn(config, link) => {
+                assert!(self.out.is_empty(), "the twin emitted more");
+                let twin = Twin::new(&Birth {
+                    tuple: self.tuple,
+                    connects: false,
+                    config: *config,
+                    link: *link,
+                });
+                let (sent, received) = (self.sent, self.received);
+                *self = Twin {
+                    sent,
+                    received,
+                    ..twin
+                };
             }
             Op::Nagle(enabled) => self.socket().set_nagle_enabled(*enabled),
             Op::AckDelay(delay) => self.socket().set_ack_delay(delay.map(Into::into)),

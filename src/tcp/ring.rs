@@ -2,8 +2,11 @@
 //!
 //! Rings hold zeros, ever: the payload is elsewhere. So all rings, however many and however large, can
 //! lie on the same few pages ([`mapping`]). The zeros then stay in the nearest caches, and a ring costs
-//! addresses and page tables but no memory. Where that cannot be had (too many mappings, another
-//! system, switched off) a ring has memory of its own. Both behave the same.
+//! addresses and page tables but no memory. Threads that run at the same time are not to write the same
+//! memory, though, also if it is the same that they write: each processor would take it from the other
+//! one's caches. So the rings of a link's receive queue have pages of their own ([`ring`]'s `piece`).
+//! Where that cannot be had (too many mappings, another system, switched off) a ring has memory of its
+//! own. All behave the same.
 //!
 //! To map a ring takes as long as a connection of a few bytes, so some are kept for the next
 //! connections. Lock: the kept ones (6); nothing is mapped or unmapped under it.
@@ -23,14 +26,20 @@ pub(crate) use kept::Kept;
 #[derive(Debug)]
 pub(crate) enum Kept {}
 
-/// A ring of `len` bytes, and what must outlive it.
-pub(crate) fn ring(len: usize, shared: bool) -> (SocketBuffer<'static>, Option<Kept>) {
+/// How many pieces of memory there are to be shared.
+pub(crate) const PIECES: u8 = 16;
+
+/// A ring of `len` bytes, on the memory that all rings of this piece share (below [`PIECES`]), and what
+/// must outlive it.
+pub(crate) fn ring(len: usize, piece: Option<u8>) -> (SocketBuffer<'static>, Option<Kept>) {
     #[cfg(target_os = "linux")]
-    if shared && let Some(mut memory) = Kept::new(len) {
+    if let Some(piece) = piece
+        && let Some(mut memory) = Kept::new(len, piece)
+    {
         return (SocketBuffer::new(memory.lend()), Some(memory));
     }
     #[cfg(not(target_os = "linux"))]
-    let _ = shared;
+    let _ = piece;
     (SocketBuffer::new(vec![0; len]), None)
 }
 
@@ -59,8 +68,9 @@ mod tests {
     fn both_kinds_of_memory_serve() {
         // Less than a page, no whole number of pages, several pieces.
         for len in [2048, 5000, 65_536, 300_001] {
-            for shared in [true, false] {
-                let (mut ring, mapping) = ring(len, shared);
+            for piece in [Some(0), Some(1), None] {
+                let (mut ring, mapping) = ring(len, piece);
+                let shared = piece.is_some();
                 assert_eq!((ring.capacity(), mapping.is_some()), (len, shared));
                 use_whole(&mut ring);
                 // In the order of an engine's fields.

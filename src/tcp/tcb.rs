@@ -13,10 +13,12 @@
 //! * I5 initial sequence numbers come from the segment whose acceptance left LISTEN or SYN-SENT and
 //!   from the first emitted SYN. An engine that falls back to LISTEN is destroyed.
 //! * I6 an emitted payload lies within `so_snd`.
+//! * I7 an engine that takes the place of another is where that one was ([`rest`]).
 
 mod deadlines;
 mod outlet;
 mod repair;
+mod rest;
 
 use super::ack::{AckPolicy, Text};
 use super::engine::Engine;
@@ -25,6 +27,7 @@ use super::host::{Counters, Sent, TimerKey};
 use super::icmp::{IcmpError, Trouble};
 use super::keep_alive::Vigil;
 use super::limits::Limits;
+use super::memory::{Account, Memory};
 use super::options::Options;
 use super::recovery::Recovery;
 use super::store::Store;
@@ -35,6 +38,7 @@ use crate::error::SoError;
 use crate::link::Link;
 use crate::protocol::SocketEnd;
 use outlet::{Waiting, Wire};
+use rest::Rest;
 use smoltcp::socket::tcp::State;
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -50,6 +54,7 @@ pub(crate) struct Env<'a> {
     pub(crate) link: &'a dyn Link,
     pub(crate) end: &'a SocketEnd,
     pub(crate) counters: &'a Counters,
+    pub(crate) memory: &'a Memory,
     pub(crate) sent: Sent<'a>,
     pub(crate) options: &'a Options,
 }
@@ -80,6 +85,11 @@ impl Work {
 
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// Nothing but those.
+    fn is_within(self, those: Work) -> bool {
+        self.0 & !those.0 == 0
     }
 }
 
@@ -169,8 +179,11 @@ pub(crate) fn closed_by(before: State, event: Event) -> Option<SoError> {
 #[derive(Debug)]
 pub(crate) struct Tcb {
     tuple: Tuple,
-    /// `None` when the connection has ended.
-    engine: Option<Engine>,
+    /// `None` when the connection has ended, and at rest.
+    engine: Option<Box<Engine>>,
+    rest: Option<Rest>,
+    /// When it last took an engine.
+    rose: Instant,
     guard: Guard,
     store: Store,
     ack: AckPolicy,
@@ -218,6 +231,8 @@ pub(crate) struct Tcb {
     engine_now: (Duration, Instant),
     /// A window update is worth at least this many bytes.
     step: u64,
+    /// What its buffers hold.
+    pub(crate) account: Account,
     /// The timer that the host keeps for this connection.
     pub(crate) armed: Option<TimerKey>,
     #[cfg(any(test, sosplice_fuzz))]
@@ -271,18 +286,30 @@ impl Tcb {
             limits,
             engine_now: (now.saturating_duration_since(epoch), now),
             step: (rcv_ring / 4).min(4 * mtu) as u64,
+            account: Account::default(),
             armed: None,
             #[cfg(any(test, sosplice_fuzz))]
             tap: super::oracle::Tap::default(),
             #[cfg(any(test, sosplice_fuzz))]
             engine_config: engine.config(),
-            engine: Some(engine),
+            engine: Some(Box::new(engine)),
+            rest: None,
+            rose: now,
         }
     }
 
     /// The engine's state; CLOSED when it is gone.
     pub(crate) fn state(&self) -> State {
-        self.engine.as_ref().map_or(State::Closed, Engine::state)
+        match (&self.engine, &self.rest) {
+            (Some(engine), _) => engine.state(),
+            (None, Some(_)) => State::Established,
+            (None, None) => State::Closed,
+        }
+    }
+
+    /// It has given its engine back.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.rest.is_some()
     }
 
     /// Real memory of what has arrived out of order.
@@ -308,6 +335,7 @@ impl Tcb {
 
     /// Takes a received segment. A service step follows.
     pub(crate) fn input(&mut self, segment: &Segment, env: &Env<'_>) {
+        self.rise(env);
         let Some(engine) = &self.engine else { return };
         if self.ended.is_some() {
             // An engine that fell back to LISTEN would begin again (I5).
@@ -323,7 +351,11 @@ impl Tcb {
             self.guard.settle();
         }
         let before = self.guard.heard();
+        let memory = env.memory;
+        let appetite = memory.appetite(self.account.unread(), self.floor());
+        self.guard.set_appetite(appetite);
         let verdict = self.guard.judge(state, &header, len);
+        memory.dropped.add(u64::from(self.guard.has_declined()));
         let accepted = match verdict {
             Verdict::Feed(_) => true,
             Verdict::FeedThenAnswer(feed, _) => feed.keep,
@@ -404,8 +436,8 @@ impl Tcb {
         if handshake || !believed {
             return;
         }
-        let lower = |engine: &mut Engine| engine.lower_mtu(mtu.max(least));
-        if !self.engine.as_mut().is_some_and(lower) {
+        let engine = self.engine.as_mut();
+        if !engine.is_some_and(|engine| engine.lower_mtu(mtu.max(least))) {
             return;
         }
         env.counters.mtu_lowered.add(1);
@@ -426,7 +458,7 @@ impl Tcb {
     }
 
     fn rcv_queue(&self) -> usize {
-        self.engine.as_ref().map_or(0, Engine::rcv_queue)
+        self.engine.as_ref().map_or(0, |engine| engine.rcv_queue())
     }
 
     fn feed(&mut self, feed: &Feed, payload: &[Buf], env: &Env<'_>) {
@@ -483,7 +515,7 @@ impl Tcb {
             return false;
         }
         // Whatever options it has.
-        let mtu = self.engine.as_ref().map_or(0, Engine::mtu);
+        let mtu = self.engine.as_ref().map_or(0, |engine| engine.mtu());
         let full = mtu.saturating_sub(outlet::MAX_HEADER);
         let hole = feed.growth > feed.len || self.guard.has_holes();
         let text = match () {
@@ -570,7 +602,7 @@ impl Tcb {
             #[cfg(any(test, sosplice_fuzz))]
             tap: &mut self.tap,
         };
-        (wire, self.engine.as_mut())
+        (wire, self.engine.as_deref_mut())
     }
 
     /// An invariant: with debug assertions a panic that names it, otherwise the end of this
@@ -600,7 +632,18 @@ impl Tcb {
 
     /// The service step, run at every exit from a connection.
     pub(crate) fn serve(&mut self, work: Work, env: &Env<'_>) -> Served {
+        if self.stays_at_rest(work, env) {
+            let next = self.deadline(env.now);
+            return Served {
+                next,
+                ..Served::default()
+            };
+        }
+        self.rise(env);
         if self.engine.is_none() {
+            // What has arrived can still be read.
+            self.account.set_rcv(&env.end.rcv().buf);
+            self.account.tell(0, env.memory);
             return Served::default();
         }
         self.apply(work, env);
@@ -629,8 +672,13 @@ impl Tcb {
         }
         served.done = self.conclude(env);
         if served.done.is_none() {
+            if self.rest_at().is_some_and(|at| env.now >= at) {
+                self.rest(env.now);
+            }
             served.next = self.deadline(env.now);
         }
+        let ahead = self.store.memory();
+        self.account.tell(ahead, env.memory);
         served
     }
 
@@ -704,11 +752,23 @@ impl Tcb {
         if std::mem::take(&mut self.eof) {
             env.end.cantrcvmore();
         }
+        let pressed = env.memory.is_pressed();
         let (taken, unread) = {
-            let rcv = env.end.rcv();
+            let mut rcv = env.end.rcv();
+            rcv.buf.set_pressed(pressed);
+            self.account.set_rcv(&rcv.buf);
             (rcv.buf.chain().start(), rcv.buf.len())
         };
-        let count = taken.saturating_sub(self.guard.consumed());
+        let mut count = taken.saturating_sub(self.guard.consumed());
+        if pressed {
+            // The rest is told when memory is no longer short. What has been promised and what waits to
+            // be read are to come to no more than the floor.
+            let open = self
+                .guard
+                .capacity()
+                .saturating_sub(self.rcv_queue() as u64);
+            count = count.min((self.floor() as u64).saturating_sub(open + unread as u64));
+        }
         let worth = count >= self.step || unread == 0 || idle;
         if count == 0 || !worth {
             return;
@@ -722,15 +782,32 @@ impl Tcb {
         self.tap.dequeued(count);
     }
 
+    /// How far the window is opened while memory is short: no less than a window update is worth, and a
+    /// small one altogether.
+    fn floor(&self) -> usize {
+        let capacity = self.guard.capacity();
+        let floor = if self.step < capacity / 4 {
+            self.step.max(capacity / 8).max(16 * 1024).min(capacity)
+        } else {
+            capacity
+        };
+        usize::try_from(floor).unwrap_or(usize::MAX)
+    }
+
     /// Acknowledged bytes leave `so_snd`.
     fn drop_acknowledged(&mut self, env: &Env<'_>) {
         let acknowledged = self.guard.snd_una().min(self.queued);
-        let start = env.end.snd().buf.chain().start();
+        let start = {
+            let mut snd = env.end.snd();
+            // Before anybody is told that there is room.
+            snd.buf.set_pressed(env.memory.is_pressed());
+            snd.buf.chain().start()
+        };
         let count = usize::try_from(acknowledged.saturating_sub(start)).unwrap_or(0);
         if count > 0 {
             env.end.drop_snd(count);
         }
-        let in_engine = self.engine.as_ref().map_or(0, Engine::snd_queue) as u64;
+        let in_engine = self.engine.as_ref().map_or(0, |engine| engine.snd_queue()) as u64;
         let open = self.ended.is_none();
         self.check(
             !open || in_engine == self.queued - acknowledged,
@@ -745,6 +822,7 @@ impl Tcb {
         };
         let (end, closed) = {
             let snd = env.end.snd();
+            self.account.set_snd(snd.buf.memory());
             (snd.buf.chain().end(), snd.buf.is_closed())
         };
         let open = matches!(engine.state(), State::Established | State::CloseWait);
@@ -849,7 +927,7 @@ impl Tcb {
             return Some(Done::TimeWait(record));
         }
         let event = self.ended?;
-        let reset_to_send = self.engine.as_ref().is_some_and(Engine::has_peer);
+        let reset_to_send = self.engine.as_ref().is_some_and(|engine| engine.has_peer());
         let wait = reset_to_send || !self.waiting.is_empty();
         if wait && state == State::Closed && !self.down {
             return None;
@@ -874,6 +952,8 @@ impl Tcb {
             let len = snd.buf.len();
             snd.buf.take(len)
         };
+        self.account.set_snd(0);
+        self.store = Store::default();
         drop(unsent);
     }
 }

@@ -4,7 +4,7 @@ use super::wire::{self, ACK, FIN, Header, MAX_CANONICAL, RST, SYN, SynOptions, T
 use smallvec::SmallVec;
 
 /// What is remembered of a connection in TIME-WAIT, as on the wire.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TimeWait {
     pub(crate) tuple: Tuple,
     pub(crate) snd_nxt: u32,

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
 
 /// Whether this process may make namespaces and TUN devices. If not, says so (see [`skip`]).
 pub(crate) fn available(test: &str) -> bool {
@@ -76,6 +75,17 @@ impl Namespace {
     /// Makes a TUN device with IPv4 and IPv6 addresses (`10.x.y.z/24 fd00::1/64`), up.
     pub(crate) fn tun(&self, device: &str, addresses: &[&str], mtu: usize) {
         self.ip(&format!("tuntap add {device} mode tun"));
+        self.set_up(device, addresses, mtu);
+    }
+
+    /// As [`tun`](Self::tun), a device that can have several queues.
+    #[allow(dead_code, reason = "not every test needs it")]
+    pub(crate) fn tun_queues(&self, device: &str, addresses: &[&str], mtu: usize) {
+        self.ip(&format!("tuntap add {device} mode tun multi_queue"));
+        self.set_up(device, addresses, mtu);
+    }
+
+    fn set_up(&self, device: &str, addresses: &[&str], mtu: usize) {
         for address in addresses {
             let no_dad = if address.contains(':') { "nodad" } else { "" };
             self.ip(&format!("addr add {address} dev {device} {no_dad}"));
@@ -87,8 +97,10 @@ impl Namespace {
     /// sets its queues going a moment after the opening, and drops what comes earlier; who connects
     /// then waits a second for its next SYN.
     #[allow(dead_code, reason = "not every test needs it")]
+    #[allow(clippy::disallowed_methods, reason = "`ip` waits for nothing")]
     pub(crate) fn wait_until_up(&self, device: &str) {
-        for _ in 0..1000 {
+        // Each look takes a millisecond or more.
+        for _ in 0..5000 {
             let show = Command::new("ip")
                 .args(["-n", &self.name, "link", "show", device])
                 .output()
@@ -97,9 +109,8 @@ impl Namespace {
             if show.contains("LOWER_UP") && !show.contains("state DOWN") {
                 return;
             }
-            thread::sleep(Duration::from_millis(10));
         }
-        panic!("{device} is still down after ten seconds");
+        panic!("{device} is still down");
     }
 
     /// Runs `work` in a thread inside the namespace, e.g. to make sockets there.

@@ -17,6 +17,8 @@ const SIOCGIFMTU: Opcode = 0x8921;
 
 /// A TUN: IP packets, no link header.
 pub(super) const IFF_TUN: u16 = 0x0001;
+/// One of several queues; the device has to have been made so.
+pub(super) const IFF_MULTI_QUEUE: u16 = 0x0100;
 /// No packet information in front of each packet.
 pub(super) const IFF_NO_PI: u16 = 0x1000;
 /// A virtio-net header in front of each packet.

@@ -10,8 +10,12 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fmt;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::atomic::AtomicBool;
 use std::thread;
+
+/// Most queues of a device (the kernel's `MAX_TAP_QUEUES`).
+const QUEUES: RangeInclusive<usize> = 1..=256;
 
 /// Largest packet that crosses the device whole.
 const SUPER_FRAME: usize = 65_535;
@@ -59,12 +63,26 @@ pub enum OpenError {
     /// No such interface, and it was not to be created.
     #[error("there is no interface {0}: create it with `{create}`", create = .0.ip(&format!("tuntap add {} mode tun", .0.name)))]
     NotFound(Place),
+    /// No such interface with several queues, and it was not to be created.
+    #[error("there is no interface {0}: create it with `{create}`", create = .0.ip(&format!("tuntap add {} mode tun multi_queue", .0.name)))]
+    NoQueues(Place),
     /// Another process, or another [`Tun`] of this one, holds the device.
     #[error("{0} is busy: another process holds it (a TUN has one user at a time)")]
     Busy(Place),
     /// The interface exists, but it is no TUN that can be opened this way.
-    #[error("{0} is not a single-queue TUN (a TAP, a multi-queue TUN, or no tunnel at all); `{show}` shows what it is", show = .0.ip(&format!("-d link show {}", .0.name)))]
+    #[error("{0} is not a single-queue TUN (a TAP, a multi-queue TUN, which is opened with queues(), or no tunnel at all); `{show}` shows what it is", show = .0.ip(&format!("-d link show {}", .0.name)))]
     NotTun(Place),
+    /// The interface exists, but it is no TUN with several queues.
+    #[error("{0} is not a multi-queue TUN (a single-queue TUN, a TAP, or no tunnel at all); `{show}` shows what it is: delete it, and create it with `{create}`", show = .0.ip(&format!("-d link show {}", .0.name)), create = .0.ip(&format!("tuntap add {} mode tun multi_queue", .0.name)))]
+    NotMultiQueue(Place),
+    /// No queue, or more than a device can have.
+    #[error("{queues} queues of {place}: give 1 to 256")]
+    QueueCount {
+        /// Which device.
+        place: Place,
+        /// How many queues were asked for.
+        queues: usize,
+    },
     /// The process may not use the device.
     #[error("no permission for {0}: run with CAP_NET_ADMIN, or make the device yours with `{own}`", own = .0.ip(&format!("tuntap add {} mode tun user $USER", .0.name)))]
     NotPermitted(Place),
@@ -104,6 +122,8 @@ pub struct Builder {
     place: Place,
     offload: bool,
     create: bool,
+    /// The device has several queues.
+    queues: Option<usize>,
 }
 
 impl Builder {
@@ -115,6 +135,7 @@ impl Builder {
             },
             offload: true,
             create: false,
+            queues: None,
         }
     }
 
@@ -140,7 +161,38 @@ impl Builder {
         self
     }
 
-    /// Opens the device.
+    /// Opens so many queues of a device that can have several, 1 to 256: with
+    /// [`build_queues`](Self::build_queues) all of them, with [`build`](Self::build) one. Each is a link
+    /// of its own; as long as it is open the kernel sends packets to it, which somebody has to receive.
+    /// By default the device is one with a single queue.
+    ///
+    /// ```no_run
+    /// use sosplice::{Stack, link::tun::Tun};
+    /// let queues = Tun::builder("tun0").queues(4).build_queues()?;
+    /// let stack = Stack::over(queues).address("10.1.0.2/24".parse()?).build()?;
+    /// assert_eq!(stack.queues(), 4);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn queues(mut self, count: usize) -> Builder {
+        self.queues = Some(count);
+        self
+    }
+
+    /// Opens all the queues, in their order.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; nothing is open then. [`NotMultiQueue`](OpenError::NotMultiQueue) if the
+    /// device was not made for several.
+    pub fn build_queues(self) -> Result<Vec<Tun>, OpenError> {
+        let queues = self.queues.unwrap_or(1);
+        if !QUEUES.contains(&queues) {
+            let place = self.place;
+            return Err(OpenError::QueueCount { place, queues });
+        }
+        (0..queues).map(|_| self.clone().build()).collect()
+    }
+
+    /// Opens the device, or a queue of it.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -220,7 +272,11 @@ impl Builder {
             Err(error) => return Err(self.system("SIOCGIFINDEX", error)),
         };
         if !exists && !self.create {
-            return Err(OpenError::NotFound(self.place.clone()));
+            let place = self.place.clone();
+            return Err(match self.queues {
+                Some(_) => OpenError::NoQueues(place),
+                None => OpenError::NotFound(place),
+            });
         }
         let fd = open_driver()?;
         self.attach(&fd)?;
@@ -241,10 +297,14 @@ impl Builder {
     }
 
     fn attach(&self, fd: &OwnedFd) -> Result<(), OpenError> {
-        let flags = ioctl::IFF_TUN | ioctl::IFF_NO_PI | ioctl::IFF_VNET_HDR;
+        let mut flags = ioctl::IFF_TUN | ioctl::IFF_NO_PI | ioctl::IFF_VNET_HDR;
+        if self.queues.is_some() {
+            flags |= ioctl::IFF_MULTI_QUEUE;
+        }
         ioctl::set_interface(fd.as_fd(), &self.place.name, flags).map_err(|error| match error {
             Errno::BUSY => OpenError::Busy(self.place.clone()),
             Errno::PERM | Errno::ACCESS => OpenError::NotPermitted(self.place.clone()),
+            Errno::INVAL if self.queues.is_some() => OpenError::NotMultiQueue(self.place.clone()),
             Errno::INVAL => OpenError::NotTun(self.place.clone()),
             error => self.system("TUNSETIFF", error),
         })

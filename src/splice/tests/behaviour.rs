@@ -2,6 +2,40 @@
 
 use super::*;
 
+/// What a stack with several receiving threads says of a connection.
+#[derive(Debug)]
+struct Queued(Option<usize>);
+
+impl Protocol for Queued {
+    fn output(&self) {}
+    fn rcvd(&self, _idle: bool) {}
+    fn abort(&self) {}
+    fn detach(&self) {}
+    fn name(&self) -> &'static str {
+        "queued"
+    }
+    fn queue(&self) -> Option<usize> {
+        self.0
+    }
+}
+
+#[test]
+fn a_splice_goes_to_the_worker_of_its_receiving_thread() {
+    let pool = SplicePool::builder().workers(3).manual().build();
+    let party = |queue| Party {
+        end: SocketEnd::new(1, 1),
+        protocol: Arc::new(Queued(queue)),
+    };
+    let worker = |source, sink| pool.shared().worker_for(&party(source), &party(sink));
+    for queue in 0..10 {
+        assert_eq!(worker(Some(queue), Some(queue)), queue % 3);
+        assert_eq!(worker(Some(queue), Some(queue + 1)), queue % 3);
+    }
+    // Who knows nothing goes to the next one.
+    let next = [(Some(7), None), (None, Some(7)), (None, None)];
+    assert_eq!(next.map(|(source, sink)| worker(source, sink)), [0, 1, 2]);
+}
+
 #[test]
 fn a_late_queue_entry_of_an_old_splice_does_nothing() {
     let bench = Bench::new();

@@ -34,7 +34,7 @@ impl Bare {
         let config = EngineConfig {
             rcv_ring,
             snd_ring: 10_000,
-            shared_rings: false,
+            shared_rings: None,
             nagle: false,
             seed: 0,
         };

@@ -265,7 +265,7 @@ fn a_syn_whose_connection_has_just_begun_is_not_held() {
         options: raw.options,
     };
     let syn = crate::stack::held::segment(tuple, header);
-    assert!(shared.hold_syn(&listening, &syn).is_some());
+    assert!(shared.hold_syn(0, &listening, &syn).is_some());
     assert!(none_pending(&listener));
     nothing_is_held(&mut net, &listener);
 }
@@ -277,11 +277,11 @@ fn a_tuple_that_was_dialled_meanwhile_is_taken() {
     let pending = held(&mut net, &listener, &Raw::new(5000));
     let tuple = pending.key().tuple;
     let shared = net.stack.shared();
-    let engine = shared.engine(&tuple, |link, config| {
+    let engine = shared.engine(0, &tuple, |link, config| {
         Engine::connecting(link, config, &tuple)
     });
-    let conn = shared.connection(tuple, engine, 0);
-    assert!(shared.table.insert(&conn));
+    let conn = shared.connection(0, (tuple, false), engine, 0);
+    shared.table.insert(&conn).unwrap();
     assert_eq!(pending.accept().unwrap_err().kind(), ErrorKind::AddrInUse);
     nothing_is_held(&mut net, &listener);
 }

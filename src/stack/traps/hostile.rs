@@ -2,7 +2,9 @@
 //! one: the limit or rule that it is about holds, and whoever keeps to the protocol is still served.
 
 mod cookies;
+mod limits;
 mod memory;
+mod pressure;
 mod reflection;
 mod time;
 

@@ -208,6 +208,38 @@ fn all_ports_in_use() {
     assert_eq!(next.local_addr().port(), port);
 }
 
+/// Guards `Stack::dial` and `Table::reuse`: a port in TIME-WAIT is taken after a second, if there is no
+/// other.
+#[test]
+fn ports_in_time_wait_are_used_again() {
+    for (ports, other) in [(80..=80, None), (80..=81, Some(81))] {
+        let mut net = Net::with(one_packet_each(), |builder| {
+            builder.ephemeral_ports(ports.clone())
+        });
+        let (raw, listener) = in_time_wait(&mut net);
+        drop(listener);
+        let free = start(&net, "10.0.0.2:5000");
+        match other {
+            Some(port) => assert_eq!(free.as_ref().unwrap().local_addr().port(), port),
+            None => assert_eq!(kind(free), ErrorKind::AddrNotAvailable),
+        }
+        net.seen();
+        net.pass(Duration::from_millis(999));
+        assert_eq!(
+            kind(start(&net, "10.0.0.2:5000")),
+            ErrorKind::AddrNotAvailable
+        );
+        net.pass(Duration::from_millis(1));
+        net.seen();
+        let again = start(&net, "10.0.0.2:5000").unwrap();
+        assert_eq!(again.local_addr().port(), 80);
+        let syn = net.one();
+        assert!(syn.header.seq.wrapping_sub(raw.ack).cast_signed() > 0);
+        let stats = net.stack.stats();
+        assert_eq!((stats.time_wait, stats.time_wait_reused), (0, 1));
+    }
+}
+
 #[test]
 fn ports_out_of_range_are_refused() {
     #[expect(clippy::reversed_empty_ranges, reason = "refused")]

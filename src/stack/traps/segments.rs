@@ -932,7 +932,7 @@ fn timers_do_not_pile_up_while_the_link_is_full() {
         *net.clock.0.lock() += Duration::from_micros(10);
         net.turn();
     }
-    let timers = net.stack.shared().agenda.lock().timers();
+    let timers = net.stack.shared().queues[0].agenda.lock().timers();
     assert!(timers <= 8, "{timers}");
 }
 

@@ -1,5 +1,6 @@
-//! A model of ownership: a driver with a segment and a user with bytes to send, at the same time, over
-//! a whole connection. Nobody waits, and nothing is left in the backlog.
+//! Models of ownership: a driver with a segment and a user with bytes to send, or two drivers with a
+//! segment each, at the same time, over a whole connection. Nobody waits, and nothing is left in the
+//! backlog.
 
 #![cfg(sosplice_loom)]
 
@@ -56,15 +57,19 @@ impl Link for Stack {
 }
 
 impl Host for Stack {
-    fn link(&self) -> &dyn Link {
+    fn link(&self, _queue: u16) -> &dyn Link {
         self
+    }
+
+    fn queues(&self) -> usize {
+        1
     }
 
     fn now(&self) -> Instant {
         self.now
     }
 
-    fn counters(&self) -> &Counters {
+    fn counters(&self, _queue: u16) -> &Counters {
         &self.counters
     }
 
@@ -100,15 +105,17 @@ fn accepted() -> (Arc<Conn>, Arc<Stack>) {
     let engine = EngineConfig {
         rcv_ring: 100,
         snd_ring: 100,
-        shared_rings: false,
+        shared_rings: None,
         nagle: false,
         seed: 1,
     };
     let config = ConnConfig {
+        queue: 0,
         rcv_ring: 100,
         wire_iss: ISS,
         ack_delay: None,
         epoch: now,
+        is_inbound: false,
     };
     let engine = Engine::listening(&stack.capabilities(), &engine, &tuple);
     let end = SocketEnd::new(100, 100);
@@ -156,6 +163,45 @@ fn owners() {
     claim(acknowledged == 2, "the segment is acknowledged");
     claim(conn.backlog.lock().is_empty(), "nothing is left to do");
     claim(conn.tcb.try_lock().is_some(), "nobody owns the connection");
+}
+
+/// Two drivers, each with a segment that arrived by its queue.
+fn two_drivers() {
+    let (conn, stack) = accepted();
+    let other = conn.clone();
+    let other = spawn(move || {
+        other.leave(segment(&other, ACK, 1, b"x"));
+        other.receive();
+        other.catch_up();
+    });
+    let mut second = segment(&conn, ACK, 1, b"y");
+    second.header.seq += 1;
+    conn.leave(second);
+    conn.receive();
+    conn.catch_up();
+    join(other);
+    claim(conn.end.rcv().buf.len() == 2, "both segments are taken");
+    let acknowledged = stack.acknowledged.load(Ordering::Relaxed);
+    claim(acknowledged == 3, "both segments are acknowledged");
+    claim(conn.backlog.lock().is_empty(), "nothing is left to do");
+    claim(conn.tcb.try_lock().is_some(), "nobody owns the connection");
+}
+
+#[test]
+fn two_drivers_leave_nothing_behind() {
+    explore("two drivers of one connection", two_drivers);
+}
+
+#[test]
+#[should_panic(expected = "does not hold")]
+fn fails_if_of_two_drivers_none_says_what_it_owes() {
+    explore_without(Protection::Owed, two_drivers);
+}
+
+#[test]
+#[should_panic(expected = "does not hold")]
+fn fails_if_the_backlog_of_two_drivers_is_free_first() {
+    explore_without(Protection::FreeFirst, two_drivers);
 }
 
 #[test]

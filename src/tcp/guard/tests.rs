@@ -663,7 +663,7 @@ impl Rig {
         let config = EngineConfig {
             rcv_ring: begin.capacity,
             snd_ring: 60_000,
-            shared_rings: true,
+            shared_rings: Some(0),
             nagle: false,
             seed: u64::from(begin.iss),
         };

@@ -168,16 +168,19 @@ impl Host {
         } else {
             weather.buffers.1
         };
-        let (stack, driver) = Stack::builder(link.clone())
+        let mut builder = Stack::builder(link.clone())
             .address(format!("10.0.0.{host}/24").parse().unwrap())
             .address(format!("fd00::{host}/64").parse().unwrap())
             .receive_buffer(buffer)
             .send_buffer(buffer)
             .user_timeout(Duration::from_secs(1_000_000))
             .clock(clock.clone())
-            .seed(weather.seed ^ index << 60)
-            .manual()
-            .unwrap();
+            .seed(weather.seed ^ index << 60);
+        // Whoever gives its engine back whenever it can is not to be told from others.
+        if weather.seed >> index & 1 == 1 {
+            builder = builder.rest_at_once();
+        }
+        let (stack, driver) = builder.manual().unwrap();
         let total = if index == 0 {
             weather.totals.0
         } else {

@@ -4,7 +4,7 @@ use super::mapping::Mapping;
 use crate::lock::{Mutex, POOL};
 
 /// Mappings that wait at most.
-const MOST: usize = 128;
+const MOST: usize = 1024;
 
 static SHELF: Shelf = Shelf(Mutex::new(Vec::new()));
 
@@ -13,14 +13,16 @@ static SHELF: Shelf = Shelf(Mutex::new(Vec::new()));
 pub(crate) struct Kept(Option<Mapping>);
 
 impl Kept {
-    /// `None`: there are too many mappings, or the system refuses.
-    pub(super) fn new(len: usize) -> Option<Kept> {
-        let mapping = SHELF.take(len).or_else(|| Mapping::new(len));
+    /// `None`: the system refuses.
+    pub(super) fn new(len: usize, piece: u8) -> Option<Kept> {
+        let mapping = SHELF.take(len, piece);
+        let mapping = mapping.or_else(|| Mapping::new(len, piece));
         let mapping = mapping.or_else(|| {
             // Those of other lengths count too.
             SHELF.clear();
-            Mapping::new(len)
+            Mapping::new(len, piece)
         });
+        let mapping = mapping.or_else(|| Mapping::own(len));
         mapping.map(|mapping| Kept(Some(mapping)))
     }
 
@@ -32,8 +34,10 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let surplus = self.0.take().and_then(|mapping| SHELF.put(mapping));
-        drop(surplus);
+        // Own memory would stay with the process.
+        if let Some(mapping) = self.0.take().filter(Mapping::is_shared) {
+            drop(SHELF.put(mapping));
+        }
     }
 }
 
@@ -41,10 +45,11 @@ impl Drop for Kept {
 struct Shelf(Mutex<Vec<Mapping>, POOL>);
 
 impl Shelf {
-    /// One of this length.
-    fn take(&self, len: usize) -> Option<Mapping> {
+    /// One of this length and on this memory.
+    fn take(&self, len: usize, piece: u8) -> Option<Mapping> {
         let mut waiting = self.0.lock();
-        let at = waiting.iter().rposition(|mapping| mapping.len() == len)?;
+        let wanted = |mapping: &Mapping| (mapping.len(), mapping.piece()) == (len, piece);
+        let at = waiting.iter().rposition(wanted)?;
         Some(waiting.remove(at))
     }
 
@@ -71,19 +76,20 @@ mod tests {
     #[test]
     fn the_latest_of_a_length_is_used_first_and_their_number_is_limited() {
         let shelf = Shelf(Mutex::default());
-        let one = |len| Mapping::new(len).unwrap();
+        let one = |len| Mapping::new(len, 0).unwrap();
         let (a, mut b) = (one(5000), one(5000));
         let address = b.lend().as_ptr();
         for mapping in [a, b, one(6000)] {
             assert!(shelf.put(mapping).is_none());
         }
-        assert_eq!(shelf.take(5000).unwrap().lend().as_ptr(), address);
-        assert!(shelf.take(7000).is_none());
+        assert!(shelf.take(5000, 1).is_none());
+        assert_eq!(shelf.take(5000, 0).unwrap().lend().as_ptr(), address);
+        assert!(shelf.take(7000, 0).is_none());
         for _ in 2..MOST {
             assert!(shelf.put(one(5000)).is_none());
         }
         assert!(shelf.put(one(5000)).is_some());
         shelf.clear();
-        assert!(shelf.take(5000).is_none());
+        assert!(shelf.take(5000, 0).is_none());
     }
 }

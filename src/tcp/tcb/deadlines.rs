@@ -51,7 +51,7 @@ impl Tcb {
         idle && !self.outstanding && !self.detached && self.ended.is_none()
     }
 
-    fn own_deadline(&self) -> Option<Instant> {
+    pub(super) fn own_deadline(&self) -> Option<Instant> {
         match self.state() {
             State::Closed => None,
             State::SynSent | State::Listen | State::SynReceived => self.handshake_deadline(),
@@ -96,17 +96,17 @@ impl Tcb {
         let engine_now = self.engine_time(now);
         // Behind a full link nothing is due before the link has room.
         let blocked = !self.waiting.is_empty();
-        let at = self
-            .engine
-            .as_mut()?
-            .poll_at(engine_now)
-            .filter(|_| !blocked);
+        let engine = self.engine.as_mut().filter(|_| !blocked);
+        let at = engine.and_then(|engine| engine.poll_at(engine_now));
+        // What waits for an engine's timer is not at rest.
+        let rest = if at.is_none() { self.rest_at() } else { None };
         let at = at.map(|at| {
             // What is due at once was just tried, and waits for the peer.
             let micros = (at.total_micros() - engine_now.total_micros()).max(1000);
             now + Duration::from_micros(micros.unsigned_abs())
         });
         let probe = self.probe_at().filter(|_| !blocked);
-        own.into_iter().chain(at).chain(vigil).chain(probe).min()
+        let others = [own, at, vigil, probe, rest];
+        others.into_iter().flatten().min()
     }
 }

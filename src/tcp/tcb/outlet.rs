@@ -79,12 +79,12 @@ impl Held {
             && header[FLAGS + 1..] == self.header[FLAGS + 1..]
             && (header[FLAGS] ^ self.header[FLAGS]) & !(FIN | PSH) == 0;
         let follows = self.open && from == self.from + self.len as u64;
-        let fits = len <= self.segment.into() && header.len() + self.len + len <= most;
+        let fits = len <= usize::from(self.segment) && header.len() + self.len + len <= most;
         let joins = same && follows && fits;
         if joins {
             self.header[FLAGS] |= header[FLAGS];
             self.len += len;
-            self.open = len == self.segment.into() && header[FLAGS] & FIN == 0;
+            self.open = len == usize::from(self.segment) && header[FLAGS] & FIN == 0;
             let total = u16::try_from(self.header.len() - wire::IPV6_HEADER + self.len);
             let total = total.expect("invariant: `most` is that of a packet");
             self.header[4..6].copy_from_slice(&total.to_be_bytes());

@@ -1,7 +1,6 @@
 //! What was lost on the way is sent again, beside the engine (see [`recovery`](crate::tcp::recovery)).
 
 use super::{Env, LEAST_V4, LEAST_V6, Tcb};
-use crate::tcp::engine::Engine;
 use crate::tcp::guard::Feed;
 use crate::tcp::wire::TCP_HEADER;
 use std::net::IpAddr;
@@ -24,7 +23,7 @@ impl Tcb {
         let sack = sack.filter(|_| guard.takes_sack());
         let blocks = sack.unwrap_or_default().iter();
         let blocks = blocks.filter_map(|(start, end)| Some(position(*start)?..position(*end)?));
-        let sent = (guard.snd_max(), self.segment_size() as u64);
+        let sent = (guard.snd_max(), self.segment_size(self.mtu()) as u64);
         self.recovery.heard(guard.snd_una(), blocks, sent, env.now)
     }
 
@@ -45,21 +44,25 @@ impl Tcb {
         }
         let sent = self.guard.snd_max();
         let all = (self.guard.snd_una(), sent.min(self.queued), sent);
-        let segment = self.segment_size();
+        let segment = self.segment_size(self.mtu());
         if let Some(range) = self.recovery.probe(all, segment as u64) {
             self.send_again(range, segment, env);
         }
     }
 
+    /// The engine's, if there is one.
+    fn mtu(&self) -> usize {
+        self.engine.as_ref().map_or(0, |engine| engine.mtu())
+    }
+
     /// Payload of a full segment.
-    fn segment_size(&self) -> usize {
+    pub(super) fn segment_size(&self, mtu: usize) -> usize {
         let default = match self.tuple.local {
             IpAddr::V4(_) => LEAST_V4,
             IpAddr::V6(_) => LEAST_V6,
         };
         let default = default - self.header_len();
         let theirs = self.guard.remote_mss().map_or(default, usize::from);
-        let mtu = self.engine.as_ref().map_or(0, Engine::mtu);
         theirs.min(mtu.saturating_sub(self.header_len())).max(1)
     }
 
@@ -68,7 +71,7 @@ impl Tcb {
         if self.recovery.is_idle() || self.ended.is_some() || !self.waiting.is_empty() {
             return;
         }
-        let segment = self.segment_size();
+        let segment = self.segment_size(self.mtu());
         let can = env.link.capabilities();
         let most = match self.tuple.local {
             IpAddr::V4(_) => can.segment_v4,

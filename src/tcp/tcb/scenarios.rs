@@ -18,6 +18,7 @@ struct World {
     link: MemoryLink,
     far: MemoryLink,
     counters: Counters,
+    memory: Memory,
     options: Options,
     now: Instant,
     iss: u32,
@@ -36,7 +37,7 @@ impl World {
         let engine = EngineConfig {
             rcv_ring: ring,
             snd_ring: ring,
-            shared_rings: true,
+            shared_rings: Some(0),
             nagle: false,
             seed: 1,
         };
@@ -58,6 +59,7 @@ impl World {
             link,
             far,
             counters: Counters::default(),
+            memory: Memory::default(),
             options: Options::new(true, None, limits),
             now,
             iss: 1000,
@@ -97,6 +99,7 @@ impl World {
             link: &self.link,
             end: &self.end,
             counters: &self.counters,
+            memory: &self.memory,
             sent: Sent::new(&self.counters),
             options: &self.options,
         };
@@ -109,6 +112,7 @@ impl World {
             link: &self.link,
             end: &self.end,
             counters: &self.counters,
+            memory: &self.memory,
             sent: Sent::new(&self.counters),
             options: &self.options,
         };
@@ -151,6 +155,150 @@ fn a_window_that_a_probe_tells_counts() {
         IRS.wrapping_add(3001 + 2120)
     );
     assert_eq!(world.counters.broken.get(), 0);
+}
+
+/// Guards `Tcb::rest` and `Tcb::rise`: what follows is as if the engine had stayed.
+#[test]
+fn an_engine_that_was_given_back_is_not_missed() {
+    let ring = 256 * 1024;
+    let rested = |rests: bool| {
+        let mut world = World::accepted(ring, 1000, memory::Config::default());
+        world.tcb.limits.rest = rests.then_some(Duration::from_secs(5));
+        world.end.snd().buf.append_copy(b"before");
+        world.serve(Work::SERVE);
+        world.input(ACK, 1, 7, 900, 3000);
+        world.serve(Work::SERVE);
+        drop(world.end.rcv().buf.take(3000));
+        let served = world.serve(Work::SERVE);
+        assert_eq!(
+            served.next,
+            rests.then(|| world.now + Duration::from_secs(5))
+        );
+        world.now += Duration::from_secs(5);
+        assert_eq!(world.serve(Work::SERVE).next, None);
+        assert_eq!(world.tcb.is_at_rest(), rests);
+        world.sent();
+
+        // A timer that comes late, and a reader that waits, are no reasons to rise.
+        let mut idle = Work::SERVE;
+        idle.add(Work::IDLE);
+        world.serve(idle);
+        assert_eq!(world.tcb.is_at_rest(), rests);
+        // The peer fills the window that it was told.
+        let mut seen = Vec::new();
+        for at in (0..ring - 4).step_by(32_768) {
+            let len = 32_768.min(ring - 4 - at);
+            world.input(ACK, u32::try_from(3001 + at).unwrap(), 7, 900, len);
+            assert!(!world.tcb.is_at_rest());
+            world.serve(Work::SERVE);
+        }
+        assert_eq!(world.end.rcv().buf.len(), ring - 4);
+        world.end.snd().buf.append_copy(b"after");
+        world.serve(Work::SERVE);
+        seen.extend(world.sent());
+        world.input(
+            ACK | FIN,
+            u32::try_from(3001 + ring - 4).unwrap(),
+            12,
+            800,
+            0,
+        );
+        world.serve(Work::SERVE);
+        seen.extend(world.sent());
+        assert_eq!(world.tcb.state(), State::CloseWait);
+        assert_eq!(world.counters.broken.get(), 0);
+        let headers = seen
+            .iter()
+            .map(|segment| (segment.header, segment.payload_len));
+        headers.collect::<Vec<_>>()
+    };
+    assert_eq!(rested(true), rested(false));
+}
+
+/// Guards `Tcb::open_window`: as much as RFC 6928 2 lets a new connection send.
+#[test]
+fn the_first_flight_after_rest_is_ten_segments() {
+    let flight = |window: u16| {
+        let mut world = World::accepted(256 * 1024, window, memory::Config::default());
+        world.tcb.limits.rest = Some(Duration::ZERO);
+        for round in 0..3 {
+            world.serve(Work::SERVE);
+            assert!(world.tcb.is_at_rest());
+            world.sent();
+            world.end.snd().buf.append_copy(&[0; 20_000]);
+            world.serve(Work::SERVE);
+            let sent: usize = world.sent().iter().map(|one| one.payload_len).sum();
+            // Everything arrives in the end.
+            for _ in 0..100 {
+                let end = u32::try_from(world.tcb.guard.snd_max()).unwrap();
+                world.input(ACK, 1, 1 + end, window, 0);
+                world.serve(Work::SERVE);
+            }
+            assert_eq!(world.tcb.guard.snd_una(), 20_000 * (round + 1));
+            if round == 2 {
+                return sent;
+            }
+        }
+        unreachable!()
+    };
+    // Segments of 536 bytes: the peer has said nothing else.
+    assert_eq!(flight(60_000), 2048 + 6 * 536);
+    assert_eq!(flight(1000), 1000, "no more than the peer takes");
+}
+
+/// Whoever closes, aborts or waits for a keep-alive probe takes an engine for it.
+#[test]
+fn an_engine_is_taken_for_what_needs_one() {
+    let still = || {
+        let mut world = World::accepted(4096, 1000, memory::Config::default());
+        world.tcb.limits.rest = Some(Duration::ZERO);
+        world.serve(Work::SERVE);
+        assert!(world.tcb.is_at_rest());
+        world.sent();
+        world
+    };
+    let mut world = still();
+    world.end.cantsendmore();
+    world.serve(Work::SERVE);
+    assert_eq!(world.sent()[0].header.flags, FIN | ACK);
+    let mut world = still();
+    let done = world.serve(Work::ABORT).done;
+    assert!(matches!(done, Some(Done::Closed(_))));
+    assert_eq!(world.sent()[0].header.flags & RST, RST);
+    let mut world = still();
+    let done = world.serve(Work::NETWORK_DOWN).done;
+    assert!(matches!(done, Some(Done::Closed(_))));
+    let mut world = still();
+    world.input(RST, 1, 1, 0, 0);
+    assert!(matches!(
+        world.serve(Work::SERVE).done,
+        Some(Done::Closed(_))
+    ));
+    let mut world = still();
+    let every = Duration::from_secs(60);
+    let keep_alive = crate::keep_alive::KeepAlive {
+        idle: every,
+        interval: every,
+        probes: 2,
+    };
+    world.tcb.vigil.set(Some(keep_alive), world.now);
+    assert_eq!(world.serve(Work::SERVE).next, Some(world.now + every));
+    world.now += every;
+    assert_eq!(
+        world.serve(Work::SERVE).next,
+        Some(world.now + every),
+        "a probe, and rest again"
+    );
+    let probe = world.sent();
+    assert_eq!(probe[0].header.seq, world.iss, "one below the next");
+    assert!(world.tcb.is_at_rest());
+    world.now += every;
+    assert!(world.serve(Work::SERVE).done.is_none());
+    world.now += every;
+    assert!(matches!(
+        world.serve(Work::SERVE).done,
+        Some(Done::Closed(_))
+    ));
 }
 
 /// The reset of a connection that has timed out waits for room like everything else.

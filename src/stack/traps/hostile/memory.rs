@@ -21,7 +21,7 @@ fn large(net: &Net, raw: &Raw, offset: u32, payload: &[u8]) {
         window: raw.window,
         options: SynOptions::default(),
     };
-    let segment = wire::Segment {
+    let segment = Segment {
         tuple: conn.tuple,
         header,
         payload: std::iter::once(in_a_large_frame(payload)).collect(),
@@ -188,7 +188,7 @@ fn the_backlog_of_segments_is_bounded() {
     let mut net = Net::new();
     let (mut raw, stream) = net.accepted();
     let conn = conn(&net, &raw);
-    let segment = || wire::Segment {
+    let segment = || Segment {
         tuple: conn.tuple,
         header: Header {
             seq: raw.seq,

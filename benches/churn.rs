@@ -1,0 +1,87 @@
+//! Connections by the second: accept, connect, splice both ways, 64 bytes there and back, close.
+//!
+//! A proxy in memory, in one thread, between peers that cost next to nothing, as in `memory`.
+//! `cargo bench --bench churn` prints what each proxied connection takes of a processor, with 1, 10, 100 at
+//! a time, and beside connections that stand. `-- count` works for `valgrind --tool=callgrind`.
+#![allow(missing_docs, reason = "a program")]
+
+#[path = "support/machine.rs"]
+mod machine;
+#[path = "support/memory_ours.rs"]
+#[allow(dead_code, reason = "`memory` uses the rest")]
+mod ours;
+#[path = "support/peers.rs"]
+#[allow(dead_code, reason = "`memory` uses the rest")]
+mod peers;
+#[path = "support/visits.rs"]
+mod visits;
+
+use machine::{busy, caption, summary};
+use ours::Ours;
+use sosplice::splice::Options;
+use sosplice::stack::Builder;
+use visits::Visits;
+
+/// Frames that a link holds in each direction.
+pub(crate) const FRAMES: usize = 1024;
+/// Bytes of each receive and send buffer: the default.
+const RING: usize = 256 * 1024;
+const ROUNDS: usize = 5;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Offload {
+    Nothing,
+}
+
+impl Offload {
+    pub(crate) fn size(self) -> Option<usize> {
+        match self {
+            Offload::Nothing => None,
+        }
+    }
+}
+
+fn proxy() -> Visits<Ours> {
+    let options = Options {
+        forward_eof: true,
+        forward_reset: true,
+        ..Options::default()
+    };
+    let sizes = (visits::WORD as usize, RING);
+    // A port may be used again after a second: more than the default's are used in that time.
+    let tune = |builder: Builder| builder.ephemeral_ports(1024..=65_535);
+    Visits::new(Ours::churning(Offload::Nothing, sizes, &tune, options))
+}
+
+fn table(count: usize) {
+    caption("us of one thread's processor time for each proxied connection, median (range)");
+    println!(
+        "of {ROUNDS} rounds of {count}: both handshakes, two splices, {} bytes there and back,",
+        visits::WORD
+    );
+    println!("both ends; buffers of {RING} bytes. Target: at most 100.\n");
+    println!("{:>10} {:>8}", "at a time", "us");
+    for at_a_time in [1, 10, 100] {
+        let mut visits = proxy();
+        visits.run(count / 10 + 1, at_a_time);
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            let start = busy();
+            visits.run(count, at_a_time);
+            rounds.push((busy() - start).as_secs_f64() * 1e6 / count as f64);
+        }
+        let (median, least, most) = summary(rounds);
+        println!("{at_a_time:>10} {median:>8.1}  ({least:.1} to {most:.1})");
+        visits.proxy.check_churn();
+    }
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |name| arguments.iter().any(|argument| argument == name);
+    if has("count") {
+        proxy().run(5000, 10);
+        return;
+    }
+    table(if has("--bench") { 10_000 } else { 100 });
+}

@@ -1,0 +1,76 @@
+//! The receive queues of a stack's link, one driver each: what is a driver's own, and the rules that
+//! let there be several.
+//!
+//! A link has one queue or several, and each has an [`Uplink`], an [`Agenda`] and counters of its own.
+//! A connection has a home among them for life: it transmits by that queue, and its timers are there,
+//! and so is what it leaves to a driver (segments beyond a user's share, room in the link to wait
+//! for). Home is where its SYN arrived, or, if it was dialled, where the link says that its answers
+//! will arrive, or, if the link cannot say, any.
+//!
+//! What all drivers share: the table, listeners, half-open connections, held SYNs, addresses, the
+//! control interface.
+//!
+//! 1. A frame may arrive by any queue. Whoever has it finds the connection in the table and leaves it
+//!    there; who owns the connection meanwhile does not matter (`tcp::conn`). Home is about speed only.
+//! 2. Answers that are no connection's (resets, pings, cookies, TIME-WAIT) leave by the queue that drew
+//!    them.
+//! 3. The same SYN may arrive by two queues at once. A connection that is put in the table has its
+//!    SYN, and its place in `half_open`, before anybody can find it there; the driver whose connection
+//!    is not taken leaves its SYN with the one that is (model: `queue::loom`). The same goes for the
+//!    segment that brings a cookie back, where the connection has sent its SYN|ACK before, too. Of two
+//!    SYNs for a user to decide about, the second refreshes the record of the first.
+//! 4. Whatever a driver has seen in the table may be gone, or another of the same tuple, when it acts
+//!    on it. So half-open connections are known by the number of their socket, and a record in
+//!    TIME-WAIT is taken out only if it is the one that was seen.
+//! 5. The first driver forgets what is no connection when its time is over (TIME-WAIT, held SYNs).
+//!    Falling asleep, it says so first and looks for the next such time then; who adds one looks whether
+//!    it sleeps after that, and wakes it. So no such time is missed.
+//! 6. A driver ends when its link fails, when it is dropped, or when nobody needs the stack any more;
+//!    the stack goes down with the first, and that wakes the others, which end too. What a driver puts
+//!    into the table, it puts there before it asks whether the stack is down, and the stack is down
+//!    before the table is walked: one of them finds the connection.
+//!
+//! Locks: the agenda, a leaf.
+
+use super::agenda::Agenda;
+use super::uplink::Uplink;
+use crate::link::Link;
+use crate::lock::{LEAF, Mutex};
+use crate::tcp::host::{Counter, Counters};
+use std::sync::Arc;
+
+/// See the module. Drivers on several processors do not share a line of memory here.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Queue {
+    pub(super) link: Uplink,
+    pub(crate) agenda: Mutex<Agenda, LEAF>,
+    /// What its connections count.
+    pub(super) counters: Counters,
+    pub(super) frames: Counter,
+    /// Of these, segments of connections whose home is elsewhere.
+    pub(super) astray: Counter,
+}
+
+impl Queue {
+    pub(super) fn new(link: Arc<dyn Link>) -> Queue {
+        Queue {
+            link: Uplink::new(link),
+            agenda: Mutex::default(),
+            counters: Counters::default(),
+            frames: Counter::default(),
+            astray: Counter::default(),
+        }
+    }
+
+    pub(super) fn wake_if(&self, needed: bool) {
+        if needed {
+            self.link.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod loom;
+#[cfg(test)]
+mod tests;

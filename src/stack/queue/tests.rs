@@ -1,0 +1,496 @@
+//! Stacks with several receiving threads, over links whose steering is right, wrong, or none.
+
+use crate::clock::{Clock, SystemClock};
+use crate::link::memory::{self, MemoryLink};
+use crate::link::{Capabilities, Flow, Frame, Link, Packet, TransmitError};
+use crate::stack::{BuildError, Driver, Stack, TcpListener, TcpStream};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const SERVER: &str = "10.0.0.1:80";
+/// Nothing here may take longer.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn server() -> SocketAddr {
+    SERVER.parse().unwrap()
+}
+
+fn stacks<A: Link + 'static, B: Link + 'static>(near: Vec<A>, far: Vec<B>) -> (Stack, Stack) {
+    let server = Stack::over(near).address("10.0.0.1/24".parse().unwrap());
+    let client = Stack::over(far).address("10.0.0.2/24".parse().unwrap());
+    (server.build().unwrap(), client.build().unwrap())
+}
+
+/// What this number of the stream is.
+fn byte(seed: u64, at: usize) -> u8 {
+    let mixed = (at as u64 ^ seed << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed.to_be_bytes()[1]
+}
+
+fn bytes(seed: u64, len: usize) -> Vec<u8> {
+    (0..len).map(|at| byte(seed, at)).collect()
+}
+
+fn limit(stream: &TcpStream) {
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.set_write_timeout(Some(LIMIT)).unwrap();
+}
+
+/// Sends everything back, of as many connections as there are; one thread each.
+fn echo(listener: &TcpListener, connections: usize) {
+    thread::scope(|scope| {
+        for _ in 0..connections {
+            let (mut stream, _) = listener.accept().unwrap();
+            limit(&stream);
+            let body = move || {
+                let mut part = vec![0; 16 * 1024];
+                loop {
+                    let count = stream.read(&mut part).unwrap();
+                    if count == 0 {
+                        return;
+                    }
+                    stream.write_all(&part[..count]).unwrap();
+                }
+            };
+            small_thread(scope, body);
+        }
+    });
+}
+
+fn small_thread<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    body: impl FnOnce() + Send + 'scope,
+) {
+    let builder = thread::Builder::new().stack_size(128 * 1024);
+    drop(builder.spawn_scoped(scope, body).unwrap());
+}
+
+/// Sends so many bytes and has them back, on so many connections at once, in rounds that each connect
+/// anew. Every byte is compared.
+fn there_and_back((server_stack, client): &(Stack, Stack), connections: usize, len: usize) {
+    let listener = TcpListener::bind_with_backlog(server_stack, SERVER, connections).unwrap();
+    thread::scope(|scope| {
+        small_thread(scope, || echo(&listener, connections));
+        for seed in 0..connections as u64 {
+            small_thread(scope, move || {
+                let mut stream = TcpStream::connect(client, SERVER).unwrap();
+                limit(&stream);
+                let (sent, mut received) = (bytes(seed, len), Vec::new());
+                thread::scope(|scope| {
+                    let mut writer = stream.clone();
+                    let sent = &sent;
+                    small_thread(scope, move || {
+                        writer.write_all(sent).unwrap();
+                        writer.shutdown(Shutdown::Write).unwrap();
+                    });
+                    stream.read_to_end(&mut received).unwrap();
+                });
+                assert!(received == sent, "connection {seed}");
+            });
+        }
+    });
+    for stack in [server_stack, client] {
+        assert_eq!(stack.stats().broken, 0);
+    }
+}
+
+/// A queue that says that answers come by the next one: every frame for a connection that was dialled
+/// arrives by the wrong queue.
+#[derive(Debug)]
+struct Lying(MemoryLink, usize);
+
+impl Link for Lying {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+        self.0.receive(frames, max)
+    }
+    fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
+        self.0.transmit(packet)
+    }
+    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
+        self.0.wait(writable, deadline)
+    }
+    fn wake(&self) {
+        self.0.wake();
+    }
+    fn steer(&self, flow: &Flow) -> Option<usize> {
+        self.0.steer(flow).map(|queue| (queue + 1) % self.1)
+    }
+}
+
+/// A queue that sends by all of them in turn: no frame is by the queue where the last one was.
+#[derive(Debug)]
+struct Spraying {
+    own: usize,
+    all: Arc<[MemoryLink]>,
+    turn: Arc<AtomicUsize>,
+}
+
+impl Spraying {
+    fn over(links: Vec<MemoryLink>) -> Vec<Spraying> {
+        let all: Arc<[MemoryLink]> = links.into();
+        let turn = Arc::new(AtomicUsize::new(0));
+        let one = |own| Spraying {
+            own,
+            all: all.clone(),
+            turn: turn.clone(),
+        };
+        (0..all.len()).map(one).collect()
+    }
+}
+
+impl Link for Spraying {
+    fn capabilities(&self) -> Capabilities {
+        self.all[self.own].capabilities()
+    }
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+        self.all[self.own].receive(frames, max)
+    }
+    fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        self.all[turn % self.all.len()].transmit(packet)
+    }
+    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
+        self.all[self.own].wait(writable, deadline)
+    }
+    fn wake(&self) {
+        self.all[self.own].wake();
+    }
+}
+
+fn queues(count: usize) -> (Vec<MemoryLink>, Vec<MemoryLink>) {
+    memory::queues(count, memory::Config::default())
+}
+
+/// Unconnected pairs, whose frames no hash steers; never full.
+fn pairs(count: usize) -> (Vec<MemoryLink>, Vec<MemoryLink>) {
+    let config = memory::Config {
+        frames: 1 << 20,
+        bytes: 1 << 30,
+        ..memory::Config::default()
+    };
+    (0..count).map(|_| memory::pair(config)).unzip()
+}
+
+#[test]
+fn traffic_on_both_queues_and_none_astray() {
+    let (near, far) = queues(2);
+    let both = stacks(near, far);
+    there_and_back(&both, 40, 50_000);
+    for stack in [&both.0, &both.1] {
+        for one in stack.queue_stats() {
+            assert!(one.frames_received > 40, "{one:?}");
+            assert_eq!(one.segments_astray, 0, "{one:?}");
+        }
+    }
+}
+
+#[test]
+fn every_frame_by_the_wrong_queue() {
+    let (near, far) = queues(2);
+    let far = far.into_iter().map(|link| Lying(link, 2)).collect();
+    let both = stacks(near, far);
+    there_and_back(&both, 40, 50_000);
+    for one in both.1.queue_stats() {
+        assert!(one.frames_received > 40, "{one:?}");
+        assert_eq!(one.segments_astray, one.frames_received, "{one:?}");
+    }
+    assert!(
+        both.0
+            .queue_stats()
+            .iter()
+            .all(|one| one.segments_astray == 0)
+    );
+}
+
+#[test]
+fn every_frame_by_another_queue_than_the_one_before() {
+    let (near, far) = pairs(2);
+    let both = stacks(Spraying::over(near), Spraying::over(far));
+    there_and_back(&both, 40, 50_000);
+    for stack in [&both.0, &both.1] {
+        assert!(
+            stack
+                .queue_stats()
+                .iter()
+                .all(|one| one.segments_astray > 40)
+        );
+    }
+}
+
+/// Several hundred connections, two receiving threads on each side, links that are full most of the
+/// time, every byte compared.
+#[test]
+fn stress() {
+    let config = memory::Config {
+        frames: 16,
+        ..memory::Config::default()
+    };
+    let (near, far) = memory::queues(2, config);
+    let start = SystemClock.now();
+    there_and_back(&stacks(near, far), 300, 100_000);
+    let (near, far) = pairs(2);
+    there_and_back(
+        &stacks(Spraying::over(near), Spraying::over(far)),
+        300,
+        20_000,
+    );
+    assert!(SystemClock.now() - start < 2 * LIMIT);
+}
+
+#[test]
+fn connections_land_on_the_queue_that_was_asked_for() {
+    let (near, far) = queues(3);
+    let (server_stack, client) = stacks(near, far);
+    let listener = TcpListener::bind(&server_stack, SERVER).unwrap();
+    for count in 0..100 {
+        let queue = count % 3;
+        let near = TcpStream::connect_on(&client, queue, server()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        assert_eq!((near.queue(), far.queue()), (queue, queue));
+        near.abort();
+    }
+    for stack in [&server_stack, &client] {
+        assert!(
+            stack
+                .queue_stats()
+                .iter()
+                .all(|one| one.segments_astray == 0)
+        );
+    }
+}
+
+#[test]
+fn a_queue_has_its_share_of_the_ports() {
+    let (_near, far) = queues(2);
+    let builder = Stack::over(far).address("10.0.0.2/24".parse().unwrap());
+    let builder = builder.ephemeral_ports(1000..=1099);
+    let (client, _drivers) = builder.manual_queues().unwrap();
+    let mut streams = Vec::new();
+    let error = loop {
+        match TcpStream::start_on(&client, 1, server()) {
+            Ok(stream) => streams.push(stream),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
+    assert!(error.to_string().contains("by queue 1"), "{error}");
+    assert!((20..80).contains(&streams.len()), "{}", streams.len());
+    let rest = (streams.len()..100).map(|_| TcpStream::start_on(&client, 0, server()));
+    let rest: Vec<_> = rest.collect::<Result<_, _>>().unwrap();
+    assert!(TcpStream::start(&client, server()).is_err());
+    drop(rest);
+}
+
+/// Waits until nobody has the stack any more, so until all its threads have ended.
+fn until_gone<T>(shared: &Weak<T>) {
+    let start = SystemClock.now();
+    while shared.strong_count() > 0 {
+        assert!(SystemClock.now() - start < LIMIT, "a thread is still there");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn all_threads_end_with_the_last_handle() {
+    let (near, far) = queues(4);
+    let (server_stack, client) = stacks(near, far);
+    let gone = [&server_stack, &client].map(|stack| Arc::downgrade(stack.shared()));
+    let listener = TcpListener::bind(&server_stack, SERVER).unwrap();
+    let streams: Vec<_> = (0..4)
+        .map(|queue| {
+            let near = TcpStream::connect_on(&client, queue, server()).unwrap();
+            (near, listener.accept().unwrap().0)
+        })
+        .collect();
+    drop((listener, server_stack, client));
+    assert!(gone.iter().all(|one| one.strong_count() > 0));
+    (&streams[3].0).write_all(b"the stack is there").unwrap();
+    (&streams[3].1).read_exact(&mut [0; 18]).unwrap();
+    drop(streams);
+    gone.iter().for_each(until_gone);
+}
+
+#[test]
+fn one_queue_that_fails_ends_the_stack_and_its_threads() {
+    let (near, mut far) = queues(3);
+    let builder = Stack::over(near).address("10.0.0.1/24".parse().unwrap());
+    let stack = builder.build().unwrap();
+    let listener = TcpListener::bind(&stack, SERVER).unwrap();
+    let connecting = TcpStream::start(&stack, "10.0.0.2:9".parse().unwrap()).unwrap();
+    drop(far.remove(1));
+    let down = ErrorKind::NetworkDown;
+    assert_eq!(listener.accept().unwrap_err().kind(), down);
+    let error = connecting.wait_connected(None).unwrap_err();
+    assert_eq!(io::Error::from(error).kind(), down);
+    let late = TcpStream::start(&stack, "10.0.0.2:9".parse().unwrap());
+    assert_eq!(late.unwrap_err().kind(), down);
+    let shared = Arc::downgrade(stack.shared());
+    drop((listener, connecting, stack));
+    until_gone(&shared);
+}
+
+/// Fails when it is told to, which nobody but its own driver hears of.
+#[derive(Debug)]
+struct Failing {
+    link: MemoryLink,
+    fails: Arc<AtomicUsize>,
+    own: usize,
+}
+
+impl Link for Failing {
+    fn capabilities(&self) -> Capabilities {
+        self.link.capabilities()
+    }
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+        if self.fails.load(Ordering::Acquire) == self.own {
+            return Err(io::Error::other("pulled"));
+        }
+        self.link.receive(frames, max)
+    }
+    fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
+        self.link.transmit(packet)
+    }
+    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
+        self.link.wait(writable, deadline)
+    }
+    fn wake(&self) {
+        self.link.wake();
+    }
+}
+
+#[test]
+fn drivers_that_sleep_hear_of_the_failure_of_another_queue() {
+    let (near, far) = queues(2);
+    let fails = Arc::new(AtomicUsize::new(usize::MAX));
+    let failing = near.into_iter().enumerate().map(|(own, link)| Failing {
+        link,
+        fails: fails.clone(),
+        own,
+    });
+    let builder = Stack::over(failing).address("10.0.0.1/24".parse().unwrap());
+    let stack = builder.build().unwrap();
+    let client = Stack::over(far).address("10.0.0.2/24".parse().unwrap());
+    let client = client.build().unwrap();
+    let listener = TcpListener::bind(&stack, SERVER).unwrap();
+    let near = TcpStream::connect_on(&client, 0, server()).unwrap();
+    let (inside, _) = listener.accept().unwrap();
+    fails.store(1, Ordering::Release);
+    // By the queue that fails.
+    let other = TcpStream::start_on(&client, 1, server()).unwrap();
+    let mut inside = &inside;
+    let error = inside.read(&mut [0; 1]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NetworkDown);
+    let shared = Arc::downgrade(stack.shared());
+    drop((near, other, listener, stack));
+    while shared.strong_count() > 1 {
+        // One is the connection's; the threads have ended.
+        if shared
+            .upgrade()
+            .is_some_and(|shared| Arc::strong_count(&shared) <= 2)
+        {
+            break;
+        }
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn what_is_no_set_of_queues_is_explained() {
+    let address = || "10.0.0.1/24".parse().unwrap();
+    let none = Stack::over(Vec::<MemoryLink>::new()).address(address());
+    let error = none.build().unwrap_err();
+    assert!(matches!(error, BuildError::QueueCount(0)), "{error}");
+    let (first, _far) = memory::pair(memory::Config::default());
+    let mut config = memory::Config::default();
+    config.capabilities.mtu = 9000;
+    let (other, _far) = memory::pair(config);
+    let unlike = Stack::builder(first).queue(other).address(address());
+    let error = unlike.build().unwrap_err();
+    assert!(
+        matches!(error, BuildError::UnlikeQueues { queue: 1, .. }),
+        "{error}"
+    );
+    let (links, _far) = queues(2);
+    let error = Stack::over(links).address(address()).manual().unwrap_err();
+    assert!(matches!(error, BuildError::SeveralDrivers(2)), "{error}");
+}
+
+/// Any number of a stack's drivers may share a thread.
+#[test]
+fn two_drivers_in_turn_in_one_thread() {
+    let (near, far) = queues(2);
+    let (server_stack, mut serving) = manual(near, "10.0.0.1/24");
+    let (client, mut dialling) = manual(far, "10.0.0.2/24");
+    let listener = TcpListener::bind(&server_stack, SERVER).unwrap();
+    let streams: Vec<_> = (0..10)
+        .map(|_| TcpStream::start(&client, server()).unwrap())
+        .collect();
+    let mut turn = || {
+        for driver in serving.iter_mut().chain(&mut dialling) {
+            driver.run_once().unwrap();
+        }
+    };
+    (0..5).for_each(|_| turn());
+    for stream in &streams {
+        stream.send(b"hello").unwrap();
+    }
+    (0..5).for_each(|_| turn());
+    for _ in &streams {
+        let (stream, _) = listener.accept().unwrap();
+        assert_eq!(stream.recv_chain(9).unwrap().to_vec(), b"hello");
+    }
+}
+
+fn manual(links: Vec<MemoryLink>, address: &str) -> (Stack, Vec<Driver>) {
+    let builder = Stack::over(links).address(address.parse().unwrap());
+    builder.manual_queues().unwrap()
+}
+
+/// A frame that nobody here claims, for the hook.
+#[cfg(target_os = "linux")]
+fn udp(link: &MemoryLink, port: u8) {
+    let mut packet = [0; 28];
+    packet[0] = 0x45;
+    packet[3] = 28;
+    packet[8] = 64;
+    packet[9] = 17;
+    packet[12..20].copy_from_slice(&[10, 0, 0, 2, 10, 0, 0, 1]);
+    let sum = internet_checksum::checksum(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum);
+    packet[21] = port;
+    let packet = Packet {
+        header: &packet,
+        payload: &[],
+        ip_header_len: 20,
+        checksum: crate::link::Checksum::Complete,
+        segment: None,
+    };
+    link.transmit(&packet).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn driver_threads_have_names_and_run_where_they_are_to() {
+    use rustix::thread::sched_getaffinity;
+    let (near, far) = pairs(2);
+    let (sender, receiver) = crossbeam_channel::unbounded();
+    let hook = move |_: &Frame| {
+        let set = sched_getaffinity(None).unwrap();
+        let name = thread::current().name().unwrap_or_default().to_owned();
+        sender.send((name, set.count(), set.is_set(0))).is_ok()
+    };
+    let builder = Stack::over(near).address("10.0.0.1/24".parse().unwrap());
+    let _stack = builder.affinity([0]).unclaimed(hook).build().unwrap();
+    for (far, name) in far.iter().zip(["sosplice:driver", "sosplice:driver:1"]) {
+        udp(far, 9);
+        let seen = receiver.recv_timeout(LIMIT).unwrap();
+        assert_eq!(seen, (name.to_owned(), 1, true));
+    }
+}

@@ -1,0 +1,138 @@
+//! What a connection holds when it stands still, after it carried traffic: a program of its own with one
+//! test, since it counts what the whole process has allocated.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+#![allow(unsafe_code, reason = "an allocator that counts")]
+
+#[path = "support/clock.rs"]
+mod clock;
+
+use clock::SetClock;
+use sosplice::buf::{Buf, Chain};
+use sosplice::link::memory;
+use sosplice::stack::Driver;
+use sosplice::{Stack, TcpListener, TcpStream};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicIsize, Ordering};
+use std::time::Duration;
+
+struct Counting;
+
+static HELD: AtomicIsize = AtomicIsize::new(0);
+
+fn count(bytes: usize, sign: isize) {
+    HELD.fetch_add(bytes.cast_signed() * sign, Ordering::Relaxed);
+}
+
+// SAFETY: everything is the system's; only a number is kept beside it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size(), 1);
+        // SAFETY: as the caller says.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(layout.size(), -1);
+        // SAFETY: as the caller says.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(layout.size(), -1);
+        count(size, 1);
+        // SAFETY: as the caller says.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn drive(drivers: &mut [Driver]) {
+    let mut worked = true;
+    while worked {
+        worked = drivers
+            .iter_mut()
+            .fold(false, |worked, driver| driver.run_once().unwrap() || worked);
+    }
+}
+
+/// Sends so many bytes, all of which arrive.
+fn carry(from: &TcpStream, to: &TcpStream, bytes: usize, drivers: &mut [Driver]) {
+    let mut rest = Chain::from(Buf::copy_of(&vec![7; bytes]));
+    let mut out = vec![0; 65_536];
+    let mut left = bytes;
+    while left > 0 {
+        from.send_chain(&mut rest).ok();
+        drive(drivers);
+        while let Ok(count) = to.recv(&mut out) {
+            left -= count;
+        }
+        drive(drivers);
+    }
+}
+
+#[test]
+fn a_connection_at_rest_holds_little() {
+    const COUNT: usize = 200;
+    let clock = SetClock::new();
+    let (a, b) = memory::pair(memory::Config::default());
+    let build = |link, address: &str| {
+        let builder = Stack::builder(link).address(address.parse().unwrap());
+        // As rings of their own have it, to count them.
+        let builder = builder.clock(clock.clone()).shared_rings(false);
+        builder.manual().unwrap()
+    };
+    let (here, near) = build(a, "10.0.0.1/24");
+    let (there, far) = build(b, "10.0.0.2/24");
+    let mut drivers = [near, far];
+    let listener = TcpListener::bind(&there, "10.0.0.2:80").unwrap();
+    listener.set_nonblocking(true);
+    let open = |drivers: &mut [Driver]| {
+        let client = TcpStream::start(&here, "10.0.0.2:80".parse().unwrap()).unwrap();
+        drive(drivers);
+        let server = listener.accept().unwrap().0;
+        client.set_nonblocking(true);
+        server.set_nonblocking(true);
+        (client, server)
+    };
+    // What there is one of: scratch memory, pools, tables.
+    let first = open(&mut drivers);
+    carry(&first.0, &first.1, 500_000, &mut drivers);
+    clock.advance(Duration::from_secs(6));
+    drive(&mut drivers);
+    let before = HELD.load(Ordering::Relaxed);
+    let mut pairs = Vec::with_capacity(COUNT);
+    for _ in 0..COUNT {
+        let pair = open(&mut drivers);
+        carry(&pair.0, &pair.1, 300_000, &mut drivers);
+        carry(&pair.1, &pair.0, 1000, &mut drivers);
+        pairs.push(pair);
+    }
+    let each = || {
+        let more = HELD.load(Ordering::Relaxed) - before;
+        usize::try_from(more).unwrap() / (2 * COUNT)
+    };
+    let awake = each();
+    assert!(awake > 2 * 256 * 1024, "{awake}: with rings");
+    clock.advance(Duration::from_secs(6));
+    drive(&mut drivers);
+    let at_rest = each();
+    assert!(
+        (1000..4096).contains(&at_rest),
+        "{at_rest} bytes for a connection"
+    );
+    // It is as usable as before.
+    for (client, server) in &pairs {
+        carry(server, client, 10_000, &mut drivers);
+        carry(client, server, 10_000, &mut drivers);
+    }
+    clock.advance(Duration::from_secs(6));
+    drive(&mut drivers);
+    let again = each();
+    assert!(
+        (1000..4096).contains(&again),
+        "{again} bytes for a connection"
+    );
+    println!("{awake} bytes awake, {at_rest} and {again} at rest");
+}
