@@ -12,6 +12,7 @@ use crate::sync::model::{claim, explore, explore_without, join, spawn};
 use crate::tcp::engine::EngineConfig;
 use crate::tcp::host::{Counters, TimerKey};
 use crate::tcp::limits::Limits;
+use crate::tcp::memory::Memory;
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::{self, ACK, Header, SYN, SynOptions};
 use std::io;
@@ -22,6 +23,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 struct Stack {
     now: Instant,
     counters: Counters,
+    memory: Memory,
     sent: AtomicUsize,
     /// The last acknowledgement, from the start of the peer's stream.
     acknowledged: AtomicU32,
@@ -69,6 +71,10 @@ impl Host for Stack {
         self.now
     }
 
+    fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     fn counters(&self, _queue: u16) -> &Counters {
         &self.counters
     }
@@ -93,6 +99,7 @@ fn accepted() -> (Arc<Conn>, Arc<Stack>) {
     let stack = Arc::new(Stack {
         now,
         counters: Counters::default(),
+        memory: Memory::default(),
         sent: AtomicUsize::new(0),
         acknowledged: AtomicU32::new(0),
     });
