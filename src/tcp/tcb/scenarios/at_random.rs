@@ -188,7 +188,7 @@ fn at_random(seed: u64, rests: bool, delay: Option<Duration>) -> Vec<String> {
 /// Guards all of `rest`: what is seen of a connection does not depend on it.
 #[test]
 fn a_rest_is_not_seen() {
-    for seed in 200..4000 {
+    for seed in 1..200 {
         // Acknowledgements that ride on answers: the peer's next step is another then.
         drop(at_random(seed, true, Some(Duration::from_millis(40))));
         let (with, without) = (at_random(seed, true, None), at_random(seed, false, None));
