@@ -95,31 +95,33 @@ class Report:
         self.plot("loss", results, "percent of packets lost, one stream", ("Gbit/s", "CPU s/GB"))
 
     def scale(self):
-        """What scale, churn and idle print, and a plot of the first."""
-        results, contestant = {}, None
-        for bench in ("scale", "churn"):
+        for bench in ("scale", "churn", "queues", "syn_flood"):
             command = ["cargo", "bench", "--bench", bench]
             text = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
             print(f"\n## {bench}\n\n{text}", flush=True)
-            for line in text.splitlines() if bench == "scale" else []:
-                parts = line.split("|")
-                if len(parts) == 4 and "connections" not in line:
-                    connections = int(parts[0].split()[0])
-                    awake, rest, _ = map(float, parts[1].split())
-                    _, others, resting = map(float, parts[2].split())
-                    row = results.setdefault(connections, {})
-                    row[f"{contestant}"] = [((others, awake), None)]
-                    if "SocketSet" not in contestant:
-                        row[f"{contestant}, from rest"] = [((resting, rest), None)]
-                elif line and not line.startswith(" "):
-                    contestant = line.split(",")[0] + (" with timers" if "timers" in line else "")
-        least = results[min(results)]
-        for row in results.values():
-            row.update({name: [] for name in least if name not in row})
-        units = ("us for a segment, flow after flow", "bytes of a connection")
-        self.plot("scale", results, "spliced connections", units)
+            if bench == "scale":
+                self.plot_scale(text)
         rounds = ["--rounds", str(min(self.options.rounds, 3))]
         subprocess.run([sys.executable, "benches/idle.py", *rounds], check=True)
+
+    def plot_scale(self, text):
+        """The rows that the bench has printed, as curves."""
+        results, contestant = {}, ""
+        for line in text.splitlines():
+            parts = line.split("|")
+            if len(parts) == 4 and "connections" not in line:
+                awake, rest, _ = map(float, parts[1].split())
+                _, others, resting = map(float, parts[2].split())
+                row = results.setdefault(int(parts[0].split()[0]), {})
+                row[contestant] = [((others, awake), None)]
+                if "SocketSet" not in contestant:
+                    row[f"{contestant}, from rest"] = [((resting, rest), None)]
+            elif line and not line.startswith(" "):
+                contestant = line.split(",")[0] + (" with timers" if "timers" in line else "")
+        names = dict.fromkeys(name for row in results.values() for name in row)
+        results = {n: {name: row.get(name, []) for name in names} for n, row in sorted(results.items())}
+        units = ("us for a segment, flow after flow", "bytes of a connection")
+        self.plot("scale", results, "spliced connections", units)
 
     def plot(self, name, results, axis, units):
         """Medians and ranges: the first figure above, the second below."""

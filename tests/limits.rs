@@ -97,8 +97,8 @@ fn rings_have_their_own_memory_while_there_is_no_descriptor_for_the_shared() {
         let first = without_descriptors(|| connection(&server, &client));
         assert_eq!(shared_mappings(), 0);
         let second = connection(&server, &client);
-        // Two rings of each end, and 64 KiB a mapping.
-        assert_eq!(shared_mappings(), 16);
+        // Two rings of each end, and 256 KiB a mapping.
+        assert_eq!(shared_mappings(), 4);
         drop((first, second));
     });
 }
@@ -107,17 +107,18 @@ fn rings_have_their_own_memory_while_there_is_no_descriptor_for_the_shared() {
 fn rings_have_their_own_memory_while_there_are_too_many_mappings() {
     let name = "rings_have_their_own_memory_while_there_are_too_many_mappings";
     alone(name, || {
-        // A connection's four rings take three quarters of all there may be.
-        let (server, client) = stacks(384 << 20);
+        // The four rings of each of two connections take seven eighths of all there may be.
+        let (server, client) = stacks(896 << 20);
         let first = connection(&server, &client);
-        assert_eq!(shared_mappings(), 4 * 384 * 16);
         let second = connection(&server, &client);
+        assert_eq!(shared_mappings(), 8 * 896 * 4);
+        let third = connection(&server, &client);
         // One more ring fits, the other three do not.
-        assert_eq!(shared_mappings(), 5 * 384 * 16);
-        drop((first, second));
+        assert_eq!(shared_mappings(), 9 * 896 * 4);
+        drop((first, second, third));
         let (server, client) = stacks(256 * 1024);
         drop(connection(&server, &client));
-        assert!(shared_mappings() >= 16);
+        assert!(shared_mappings() >= 4);
     });
 }
 
