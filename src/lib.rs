@@ -181,6 +181,11 @@ pub mod lock;
 pub mod performance {}
 pub mod protocol;
 mod run_list;
+#[doc = include_str!("doc/scale.md")]
+#[doc = "\n\n# Plot: memory and cost by number of connections\n\n<div>"]
+#[doc = include_str!("doc/scale.svg")]
+#[doc = "</div>"]
+pub mod scale {}
 #[doc = include_str!("doc/security.md")]
 pub mod security {}
 pub mod sockbuf;
