@@ -445,6 +445,8 @@ fn the_kernel_answers_a_ping() {
     }
     let namespace = network();
     let tun = open(&namespace);
+    // What the kernel answers before is dropped.
+    namespace.wait_until_up("t0");
     ping(&tun).unwrap();
     let reply = next(&tun, is_icmp);
     assert_eq!(reply.head[20], 0, "echo reply");
