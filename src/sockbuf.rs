@@ -145,6 +145,11 @@ impl SockBuf {
         self.keep_memory_bounded();
     }
 
+    /// See [`Chain::shrink`].
+    pub(crate) fn shrink(&mut self) {
+        self.chain.shrink();
+    }
+
     /// Appends everything of `chain`.
     pub fn append_chain(&mut self, mut chain: Chain) {
         let count = chain.len();

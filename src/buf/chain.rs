@@ -91,6 +91,17 @@ impl Chain {
         self.links.len()
     }
 
+    /// How many buffers fit into the memory that it has.
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> usize {
+        self.links.capacity()
+    }
+
+    /// Gives the memory back that it keeps for more buffers than it has.
+    pub(crate) fn shrink(&mut self) {
+        self.links.shrink_to_fit();
+    }
+
     /// Appends a buffer without copying, unless it is tiny and the last one has room.
     pub fn append(&mut self, buf: Buf) {
         if buf.is_empty() {

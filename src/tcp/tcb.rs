@@ -678,7 +678,7 @@ impl Tcb {
         served.done = self.conclude(env);
         if served.done.is_none() {
             if self.rest_at().is_some_and(|at| env.now >= at) {
-                self.rest(env.now);
+                self.rest(env);
             }
             served.next = self.deadline(env.now);
         }

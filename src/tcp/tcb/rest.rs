@@ -47,9 +47,9 @@ impl Tcb {
         (engine.rcv_queue() == 0 && engine.snd_queue() == 0).then(|| since + after)
     }
 
-    /// Gives its engine back, unless that has a timer.
-    pub(super) fn rest(&mut self, now: Instant) {
-        let now = self.engine_time(now);
+    /// Gives its engine back, unless that has a timer, and the memory for more buffers than there are.
+    pub(super) fn rest(&mut self, env: &Env<'_>) {
+        let now = self.engine_time(env.now);
         let engine = self.engine.take_if(|engine| engine.poll_at(now).is_none());
         let Some(engine) = engine else { return };
         self.rest = Some(Rest {
@@ -57,6 +57,10 @@ impl Tcb {
             snd_ring: engine.snd_capacity(),
             shared_rings: engine.shares_rings(),
         });
+        self.inbox.shrink();
+        self.waiting.shrink_to_fit();
+        env.end.rcv().buf.shrink();
+        env.end.snd().buf.shrink();
     }
 
     /// It has no engine, and needs none for this.

@@ -489,3 +489,37 @@ fn a_long_round_trip_is_not_forgotten() {
         assert_eq!(again[2..], [0; 4], "{again:?}, {rests}");
     }
 }
+
+/// Guards `Tcb::rest`: many small buffers were here once.
+#[test]
+fn a_rest_keeps_no_memory_for_buffers() {
+    let mut world = World::accepted(256 * 1024, 60_000, memory::Config::default());
+    world.tcb.limits.rest = Some(Duration::from_secs(5));
+    for at in 0..60 {
+        world.input(ACK, 1 + at * 1000, 1, 60_000, 1000);
+        world.end.snd().buf.append(Buf::copy_of(&[7; 1000]));
+    }
+    let mut acked = 1;
+    while acked < 60_001 {
+        world.serve(Work::SERVE);
+        let sent = world
+            .sent()
+            .iter()
+            .map(|one| one.payload_len)
+            .sum::<usize>();
+        acked += u32::try_from(sent).unwrap();
+        world.input(ACK, 60_001, acked, 60_000, 0);
+    }
+    drop(world.end.rcv().buf.take(60_000));
+    world.serve(Work::SERVE);
+    world.now += Duration::from_secs(5);
+    world.serve(Work::SERVE);
+    assert!(world.tcb.is_at_rest());
+    let rooms = [
+        world.tcb.inbox.room(),
+        world.tcb.waiting.capacity(),
+        world.end.rcv().buf.chain().room(),
+        world.end.snd().buf.chain().room(),
+    ];
+    assert_eq!(rooms, [0; 4]);
+}
