@@ -18,6 +18,7 @@ mod visits;
 
 use machine::{busy, caption, summary};
 use ours::Ours;
+use peers::Offload;
 use sosplice::splice::Options;
 use sosplice::stack::Builder;
 use visits::Visits;
@@ -27,19 +28,6 @@ pub(crate) const FRAMES: usize = 1024;
 /// Bytes of each receive and send buffer: the default.
 const RING: usize = 256 * 1024;
 const ROUNDS: usize = 5;
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Offload {
-    Nothing,
-}
-
-impl Offload {
-    pub(crate) fn size(self) -> Option<usize> {
-        match self {
-            Offload::Nothing => None,
-        }
-    }
-}
 
 fn proxy() -> Visits<Ours> {
     let options = Options {

@@ -23,7 +23,7 @@ mod twin;
 use criterion::{Criterion, Throughput};
 use machine::{busy, summary};
 use ours::Ours;
-use peers::Rig;
+use peers::{Offload, Rig};
 use std::time::Duration;
 use twin::{Copying, Twin};
 
@@ -32,23 +32,6 @@ const RING: usize = 256 * 1024;
 /// Frames that a link holds in each direction.
 pub(crate) const FRAMES: usize = 256;
 const ROUNDS: usize = 7;
-
-/// Whether the links cut large frames into segments.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Offload {
-    Segments,
-    Nothing,
-}
-
-impl Offload {
-    /// The largest frame.
-    pub(crate) fn size(self) -> Option<usize> {
-        match self {
-            Offload::Segments => Some(65_535),
-            Offload::Nothing => None,
-        }
-    }
-}
 
 struct Case {
     name: &'static str,

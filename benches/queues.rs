@@ -18,7 +18,7 @@ mod ours;
 mod peers;
 
 use ours::Ours;
-use peers::Rig;
+use peers::{Offload, Rig};
 use sosplice::clock::{Clock, SystemClock};
 use sosplice::splice::Options;
 use std::sync::Barrier;
@@ -31,23 +31,6 @@ const RING: usize = 256 * 1024;
 pub(crate) const FRAMES: usize = 256;
 const ROUNDS: usize = 7;
 const QUEUES: [usize; 3] = [1, 2, 4];
-
-/// Whether the links cut large frames into segments.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Offload {
-    Segments,
-    Nothing,
-}
-
-impl Offload {
-    /// The largest frame.
-    pub(crate) fn size(self) -> Option<usize> {
-        match self {
-            Offload::Segments => Some(65_535),
-            Offload::Nothing => None,
-        }
-    }
-}
 
 struct Case {
     name: &'static str,

@@ -20,7 +20,7 @@ mod twin;
 
 use machine::{busy, caption, summary};
 use ours::Ours;
-use peers::{Proxy, Rig};
+use peers::{Offload, Proxy, Rig};
 use sosplice::clock::{Clock, SystemClock};
 use sosplice::splice::Options;
 use sosplice::stack::Builder;
@@ -43,19 +43,6 @@ const PAIRS: [u16; 6] = [1, 10, 100, 1_000, 5_000, 50_000];
 /// More take the twin minutes.
 const TWIN_PAIRS: u16 = 1_000;
 const ROUNDS: usize = 5;
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Offload {
-    Nothing,
-}
-
-impl Offload {
-    pub(crate) fn size(self) -> Option<usize> {
-        match self {
-            Offload::Nothing => None,
-        }
-    }
-}
 
 /// The system's time, and what was skipped.
 #[derive(Debug, Default)]

@@ -15,7 +15,7 @@ mod ours;
 mod peers;
 
 use ours::Ours;
-use peers::{CLIENT, FRONT, PROXY_PORT, Rig};
+use peers::{CLIENT, FRONT, Offload, PROXY_PORT, Rig};
 use sosplice::Stack;
 use sosplice::link::memory::{self, MemoryLink};
 use sosplice::link::{Capabilities, Checksum, Frame, Link, Packet, TransmitError};
@@ -36,23 +36,6 @@ const ROUNDS: usize = 7;
 const RATE: u64 = 100_000;
 /// How often the flood's thread looks whether there is room for more.
 const TICK: Duration = Duration::from_micros(500);
-
-/// Whether the links cut large frames into segments.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Offload {
-    Segments,
-    Nothing,
-}
-
-impl Offload {
-    /// The largest frame.
-    pub(crate) fn size(self) -> Option<usize> {
-        match self {
-            Offload::Segments => Some(65_535),
-            Offload::Nothing => None,
-        }
-    }
-}
 
 struct Case {
     name: &'static str,

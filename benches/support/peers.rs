@@ -48,6 +48,23 @@ pub(crate) fn pattern(at: usize) -> u8 {
         .to_be_bytes()[0]
 }
 
+/// Whether the links cut large frames into segments.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Offload {
+    Segments,
+    Nothing,
+}
+
+impl Offload {
+    /// The largest frame.
+    pub(crate) fn size(self) -> Option<usize> {
+        match self {
+            Offload::Segments => Some(65_535),
+            Offload::Nothing => None,
+        }
+    }
+}
+
 /// A peer's end of a link to the proxy.
 pub(crate) trait Wire {
     /// Sends a header and `len` bytes of the pattern, from its start. `false`: the link is full.

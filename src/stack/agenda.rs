@@ -131,7 +131,6 @@ mod tests {
     use crate::clock::{Clock, SystemClock};
     use crate::link::memory;
     use crate::stack::{Stack, TcpStream};
-    use crate::tcp::wire::Tuple;
     use std::time::Duration;
 
     /// What arming a timer anew (so cancelling the former one) and firing it cost beside others.
@@ -143,15 +142,7 @@ mod tests {
         let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
         let (stack, _driver) = builder.manual().unwrap();
         let stream = TcpStream::start(&stack, "10.0.0.2:80".parse().unwrap()).unwrap();
-        let tuple = Tuple {
-            local: stream.local_addr().ip(),
-            remote: stream.peer_addr().ip(),
-            local_port: stream.local_addr().port(),
-            remote_port: stream.peer_addr().port(),
-        };
-        let Some(crate::stack::table::Entry::Conn(conn)) = stack.shared().table.get(&tuple) else {
-            panic!("a connection is in the table");
-        };
+        let conn = stack.shared().table.conn(&stream.conn().tuple);
         let start = SystemClock.now();
         let at = |micros: u64| start + Duration::from_micros(micros.wrapping_mul(7919) % 1_000_000);
         for count in [1_u64, 1_000, 100_000, 1_000_000] {

@@ -299,6 +299,15 @@ impl Table {
         all
     }
 
+    /// The connection with this tuple.
+    #[cfg(test)]
+    pub(crate) fn conn(&self, tuple: &Tuple) -> Arc<Conn> {
+        match self.get(tuple) {
+            Some(Entry::Conn(conn)) => conn,
+            _ => panic!("a connection is in the table"),
+        }
+    }
+
     /// References to all connections.
     pub(crate) fn all(&self) -> Vec<Arc<Conn>> {
         let mut all = Vec::new();
@@ -325,15 +334,8 @@ mod tests {
         let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
         let (stack, _driver) = builder.manual().unwrap();
         let stream = TcpStream::start(&stack, "10.0.0.2:80".parse().unwrap()).unwrap();
-        let tuple = Tuple {
-            local: stream.local_addr().ip(),
-            remote: stream.peer_addr().ip(),
-            local_port: stream.local_addr().port(),
-            remote_port: stream.peer_addr().port(),
-        };
-        let Some(Entry::Conn(conn)) = stack.shared().table.get(&tuple) else {
-            panic!("a connection is in the table");
-        };
+        let tuple = stream.conn().tuple;
+        let conn = stack.shared().table.conn(&tuple);
         let record = TimeWait {
             tuple,
             snd_nxt: 0,
@@ -371,9 +373,7 @@ mod tests {
         let (stack, _driver) = builder.manual().unwrap();
         let stream = TcpStream::start(&stack, "10.0.0.2:80".parse().unwrap()).unwrap();
         let tuple = stream.conn().tuple;
-        let Some(Entry::Conn(conn)) = stack.shared().table.get(&tuple) else {
-            panic!("a connection is in the table");
-        };
+        let conn = stack.shared().table.conn(&tuple);
         let record = TimeWait {
             tuple,
             snd_nxt: 7,

@@ -104,6 +104,21 @@ fn timers_are_the_home_drivers() {
     assert!(nets[0].drain().is_empty(), "it has heard");
 }
 
+/// Both drivers run at the same time.
+fn turn_at_once(nets: &mut [Net]) {
+    let barrier = Barrier::new(nets.len());
+    thread::scope(|scope| {
+        for net in nets {
+            let barrier = &barrier;
+            let body = move || {
+                barrier.wait();
+                net.turn();
+            };
+            drop(thread::Builder::new().spawn_scoped(scope, body).unwrap());
+        }
+    });
+}
+
 /// Guards `Shared::accept_syn`: a place of the backlog and a connection are for one SYN, however often
 /// it arrives. (`queue::loom` has all interleavings.)
 #[test]
@@ -116,17 +131,7 @@ fn a_syn_by_two_queues_is_one_connection() {
         let mut raw = Raw::new(port);
         raw.send(&nets[0], SYN, b"");
         raw.send(&nets[1], SYN, b"");
-        let barrier = Barrier::new(2);
-        thread::scope(|scope| {
-            for net in &mut nets {
-                let barrier = &barrier;
-                let body = move || {
-                    barrier.wait();
-                    net.turn();
-                };
-                drop(thread::Builder::new().spawn_scoped(scope, body).unwrap());
-            }
-        });
+        turn_at_once(&mut nets);
         let answers = [nets[0].drain(), nets[1].drain()].concat();
         let first = &answers[0].header;
         assert_eq!(first.flags, SYN | ACK);
@@ -163,17 +168,7 @@ fn a_held_syn_by_two_queues_is_one_decision() {
         let mut raw = Raw::new(port);
         raw.send(&nets[0], SYN, b"");
         raw.send(&nets[1], SYN, b"");
-        let barrier = Barrier::new(2);
-        thread::scope(|scope| {
-            for net in &mut nets {
-                let barrier = &barrier;
-                let body = move || {
-                    barrier.wait();
-                    net.turn();
-                };
-                drop(thread::Builder::new().spawn_scoped(scope, body).unwrap());
-            }
-        });
+        turn_at_once(&mut nets);
         assert_eq!(shared.held.lock().len(), (1, 1));
         let pending = listener.pending().unwrap();
         assert!(listener.pending().is_err(), "one decision");
@@ -216,17 +211,7 @@ fn a_cookie_by_two_queues_is_one_connection() {
         raw.syn(&mut nets[0]);
         raw.send(&nets[0], ACK, b"");
         raw.text(&nets[1], b"hello");
-        let barrier = Barrier::new(2);
-        thread::scope(|scope| {
-            for net in &mut nets {
-                let barrier = &barrier;
-                let body = move || {
-                    barrier.wait();
-                    net.turn();
-                };
-                drop(thread::Builder::new().spawn_scoped(scope, body).unwrap());
-            }
-        });
+        turn_at_once(&mut nets);
         let (stream, _) = listener.accept().unwrap();
         assert!(listener.accept().is_err(), "nobody else");
         stream.set_nonblocking(true);
