@@ -726,7 +726,13 @@ impl Guard {
     ///
     /// An edge that has only been rounded down (RFC 7323 2.4) is taken as it is: in the peer's units,
     /// a window that covers what is in flight would let the engine send a few bytes beyond the edge.
+    ///
+    /// Once our FIN is acknowledged there is nothing left to send, and no window is closed: in
+    /// FIN-WAIT-2 the engine's timer for probes, once due, would send acknowledgements without end.
     fn open_window(&self) -> u16 {
+        if self.fin_sent.is_some_and(|fin| self.snd_una > fin) {
+            return self.window.max(1);
+        }
         let in_flight = self.snd_nxt.saturating_sub(self.snd_una);
         let unit = 1 << self.remote_shift;
         let rounded = in_flight < (u64::from(self.window) << self.remote_shift) + unit;

@@ -471,6 +471,34 @@ fn a_closed_socket_does_not_wait_for_ever_for_a_closed_window() {
     assert_eq!(net.stack.stats().connections, 0);
 }
 
+/// The engine's timer for window probes outlived the end of everything to be sent, and then sent
+/// acknowledgements without end.
+#[test]
+fn an_end_that_a_closed_window_takes_is_not_probed_for() {
+    let mut net = Net::new();
+    let (mut raw, mut stream) = net.accepted();
+    raw.window = 0;
+    raw.text(&net, b"no more");
+    net.turn();
+    net.drain();
+    stream.write_all(b"x").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    net.pass(Duration::from_secs(2));
+    let probe = net.drain().pop().expect("a window probe");
+    assert!(probe.payload == b"x" && probe.has(FIN), "{probe:?}");
+    // The peer had room for one byte that it did not tell of.
+    raw.take(&[probe]);
+    raw.send(&net, ACK, b"");
+    net.pass(Duration::from_secs(600));
+    let seen = net.drain();
+    assert!(seen.is_empty(), "{} of {:?}", seen.len(), seen[0]);
+    raw.text(&net, b"still heard");
+    raw.fin(&net);
+    net.turn();
+    assert_eq!(read(&stream), b"no morestill heard");
+    assert!(is_end(&stream));
+}
+
 #[test]
 fn a_half_open_connection_ends_after_twenty_seconds() {
     let mut net = Net::new();

@@ -640,7 +640,9 @@ impl Live {
     fn egress(&mut self) -> Vec<Emission> {
         let mut frames = Frames::default();
         let now = Instant::from_millis(self.now);
-        while self.engine.egress(now, &mut frames) {}
+        while self.engine.egress(now, &mut frames) {
+            assert!(frames.0.len() < 1000, "no end of sending: {:?}", self.engine);
+        }
         frames.0
     }
 }
