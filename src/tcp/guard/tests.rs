@@ -641,7 +641,11 @@ impl Live {
         let mut frames = Frames::default();
         let now = Instant::from_millis(self.now);
         while self.engine.egress(now, &mut frames) {
-            assert!(frames.0.len() < 1000, "no end of sending: {:?}", self.engine);
+            assert!(
+                frames.0.len() < 1000,
+                "no end of sending: {:?}",
+                self.engine
+            );
         }
         frames.0
     }
