@@ -70,6 +70,7 @@
 //! All leaves: the table's shards, addresses and routes, listeners, half-open connections, held SYNs,
 //! the agenda, the control interface.
 
+mod active;
 pub(crate) mod agenda;
 mod builder;
 pub(crate) mod control;
@@ -78,6 +79,7 @@ mod driver;
 mod held;
 mod listener;
 mod numbers;
+mod passive;
 mod pending;
 pub(crate) mod queue;
 mod quota;
@@ -109,12 +111,10 @@ pub use stream::TcpStream;
 
 use crate::busy::Busy;
 use crate::clock::Clock;
-use crate::error::SoError;
 use crate::events::{Seldom, tell};
-use crate::link::{Capabilities, Flow, Link};
+use crate::link::{Capabilities, Link};
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::SocketEnd;
-use crate::sync::{Protection, intact};
 use crate::tcp::conn::{Conn, ConnConfig, Runner};
 use crate::tcp::engine::{Engine, EngineConfig};
 use crate::tcp::host::{Counters, Host, TimerKey};
@@ -123,27 +123,25 @@ use crate::tcp::options::Options;
 use crate::tcp::ring::PIECES;
 use crate::tcp::tcb::Work;
 use crate::tcp::time_wait::TimeWait;
-use crate::tcp::wire::{Segment, TCP_HEADER, Tuple};
+use crate::tcp::wire::{TCP_HEADER, Tuple};
 use builder::Config;
 use control::Control;
 use held::HeldSyns;
 use ipnet::IpNet;
-use listener::{Listening, Unaccepted};
+use listener::Listening;
 use numbers::Numbers;
 use queue::Queue;
-use quota::{Peers, Refusal};
+use quota::Peers;
 use route::Network;
-use rule::Rule;
 use stats::Received;
 use std::collections::HashMap;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Instant;
-use table::{Entry, Table};
+use table::Table;
 use unclaimed::Unclaimed;
 
 /// See the module.
@@ -352,7 +350,7 @@ impl Stack {
         let mut stats = Stats {
             time_wait: shared.table.records(),
             time_wait_dropped: shared.table.dropped(),
-            time_wait_reused: shared.table.reused(),
+            time_wait_reused: shared.received.time_wait_reused.get(),
             frames_received: frames,
             frames_malformed: shared.received.malformed.get(),
             frames_fragments: shared.received.fragments.get(),
@@ -434,146 +432,6 @@ impl Stack {
     pub(crate) fn now(&self) -> Instant {
         self.shared().clock.now()
     }
-
-    pub(crate) fn listen(
-        &self,
-        at: SocketAddr,
-        backlog: usize,
-        decides: bool,
-    ) -> io::Result<Arc<Listening>> {
-        let shared = self.shared();
-        if !at.ip().is_unspecified() && !shared.is_own(at.ip()) {
-            let why = format!("{} is not an address of this stack", at.ip());
-            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, why));
-        }
-        let at_port = |port| shared.add_listener(Rule::bound(at.ip(), port), backlog, decides);
-        if at.port() != 0 {
-            return at_port(at.port());
-        }
-        let mut listening = shared.numbers.ephemeral().map(at_port);
-        listening
-            .find_map(Result::ok)
-            .ok_or_else(|| io::ErrorKind::AddrInUse.into())
-    }
-
-    pub(crate) fn intercept(
-        &self,
-        rule: Intercept,
-        backlog: usize,
-        decides: bool,
-    ) -> io::Result<Arc<Listening>> {
-        if rule.is_empty() {
-            let why = "the range of ports is empty: give at least one port";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        }
-        let shared = self.shared();
-        shared.add_listener(Rule::intercepting(rule), backlog, decides)
-    }
-
-    pub(crate) fn unlisten(&self, listening: &Arc<Listening>, unaccepted: Unaccepted) {
-        let shared = self.shared();
-        let gone = {
-            let mut listeners = shared.listeners.lock();
-            let at = listeners
-                .iter()
-                .position(|other| Arc::ptr_eq(other, listening));
-            at.map(|at| listeners.remove(at))
-        };
-        if gone.is_some() && !thread::panicking() {
-            tell!(info, "stack", accepts = %listening.rule, "listener closed");
-        }
-        drop(gone);
-        let half_open: Vec<(u64, Tuple)> = {
-            let half_open = shared.half_open.lock();
-            let mine = half_open
-                .iter()
-                .filter(|(_, (_, other))| Arc::ptr_eq(other, listening));
-            mine.map(|(id, (tuple, _))| (*id, *tuple)).collect()
-        };
-        // One that is not in the table yet finds the listener closed when it stands.
-        for (id, tuple) in half_open {
-            if let Some(Entry::Conn(conn)) = shared.table.get(&tuple)
-                && conn.end.id() == id
-            {
-                conn.run(Work::ABORT, Runner::User);
-            }
-        }
-        for conn in unaccepted.ready {
-            conn.run(Work::ABORT, Runner::User);
-        }
-        for key in unaccepted.held {
-            shared.refuse_syn(key);
-        }
-    }
-
-    /// Begins to connect. An unspecified address and port of `from` are chosen, the port so that
-    /// answers come to `queue`, if the link can say that.
-    pub(crate) fn dial(
-        &self,
-        from: SocketAddr,
-        to: SocketAddr,
-        queue: Option<usize>,
-    ) -> io::Result<Arc<Conn>> {
-        let shared = self.shared();
-        let queue = queue.map(|queue| shared.queue_number(queue)).transpose()?;
-        let local = shared.source_of(from.ip(), to)?;
-        let error = |kind, why| Err(io::Error::new(kind, why));
-        if from.port() != 0 {
-            let why = format!(
-                "the connection from {local}:{} to {to} is there, or was lately",
-                from.port()
-            );
-            let conn = shared.connect(local, from.port(), to, (queue, Place::Free))?;
-            return conn.map_or_else(|| error(io::ErrorKind::AddrInUse, why), Ok);
-        }
-        // The port that was used longest ago comes first. If that and some behind it are in TIME-WAIT,
-        // so are most of the others, and a look at all of them would cost more than the connection.
-        const ENOUGH: usize = 8;
-        let mut reusable = None;
-        for (looked, port) in shared.numbers.ports_to(local, to).enumerate() {
-            if let Some(conn) = shared.connect(local, port, to, (queue, Place::Free))? {
-                return Ok(conn);
-            }
-            let now = shared.clock.now();
-            let old = |port: &u16| {
-                let tuple = tuple_of(local, *port, to);
-                let home = shared.home_for(&tuple, queue);
-                home.is_some() && shared.table.reusable(&tuple, now).is_some()
-            };
-            reusable = reusable.or_else(|| Some(port).filter(old));
-            if let Some(port) = reusable.filter(|_| looked >= ENOUGH)
-                && let Some(conn) = shared.connect(local, port, to, (queue, Place::TimeWait))?
-            {
-                return Ok(conn);
-            }
-        }
-        if let Some(port) = reusable
-            && let Some(conn) = shared.connect(local, port, to, (queue, Place::TimeWait))?
-        {
-            return Ok(conn);
-        }
-        let by = queue.map_or_else(String::new, |queue| format!(" by queue {queue}"));
-        let why = format!("all ephemeral ports to {to}{by} are in use");
-        error(io::ErrorKind::AddrNotAvailable, why)
-    }
-}
-
-/// What may have the tuple of a new connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// Nothing.
-    Free,
-    /// A record that is old enough.
-    TimeWait,
-}
-
-fn tuple_of(local: IpAddr, local_port: u16, to: SocketAddr) -> Tuple {
-    Tuple {
-        local,
-        remote: to.ip(),
-        local_port,
-        remote_port: to.port(),
-    }
 }
 
 impl Shared {
@@ -583,128 +441,6 @@ impl Shared {
 
     pub(crate) fn is_routed(&self, peer: IpAddr) -> bool {
         self.network.lock().is_routed(peer)
-    }
-
-    /// The address to connect from: the given one, or else one that is chosen.
-    fn source_of(&self, from: IpAddr, to: SocketAddr) -> io::Result<IpAddr> {
-        let destination = to.ip();
-        let error = |kind, why| Err(io::Error::new(kind, why));
-        if destination.is_unspecified() || destination.is_multicast() || to.port() == 0 {
-            let why = format!("nobody can be reached at {to}: give a unicast address and a port");
-            return error(io::ErrorKind::InvalidInput, why);
-        }
-        let network = self.network.lock();
-        let why = |what: &str| format!("the route to {destination} says: {what}");
-        match network.route_to(destination) {
-            Route::Link { .. } => {}
-            Route::Unreachable => {
-                return error(io::ErrorKind::HostUnreachable, why("unreachable"));
-            }
-            Route::Prohibited => {
-                return error(io::ErrorKind::PermissionDenied, why("prohibited"));
-            }
-        }
-        if !from.is_unspecified() {
-            return if from.is_ipv4() != destination.is_ipv4() {
-                let why = format!("{destination} cannot be reached from {from}: use one family");
-                error(io::ErrorKind::InvalidInput, why)
-            } else if network.is_own(from) {
-                Ok(from)
-            } else {
-                let why = format!("{from} is not an address of this stack");
-                error(io::ErrorKind::AddrNotAvailable, why)
-            };
-        }
-        let why = format!("the stack has no address to reach {destination} from");
-        let source = network.source_for(destination);
-        source.map_or_else(|| error(io::ErrorKind::AddrNotAvailable, why), Ok)
-    }
-
-    /// The number of a queue that a user has named.
-    fn queue_number(&self, queue: usize) -> io::Result<u16> {
-        let number = u16::try_from(queue).ok();
-        let number = number.filter(|_| queue < self.queues.len());
-        number.ok_or_else(|| {
-            let last = self.queues.len() - 1;
-            let why = format!("the stack has no queue {queue}: use 0 to {last}");
-            io::Error::new(io::ErrorKind::InvalidInput, why)
-        })
-    }
-
-    /// The home of a connection that is dialled. `None`: answers would come by another queue than the
-    /// one that is wanted.
-    fn home_for(&self, tuple: &Tuple, wanted: Option<u16>) -> Option<u16> {
-        let count = self.queues.len();
-        if count == 1 {
-            return Some(0);
-        }
-        let flow = Flow {
-            local: SocketAddr::new(tuple.local, tuple.local_port),
-            remote: SocketAddr::new(tuple.remote, tuple.remote_port),
-        };
-        let steered = self.queues[0].link.steer(&flow).filter(|one| *one < count);
-        let Some(steered) = steered else {
-            let turn = || self.dialled.fetch_add(1, Ordering::Relaxed) % count;
-            return wanted.or_else(|| u16::try_from(turn()).ok());
-        };
-        let steered = u16::try_from(steered).ok();
-        steered.filter(|steered| wanted.is_none_or(|wanted| wanted == *steered))
-    }
-
-    /// Begins to connect from a port. `None`: the tuple is taken, maybe by a record in TIME-WAIT, or
-    /// answers would not come by the queue that is wanted.
-    fn connect(
-        self: &Arc<Self>,
-        local: IpAddr,
-        local_port: u16,
-        to: SocketAddr,
-        (queue, place): (Option<u16>, Place),
-    ) -> io::Result<Option<Arc<Conn>>> {
-        let tuple = tuple_of(local, local_port, to);
-        let Some(home) = self.home_for(&tuple, queue) else {
-            return Ok(None);
-        };
-        let to_itself = local == to.ip() && local_port == to.port();
-        if to_itself || place == Place::Free && self.table.contains(&tuple) {
-            return Ok(None);
-        }
-        let now = self.clock.now();
-        let after = match place {
-            Place::Free => None,
-            Place::TimeWait => self.table.reusable(&tuple, now),
-        };
-        if place == Place::TimeWait && after.is_none() {
-            return Ok(None);
-        }
-        if !self.table.has_room() {
-            return Err(self.too_many_connections());
-        }
-        let engine = self.engine(home, &tuple, |link, config| {
-            Engine::connecting(link, config, &tuple)
-        });
-        let number = self.initial_sequence_number(&tuple, after);
-        let conn = self.connection(home, (tuple, false), engine, number);
-        let placed = match after {
-            None => self.table.insert(&conn),
-            Some(snd_nxt) => self.table.reuse(&conn, snd_nxt, now),
-        };
-        match placed {
-            Ok(()) => {}
-            Err(Refusal::Connections) => return Err(self.too_many_connections()),
-            Err(_) => return Ok(None),
-        }
-        self.counters(home).active_opens.add(1);
-        tell!(debug, "tcp", local = %tuple.ends().0, peer = %to, "connecting");
-        // remove_address() either has found the connection too, or this finds the address gone.
-        if !self.is_own(local) {
-            conn.run(Work::NETWORK_DOWN, Runner::User);
-            return Err(SoError::NetworkDown.into());
-        }
-        if self.end_if_down(&conn, Runner::User) {
-            return Err(SoError::NetworkDown.into());
-        }
-        conn.run(Work::SERVE, Runner::User);
-        Ok(Some(conn))
     }
 
     /// Nobody holds the stack, or a socket of it, any more.
@@ -761,107 +497,6 @@ impl Shared {
     /// A socket is handed out.
     pub(crate) fn attach(&self) {
         self.attached.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn add_listener(
-        &self,
-        rule: Rule,
-        backlog: usize,
-        decides: bool,
-    ) -> io::Result<Arc<Listening>> {
-        let listening = Arc::new(Listening::new(rule, backlog, decides));
-        let mut listeners = self.listeners.lock();
-        if self.down.load(Ordering::SeqCst) {
-            return Err(SoError::NetworkDown.into());
-        }
-        let rule = &listening.rule;
-        if listeners.iter().any(|other| other.rule.conflicts(rule)) {
-            let why = "somebody listens there already: close that listener, or be more precise";
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
-        }
-        listeners.push(listening.clone());
-        listeners.sort_by_key(|one| one.rule.rank());
-        drop(listeners);
-        tell!(info, "stack", accepts = %listening.rule, backlog, decides, "listener bound");
-        Ok(listening)
-    }
-
-    pub(crate) fn listener_for(&self, tuple: &Tuple, own: bool) -> Option<Arc<Listening>> {
-        let listeners = self.listeners.lock();
-        let mut listeners = listeners.iter();
-        let wanted = |one: &&Arc<Listening>| one.rule.matches(tuple.local, tuple.local_port, own);
-        listeners.find(wanted).cloned()
-    }
-
-    /// A new half-open connection, if there is room for it. `after` is a former connection in its
-    /// place.
-    pub(crate) fn accept_syn(
-        self: &Arc<Self>,
-        queue: u16,
-        listening: &Arc<Listening>,
-        syn: &Segment,
-        after: Option<TimeWait>,
-    ) -> Result<Begun, Refusal> {
-        self.admits_half_open()?;
-        if !listening.reserve() {
-            return Err(Refusal::Backlog);
-        }
-        if let Some(record) = &after {
-            self.table.forget(record);
-        }
-        let tuple = &syn.tuple;
-        let engine = self.engine(queue, tuple, |link, config| {
-            Engine::listening(link, config, tuple)
-        });
-        let number = self.initial_sequence_number(tuple, after.map(|record| record.snd_nxt));
-        let conn = self.connection(queue, (*tuple, true), engine, number);
-        // Whoever finds the connection in the table and runs it takes the SYN first.
-        conn.leave(syn.clone());
-        if intact(Protection::HalfOpenFirst) {
-            self.half_open(&conn, listening);
-        }
-        Ok(match self.put(conn, listening)? {
-            Put::Taken(conn) => {
-                self.counters(queue).passive_opens.add(1);
-                tell_of_peer(&conn.tuple);
-                if !intact(Protection::HalfOpenFirst) {
-                    self.half_open(&conn, listening);
-                }
-                Begun::Runs(conn)
-            }
-            Put::Other(other) => {
-                other.leave(syn.clone());
-                Begun::Runs(other)
-            }
-            Put::Nobody => Begun::Nothing,
-        })
-    }
-
-    /// A connection whose handshake is not over. Before others can find it: whoever ends the handshake
-    /// looks for its listener.
-    fn half_open(&self, conn: &Arc<Conn>, listening: &Arc<Listening>) {
-        let half_open = (conn.tuple, listening.clone());
-        self.half_open.lock().insert(conn.end.id(), half_open);
-    }
-
-    /// Puts a half-open connection into the table, unless its tuple is taken: by another driver that
-    /// got the same SYN, or by a user of this stack who dialled the other way.
-    fn put(&self, conn: Arc<Conn>, listening: &Arc<Listening>) -> Result<Put, Refusal> {
-        let Err(refusal) = self.table.insert(&conn) else {
-            self.end_if_down(&conn, Runner::Driver);
-            return Ok(Put::Taken(conn));
-        };
-        let forgotten = self.half_open.lock().remove(&conn.end.id());
-        if forgotten.is_some() {
-            listening.release();
-        }
-        if refusal != Refusal::Taken {
-            return Err(refusal);
-        }
-        Ok(match self.table.get(&conn.tuple) {
-            Some(Entry::Conn(other)) => Put::Other(other),
-            _ => Put::Nobody,
-        })
     }
 
     /// A connection that is in no table yet, and whether its peer opens it.
@@ -922,9 +557,9 @@ impl Shared {
 
     /// RFC 6528; RFC 1122 4.2.2.13: behind the last one of a former connection, which a fast
     /// connection's are soon.
-    fn initial_sequence_number(&self, tuple: &Tuple, after: Option<u32>) -> u32 {
-        if let Some(snd_nxt) = after {
-            return snd_nxt.wrapping_add(1 << 16);
+    fn initial_sequence_number(&self, tuple: &Tuple, former: Option<&TimeWait>) -> u32 {
+        if let Some(record) = former {
+            return record.snd_nxt.wrapping_add(1 << 16);
         }
         let since_epoch = self.clock.now().saturating_duration_since(self.epoch);
         self.numbers.initial_sequence_number(tuple, since_epoch)
@@ -949,32 +584,6 @@ impl Shared {
     fn home(&self, conn: &Conn) -> &Queue {
         &self.queues[usize::from(conn.queue)]
     }
-}
-
-/// What has become of a SYN for a listener.
-#[derive(Debug)]
-pub(crate) enum Begun {
-    /// This connection has got it, and is to be run.
-    Runs(Arc<Conn>),
-    /// Another connection was in its place, and has gone: the SYN will come again.
-    Nothing,
-}
-
-/// Which connection has a place in the table.
-#[derive(Debug)]
-enum Put {
-    /// The one that was to have it.
-    Taken(Arc<Conn>),
-    /// Another one.
-    Other(Arc<Conn>),
-    /// One that is there no longer.
-    Nobody,
-}
-
-/// A peer has begun a connection.
-fn tell_of_peer(tuple: &Tuple) {
-    let (local, peer) = tuple.ends();
-    tell!(debug, "tcp", %local, %peer, "peer is connecting");
 }
 
 #[cfg(test)]

@@ -11,9 +11,10 @@
 
 use super::control;
 use super::listener::Listening;
+use super::passive::Put;
 use super::queue::Queue;
 use super::quota::Refusal;
-use super::{Put, Shared, Work};
+use super::{Shared, Work};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::engine::Engine;
 use crate::tcp::host::Host;
@@ -190,11 +191,11 @@ impl Shared {
         self.half_open(&conn, listening);
         // Before another driver finds it: only who has sent its SYN|ACK takes an acknowledgement.
         conn.run(Work::SERVE, Runner::Driver);
-        Ok(match self.put(conn, listening)? {
+        Ok(match self.put(conn, listening, None)? {
             Put::Taken(conn) => {
                 self.received.cookies_accepted.add(1);
                 self.counters(queue).passive_opens.add(1);
-                super::tell_of_peer(&tuple);
+                super::passive::tell_of_peer(&tuple);
                 conn
             }
             Put::Other(conn) => conn,

@@ -7,12 +7,13 @@
 //! served, so that a batch draws one acknowledgement; timers, what users' threads handed over, and
 //! connections that wait for room in the link.
 
+use super::Shared;
 use super::control;
 use super::listener::Listening;
+use super::passive::Begun;
 use super::queue::Queue;
 use super::table::Entry;
 use super::uplink::Uplink;
-use super::{Begun, Shared};
 use crate::busy::Busy;
 use crate::error::SoError;
 use crate::events::tell;
@@ -391,7 +392,7 @@ impl Driver {
                 self.deliver(conn, segment);
             }
         } else {
-            let begun = (self.shared).accept_syn(self.queue, listening, &segment, after);
+            let begun = (self.shared).accept_syn(self.queue, listening, &segment, after.as_ref());
             match begun {
                 Ok(Begun::Runs(conn)) => self.touch(conn),
                 Ok(Begun::Nothing) => {}

@@ -225,19 +225,18 @@ impl Shared {
             Some(Entry::TimeWait(record, _))
                 if record.answer(&syn.header, 0) == Answer::MakeRoom =>
             {
-                self.table.forget(&record);
-                Some(record.snd_nxt)
+                Some(record)
             }
             _ => None,
         };
         let engine = self.engine(key.queue, &tuple, |link, config| {
             Engine::listening(link, config, &tuple)
         });
-        let number = self.initial_sequence_number(&tuple, after);
+        let number = self.initial_sequence_number(&tuple, after.as_ref());
         let conn = self.connection(key.queue, (tuple, true), engine, number);
         // Whoever finds the connection in the table and runs it takes the SYN first.
         conn.leave(syn);
-        let inserted = self.table.insert(&conn);
+        let inserted = self.table.insert(&conn, after.as_ref());
         self.ignore_syn(key);
         match inserted {
             Ok(()) => {}
@@ -248,7 +247,7 @@ impl Shared {
             }
         }
         self.counters(key.queue).passive_opens.add(1);
-        super::tell_of_peer(&tuple);
+        super::passive::tell_of_peer(&tuple);
         if self.end_if_down(&conn, Runner::User) {
             return Err(SoError::NetworkDown.into());
         }

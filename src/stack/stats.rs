@@ -24,6 +24,8 @@ pub(crate) struct Received {
     pub(crate) unrouted: Counter,
     /// Taken by the hook for what nobody here claims.
     pub(crate) claimed: Counter,
+    /// Records in TIME-WAIT whose place a connection of ours has taken.
+    pub(crate) time_wait_reused: Counter,
     /// SYNs beyond a backlog.
     pub(crate) backlog_full: Counter,
     /// Connections, of a peer's or of ours, beyond the stack's limit.

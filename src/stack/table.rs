@@ -40,7 +40,6 @@ pub(crate) struct Table {
     connections: AtomicUsize,
     records: AtomicUsize,
     dropped: AtomicU64,
-    reused: AtomicU64,
     time_wait: Duration,
     /// Most places in the queue, so most records.
     limit: usize,
@@ -57,7 +56,6 @@ impl Table {
             connections: AtomicUsize::new(0),
             records: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
-            reused: AtomicU64::new(0),
             time_wait,
             limit,
             most,
@@ -78,18 +76,31 @@ impl Table {
         self.shard(tuple).lock().contains_key(tuple)
     }
 
-    /// Puts a connection in, unless its tuple is taken or there are too many.
-    pub(crate) fn insert(&self, conn: &Arc<Conn>) -> Result<(), Refusal> {
+    /// Puts a connection in, unless there are too many. Its place is to be free, or still that of the
+    /// former connection: a record that went before would leave a moment in which another connection
+    /// begins with any numbers.
+    pub(crate) fn insert(
+        &self,
+        conn: &Arc<Conn>,
+        former: Option<&TimeWait>,
+    ) -> Result<(), Refusal> {
         self.take_place()?;
-        let vacant = {
+        let placed = {
             let mut shard = self.shard(&conn.tuple).lock();
-            let vacant = !shard.contains_key(&conn.tuple);
-            if vacant {
+            let free = match shard.get(&conn.tuple) {
+                None => true,
+                Some(Entry::TimeWait(record, _)) if Some(record) == former => {
+                    self.records.fetch_sub(1, Ordering::Relaxed);
+                    true
+                }
+                Some(_) => false,
+            };
+            if free {
                 shard.insert(conn.tuple, Entry::Conn(conn.clone()));
             }
-            vacant
+            free
         };
-        if !vacant {
+        if !placed {
             self.connections.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::Taken);
         }
@@ -180,49 +191,18 @@ impl Table {
         }
     }
 
-    /// Whether a connection that we begin may take the tuple of one that is in TIME-WAIT. Its numbers
-    /// are to be larger than this one.
-    pub(crate) fn reusable(&self, tuple: &Tuple, now: Instant) -> Option<u32> {
-        let shard = self.shard(tuple).lock();
-        self.last_of_old(shard.get(tuple)?, now)
-    }
-
-    fn last_of_old(&self, entry: &Entry, now: Instant) -> Option<u32> {
-        match entry {
+    /// A record whose place a connection that we begin may take.
+    pub(crate) fn reusable(&self, tuple: &Tuple, now: Instant) -> Option<TimeWait> {
+        match self.shard(tuple).lock().get(tuple)? {
             Entry::Conn(_) => None,
             Entry::TimeWait(record, term) => {
                 let old = term.until + REUSE <= now + self.time_wait;
-                old.then_some(record.snd_nxt)
+                old.then_some(*record)
             }
         }
     }
 
-    /// Puts a connection in the place of such a one, if that is still there: a record that went before
-    /// would leave a moment in which another connection begins with any numbers.
-    pub(crate) fn reuse(
-        &self,
-        conn: &Arc<Conn>,
-        snd_nxt: u32,
-        now: Instant,
-    ) -> Result<(), Refusal> {
-        let mut shard = self.shard(&conn.tuple).lock();
-        let old = shard.get(&conn.tuple);
-        if old.and_then(|entry| self.last_of_old(entry, now)) != Some(snd_nxt) {
-            return Err(Refusal::Taken);
-        }
-        self.take_place()?;
-        self.remove_record(&mut shard, &conn.tuple);
-        shard.insert(conn.tuple, Entry::Conn(conn.clone()));
-        self.reused.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Records whose tuple was taken by a connection that we began.
-    pub(crate) fn reused(&self) -> u64 {
-        self.reused.load(Ordering::Relaxed)
-    }
-
-    /// Makes room for a new connection in the place of one in TIME-WAIT, if it is still there.
+    /// Takes a record out, if it is still there.
     pub(crate) fn forget(&self, record: &TimeWait) {
         let tuple = &record.tuple;
         let mut shard = self.shard(tuple).lock();
@@ -346,16 +326,14 @@ mod tests {
         // A peer that opens the same connection again and again, for two hours.
         for second in 0..7200 {
             let now = start + Duration::from_secs(second);
-            table.forget(&record);
-            table.insert(&conn).unwrap();
+            table.insert(&conn, Some(&record)).unwrap();
             drop(table.end(&conn, Some(record), now));
             table.expire(now);
             assert!(table.waiting.lock().len() <= 61);
         }
         // A record that is restarted stays for a period from then.
         let now = start + Duration::from_secs(7200);
-        table.forget(&record);
-        table.insert(&conn).unwrap();
+        table.insert(&conn, Some(&record)).unwrap();
         drop(table.end(&conn, Some(record), now));
         table.restart(&record, now + Duration::from_secs(59));
         table.expire(now + Duration::from_secs(60));
@@ -364,7 +342,7 @@ mod tests {
         assert!(!table.contains(&tuple) && table.next_expiry().is_none());
     }
 
-    /// Guards `Table::reuse`: as long as nobody has taken the place, the numbers of the former connection
+    /// Guards `Table::insert`: as long as nobody has taken the place, the numbers of the former connection
     /// are known; whoever came in between would not begin behind them.
     #[test]
     fn a_record_stays_until_its_place_is_taken() {
@@ -381,18 +359,46 @@ mod tests {
         };
         let table = Table::new(Duration::from_secs(60), 1000, 10);
         let start = SystemClock.now();
-        table.insert(&conn).unwrap();
+        table.insert(&conn, None).unwrap();
         drop(table.end(&conn, Some(record), start));
         let now = start + Duration::from_secs(1);
         assert_eq!(table.reusable(&tuple, now - Duration::from_nanos(1)), None);
-        assert_eq!(table.reusable(&tuple, now), Some(7));
-        assert_eq!(table.reuse(&conn, 8, now), Err(Refusal::Taken));
-        assert!(table.contains(&tuple));
-        table.reuse(&conn, 7, now).unwrap();
-        assert_eq!(table.reuse(&conn, 7, now), Err(Refusal::Taken));
-        assert_eq!(table.insert(&conn), Err(Refusal::Taken));
-        let counts = (table.connections(), table.records(), table.reused());
-        assert_eq!(counts, (1, 0, 1));
+        assert_eq!(table.reusable(&tuple, now), Some(record));
+        let other = TimeWait {
+            snd_nxt: 8,
+            ..record
+        };
+        for former in [None, Some(&other)] {
+            assert_eq!(table.insert(&conn, former), Err(Refusal::Taken));
+        }
+        assert_eq!((table.connections(), table.records()), (0, 1));
+        table.insert(&conn, Some(&record)).unwrap();
+        assert_eq!(table.insert(&conn, Some(&record)), Err(Refusal::Taken));
+        assert_eq!((table.connections(), table.records()), (1, 0));
+    }
+
+    #[test]
+    fn a_record_stays_where_there_is_no_room_for_a_connection() {
+        let (link, _far) = memory::pair(memory::Config::default());
+        let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
+        let (stack, _driver) = builder.manual().unwrap();
+        let stream = TcpStream::start(&stack, "10.0.0.2:80".parse().unwrap()).unwrap();
+        let tuple = stream.conn().tuple;
+        let conn = stack.shared().table.conn(&tuple);
+        let table = Table::new(Duration::from_secs(60), 1000, 1);
+        let record = TimeWait {
+            tuple,
+            snd_nxt: 7,
+            rcv_nxt: 0,
+        };
+        table.insert(&conn, None).unwrap();
+        drop(table.end(&conn, Some(record), SystemClock.now()));
+        table.take_place().unwrap();
+        assert_eq!(
+            table.insert(&conn, Some(&record)),
+            Err(Refusal::Connections)
+        );
+        assert!(matches!(table.get(&tuple), Some(Entry::TimeWait(..))));
     }
 
     /// What [`Builder::time_wait_limit`](crate::stack::Builder::time_wait_limit) says: an entry, with

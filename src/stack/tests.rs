@@ -1,7 +1,10 @@
 //! A stack whose driver is called by the test, over a link whose other end the test holds.
 
+use super::passive::Begun;
 use super::*;
 use crate::link::memory::{self, MemoryLink};
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 fn stack(frames: usize) -> (Stack, Driver, MemoryLink) {

@@ -33,13 +33,16 @@ use crate::error::SoError;
 use crate::link::memory::{self, MemoryLink};
 use crate::link::{Capabilities, Checksum, Packet};
 use crate::tcp::engine::{Emitted, Outlet};
-use crate::tcp::wire::{self, ACK, FIN, Header, MAX_CANONICAL, PSH, Parsed, RST, SYN, SynOptions};
+use crate::tcp::wire::{
+    self, ACK, FIN, Header, MAX_CANONICAL, PSH, Parsed, RST, SYN, Segment, SynOptions,
+};
 use bare::{Bare, IRS};
 use smoltcp::socket::tcp::State;
-use std::io::{ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
+use table::Entry;
 
 /// Time that only moves when told to.
 #[derive(Debug)]

@@ -281,7 +281,7 @@ fn a_tuple_that_was_dialled_meanwhile_is_taken() {
         Engine::connecting(link, config, &tuple)
     });
     let conn = shared.connection(0, (tuple, false), engine, 0);
-    shared.table.insert(&conn).unwrap();
+    shared.table.insert(&conn, None).unwrap();
     assert_eq!(pending.accept().unwrap_err().kind(), ErrorKind::AddrInUse);
     nothing_is_held(&mut net, &listener);
 }

@@ -1,0 +1,224 @@
+//! Passive opens: who listens, and how a SYN becomes a connection.
+
+use super::listener::{Listening, Unaccepted};
+use super::quota::Refusal;
+use super::rule::Rule;
+use super::table::Entry;
+use super::{Intercept, Shared, Stack};
+use crate::error::SoError;
+use crate::events::tell;
+use crate::sync::{Protection, intact};
+use crate::tcp::conn::{Conn, Runner};
+use crate::tcp::engine::Engine;
+use crate::tcp::host::Host;
+use crate::tcp::tcb::Work;
+use crate::tcp::time_wait::TimeWait;
+use crate::tcp::wire::{Segment, Tuple};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+impl Stack {
+    pub(crate) fn listen(
+        &self,
+        at: SocketAddr,
+        backlog: usize,
+        decides: bool,
+    ) -> io::Result<Arc<Listening>> {
+        let shared = self.shared();
+        if !at.ip().is_unspecified() && !shared.is_own(at.ip()) {
+            let why = format!("{} is not an address of this stack", at.ip());
+            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, why));
+        }
+        let at_port = |port| shared.add_listener(Rule::bound(at.ip(), port), backlog, decides);
+        if at.port() != 0 {
+            return at_port(at.port());
+        }
+        let mut listening = shared.numbers.ephemeral().map(at_port);
+        listening
+            .find_map(Result::ok)
+            .ok_or_else(|| io::ErrorKind::AddrInUse.into())
+    }
+
+    pub(crate) fn intercept(
+        &self,
+        rule: Intercept,
+        backlog: usize,
+        decides: bool,
+    ) -> io::Result<Arc<Listening>> {
+        if rule.is_empty() {
+            let why = "the range of ports is empty: give at least one port";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let shared = self.shared();
+        shared.add_listener(Rule::intercepting(rule), backlog, decides)
+    }
+
+    pub(crate) fn unlisten(&self, listening: &Arc<Listening>, unaccepted: Unaccepted) {
+        let shared = self.shared();
+        let gone = {
+            let mut listeners = shared.listeners.lock();
+            let at = listeners
+                .iter()
+                .position(|other| Arc::ptr_eq(other, listening));
+            at.map(|at| listeners.remove(at))
+        };
+        if gone.is_some() && !thread::panicking() {
+            tell!(info, "stack", accepts = %listening.rule, "listener closed");
+        }
+        drop(gone);
+        let half_open: Vec<(u64, Tuple)> = {
+            let half_open = shared.half_open.lock();
+            let mine = half_open
+                .iter()
+                .filter(|(_, (_, other))| Arc::ptr_eq(other, listening));
+            mine.map(|(id, (tuple, _))| (*id, *tuple)).collect()
+        };
+        // One that is not in the table yet finds the listener closed when it stands.
+        for (id, tuple) in half_open {
+            if let Some(Entry::Conn(conn)) = shared.table.get(&tuple)
+                && conn.end.id() == id
+            {
+                conn.run(Work::ABORT, Runner::User);
+            }
+        }
+        for conn in unaccepted.ready {
+            conn.run(Work::ABORT, Runner::User);
+        }
+        for key in unaccepted.held {
+            shared.refuse_syn(key);
+        }
+    }
+}
+
+impl Shared {
+    fn add_listener(
+        &self,
+        rule: Rule,
+        backlog: usize,
+        decides: bool,
+    ) -> io::Result<Arc<Listening>> {
+        let listening = Arc::new(Listening::new(rule, backlog, decides));
+        let mut listeners = self.listeners.lock();
+        if self.down.load(Ordering::SeqCst) {
+            return Err(SoError::NetworkDown.into());
+        }
+        let rule = &listening.rule;
+        if listeners.iter().any(|other| other.rule.conflicts(rule)) {
+            let why = "somebody listens there already: close that listener, or be more precise";
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+        }
+        listeners.push(listening.clone());
+        listeners.sort_by_key(|one| one.rule.rank());
+        drop(listeners);
+        tell!(info, "stack", accepts = %listening.rule, backlog, decides, "listener bound");
+        Ok(listening)
+    }
+
+    pub(crate) fn listener_for(&self, tuple: &Tuple, own: bool) -> Option<Arc<Listening>> {
+        let listeners = self.listeners.lock();
+        let mut listeners = listeners.iter();
+        let wanted = |one: &&Arc<Listening>| one.rule.matches(tuple.local, tuple.local_port, own);
+        listeners.find(wanted).cloned()
+    }
+
+    /// A new half-open connection, if there is room for it. `former` is in its place.
+    pub(crate) fn accept_syn(
+        self: &Arc<Self>,
+        queue: u16,
+        listening: &Arc<Listening>,
+        syn: &Segment,
+        former: Option<&TimeWait>,
+    ) -> Result<Begun, Refusal> {
+        self.admits_half_open()?;
+        if !listening.reserve() {
+            return Err(Refusal::Backlog);
+        }
+        let tuple = &syn.tuple;
+        let engine = self.engine(queue, tuple, |link, config| {
+            Engine::listening(link, config, tuple)
+        });
+        let number = self.initial_sequence_number(tuple, former);
+        let conn = self.connection(queue, (*tuple, true), engine, number);
+        // Whoever finds the connection in the table and runs it takes the SYN first.
+        conn.leave(syn.clone());
+        if intact(Protection::HalfOpenFirst) {
+            self.half_open(&conn, listening);
+        }
+        Ok(match self.put(conn, listening, former)? {
+            Put::Taken(conn) => {
+                self.counters(queue).passive_opens.add(1);
+                tell_of_peer(&conn.tuple);
+                if !intact(Protection::HalfOpenFirst) {
+                    self.half_open(&conn, listening);
+                }
+                Begun::Runs(conn)
+            }
+            Put::Other(other) => {
+                other.leave(syn.clone());
+                Begun::Runs(other)
+            }
+            Put::Nobody => Begun::Nothing,
+        })
+    }
+
+    /// A connection whose handshake is not over. Before others can find it: whoever ends the handshake
+    /// looks for its listener.
+    pub(super) fn half_open(&self, conn: &Arc<Conn>, listening: &Arc<Listening>) {
+        let half_open = (conn.tuple, listening.clone());
+        self.half_open.lock().insert(conn.end.id(), half_open);
+    }
+
+    /// Puts a half-open connection into the table, unless its tuple is taken: by another driver that
+    /// got the same SYN, or by a user of this stack who dialled the other way.
+    pub(super) fn put(
+        &self,
+        conn: Arc<Conn>,
+        listening: &Arc<Listening>,
+        former: Option<&TimeWait>,
+    ) -> Result<Put, Refusal> {
+        let Err(refusal) = self.table.insert(&conn, former) else {
+            self.end_if_down(&conn, Runner::Driver);
+            return Ok(Put::Taken(conn));
+        };
+        let forgotten = self.half_open.lock().remove(&conn.end.id());
+        if forgotten.is_some() {
+            listening.release();
+        }
+        if refusal != Refusal::Taken {
+            return Err(refusal);
+        }
+        Ok(match self.table.get(&conn.tuple) {
+            Some(Entry::Conn(other)) => Put::Other(other),
+            _ => Put::Nobody,
+        })
+    }
+}
+
+/// What has become of a SYN for a listener.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    /// This connection has got it, and is to be run.
+    Runs(Arc<Conn>),
+    /// Another connection was in its place, and has gone: the SYN will come again.
+    Nothing,
+}
+
+/// Which connection has a place in the table.
+#[derive(Debug)]
+pub(super) enum Put {
+    /// The one that was to have it.
+    Taken(Arc<Conn>),
+    /// Another one.
+    Other(Arc<Conn>),
+    /// One that is there no longer.
+    Nobody,
+}
+
+/// A peer has begun a connection.
+pub(super) fn tell_of_peer(tuple: &Tuple) {
+    let (local, peer) = tuple.ends();
+    tell!(debug, "tcp", %local, %peer, "peer is connecting");
+}
