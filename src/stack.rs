@@ -189,6 +189,8 @@ pub(crate) struct Shared {
     dialled: AtomicUsize,
     /// In which slot of time a SYN was last answered with a cookie.
     cookies_sent_in: AtomicU64,
+    /// A listener whose user decides was there, so SYNs may be held.
+    decides: AtomicBool,
     closing: AtomicBool,
     /// The link or a driver is gone.
     down: AtomicBool,
@@ -437,10 +439,6 @@ impl Stack {
 impl Shared {
     pub(crate) fn is_own(&self, address: IpAddr) -> bool {
         self.network.lock().is_own(address)
-    }
-
-    pub(crate) fn is_routed(&self, peer: IpAddr) -> bool {
-        self.network.lock().is_routed(peer)
     }
 
     /// Nobody holds the stack, or a socket of it, any more.

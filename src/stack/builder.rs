@@ -910,6 +910,7 @@ impl Builder {
             numbers: Numbers::new(seed, repeatable, first..=last),
             dialled: AtomicUsize::new(0),
             cookies_sent_in: AtomicU64::new(0),
+            decides: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             down: AtomicBool::new(false),
             attached: AtomicUsize::new(0),

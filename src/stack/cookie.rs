@@ -23,6 +23,7 @@ use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// How long a cookie's time lasts, in seconds.
 const SLOT: u64 = 64;
@@ -102,8 +103,8 @@ fn check(
 }
 
 impl Shared {
-    fn slot(&self) -> u64 {
-        let passed = self.clock.now().saturating_duration_since(self.epoch);
+    fn slot(&self, now: Instant) -> u64 {
+        let passed = now.saturating_duration_since(self.epoch);
         1 + passed.as_secs() / SLOT
     }
 
@@ -117,12 +118,12 @@ impl Shared {
         &self,
         queue: &Queue,
         listening: &Listening,
-        syn: &Segment,
+        (syn, now): (&Segment, Instant),
     ) -> bool {
         if !self.config.syn_cookies || !listening.accepts() {
             return false;
         }
-        let (tuple, slot) = (syn.tuple, self.slot());
+        let (tuple, slot) = (syn.tuple, self.slot(now));
         let options = &syn.header.options;
         let claim = Claim {
             tuple,
@@ -151,10 +152,13 @@ impl Shared {
 
     /// What the SYN said that a segment without a connection acknowledges, if it was answered with a
     /// cookie.
-    pub(crate) fn cookie_of(&self, segment: &Segment) -> Option<Header> {
-        let now = self.slot();
+    pub(crate) fn cookie_of(&self, segment: &Segment, now: Instant) -> Option<Header> {
         let sent_in = self.cookies_sent_in.load(Ordering::Relaxed);
-        if sent_in == 0 || now > sent_in + 1 {
+        if sent_in == 0 {
+            return None;
+        }
+        let now = self.slot(now);
+        if now > sent_in + 1 {
             return None;
         }
         let header = &segment.header;
@@ -231,7 +235,7 @@ mod tests {
         let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
         let (stack, _driver) = builder.manual().unwrap();
         let (shared, tuple) = (stack.shared(), tuple());
-        let slot = shared.slot();
+        let slot = shared.slot(shared.now());
         let claim = Claim {
             tuple,
             irs: 77,
@@ -246,9 +250,9 @@ mod tests {
             options: SynOptions::default(),
         };
         let guessed = crate::stack::held::segment(tuple, header);
-        assert_eq!(shared.cookie_of(&guessed), None);
+        assert_eq!(shared.cookie_of(&guessed, shared.now()), None);
         shared.cookies_sent_in.store(slot, Ordering::Relaxed);
-        assert!(shared.cookie_of(&guessed).is_some());
+        assert!(shared.cookie_of(&guessed, shared.now()).is_some());
     }
 
     #[test]

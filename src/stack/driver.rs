@@ -279,25 +279,25 @@ impl Driver {
     /// `spare` is the segment's frame, if the hook is to be asked.
     fn segment(&mut self, segment: Segment, spare: Option<Frame>, now: Instant) {
         match self.shared.table.get(&segment.tuple) {
-            Some(Entry::Conn(conn)) => self.deliver(conn, segment),
+            Some(Entry::Conn(conn)) => self.deliver(conn, segment, now),
             Some(Entry::TimeWait(record, term)) if now < term.until => {
                 self.time_wait(&record, segment, now);
             }
             Some(Entry::TimeWait(record, _)) => {
                 self.shared.table.forget(&record);
-                self.unknown(segment, spare, None);
+                self.unknown(segment, spare, None, now);
             }
-            None => self.unknown(segment, spare, None),
+            None => self.unknown(segment, spare, None, now),
         }
     }
 
-    fn deliver(&mut self, conn: Arc<Conn>, segment: Segment) {
+    fn deliver(&mut self, conn: Arc<Conn>, segment: Segment, now: Instant) {
         if conn.queue != self.queue {
             self.home().astray.add(1);
         }
         if conn.leave(segment) {
             self.touch(conn);
-        } else if self.shared.segments_dropped.is_due(self.shared.now()) {
+        } else if self.shared.segments_dropped.is_due(now) {
             let (local, peer) = conn.tuple.ends();
             let so_far = self.home().counters.backlog_full.get();
             tell!(warn, "stack", %local, %peer, so_far, "segment dropped: backlog of its connection full");
@@ -317,7 +317,7 @@ impl Driver {
         match record.answer(&segment.header, segment.payload_len) {
             Answer::Ignore => {}
             Answer::MakeRoom if self.shared.listener_for(tuple, own).is_some() => {
-                self.unknown(segment, None, Some(*record));
+                self.unknown(segment, None, Some(*record), now);
             }
             Answer::MakeRoom => self.acknowledge(record),
             Answer::Acknowledge { restart } => {
@@ -336,34 +336,42 @@ impl Driver {
 
     /// A segment without a connection: a SYN for a listener, or something to reset. `after` is a former
     /// connection in its place.
-    fn unknown(&mut self, segment: Segment, spare: Option<Frame>, after: Option<TimeWait>) {
+    fn unknown(
+        &mut self,
+        segment: Segment,
+        spare: Option<Frame>,
+        after: Option<TimeWait>,
+        now: Instant,
+    ) {
         self.strangers += 1;
         let tuple = segment.tuple;
-        let own = self.shared.is_own(tuple.local);
         let header = &segment.header;
+        let (own, routed) = {
+            let network = self.shared.network.lock();
+            (network.is_own(tuple.local), network.is_routed(tuple.remote))
+        };
         // As with a strict reverse path (RFC 3704 2.2): who cannot be answered is not heard.
-        let routed = self.shared.is_routed(tuple.remote);
         if routed
             && header.flags & (SYN | wire::ACK | wire::RST) == wire::ACK
-            && let Some(syn) = self.shared.cookie_of(&segment)
+            && let Some(syn) = self.shared.cookie_of(&segment, now)
             && let Some(listening) = self.shared.listener_for(&tuple, own)
         {
             let value = header.ack.wrapping_sub(1);
             let begun = (self.shared).accept_cookie(self.queue, &listening, (tuple, syn, value));
             match begun {
-                Ok(conn) => self.deliver(conn, segment),
+                Ok(conn) => self.deliver(conn, segment, now),
                 // Its sender takes the connection for standing, and what it sends comes again.
-                Err(refusal) => self.shared.count_dropped(refusal),
+                Err(refusal) => self.shared.count_dropped(refusal, now),
             }
             return;
         }
         if routed && header.flags & (SYN | wire::ACK | wire::RST | wire::FIN) == SYN {
             // First of all, also if its listener is closed: somebody may still decide about it.
-            if self.shared.refresh_syn(&segment) {
+            if self.shared.refresh_syn(&segment, now) {
                 return;
             }
             if let Some(listening) = self.shared.listener_for(&tuple, own) {
-                self.syn(&listening, segment, after);
+                self.syn(&listening, segment, after, now);
                 return;
             }
         }
@@ -380,16 +388,22 @@ impl Driver {
         }
     }
 
-    fn syn(&mut self, listening: &Arc<Listening>, segment: Segment, after: Option<TimeWait>) {
+    fn syn(
+        &mut self,
+        listening: &Arc<Listening>,
+        segment: Segment,
+        after: Option<TimeWait>,
+        now: Instant,
+    ) {
         let tuple = &segment.tuple;
         // A SYN from an address to itself would connect to itself.
         if tuple.local == tuple.remote && tuple.local_port == tuple.remote_port {
             self.shared.received.backlog_full.add(1);
         } else if let Err(refusal) = self.shared.admits(tuple) {
-            self.shared.count_dropped(refusal);
+            self.shared.count_dropped(refusal, now);
         } else if listening.decides {
-            if let Some(conn) = self.shared.hold_syn(self.queue, listening, &segment) {
-                self.deliver(conn, segment);
+            if let Some(conn) = self.shared.hold_syn(self.queue, listening, &segment, now) {
+                self.deliver(conn, segment, now);
             }
         } else {
             let begun = (self.shared).accept_syn(self.queue, listening, &segment, after.as_ref());
@@ -397,7 +411,8 @@ impl Driver {
                 Ok(Begun::Runs(conn)) => self.touch(conn),
                 Ok(Begun::Nothing) => {}
                 Err(refusal) => {
-                    (self.shared).turn_away(self.home(), refusal, listening, &segment);
+                    let syn = (&segment, now);
+                    (self.shared).turn_away(self.home(), refusal, listening, syn);
                 }
             }
         }
@@ -406,16 +421,16 @@ impl Driver {
 
 impl Shared {
     /// A SYN, or what a cookie has brought, is beyond the backlog.
-    pub(super) fn drop_syn(&self, listening: &Listening) {
+    pub(super) fn drop_syn(&self, listening: &Listening, now: Instant) {
         self.received.backlog_full.add(1);
-        if self.syns_dropped.is_due(self.now()) {
+        if self.syns_dropped.is_due(now) {
             let so_far = self.received.backlog_full.get();
             tell!(warn, "stack", accepts = %listening.rule, so_far, "SYN dropped: backlog full");
         }
     }
 
-    pub(super) fn tell_of_cookies(&self, listening: &Listening) {
-        if self.cookies_sent.is_due(self.now()) {
+    pub(super) fn tell_of_cookies(&self, listening: &Listening, now: Instant) {
+        if self.cookies_sent.is_due(now) {
             let so_far = self.received.cookies_sent.get();
             tell!(warn, "stack", accepts = %listening.rule, so_far, "SYN answered with a cookie: backlog full");
         }

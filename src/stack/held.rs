@@ -152,13 +152,12 @@ pub(super) fn segment(tuple: Tuple, header: Header) -> Segment {
 }
 
 impl Shared {
-    fn held_until(&self) -> Instant {
-        self.clock.now() + self.config.limits.connect
-    }
-
     /// A SYN came again. `false`: it is not held.
-    pub(crate) fn refresh_syn(&self, syn: &Segment) -> bool {
-        let until = self.held_until();
+    pub(crate) fn refresh_syn(&self, syn: &Segment, now: Instant) -> bool {
+        if !self.decides.load(Ordering::Relaxed) {
+            return false;
+        }
+        let until = now + self.config.limits.connect;
         self.held.lock().refresh(&syn.tuple, syn.header, until)
     }
 
@@ -169,12 +168,13 @@ impl Shared {
         queue: u16,
         listening: &Arc<Listening>,
         syn: &Segment,
+        now: Instant,
     ) -> Option<Arc<Conn>> {
         if !listening.reserve() {
-            self.drop_syn(listening);
+            self.drop_syn(listening, now);
             return None;
         }
-        let until = self.held_until();
+        let until = now + self.config.limits.connect;
         let place = (syn.tuple, queue);
         let key = (self.held.lock()).insert(place, listening, syn.header, until);
         let Some(key) = key else {

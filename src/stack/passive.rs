@@ -110,6 +110,8 @@ impl Shared {
             let why = "somebody listens there already: close that listener, or be more precise";
             return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
         }
+        // Before the listener is found: drivers ask it by the listeners' lock first.
+        self.decides.fetch_or(decides, Ordering::Relaxed);
         listeners.push(listening.clone());
         listeners.sort_by_key(|one| one.rule.rank());
         drop(listeners);
@@ -132,10 +134,11 @@ impl Shared {
         syn: &Segment,
         former: Option<&TimeWait>,
     ) -> Result<Begun, Refusal> {
-        self.admits_half_open()?;
         if !listening.reserve() {
             return Err(Refusal::Backlog);
         }
+        let admitted = self.admits_half_open();
+        admitted.inspect_err(|_| listening.release())?;
         let tuple = &syn.tuple;
         let engine = self.engine(queue, tuple, |link, config| {
             Engine::listening(link, config, tuple)

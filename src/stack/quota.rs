@@ -19,6 +19,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// Linux's `fs.nr_open`: as many descriptors as a process can have there, unless it is told otherwise.
 pub(super) const MAX_CONNECTIONS: usize = 1 << 20;
@@ -141,30 +142,30 @@ impl Shared {
         queue: &Queue,
         refusal: Refusal,
         listening: &Listening,
-        syn: &Segment,
+        (syn, now): (&Segment, Instant),
     ) {
         if refusal == Refusal::HalfOpen {
             self.received.half_open_full.add(1);
         }
         let waits = matches!(refusal, Refusal::Backlog | Refusal::HalfOpen);
         if !waits {
-            self.count_dropped(refusal);
-        } else if self.answer_with_cookie(queue, listening, syn) {
-            self.tell_of_cookies(listening);
+            self.count_dropped(refusal, now);
+        } else if self.answer_with_cookie(queue, listening, (syn, now)) {
+            self.tell_of_cookies(listening, now);
         } else {
-            self.drop_syn(listening);
+            self.drop_syn(listening, now);
         }
     }
 
     /// A segment that would have begun a connection is dropped.
-    pub(super) fn count_dropped(&self, refusal: Refusal) {
+    pub(super) fn count_dropped(&self, refusal: Refusal, now: Instant) {
         let counter = match refusal {
             Refusal::Taken | Refusal::Backlog | Refusal::HalfOpen => &self.received.backlog_full,
             Refusal::Connections => &self.received.connections_refused,
             Refusal::Peer => &self.received.peers_refused,
         };
         counter.add(1);
-        if self.syns_dropped.is_due(self.clock.now()) {
+        if self.syns_dropped.is_due(now) {
             let so_far = counter.get();
             tell!(
                 warn,
@@ -178,7 +179,7 @@ impl Shared {
 
     /// The error of a user whose connection does not begin.
     pub(super) fn too_many_connections(&self) -> io::Error {
-        self.count_dropped(Refusal::Connections);
+        self.count_dropped(Refusal::Connections, self.clock.now());
         let why = format!(
             "the stack has {} connections, as many as it may have: close some, or build it with a \
              larger max_connections",

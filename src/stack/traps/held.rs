@@ -265,7 +265,11 @@ fn a_syn_whose_connection_has_just_begun_is_not_held() {
         options: raw.options,
     };
     let syn = crate::stack::held::segment(tuple, header);
-    assert!(shared.hold_syn(0, &listening, &syn).is_some());
+    assert!(
+        shared
+            .hold_syn(0, &listening, &syn, net.clock.now())
+            .is_some()
+    );
     assert!(none_pending(&listener));
     nothing_is_held(&mut net, &listener);
 }
