@@ -3,8 +3,9 @@
 //!
 //! What is to be seen is whether threads that share nothing but two stacks stand in each other's way:
 //! with as many idle processors as queues the rate grows with their number, and a processor's second
-//! carries as much as with one. With fewer processors than queues only the latter says something. The
-//! peers and the link are as in `memory`, and take part of the time. `cargo bench --bench queues`
+//! carries as much as with one. With fewer processors than queues only the latter says something. Two
+//! proxies of one queue each, with half of the flows each, share nothing: what they lose against one is
+//! the machine's. The peers and the link are as in `memory`, and take part of the time. `cargo bench --bench queues`
 //! prints a table of interleaved rounds, `-- --test` runs each case for a moment.
 #![allow(missing_docs, reason = "a program")]
 
@@ -30,7 +31,8 @@ const RING: usize = 256 * 1024;
 /// Frames that a queue of a link holds in each direction.
 pub(crate) const FRAMES: usize = 256;
 const ROUNDS: usize = 7;
-const QUEUES: [usize; 3] = [1, 2, 4];
+/// Of each contestant: proxies, and the queues of each.
+const CONTESTANTS: [(u16, usize); 4] = [(1, 1), (1, 2), (1, 4), (2, 1)];
 
 struct Case {
     name: &'static str,
@@ -71,20 +73,28 @@ struct Taken {
 
 impl Contestant {
     /// Its flows stand.
-    fn new(case: &Case, queues: usize) -> Contestant {
+    fn new(case: &Case, (proxies, queues): (u16, usize)) -> Contestant {
         let sizes = (case.segment, RING);
-        let all = Ours::queues(
-            (queues, case.flows),
-            case.offload,
-            sizes,
-            (&ours::plain, &|builder| builder),
-            &Options::default(),
-        );
+        let proxy = |_| {
+            Ours::queues(
+                (queues, case.flows / proxies),
+                case.offload,
+                sizes,
+                (&ours::plain, &|builder| builder),
+                &Options::default(),
+            )
+        };
+        let all = (0..proxies).flat_map(proxy);
+        // Each in a thread of its own, as it will run: what rings share goes by threads.
         let rig = |ours: Ours| {
             let ports = ours.ports();
-            Rig::from_ports(ours, ports, case.segment, FRAMES)
+            thread::scope(|scope| {
+                let begin = || Rig::from_ports(ours, ports, case.segment, FRAMES);
+                let thread = thread::Builder::new().spawn_scoped(scope, begin);
+                thread.expect("a thread").join().expect("no panic")
+            })
         };
-        Contestant(all.into_iter().map(rig).collect())
+        Contestant(all.map(rig).collect())
     }
 
     /// Moves so many bytes, each queue its share, in as many threads.
@@ -146,15 +156,15 @@ fn table(rounds: usize, divisor: u64) {
     );
     println!("CUBIC; no Nagle; checksums left to the link; payload by reference; system clock");
     for case in &CASES {
-        let mut contestants = QUEUES.map(|queues| Contestant::new(case, queues));
-        let mut rates = [const { (Vec::new(), Vec::new()) }; QUEUES.len()];
+        let mut contestants = CONTESTANTS.map(|one| Contestant::new(case, one));
+        let mut rates = [const { (Vec::new(), Vec::new()) }; CONTESTANTS.len()];
         for contestant in &mut contestants {
             // Uses all rings once.
             contestant.transfer(u64::from(case.flows) * RING as u64 * 5 / 4);
         }
         for round in 0..rounds {
-            for turn in 0..QUEUES.len() {
-                let which = (round + turn) % QUEUES.len();
+            for turn in 0..CONTESTANTS.len() {
+                let which = (round + turn) % CONTESTANTS.len();
                 let bytes = case.bytes / divisor;
                 let taken = contestants[which].transfer(bytes);
                 let rate = |time: Duration| bytes as f64 * 8e-9 / time.as_secs_f64();
@@ -163,14 +173,16 @@ fn table(rounds: usize, divisor: u64) {
             }
         }
         println!("\n{}", case.name);
-        println!("  queues  Gbit/s                        of one   per processor-second");
+        println!("  proxies x queues  Gbit/s                        of one   per processor-second");
         let one = machine::summary(rates[0].0.clone()).0;
-        for ((queues, (wall, cpu)), contestant) in QUEUES.iter().zip(rates).zip(&contestants) {
+        for (((proxies, queues), (wall, cpu)), contestant) in
+            CONTESTANTS.iter().zip(rates).zip(&contestants)
+        {
             let ((wall, least, most), (cpu, low, high)) =
                 (machine::summary(wall), machine::summary(cpu));
             let range = format!("({least:.2} to {most:.2})");
             println!(
-                "  {queues:>6}  {wall:7.2} {range:<20} {:7.2}  {cpu:7.2} ({low:.2} to {high:.2})",
+                "  {proxies:>12} x {queues}  {wall:7.2} {range:<20} {:7.2}  {cpu:7.2} ({low:.2} to {high:.2})",
                 wall / one
             );
             contestant.check();

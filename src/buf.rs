@@ -6,14 +6,15 @@
 //!   while the cache still knows it.
 //! * [`Chain`] is a rope of `Buf`s whose ends are absolute stream positions that only grow.
 //!
-//! Pure; the only lock is the pool's (rank 6).
+//! Pure; the only locks are the pools' (rank 6).
 
 mod chain;
+mod pool;
 
 pub(crate) use chain::Taken;
 pub use chain::{COPY_BELOW, Chain, Gather};
+pub(crate) use pool::{at_work, give_back};
 
-use crate::lock::{Mutex, POOL};
 use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
@@ -44,12 +45,6 @@ impl Drop for Frame {
 /// Room for the largest frame that a link carries: 64 KiB of IP packet and a link header.
 pub const MAX_FRAME: usize = 65_536 + 64;
 
-/// The pools, by the capacity of their frames, and how many free frames each keeps.
-const CLASSES: [(usize, usize); 4] = [(256, 4096), (2048, 2048), (16_384, 512), (MAX_FRAME, 512)];
-
-static POOLS: [Mutex<Vec<Arc<Frame>>, POOL>; CLASSES.len()] =
-    [const { Mutex::new(Vec::new()) }; CLASSES.len()];
-
 /// Bytes of free frames that the pools keep at this moment.
 ///
 /// ```
@@ -57,15 +52,14 @@ static POOLS: [Mutex<Vec<Arc<Frame>>, POOL>; CLASSES.len()] =
 /// assert!(sosplice::buf::pooled_bytes() >= 256);
 /// ```
 pub fn pooled_bytes() -> usize {
-    POOLS
-        .iter()
-        .zip(CLASSES)
-        .map(|(pool, (capacity, _))| pool.lock().len() * capacity)
+    pool::pooled()
+        .map(|(count, capacity)| count * capacity)
         .sum()
 }
 
 /// Frames that somebody refers to at this moment: with none left, nothing has leaked. While other
-/// threads make and drop buffers it is a rough number.
+/// threads make and drop buffers it is a rough number, and a thread that drives a stack, or works for
+/// splices, keeps up to 1 MiB of free ones for itself until it has nothing to do.
 ///
 /// ```standalone_crate
 /// use sosplice::buf::{Buf, frames_in_use};
@@ -78,7 +72,7 @@ pub fn pooled_bytes() -> usize {
 /// assert_eq!(frames_in_use(), 0, "free frames, which a pool keeps, are not in use");
 /// ```
 pub fn frames_in_use() -> usize {
-    let free: usize = POOLS.iter().map(|pool| pool.lock().len()).sum();
+    let free: usize = pool::pooled().map(|(count, _)| count).sum();
     FRAMES.load(Ordering::Relaxed).saturating_sub(free)
 }
 
@@ -91,10 +85,10 @@ pub struct FrameMut {
 impl FrameMut {
     /// An empty frame with room for at least `capacity` bytes, from a pool if one is free.
     pub fn with_capacity(capacity: usize) -> FrameMut {
-        let class = CLASSES.iter().position(|(size, _)| *size >= capacity);
-        let recycled = class.and_then(|class| POOLS[class].lock().pop());
+        let class = pool::class_for(capacity);
+        let recycled = class.and_then(pool::take);
         let frame = recycled.unwrap_or_else(|| {
-            let capacity = class.map_or(capacity, |class| CLASSES[class].0);
+            let capacity = class.map_or(capacity, pool::capacity);
             let class = class.and_then(|class| u8::try_from(class).ok());
             Frame::new(Vec::with_capacity(capacity), class)
         });
@@ -284,12 +278,8 @@ impl Drop for Buf {
         let Some(class) = inside.class.map(usize::from) else {
             return;
         };
-        if inside.bytes.capacity() != CLASSES[class].0 {
-            return;
-        }
-        let mut pool = POOLS[class].lock();
-        if pool.len() < CLASSES[class].1 {
-            pool.push(frame);
+        if inside.bytes.capacity() == pool::capacity(class) {
+            pool::put(class, frame);
         }
     }
 }

@@ -120,7 +120,6 @@ use crate::tcp::engine::{Engine, EngineConfig};
 use crate::tcp::host::{Counters, Host, TimerKey};
 use crate::tcp::memory::Memory;
 use crate::tcp::options::Options;
-use crate::tcp::ring::PIECES;
 use crate::tcp::tcb::Work;
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::{TCP_HEADER, Tuple};
@@ -294,7 +293,7 @@ impl Stack {
     }
 
     /// Takes an address away, also the last one. The connections of the address end with
-    /// [`NetworkDown`](SoError::NetworkDown), and their peers get a reset; listeners stay, and hear
+    /// [`NetworkDown`](crate::error::SoError::NetworkDown), and their peers get a reset; listeners stay, and hear
     /// nothing until the address is back.
     ///
     /// # Errors
@@ -529,7 +528,9 @@ impl Shared {
         tuple: &Tuple,
         make: impl FnOnce(&Capabilities, &EngineConfig) -> Engine,
     ) -> Engine {
-        let piece = u8::try_from(queue % u16::from(PIECES)).unwrap_or(0);
+        let piece = self.queues[usize::from(queue)]
+            .piece
+            .load(Ordering::Relaxed);
         let config = EngineConfig {
             rcv_ring: self.config.rcv_buffer,
             snd_ring: self.config.snd_ring,

@@ -17,6 +17,7 @@ use super::stats::{Counts, Stats, WorkerStats};
 use super::task::{Party, Task};
 use super::{Cause, Dispatch, SpliceError};
 use crate::affinity::Affinity;
+use crate::buf;
 use crate::busy::Busy;
 use crate::clock::{self, Clock};
 use crate::lock::{LEAF, Mutex};
@@ -457,6 +458,7 @@ impl Worker {
     fn run(&self, shared: &Shared) {
         self.busy.wake(shared.now());
         let _awake = Awake(&self.busy, shared);
+        let _at_work = buf::at_work();
         while !shared.closed.load(Ordering::Acquire) {
             let deadline = self.timers.lock().next();
             let next = self.receiver.try_recv();
@@ -472,6 +474,7 @@ impl Worker {
 
     /// Waits for something to do.
     fn sleep(&self, shared: &Shared, deadline: Option<Instant>) -> Result<Item, RecvTimeoutError> {
+        buf::give_back();
         self.busy.sleep(shared.now());
         let item = match deadline {
             Some(at) => self.receiver.recv_deadline(at),

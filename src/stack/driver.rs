@@ -14,6 +14,7 @@ use super::passive::Begun;
 use super::queue::Queue;
 use super::table::Entry;
 use super::uplink::Uplink;
+use crate::buf;
 use crate::busy::Busy;
 use crate::error::SoError;
 use crate::events::tell;
@@ -23,6 +24,7 @@ use crate::sync::{Protection, intact};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::host::Host;
 use crate::tcp::icmp::{self, IcmpError};
+use crate::tcp::ring;
 use crate::tcp::tcb::Work;
 use crate::tcp::time_wait::{Answer, TimeWait};
 use crate::tcp::wire::{self, Parsed, SYN, Segment};
@@ -110,7 +112,10 @@ impl Driver {
         if self.shared.down.load(Ordering::SeqCst) {
             return Err(SoError::NetworkDown.into());
         }
-        let link = &self.shared.queues[usize::from(self.queue)].link;
+        let _at_work = buf::at_work();
+        let home = &self.shared.queues[usize::from(self.queue)];
+        home.piece.store(ring::of_this_thread(), Ordering::Relaxed);
+        let link = &home.link;
         if let Err(gone) = link.receive(&mut self.frames, BATCH) {
             tell!(warn, "stack", error = %gone, "link gone");
             self.shared.go_down();
@@ -156,6 +161,9 @@ impl Driver {
         if let Some(gone) = gone {
             self.shared.go_down();
             return Err(gone);
+        }
+        if received == 0 && !worked {
+            buf::give_back();
         }
         Ok((received, worked))
     }

@@ -38,6 +38,7 @@ use crate::link::Link;
 use crate::lock::{LEAF, Mutex};
 use crate::tcp::host::{Counter, Counters};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 
 /// See the module. Drivers on several processors do not share a line of memory here.
 #[derive(Debug)]
@@ -50,6 +51,8 @@ pub(crate) struct Queue {
     pub(super) frames: Counter,
     /// Of these, segments of connections whose home is elsewhere.
     pub(super) astray: Counter,
+    /// On which memory the rings of its connections lie: that of the thread that drives it.
+    pub(super) piece: AtomicU8,
 }
 
 impl Queue {
@@ -60,6 +63,7 @@ impl Queue {
             counters: Counters::default(),
             frames: Counter::default(),
             astray: Counter::default(),
+            piece: AtomicU8::new(0),
         }
     }
 

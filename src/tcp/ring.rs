@@ -4,7 +4,8 @@
 //! lie on the same few pages ([`mapping`]). The zeros then stay in the nearest caches, and a ring costs
 //! addresses and page tables but no memory. Threads that run at the same time are not to write the same
 //! memory, though, also if it is the same that they write: each processor would take it from the other
-//! one's caches. So the rings of a link's receive queue have pages of their own ([`ring`]'s `piece`).
+//! one's caches. So each thread that drives a stack has pages of its own for the
+//! rings of its connections ([`of_this_thread`]).
 //! Where that cannot be had (too many mappings, another system, switched off) a ring has memory of its
 //! own. All behave the same.
 //!
@@ -17,6 +18,7 @@ mod kept;
 mod mapping;
 
 use smoltcp::socket::tcp::SocketBuffer;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[cfg(target_os = "linux")]
 pub(crate) use kept::Kept;
@@ -28,6 +30,18 @@ pub(crate) enum Kept {}
 
 /// How many pieces of memory there are to be shared.
 pub(crate) const PIECES: u8 = 16;
+
+/// The piece for the rings that this thread will write to most. Threads take them in turn.
+pub(crate) fn of_this_thread() -> u8 {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static PIECE: u8 = {
+            let turn = NEXT.fetch_add(1, Ordering::Relaxed) % usize::from(PIECES);
+            u8::try_from(turn).unwrap_or(0)
+        };
+    }
+    PIECE.try_with(|piece| *piece).unwrap_or(0)
+}
 
 /// A ring of `len` bytes, on the memory that all rings of this piece share (below [`PIECES`]), and what
 /// must outlive it.
@@ -62,6 +76,25 @@ mod tests {
             assert_eq!(ring.dequeue_slice(&mut out), out.len());
             assert!(out.iter().all(|byte| *byte == 0));
         }
+    }
+
+    #[test]
+    fn threads_have_pieces_of_their_own() {
+        let of_another = || {
+            std::thread::scope(|scope| {
+                let look = || (of_this_thread(), of_this_thread());
+                let thread = std::thread::Builder::new().spawn_scoped(scope, look);
+                thread.unwrap().join().unwrap()
+            })
+        };
+        // Other tests' threads take turns too, so two may happen to have the same.
+        let pieces: Vec<_> = std::iter::repeat_with(of_another).take(8).collect();
+        assert!(
+            pieces
+                .iter()
+                .all(|(first, second)| first == second && *first < PIECES)
+        );
+        assert!(pieces.windows(2).any(|pair| pair[0] != pair[1]));
     }
 
     #[test]
