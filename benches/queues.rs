@@ -1,12 +1,13 @@
 //! Bytes through a proxy in memory by the number of receive queues: 1, 2 and 4, each in a thread with
 //! both of the proxy's drivers for it, its share of the flows, and their peers.
 //!
-//! What is to be seen is whether threads that share nothing but two stacks stand in each other's way:
-//! with as many idle processors as queues the rate grows with their number, and a processor's second
-//! carries as much as with one. With fewer processors than queues only the latter says something. Two
-//! proxies of one queue each, with half of the flows each, share nothing: what they lose against one is
-//! the machine's. The peers and the link are as in `memory`, and take part of the time. `cargo bench --bench queues`
-//! prints a table of interleaved rounds, `-- --test` runs each case for a moment.
+//! What is to be seen is whether threads that share nothing but two stacks stand in each other's
+//! way: with as many idle processors as queues the rate grows with their number, and a processor's
+//! second carries as much as with one. With fewer processors than queues only the latter says
+//! something. Two proxies of one queue each, with half of the flows each, share nothing: what they
+//! lose against one is the machine's. The peers and the link are as in `memory`, and take part of
+//! the time. `cargo bench --bench queues` prints a table of interleaved rounds, `-- --test` runs
+//! each case for a moment.
 #![allow(missing_docs, reason = "a program")]
 
 #[path = "support/machine.rs"]

@@ -1,9 +1,10 @@
 //! What a flood of SYNs from forged addresses leaves of the throughput of splices that stand.
 //!
-//! A proxy in one thread, its peers and links as in `memory`. Another thread makes SYNs for the proxy's
-//! front and takes the answers. They arrive at a rate of the proxy's processor time, so that what else
-//! the machine does plays less of a part; a batch has at most half of them. Rounds with and without the flood alternate. `cargo bench --bench
-//! syn_flood` prints a table; `-- count cookie` answers a million SYNs and nothing else, for
+//! A proxy in one thread, its peers and links as in `memory`. Another thread makes SYNs for the
+//! proxy's front and takes the answers. They arrive at a rate of the proxy's processor time, so
+//! that what else the machine does plays less of a part; a batch has at most half of them. Rounds
+//! with and without the flood alternate. `cargo bench --bench syn_flood` prints a table;
+//! `-- count cookie` answers a million SYNs and nothing else, for
 //! `valgrind --tool=callgrind --toggle-collect='*flooded*'`.
 #![allow(missing_docs, clippy::disallowed_methods, reason = "a program")]
 

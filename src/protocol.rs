@@ -50,8 +50,8 @@ pub trait Protocol: Send + Sync + fmt::Debug {
     /// The socket is closed and nobody will read or write any more. Unread bytes, and bytes that
     /// arrive later, are the protocol's to refuse; else what `so_snd` holds is still delivered and
     /// the protocol closes it ([`cantsendmore`](SocketEnd::cantsendmore)). It is not closed before,
-    /// so that no end of file is sent where a reset is due (`pr_detach`). The last pass of a splice may still call
-    /// [`output`](Self::output) or [`rcvd`](Self::rcvd) afterwards.
+    /// so that no end of file is sent where a reset is due (`pr_detach`). The last pass of a splice
+    /// may still call [`output`](Self::output) or [`rcvd`](Self::rcvd) afterwards.
     fn detach(&self);
 
     /// Name of the kind of protocol; only sockets of stream protocols can be spliced.

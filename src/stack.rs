@@ -293,8 +293,8 @@ impl Stack {
     }
 
     /// Takes an address away, also the last one. The connections of the address end with
-    /// [`NetworkDown`](crate::error::SoError::NetworkDown), and their peers get a reset; listeners stay, and hear
-    /// nothing until the address is back.
+    /// [`NetworkDown`](crate::error::SoError::NetworkDown), and their peers get a reset; listeners
+    /// stay, and hear nothing until the address is back.
     ///
     /// # Errors
     /// [`NoSuchAddress`](RouteError::NoSuchAddress), and [`InUse`](RouteError::InUse) if a route names

@@ -524,9 +524,10 @@ impl Builder {
     }
 
     /// Whether SYNs are answered with cookies (RFC 4987 3.6) while half-open connections fill a
-    /// listener's backlog, or are as many as the stack [may have](Self::max_half_open), so that a flood of them shuts nobody out; they are by default. Such a
-    /// connection takes no memory before its handshake is over, and has all it would have otherwise
-    /// but a maximum segment size above 1460. With `false` such SYNs are dropped. SYNs that a
+    /// listener's backlog, or are as many as the stack [may have](Self::max_half_open), so that a
+    /// flood of them shuts nobody out; they are by default. Such a connection takes no memory
+    /// before its handshake is over, and has all it would have otherwise but a maximum segment size
+    /// above 1460. With `false` such SYNs are dropped. SYNs that a
     /// [`DecidingListener`](crate::DecidingListener) would hold are always dropped.
     ///
     /// ```
@@ -701,13 +702,14 @@ impl Builder {
     /// one, on the same link: share it in an `Arc`. It sends through [`Link::transmit`], which any
     /// thread may call at any time; when the link is full it has to try again itself.
     ///
-    /// The hook is called by the driver's thread, one frame at a time, with no lock held; if there are
-    /// several receive queues, by the driver of each. The stack stands still meanwhile, so it is to be quick: queue the frame (a clone shares its memory, which
-    /// comes from the link's pool) and return. It may transmit, send into a channel, and use sockets
-    /// of any stack without waiting. It must not wait for anything that this stack is to do, and must
-    /// not own a handle or a socket of it, which would keep the stack running for ever. A panic ends
-    /// the driver, and with it every connection. IP lengths and the IPv4 header's checksum have been
-    /// checked, nothing behind the IP header has; see [`Frame::checksum_ok`].
+    /// The hook is called by the driver's thread, one frame at a time, with no lock held; if there
+    /// are several receive queues, by the driver of each. The stack stands still meanwhile, so it
+    /// is to be quick: queue the frame (a clone shares its memory, which comes from the link's
+    /// pool) and return. It may transmit, send into a channel, and use sockets of any stack without
+    /// waiting. It must not wait for anything that this stack is to do, and must not own a handle
+    /// or a socket of it, which would keep the stack running for ever. A panic ends the driver, and
+    /// with it every connection. IP lengths and the IPv4 header's checksum have been checked,
+    /// nothing behind the IP header has; see [`Frame::checksum_ok`].
     ///
     /// A stack of one's own that answers UDP:
     ///

@@ -1,6 +1,6 @@
 //! SYN cookies (RFC 4987 3.6): how a listener answers a SYN when half-open connections fill its
-//! backlog, or the stack's limit of them. Nothing is remembered: the initial sequence number of the answer is a keyed hash of what
-//! the SYN said, and whoever acknowledges it has received it.
+//! backlog, or the stack's limit of them. Nothing is remembered: the initial sequence number of the
+//! answer is a keyed hash of what the SYN said, and whoever acknowledges it has received it.
 //!
 //! A cookie carries 8 bits: parity of the time, segment size (of four), window scale, SACK. The other
 //! 24 are the hash. It is good for one to two minutes, and only while cookies are being sent, so that

@@ -64,11 +64,12 @@ impl TcpStream {
     /// [`TimedOut`](io::ErrorKind::TimedOut) after the stack's connect timeout,
     /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if the stack has no address of that
     /// family or all ephemeral ports to it are in use,
-    /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the stack has as many connections as it may
-    /// have ([`Builder::max_connections`](super::Builder::max_connections)),
+    /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the stack has as many connections as it
+    /// may have ([`Builder::max_connections`](super::Builder::max_connections)),
     /// [`HostUnreachable`](io::ErrorKind::HostUnreachable) or
-    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) if a [`Route`](super::Route) says so, [`InvalidInput`](io::ErrorKind::InvalidInput) for a destination that nobody can have, or
-    /// for no address at all. What the operating system says of a name.
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) if a [`Route`](super::Route) says so,
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a destination that nobody can have, or for
+    /// no address at all. What the operating system says of a name.
     pub fn connect(stack: &Stack, address: impl ToSocketAddrs) -> io::Result<TcpStream> {
         each(address, |address| {
             let stream = TcpStream::start(stack, address)?;

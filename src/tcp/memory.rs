@@ -13,8 +13,9 @@
 //! * keeps nothing that arrives ahead of its turn;
 //! * lets its user, or a splice, fill `so_snd` only up to such a floor.
 //!
-//! Beyond the limit, text in order is dropped too, unless less than the floor waits to be read: so much it
-//! was promised since. What was acknowledged is never dropped, acknowledgements always count, and what leaves is not held up.
+//! Beyond the limit, text in order is dropped too, unless less than the floor waits to be read: so
+//! much it was promised since. What was acknowledged is never dropped, acknowledgements always
+//! count, and what leaves is not held up.
 //!
 //! So no connection waits for the end of the pressure: each goes on, a floor at a time, and what its
 //! next service step finds opens the window again. Nobody has to be told, and no list is walked.
