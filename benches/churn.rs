@@ -1,8 +1,9 @@
 //! Connections by the second: accept, connect, splice both ways, 64 bytes there and back, close.
 //!
 //! A proxy in memory, in one thread, between peers that cost next to nothing, as in `memory`.
-//! `cargo bench --bench churn` prints what each proxied connection takes of a processor, with 1, 10, 100 at
-//! a time, and beside connections that stand. `-- count` works for `valgrind --tool=callgrind`.
+//! `cargo bench --bench churn` prints what each proxied connection takes of a processor, with 1, 10, 100
+//! and 1,000 at a time, and what the twin takes: smoltcp alone, with a `SocketSet` for each side in which
+//! as many sockets listen. `-- count` works for `valgrind --tool=callgrind`.
 #![allow(missing_docs, reason = "a program")]
 
 #[path = "support/machine.rs"]
@@ -13,18 +14,22 @@ mod ours;
 #[path = "support/peers.rs"]
 #[allow(dead_code, reason = "`memory` uses the rest")]
 mod peers;
+#[path = "support/memory_twin.rs"]
+#[allow(dead_code, reason = "`memory` uses the rest")]
+mod twin;
 #[path = "support/visits.rs"]
 mod visits;
 
 use machine::{busy, caption, summary};
 use ours::Ours;
-use peers::Offload;
+use peers::{Offload, Proxy};
 use sosplice::splice::Options;
 use sosplice::stack::Builder;
+use twin::Twin;
 use visits::Visits;
 
 /// Frames that a link holds in each direction.
-pub(crate) const FRAMES: usize = 1024;
+pub(crate) const FRAMES: usize = 4096;
 /// Bytes of each receive and send buffer: the default.
 const RING: usize = 256 * 1024;
 const ROUNDS: usize = 5;
@@ -41,26 +46,37 @@ fn proxy() -> Visits<Ours> {
     Visits::new(Ours::churning(Offload::Nothing, sizes, &tune, options))
 }
 
+/// The median of rounds, the least and the largest.
+fn rounds<P: Proxy>(visits: &mut Visits<P>, count: usize, at_a_time: usize) -> (f64, f64, f64) {
+    visits.run(count / 10 + 1, at_a_time);
+    let round = |_| {
+        let start = busy();
+        visits.run(count, at_a_time);
+        (busy() - start).as_secs_f64() * 1e6 / count as f64
+    };
+    summary((0..ROUNDS).map(round).collect())
+}
+
 fn table(count: usize) {
     caption("us of one thread's processor time for each proxied connection, median (range)");
     println!(
         "of {ROUNDS} rounds of {count}: both handshakes, two splices, {} bytes there and back,",
         visits::WORD
     );
-    println!("both ends; buffers of {RING} bytes. Target: at most 100.\n");
-    println!("{:>10} {:>8}", "at a time", "us");
-    for at_a_time in [1, 10, 100] {
+    println!(
+        "both ends; buffers of {RING} bytes. Target: at most 100. The twin has no TIME-WAIT.\n"
+    );
+    println!("{:>10} {:>8}{:>20}twin", "at a time", "us", "");
+    for at_a_time in [1, 10, 100, 1000] {
         let mut visits = proxy();
-        visits.run(count / 10 + 1, at_a_time);
-        let mut rounds = Vec::new();
-        for _ in 0..ROUNDS {
-            let start = busy();
-            visits.run(count, at_a_time);
-            rounds.push((busy() - start).as_secs_f64() * 1e6 / count as f64);
-        }
-        let (median, least, most) = summary(rounds);
-        println!("{at_a_time:>10} {median:>8.1}  ({least:.1} to {most:.1})");
+        let (median, least, most) = rounds(&mut visits, count, at_a_time);
         visits.proxy.check_churn();
+        let range = format!("({least:.1} to {most:.1})");
+        let mut twin = Visits::new(Twin::churning(at_a_time, RING));
+        let (other, low, high) = rounds(&mut twin, count / at_a_time.min(10), at_a_time);
+        println!(
+            "{at_a_time:>10} {median:>8.1}  {range:<16} {other:>8.1}  ({low:.1} to {high:.1})"
+        );
     }
 }
 

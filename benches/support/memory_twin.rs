@@ -2,8 +2,8 @@
 //! two sockets for each proxied connection, bytes copied.
 
 use crate::peers::{
-    BACK, FRONT, HEADER_MAX, PAYLOAD_MAX, PROXY_PORT, Proxy, SERVER, SERVER_PORT, Seen, Wire,
-    pattern,
+    BACK, FIRST_PORT, FRONT, HEADER_MAX, PAYLOAD_MAX, PROXY_PORT, Proxy, SERVER, SERVER_PORT, Seen,
+    Wire, pattern,
 };
 use crate::{FRAMES, Offload};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -176,8 +176,13 @@ pub(crate) struct Twin {
     front: Side,
     back: Side,
     pairs: Vec<(SocketHandle, SocketHandle)>,
-    listening: Option<SocketHandle>,
+    listening: Vec<SocketHandle>,
+    /// Sockets that listen at a time, while there are fewer than this many connections.
+    backlog: usize,
     flows: usize,
+    /// The port of the next connection to the server.
+    port: u16,
+    comes_and_goes: bool,
     ring: usize,
     copying: Copying,
     buffer: Vec<u8>,
@@ -189,36 +194,73 @@ impl Twin {
             front: Side::new(FRONT, offload),
             back: Side::new(BACK, offload),
             pairs: Vec::new(),
-            listening: None,
+            listening: Vec::new(),
+            backlog: 1,
             flows: flows.into(),
+            port: FIRST_PORT,
+            comes_and_goes: false,
             ring,
             copying,
             buffer: vec![0; 65_536],
         }
     }
 
-    /// Keeps one socket listening until all flows are there.
+    /// For connections that come and go, so many at a time.
+    #[allow(dead_code, reason = "not every bench has it")]
+    pub(crate) fn churning(at_a_time: usize, ring: usize) -> Twin {
+        Twin {
+            backlog: at_a_time,
+            comes_and_goes: true,
+            ..Twin::new(u16::MAX, Offload::Nothing, Copying::RingToRing, ring)
+        }
+    }
+
+    /// Keeps sockets listening until all flows are there.
     fn accept(&mut self) {
-        if let Some(a) = self.listening {
+        for at in (0..self.listening.len()).rev() {
+            let a = self.listening[at];
             if self.front.socket(a).state() == tcp::State::Listen {
-                return;
+                continue;
             }
+            self.listening.swap_remove(at);
             let b = self.back.add(self.ring);
-            let port = 20_000 + u16::try_from(self.pairs.len()).expect("ports are 16 bits");
             let Side {
                 interface, sockets, ..
             } = &mut self.back;
             sockets
                 .get_mut::<tcp::Socket<'_>>(b)
-                .connect(interface.context(), (SERVER, SERVER_PORT), port)
+                .connect(interface.context(), (SERVER, SERVER_PORT), self.port)
                 .expect("a connection");
+            self.port = self.port.checked_add(1).unwrap_or(FIRST_PORT);
             self.pairs.push((a, b));
-            self.listening = None;
         }
-        if self.pairs.len() < self.flows {
+        while self.listening.len() < self.backlog.min(self.flows - self.pairs.len()) {
             let a = self.front.add(self.ring);
             self.front.socket(a).listen(PROXY_PORT).expect("a listener");
-            self.listening = Some(a);
+            self.listening.push(a);
+        }
+    }
+
+    /// Forwards ends, and forgets pairs that have both. TIME-WAIT is left out.
+    fn close(&mut self) {
+        for at in (0..self.pairs.len()).rev() {
+            let (front, back) = self.pairs[at];
+            let a: &mut tcp::Socket<'_> = self.front.sockets.get_mut(front);
+            let b: &mut tcp::Socket<'_> = self.back.sockets.get_mut(back);
+            if has_ended(a) {
+                b.close();
+            }
+            if has_ended(b) {
+                a.close();
+            }
+            let over = |socket: &tcp::Socket<'_>| {
+                matches!(socket.state(), tcp::State::Closed | tcp::State::TimeWait)
+            };
+            if over(a) && over(b) {
+                self.front.sockets.remove(front);
+                self.back.sockets.remove(back);
+                self.pairs.swap_remove(at);
+            }
         }
     }
 
@@ -240,6 +282,11 @@ impl Twin {
             }
         }
     }
+}
+
+/// Its peer has closed, and everything before that was taken.
+fn has_ended(source: &tcp::Socket<'_>) -> bool {
+    source.state() == tcp::State::CloseWait && !source.can_recv()
 }
 
 fn ring_to_ring(source: &mut tcp::Socket<'_>, sink: &mut tcp::Socket<'_>) {
@@ -273,11 +320,14 @@ impl Proxy for Twin {
     }
 
     fn turn(&mut self) {
-        if self.listening.is_some() || self.pairs.len() < self.flows {
+        if !self.listening.is_empty() || self.pairs.len() < self.flows {
             self.accept();
         }
         self.front.poll();
         self.step();
+        if self.comes_and_goes {
+            self.close();
+        }
         self.back.poll();
     }
 
