@@ -24,6 +24,9 @@ queues-1, queues-2, queues-4
           both devices; with --streams, for one stream has one queue
 queues-2-worker
           the same with a receiving thread for each queue of each device, and a worker for each queue
+flooded, flooded-direct
+          adaptive and direct while 100,000 forged SYNs a second come from the client's namespace, on top of
+          what the machine has to do otherwise
 host-worker, host-direct, host-copy
           a TUN on the client's side only; the proxy is in the server's namespace, and a kernel socket of
           its own goes to the server: spliced by a worker, by the receiving thread, copied by tokio over
@@ -39,13 +42,18 @@ than forward.
 """
 
 import argparse
+import ctypes
 import ipaddress
 import json
+import multiprocessing
 import os
 import pathlib
 import platform
+import random
 import shutil
+import socket
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -54,6 +62,7 @@ import time
 PORT = 5201
 PROXY_FRONT, PROXY_SERVER = "10.77.3.2", "10.77.4.1"
 TICK = os.sysconf("SC_CLK_TCK")
+FLOOD = 100_000
 HAPROXY = f"""
 global
     maxconn 4000
@@ -132,6 +141,44 @@ def within(netns, *command):
     return ["ip", "netns", "exec", netns, *command]
 
 
+def enter(netns):
+    """Moves this process into a namespace."""
+    with open(f"/run/netns/{netns}") as file:
+        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0x40000000) != 0:
+            raise OSError(ctypes.get_errno(), f"setns {netns}")
+
+
+def checksum(data):
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = (total & 0xFFFF) + (total >> 16)
+    return ~(total + (total >> 16)) & 0xFFFF
+
+
+def forged_syn(target):
+    """With the options of a usual client, from an address, a port and a sequence number of chance."""
+    source, to = random.randrange(0x64400000, 0x64800000).to_bytes(4, "big"), socket.inet_aton(target)
+    options = bytes([2, 4, 5, 180, 1, 3, 3, 7, 1, 1, 4, 2])
+    head = struct.pack("!HHIIBBH", random.randrange(1, 65536), PORT, random.getrandbits(32), 0, 8 << 4, 2, 65535)
+    tcp = lambda value: head + struct.pack("!HH", value, 0) + options
+    pseudo = source + to + struct.pack("!HH", socket.IPPROTO_TCP, len(tcp(0)))
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(tcp(0)), 0, 0x4000, 64, socket.IPPROTO_TCP, 0) + source + to
+    return ip + tcp(checksum(pseudo + tcp(0)))
+
+
+def flood(netns, target, sent):
+    """Sends SYNs until it is killed, and counts them. They leave by the namespace's TUN."""
+    enter(netns)
+    raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    syns = [forged_syn(target) for _ in range(1 << 14)]
+    start = time.monotonic()
+    while True:
+        due = round((time.monotonic() - start) * FLOOD)
+        for number in range(sent.value, due):
+            raw.sendto(syns[number % len(syns)], (target, 0))
+        sent.value = due
+        time.sleep(0.002)
+
+
 def newest(directory, name):
     """The bench program `name`, whose file name ends in a hash."""
     found = [p for p in directory.glob(f"deps/{name}-*") if p.suffix == "" and os.access(p, os.X_OK)]
@@ -187,6 +234,8 @@ def contestants(options):
         "queues-2": ours("adaptive", "--queues", "2"),
         "queues-4": ours("adaptive", "--queues", "4"),
         "queues-2-worker": ours("worker", "--queues", "2", "--workers", "2"),
+        "flooded": ours("adaptive"),
+        "flooded-direct": ours("direct"),
         "haproxy": lambda net: (
             within(net.middle, "haproxy", "-db", "-q", "-f", options.haproxy_config),
             PROXY_FRONT, PROXY_SERVER),
@@ -270,10 +319,10 @@ def messages(net, target, options):
     return count / report["seconds"], count / 1e6, report["p50"], report["p99"]
 
 
-def measure(net, command, target, server, options):
+def measure(net, command, target, server, options, flooded=False):
     """One run: what the client says, with its second figure as the proxy's CPU seconds for each; and the
     share of a processor that each kind of its threads took."""
-    far_end = proxy = None
+    far_end = proxy = flooding = None
     try:
         command_there = ["iperf3", "-s", "-1", "-B", server, "-p", str(PORT)] if not options.talk else \
             [options.talk_program, "--serve", at_port(server)]  # fmt: skip
@@ -290,12 +339,23 @@ def measure(net, command, target, server, options):
                 time.sleep(0.01)
         if proxy.poll() is not None:
             raise RuntimeError(f"{command}: {proxy.stderr.read().decode()}")
+        if flooded:
+            sent = multiprocessing.Value("q", 0)
+            flooding = multiprocessing.Process(target=flood, args=(net.client, target, sent), daemon=True)
+            flooding.start()
+            time.sleep(0.5)  # until it has made its SYNs, and the backlog is full
         before, threads, start = cpu(proxy.pid), busy(proxy.pid), time.monotonic()
+        syns = sent.value if flooded else 0
         first, much, *rest = (messages if options.talk else streams)(net, target, options)
         taken, after = time.monotonic() - start, busy(proxy.pid)
+        if flooded:
+            print(f"{(sent.value - syns) / taken:.0f} SYNs a second", file=sys.stderr)
         shares = {kind: (cpu - threads.get(kind, 0)) / taken for kind, cpu in after.items()}
         return (first, (cpu(proxy.pid) - before) / much, *rest), shares
     finally:
+        if flooding is not None:
+            flooding.kill()
+            flooding.join()
         for process in (far_end, proxy):
             if process is not None:
                 stop(process, options.verbose)
@@ -353,9 +413,10 @@ def table(results, mtu, options):
 
 
 QUEUES = ("queues-1", "queues-2", "queues-4", "queues-2-worker")
-OURS = ("adaptive", "worker", "direct", "worker-1", *QUEUES)
+FLOODED = ("flooded", "flooded-direct")
+OURS = ("adaptive", "worker", "direct", "worker-1", *QUEUES, *FLOODED)
 DEFAULT = ["forward", "held", "plain", "relay", "adaptive", "worker", "direct", "haproxy"]
-MORE = ["worker-1", *QUEUES, "host-worker", "host-direct", "host-copy"]
+MORE = ["worker-1", *QUEUES, *FLOODED, "host-worker", "host-direct", "host-copy"]
 
 
 def parser():
@@ -404,7 +465,7 @@ def compare(options):
                 for name in chosen:
                     with Network(mtu, options.loss, name in QUEUES) as net:
                         try:
-                            result = measure(net, *programs[name](net), options)
+                            result = measure(net, *programs[name](net), options, name in FLOODED)
                         except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
                             print(f"{name}: {error}", file=sys.stderr)
                             continue

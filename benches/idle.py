@@ -10,7 +10,6 @@ again, compared byte by byte. A proxied connection is two of the proxy's.
 """
 
 import argparse
-import ctypes
 import multiprocessing
 import os
 import pathlib
@@ -26,16 +25,9 @@ import compare
 REST = 7
 
 
-def enter(netns):
-    """Moves this process into a namespace."""
-    with open(f"/run/netns/{netns}") as file:
-        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0x40000000) != 0:
-            raise OSError(ctypes.get_errno(), f"setns {netns}")
-
-
 def serve(netns, ready):
     """Echoes everything."""
-    enter(netns)
+    compare.enter(netns)
     selector = selectors.DefaultSelector()
     listener = socket.create_server(("", compare.PORT), backlog=4096)
     selector.register(listener, selectors.EVENT_READ)
@@ -73,7 +65,7 @@ def talk(connections, size):
 
 def visit(netns, pid, pairs, options, results):
     """The clients, in their namespace: no packet leaves it."""
-    enter(netns)
+    compare.enter(netns)
     before, start = memory(pid), time.monotonic()
     connections = [socket.create_connection((compare.CLIENT_GATE, compare.PORT), 30) for _ in range(pairs)]
     opened = time.monotonic() - start

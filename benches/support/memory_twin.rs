@@ -286,7 +286,12 @@ impl Twin {
 
 /// Its peer has closed, and everything before that was taken.
 fn has_ended(source: &tcp::Socket<'_>) -> bool {
-    source.state() == tcp::State::CloseWait && !source.can_recv()
+    use tcp::State::{CloseWait, Closed, Closing, LastAck, TimeWait};
+    let closed = matches!(
+        source.state(),
+        CloseWait | Closing | LastAck | TimeWait | Closed
+    );
+    closed && !source.can_recv()
 }
 
 fn ring_to_ring(source: &mut tcp::Socket<'_>, sink: &mut tcp::Socket<'_>) {
