@@ -29,7 +29,7 @@ pub(crate) use kept::Kept;
 pub(crate) enum Kept {}
 
 /// How many pieces of memory there are to be shared.
-pub(crate) const PIECES: u8 = 16;
+pub(crate) const PIECES: u8 = 64;
 
 /// The piece for the rings that this thread will write to most. Threads take them in turn.
 pub(crate) fn of_this_thread() -> u8 {
