@@ -308,19 +308,25 @@ mod tests {
     use crate::link::memory;
     use crate::stack::{Stack, TcpStream};
 
-    #[test]
-    fn records_are_queued_once() {
+    /// A connection, and what it leaves behind in TIME-WAIT.
+    fn connection() -> (Arc<Conn>, TimeWait) {
         let (link, _far) = memory::pair(memory::Config::default());
         let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
         let (stack, _driver) = builder.manual().unwrap();
         let stream = TcpStream::start(&stack, "10.0.0.2:80".parse().unwrap()).unwrap();
         let tuple = stream.conn().tuple;
-        let conn = stack.shared().table.conn(&tuple);
         let record = TimeWait {
             tuple,
-            snd_nxt: 0,
+            snd_nxt: 7,
             rcv_nxt: 0,
         };
+        (stack.shared().table.conn(&tuple), record)
+    }
+
+    #[test]
+    fn records_are_queued_once() {
+        let (conn, record) = connection();
+        let tuple = conn.tuple;
         let table = Table::new(Duration::from_secs(60), 1000, 1);
         let start = SystemClock.now();
         // A peer that opens the same connection again and again, for two hours.
@@ -346,17 +352,8 @@ mod tests {
     /// are known; whoever came in between would not begin behind them.
     #[test]
     fn a_record_stays_until_its_place_is_taken() {
-        let (link, _far) = memory::pair(memory::Config::default());
-        let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
-        let (stack, _driver) = builder.manual().unwrap();
-        let stream = TcpStream::start(&stack, "10.0.0.2:80".parse().unwrap()).unwrap();
-        let tuple = stream.conn().tuple;
-        let conn = stack.shared().table.conn(&tuple);
-        let record = TimeWait {
-            tuple,
-            snd_nxt: 7,
-            rcv_nxt: 0,
-        };
+        let (conn, record) = connection();
+        let tuple = conn.tuple;
         let table = Table::new(Duration::from_secs(60), 1000, 10);
         let start = SystemClock.now();
         table.insert(&conn, None).unwrap();
@@ -379,18 +376,9 @@ mod tests {
 
     #[test]
     fn a_record_stays_where_there_is_no_room_for_a_connection() {
-        let (link, _far) = memory::pair(memory::Config::default());
-        let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
-        let (stack, _driver) = builder.manual().unwrap();
-        let stream = TcpStream::start(&stack, "10.0.0.2:80".parse().unwrap()).unwrap();
-        let tuple = stream.conn().tuple;
-        let conn = stack.shared().table.conn(&tuple);
+        let (conn, record) = connection();
+        let tuple = conn.tuple;
         let table = Table::new(Duration::from_secs(60), 1000, 1);
-        let record = TimeWait {
-            tuple,
-            snd_nxt: 7,
-            rcv_nxt: 0,
-        };
         table.insert(&conn, None).unwrap();
         drop(table.end(&conn, Some(record), SystemClock.now()));
         table.take_place().unwrap();
