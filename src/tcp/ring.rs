@@ -18,7 +18,7 @@ mod kept;
 mod mapping;
 
 use smoltcp::socket::tcp::SocketBuffer;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(target_os = "linux")]
 pub(crate) use kept::Kept;
@@ -31,16 +31,36 @@ pub(crate) enum Kept {}
 /// How many pieces of memory there are to be shared.
 pub(crate) const PIECES: u8 = 64;
 
-/// The piece for the rings that this thread will write to most. Threads take them in turn.
-pub(crate) fn of_this_thread() -> u8 {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static PIECE: u8 = {
-            let turn = NEXT.fetch_add(1, Ordering::Relaxed) % usize::from(PIECES);
-            u8::try_from(turn).unwrap_or(0)
-        };
+/// A piece, for as long as its thread runs.
+struct Piece(u8);
+
+/// One bit for each piece that a thread has.
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+
+impl Piece {
+    /// The first that no other thread has, so that no more memory is used than threads run at a time.
+    /// The last one is for all threads that find none.
+    fn take() -> Piece {
+        let first = |taken: u64| taken.trailing_ones().min(u32::from(PIECES) - 1);
+        let (set, load) = (Ordering::Relaxed, Ordering::Relaxed);
+        let before = TAKEN.fetch_update(set, load, |taken| Some(taken | 1 << first(taken)));
+        let (Ok(before) | Err(before)) = before;
+        Piece(u8::try_from(first(before)).unwrap_or(0))
     }
-    PIECE.try_with(|piece| *piece).unwrap_or(0)
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        TAKEN.fetch_and(!(1 << self.0), Ordering::Relaxed);
+    }
+}
+
+/// The piece for the rings that this thread will write to most.
+pub(crate) fn of_this_thread() -> u8 {
+    thread_local! {
+        static PIECE: Piece = Piece::take();
+    }
+    PIECE.try_with(|piece| piece.0).unwrap_or(0)
 }
 
 /// A ring of `len` bytes, on the memory that all rings of this piece share (below [`PIECES`]), and what
@@ -80,21 +100,31 @@ mod tests {
 
     #[test]
     fn threads_have_pieces_of_their_own() {
-        let of_another = || {
-            std::thread::scope(|scope| {
-                let look = || (of_this_thread(), of_this_thread());
-                let thread = std::thread::Builder::new().spawn_scoped(scope, look);
-                thread.unwrap().join().unwrap()
-            })
+        use std::sync::Barrier;
+        const THREADS: usize = 4;
+        let barrier = Barrier::new(THREADS);
+        let look = || {
+            barrier.wait();
+            let both = (of_this_thread(), of_this_thread());
+            barrier.wait();
+            both
         };
-        // Other tests' threads take turns too, so two may happen to have the same.
-        let pieces: Vec<_> = std::iter::repeat_with(of_another).take(8).collect();
-        assert!(
-            pieces
-                .iter()
-                .all(|(first, second)| first == second && *first < PIECES)
-        );
-        assert!(pieces.windows(2).any(|pair| pair[0] != pair[1]));
+        for _ in 0..100 {
+            let mut pieces = std::thread::scope(|scope| {
+                let start = |_| std::thread::Builder::new().spawn_scoped(scope, look);
+                let threads: Vec<_> = (0..THREADS).map(start).collect();
+                let join = |thread: std::io::Result<std::thread::ScopedJoinHandle<'_, _>>| {
+                    thread.unwrap().join().unwrap()
+                };
+                threads.into_iter().map(join).collect::<Vec<_>>()
+            });
+            assert!(pieces.iter().all(|(first, second)| first == second));
+            pieces.sort_unstable();
+            pieces.dedup();
+            // The last is for who finds none: were the others not given back, that would come soon.
+            assert_eq!(pieces.len(), THREADS);
+            assert!(pieces.iter().all(|(piece, _)| *piece < PIECES - 1));
+        }
     }
 
     #[test]
