@@ -67,6 +67,8 @@ pub(crate) struct Feed {
     pub(crate) growth: usize,
     /// There is something to tell the engine, also if nothing is in order.
     tell: bool,
+    /// The engine is told a larger window than the peer has: [`Guard::shut`] is to be fed behind it.
+    pub(crate) shut: bool,
 }
 
 /// Bytes of payload that the engine is fed at once: they fit into a packet with its headers.
@@ -650,16 +652,20 @@ impl Guard {
             let left = before.saturating_sub(ack - self.snd_una) >> self.remote_shift;
             self.window = u16::try_from(left).unwrap_or(u16::MAX);
         }
+        let new = ack > self.snd_una;
         self.snd_una = ack;
         let window = self.open_window();
         self.snd_wnd = u64::from(window) << self.remote_shift;
+        // An acknowledgement of something new with a window of 0 would put the timer for probes in the
+        // place of that for retransmissions, and probes leave behind what is in flight.
+        let shut = new && window == 0 && self.in_flight_units() > 0;
         let start = self.rcv_nxt.max(u64::try_from(cut.start).unwrap_or(0));
         let mut feed = Feed {
             header: Header {
                 seq: self.rcv_nxt_seq(),
                 ack: self.snd_seq(ack),
                 flags: ACK | header.flags & PSH,
-                window,
+                window: if shut { self.in_flight_units() } else { window },
                 options: SynOptions::default(),
             },
             skip: cut.skip,
@@ -669,6 +675,7 @@ impl Guard {
             growth: 0,
             // A repeated acknowledgement with text is none for a loss (RFC 5681 2).
             tell: cut.len == 0 || before != (self.snd_una, self.snd_wnd),
+            shut,
         };
         if cut.len > 0 {
             let end = start + cut.len as u64;
@@ -733,14 +740,32 @@ impl Guard {
         if self.fin_sent.is_some_and(|fin| self.snd_una > fin) {
             return self.window.max(1);
         }
-        let in_flight = self.snd_nxt.saturating_sub(self.snd_una);
         let unit = 1 << self.remote_shift;
-        let rounded = in_flight < (u64::from(self.window) << self.remote_shift) + unit;
-        let units = u16::try_from(in_flight.div_ceil(unit)).unwrap_or(u16::MAX);
+        let rounded = self.in_flight_bytes() < (u64::from(self.window) << self.remote_shift) + unit;
         if rounded {
             self.window
         } else {
-            self.window.max(units)
+            self.window.max(self.in_flight_units())
+        }
+    }
+
+    fn in_flight_bytes(&self) -> u64 {
+        self.snd_nxt.saturating_sub(self.snd_una)
+    }
+
+    /// The smallest window that covers what is in flight, as the peer would tell it.
+    fn in_flight_units(&self) -> u16 {
+        let units = self.in_flight_bytes().div_ceil(1 << self.remote_shift);
+        u16::try_from(units).unwrap_or(u16::MAX)
+    }
+
+    /// What the peer has said last, behind a [`Feed`] that has told more: that its window is closed. It
+    /// acknowledges nothing new, so the timer for retransmissions goes on.
+    pub(crate) fn shut(&self) -> Header {
+        Header {
+            seq: self.rcv_nxt_seq(),
+            window: 0,
+            ..self.below_window()
         }
     }
 
@@ -905,6 +930,7 @@ fn bare(header: Header) -> Feed {
         keep: false,
         growth: 0,
         tell: true,
+        shut: false,
     }
 }
 

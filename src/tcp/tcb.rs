@@ -480,6 +480,14 @@ impl Tcb {
             self.feed_engine(&header, len, Some(at), env);
             at += len as u64;
         }
+        // In LAST-ACK the engine takes it for a challenge.
+        let listens = matches!(
+            self.state(),
+            State::Established | State::FinWait1 | State::CloseWait | State::Closing
+        );
+        if feed.shut && listens {
+            self.feed_engine(&self.guard.shut(), 0, None, env);
+        }
         if draw {
             self.draw_ack(&self.guard.below_window(), 1, env);
         }

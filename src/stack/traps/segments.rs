@@ -499,6 +499,68 @@ fn an_end_that_a_closed_window_takes_is_not_probed_for() {
     assert!(is_end(&stream));
 }
 
+/// A peer whose window is counted in units of 128 bytes, with room for two texts of 50.
+fn in_units(net: &mut Net) -> (Raw, TcpStream) {
+    let listener = net.listen(80);
+    let mut raw = Raw::new(5000);
+    raw.options.window_scale = Some(7);
+    raw.handshake(net);
+    raw.window = 1;
+    raw.text(net, b"little room");
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_nonblocking(true);
+    stream.set_nodelay(true);
+    net.seen();
+    (raw, stream)
+}
+
+/// Sends two texts of 50 bytes, and the first is acknowledged with a window that rounds to 0.
+fn half_taken(net: &mut Net, raw: &mut Raw, stream: &mut TcpStream) -> Seen {
+    stream.write_all(&pattern(0, 50)).unwrap();
+    let first = net.one();
+    stream.write_all(&pattern(50, 50)).unwrap();
+    let second = net.one();
+    assert_eq!((first.payload.len(), second.payload.len()), (50, 50));
+    raw.take(&[first]);
+    raw.window = 0;
+    second
+}
+
+/// Guards `Guard::shut`: the timer for window probes took the place of that for retransmissions, and
+/// probes left behind the FIN, which was never sent again.
+#[test]
+fn a_lost_fin_is_sent_again_to_a_window_that_rounds_to_nothing() {
+    let mut net = Net::new();
+    let (mut raw, mut stream) = in_units(&mut net);
+    let second = half_taken(&mut net, &mut raw, &mut stream);
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert!(net.one().has(FIN), "which is lost");
+    raw.send(&net, ACK, b"");
+    net.turn();
+    raw.take(&[second]);
+    raw.send(&net, ACK, b"");
+    net.turn();
+    raw.window = 100;
+    raw.send(&net, ACK, b"");
+    net.pass(Duration::from_secs(5));
+    assert!(net.drain().iter().any(|frame| frame.has(FIN)));
+    net.healthy();
+}
+
+/// The same with text, and the peer's next window is lost too.
+#[test]
+fn lost_text_is_sent_again_to_a_window_that_rounds_to_nothing() {
+    let mut net = Net::new();
+    let (mut raw, mut stream) = in_units(&mut net);
+    let lost = half_taken(&mut net, &mut raw, &mut stream);
+    raw.send(&net, ACK, b"");
+    net.pass(Duration::from_secs(10));
+    let again = net.drain();
+    let begins = |frame: &Seen| frame.header.seq == lost.header.seq && !frame.payload.is_empty();
+    assert!(again.iter().any(begins), "{again:?}");
+    net.healthy();
+}
+
 #[test]
 fn a_half_open_connection_ends_after_twenty_seconds() {
     let mut net = Net::new();
