@@ -287,7 +287,7 @@ impl Builder {
     }
 
     /// Whether the engines' rings, which hold nothing but zeros, lie on the same few pages of memory
-    /// (Linux), those of each receive queue on others. They do by default: what passes through them then
+    /// (Linux), those of each driving thread on others. They do by default: what passes through them then
     /// stays in the nearest caches, and a ring takes no memory. It takes one of the process's mappings
     /// (`vm.max_map_count`) for each 256 KiB, 32,768 in all; further rings have memory of their own, as
     /// all have with `false`.

@@ -66,6 +66,7 @@ pub struct Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.shared.go_down();
+        buf::give_back();
     }
 }
 
@@ -102,8 +103,13 @@ impl Driver {
     /// [`NetworkDown`](crate::error::SoError::NetworkDown), and so do all further calls, of the stack's
     /// other drivers too.
     pub fn run_once(&mut self) -> io::Result<bool> {
-        let (received, worked) = self.batch()?;
-        Ok(received > 0 || worked)
+        let done = self
+            .batch()
+            .map(|(received, worked)| received > 0 || worked);
+        if !matches!(done, Ok(true)) {
+            buf::give_back();
+        }
+        done
     }
 
     /// As [`run_once`](Self::run_once): how many frames there were, and whether anything else.
@@ -161,9 +167,6 @@ impl Driver {
         if let Some(gone) = gone {
             self.shared.go_down();
             return Err(gone);
-        }
-        if received == 0 && !worked {
-            buf::give_back();
         }
         Ok((received, worked))
     }
@@ -419,7 +422,7 @@ impl Driver {
                 Ok(Begun::Runs(conn)) => self.touch(conn),
                 Ok(Begun::Nothing) => {}
                 Err(refusal) => {
-                    let syn = (&segment, now);
+                    let syn = (&segment, after.is_some(), now);
                     (self.shared).turn_away(self.home(), refusal, listening, syn);
                 }
             }
@@ -552,6 +555,7 @@ impl Running {
         if let Some(expiry) = expiry {
             agenda.lock().sleeps_until(expiry);
         }
+        buf::give_back();
         self.driver.busy.sleep(self.driver.shared.now());
         let deadline = timer.into_iter().chain(expiry).chain(self.until).min();
         Some((deadline, blocked))

@@ -110,7 +110,7 @@ impl Shared {
             let why = "somebody listens there already: close that listener, or be more precise";
             return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
         }
-        // Before the listener is found: drivers ask it by the listeners' lock first.
+        // Before the listener is found, and only who has found it holds a SYN.
         self.decides.fetch_or(decides, Ordering::Relaxed);
         listeners.push(listening.clone());
         listeners.sort_by_key(|one| one.rule.rank());

@@ -136,13 +136,14 @@ impl Shared {
     }
 
     /// A SYN begins no connection: it is answered with a cookie, if only connections that do not stand
-    /// yet are in its way, or dropped.
+    /// yet are in its way, or dropped. So is one in the place of a former connection, whose record would
+    /// take what comes back for its own.
     pub(super) fn turn_away(
         &self,
         queue: &Queue,
         refusal: Refusal,
         listening: &Listening,
-        (syn, now): (&Segment, Instant),
+        (syn, again, now): (&Segment, bool, Instant),
     ) {
         if refusal == Refusal::HalfOpen {
             self.received.half_open_full.add(1);
@@ -150,7 +151,7 @@ impl Shared {
         let waits = matches!(refusal, Refusal::Backlog | Refusal::HalfOpen);
         if !waits {
             self.count_dropped(refusal, now);
-        } else if self.answer_with_cookie(queue, listening, (syn, now)) {
+        } else if !again && self.answer_with_cookie(queue, listening, (syn, now)) {
             self.tell_of_cookies(listening, now);
         } else {
             self.drop_syn(listening, now);

@@ -832,6 +832,7 @@ impl Tcb {
     }
 
     /// New bytes of `so_snd` are counted in the engine; behind the last one it is closed (I4).
+    /// Only once the handshake is over: with text queued, an engine before that sends its SYN without end.
     fn queue(&mut self, env: &Env<'_>) {
         let Some(engine) = &mut self.engine else {
             return;

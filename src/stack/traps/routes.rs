@@ -367,6 +367,27 @@ fn a_full_backlog_keeps_the_record() {
     assert_eq!((answer.header.flags, answer.header.seq), (ACK, old.ack));
 }
 
+/// Guards `Shared::turn_away`: what a peer answers to a cookie would be the record's.
+#[test]
+fn no_cookie_in_the_place_of_a_record() {
+    let mut net = Net::with(one_packet_each(), |builder| builder.max_half_open(1));
+    let (old, listener) = in_time_wait(&mut net);
+    let mut other = Raw::new(6000);
+    other.syn(&mut net);
+    let mut new = old.clone();
+    new.seq = old.seq.wrapping_add(1000);
+    new.send(&net, SYN, b"");
+    assert!(net.seen().is_empty());
+    let stats = net.stack.stats();
+    assert_eq!((stats.syns_dropped, stats.syn_cookies_sent), (1, 0));
+    other.send(&net, ACK, b"");
+    net.turn();
+    // It comes again, and there is room.
+    new.handshake(&mut net);
+    listener.accept().unwrap();
+    listener.accept().unwrap();
+}
+
 /// Guards `TimeWait::answer` for addresses that are not the stack's, in both families.
 #[test]
 fn an_intercepted_connection_is_reused_by_a_larger_syn() {

@@ -2,11 +2,12 @@
 
 use super::mapping::Mapping;
 use crate::lock::{Mutex, POOL};
+use std::collections::VecDeque;
 
 /// Mappings that wait at most.
 const MOST: usize = 1024;
 
-static SHELF: Shelf = Shelf(Mutex::new(Vec::new()));
+static SHELF: Shelf = Shelf(Mutex::new(VecDeque::new()));
 
 /// A mapping that is kept when its ring is gone.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ impl Drop for Kept {
 }
 
 /// Last in, first out: then the page tables are filled.
-struct Shelf(Mutex<Vec<Mapping>, POOL>);
+struct Shelf(Mutex<VecDeque<Mapping>, POOL>);
 
 impl Shelf {
     /// One of this length and on this memory.
@@ -50,17 +51,16 @@ impl Shelf {
         let mut waiting = self.0.lock();
         let wanted = |mapping: &Mapping| (mapping.len(), mapping.piece()) == (len, piece);
         let at = waiting.iter().rposition(wanted)?;
-        Some(waiting.remove(at))
+        waiting.remove(at)
     }
 
-    /// Gives it back if there is no room.
+    /// If there is no room, the one that has waited longest, maybe for a thread that has ended, is
+    /// given back.
     fn put(&self, mapping: Mapping) -> Option<Mapping> {
         let mut waiting = self.0.lock();
-        if waiting.len() == MOST {
-            return Some(mapping);
-        }
-        waiting.push(mapping);
-        None
+        let oldest = (waiting.len() == MOST).then(|| waiting.pop_front());
+        waiting.push_back(mapping);
+        oldest.flatten()
     }
 
     fn clear(&self) {
@@ -88,8 +88,16 @@ mod tests {
         for _ in 2..MOST {
             assert!(shelf.put(one(5000)).is_none());
         }
-        assert!(shelf.put(one(5000)).is_some());
-        shelf.clear();
+        for _ in 0..MOST {
+            assert!(
+                shelf
+                    .put(one(7000))
+                    .is_some_and(|oldest| oldest.len() != 7000)
+            );
+        }
         assert!(shelf.take(5000, 0).is_none());
+        assert!(shelf.take(7000, 0).is_some());
+        shelf.clear();
+        assert!(shelf.take(7000, 0).is_none());
     }
 }
