@@ -13,7 +13,8 @@
 //!   see that an upgrade and the last drop depend on each other, so a model keeps a reference to what
 //!   its threads may end.
 //! * Statistics, options and numbers of sockets are `std`'s atomics: nobody waits for them.
-//! * Free frames (rank 6): their lock is held while some are moved and never while another is taken.
+//! * Free frames (rank 6): their lock is held while some are moved and never
+//!   while another is taken. No thread keeps any for itself.
 //! * Time stands still: what waits until a deadline waits until it is notified.
 //!
 //! [`Protection`] is what a model takes away to see that it would notice. Locks: all of them.

@@ -8,6 +8,7 @@
 
 use super::{Frame, MAX_FRAME};
 use crate::lock::{Mutex, POOL};
+use crate::sync::KEEPS_FRAMES;
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -117,7 +118,7 @@ pub(crate) struct AtWork {
 pub(crate) fn at_work() -> AtWork {
     let begin = |magazine: &RefCell<Magazine>| {
         let at_work = &mut magazine.borrow_mut().at_work;
-        std::mem::replace(at_work, true)
+        std::mem::replace(at_work, KEEPS_FRAMES)
     };
     AtWork {
         before: MAGAZINE.try_with(begin).unwrap_or(false),

@@ -280,6 +280,9 @@ pub(crate) fn intact(protection: Protection) -> bool {
     WITHOUT.get() != Some(protection)
 }
 
+/// Not modelled, as the pools: what is kept would outlive the model.
+pub(crate) const KEEPS_FRAMES: bool = false;
+
 /// Takes a protection away, in the models that this thread runs.
 #[cfg(test)]
 pub(crate) fn remove(protection: Option<Protection>) {

@@ -19,3 +19,6 @@ pub(crate) mod channel {
 pub(crate) const fn intact(_protection: Protection) -> bool {
     true
 }
+
+/// Whether a thread at work keeps free frames for itself.
+pub(crate) const KEEPS_FRAMES: bool = true;
