@@ -19,7 +19,7 @@ const ARROWS: &str = "
     busy            ->
     columns         ->
     keep_alive      ->
-    buf             -> lock
+    buf             -> lock sync
     sockbuf         -> buf
     end             -> error
     protocol        -> sockbuf buf end error lock sync
