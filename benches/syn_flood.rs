@@ -8,6 +8,8 @@
 //! `valgrind --tool=callgrind --toggle-collect='*flooded*'`.
 #![allow(missing_docs, clippy::disallowed_methods, reason = "a program")]
 
+#[path = "support/machine.rs"]
+mod machine;
 #[path = "support/memory_ours.rs"]
 #[allow(dead_code, reason = "`scale` uses the rest")]
 mod ours;
@@ -15,6 +17,7 @@ mod ours;
 #[allow(dead_code, reason = "`scale` uses the rest")]
 mod peers;
 
+use machine::{busy, caption, summary};
 use ours::Ours;
 use peers::{CLIENT, FRONT, Offload, PROXY_PORT, Rig};
 use sosplice::Stack;
@@ -107,12 +110,6 @@ const FLOODS: [Flood; 4] = [
         spare: true,
     },
 ];
-
-fn busy() -> Duration {
-    use rustix::time::{ClockId, clock_gettime};
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::try_from(time).expect("time goes forwards")
-}
 
 /// A link with the flood's beside it.
 #[derive(Debug)]
@@ -305,31 +302,11 @@ impl Drop for Contestant {
     }
 }
 
-/// Median, least and largest.
-fn summary(mut values: Vec<f64>) -> (f64, f64, f64) {
-    values.sort_by(f64::total_cmp);
-    (
-        values[values.len() / 2],
-        values[0],
-        values[values.len() - 1],
-    )
-}
-
-fn caption() {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name"));
-    let model = model
-        .unwrap_or("unknown processor")
-        .trim_start_matches([':', '\t', ' ']);
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    println!(
-        "Gbit per second of the proxy's thread's processor time, peers and links included: median"
-    );
-    println!(
-        "(range) of {ROUNDS} rounds, without and with {RATE} SYNs per second of it, interleaved"
-    );
-    println!("{model}, {cores} cores, load {}", load.trim());
+fn describe() {
+    caption(&format!(
+        "Gbit per second of the proxy's thread's processor time, peers and links included: median\n\
+         (range) of {ROUNDS} rounds, without and with {RATE} SYNs per second of it, interleaved"
+    ));
     println!(
         "buffers {RING} bytes, MTU 1500, backlog 128; the SYNs come from another thread, from"
     );
@@ -337,7 +314,7 @@ fn caption() {
 }
 
 fn table() {
-    caption();
+    describe();
     for case in &CASES {
         println!("\n{}", case.name);
         for which in FLOODS {
