@@ -906,6 +906,15 @@ struct Cut {
     fin: bool,
 }
 
+/// States in which something may be in flight and the engine takes a window. In LAST-ACK it takes an
+/// acknowledgement of nothing new for a challenge.
+pub(crate) fn hears_windows(state: State) -> bool {
+    matches!(
+        state,
+        State::Established | State::FinWait1 | State::CloseWait | State::Closing
+    )
+}
+
 fn may_receive(state: State) -> bool {
     matches!(
         state,

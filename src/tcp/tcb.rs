@@ -22,7 +22,7 @@ mod rest;
 
 use super::ack::{AckPolicy, Text};
 use super::engine::Engine;
-use super::guard::{Feed, Guard, Verdict};
+use super::guard::{Feed, Guard, Verdict, hears_windows};
 use super::host::{Counters, Sent, TimerKey};
 use super::icmp::{IcmpError, Trouble};
 use super::keep_alive::Vigil;
@@ -480,12 +480,7 @@ impl Tcb {
             self.feed_engine(&header, len, Some(at), env);
             at += len as u64;
         }
-        // In LAST-ACK the engine takes it for a challenge.
-        let listens = matches!(
-            self.state(),
-            State::Established | State::FinWait1 | State::CloseWait | State::Closing
-        );
-        if feed.shut && listens {
+        if feed.shut && hears_windows(self.state()) {
             self.feed_engine(&self.guard.shut(), 0, None, env);
         }
         if draw {
@@ -900,17 +895,11 @@ impl Tcb {
         const DUPLICATES: usize = 4;
         let now = self.engine_time(env.now);
         let unacknowledged = self.guard.snd_una() < self.queued;
-        let open = |state| {
-            matches!(
-                state,
-                State::Established | State::FinWait1 | State::CloseWait | State::Closing
-            )
-        };
         for _ in 0..DUPLICATES {
             let Some(engine) = self.engine.as_mut().filter(|_| unacknowledged) else {
                 return;
             };
-            if !open(engine.state()) || engine.poll_at(now).is_some() {
+            if !hears_windows(engine.state()) || engine.poll_at(now).is_some() {
                 return;
             }
             let header = self.guard.standing(self.queued);

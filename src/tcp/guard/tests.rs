@@ -1013,11 +1013,7 @@ impl Rig {
             for (header, len) in feed.parts() {
                 frames.extend(live.feed(&header, len));
             }
-            let listens = matches!(
-                live.engine.state(),
-                State::Established | State::FinWait1 | State::CloseWait | State::Closing
-            );
-            if feed.shut && listens {
+            if feed.shut && hears_windows(live.engine.state()) {
                 frames.extend(live.feed(&self.guard.shut(), 0));
             }
             prop_assert_eq!(live.engine.state(), self.model.state, "{}", context);
