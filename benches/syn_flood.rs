@@ -22,7 +22,9 @@ use ours::Ours;
 use peers::{CLIENT, FRONT, Offload, PROXY_PORT, Rig};
 use sosplice::Stack;
 use sosplice::link::memory::{self, MemoryLink};
-use sosplice::link::{Capabilities, Checksum, Frame, Link, Packet, TransmitError};
+use sosplice::link::{
+    Capabilities, Checksum, Frame, Interest, Link, Packet, ReceiveError, TransmitError,
+};
 use sosplice::stack::{Builder, Stats, TcpListener};
 use std::io;
 use std::net::SocketAddr;
@@ -143,7 +145,7 @@ impl Link for Flooded {
         self.link.capabilities()
     }
 
-    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
         let due = self.due(max / 2);
         let forged = self.flood.receive(frames, due)?;
         let tap = &self.tap;
@@ -160,8 +162,8 @@ impl Link for Flooded {
         }
     }
 
-    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
-        self.link.wait(writable, deadline)
+    fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
+        self.link.wait(interest, deadline)
     }
 
     fn wake(&self) {
@@ -203,7 +205,7 @@ impl Syn {
             header: bytes,
             payload: &[],
             ip_header_len: 20,
-            checksum: Checksum::Partial,
+            checksum: Checksum::partial_tcp(20),
             segment: None,
         }
     }

@@ -162,6 +162,7 @@ mod end;
 pub mod endings {}
 pub mod error;
 mod events;
+mod interest;
 mod keep_alive;
 #[cfg(target_os = "linux")]
 pub mod kernel;

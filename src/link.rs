@@ -3,26 +3,29 @@
 //! A [`Link`] gives batches of received [`Frame`]s and takes [`Packet`]s to send: a header and
 //! references to the payload, written with one gathering write. It never drops for want of room: it
 //! says [`TransmitError::Full`], and the stack tries again when [`Link::wait`] says so (a lost
-//! segment costs a second). [`memory`] is a pair in memory, `tun` (Linux) a TUN device with the
+//! segment costs a second). What cannot be received or sent, ever, is a lost packet; only a link that is
+//! gone ends what is above it. [`memory`] is a pair in memory, `tun` (Linux) a TUN device with the
 //! virtio-net header.
 //!
 //! A link's transmit never calls into a stack. Its locks are leaves.
 
 pub mod memory;
+mod packet;
 #[cfg(target_os = "linux")]
 pub mod tun;
 
-use crate::buf::{Buf, Gather};
+pub use crate::interest::Interest;
+pub use packet::{Checksum, Frame, Packet};
+
 #[cfg(target_os = "linux")]
 use crate::clock::{Clock, SystemClock};
 #[cfg(target_os = "linux")]
-use rustix::event::{PollFd, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 #[cfg(target_os = "linux")]
 use rustix::io::Errno;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -31,92 +34,13 @@ use std::time::Instant;
 pub struct Capabilities {
     /// Largest IP packet in bytes that goes out as one packet on the wire.
     pub mtu: usize,
-    /// The link fills in TCP checksums of what is sent ([`Checksum::Partial`] is understood).
+    /// The link fills in transport checksums of what is sent ([`Checksum::Partial`] is understood).
     pub checksum: bool,
     /// Largest TCP/IPv4 packet in bytes that the link cuts into segments itself; `None` if it does
     /// not.
     pub segment_v4: Option<usize>,
     /// The same for TCP/IPv6.
     pub segment_v6: Option<usize>,
-}
-
-/// A received IP packet. The first buffer holds all headers up to TCP's options; the payload may
-/// begin in it and goes on in `rest`.
-#[derive(Debug, Clone)]
-pub struct Frame {
-    /// The headers, and as much of the payload as lies behind them in memory.
-    pub head: Buf,
-    /// The rest of the payload.
-    pub rest: Gather,
-    /// The link vouches for the transport checksum.
-    pub checksum_ok: bool,
-}
-
-impl Frame {
-    /// Length of the whole packet in bytes.
-    pub fn len(&self) -> usize {
-        self.head.len() + self.rest.iter().map(Buf::len).sum::<usize>()
-    }
-
-    /// Whether there is no byte.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The whole packet in one piece of memory.
-    pub fn to_vec(&self) -> Vec<u8> {
-        let mut all = Vec::with_capacity(self.len());
-        all.extend_from_slice(&self.head);
-        self.rest.iter().for_each(|buf| all.extend_from_slice(buf));
-        all
-    }
-}
-
-/// State of the TCP checksum field of a packet to send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Checksum {
-    /// The field is right.
-    Complete,
-    /// The field holds the sum of the pseudo-header only; the link adds the rest. Only for links
-    /// whose [`Capabilities::checksum`] is set.
-    Partial,
-}
-
-/// An IP packet to send, by reference.
-#[derive(Debug, Clone, Copy)]
-pub struct Packet<'a> {
-    /// IP header and transport header.
-    pub header: &'a [u8],
-    /// The payload, in order.
-    pub payload: &'a [Buf],
-    /// Length of the IP header: where the transport header begins.
-    pub ip_header_len: usize,
-    /// Who finishes the transport checksum.
-    pub checksum: Checksum,
-    /// To be cut into segments of this many payload bytes by the link.
-    pub segment: Option<NonZeroU16>,
-}
-
-impl Packet<'_> {
-    /// Length of the whole packet in bytes.
-    pub fn len(&self) -> usize {
-        self.header.len() + self.payload.iter().map(Buf::len).sum::<usize>()
-    }
-
-    /// Whether there is no byte.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The whole packet in one piece of memory.
-    pub fn to_vec(&self) -> Vec<u8> {
-        let mut all = Vec::with_capacity(self.len());
-        all.extend_from_slice(self.header);
-        self.payload
-            .iter()
-            .for_each(|buf| all.extend_from_slice(buf));
-        all
-    }
 }
 
 /// Both ends of a connection, as a link sees it from one side.
@@ -142,6 +66,19 @@ pub enum TransmitError {
     Gone(io::Error),
 }
 
+/// Why a frame was not received. What was received before it is in the list all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// A frame could not be received, and is lost: the kernel cannot describe it, say. The next one may
+    /// be whole. A stack counts it ([`Stats::receive_errors`](crate::stack::Stats)), and leaves a link
+    /// that gives nothing else alone for a while, 1 ms at first and 128 ms at most.
+    #[error("a frame was lost: {0}")]
+    Lost(io::Error),
+    /// The link is gone: nothing will ever arrive again.
+    #[error("the link is gone: {0}")]
+    Gone(io::Error),
+}
+
 /// Where frames come from and go to. Shared by all threads that send; one thread at a time receives
 /// and waits.
 ///
@@ -154,8 +91,8 @@ pub trait Link: Send + Sync + fmt::Debug {
     /// Appends up to `max` received frames to `frames`, without waiting. Returns how many.
     ///
     /// # Errors
-    /// If the link is gone; nothing will ever arrive again.
-    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize>;
+    /// See [`ReceiveError`]. Frames may have been appended before.
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError>;
 
     /// Sends one packet, without waiting.
     ///
@@ -163,13 +100,13 @@ pub trait Link: Send + Sync + fmt::Debug {
     /// See [`TransmitError`].
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError>;
 
-    /// Sleeps until a frame can be received, or, if `writable` is asked for, a packet can be sent,
-    /// or [`wake`](Self::wake) was called since the last `wait` returned, or `deadline` has passed.
-    /// May return early. `None` waits without limit.
+    /// Sleeps until a frame can be received ([`Interest::READABLE`]) or a packet can be sent
+    /// ([`Interest::WRITABLE`]), as far as it is asked for, or [`wake`](Self::wake) was called since the
+    /// last `wait` returned, or `deadline` has passed. May return early. `None` waits without limit.
     ///
     /// # Errors
     /// If the link is gone.
-    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()>;
+    fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()>;
 
     /// Ends the current or the next [`wait`](Self::wait). From any thread, with any lock held.
     fn wake(&self);
@@ -196,6 +133,15 @@ pub trait Link: Send + Sync + fmt::Debug {
     }
 }
 
+/// What poll(2) is to look for.
+#[cfg(target_os = "linux")]
+pub(crate) fn poll_flags(interest: Interest) -> PollFlags {
+    let mut flags = PollFlags::empty();
+    flags.set(PollFlags::IN, interest.overlaps(Interest::READABLE));
+    flags.set(PollFlags::OUT, interest.overlaps(Interest::WRITABLE));
+    flags
+}
+
 /// Waits with poll(2) until something has happened to one of the descriptors, or `deadline` has passed. A
 /// signal ends it too.
 #[cfg(target_os = "linux")]
@@ -215,7 +161,7 @@ impl<L: Link + ?Sized> Link for Arc<L> {
         (**self).capabilities()
     }
 
-    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
         (**self).receive(frames, max)
     }
 
@@ -223,8 +169,8 @@ impl<L: Link + ?Sized> Link for Arc<L> {
         (**self).transmit(packet)
     }
 
-    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
-        (**self).wait(writable, deadline)
+    fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
+        (**self).wait(interest, deadline)
     }
 
     fn wake(&self) {

@@ -15,9 +15,11 @@
 //!
 //! **Endings.** Sockets and listeners keep their stack running. When the last of them and the last
 //! `Stack` handle are gone, the driver delivers what was sent for up to five seconds, resets what is left
-//! and ends. When the link fails, or a [`Driver`] is dropped before, every connection ends with
+//! and ends. When the link is gone, or a [`Driver`] is dropped before, every connection ends with
 //! [`NetworkDown`](crate::error::SoError::NetworkDown), and so does every attempt to connect or to
-//! accept one. What had arrived until then can be read.
+//! accept one. What had arrived until then can be read. Of several receive queues, one whose link is gone
+//! takes only the connections along whose home it is. A frame that a link cannot receive or send is lost
+//! and counted ([`Stats::receive_errors`], [`Stats::transmit_errors`]), and ends nothing.
 //!
 //! **ICMP errors** about a connection count only if they quote a segment that is in flight (RFC 5927);
 //! [`Stats`] counts both kinds. While connecting, an unreachable port or protocol and a prohibited way
@@ -72,6 +74,7 @@
 
 mod active;
 pub(crate) mod agenda;
+mod backoff;
 mod builder;
 pub(crate) mod control;
 mod cookie;
@@ -200,6 +203,8 @@ pub(crate) struct Shared {
     syns_dropped: Seldom,
     segments_dropped: Seldom,
     cookies_sent: Seldom,
+    frames_lost: Seldom,
+    packets_refused: Seldom,
 }
 
 impl std::fmt::Debug for Shared {
@@ -353,6 +358,8 @@ impl Stack {
             time_wait_dropped: shared.table.dropped(),
             time_wait_reused: shared.received.time_wait_reused.get(),
             frames_received: frames,
+            receive_errors: shared.received.lost.get(),
+            transmit_errors: shared.queues.iter().map(|queue| queue.link.refused()).sum(),
             frames_malformed: shared.received.malformed.get(),
             frames_fragments: shared.received.fragments.get(),
             frames_unsupported: shared.received.unsupported.get(),
@@ -445,12 +452,23 @@ impl Shared {
         self.closing.load(Ordering::Acquire) && self.attached.load(Ordering::Acquire) == 0
     }
 
-    /// A driver is gone: ends every connection, and nothing new begins. The other drivers end too, each
-    /// with a call of this.
-    pub(crate) fn go_down(&self) {
-        let was_up = !self.down.swap(true, Ordering::SeqCst);
+    /// The link of a queue is gone, and with it the connections whose home that is. The others go on; with
+    /// the last queue the stack goes down.
+    pub(crate) fn queue_gone(&self, queue: u16) {
+        self.queues[usize::from(queue)]
+            .gone
+            .store(true, Ordering::SeqCst);
+        if self.queues.iter().all(Queue::is_gone) {
+            return self.go_down();
+        }
+        // One of them has something to forget now that this one did.
         self.wake_all();
-        for conn in self.table.all() {
+        self.end_connections(|conn| conn.queue == queue);
+        self.end_agenda(&self.queues[usize::from(queue)]);
+    }
+
+    fn end_connections(&self, which: impl Fn(&Conn) -> bool) {
+        for conn in self.table.all().into_iter().filter(|conn| which(conn)) {
             let end = || conn.run(Work::NETWORK_DOWN, Runner::Driver);
             if thread::panicking() {
                 // The connection at fault may do it again; the others' users are not to wait.
@@ -459,25 +477,48 @@ impl Shared {
                 end();
             }
         }
+    }
+
+    fn end_agenda(&self, queue: &Queue) {
+        let mut forgotten = queue.agenda.lock().end();
+        let (handed_over, _) = forgotten.take(self.clock.now());
+        for conn in handed_over.iter().filter_map(Weak::upgrade) {
+            conn.resume();
+        }
+    }
+
+    /// A driver is gone: ends every connection, and nothing new begins. The other drivers end too, each
+    /// with a call of this.
+    pub(crate) fn go_down(&self) {
+        let was_up = !self.down.swap(true, Ordering::SeqCst);
+        self.wake_all();
+        self.end_connections(|_| true);
         let listeners = self.listeners.lock().clone();
         listeners.iter().for_each(|listening| listening.go_down());
         self.forget_syns();
-        for queue in &self.queues {
-            let mut forgotten = queue.agenda.lock().end();
-            let (handed_over, _) = forgotten.take(self.clock.now());
-            for conn in handed_over.iter().filter_map(Weak::upgrade) {
-                conn.resume();
-            }
-        }
+        self.queues.iter().for_each(|queue| self.end_agenda(queue));
         if was_up && !thread::panicking() {
             tell!(info, "stack", "stack down");
         }
     }
 
-    /// A connection that was put into the table. Either `go_down` has found it there, or this finds the
-    /// stack down.
+    /// Whether nothing can be sent or received by a queue any more.
+    fn is_down(&self, queue: u16) -> bool {
+        self.down.load(Ordering::SeqCst) || self.queues[usize::from(queue)].is_gone()
+    }
+
+    /// The queue whose driver forgets what is no connection: the first that there is.
+    fn first_up(&self) -> u16 {
+        let mut up = (0..)
+            .zip(&self.queues)
+            .filter(|(_, queue)| !queue.is_gone());
+        up.next().map_or(0, |(first, _)| first)
+    }
+
+    /// A connection that was put into the table. Either `go_down` or `queue_gone` has found it there, or
+    /// this finds its home down.
     fn end_if_down(&self, conn: &Arc<Conn>, runner: Runner) -> bool {
-        let down = self.down.load(Ordering::SeqCst);
+        let down = self.is_down(conn.queue);
         if down {
             conn.run(Work::NETWORK_DOWN, runner);
         }
@@ -486,7 +527,7 @@ impl Shared {
 
     /// Something that the first driver is to forget at this time was added.
     fn expires_at(&self, at: Instant) {
-        let first = &self.queues[0];
+        let first = &self.queues[usize::from(self.first_up())];
         let wake = first.agenda.lock().expires_at(at);
         first.wake_if(wake);
     }
@@ -626,7 +667,7 @@ impl Host for Shared {
         let home = self.home(conn);
         let wake = home.agenda.lock().hand_over(conn);
         home.wake_if(wake);
-        if self.down.load(Ordering::SeqCst) {
+        if self.is_down(conn.queue) {
             conn.resume();
         }
     }

@@ -16,6 +16,7 @@ const ARROWS: &str = "
     lock            -> sync
     events          -> lock
     timer           ->
+    interest        ->
     busy            ->
     columns         ->
     keep_alive      ->
@@ -24,9 +25,9 @@ const ARROWS: &str = "
     end             -> error
     protocol        -> sockbuf buf end error lock sync
     run_list        -> lock sync
-    link            -> buf clock lock
-    socket          -> protocol run_list sockbuf buf clock end error lock
-    socket::poller  -> protocol clock end error lock
+    link            -> buf clock interest lock
+    socket          -> protocol run_list sockbuf buf clock end error interest lock
+    socket::poller  -> protocol clock end error interest lock
     kernel          -> socket protocol run_list sockbuf buf clock keep_alive error lock sync
     local           -> socket protocol sockbuf buf error lock sync
     splice          -> socket protocol run_list timer busy columns events sockbuf buf affinity clock end error lock sync

@@ -12,9 +12,10 @@
 mod namespace;
 
 use namespace::{Namespace, available};
-use sosplice::buf::{Buf, Gather};
 use sosplice::link::tun::Tun;
-use sosplice::link::{Capabilities, Frame, Link, Packet, TransmitError};
+use sosplice::link::{
+    Capabilities, Checksum, Frame, Interest, Link, Packet, ReceiveError, TransmitError,
+};
 use sosplice::{Stack, TcpListener};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -41,9 +42,8 @@ fn forged(port: u16) -> Frame {
         0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0,
     ]);
     Frame {
-        head: Buf::from(packet),
-        rest: Gather::new(),
-        checksum_ok: true,
+        checksum: Checksum::Verified,
+        ..Frame::new(&packet)
     }
 }
 
@@ -52,7 +52,7 @@ impl Link for Flooded {
         self.tun.capabilities()
     }
 
-    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
         // Only the driver receives.
         let sent = self.sent.load(Ordering::Relaxed);
         if sent == FORGED {
@@ -68,8 +68,8 @@ impl Link for Flooded {
         self.tun.transmit(packet)
     }
 
-    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
-        self.tun.wait(writable, deadline)
+    fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
+        self.tun.wait(interest, deadline)
     }
 
     fn wake(&self) {

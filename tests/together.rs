@@ -4,10 +4,11 @@
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use sosplice::buf::{Buf, Gather};
 use sosplice::clock::{Clock, SystemClock};
 use sosplice::error::SoError;
-use sosplice::link::{Capabilities, Frame, Link, Packet, TransmitError, memory};
+use sosplice::link::{
+    Capabilities, Frame, Interest, Link, Packet, ReceiveError, TransmitError, memory,
+};
 use sosplice::splice::{Cause, Dispatch, Options, Role};
 use sosplice::stack::Driver;
 use sosplice::{Stack, TcpListener, TcpStream};
@@ -66,17 +67,13 @@ impl Link for Datagrams {
         }
     }
 
-    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
         let mut bytes = [0; 1500];
         for count in 0..max {
             let Ok(len) = self.socket.recv(&mut bytes) else {
                 return Ok(count);
             };
-            frames.push(Frame {
-                head: Buf::copy_of(&bytes[..len]),
-                rest: Gather::new(),
-                checksum_ok: false,
-            });
+            frames.push(Frame::new(&bytes[..len]));
         }
         Ok(max)
     }
@@ -89,10 +86,10 @@ impl Link for Datagrams {
         }
     }
 
-    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
+    fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
         self.waits.fetch_add(1, Ordering::Relaxed);
         self.look()?;
-        let out = if writable {
+        let out = if interest.overlaps(Interest::WRITABLE) {
             PollFlags::OUT
         } else {
             PollFlags::empty()

@@ -31,7 +31,7 @@ impl Wire for MemoryWire {
             header,
             payload: if len == 0 { &[] } else { &payload },
             ip_header_len: 20,
-            checksum: Checksum::Partial,
+            checksum: Checksum::partial_tcp(20),
             segment: NonZeroU16::new(MSS).filter(|_| len > usize::from(MSS)),
         };
         self.link.transmit(&packet).is_ok()

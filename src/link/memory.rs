@@ -17,7 +17,9 @@
 //! in `senders_short` of the queues that were full, then sleeps; who drains one of these takes the word
 //! away before it reports `room`.
 
-use super::{Capabilities, Checksum, Flow, Frame, Link, Packet, TransmitError};
+use super::{
+    Capabilities, Checksum, Flow, Frame, Interest, Link, Packet, ReceiveError, TransmitError,
+};
 use crate::buf::Buf;
 use crate::lock::{Condvar, Mutex, POOL};
 use smallvec::SmallVec;
@@ -67,7 +69,7 @@ impl Default for Config {
 /// Two ends of a new link.
 ///
 /// ```
-/// use sosplice::link::{Checksum, Link, Packet, memory};
+/// use sosplice::link::{Checksum, Interest, Link, Packet, memory};
 /// let (a, b) = memory::pair(memory::Config::default());
 /// a.transmit(&Packet {
 ///     header: &[0x45; 40],
@@ -77,7 +79,7 @@ impl Default for Config {
 ///     segment: None,
 /// })?;
 /// let mut frames = Vec::new();
-/// b.wait(false, None)?;
+/// b.wait(Interest::READABLE, None)?;
 /// assert_eq!(b.receive(&mut frames, 16)?, 1);
 /// assert_eq!(frames[0].to_vec(), [0x45; 40]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -234,7 +236,7 @@ impl MemoryLink {
         if packet.len() > most {
             return Err("the packet is larger than the link takes");
         }
-        if packet.checksum == Checksum::Partial && !can.checksum {
+        if matches!(packet.checksum, Checksum::Partial { .. }) && !can.checksum {
             return Err("the link does not fill in checksums");
         }
         Ok(())
@@ -320,13 +322,13 @@ impl Link for MemoryLink {
         self.config.capabilities
     }
 
-    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
         frames.reserve(max.min(self.config.frames));
         let mut state = self.here.state.lock();
         let count = max.min(state.inbox.len());
         if count == 0 {
             return if state.peer_closed && max > 0 {
-                Err(gone())
+                Err(ReceiveError::Gone(gone()))
             } else {
                 Ok(0)
             };
@@ -350,7 +352,8 @@ impl Link for MemoryLink {
         let mut frame = Some(Frame {
             head: Buf::copy_of(packet.header),
             rest: packet.payload.iter().cloned().collect(),
-            checksum_ok: packet.checksum == Checksum::Partial,
+            checksum: packet.checksum,
+            segment: packet.segment,
         });
         let len = packet.len();
         let target = self.target(packet);
@@ -372,12 +375,15 @@ impl Link for MemoryLink {
         result
     }
 
-    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
+    fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
+        let writable = interest.overlaps(Interest::WRITABLE);
+        let readable = interest.overlaps(Interest::READABLE);
         let room = writable && self.room_or_report();
         let mut state = self.here.state.lock();
         let mut late = room;
         loop {
-            let ready = !state.inbox.is_empty() || (writable && state.room) || state.woken || late;
+            let arrived = readable && !state.inbox.is_empty();
+            let ready = arrived || (writable && state.room) || state.woken || late;
             if ready || state.peer_closed {
                 state.woken = false;
                 return if ready { Ok(()) } else { Err(gone()) };
@@ -436,7 +442,7 @@ mod tests {
             header: &HEADER,
             payload,
             ip_header_len: 20,
-            checksum: Checksum::Partial,
+            checksum: Checksum::partial_tcp(20),
             segment: None,
         }
     }
@@ -449,9 +455,9 @@ mod tests {
     }
 
     /// Waits, and fails if nothing ends it.
-    fn wait(link: &MemoryLink, writable: bool) -> io::Result<()> {
+    fn wait(link: &MemoryLink, interest: Interest) -> io::Result<()> {
         let deadline = SystemClock.now() + Duration::from_secs(20);
-        let result = link.wait(writable, Some(deadline));
+        let result = link.wait(interest, Some(deadline));
         assert!(SystemClock.now() < deadline, "nothing ended the wait");
         result
     }
@@ -477,7 +483,7 @@ mod tests {
         a.transmit(&packet(&parts)).unwrap();
         let frames = receive(&b);
         assert_eq!((frames.len(), frames[0].len()), (1, 1040));
-        assert!(frames[0].checksum_ok);
+        assert_eq!(frames[0].checksum, Checksum::partial_tcp(20));
         assert_eq!(frames[0].rest[0].as_ptr(), payload.as_ptr());
     }
 
@@ -515,7 +521,7 @@ mod tests {
         a.transmit(&packet(&[])).unwrap();
         assert!(matches!(a.transmit(&packet(&[])), Err(TransmitError::Full)));
         thread::scope(|scope| {
-            let waiter = scope.spawn(|| wait(&a, true));
+            let waiter = scope.spawn(|| wait(&a, Interest::BOTH));
             until_asleep(&a);
             receive(&b);
             waiter.join().unwrap().unwrap();
@@ -556,7 +562,7 @@ mod tests {
     fn a_wake_up_reaches_a_sleeper() {
         let (a, _b) = pair(Config::default());
         thread::scope(|scope| {
-            let waiter = scope.spawn(|| wait(&a, false));
+            let waiter = scope.spawn(|| wait(&a, Interest::READABLE));
             until_asleep(&a);
             a.wake();
             waiter.join().unwrap().unwrap();
@@ -567,7 +573,7 @@ mod tests {
     fn a_frame_ends_a_wait() {
         let (a, b) = pair(Config::default());
         thread::scope(|scope| {
-            let waiter = scope.spawn(|| wait(&b, false));
+            let waiter = scope.spawn(|| wait(&b, Interest::READABLE));
             until_asleep(&b);
             a.transmit(&packet(&[])).unwrap();
             waiter.join().unwrap().unwrap();
@@ -580,9 +586,9 @@ mod tests {
         let (a, _b) = pair(Config::default());
         a.wake();
         a.wake();
-        wait(&a, false).unwrap();
+        wait(&a, Interest::READABLE).unwrap();
         let deadline = SystemClock.now() + Duration::from_millis(20);
-        a.wait(false, Some(deadline)).unwrap();
+        a.wait(Interest::READABLE, Some(deadline)).unwrap();
         assert!(
             SystemClock.now() >= deadline,
             "nothing left of the wake-ups"
@@ -602,9 +608,9 @@ mod tests {
         let (a, b) = pair(Config::default());
         a.transmit(&packet(&[])).unwrap();
         drop(a);
-        b.wait(false, None).unwrap();
+        b.wait(Interest::READABLE, None).unwrap();
         assert_eq!(receive(&b).len(), 1);
-        assert!(b.wait(false, None).is_err());
+        assert!(b.wait(Interest::READABLE, None).is_err());
         assert!(b.receive(&mut Vec::new(), 1).is_err());
         let gone = b.transmit(&packet(&[]));
         assert!(matches!(gone, Err(TransmitError::Gone(_))));
@@ -614,7 +620,7 @@ mod tests {
     fn a_drop_ends_the_waits_of_the_other_end() {
         let (a, b) = pair(Config::default());
         thread::scope(|scope| {
-            let waiter = scope.spawn(|| wait(&b, false));
+            let waiter = scope.spawn(|| wait(&b, Interest::READABLE));
             until_asleep(&b);
             drop(a);
             assert!(waiter.join().unwrap().is_err());
@@ -770,7 +776,7 @@ mod tests {
                 while send(&near[1], local, remote).is_ok() {}
             }
             thread::scope(|scope| {
-                let waiter = scope.spawn(|| wait(&near[1], true));
+                let waiter = scope.spawn(|| wait(&near[1], Interest::BOTH));
                 until_asleep(&near[1]);
                 receive(&far[drained]);
                 waiter.join().unwrap().unwrap();
@@ -786,7 +792,7 @@ mod tests {
         let (local, remote) = flow_to(&near[0], 1);
         while send(&near[0], local, remote).is_ok() {}
         let deadline = SystemClock.now() + Duration::from_millis(20);
-        near[0].wait(true, Some(deadline)).unwrap();
+        near[0].wait(Interest::BOTH, Some(deadline)).unwrap();
         assert!(
             SystemClock.now() >= deadline,
             "queue 0 has room, and nobody asked"
@@ -800,7 +806,7 @@ mod tests {
         let (local, remote) = flow_to(&near[0], 1);
         drop(far.remove(1));
         for link in &near {
-            assert!(wait(link, false).is_err());
+            assert!(wait(link, Interest::READABLE).is_err());
             assert!(link.receive(&mut Vec::new(), 1).is_err());
         }
         let gone = send(&near[0], local, remote);
@@ -816,14 +822,14 @@ mod tests {
                 let payload = [Buf::copy_of(&n.to_be_bytes())];
                 while let Err(error) = a.transmit(&packet(&payload)) {
                     assert!(matches!(error, TransmitError::Full), "{error}");
-                    wait(&a, true).unwrap();
+                    wait(&a, Interest::BOTH).unwrap();
                 }
             }
         });
         let mut frames = Vec::new();
         while b.receive(&mut frames, 16).is_ok() {
             // An error is the end of the sender, met again by `receive`.
-            wait(&b, false).ok();
+            wait(&b, Interest::READABLE).ok();
         }
         sender.unwrap().join().unwrap();
         let got = frames

@@ -28,17 +28,24 @@
 
 mod ioctl;
 mod open;
+mod settings;
 
-pub use open::{Builder, OpenError, Place};
+pub use open::{Builder, Difference, OpenError, Place};
 
-use super::{Capabilities, Checksum, Frame, Link, Packet, TransmitError, poll_until};
+use super::{
+    Capabilities, Checksum, Frame, Interest, Link, Packet, ReceiveError, TransmitError, poll_flags,
+    poll_until,
+};
 use crate::buf::{Buf, FrameMut, Gather, MAX_FRAME};
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
+use settings::Settings;
 use smallvec::SmallVec;
 use std::io::{self, IoSlice};
+use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -50,8 +57,9 @@ const F_DATA_VALID: u8 = 2;
 const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
-/// Where TCP's checksum lies in its header.
-const TCP_CHECKSUM: u16 = 16;
+/// A flag beside those: segments have ECN's CWR flag.
+const GSO_ECN: u8 = 0x80;
+const PROTO_TCP: u8 = 6;
 
 /// Most pieces of one `writev`.
 const IOV_MAX: usize = 1024;
@@ -62,11 +70,11 @@ const COPY_UP_TO: usize = 2048;
 /// An open TUN device. Dropping it detaches from the interface, which stays.
 ///
 /// ```no_run
-/// use sosplice::link::{Link, tun::Tun};
+/// use sosplice::link::{Interest, Link, tun::Tun};
 /// let tun = Tun::open("tun0")?;
 /// let mut frames = Vec::new();
 /// loop {
-///     tun.wait(false, None)?;
+///     tun.wait(Interest::READABLE, None)?;
 ///     tun.receive(&mut frames, 64)?;
 ///     for frame in frames.drain(..) {
 ///         println!("{} bytes", frame.len());
@@ -79,6 +87,11 @@ pub struct Tun {
     fd: OwnedFd,
     place: Place,
     capabilities: Capabilities,
+    /// `Some` until it is dropped.
+    settings: Option<Arc<Settings>>,
+    /// Another process has set another length of the header: nothing can be read or written until that is
+    /// as it was.
+    foreign_header: AtomicBool,
     /// An eventfd that ends `wait`.
     wake: OwnedFd,
     /// `wake` was written since `wait` last emptied it; spares further system calls.
@@ -122,18 +135,29 @@ impl Tun {
 
     /// Reads one packet, or `None` if there is none now. `spare` is memory to read into, kept from
     /// one packet to the next while it is not given away.
-    fn read(&self, spare: &mut Option<FrameMut>) -> Result<Option<Frame>, Errno> {
+    fn read(&self, spare: &mut Option<FrameMut>) -> Result<Option<Frame>, ReceiveError> {
         let frame = spare.get_or_insert_with(|| FrameMut::with_capacity(MAX_FRAME));
         let bytes = frame.bytes_mut();
         bytes.clear();
         let count = match retry(|| rustix::io::read(&self.fd, spare_capacity(bytes))) {
             Ok(count) => count,
             Err(Errno::AGAIN) => return Ok(None),
-            Err(error) => return Err(error),
+            Err(errno) if is_gone(errno) => return Err(ReceiveError::Gone(self.error(errno))),
+            Err(errno) => return Err(ReceiveError::Lost(self.error(errno))),
         };
-        let flags = bytes.first().copied().unwrap_or(0);
+        let Some((header, packet)) = bytes.split_first_chunk::<HEADER>() else {
+            return Err(ReceiveError::Lost(self.error(Errno::MSGSIZE)));
+        };
+        // Behind a header of another length there is no IP header.
+        if !packet
+            .first()
+            .is_some_and(|byte| matches!(byte >> 4, 4 | 6))
+        {
+            self.check_header().map_err(ReceiveError::Lost)?;
+        }
+        let (checksum, segment) = described(header);
         let head = if count <= HEADER + COPY_UP_TO {
-            Buf::copy_of(bytes.get(HEADER..).unwrap_or(&[]))
+            Buf::copy_of(packet)
         } else {
             let whole = spare.take().map(FrameMut::freeze);
             whole.map_or_else(|| Buf::copy_of(&[]), |buf| buf.slice(HEADER..buf.len()))
@@ -141,26 +165,45 @@ impl Tun {
         Ok(Some(Frame {
             head,
             rest: Gather::new(),
-            checksum_ok: flags & (F_NEEDS_CSUM | F_DATA_VALID) != 0,
+            checksum,
+            segment,
         }))
+    }
+
+    /// Whether the header in front of each packet still has the length that was set. A look costs a system
+    /// call, so it is taken where something else is wrong.
+    fn check_header(&self) -> io::Result<()> {
+        // A device that is gone says so elsewhere.
+        let len = ioctl::header_len(self.fd.as_fd()).unwrap_or(settings::header_len());
+        let foreign = len != settings::header_len();
+        self.foreign_header.store(foreign, Ordering::Relaxed);
+        if !foreign {
+            return Ok(());
+        }
+        let why = format!(
+            "{}: another process has changed the length of the virtio-net header from {HEADER} bytes to \
+             {len}; nothing crosses the device until that is put back",
+            self.place
+        );
+        Err(io::Error::new(io::ErrorKind::InvalidData, why))
     }
 
     /// The virtio-net header for a packet.
     fn header(&self, packet: &Packet<'_>) -> Result<[u8; HEADER], &'static str> {
-        let payload = packet.len() - packet.header.len();
         let mut header = [0; HEADER];
-        if packet.checksum == Checksum::Partial {
+        if let Checksum::Partial { start, offset } = packet.checksum {
             if !self.capabilities.checksum {
                 return Err("checksum offload is off");
             }
-            let start = u16::try_from(packet.ip_header_len).map_err(|_| "header too long")?;
             header[0] = F_NEEDS_CSUM;
             header[6..8].copy_from_slice(&start.to_ne_bytes());
-            header[8..10].copy_from_slice(&TCP_CHECKSUM.to_ne_bytes());
+            header[8..10].copy_from_slice(&offset.to_ne_bytes());
         }
+        let headers = tcp_headers(packet);
+        let payload = headers.map_or(0, |len| packet.len().saturating_sub(len));
         let segment = packet
             .segment
-            .filter(|size| payload > usize::from(size.get()));
+            .filter(|size| headers.is_none() || payload > usize::from(size.get()));
         let (kind, most) = match (segment, packet.header.first().map(|byte| byte >> 4)) {
             (None, _) => (GSO_NONE, Some(self.capabilities.mtu)),
             (Some(_), Some(4)) => (GSO_TCPV4, self.capabilities.segment_v4),
@@ -171,10 +214,11 @@ impl Tun {
             return Err("the packet is larger than the link takes");
         }
         if let Some(size) = segment {
-            if packet.checksum == Checksum::Complete {
+            let headers = headers.ok_or("only TCP is cut into segments")?;
+            if !matches!(packet.checksum, Checksum::Partial { .. }) {
                 return Err("segments need their checksums filled in");
             }
-            let len = u16::try_from(packet.header.len()).map_err(|_| "header too long")?;
+            let len = u16::try_from(headers).map_err(|_| "header too long")?;
             header[1] = kind;
             header[2..4].copy_from_slice(&len.to_ne_bytes());
             header[4..6].copy_from_slice(&size.get().to_ne_bytes());
@@ -199,6 +243,35 @@ impl Tun {
     }
 }
 
+/// What a virtio-net header says of the packet behind it: its checksum, and the size of its segments.
+fn described(header: &[u8; HEADER]) -> (Checksum, Option<NonZeroU16>) {
+    let field = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
+    let checksum = match header[0] {
+        flags if flags & F_NEEDS_CSUM != 0 => Checksum::Partial {
+            start: field(6),
+            offset: field(8),
+        },
+        flags if flags & F_DATA_VALID != 0 => Checksum::Verified,
+        _ => Checksum::Complete,
+    };
+    let segment = match header[1] & !GSO_ECN {
+        GSO_NONE => None,
+        _ => NonZeroU16::new(field(4)),
+    };
+    (checksum, segment)
+}
+
+/// Length of the IP and the TCP header of a TCP packet.
+fn tcp_headers(packet: &Packet<'_>) -> Option<usize> {
+    let header = packet.header;
+    let protocol = match header.first()? >> 4 {
+        4 => header.get(9)?,
+        _ => header.get(6)?,
+    };
+    let words = header.get(packet.ip_header_len.checked_add(12)?)? >> 4;
+    (*protocol == PROTO_TCP).then(|| packet.ip_header_len + usize::from(words) * 4)
+}
+
 /// One buffer with the bytes of all.
 fn gather(payload: &[Buf]) -> Buf {
     let mut frame = FrameMut::with_capacity(payload.iter().map(Buf::len).sum());
@@ -217,13 +290,19 @@ fn retry<R>(mut call: impl FnMut() -> Result<R, Errno>) -> Result<R, Errno> {
     }
 }
 
-/// Whether an error means that the device was deleted. EIO is an interface that is down: it may come up
-/// again.
+/// Whether an error means that the device was deleted. All others concern a packet, or a device that may
+/// be as before soon: EIO an interface that is down, EINVAL a packet that the kernel cannot describe or
+/// settings of another process, EFAULT, ENOMEM and so on.
 fn is_gone(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::BADFD | Errno::BADF | Errno::NODEV | Errno::NXIO
-    )
+    matches!(errno, Errno::BADFD | Errno::NODEV)
+}
+
+impl Drop for Tun {
+    fn drop(&mut self) {
+        if let Some(settings) = self.settings.take().and_then(Arc::into_inner) {
+            settings.put_back(self.fd.as_fd());
+        }
+    }
 }
 
 impl Link for Tun {
@@ -231,21 +310,27 @@ impl Link for Tun {
         self.capabilities
     }
 
-    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
+        if self.foreign_header.load(Ordering::Relaxed) {
+            self.check_header().map_err(ReceiveError::Lost)?;
+        }
         let mut spare = None;
         for count in 0..max {
             match self.read(&mut spare) {
                 Ok(Some(frame)) => frames.push(frame),
                 Ok(None) => return Ok(count),
-                // What was read first is delivered first; the next call meets the error again.
-                Err(_) if count > 0 => return Ok(count),
-                Err(errno) => return Err(self.error(errno)),
+                // The next call meets it again.
+                Err(ReceiveError::Gone(_)) if count > 0 => return Ok(count),
+                Err(error) => return Err(error),
             }
         }
         Ok(max)
     }
 
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
+        if self.foreign_header.load(Ordering::Relaxed) {
+            self.check_header().map_err(TransmitError::Refused)?;
+        }
         let header = self.header(packet).map_err(|why| {
             TransmitError::Refused(io::Error::new(io::ErrorKind::InvalidInput, why))
         })?;
@@ -255,18 +340,18 @@ impl Link for Tun {
             Ok(_) => Err(TransmitError::Refused(io::ErrorKind::WriteZero.into())),
             Err(Errno::AGAIN | Errno::NOBUFS) => Err(TransmitError::Full),
             Err(errno) if is_gone(errno) => Err(TransmitError::Gone(self.error(errno))),
-            Err(errno) => Err(TransmitError::Refused(errno.into())),
+            Err(errno) => {
+                let checked = self.check_header();
+                Err(TransmitError::Refused(
+                    checked.err().unwrap_or_else(|| self.error(errno)),
+                ))
+            }
         }
     }
 
-    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
-        let wanted = if writable {
-            PollFlags::IN | PollFlags::OUT
-        } else {
-            PollFlags::IN
-        };
+    fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
         let mut fds = [
-            PollFd::new(&self.fd, wanted),
+            PollFd::new(&self.fd, poll_flags(interest)),
             PollFd::new(&self.wake, PollFlags::IN),
         ];
         poll_until(&mut fds, deadline).map_err(|errno| self.error(errno))?;
@@ -307,7 +392,6 @@ impl AsFd for Tun {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::num::NonZeroU16;
 
     /// No TUN writes a part of a packet; a pipe that is nearly full does.
     #[test]
@@ -326,14 +410,18 @@ mod tests {
                 segment_v4: Some(65_535),
                 segment_v6: None,
             },
+            settings: None,
+            foreign_header: AtomicBool::new(false),
             wake: rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap(),
             woken: AtomicBool::new(false),
         };
+        let mut header = [0x45; 40];
+        (header[9], header[32]) = (PROTO_TCP, 0x50);
         let packet = Packet {
-            header: &[0x45; 40],
+            header: &header,
             payload: &[Buf::copy_of(&[7; 40_000])],
             ip_header_len: 20,
-            checksum: Checksum::Partial,
+            checksum: Checksum::partial_tcp(20),
             segment: NonZeroU16::new(1460),
         };
         tun.transmit(&packet).unwrap();

@@ -51,6 +51,7 @@
 
 mod registration;
 
+pub use crate::interest::Interest;
 pub use registration::Event;
 pub(crate) use registration::{Condition, Watched};
 
@@ -62,51 +63,12 @@ use registration::{Registration, Terms};
 use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
-use std::ops::BitOr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// A number of the program's that comes back in the events of a registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub usize);
-
-/// The conditions that a registration is told of. Ends of splices are told in any case.
-///
-/// ```
-/// use sosplice::socket::poller::Interest;
-/// assert_eq!(Interest::READABLE | Interest::WRITABLE, Interest::BOTH);
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Interest(u8);
-
-impl Interest {
-    /// The socket can be read, or the listener accepts.
-    pub const READABLE: Interest = Interest(1);
-    /// The socket can be written; a connection that was being made stands or has failed.
-    pub const WRITABLE: Interest = Interest(2);
-    /// Both.
-    pub const BOTH: Interest = Interest(3);
-    const NONE: Interest = Interest(0);
-
-    /// Whether they have a direction in common.
-    ///
-    /// ```
-    /// use sosplice::socket::poller::Interest;
-    /// assert!(Interest::BOTH.overlaps(Interest::READABLE));
-    /// assert!(!Interest::WRITABLE.overlaps(Interest::READABLE));
-    /// ```
-    pub const fn overlaps(self, other: Interest) -> bool {
-        self.0 & other.0 != 0
-    }
-}
-
-impl BitOr for Interest {
-    type Output = Interest;
-
-    fn bitor(self, other: Interest) -> Interest {
-        Interest(self.0 | other.0)
-    }
-}
 
 /// When a condition is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -28,6 +28,9 @@ impl Stack {
         let shared = self.shared();
         let queue = queue.map(|queue| shared.queue_number(queue)).transpose()?;
         let local = shared.source_of(from.ip(), to)?;
+        if shared.is_down(queue.unwrap_or(shared.first_up())) {
+            return Err(SoError::NetworkDown.into());
+        }
         let error = |kind, why| Err(io::Error::new(kind, why));
         if from.port() != 0 {
             let why = format!(
@@ -146,12 +149,19 @@ impl Shared {
             remote: SocketAddr::new(tuple.remote, tuple.remote_port),
         };
         let steered = self.queues[0].link.steer(&flow).filter(|one| *one < count);
+        let is_up = |queue: &usize| !self.queues[*queue].is_gone();
         let Some(steered) = steered else {
-            let turn = || self.dialled.fetch_add(1, Ordering::Relaxed) % count;
-            return wanted.or_else(|| u16::try_from(turn()).ok());
+            // They take turns, those whose link is gone left out.
+            let turn = self.dialled.fetch_add(1, Ordering::Relaxed);
+            let turns = (0..count).map(|next| (turn + next) % count);
+            let any = || turns.clone().find(is_up).unwrap_or(turn % count);
+            return wanted.or_else(|| u16::try_from(any()).ok());
         };
-        let steered = u16::try_from(steered).ok();
-        steered.filter(|steered| wanted.is_none_or(|wanted| wanted == *steered))
+        let home = u16::try_from(steered).ok();
+        match wanted {
+            Some(wanted) => home.filter(|home| wanted == *home),
+            None => home.filter(|_| is_up(&steered)),
+        }
     }
 
     /// Begins to connect from a port. `None`: the tuple is taken, maybe by a record in TIME-WAIT, or

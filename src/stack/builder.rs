@@ -15,6 +15,8 @@ use crate::clock::{self, Clock};
 use crate::error::Flavor;
 use crate::events::{Seldom, tell};
 use crate::keep_alive::KeepAlive;
+#[cfg(doc)]
+use crate::link::Checksum;
 use crate::link::{Capabilities, Frame, Link};
 use crate::lock::Mutex;
 use crate::tcp::limits::Limits;
@@ -709,7 +711,11 @@ impl Builder {
     /// waiting. It must not wait for anything that this stack is to do, and must not own a handle
     /// or a socket of it, which would keep the stack running for ever. A panic ends the driver, and
     /// with it every connection. IP lengths and the IPv4 header's checksum have been checked,
-    /// nothing behind the IP header has; see [`Frame::checksum_ok`].
+    /// nothing behind the IP header has. [`Frame::checksum`] says what is known of the transport checksum:
+    /// over a TUN with offload, that of what a program on this machine has sent is
+    /// [partial](Checksum::Partial). A protocol that verifies it gets
+    /// [`Frame::to_complete_vec`]; one that sends the frame on, or back, says of the packet what was said of
+    /// the frame.
     ///
     /// A stack of one's own that answers UDP:
     ///
@@ -723,18 +729,18 @@ impl Builder {
     /// let second = link.clone();
     /// let answer_udp = move |frame: &Frame| {
     ///     let mut packet = frame.to_vec();
-    ///     if packet[0] != 0x45 || packet[9] != 17 {
+    ///     if packet.len() < 28 || packet[0] != 0x45 || packet[9] != 17 {
     ///         return false;
     ///     }
-    ///     for i in 12..16 {
-    ///         packet.swap(i, i + 4); // back to where it came from
-    ///     }
+    ///     // Back to where it came from: addresses and ports change places, which changes no sum.
+    ///     packet[12..20].rotate_left(4);
+    ///     packet[20..24].rotate_left(2);
     ///     let answer = Packet {
     ///         header: &packet,
     ///         payload: &[],
     ///         ip_header_len: 20,
-    ///         checksum: Checksum::Complete,
-    ///         segment: None,
+    ///         checksum: frame.checksum,
+    ///         segment: frame.segment,
     ///     };
     ///     second.transmit(&answer).is_ok()
     /// };
@@ -745,7 +751,7 @@ impl Builder {
     ///
     /// let mut udp = [
     ///     0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0x66, 0xcb, 10, 0, 0, 2, 10, 0, 0, 1, // IPv4
-    ///     0, 7, 0, 7, 0, 12, 0, 0, b'e', b'c', b'h', b'o',
+    ///     0xc0, 0, 0, 7, 0, 12, 0, 0, b'e', b'c', b'h', b'o',
     /// ];
     /// far.transmit(&Packet {
     ///     header: &udp,
@@ -758,6 +764,7 @@ impl Builder {
     /// assert_eq!(stack.stats().frames_claimed, 1);
     /// let mut answers = Vec::new();
     /// assert_eq!(far.receive(&mut answers, 1)?, 1);
+    /// assert_eq!(answers[0].to_vec()[20..24], [0, 7, 0xc0, 0]);
     /// assert_eq!(answers[0].to_vec()[28..], *b"echo");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -920,6 +927,8 @@ impl Builder {
             syns_dropped: Seldom::new(epoch),
             segments_dropped: Seldom::new(epoch),
             cookies_sent: Seldom::new(epoch),
+            frames_lost: Seldom::new(epoch),
+            packets_refused: Seldom::new(epoch),
         });
         tell!(info, "stack", ?addresses, mtu = caps.mtu, "stack up");
         let numbers = (0..).take(shared.queues.len());

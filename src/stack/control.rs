@@ -71,16 +71,12 @@ pub(super) fn answer(link: &dyn Link, tuple: &Tuple, header: &Header) -> bool {
     let len = wire::compose(&mut out, from, to, header, 0);
     let ip_header_len = tuple.ip_header_len();
     let partial = link.capabilities().checksum;
-    wire::finish(&mut out[..len], ip_header_len, std::iter::empty(), partial);
+    let checksum = wire::finish(&mut out[..len], ip_header_len, std::iter::empty(), partial);
     let packet = Packet {
         header: &out[..len],
         payload: &[],
         ip_header_len,
-        checksum: if partial {
-            Checksum::Partial
-        } else {
-            Checksum::Complete
-        },
+        checksum,
         segment: None,
     };
     link.transmit(&packet).is_ok()

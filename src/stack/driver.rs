@@ -8,6 +8,7 @@
 //! connections that wait for room in the link.
 
 use super::Shared;
+use super::backoff::Backoff;
 use super::control;
 use super::listener::Listening;
 use super::passive::Begun;
@@ -18,7 +19,7 @@ use crate::buf;
 use crate::busy::Busy;
 use crate::error::SoError;
 use crate::events::tell;
-use crate::link::{Frame, Link};
+use crate::link::{Frame, Interest, Link, ReceiveError};
 use crate::run_list::{self, Budget};
 use crate::sync::{Protection, intact};
 use crate::tcp::conn::{Conn, Runner};
@@ -47,7 +48,7 @@ const LINGER: Duration = Duration::from_secs(5);
 /// Runs a stack that was built with [`manual`](super::Builder::manual): call by call, or beside others in
 /// a thread ([`run_all`](Self::run_all)).
 /// Dropping it ends every connection with [`NetworkDown`](crate::error::SoError::NetworkDown), also if
-/// the stack has others.
+/// the stack has others, unless its link was gone before.
 #[derive(Debug)]
 pub struct Driver {
     shared: Arc<Shared>,
@@ -60,12 +61,18 @@ pub struct Driver {
     full: u32,
     /// Segments of this batch, and their payload. They are counted together.
     segments: (u64, u64),
+    backoff: Backoff,
+    /// Refused packets of which was told.
+    refused: u64,
     busy: Arc<Busy>,
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.shared.go_down();
+        // One whose link is gone has ended by itself, and leaves the others be.
+        if !self.home().is_gone() {
+            self.shared.go_down();
+        }
         buf::give_back();
     }
 }
@@ -82,6 +89,8 @@ impl Driver {
             strangers: 0,
             full: 0,
             segments: (0, 0),
+            backoff: Backoff::default(),
+            refused: 0,
             busy,
         }
     }
@@ -98,10 +107,13 @@ impl Driver {
 
     /// Does what there is to do now, within a bound. `false` if there was nothing.
     ///
+    /// A frame that the link could not receive is counted ([`Stats::receive_errors`](super::Stats)), and no
+    /// error.
+    ///
     /// # Errors
-    /// If the link is gone. All connections have ended with
-    /// [`NetworkDown`](crate::error::SoError::NetworkDown), and so do all further calls, of the stack's
-    /// other drivers too.
+    /// If the link is gone. All connections of its queue have ended with
+    /// [`NetworkDown`](crate::error::SoError::NetworkDown), and so do all further calls. If there are
+    /// other queues, they go on, with their drivers; with the last one the stack is down.
     pub fn run_once(&mut self) -> io::Result<bool> {
         let done = self
             .batch()
@@ -115,20 +127,16 @@ impl Driver {
     /// As [`run_once`](Self::run_once): how many frames there were, and whether anything else.
     fn batch(&mut self) -> io::Result<(usize, bool)> {
         // What has failed stays so, also if the link has changed its mind.
-        if self.shared.down.load(Ordering::SeqCst) {
+        if self.shared.is_down(self.queue) {
             return Err(SoError::NetworkDown.into());
         }
         let _at_work = buf::at_work();
         let home = &self.shared.queues[usize::from(self.queue)];
         home.piece.store(ring::of_this_thread(), Ordering::Relaxed);
-        let link = &home.link;
-        if let Err(gone) = link.receive(&mut self.frames, BATCH) {
-            tell!(warn, "stack", error = %gone, "link gone");
-            self.shared.go_down();
-            return Err(gone);
-        }
-        let now = self.shared.now();
         let mut frames = std::mem::take(&mut self.frames);
+        self.receive(&mut frames, BATCH)
+            .map_err(|gone| self.link_gone(gone))?;
+        let now = self.shared.now();
         let mut received = frames.len();
         let budget = if self.lags(&frames) {
             Budget::LAGGING_DRIVER
@@ -145,7 +153,7 @@ impl Driver {
                 if received < BATCH || wanted == 0 || gone.is_some() {
                     break;
                 }
-                gone = self.home().link.receive(&mut frames, wanted).err();
+                gone = self.receive(&mut frames, wanted).err();
                 received += frames.len();
                 frames.drain(..).for_each(|frame| self.input(frame, now));
             }
@@ -164,11 +172,60 @@ impl Driver {
             self.serve_agenda(now)
         });
         self.frames = frames;
-        if let Some(gone) = gone {
-            self.shared.go_down();
-            return Err(gone);
+        self.tell_of_refusals(now);
+        match gone {
+            Some(gone) => Err(self.link_gone(gone)),
+            None => Ok((received, worked)),
         }
-        Ok((received, worked))
+    }
+
+    /// Receives, unless the link is left alone for a while. A lost frame is no error; what comes with it is
+    /// received all the same.
+    fn receive(&mut self, frames: &mut Vec<Frame>, max: usize) -> io::Result<()> {
+        if self.backoff.holds(|| self.shared.now()) {
+            return Ok(());
+        }
+        let before = frames.len();
+        match self.home().link.receive(frames, max) {
+            Ok(_) => {}
+            Err(ReceiveError::Gone(gone)) => return Err(gone),
+            Err(ReceiveError::Lost(error)) => {
+                let now = self.shared.now();
+                self.frame_lost(&error, now);
+                if frames.len() == before {
+                    self.backoff.failed(now);
+                    return Ok(());
+                }
+            }
+        }
+        self.backoff.succeeded();
+        Ok(())
+    }
+
+    fn frame_lost(&self, error: &io::Error, now: Instant) {
+        self.shared.received.lost.add(1);
+        if self.shared.frames_lost.is_due(now) {
+            let so_far = self.shared.received.lost.get();
+            tell!(warn, "stack", %error, queue = self.queue, so_far, "frame lost: the link failed to receive it");
+        }
+    }
+
+    /// Who transmits cannot tell of it: he holds a lock.
+    fn tell_of_refusals(&mut self, now: Instant) {
+        let so_far = self.home().link.refused();
+        if so_far == self.refused || !self.shared.packets_refused.is_due(now) {
+            return;
+        }
+        self.refused = so_far;
+        if let Some(error) = self.home().link.take_refusal() {
+            tell!(warn, "stack", %error, queue = self.queue, so_far, "packet lost: the link refused it");
+        }
+    }
+
+    fn link_gone(&self, gone: io::Error) -> io::Error {
+        tell!(warn, "stack", error = %gone, queue = self.queue, "link gone");
+        self.shared.queue_gone(self.queue);
+        gone
     }
 
     /// Adds the segments of a batch to the counters.
@@ -195,12 +252,48 @@ impl Driver {
     /// When [`run_once`](Self::run_once) has something to do, if no frame arrives before.
     pub fn next_deadline(&self) -> Option<Instant> {
         let timer = self.home().agenda.lock().next();
-        timer.into_iter().chain(self.next_expiry()).min()
+        let retry = self.backoff.until();
+        let all = timer.into_iter().chain(self.next_expiry());
+        all.chain(retry).min()
+    }
+
+    /// What its link is to be [waited for](Link::wait) before the next [`run_once`](Self::run_once): to be
+    /// readable, unless it has just failed to receive a frame; to be writable, if a connection waits for
+    /// room.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::{Interest, memory}};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let (stack, mut driver) = Stack::builder(link).address("10.0.0.1/24".parse()?).manual()?;
+    /// driver.run_once()?;
+    /// assert_eq!(driver.interest(), Interest::READABLE);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn interest(&self) -> Interest {
+        let blocked = self.home().agenda.lock().has_blocked();
+        self.interest_if(blocked)
+    }
+
+    fn interest_if(&self, blocked: bool) -> Interest {
+        let readable = match self.backoff.until() {
+            Some(_) => Interest::NONE,
+            None => Interest::READABLE,
+        };
+        let writable = match blocked {
+            true => Interest::WRITABLE,
+            false => Interest::NONE,
+        };
+        readable | writable
+    }
+
+    /// Whether it forgets what is no connection.
+    fn is_first(&self) -> bool {
+        self.shared.first_up() == self.queue
     }
 
     /// When something that is no connection is forgotten, which the first driver does.
     fn next_expiry(&self) -> Option<Instant> {
-        if self.queue != 0 {
+        if !self.is_first() {
             return None;
         }
         let held = self.shared.held.lock().next();
@@ -218,7 +311,7 @@ impl Driver {
         {
             conn.resume();
         }
-        if self.queue == 0 {
+        if self.is_first() {
             self.shared.table.expire(now);
             self.shared.expire_syns(now);
         }
@@ -538,9 +631,9 @@ impl Running {
         Turn::Busy
     }
 
-    /// The driver is about to sleep: until when at most, and whether for room in the link too. `None`:
-    /// there is something to do after all.
-    pub(super) fn fall_asleep(&self) -> Option<(Option<Instant>, bool)> {
+    /// The driver is about to sleep: until when at most, and what for besides. `None`: there is something to
+    /// do after all.
+    pub(super) fn fall_asleep(&self) -> Option<(Option<Instant>, Interest)> {
         let agenda = &self.driver.home().agenda;
         let too_early = (!intact(Protection::SleepFirst)).then(|| self.driver.next_expiry());
         let (timer, blocked) = {
@@ -557,8 +650,14 @@ impl Running {
         }
         buf::give_back();
         self.driver.busy.sleep(self.driver.shared.now());
-        let deadline = timer.into_iter().chain(expiry).chain(self.until).min();
-        Some((deadline, blocked))
+        let retry = self.driver.backoff.until();
+        let all = timer.into_iter().chain(expiry).chain(self.until);
+        Some((all.chain(retry).min(), self.driver.interest_if(blocked)))
+    }
+
+    /// What the link's `wait` has come to. `false`: the link is gone.
+    pub(super) fn waited(&self, result: io::Result<()>) -> bool {
+        result.map_err(|gone| self.driver.link_gone(gone)).is_ok()
     }
 
     pub(super) fn wake_up(&self) {
@@ -568,11 +667,11 @@ impl Running {
 
     /// Sleeps until there is something to do. `false`: the link is gone.
     fn sleep(&self) -> bool {
-        let Some((deadline, writable)) = self.fall_asleep() else {
+        let Some((deadline, interest)) = self.fall_asleep() else {
             return true;
         };
-        let result = self.link().wait(writable, deadline);
+        let result = self.link().wait(interest, deadline);
         self.wake_up();
-        result.is_ok()
+        self.waited(result)
     }
 }

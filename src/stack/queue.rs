@@ -22,13 +22,15 @@
 //! 4. Whatever a driver has seen in the table may be gone, or another of the same tuple, when it acts
 //!    on it. So half-open connections are known by the number of their socket, and a record in
 //!    TIME-WAIT is taken out only if it is the one that was seen.
-//! 5. The first driver forgets what is no connection when its time is over (TIME-WAIT, held SYNs).
-//!    Falling asleep, it says so first and looks for the next such time then; who adds one looks whether
-//!    it sleeps after that, and wakes it. So no such time is missed.
-//! 6. A driver ends when its link fails, when it is dropped, or when nobody needs the stack any more;
-//!    the stack goes down with the first, and that wakes the others, which end too. What a driver puts
-//!    into the table, it puts there before it asks whether the stack is down, and the stack is down
-//!    before the table is walked: one of them finds the connection.
+//! 5. The first driver whose link is there forgets what is no connection when its time is over
+//!    (TIME-WAIT, held SYNs). Falling asleep, it says so first and looks for the next such time then; who
+//!    adds one looks whether it sleeps after that, and wakes it. So no such time is missed. A queue that
+//!    goes is marked before the others' drivers are woken, so that the next first one finds what was added.
+//! 6. A driver ends when its link is gone: with it end the connections whose home the queue is, and the
+//!    other queues go on. It also ends when it is dropped, or when the stack is needed no longer; then, and
+//!    with the last queue, the stack goes down, which wakes the other drivers, and they end too. What a
+//!    driver puts into the table, it puts there before it asks whether the queue or the stack is down, and
+//!    that is marked before the table is walked: one of them finds the connection.
 //!
 //! Locks: the agenda, a leaf.
 
@@ -38,13 +40,15 @@ use crate::link::Link;
 use crate::lock::{LEAF, Mutex};
 use crate::tcp::host::{Counter, Counters};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 /// See the module. Drivers on several processors do not share a line of memory here.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Queue {
     pub(super) link: Uplink,
+    /// The link is gone: nothing begins here, and what was here has ended.
+    pub(super) gone: AtomicBool,
     pub(crate) agenda: Mutex<Agenda, LEAF>,
     /// What its connections count.
     pub(super) counters: Counters,
@@ -59,12 +63,17 @@ impl Queue {
     pub(super) fn new(link: Arc<dyn Link>) -> Queue {
         Queue {
             link: Uplink::new(link),
+            gone: AtomicBool::new(false),
             agenda: Mutex::default(),
             counters: Counters::default(),
             frames: Counter::default(),
             astray: Counter::default(),
             piece: AtomicU8::new(0),
         }
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
     }
 
     pub(super) fn wake_if(&self, needed: bool) {

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 /// What a stack did not take of what it has received.
 #[derive(Debug, Default)]
 pub(crate) struct Received {
+    /// Frames that a link could not receive.
+    pub(crate) lost: Counter,
     /// Dropped by the parser, by reason.
     pub(crate) malformed: Counter,
     pub(crate) fragments: Counter,
@@ -112,6 +114,12 @@ pub struct Stats {
     pub time_wait_reused: u64,
     /// Frames received.
     pub frames_received: u64,
+    /// Errors of the link that each cost a received frame
+    /// ([`ReceiveError::Lost`](crate::link::ReceiveError)).
+    pub receive_errors: u64,
+    /// Packets that the link refused for good ([`TransmitError::Refused`](crate::link::TransmitError)):
+    /// those of connections, which are in [`segments_lost`](Self::segments_lost) too, and answers.
+    pub transmit_errors: u64,
     /// Frames dropped because of lengths or versions that make no sense.
     pub frames_malformed: u64,
     /// IP fragments, which are dropped.

@@ -2,7 +2,7 @@
 
 use super::driver::{Driver, Running, Turn};
 use crate::clock::{Clock, SystemClock};
-use crate::link::{Link, poll_until};
+use crate::link::{Interest, Link, poll_flags, poll_until};
 use rustix::event::{PollFd, PollFlags};
 use smallvec::SmallVec;
 use std::io;
@@ -67,8 +67,8 @@ fn sleep(running: &mut Vec<Running>) -> io::Result<()> {
     let asleep: SmallVec<[_; 4]> = running.iter().map_while(Running::fall_asleep).collect();
     let result = if asleep.len() == running.len() {
         let deadline = asleep.iter().filter_map(|(deadline, _)| *deadline).min();
-        let writable = asleep.iter().map(|(_, writable)| *writable);
-        wait(running, writable, deadline)
+        let interests = asleep.iter().map(|(_, interest)| *interest);
+        wait(running, interests, deadline)
     } else {
         Ok(SmallVec::new())
     };
@@ -77,7 +77,7 @@ fn sleep(running: &mut Vec<Running>) -> io::Result<()> {
     running.retain(|one| {
         // What a link does about being woken, and whether it is gone, is in its own wait.
         let call = called.next().unwrap_or(false);
-        !call || one.link().wait(false, Some(SystemClock.now())).is_ok()
+        !call || one.waited(one.link().wait(Interest::NONE, Some(SystemClock.now())))
     });
     Ok(())
 }
@@ -85,20 +85,15 @@ fn sleep(running: &mut Vec<Running>) -> io::Result<()> {
 /// Waits for all links. Says of each whether its own `wait` has something to do about it.
 fn wait(
     running: &[Running],
-    writable: impl Iterator<Item = bool>,
+    interests: impl Iterator<Item = Interest>,
     deadline: Option<Instant>,
 ) -> io::Result<SmallVec<[bool; 4]>> {
     let mut fds: SmallVec<[PollFd<'_>; 8]> = SmallVec::new();
-    for (one, writable) in running.iter().zip(writable) {
+    for (one, interest) in running.iter().zip(interests) {
         let Some([device, wake]) = one.link().descriptors() else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        let out = if writable {
-            PollFlags::OUT
-        } else {
-            PollFlags::empty()
-        };
-        fds.push(PollFd::from_borrowed_fd(device, PollFlags::IN | out));
+        fds.push(PollFd::from_borrowed_fd(device, poll_flags(interest)));
         fds.push(PollFd::from_borrowed_fd(wake, PollFlags::IN));
     }
     poll_until(&mut fds, deadline)?;
@@ -112,7 +107,7 @@ fn wait(
 mod tests {
     use super::*;
     use crate::Stack;
-    use crate::link::{Capabilities, Frame, Packet, TransmitError};
+    use crate::link::{Capabilities, Frame, Packet, ReceiveError, TransmitError};
     use rustix::fd::{AsFd, BorrowedFd};
     use std::os::unix::net::UnixDatagram;
     use std::time::Duration;
@@ -130,13 +125,13 @@ mod tests {
                 segment_v6: None,
             }
         }
-        fn receive(&self, _frames: &mut Vec<Frame>, _max: usize) -> io::Result<usize> {
+        fn receive(&self, _frames: &mut Vec<Frame>, _max: usize) -> Result<usize, ReceiveError> {
             Ok(0)
         }
         fn transmit(&self, _packet: &Packet<'_>) -> Result<(), TransmitError> {
             Err(TransmitError::Full)
         }
-        fn wait(&self, _writable: bool, _deadline: Option<Instant>) -> io::Result<()> {
+        fn wait(&self, _interest: Interest, _deadline: Option<Instant>) -> io::Result<()> {
             Ok(())
         }
         fn wake(&self) {}
@@ -156,7 +151,8 @@ mod tests {
         let (short, content) = (running(), running());
         let start = SystemClock.now();
         let limit = start + Duration::from_secs(60);
-        let called = wait(&[content, short], [false, true].into_iter(), Some(limit)).unwrap();
+        let interests = [Interest::READABLE, Interest::BOTH].into_iter();
+        let called = wait(&[content, short], interests, Some(limit)).unwrap();
         assert!(SystemClock.now() < limit, "it waited for something else");
         assert_eq!(&called[..], [false, false]);
     }
@@ -166,7 +162,8 @@ mod tests {
         let start = SystemClock.now();
         let deadline = start + Duration::from_millis(20);
         let all = [running(), running()];
-        wait(&all, [false, false].into_iter(), Some(deadline)).unwrap();
+        let interests = [Interest::READABLE; 2].into_iter();
+        wait(&all, interests, Some(deadline)).unwrap();
         assert!(SystemClock.now() >= deadline);
     }
 }

@@ -46,7 +46,7 @@ use table::Entry;
 
 /// Time that only moves when told to.
 #[derive(Debug)]
-struct TestClock(Mutex<Instant, LEAF>);
+pub(super) struct TestClock(pub(super) Mutex<Instant, LEAF>);
 
 impl Clock for TestClock {
     fn now(&self) -> Instant {

@@ -1,9 +1,12 @@
 //! A stack's link, as the stack sees it: one of which any call has said that it is gone is gone.
 //!
-//! Who transmits holds a connection's lock and cannot end the stack. So the word is left here; the
-//! driver, which it wakes, hears it as soon as what had arrived before is received. No locks.
+//! Who transmits holds a connection's lock and cannot end the stack. So the error is left here; the
+//! driver, which it wakes, ends the queue as soon as what had arrived before is received. A packet that was
+//! refused is counted here, and the driver tells of it. Locks: a leaf, when a packet was refused.
 
-use crate::link::{Capabilities, Flow, Frame, Link, Packet, TransmitError};
+use crate::link::{Capabilities, Flow, Frame, Interest, Link, Packet, ReceiveError, TransmitError};
+use crate::lock::{LEAF, Mutex};
+use crate::tcp::host::Counter;
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -13,6 +16,10 @@ pub(super) struct Uplink {
     link: Arc<dyn Link>,
     /// What a `transmit` said of the link's end.
     gone: OnceLock<io::Error>,
+    /// Packets that were refused for good.
+    refused: Counter,
+    /// Why the last one was.
+    refusal: Mutex<Option<io::Error>, LEAF>,
 }
 
 impl Uplink {
@@ -20,7 +27,19 @@ impl Uplink {
         Uplink {
             link,
             gone: OnceLock::new(),
+            refused: Counter::default(),
+            refusal: Mutex::default(),
         }
+    }
+
+    /// Packets that were refused for good.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.get()
+    }
+
+    /// Why the last of them was, said once.
+    pub(super) fn take_refusal(&self) -> Option<io::Error> {
+        self.refusal.lock().take()
     }
 }
 
@@ -33,27 +52,31 @@ impl Link for Uplink {
         self.link.capabilities()
     }
 
-    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
         let count = self.link.receive(frames, max)?;
         match self.gone.get() {
-            Some(gone) if count == 0 => Err(copy_of(gone)),
+            Some(gone) if count == 0 => Err(ReceiveError::Gone(copy_of(gone))),
             _ => Ok(count),
         }
     }
 
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
         let result = self.link.transmit(packet);
-        if let Err(TransmitError::Gone(error)) = result {
-            if self.gone.set(copy_of(&error)).is_ok() {
+        match &result {
+            Err(TransmitError::Gone(error)) if self.gone.set(copy_of(error)).is_ok() => {
                 self.link.wake();
             }
-            return Err(TransmitError::Gone(error));
+            Err(TransmitError::Refused(error)) => {
+                self.refused.add(1);
+                *self.refusal.lock() = Some(copy_of(error));
+            }
+            _ => {}
         }
         result
     }
 
-    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
-        self.link.wait(writable, deadline)
+    fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
+        self.link.wait(interest, deadline)
     }
 
     fn wake(&self) {
@@ -73,8 +96,6 @@ impl Link for Uplink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buf::{Buf, Gather};
-    use crate::lock::{LEAF, Mutex};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// Has one frame, sends nothing.
@@ -88,21 +109,17 @@ mod tests {
         fn capabilities(&self) -> Capabilities {
             unreachable!("nobody asks")
         }
-        fn receive(&self, frames: &mut Vec<Frame>, _max: usize) -> io::Result<usize> {
+        fn receive(&self, frames: &mut Vec<Frame>, _max: usize) -> Result<usize, ReceiveError> {
             if std::mem::replace(&mut *self.given.lock(), true) {
                 return Ok(0);
             }
-            frames.push(Frame {
-                head: Buf::copy_of(b"frame"),
-                rest: Gather::new(),
-                checksum_ok: false,
-            });
+            frames.push(Frame::new(b"frame"));
             Ok(1)
         }
         fn transmit(&self, _packet: &Packet<'_>) -> Result<(), TransmitError> {
             Err(TransmitError::Gone(io::Error::other("pulled")))
         }
-        fn wait(&self, _writable: bool, _deadline: Option<Instant>) -> io::Result<()> {
+        fn wait(&self, _interest: Interest, _deadline: Option<Instant>) -> io::Result<()> {
             Ok(())
         }
         fn wake(&self) {
@@ -129,6 +146,6 @@ mod tests {
         let mut frames = Vec::new();
         assert_eq!(uplink.receive(&mut frames, 9).ok(), Some(1));
         let gone = uplink.receive(&mut frames, 9).unwrap_err();
-        assert_eq!(gone.to_string(), "pulled");
+        assert_eq!(gone.to_string(), "the link is gone: pulled");
     }
 }

@@ -54,7 +54,7 @@ pub(crate) fn parse(frame: &Frame, ip_header_len: usize) -> Option<IcmpError> {
         trouble_v6(icmp)
     }?;
     let (from, to) = wire::addresses(&all);
-    if !frame.checksum_ok && !wire::icmp_checksum_holds(from, to, icmp) {
+    if !frame.checksum.is_vouched_for() && !wire::icmp_checksum_holds(from, to, icmp) {
         return None;
     }
     let (tuple, seq) = quoted(&icmp[HEADER..], v4)?;

@@ -6,7 +6,7 @@
 
 use super::options::HOP_LIMIT;
 use crate::buf::Gather;
-use crate::link::Frame;
+use crate::link::{self, Frame};
 use internet_checksum::Checksum;
 use smallvec::{Array, SmallVec};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -165,7 +165,9 @@ fn parse_ipv4(frame: &Frame) -> Result<IpPacket, Malformed> {
     if total_len < header_len || total_len > frame.len() {
         return Err(Malformed::Header);
     }
-    if !frame.checksum_ok && internet_checksum::checksum(&head[..header_len]) != [0, 0] {
+    if !frame.checksum.is_vouched_for()
+        && internet_checksum::checksum(&head[..header_len]) != [0, 0]
+    {
         return Err(Malformed::Checksum);
     }
     // More-fragments flag or an offset.
@@ -226,7 +228,7 @@ fn parse_tcp(frame: Frame, ip: &IpPacket) -> Result<Segment, Malformed> {
     if tuple.local_port == 0 || tuple.remote_port == 0 {
         return Err(Malformed::Address);
     }
-    if !frame.checksum_ok && !checksum_holds(&frame, ip) {
+    if !frame.checksum.is_vouched_for() && !checksum_holds(&frame, ip) {
         return Err(Malformed::Checksum);
     }
     let flags = head[13];
@@ -505,7 +507,7 @@ pub(crate) fn finish<'a>(
     ip_header_len: usize,
     payload: impl Iterator<Item = &'a [u8]> + Clone,
     partial: bool,
-) {
+) -> link::Checksum {
     if ip_header_len == IPV4_HEADER {
         header[10..12].fill(0);
         let sum = internet_checksum::checksum(&header[..ip_header_len]);
@@ -525,6 +527,10 @@ pub(crate) fn finish<'a>(
         sum.checksum()
     };
     tcp[TCP_CHECKSUM..TCP_CHECKSUM + 2].copy_from_slice(&field);
+    match u16::try_from(ip_header_len) {
+        Ok(start) if partial => link::Checksum::partial_tcp(start),
+        _ => link::Checksum::Complete,
+    }
 }
 
 pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
@@ -547,11 +553,17 @@ mod tests {
     use crate::buf::Buf;
     use proptest::prelude::*;
 
-    fn frame(bytes: &[u8], checksum_ok: bool) -> Frame {
+    fn checksum(vouched: bool) -> link::Checksum {
+        match vouched {
+            true => link::Checksum::Verified,
+            false => link::Checksum::Complete,
+        }
+    }
+
+    fn frame(bytes: &[u8], vouched: bool) -> Frame {
         Frame {
-            head: Buf::copy_of(bytes),
-            rest: Gather::new(),
-            checksum_ok,
+            checksum: checksum(vouched),
+            ..Frame::new(bytes)
         }
     }
 
@@ -645,7 +657,7 @@ mod tests {
             }
             let cut = cut.min(bytes.len());
             let rest = Gather::from_iter([Buf::copy_of(&bytes[cut..])]);
-            let frame = Frame { head: Buf::copy_of(&bytes[..cut]), rest, checksum_ok: vouched };
+            let frame = Frame { rest, ..frame(&bytes[..cut], vouched) };
             drop(parse(frame));
         }
     }

@@ -2,8 +2,8 @@
 
 use super::*;
 use sosplice::error::SoError;
-use sosplice::link::{Capabilities, Frame, Link, Packet, TransmitError};
-use sosplice::socket::poller::{Events, Interest, Mode, Poller, Token};
+use sosplice::link::{Capabilities, Frame, Interest, Link, Packet, ReceiveError, TransmitError};
+use sosplice::socket::poller::{Events, Mode, Poller, Token};
 use sosplice::splice::{Cause, Dispatch, Options};
 use sosplice::{DecidingListener, Intercept, local};
 use std::io::{self, ErrorKind};
@@ -52,17 +52,17 @@ impl Link for Failing {
     fn capabilities(&self) -> Capabilities {
         self.link.capabilities()
     }
-    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
-        self.look(Call::Receive)?;
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
+        self.look(Call::Receive).map_err(ReceiveError::Gone)?;
         self.link.receive(frames, max)
     }
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
         self.look(Call::Transmit).map_err(TransmitError::Gone)?;
         self.link.transmit(packet)
     }
-    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
+    fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
         self.look(Call::Wait)?;
-        self.link.wait(writable, deadline)?;
+        self.link.wait(interest, deadline)?;
         self.look(Call::Wait)
     }
     fn wake(&self) {

@@ -10,8 +10,8 @@
 use crate::clock::SetClock;
 use sosplice::clock::Clock;
 use sosplice::link::memory::{self, MemoryLink};
-use sosplice::link::{Capabilities, Frame, Link, Packet, TransmitError};
-use sosplice::socket::poller::{Events, Interest, Mode, Poller, Token};
+use sosplice::link::{Capabilities, Frame, Interest, Link, Packet, ReceiveError, TransmitError};
+use sosplice::socket::poller::{Events, Mode, Poller, Token};
 use sosplice::splice::{Cause, Dispatch, Options, Splice, SplicePool};
 use sosplice::stack::{Driver, Stats};
 use sosplice::{Stack, TcpListener, TcpStream};
@@ -81,9 +81,9 @@ impl Link for Faulty {
         self.link.capabilities()
     }
 
-    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
         match self.fault(&self.received, &[Fault::Receive, Fault::Single]) {
-            Some(Fault::Receive) => Err(pulled()),
+            Some(Fault::Receive) => Err(ReceiveError::Gone(pulled())),
             Some(_) => self.link.receive(frames, max.min(1)),
             None => self.link.receive(frames, max),
         }
@@ -105,7 +105,7 @@ impl Link for Faulty {
         self.link.transmit(packet)
     }
 
-    fn wait(&self, _writable: bool, _deadline: Option<Instant>) -> io::Result<()> {
+    fn wait(&self, _interest: Interest, _deadline: Option<Instant>) -> io::Result<()> {
         unreachable!("drivers are run by hand")
     }
 

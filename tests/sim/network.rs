@@ -4,10 +4,11 @@
 use crate::clock::SetClock;
 use crate::trace::Trace;
 use fastrand::Rng;
-use sosplice::buf::Buf;
 use sosplice::clock::Clock;
-use sosplice::link::{Capabilities, Checksum, Frame, Link, Packet, TransmitError};
-use std::cmp::Reverse;
+use sosplice::link::{
+    Capabilities, Checksum, Frame, Interest, Link, Packet, ReceiveError, TransmitError,
+};
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -54,12 +55,24 @@ impl Path {
 }
 
 /// What happens at some time: something reaches an end, or only an end's queue has room again.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, PartialEq, Eq)]
 struct Event {
     at: Instant,
     serial: u64,
     end: usize,
-    packet: Option<(Vec<u8>, bool)>,
+    packet: Option<(Vec<u8>, Checksum)>,
+}
+
+impl Ord for Event {
+    fn cmp(&self, other: &Event) -> Ordering {
+        (self.at, self.serial).cmp(&(other.at, other.serial))
+    }
+}
+
+impl PartialOrd for Event {
+    fn partial_cmp(&self, other: &Event) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 #[derive(Debug)]
@@ -147,12 +160,11 @@ impl Network {
             let Some(Reverse(event)) = state.events.pop() else {
                 break;
             };
-            if let Some((bytes, checksum_ok)) = event.packet {
+            if let Some((bytes, checksum)) = event.packet {
                 self.trace.packet(self.name, ">|", event.end, &bytes);
                 state.inboxes[event.end].push_back(Frame {
-                    head: Buf::copy_of(&bytes),
-                    rest: Default::default(),
-                    checksum_ok,
+                    checksum,
+                    ..Frame::new(&bytes)
                 });
             }
         }
@@ -171,7 +183,7 @@ impl Network {
 }
 
 impl State {
-    fn push(&mut self, at: Instant, end: usize, packet: Option<(Vec<u8>, bool)>) {
+    fn push(&mut self, at: Instant, end: usize, packet: Option<(Vec<u8>, Checksum)>) {
         self.serial += 1;
         self.events.push(Reverse(Event {
             at,
@@ -213,7 +225,7 @@ impl State {
         &mut self,
         from: usize,
         mut bytes: Vec<u8>,
-        vouched: bool,
+        checksum: Checksum,
         since: Duration,
         departure: Instant,
     ) {
@@ -224,7 +236,7 @@ impl State {
         {
             let error = too_big(&bytes, mtu);
             let at = self.arrival(from, departure);
-            self.push(at, from, Some((error, false)));
+            self.push(at, from, Some((error, Checksum::Complete)));
             return;
         }
         let parted = path
@@ -236,15 +248,15 @@ impl State {
         }
         if self.chance(path.duplication) {
             let at = self.arrival(from, departure);
-            self.push(at, 1 - from, Some((bytes.clone(), vouched)));
+            self.push(at, 1 - from, Some((bytes.clone(), checksum)));
         }
         // What the link vouches for is not looked at again.
-        if !vouched && self.chance(path.corruption) {
+        if !checksum.is_vouched_for() && self.chance(path.corruption) {
             let (at, bit) = (self.rng.usize(0..bytes.len()), self.rng.u32(0..8));
             bytes[at] ^= 1 << bit;
         }
         let at = self.arrival(from, departure);
-        self.push(at, 1 - from, Some((bytes, vouched)));
+        self.push(at, 1 - from, Some((bytes, checksum)));
     }
 }
 
@@ -253,7 +265,7 @@ impl Link for End {
         self.capabilities
     }
 
-    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
         let mut state = self.network.lock();
         let most = state.rng.usize(1..=max);
         let inbox = &mut state.inboxes[self.index];
@@ -280,15 +292,14 @@ impl Link for End {
             return Ok(());
         };
         network.trace.packet(network.name, "|>", self.index, &bytes);
-        let vouched = packet.checksum == Checksum::Partial;
         let since = now - network.clock.start();
         for piece in cut(packet, bytes) {
-            state.carry(self.index, piece, vouched, since, departure);
+            state.carry(self.index, piece, packet.checksum, since, departure);
         }
         Ok(())
     }
 
-    fn wait(&self, _writable: bool, _deadline: Option<Instant>) -> io::Result<()> {
+    fn wait(&self, _interest: Interest, _deadline: Option<Instant>) -> io::Result<()> {
         Ok(())
     }
 

@@ -8,12 +8,25 @@
 use rustix::fd::BorrowedFd;
 use rustix::io::Result;
 use rustix::ioctl::{IntegerSetter, Opcode, Setter, Updater, ioctl, opcode};
-use std::ffi::c_int;
+use std::ffi::{c_int, c_uint};
 
+const TUNGETIFF: Opcode = opcode::read::<c_uint>(b'T', 210);
+const TUNGETVNETHDRSZ: Opcode = opcode::read::<c_int>(b'T', 215);
 const TUNSETIFF: Opcode = opcode::write::<c_int>(b'T', 202);
 const TUNSETOFFLOAD: Opcode = opcode::write::<c_int>(b'T', 208);
 const TUNSETVNETHDRSZ: Opcode = opcode::write::<c_int>(b'T', 216);
 const SIOCGIFMTU: Opcode = 0x8921;
+const SIOCETHTOOL: Opcode = 0x8946;
+
+const ETHTOOL_GSTRINGS: u32 = 0x1b;
+const ETHTOOL_GSSET_INFO: u32 = 0x37;
+const ETHTOOL_GFEATURES: u32 = 0x3a;
+/// The set of strings that are the names of features.
+const ETH_SS_FEATURES: u32 = 4;
+/// Length of each, in bytes.
+const ETH_GSTRING_LEN: usize = 32;
+/// More than there are: a kernel keeps them in a word of 64 bits.
+const FEATURES: usize = 128;
 
 /// A TUN: IP packets, no link header.
 pub(super) const IFF_TUN: u16 = 0x0001;
@@ -30,6 +43,19 @@ pub(super) const TUN_F_CSUM: u32 = 1;
 pub(super) const TUN_F_TSO4: u32 = 2;
 /// The reader takes TCP/IPv6 super-frames.
 pub(super) const TUN_F_TSO6: u32 = 4;
+/// The reader takes such super-frames with ECN's CWR flag.
+const TUN_F_TSO_ECN: u32 = 8;
+/// The reader takes UDP super-frames over IPv4 and over IPv6: the kernel wants both or none.
+const TUN_F_USO: u32 = 0x20 | 0x40;
+
+/// What the kernel's features of a device say of what its reader has asked for.
+const OFFLOADS: [(&str, u32); 5] = [
+    ("tx-checksum-ip-generic", TUN_F_CSUM),
+    ("tx-tcp-segmentation", TUN_F_TSO4),
+    ("tx-tcp6-segmentation", TUN_F_TSO6),
+    ("tx-tcp-ecn-segmentation", TUN_F_TSO_ECN),
+    ("tx-udp-segmentation", TUN_F_USO),
+];
 
 /// Longest name of an interface, in bytes.
 pub(super) const NAME_MAX: usize = 15;
@@ -63,6 +89,126 @@ pub(super) fn set_interface(tun: BorrowedFd<'_>, name: &str, flags: u16) -> Resu
     // SAFETY: TUNSETIFF reads a `struct ifreq` and writes it back; ours is as large as any kernel's,
     // and every pattern of bytes is a valid one.
     unsafe { ioctl(tun, Updater::<TUNSETIFF, Ifreq>::new(&mut ifreq)) }
+}
+
+/// The interface's name at this moment, and its flags.
+pub(super) fn interface(tun: BorrowedFd<'_>) -> Result<([u8; NAME_MAX + 1], u16)> {
+    let mut ifreq = Ifreq::new("");
+    // SAFETY: TUNGETIFF writes a `struct ifreq`; ours is as large as any kernel's.
+    unsafe { ioctl(tun, Updater::<TUNGETIFF, Ifreq>::new(&mut ifreq))? };
+    let [a, b, ..] = ifreq.value;
+    Ok((ifreq.name, u16::from_ne_bytes([a, b])))
+}
+
+/// The length in bytes of the header in front of each packet.
+pub(super) fn header_len(tun: BorrowedFd<'_>) -> Result<c_int> {
+    let mut len: c_int = 0;
+    // SAFETY: TUNGETVNETHDRSZ writes an `int`.
+    unsafe { ioctl(tun, Updater::<TUNGETVNETHDRSZ, c_int>::new(&mut len))? };
+    Ok(len)
+}
+
+/// Which packets the reader of the device is ready to complete, as [`set_offload`] was told last.
+/// `socket` is one of the device's network namespace.
+pub(super) fn offload(socket: BorrowedFd<'_>, tun: BorrowedFd<'_>) -> Result<u32> {
+    let (name, _) = interface(tun)?;
+    let mut count = SetInfo {
+        cmd: ETHTOOL_GSSET_INFO,
+        reserved: 0,
+        mask: 1 << ETH_SS_FEATURES,
+        count: 0,
+    };
+    ethtool(socket, name, &mut count)?;
+    let count = usize::try_from(count.count).unwrap_or(usize::MAX);
+    if count > FEATURES {
+        return Err(rustix::io::Errno::OVERFLOW);
+    }
+    let mut strings = Strings {
+        cmd: ETHTOOL_GSTRINGS,
+        set: ETH_SS_FEATURES,
+        len: 0,
+        names: [[0; ETH_GSTRING_LEN]; FEATURES],
+    };
+    ethtool(socket, name, &mut strings)?;
+    let mut features = Features {
+        cmd: ETHTOOL_GFEATURES,
+        size: u32::try_from(FEATURES / 32).unwrap_or(0),
+        blocks: [Block::default(); FEATURES / 32],
+    };
+    ethtool(socket, name, &mut features)?;
+    let is_active = |feature: &str| {
+        let at = strings.names.iter().position(|name| {
+            let (name, rest) = name.split_at(feature.len());
+            name == feature.as_bytes() && rest.first() == Some(&0)
+        });
+        at.is_some_and(|at| features.blocks[at / 32].active >> (at % 32) & 1 != 0)
+    };
+    let bits = OFFLOADS.iter().filter(|(feature, _)| is_active(feature));
+    Ok(bits.fold(0, |all, (_, bits)| all | bits))
+}
+
+/// `struct ethtool_sset_info` for one set, padded as the compiler of C does.
+#[repr(C)]
+struct SetInfo {
+    cmd: u32,
+    reserved: u32,
+    mask: u64,
+    count: u32,
+}
+
+/// `struct ethtool_gstrings`.
+#[repr(C)]
+struct Strings {
+    cmd: u32,
+    set: u32,
+    len: u32,
+    names: [[u8; ETH_GSTRING_LEN]; FEATURES],
+}
+
+/// `struct ethtool_gfeatures`.
+#[repr(C)]
+struct Features {
+    cmd: u32,
+    size: u32,
+    blocks: [Block; FEATURES / 32],
+}
+
+/// `struct ethtool_get_features_block`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Block {
+    available: u32,
+    requested: u32,
+    active: u32,
+    never_changed: u32,
+}
+
+/// The commands of ethtool that are used here: each reads and writes a structure with its number in
+/// front, no larger than ours.
+trait Command {}
+impl Command for SetInfo {}
+impl Command for Strings {}
+impl Command for Features {}
+
+fn ethtool<C: Command>(
+    socket: BorrowedFd<'_>,
+    name: [u8; NAME_MAX + 1],
+    command: &mut C,
+) -> Result<()> {
+    let mut ifreq = Ifreq {
+        name,
+        value: [0; 24],
+    };
+    let address = std::ptr::from_mut(command)
+        .expose_provenance()
+        .to_ne_bytes();
+    ifreq.value[..address.len()].copy_from_slice(&address);
+    // SAFETY: SIOCETHTOOL reads a `struct ifreq` with the address of a command, and writes within the
+    // structure that belongs to the command's number: the only structures here are those of `Command`,
+    // made with their numbers. The number of strings was asked for before, and of the features the
+    // kernel writes no more blocks than it is told that there are. The command is borrowed mutably until
+    // the call returns.
+    unsafe { ioctl(socket, Updater::<SIOCETHTOOL, Ifreq>::new(&mut ifreq)) }
 }
 
 /// Says which packets the reader is ready to complete.

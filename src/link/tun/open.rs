@@ -1,6 +1,7 @@
 //! Opening a TUN device, and what can be in the way.
 
-use super::{HEADER, Tun, ioctl};
+use super::settings::{self, Settings};
+use super::{Tun, ioctl};
 use crate::link::Capabilities;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, OwnedFd};
@@ -11,14 +12,20 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fmt;
 use std::io;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
 /// Most queues of a device (the kernel's `MAX_TAP_QUEUES`).
 const QUEUES: RangeInclusive<usize> = 1..=256;
 
-/// Largest packet that crosses the device whole.
-const SUPER_FRAME: usize = 65_535;
+/// Largest packet that is given to the kernel to be cut into segments, unless another size is asked for.
+/// One that is forwarded has to have room for its new link header, VLAN tags and tunnel headers below
+/// 65,536 bytes: the kernel cuts a larger one in software. Its own TCP leaves as much room.
+const SUPER_FRAME: usize = 65_212;
+
+/// An attached descriptor, and what it can do.
+type Opened = (OwnedFd, Arc<Settings>, Capabilities);
 
 /// Which device: its name and its network namespace.
 ///
@@ -67,7 +74,9 @@ pub enum OpenError {
     #[error("there is no interface {0}: create it with `{create}`", create = .0.ip(&format!("tuntap add {} mode tun multi_queue", .0.name)))]
     NoQueues(Place),
     /// Another process, or another [`Tun`] of this one, holds the device.
-    #[error("{0} is busy: another process holds it (a TUN has one user at a time)")]
+    #[error(
+        "{0} is busy: this process or another one holds it (a TUN has one user at a time, unless it was made with several queues)"
+    )]
     Busy(Place),
     /// The interface exists, but it is no TUN that can be opened this way.
     #[error("{0} is not a single-queue TUN (a TAP, a multi-queue TUN, which is opened with queues(), or no tunnel at all); `{show}` shows what it is", show = .0.ip(&format!("-d link show {}", .0.name)))]
@@ -82,6 +91,17 @@ pub enum OpenError {
         place: Place,
         /// How many queues were asked for.
         queues: usize,
+    },
+    /// Another process holds queues of the device, with settings that hold for all of them and that are
+    /// not those asked for.
+    #[error(
+        "{place} is open elsewhere with other settings: {difference}; every queue has those of the first that is opened: open it here alone or first, or set the other program up alike (if no program has it open, delete the interface and create it again)"
+    )]
+    OtherSettings {
+        /// Which device.
+        place: Place,
+        /// What is different.
+        difference: Difference,
     },
     /// The process may not use the device.
     #[error("no permission for {0}: run with CAP_NET_ADMIN, or make the device yours with `{own}`", own = .0.ip(&format!("tuntap add {} mode tun user $USER", .0.name)))]
@@ -113,6 +133,21 @@ pub enum OpenError {
         /// How.
         error: io::Error,
     },
+}
+
+/// How the settings of a device differ from those that a [`Tun`] needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Difference {
+    /// Packets come without a virtio-net header (`IFF_VNET_HDR` is off).
+    #[error("its packets have no virtio-net header (IFF_VNET_HDR is off, and is needed)")]
+    NoVirtioHeader,
+    /// Packets come with four bytes of packet information in front (`IFF_NO_PI` is off).
+    #[error("its packets have packet information in front (IFF_NO_PI is off, and is needed)")]
+    PacketInformation,
+    /// The virtio-net header has another length, in bytes.
+    #[error("its virtio-net headers have {0} bytes, and 10 are needed (TUNSETVNETHDRSZ)")]
+    HeaderLength(i32),
 }
 
 /// Settings to open a [`Tun`] with.
@@ -189,7 +224,13 @@ impl Builder {
             let place = self.place;
             return Err(OpenError::QueueCount { place, queues });
         }
-        (0..queues).map(|_| self.clone().build()).collect()
+        let first = self.clone().build()?;
+        let settings = first.settings.clone();
+        let mut all = vec![first];
+        for _ in 1..queues {
+            all.push(self.clone().open(settings.clone())?);
+        }
+        Ok(all)
     }
 
     /// Opens the device, or a queue of it.
@@ -198,10 +239,15 @@ impl Builder {
     /// See [`OpenError`].
     pub fn build(self) -> Result<Tun, OpenError> {
         check_name(&self.place.name)?;
-        let (fd, capabilities) = if self.place.netns.is_some() {
-            self.open_in_namespace()?
+        self.open(None)
+    }
+
+    /// `settings`: those of a queue that was opened before this one.
+    fn open(self, settings: Option<Arc<Settings>>) -> Result<Tun, OpenError> {
+        let (fd, settings, capabilities) = if self.place.netns.is_some() {
+            self.open_in_namespace(settings)?
         } else {
-            self.open_here()?
+            self.open_here(settings)?
         };
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| self.system("eventfd", error))?;
@@ -209,19 +255,21 @@ impl Builder {
             fd,
             place: self.place,
             capabilities,
+            settings: Some(settings),
+            foreign_header: AtomicBool::new(false),
             wake,
             woken: AtomicBool::new(false),
         })
     }
 
     /// Opens in a thread of its own, because entering a namespace cannot be taken back reliably.
-    fn open_in_namespace(&self) -> Result<(OwnedFd, Capabilities), OpenError> {
+    fn open_in_namespace(&self, settings: Option<Arc<Settings>>) -> Result<Opened, OpenError> {
         thread::scope(|scope| {
             thread::Builder::new()
                 .name("sosplice-netns".into())
                 .spawn_scoped(scope, || {
                     self.enter()?;
-                    self.open_here()
+                    self.open_here(settings)
                 })
                 .map_err(|error| OpenError::System {
                     place: self.place.clone(),
@@ -257,7 +305,7 @@ impl Builder {
     }
 
     /// Opens in the namespace of the calling thread.
-    fn open_here(&self) -> Result<(OwnedFd, Capabilities), OpenError> {
+    fn open_here(&self, settings: Option<Arc<Settings>>) -> Result<Opened, OpenError> {
         let name = self.place.name.as_str();
         let socket = socket_with(
             AddressFamily::INET,
@@ -280,12 +328,16 @@ impl Builder {
         }
         let fd = open_driver()?;
         self.attach(&fd)?;
-        let len = i32::try_from(HEADER).expect("invariant: a small constant");
-        ioctl::set_header_len(fd.as_fd(), len)
-            .map_err(|error| self.system("TUNSETVNETHDRSZ", error))?;
-        let offload = self.set_offload(&fd)?;
+        self.check_settings(&fd)?;
         let mtu =
             ioctl::mtu(socket.as_fd(), name).map_err(|error| self.system("SIOCGIFMTU", error))?;
+        let settings = match settings {
+            Some(settings) => settings,
+            None => Settings::apply(socket, fd.as_fd(), self.offload)
+                .map(Arc::new)
+                .map_err(|(call, errno)| self.system(call, errno))?,
+        };
+        let offload = settings.offloads();
         let segment = offload.then_some(SUPER_FRAME);
         let capabilities = Capabilities {
             mtu,
@@ -293,7 +345,28 @@ impl Builder {
             segment_v4: segment,
             segment_v6: segment,
         };
-        Ok((fd, capabilities))
+        Ok((fd, settings, capabilities))
+    }
+
+    /// A queue of a device that others have open gets their settings, whatever it has asked for.
+    fn check_settings(&self, fd: &OwnedFd) -> Result<(), OpenError> {
+        let (_, flags) =
+            ioctl::interface(fd.as_fd()).map_err(|error| self.system("TUNGETIFF", error))?;
+        let header =
+            ioctl::header_len(fd.as_fd()).map_err(|error| self.system("TUNGETVNETHDRSZ", error))?;
+        let difference = if flags & ioctl::IFF_VNET_HDR == 0 {
+            Difference::NoVirtioHeader
+        } else if flags & ioctl::IFF_NO_PI == 0 {
+            Difference::PacketInformation
+        } else if self.queues.is_some() && header != settings::header_len() {
+            Difference::HeaderLength(header)
+        } else {
+            return Ok(());
+        };
+        Err(OpenError::OtherSettings {
+            place: self.place.clone(),
+            difference,
+        })
     }
 
     fn attach(&self, fd: &OwnedFd) -> Result<(), OpenError> {
@@ -308,17 +381,6 @@ impl Builder {
             Errno::INVAL => OpenError::NotTun(self.place.clone()),
             error => self.system("TUNSETIFF", error),
         })
-    }
-
-    /// Whether the kernel left it to us. A device remembers what its last user asked for, so nothing
-    /// is asked for explicitly too.
-    fn set_offload(&self, fd: &OwnedFd) -> Result<bool, OpenError> {
-        let wanted = ioctl::TUN_F_CSUM | ioctl::TUN_F_TSO4 | ioctl::TUN_F_TSO6;
-        if self.offload && ioctl::set_offload(fd.as_fd(), wanted).is_ok() {
-            return Ok(true);
-        }
-        ioctl::set_offload(fd.as_fd(), 0).map_err(|error| self.system("TUNSETOFFLOAD", error))?;
-        Ok(false)
     }
 
     fn system(&self, call: &'static str, error: Errno) -> OpenError {

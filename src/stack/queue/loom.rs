@@ -5,7 +5,9 @@
 
 use crate::buf::{Buf, Gather};
 use crate::clock::{Clock, SystemClock};
-use crate::link::{Capabilities, Frame, Link, Packet, TransmitError};
+use crate::link::{
+    Capabilities, Checksum, Frame, Interest, Link, Packet, ReceiveError, TransmitError,
+};
 use crate::stack::driver::Running;
 use crate::stack::{Driver, Stack, TcpStream};
 use crate::sync::Protection;
@@ -41,7 +43,7 @@ impl Link for Queue {
         }
     }
 
-    fn receive(&self, frames: &mut Vec<Frame>, _max: usize) -> io::Result<usize> {
+    fn receive(&self, frames: &mut Vec<Frame>, _max: usize) -> Result<usize, ReceiveError> {
         let given = self.given.fetch_add(1, Ordering::Relaxed);
         if given > 0 {
             return Ok(0);
@@ -59,7 +61,7 @@ impl Link for Queue {
         Ok(())
     }
 
-    fn wait(&self, _writable: bool, _deadline: Option<Instant>) -> io::Result<()> {
+    fn wait(&self, _interest: Interest, _deadline: Option<Instant>) -> io::Result<()> {
         Ok(())
     }
 
@@ -80,9 +82,8 @@ fn frame(flags: u8, at: u32) -> Frame {
     let len = wire::compose(&mut out, REMOTE, LOCAL, &header, 0);
     wire::finish(&mut out[..len], 20, std::iter::empty(), false);
     Frame {
-        head: Buf::copy_of(&out[..len]),
-        rest: Gather::new(),
-        checksum_ok: true,
+        checksum: Checksum::Verified,
+        ..Frame::new(&out[..len])
     }
 }
 

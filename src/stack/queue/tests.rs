@@ -2,7 +2,11 @@
 
 use crate::clock::{Clock, SystemClock};
 use crate::link::memory::{self, MemoryLink};
-use crate::link::{Capabilities, Flow, Frame, Link, Packet, TransmitError};
+use crate::link::{
+    Capabilities, Checksum, Flow, Frame, Interest, Link, Packet, ReceiveError, TransmitError,
+};
+use crate::lock::Mutex;
+use crate::stack::traps::TestClock;
 use crate::stack::{BuildError, Driver, Stack, TcpListener, TcpStream};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -107,14 +111,14 @@ impl Link for Lying {
     fn capabilities(&self) -> Capabilities {
         self.0.capabilities()
     }
-    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
         self.0.receive(frames, max)
     }
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
         self.0.transmit(packet)
     }
-    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
-        self.0.wait(writable, deadline)
+    fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
+        self.0.wait(interest, deadline)
     }
     fn wake(&self) {
         self.0.wake();
@@ -149,15 +153,15 @@ impl Link for Spraying {
     fn capabilities(&self) -> Capabilities {
         self.all[self.own].capabilities()
     }
-    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
         self.all[self.own].receive(frames, max)
     }
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         self.all[turn % self.all.len()].transmit(packet)
     }
-    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
-        self.all[self.own].wait(writable, deadline)
+    fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
+        self.all[self.own].wait(interest, deadline)
     }
     fn wake(&self) {
         self.all[self.own].wake();
@@ -340,6 +344,7 @@ fn one_queue_that_fails_ends_the_stack_and_its_threads() {
 #[derive(Debug)]
 struct Failing {
     link: MemoryLink,
+    /// The queues that fail, one bit each.
     fails: Arc<AtomicUsize>,
     own: usize,
 }
@@ -348,57 +353,198 @@ impl Link for Failing {
     fn capabilities(&self) -> Capabilities {
         self.link.capabilities()
     }
-    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
-        if self.fails.load(Ordering::Acquire) == self.own {
-            return Err(io::Error::other("pulled"));
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
+        if self.fails.load(Ordering::Acquire) >> self.own & 1 != 0 {
+            return Err(ReceiveError::Gone(io::Error::other("pulled")));
         }
         self.link.receive(frames, max)
     }
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
         self.link.transmit(packet)
     }
-    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
-        self.link.wait(writable, deadline)
+    fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
+        self.link.wait(interest, deadline)
     }
     fn wake(&self) {
         self.link.wake();
     }
+    fn steer(&self, flow: &Flow) -> Option<usize> {
+        self.link.steer(flow)
+    }
 }
 
-#[test]
-fn drivers_that_sleep_hear_of_the_failure_of_another_queue() {
-    let (near, far) = queues(2);
-    let fails = Arc::new(AtomicUsize::new(usize::MAX));
+/// A stack whose queues may fail each alone, and a client with as many.
+fn failing(count: usize) -> (Stack, Stack, Arc<AtomicUsize>) {
+    let (near, far) = queues(count);
+    let fails = Arc::new(AtomicUsize::new(0));
     let failing = near.into_iter().enumerate().map(|(own, link)| Failing {
         link,
         fails: fails.clone(),
         own,
     });
     let builder = Stack::over(failing).address("10.0.0.1/24".parse().unwrap());
-    let stack = builder.build().unwrap();
+    let builder = builder.time_wait(Duration::from_millis(20));
     let client = Stack::over(far).address("10.0.0.2/24".parse().unwrap());
-    let client = client.build().unwrap();
-    let listener = TcpListener::bind(&stack, SERVER).unwrap();
-    let near = TcpStream::connect_on(&client, 0, server()).unwrap();
-    let (inside, _) = listener.accept().unwrap();
-    fails.store(1, Ordering::Release);
-    // By the queue that fails.
-    let other = TcpStream::start_on(&client, 1, server()).unwrap();
-    let mut inside = &inside;
-    let error = inside.read(&mut [0; 1]).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NetworkDown);
-    let shared = Arc::downgrade(stack.shared());
-    drop((near, other, listener, stack));
-    while shared.strong_count() > 1 {
-        // One is the connection's; the threads have ended.
-        if shared
-            .upgrade()
-            .is_some_and(|shared| Arc::strong_count(&shared) <= 2)
-        {
-            break;
+    (builder.build().unwrap(), client.build().unwrap(), fails)
+}
+
+fn is_network_down(mut stream: &TcpStream) -> bool {
+    let error = stream.read(&mut [0; 1]).unwrap_err();
+    error.kind() == ErrorKind::NetworkDown
+}
+
+/// Guards `Shared::queue_gone`: what is at home on a queue that fails ends, also what begins there later,
+/// and the other queues' connections and listeners go on. With the last queue all ends.
+#[test]
+fn a_queue_that_fails_takes_only_its_own() {
+    for fails_first in [0, 1] {
+        let (stack, client, fails) = failing(2);
+        let listener = TcpListener::bind(&stack, SERVER).unwrap();
+        let pairs = [0, 1].map(|queue| {
+            let near = TcpStream::connect_on(&client, queue, server()).unwrap();
+            (near, listener.accept().unwrap().0)
+        });
+        let stays = 1 - fails_first;
+        fails.store(1 << fails_first, Ordering::Release);
+        // Wakes its driver, which finds it gone.
+        drop(TcpStream::start_on(&client, fails_first, server()));
+        assert!(is_network_down(&pairs[fails_first].1));
+        let (mut near, mut inside) = (&pairs[stays].0, &pairs[stays].1);
+        near.write_all(b"still there").unwrap();
+        let mut heard = [0; 11];
+        inside.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"still there");
+        // A new one by the queue that is left, both ways, and none by the other.
+        let more = TcpStream::connect_on(&client, stays, server()).unwrap();
+        drop((more, listener.accept().unwrap()));
+        let back = TcpListener::bind(&client, "10.0.0.2:80").unwrap();
+        let to = "10.0.0.2:80".parse().unwrap();
+        for _ in 0..4 {
+            let dialled = TcpStream::start(&stack, to).unwrap();
+            assert_eq!(dialled.queue(), stays);
+            drop((dialled, back.accept().unwrap()));
         }
+        let error = TcpStream::connect_on(&stack, fails_first, to).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NetworkDown);
+        fails.store(3, Ordering::Release);
+        drop(TcpStream::start_on(&client, stays, server()));
+        assert!(is_network_down(inside));
+        let error = listener.accept().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NetworkDown);
+    }
+}
+
+/// Guards `Shared::first_up`: another driver takes over what the first one is to forget.
+#[test]
+fn when_the_first_queue_is_gone_another_one_forgets() {
+    let (stack, client, fails) = failing(2);
+    let listener = TcpListener::bind(&stack, SERVER).unwrap();
+    fails.store(1, Ordering::Release);
+    drop(TcpStream::start_on(&client, 0, server()));
+    while !stack.shared().queues[0].is_gone() {
         thread::yield_now();
     }
+    assert_eq!(stack.shared().first_up(), 1);
+    let near = TcpStream::connect_on(&client, 1, server()).unwrap();
+    let (inside, _) = listener.accept().unwrap();
+    drop(inside);
+    drop(near);
+    // Closed first here, so a record remains, and goes.
+    while stack.stats().time_wait == 0 && stack.stats().connections > 0 {
+        thread::yield_now();
+    }
+    while stack.stats().time_wait > 0 {
+        thread::yield_now();
+    }
+}
+
+/// Loses what it is to receive, as often as it is told.
+#[derive(Debug)]
+struct Losing {
+    link: MemoryLink,
+    loses: Arc<AtomicUsize>,
+}
+
+impl Link for Losing {
+    fn capabilities(&self) -> Capabilities {
+        self.link.capabilities()
+    }
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
+        let left = self.loses.load(Ordering::Acquire);
+        if left == 0 {
+            return self.link.receive(frames, max);
+        }
+        self.loses.store(left - 1, Ordering::Release);
+        self.link.receive(frames, 1)?;
+        Err(ReceiveError::Lost(io::Error::other("garbled")))
+    }
+    fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
+        match self.loses.load(Ordering::Acquire) {
+            0 => self.link.transmit(packet),
+            _ => Err(TransmitError::Refused(io::Error::other("garbled"))),
+        }
+    }
+    fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
+        self.link.wait(interest, deadline)
+    }
+    fn wake(&self) {
+        self.link.wake();
+    }
+}
+
+/// Guards `Driver::receive`: a frame that is lost is counted, one that came with it is received, and a
+/// link that gives nothing but errors is not asked again before its time.
+#[test]
+fn what_a_link_loses_is_counted_and_ends_nothing() {
+    let (link, far) = memory::pair(memory::Config::default());
+    let loses = Arc::new(AtomicUsize::new(0));
+    let losing = Losing {
+        link,
+        loses: loses.clone(),
+    };
+    let clock = Arc::new(TestClock(Mutex::new(SystemClock.now())));
+    let builder = Stack::builder(losing).address("10.0.0.1/24".parse().unwrap());
+    let (stack, mut driver) = builder.clock(clock.clone()).manual().unwrap();
+    let ping = |driver: &mut Driver| {
+        drop(far.transmit(&Packet {
+            header: &[0x45; 40],
+            payload: &[],
+            ip_header_len: 20,
+            checksum: Checksum::Complete,
+            segment: None,
+        }));
+        driver.run_once().unwrap()
+    };
+    assert!(ping(&mut driver));
+    assert_eq!(driver.interest(), Interest::READABLE);
+    // With frames, so that it goes on at once.
+    loses.store(2, Ordering::Release);
+    assert!(ping(&mut driver) && ping(&mut driver));
+    assert_eq!(
+        (stack.stats().receive_errors, stack.stats().frames_received),
+        (2, 3)
+    );
+    assert_eq!(driver.next_deadline(), None);
+    // Without.
+    loses.store(usize::MAX, Ordering::Release);
+    let mut asked = Vec::new();
+    for milli in 0..400 {
+        let left = loses.load(Ordering::Acquire);
+        assert!(!driver.run_once().unwrap());
+        if loses.load(Ordering::Acquire) < left {
+            asked.push(milli);
+        }
+        assert_eq!(driver.interest(), Interest::NONE);
+        assert!(driver.next_deadline().is_some());
+        *clock.0.lock() += Duration::from_millis(1);
+    }
+    assert_eq!(asked, [0, 1, 3, 7, 15, 31, 63, 127, 255, 383]);
+    // It recovers.
+    loses.store(0, Ordering::Release);
+    *clock.0.lock() += Duration::from_millis(128);
+    assert!(ping(&mut driver));
+    assert_eq!(driver.interest(), Interest::READABLE);
+    assert_eq!(stack.stats().receive_errors, 12);
 }
 
 #[test]
@@ -469,7 +615,7 @@ fn udp(link: &MemoryLink, port: u8) {
         header: &packet,
         payload: &[],
         ip_header_len: 20,
-        checksum: crate::link::Checksum::Complete,
+        checksum: Checksum::Complete,
         segment: None,
     };
     link.transmit(&packet).unwrap();

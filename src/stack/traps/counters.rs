@@ -318,14 +318,22 @@ fn a_driver_is_busy_between_waking_and_sleeping() {
         fn capabilities(&self) -> Capabilities {
             memory::Config::default().capabilities
         }
-        fn receive(&self, _frames: &mut Vec<crate::link::Frame>, _max: usize) -> io::Result<usize> {
+        fn receive(
+            &self,
+            _frames: &mut Vec<crate::link::Frame>,
+            _max: usize,
+        ) -> Result<usize, crate::link::ReceiveError> {
             *self.clock.0.lock() += WORK;
             Ok(0)
         }
         fn transmit(&self, _packet: &Packet<'_>) -> Result<(), crate::link::TransmitError> {
             Ok(())
         }
-        fn wait(&self, _writable: bool, _deadline: Option<Instant>) -> io::Result<()> {
+        fn wait(
+            &self,
+            _interest: crate::link::Interest,
+            _deadline: Option<Instant>,
+        ) -> io::Result<()> {
             *self.clock.0.lock() += SLEEP;
             let mut turns = self.turns.lock();
             *turns += 1;

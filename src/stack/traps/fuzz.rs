@@ -1,7 +1,7 @@
 //! Any bytes and any damaged frame: nothing panics, and a connection beside them is not harmed.
 
 use super::*;
-use crate::link::Frame;
+use crate::link::{Checksum, Frame};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
@@ -142,9 +142,8 @@ impl Attack {
     /// Any bytes, unless they are by chance a segment of the live connection.
     fn raw(&self, bytes: &[u8]) {
         let frame = Frame {
-            head: Buf::copy_of(bytes),
-            rest: crate::buf::Gather::new(),
-            checksum_ok: true,
+            checksum: Checksum::Verified,
+            ..Frame::new(bytes)
         };
         let lives =
             matches!(wire::parse(frame), Parsed::Tcp(segment) if segment.tuple.remote_port == LIVE);
@@ -155,7 +154,7 @@ impl Attack {
             header: bytes,
             payload: &[],
             ip_header_len: 20,
-            checksum: Checksum::Partial,
+            checksum: Checksum::partial_tcp(20),
             segment: None,
         };
         let segment = NonZeroU16::new(1460);

@@ -350,15 +350,19 @@ impl Link for Cutting {
     fn capabilities(&self) -> Capabilities {
         self.0.capabilities()
     }
-    fn receive(&self, frames: &mut Vec<crate::link::Frame>, max: usize) -> io::Result<usize> {
+    fn receive(
+        &self,
+        frames: &mut Vec<crate::link::Frame>,
+        max: usize,
+    ) -> Result<usize, crate::link::ReceiveError> {
         self.0.receive(frames, max)
     }
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), crate::link::TransmitError> {
         self.1.lock().extend(packet.segment.map(NonZeroU16::get));
         self.0.transmit(packet)
     }
-    fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<()> {
-        self.0.wait(writable, deadline)
+    fn wait(&self, interest: crate::link::Interest, deadline: Option<Instant>) -> io::Result<()> {
+        self.0.wait(interest, deadline)
     }
     fn wake(&self) {
         self.0.wake();

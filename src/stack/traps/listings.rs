@@ -130,7 +130,11 @@ fn a_listing_waits_for_no_owner() {
         fn capabilities(&self) -> Capabilities {
             self.link.capabilities()
         }
-        fn receive(&self, frames: &mut Vec<crate::link::Frame>, max: usize) -> io::Result<usize> {
+        fn receive(
+            &self,
+            frames: &mut Vec<crate::link::Frame>,
+            max: usize,
+        ) -> Result<usize, crate::link::ReceiveError> {
             self.link.receive(frames, max)
         }
         fn transmit(&self, packet: &Packet<'_>) -> Result<(), crate::link::TransmitError> {
@@ -143,7 +147,11 @@ fn a_listing_waits_for_no_owner() {
             }
             self.link.transmit(packet)
         }
-        fn wait(&self, _writable: bool, _deadline: Option<Instant>) -> io::Result<()> {
+        fn wait(
+            &self,
+            _interest: crate::link::Interest,
+            _deadline: Option<Instant>,
+        ) -> io::Result<()> {
             Ok(())
         }
         fn wake(&self) {}

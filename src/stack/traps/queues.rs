@@ -238,7 +238,10 @@ fn time_wait_ends_whichever_queue_it_began_on() {
     let start = first.clock.now();
     let until = start + Duration::from_secs(60);
     let sleeper = Running::new(first.driver);
-    assert_eq!(sleeper.fall_asleep(), Some((None, false)));
+    assert_eq!(
+        sleeper.fall_asleep(),
+        Some((None, crate::link::Interest::READABLE))
+    );
     drop(listener.accept().unwrap());
     raw.take(&second.seen());
     raw.fin(&second);
@@ -246,10 +249,16 @@ fn time_wait_ends_whichever_queue_it_began_on() {
     assert_eq!(second.stack.stats().time_wait, 1);
     // The first driver was woken: this returns at once, and not at the deadline.
     let limit = SystemClock.now() + Duration::from_secs(20);
-    sleeper.link().wait(false, Some(limit)).unwrap();
+    sleeper
+        .link()
+        .wait(crate::link::Interest::READABLE, Some(limit))
+        .unwrap();
     assert!(SystemClock.now() < limit);
     sleeper.wake_up();
-    assert_eq!(sleeper.fall_asleep(), Some((Some(until), false)));
+    assert_eq!(
+        sleeper.fall_asleep(),
+        Some((Some(until), crate::link::Interest::READABLE))
+    );
     // A second record ends later, so nobody is woken for it.
     let mut other = Raw::new(5001);
     other.handshake(&mut second);
@@ -259,7 +268,10 @@ fn time_wait_ends_whichever_queue_it_began_on() {
     second.seen();
     assert_eq!(second.stack.stats().time_wait, 2);
     let soon = SystemClock.now() + Duration::from_millis(20);
-    sleeper.link().wait(false, Some(soon)).unwrap();
+    sleeper
+        .link()
+        .wait(crate::link::Interest::READABLE, Some(soon))
+        .unwrap();
     assert!(SystemClock.now() >= soon);
     sleeper.wake_up();
     // The second driver does not do it, the first one does.
@@ -312,7 +324,7 @@ fn one_driver_that_is_dropped_ends_the_stack() {
     second.driver.run_once().unwrap_err();
     Running::new(second.driver)
         .link()
-        .wait(false, Some(limit))
+        .wait(crate::link::Interest::READABLE, Some(limit))
         .unwrap();
     assert!(SystemClock.now() < limit, "who sleeps was woken");
 }

@@ -7,7 +7,7 @@
 use super::*;
 use crate::buf::{Buf, Gather};
 use crate::clock;
-use crate::link::{Capabilities, Frame, Link, Packet, TransmitError};
+use crate::link::{Capabilities, Frame, Interest, Link, Packet, ReceiveError, TransmitError};
 use crate::sync::model::{claim, explore, explore_without, join, spawn};
 use crate::tcp::engine::EngineConfig;
 use crate::tcp::host::{Counters, TimerKey};
@@ -39,7 +39,7 @@ impl Link for Stack {
         }
     }
 
-    fn receive(&self, _frames: &mut Vec<Frame>, _max: usize) -> io::Result<usize> {
+    fn receive(&self, _frames: &mut Vec<Frame>, _max: usize) -> Result<usize, ReceiveError> {
         Ok(0)
     }
 
@@ -51,7 +51,7 @@ impl Link for Stack {
         Ok(())
     }
 
-    fn wait(&self, _writable: bool, _deadline: Option<Instant>) -> io::Result<()> {
+    fn wait(&self, _interest: Interest, _deadline: Option<Instant>) -> io::Result<()> {
         Ok(())
     }
 

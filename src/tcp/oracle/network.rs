@@ -16,7 +16,7 @@ mod property;
 
 use super::{Birth, byte, compare};
 use crate::clock::Clock;
-use crate::link::{Capabilities, Frame, Link, Packet, TransmitError};
+use crate::link::{Capabilities, Frame, Interest, Link, Packet, ReceiveError, TransmitError};
 use crate::lock::{LEAF, Mutex};
 use crate::stack::{Driver, Stack, TcpListener, TcpStream};
 use crate::tcp::wire::{self, FIN, MAX_CANONICAL, Parsed, SYN, Segment};
@@ -63,7 +63,7 @@ impl Link for TestLink {
         self.caps
     }
 
-    fn receive(&self, frames: &mut Vec<Frame>, _max: usize) -> io::Result<usize> {
+    fn receive(&self, frames: &mut Vec<Frame>, _max: usize) -> Result<usize, ReceiveError> {
         frames.append(&mut self.inbox.lock());
         Ok(frames.len())
     }
@@ -73,7 +73,7 @@ impl Link for TestLink {
         Ok(())
     }
 
-    fn wait(&self, _writable: bool, _deadline: Option<Instant>) -> io::Result<()> {
+    fn wait(&self, _interest: Interest, _deadline: Option<Instant>) -> io::Result<()> {
         Ok(())
     }
 
@@ -296,13 +296,7 @@ impl Network {
 
     /// Parts of a data segment, as a peer that retransmits with other boundaries would send them.
     fn overlapping(&mut self, frame: &[u8]) -> Vec<Vec<u8>> {
-        let head = crate::buf::Buf::copy_of(frame);
-        let frame = Frame {
-            head,
-            rest: Default::default(),
-            checksum_ok: false,
-        };
-        let Parsed::Tcp(segment) = wire::parse(frame) else {
+        let Parsed::Tcp(segment) = wire::parse(Frame::new(frame)) else {
             return Vec::new();
         };
         if segment.payload_len < 2 || segment.header.has(SYN) {
@@ -482,12 +476,6 @@ fn step(hosts: &mut [Host; 2], network: &mut Network, clock: &TestClock) {
             break;
         }
         let (to, frame) = entry.remove();
-        let head = crate::buf::Buf::copy_of(&frame);
-        let frame = Frame {
-            head,
-            rest: Default::default(),
-            checksum_ok: false,
-        };
-        hosts[to].link.inbox.lock().push(frame);
+        hosts[to].link.inbox.lock().push(Frame::new(&frame));
     }
 }

@@ -6,7 +6,7 @@
 
 use super::Env;
 use crate::buf::{Buf, Gather};
-use crate::link::{Checksum, Packet, TransmitError};
+use crate::link::{Packet, TransmitError};
 use crate::tcp::ack::AckPolicy;
 use crate::tcp::engine::{Emitted, Outlet};
 use crate::tcp::guard::Guard;
@@ -296,16 +296,12 @@ impl Waiting {
     pub(super) fn send(&mut self, env: &Env<'_>) -> bool {
         let partial = env.link.capabilities().checksum;
         let payload = self.payload.iter().map(|buf| &buf[..]);
-        wire::finish(&mut self.header, self.ip_header_len, payload, partial);
+        let checksum = wire::finish(&mut self.header, self.ip_header_len, payload, partial);
         let packet = Packet {
             header: &self.header,
             payload: &self.payload,
             ip_header_len: self.ip_header_len,
-            checksum: if partial {
-                Checksum::Partial
-            } else {
-                Checksum::Complete
-            },
+            checksum,
             segment: self.segment,
         };
         match env.link.transmit(&packet) {

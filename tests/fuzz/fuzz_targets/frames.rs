@@ -147,7 +147,7 @@ impl World {
             payload: if at < bytes.len() { &payload } else { &[] },
             ip_header_len: 20,
             checksum: if act.has(Act::VOUCHED) {
-                Checksum::Partial
+                Checksum::partial_tcp(20)
             } else {
                 Checksum::Complete
             },

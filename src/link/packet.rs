@@ -1,0 +1,241 @@
+//! IP packets on their way into a link ([`Packet`]) and out of it ([`Frame`]), and what is known of their
+//! transport checksum ([`Checksum`]) and of the segments that they consist of.
+
+use crate::buf::{Buf, Gather};
+use internet_checksum::Checksum as Sum;
+use std::num::NonZeroU16;
+
+const PROTO_UDP: u8 = 17;
+
+/// State of the transport checksum of a packet, whatever the transport protocol.
+///
+/// The same three states describe a received frame and a packet to send, so that a frame can be sent on
+/// as it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Checksum {
+    /// The field is filled in. In a received frame, nobody has verified it.
+    Complete,
+    /// The field is filled in, and the link has verified it (virtio's `DATA_VALID`). The same as
+    /// `Complete` in a packet to send.
+    Verified,
+    /// The field holds the sum of the pseudo-header only (virtio's `NEEDS_CSUM`): whoever puts the packet
+    /// on a wire, or gives it to a program that verifies checksums, adds the bytes from `start` to the end
+    /// of the packet, inverts the sum, and stores it `offset` bytes behind `start`. In a received frame
+    /// this means that the bytes have crossed no wire yet and are as good as verified. Only links whose
+    /// [`Capabilities::checksum`](super::Capabilities::checksum) is set send such packets.
+    Partial {
+        /// Where the transport header begins, in bytes from the beginning of the packet.
+        start: u16,
+        /// Where the field lies in the transport header: 16 bytes into TCP's, 6 into UDP's.
+        offset: u16,
+    },
+}
+
+impl Checksum {
+    /// TCP's, left to the link, behind an IP header of so many bytes.
+    ///
+    /// ```
+    /// use sosplice::link::Checksum;
+    /// assert_eq!(Checksum::partial_tcp(40), Checksum::Partial { start: 40, offset: 16 });
+    /// ```
+    pub const fn partial_tcp(ip_header_len: u16) -> Checksum {
+        Checksum::Partial {
+            start: ip_header_len,
+            offset: 16,
+        }
+    }
+
+    /// UDP's, left to the link, behind an IP header of so many bytes.
+    ///
+    /// ```
+    /// use sosplice::link::Checksum;
+    /// assert_eq!(Checksum::partial_udp(20), Checksum::Partial { start: 20, offset: 6 });
+    /// ```
+    pub const fn partial_udp(ip_header_len: u16) -> Checksum {
+        Checksum::Partial {
+            start: ip_header_len,
+            offset: 6,
+        }
+    }
+
+    /// Whether the link vouches for the bytes of a received frame: it has verified them, or they have
+    /// crossed no wire. Nobody needs to look at the field then.
+    pub const fn is_vouched_for(self) -> bool {
+        !matches!(self, Checksum::Complete)
+    }
+}
+
+/// A received IP packet. The first buffer holds all headers up to TCP's options; the payload may
+/// begin in it and goes on in `rest`.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    /// The headers, and as much of the payload as lies behind them in memory.
+    pub head: Buf,
+    /// The rest of the payload.
+    pub rest: Gather,
+    /// What is known of the transport checksum.
+    pub checksum: Checksum,
+    /// The packet is a super-frame: several segments or datagrams of so many payload bytes each (the
+    /// last one may be shorter), which the link was not asked to separate.
+    pub segment: Option<NonZeroU16>,
+}
+
+impl Frame {
+    /// A frame in one piece of which the link knows nothing.
+    ///
+    /// ```
+    /// use sosplice::link::{Checksum, Frame};
+    /// let frame = Frame::new(&[0x45; 40]);
+    /// assert_eq!((frame.len(), frame.checksum), (40, Checksum::Complete));
+    /// ```
+    pub fn new(packet: &[u8]) -> Frame {
+        Frame {
+            head: Buf::copy_of(packet),
+            rest: Gather::new(),
+            checksum: Checksum::Complete,
+            segment: None,
+        }
+    }
+
+    /// Length of the whole packet in bytes.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.rest.iter().map(Buf::len).sum::<usize>()
+    }
+
+    /// Whether there is no byte.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The whole packet in one piece of memory, as it is: a [partial](Checksum::Partial) checksum stays
+    /// so.
+    pub fn to_vec(&self) -> Vec<u8> {
+        flatten(&self.head, &self.rest)
+    }
+
+    /// The whole packet in one piece of memory, with its checksum filled in where that was left to the
+    /// reader: for programs that verify it. Of a super-frame it is that of the whole. UDP's is never 0,
+    /// which would mean that there is none (RFC 768).
+    ///
+    /// ```
+    /// use sosplice::link::{Checksum, Frame};
+    /// let mut udp = [
+    ///     0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0x66, 0xcb, 10, 0, 0, 2, 10, 0, 0, 1, // IPv4
+    ///     0, 7, 0, 7, 0, 12, 0x14, 0x20, b'e', b'c', b'h', b'o', // the pseudo-header's sum is 0x1420
+    /// ];
+    /// let frame = Frame { checksum: Checksum::partial_udp(20), ..Frame::new(&udp) };
+    /// assert_eq!(frame.to_complete_vec()[26..28], [0x1d, 0xf3]);
+    /// ```
+    pub fn to_complete_vec(&self) -> Vec<u8> {
+        let mut packet = self.to_vec();
+        if let Checksum::Partial { start, offset } = self.checksum {
+            complete(&mut packet, start.into(), offset.into());
+        }
+        packet
+    }
+}
+
+/// An IP packet to send, by reference.
+#[derive(Debug, Clone, Copy)]
+pub struct Packet<'a> {
+    /// IP header and transport header.
+    pub header: &'a [u8],
+    /// The payload, in order.
+    pub payload: &'a [Buf],
+    /// Length of the IP header: where the transport header begins.
+    pub ip_header_len: usize,
+    /// Who finishes the transport checksum.
+    pub checksum: Checksum,
+    /// To be cut into segments of this many payload bytes by the link.
+    pub segment: Option<NonZeroU16>,
+}
+
+impl Packet<'_> {
+    /// Length of the whole packet in bytes.
+    pub fn len(&self) -> usize {
+        self.header.len() + self.payload.iter().map(Buf::len).sum::<usize>()
+    }
+
+    /// Whether there is no byte.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The whole packet in one piece of memory.
+    pub fn to_vec(&self) -> Vec<u8> {
+        flatten(self.header, self.payload)
+    }
+}
+
+fn flatten(head: &[u8], rest: &[Buf]) -> Vec<u8> {
+    let len = head.len() + rest.iter().map(Buf::len).sum::<usize>();
+    let mut all = Vec::with_capacity(len);
+    all.extend_from_slice(head);
+    rest.iter().for_each(|buf| all.extend_from_slice(buf));
+    all
+}
+
+/// Adds the bytes from `start` on to the pseudo-header's sum. A field that is not in the packet is left
+/// alone.
+fn complete(packet: &mut [u8], start: usize, offset: usize) {
+    let udp = match packet.first().map(|byte| byte >> 4) {
+        Some(4) => packet.get(9) == Some(&PROTO_UDP),
+        // Behind extension headers too: no other protocol has its checksum there.
+        _ => offset == 6,
+    };
+    let Some(covered) = packet
+        .get(start..)
+        .filter(|bytes| offset + 2 <= bytes.len())
+    else {
+        return;
+    };
+    let mut sum = Sum::new();
+    sum.add_bytes(covered);
+    let checksum = match sum.checksum() {
+        [0, 0] if udp => [0xff, 0xff],
+        checksum => checksum,
+    };
+    packet[start + offset..start + offset + 2].copy_from_slice(&checksum);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partial(packet: &[u8], start: u16, offset: u16) -> Frame {
+        Frame {
+            checksum: Checksum::Partial { start, offset },
+            ..Frame::new(packet)
+        }
+    }
+
+    #[test]
+    fn a_udp_checksum_of_zero_is_sent_as_ones() {
+        // The words sum up to 0xffff, whose inverse is 0.
+        let mut udp = [0; 28];
+        (udp[0], udp[9]) = (0x45, 17);
+        udp[20..22].copy_from_slice(&[0xff, 0xff]);
+        assert_eq!(partial(&udp, 20, 6).to_complete_vec()[26..28], [0xff, 0xff]);
+        udp[9] = 6;
+        assert_eq!(partial(&udp, 20, 6).to_complete_vec()[26..28], [0, 0]);
+    }
+
+    #[test]
+    fn a_field_outside_of_the_packet_is_left_alone() {
+        let packet = [0x45; 28];
+        for (start, offset) in [(0, 27), (20, 7), (28, 0), (29, 0), (u16::MAX, u16::MAX)] {
+            assert_eq!(partial(&packet, start, offset).to_complete_vec(), packet);
+        }
+    }
+
+    #[test]
+    fn what_is_complete_stays_as_it_is() {
+        for checksum in [Checksum::Complete, Checksum::Verified] {
+            let frame = Frame {
+                checksum,
+                ..Frame::new(&[0x45; 28])
+            };
+            assert_eq!(frame.to_complete_vec(), [0x45; 28]);
+        }
+    }
+}
