@@ -27,6 +27,7 @@
 //! sending threads.
 
 mod ioctl;
+mod linkinfo;
 mod open;
 mod settings;
 

@@ -91,13 +91,12 @@ pub(super) fn set_interface(tun: BorrowedFd<'_>, name: &str, flags: u16) -> Resu
     unsafe { ioctl(tun, Updater::<TUNSETIFF, Ifreq>::new(&mut ifreq)) }
 }
 
-/// The interface's name at this moment, and its flags.
-pub(super) fn interface(tun: BorrowedFd<'_>) -> Result<([u8; NAME_MAX + 1], u16)> {
+/// The interface's name at this moment.
+fn interface(tun: BorrowedFd<'_>) -> Result<[u8; NAME_MAX + 1]> {
     let mut ifreq = Ifreq::new("");
     // SAFETY: TUNGETIFF writes a `struct ifreq`; ours is as large as any kernel's.
     unsafe { ioctl(tun, Updater::<TUNGETIFF, Ifreq>::new(&mut ifreq))? };
-    let [a, b, ..] = ifreq.value;
-    Ok((ifreq.name, u16::from_ne_bytes([a, b])))
+    Ok(ifreq.name)
 }
 
 /// The length in bytes of the header in front of each packet.
@@ -111,7 +110,7 @@ pub(super) fn header_len(tun: BorrowedFd<'_>) -> Result<c_int> {
 /// Which packets the reader of the device is ready to complete, as [`set_offload`] was told last.
 /// `socket` is one of the device's network namespace.
 pub(super) fn offload(socket: BorrowedFd<'_>, tun: BorrowedFd<'_>) -> Result<u32> {
-    let (name, _) = interface(tun)?;
+    let name = interface(tun)?;
     let mut count = SetInfo {
         cmd: ETHTOOL_GSSET_INFO,
         reserved: 0,

@@ -1,7 +1,7 @@
 //! Opening a TUN device, and what can be in the way.
 
 use super::settings::{self, Settings};
-use super::{Tun, ioctl};
+use super::{Tun, ioctl, linkinfo};
 use crate::link::Capabilities;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, OwnedFd};
@@ -95,7 +95,7 @@ pub enum OpenError {
     /// Another process holds queues of the device, with settings that hold for all of them and that are
     /// not those asked for.
     #[error(
-        "{place} is open elsewhere with other settings: {difference}; every queue has those of the first that is opened: open it here alone or first, or set the other program up alike (if no program has it open, delete the interface and create it again)"
+        "{place} is open elsewhere with other settings: {difference}; every queue has those of the first that is opened: open it here alone or first, or set the other program up alike"
     )]
     OtherSettings {
         /// Which device.
@@ -328,7 +328,7 @@ impl Builder {
         }
         let fd = open_driver()?;
         self.attach(&fd)?;
-        self.check_settings(&fd)?;
+        self.check_settings(&socket, &fd)?;
         let mtu =
             ioctl::mtu(socket.as_fd(), name).map_err(|error| self.system("SIOCGIFMTU", error))?;
         let settings = match settings {
@@ -349,16 +349,17 @@ impl Builder {
     }
 
     /// A queue of a device that others have open gets their settings, whatever it has asked for.
-    fn check_settings(&self, fd: &OwnedFd) -> Result<(), OpenError> {
-        let (_, flags) =
-            ioctl::interface(fd.as_fd()).map_err(|error| self.system("TUNGETIFF", error))?;
+    fn check_settings(&self, socket: &OwnedFd, fd: &OwnedFd) -> Result<(), OpenError> {
+        let index = netdevice::name_to_index(socket, &self.place.name)
+            .map_err(|error| self.system("SIOCGIFINDEX", error))?;
+        let info = linkinfo::look_up(index).map_err(|error| self.system("RTM_GETLINK", error))?;
         let header =
             ioctl::header_len(fd.as_fd()).map_err(|error| self.system("TUNGETVNETHDRSZ", error))?;
-        let difference = if flags & ioctl::IFF_VNET_HDR == 0 {
-            Difference::NoVirtioHeader
-        } else if flags & ioctl::IFF_NO_PI == 0 {
+        let difference = if info.packet_information {
             Difference::PacketInformation
-        } else if self.queues.is_some() && header != settings::header_len() {
+        } else if !info.virtio_header {
+            Difference::NoVirtioHeader
+        } else if info.queues > 1 && header != settings::header_len() {
             Difference::HeaderLength(header)
         } else {
             return Ok(());

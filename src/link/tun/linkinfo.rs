@@ -1,0 +1,155 @@
+//! What the kernel says of a TUN device over netlink (`RTM_GETLINK`): the flags that hold for all of its
+//! queues, and how many there are.
+//!
+//! `TUNGETIFF` does not do: it reports whether a queue has no filter by the bit that is `IFF_NO_PI`
+//! elsewhere, and so always has that bit.
+
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
+};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const NLM_F_REQUEST: u16 = 1;
+/// `struct nlmsghdr` and `struct ifinfomsg`.
+const HEADERS: usize = 16 + 16;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_TUN_PI: u16 = 4;
+const IFLA_TUN_VNET_HDR: u16 = 5;
+const IFLA_TUN_NUM_QUEUES: u16 = 8;
+/// Flags in the type of an attribute.
+const NLA_TYPE_MASK: u16 = 0x3fff;
+
+/// The flags of a TUN device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct LinkInfo {
+    /// `IFF_NO_PI` is off.
+    pub(super) packet_information: bool,
+    /// `IFF_VNET_HDR` is on.
+    pub(super) virtio_header: bool,
+    /// How many queues are open.
+    pub(super) queues: u32,
+}
+
+/// Of the interface with this index in the network namespace of the calling thread.
+pub(super) fn look_up(index: u32) -> Result<LinkInfo, Errno> {
+    let socket = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        // NETLINK_ROUTE is protocol 0.
+        None,
+    )?;
+    let mut request = [0; HEADERS];
+    let len = u32::try_from(HEADERS).expect("invariant: a small constant");
+    request[..4].copy_from_slice(&len.to_ne_bytes());
+    request[4..6].copy_from_slice(&RTM_GETLINK.to_ne_bytes());
+    request[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
+    request[20..24].copy_from_slice(&index.to_ne_bytes());
+    sendto(
+        &socket,
+        &request,
+        SendFlags::empty(),
+        &SocketAddrNetlink::new(0, 0),
+    )?;
+    let mut answer = vec![0; 32 * 1024];
+    let (_, len) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
+    parse(&answer[..len.min(answer.len())]).ok_or(Errno::PROTO)
+}
+
+/// `None`: it is no answer about a TUN device.
+fn parse(answer: &[u8]) -> Option<LinkInfo> {
+    if u16::from_ne_bytes(*answer.get(4..)?.first_chunk()?) != RTM_NEWLINK {
+        return None;
+    }
+    let info = find(answer.get(HEADERS..)?, IFLA_LINKINFO)?;
+    let data = find(info, IFLA_INFO_DATA)?;
+    let flag = |which| Some(find(data, which)?.first()? != &0);
+    let queues = find(data, IFLA_TUN_NUM_QUEUES).and_then(<[u8]>::first_chunk);
+    Some(LinkInfo {
+        packet_information: flag(IFLA_TUN_PI)?,
+        virtio_header: flag(IFLA_TUN_VNET_HDR)?,
+        // Said of devices that may have several only.
+        queues: queues.map_or(1, |queues| u32::from_ne_bytes(*queues)),
+    })
+}
+
+/// The payload of the first attribute of a type: two bytes of length, two of type, padded to four.
+fn find(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    loop {
+        let [a, b, c, d, ..] = *attributes else {
+            return None;
+        };
+        let len = usize::from(u16::from_ne_bytes([a, b]));
+        let payload = attributes.get(4..len)?;
+        if u16::from_ne_bytes([c, d]) & NLA_TYPE_MASK == wanted {
+            return Some(payload);
+        }
+        attributes = attributes.get(len.next_multiple_of(4)..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(kind: u16, payload: &[u8]) -> Vec<u8> {
+        let len = u16::try_from(4 + payload.len()).unwrap();
+        let mut all = [len.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        all.extend(payload);
+        all.resize(all.len().next_multiple_of(4), 0);
+        all
+    }
+
+    fn answer(data: &[u8]) -> Vec<u8> {
+        let info = [attribute(1, b"tun\0"), attribute(2 | 0x8000, data)].concat();
+        let mut all = vec![0; HEADERS];
+        all[4..6].copy_from_slice(&RTM_NEWLINK.to_ne_bytes());
+        all.extend(attribute(3, b"t0\0"));
+        all.extend(attribute(IFLA_LINKINFO, &info));
+        all
+    }
+
+    #[test]
+    fn flags_and_queues_are_found() {
+        let data = [
+            attribute(4, &[0]),
+            attribute(5, &[1]),
+            attribute(8, &3u32.to_ne_bytes()),
+        ];
+        let found = parse(&answer(&data.concat())).unwrap();
+        let expected = LinkInfo {
+            packet_information: false,
+            virtio_header: true,
+            queues: 3,
+        };
+        assert_eq!(found, expected);
+        let found = parse(&answer(&data[..2].concat())).unwrap();
+        assert_eq!(
+            found,
+            LinkInfo {
+                queues: 1,
+                ..expected
+            }
+        );
+    }
+
+    #[test]
+    fn what_is_cut_short_or_about_something_else_is_none() {
+        let whole = answer(&[attribute(4, &[1]), attribute(5, &[0])].concat());
+        assert!(parse(&whole).is_some());
+        for len in 0..whole.len() - 8 {
+            assert_eq!(parse(&whole[..len]), None, "{len}");
+        }
+        assert_eq!(parse(&answer(&attribute(5, &[1]))), None);
+        let mut other = whole;
+        other[4] = 2;
+        assert_eq!(parse(&other), None);
+        // Lengths that lead nowhere.
+        assert_eq!(find(&[0, 0, 0, 0, 9, 9, 9, 9], 7), None);
+        assert_eq!(find(&[2, 0, 1, 0], 1), None);
+    }
+}

@@ -1,0 +1,576 @@
+//! TUN devices that other programs use too: before, beside and behind this crate. Needs root, `ip`,
+//! `ethtool` and `python3`; everything happens in namespaces that each test makes and removes.
+#![cfg(target_os = "linux")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+#[path = "support/namespace.rs"]
+mod namespace;
+
+use namespace::{Namespace, available, run, skip};
+use sosplice::link::tun::{self, Difference, OpenError, Tun};
+use sosplice::link::{Frame, Link, Packet, ReceiveError, TransmitError};
+use sosplice::{Stack, TcpListener};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+const IFF_TUN: u32 = 0x0001;
+const IFF_MULTI_QUEUE: u32 = 0x0100;
+const IFF_NO_PI: u32 = 0x1000;
+const IFF_VNET_HDR: u32 = 0x4000;
+const TUN_F_CSUM: u32 = 1;
+const TUN_F_TSO4: u32 = 2;
+
+/// Another program with a TUN device: it does what its standard input says, and answers with a line.
+const OTHER: &str = r"
+import errno, fcntl, os, select, struct, sys, time
+SETIFF, SETOFFLOAD, GETHDR, SETHDR = 0x400454ca, 0x400454d0, 0x800454d7, 0x400454d8
+fd = os.open('/dev/net/tun', os.O_RDWR)
+for line in sys.stdin:
+    word, *args = line.split()
+    if word == 'attach':
+        while True:
+            try:
+                fcntl.ioctl(fd, SETIFF, struct.pack('16sH22x', args[0].encode(), int(args[1])))
+                break
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                time.sleep(0.01)
+        print('done', flush=True)
+    elif word == 'offload':
+        fcntl.ioctl(fd, SETOFFLOAD, int(args[0]))
+        print('done', flush=True)
+    elif word == 'header':
+        fcntl.ioctl(fd, SETHDR, struct.pack('i', int(args[0])))
+        print('done', flush=True)
+    elif word == 'header?':
+        print(struct.unpack('i', fcntl.ioctl(fd, GETHDR, b'\0' * 4))[0], flush=True)
+    elif word == 'syn?':
+        while True:
+            if not select.select([fd], [], [], 10)[0]:
+                print('nothing', flush=True)
+                break
+            packet = os.read(fd, 65536)
+            if packet[0] == 0x45 and packet[9] == 6:
+                print(packet.hex(), flush=True)
+                break
+";
+
+#[derive(Debug)]
+struct Other {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Other {
+    fn new(namespace: &Namespace) -> Other {
+        let mut child = Command::new("ip")
+            .args(["netns", "exec", namespace.name(), "python3", "-c", OTHER])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Other {
+            input: child.stdin.take(),
+            output: BufReader::new(child.stdout.take().unwrap()),
+            child,
+        }
+    }
+
+    fn attached(namespace: &Namespace, flags: u32) -> Other {
+        let mut other = Other::new(namespace);
+        other.tell(&format!("attach t0 {flags}"));
+        other
+    }
+
+    fn ask(&mut self, command: &str) -> String {
+        writeln!(self.input.as_mut().unwrap(), "{command}").unwrap();
+        let mut answer = String::new();
+        self.output.read_line(&mut answer).unwrap();
+        answer.trim().to_owned()
+    }
+
+    fn tell(&mut self, command: &str) {
+        assert_eq!(self.ask(command), "done", "{command}");
+    }
+
+    /// As if it had crashed.
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        self.input = None;
+        self.child.wait().ok();
+    }
+}
+
+fn ready(test: &str) -> bool {
+    for tool in ["ethtool", "python3"] {
+        if Command::new(tool).arg("--version").output().is_err() {
+            skip(test, &format!("needs {tool}"));
+            return false;
+        }
+    }
+    available(test)
+}
+
+/// Which of checksums, TSO over IPv4 and TSO over IPv6 `ethtool` shows as on.
+fn offloads(namespace: &Namespace, device: &str) -> [bool; 3] {
+    let output = Command::new("ip")
+        .args(["netns", "exec", namespace.name(), "ethtool", "-k", device])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    [
+        "tx-checksum-ip-generic",
+        "tx-tcp-segmentation",
+        "tx-tcp6-segmentation",
+    ]
+    .map(|name| {
+        let line = text
+            .lines()
+            .find(|line| line.trim().starts_with(&format!("{name}:")));
+        line.unwrap().trim().ends_with(": on")
+    })
+}
+
+const OFF: [bool; 3] = [false; 3];
+const ON: [bool; 3] = [true; 3];
+
+/// A namespace with a device that is still there when its user has gone.
+fn persistent(queues: bool) -> Namespace {
+    let namespace = Namespace::new("dev");
+    match queues {
+        true => namespace.tun_queues("t0", &["10.99.1.1/24"], 1500),
+        false => namespace.tun("t0", &["10.99.1.1/24"], 1500),
+    }
+    namespace
+}
+
+fn open(namespace: &Namespace) -> Tun {
+    build(|| Tun::builder("t0").netns(namespace.name()))
+}
+
+/// Also if a process that another test forks still holds what was open before (until that has started its own program).
+fn build(builder: impl Fn() -> tun::Builder) -> Tun {
+    loop {
+        match builder().build() {
+            Err(OpenError::Busy(_)) => thread::yield_now(),
+            result => return result.unwrap(),
+        }
+    }
+}
+
+fn open_queue(namespace: &Namespace) -> Result<Tun, OpenError> {
+    let builder = Tun::builder("t0").netns(namespace.name());
+    builder.queues(1).build()
+}
+
+#[test]
+fn what_a_device_was_told_is_put_back_at_close() {
+    if !ready("what_a_device_was_told_is_put_back_at_close") {
+        return;
+    }
+    let namespace = persistent(false);
+    assert_eq!(offloads(&namespace, "t0"), OFF);
+    let tun = open(&namespace);
+    assert_eq!(offloads(&namespace, "t0"), ON);
+    drop(tun);
+    assert_eq!(offloads(&namespace, "t0"), OFF);
+    // A program that knows nothing of offload gets a SYN that is whole.
+    let mut plain = Other::attached(&namespace, IFF_TUN | IFF_NO_PI);
+    namespace.wait_until_up("t0");
+    let syn = thread::scope(|scope| {
+        scope.spawn(|| namespace.enter(|| connect_briefly("10.99.1.2:80")));
+        plain.ask("syn?")
+    });
+    let syn: Vec<u8> = (0..syn.len() / 2)
+        .map(|at| u8::from_str_radix(&syn[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
+    let mut sum = internet_sum(&syn[12..20]) + 6 + u32::try_from(syn.len() - 20).unwrap();
+    sum += internet_sum(&syn[20..]);
+    let folded = (sum & 0xffff) + (sum >> 16);
+    assert_eq!((folded & 0xffff) + (folded >> 16), 0xffff);
+}
+
+fn connect_briefly(to: &str) {
+    let to: SocketAddr = to.parse().unwrap();
+    drop(TcpStream::connect_timeout(&to, Duration::from_millis(200)));
+}
+
+fn internet_sum(bytes: &[u8]) -> u32 {
+    let words = bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    words.sum()
+}
+
+/// What was found is put back, whatever it was: here by a program that was killed.
+#[test]
+fn what_was_found_is_put_back_and_nothing_else() {
+    if !ready("what_was_found_is_put_back_and_nothing_else") {
+        return;
+    }
+    let namespace = persistent(false);
+    let mut other = Other::attached(&namespace, IFF_TUN | IFF_NO_PI | IFF_VNET_HDR);
+    other.tell("header 12");
+    other.tell(&format!("offload {}", TUN_F_CSUM | TUN_F_TSO4));
+    other.kill();
+    let found = [true, true, false];
+    assert_eq!(offloads(&namespace, "t0"), found);
+    let plain = build(|| Tun::builder("t0").netns(namespace.name()).offload(false));
+    assert_eq!(offloads(&namespace, "t0"), OFF);
+    drop(plain);
+    assert_eq!(offloads(&namespace, "t0"), found);
+    drop(open(&namespace));
+    assert_eq!(offloads(&namespace, "t0"), found);
+    let mut other = Other::attached(&namespace, IFF_TUN | IFF_NO_PI | IFF_VNET_HDR);
+    assert_eq!(other.ask("header?"), "12");
+}
+
+#[test]
+fn the_last_of_several_queues_puts_back() {
+    if !ready("the_last_of_several_queues_puts_back") {
+        return;
+    }
+    let namespace = persistent(true);
+    let builder = Tun::builder("t0").netns(namespace.name());
+    let mut queues = builder.queues(3).build_queues().unwrap();
+    while let Some(queue) = queues.pop() {
+        assert_eq!(offloads(&namespace, "t0"), ON);
+        drop(queue);
+    }
+    assert_eq!(offloads(&namespace, "t0"), OFF);
+    // Opened one by one, they are strangers to each other: any order leaves the device as it was.
+    for first in [0, 1] {
+        let mut two = [0, 1].map(|_| Some(open_queue(&namespace).unwrap()));
+        assert_eq!(offloads(&namespace, "t0"), ON);
+        drop(two[first].take());
+        drop(two[1 - first].take());
+        assert_eq!(offloads(&namespace, "t0"), OFF, "{first}");
+    }
+    // What another program has set meanwhile stays.
+    let ours = open_queue(&namespace).unwrap();
+    let flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE;
+    let mut other = Other::attached(&namespace, flags);
+    other.tell(&format!("offload {TUN_F_CSUM}"));
+    drop(ours);
+    assert_eq!(offloads(&namespace, "t0"), [true, false, false]);
+}
+
+#[test]
+fn a_queue_with_other_flags_is_refused() {
+    if !ready("a_queue_with_other_flags_is_refused") {
+        return;
+    }
+    let base = IFF_TUN | IFF_MULTI_QUEUE;
+    for (flags, header, expected) in [
+        (base | IFF_NO_PI, None, Difference::NoVirtioHeader),
+        (base | IFF_VNET_HDR, None, Difference::PacketInformation),
+        (
+            base | IFF_NO_PI | IFF_VNET_HDR,
+            Some(12),
+            Difference::HeaderLength(12),
+        ),
+    ] {
+        // A device of its own each time: it has the flags of the first that opens it, and a process that
+        // another test forks holds what was open until it has started its own program.
+        let namespace = persistent(true);
+        let mut other = Other::attached(&namespace, flags);
+        if let Some(len) = header {
+            other.tell(&format!("header {len}"));
+        }
+        let before = (offloads(&namespace, "t0"), other.ask("header?"));
+        let error = open_queue(&namespace).unwrap_err();
+        let OpenError::OtherSettings { difference, .. } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!(*difference, expected);
+        let text = error.to_string();
+        assert!(text.contains(&expected.to_string()), "{text}");
+        // Nothing of the other program's was touched.
+        assert_eq!((offloads(&namespace, "t0"), other.ask("header?")), before);
+        drop(other);
+        // Alone, it has what it asks for, whatever was left.
+        drop(open_queue(&namespace).unwrap());
+    }
+    // One with the same settings is welcome.
+    let namespace = persistent(true);
+    let other = Other::attached(&namespace, base | IFF_NO_PI | IFF_VNET_HDR);
+    drop(open_queue(&namespace).unwrap());
+    drop(other);
+}
+
+fn ping(tun: &Tun) -> Result<(), TransmitError> {
+    let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 1, 0, 0];
+    packet.extend([10, 99, 1, 2, 10, 99, 1, 1, 8, 0, 0, 0, 0, 1, 0, 1]);
+    for range in [0..20, 20..28] {
+        let at = range.start + if range.start == 0 { 10 } else { 2 };
+        let sum = internet_sum(&packet[range]);
+        let sum = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+        packet[at..at + 2].copy_from_slice(&(!sum).to_be_bytes());
+    }
+    tun.transmit(&Packet {
+        header: &packet,
+        payload: &[],
+        ip_header_len: 20,
+        checksum: sosplice::link::Checksum::Complete,
+        segment: None,
+    })
+}
+
+/// The answer to a ping, or the first error.
+fn answer(tun: &Tun) -> Result<Frame, ReceiveError> {
+    let mut frames = Vec::new();
+    loop {
+        tun.receive(&mut frames, 1)?;
+        match frames.pop() {
+            Some(frame) if frame.head[0] == 0x45 && frame.head[9] == 1 => return Ok(frame),
+            Some(_) => {}
+            None => tun.wait(sosplice::link::Interest::READABLE, None).unwrap(),
+        }
+    }
+}
+
+/// Another program may change the length of the headers of all queues at any time. No frame is taken for
+/// another one: what can be noticed is an error that says so, and it goes on when that is put back.
+#[test]
+fn a_header_that_another_program_changes_garbles_nothing() {
+    if !ready("a_header_that_another_program_changes_garbles_nothing") {
+        return;
+    }
+    let namespace = persistent(true);
+    let tun = open_queue(&namespace).unwrap();
+    namespace.wait_until_up("t0");
+    ping(&tun).unwrap();
+    answer(&tun).unwrap();
+    // Asked for before the change, read after it.
+    ping(&tun).unwrap();
+    let flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE;
+    let mut other = Other::attached(&namespace, flags);
+    // A detour that leaves the queue of the answer alone.
+    for (len, sign) in [(12, "bytes to 12"), (1_000_000, "bytes to 1000000")] {
+        other.tell(&format!("header {len}"));
+        let error = match answer(&tun) {
+            Err(ReceiveError::Lost(error)) => error,
+            other => panic!("{len}: {other:?}"),
+        };
+        let refused = match ping(&tun) {
+            Err(TransmitError::Refused(error)) => error,
+            other => panic!("{len}: {other:?}"),
+        };
+        assert!(refused.to_string().contains(sign), "{refused}");
+        assert!(len > 100 || error.to_string().contains(sign), "{error}");
+        other.tell("header 10");
+        ping(&tun).unwrap();
+        answer(&tun).unwrap();
+        ping(&tun).unwrap();
+    }
+}
+
+fn stack(tuns: Vec<Tun>) -> Stack {
+    let builder = Stack::over(tuns).address("10.99.1.2/24".parse().unwrap());
+    builder.build().unwrap()
+}
+
+/// Guards `Driver::receive`: whatever fails but the device itself costs frames, which TCP sends again.
+#[test]
+fn reads_that_fail_end_nothing() {
+    if !ready("reads_that_fail_end_nothing") {
+        return;
+    }
+    let namespace = persistent(true);
+    let stack = stack(vec![open_queue(&namespace).unwrap()]);
+    namespace.wait_until_up("t0");
+    let listener = TcpListener::bind(&stack, "10.99.1.2:80").unwrap();
+    let mut near = namespace.enter(|| TcpStream::connect("10.99.1.2:80").unwrap());
+    let (mut inside, _) = listener.accept().unwrap();
+    let flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE;
+    let mut other = Other::attached(&namespace, flags);
+    // The kernel finds no room for the header, and each read fails with EINVAL.
+    other.tell("header 1000000");
+    let before = stack.stats().receive_errors;
+    near.write_all(b"lost at first").unwrap();
+    while stack.stats().receive_errors == before {
+        thread::yield_now();
+    }
+    other.tell("header 10");
+    drop(other);
+    let mut heard = [0; 13];
+    inside.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"lost at first");
+    inside.write_all(b"and back").unwrap();
+    near.read_exact(&mut heard[..8]).unwrap();
+    assert_eq!(&heard[..8], b"and back");
+}
+
+/// Two devices as queues of one stack: one is deleted, and takes what is at home there.
+#[test]
+fn a_queue_that_is_gone_does_not_take_the_others_along() {
+    if !ready("a_queue_that_is_gone_does_not_take_the_others_along") {
+        return;
+    }
+    let [one, two] = [(); 2].map(|()| persistent(false));
+    let stack = stack(vec![open(&one), open(&two)]);
+    [&one, &two]
+        .iter()
+        .for_each(|namespace| namespace.wait_until_up("t0"));
+    let listener = TcpListener::bind(&stack, "10.99.1.2:80").unwrap();
+    let connect = |namespace: &Namespace| {
+        let near = namespace.enter(|| TcpStream::connect("10.99.1.2:80").unwrap());
+        (near, listener.accept().unwrap().0)
+    };
+    let (_first, mut ends) = connect(&one);
+    let (mut near, mut inside) = connect(&two);
+    one.ip("link del t0");
+    let error = ends.read(&mut [0; 1]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NetworkDown);
+    near.write_all(b"still there").unwrap();
+    let mut heard = [0; 11];
+    inside.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"still there");
+    let (_more, _accepted) = connect(&two);
+    two.ip("link del t0");
+    let error = inside.read(&mut [0; 1]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NetworkDown);
+}
+
+/// The echo of `Builder::unclaimed`'s documentation, for the kernel's datagrams, whose checksums are left
+/// to the reader with offload on.
+#[test]
+fn a_hook_answers_datagrams_with_and_without_offload() {
+    if !ready("a_hook_answers_datagrams_with_and_without_offload") {
+        return;
+    }
+    for offload in [true, false] {
+        let namespace = persistent(false);
+        let tun = Tun::builder("t0").netns(namespace.name()).offload(offload);
+        let tun = Arc::new(tun.build().unwrap());
+        let second = tun.clone();
+        let echo = move |frame: &Frame| {
+            let mut packet = frame.to_vec();
+            if packet.len() < 28 || packet[0] != 0x45 || packet[9] != 17 {
+                return false;
+            }
+            packet[12..20].rotate_left(4);
+            packet[20..24].rotate_left(2);
+            let answer = Packet {
+                header: &packet,
+                payload: &[],
+                ip_header_len: 20,
+                checksum: frame.checksum,
+                segment: frame.segment,
+            };
+            assert_eq!(frame.checksum.is_vouched_for(), offload);
+            second.transmit(&answer).is_ok()
+        };
+        let builder = Stack::builder(tun).address("10.99.1.2/24".parse().unwrap());
+        let stack = builder.unclaimed(echo).build().unwrap();
+        namespace.wait_until_up("t0");
+        let socket = namespace.enter(|| UdpSocket::bind("10.99.1.1:0").unwrap());
+        socket
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        for len in [0, 1, 2, 999, 1472] {
+            let sent: Vec<u8> = (0..=250).cycle().take(len).collect();
+            socket.send_to(&sent, "10.99.1.2:7").unwrap();
+            let mut heard = [0; 2000];
+            let (count, from) = socket.recv_from(&mut heard).unwrap();
+            assert_eq!((from.port(), &heard[..count]), (7, &sent[..]));
+        }
+        // Counted when the hook has returned.
+        while stack.stats().frames_claimed < 5 {
+            thread::yield_now();
+        }
+    }
+}
+
+/// Packets that the device `v0` has received.
+fn packets(namespace: &Namespace) -> u64 {
+    let text = namespace.enter(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap());
+    let line = text
+        .lines()
+        .find(|line| line.trim().starts_with("v0:"))
+        .unwrap();
+    line.split_whitespace().nth(2).unwrap().parse().unwrap()
+}
+
+/// Super-frames cross a router whole: they leave room for the headers of the links behind it. Larger ones
+/// are cut by the kernel, into packets of the MTU.
+#[test]
+fn super_frames_are_forwarded_whole() {
+    const LEN: usize = 64 << 20;
+    if !ready("super_frames_are_forwarded_whole") {
+        return;
+    }
+    for (tun, inner, outer, to) in [
+        ("10.99.1.1/24", "10.98.1.1/24", "10.98.1.2/24", "10.99.1.2"),
+        ("fd99::1/64", "fd98::1/64", "fd98::2/64", "fd99::2"),
+    ] {
+        let (router, client) = (Namespace::new("dev"), Namespace::new("dev"));
+        router.tun("t0", &[tun], 1500);
+        router.enter(|| {
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+            std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+        });
+        run(Command::new("ip").args(["-n", router.name()]).args([
+            "link",
+            "add",
+            "v0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "v0",
+            "netns",
+            client.name(),
+        ]));
+        for (namespace, address) in [(&router, inner), (&client, outer)] {
+            let no_dad = if address.contains(':') { "nodad" } else { "" };
+            namespace.ip(&format!("addr add {address} dev v0 {no_dad}"));
+            namespace.ip("link set v0 up");
+        }
+        let (gateway, _) = inner.split_once('/').unwrap();
+        client.ip(&format!("route add default via {gateway}"));
+        let tun = open(&router);
+        let address = if to.contains(':') {
+            "fd99::2/64"
+        } else {
+            "10.99.1.2/24"
+        };
+        let builder = Stack::builder(tun).address(address.parse().unwrap());
+        let stack = builder.send_buffer(4 << 20).build().unwrap();
+        router.wait_until_up("t0");
+        let at = SocketAddr::new(to.parse().unwrap(), 80);
+        let listener = TcpListener::bind(&stack, at).unwrap();
+        let mut near = client.enter(|| TcpStream::connect(at).unwrap());
+        let (mut inside, _) = listener.accept().unwrap();
+        let before = packets(&client);
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let part = vec![7; 1 << 20];
+                (0..LEN >> 20).for_each(|_| inside.write_all(&part).unwrap());
+            });
+            let mut part = vec![0; 1 << 20];
+            let mut left = LEN;
+            while left > 0 {
+                let count = near.read(&mut part).unwrap();
+                assert!(count > 0 && part[..count].iter().all(|byte| *byte == 7));
+                left -= count;
+            }
+        });
+        let packets = packets(&client) - before;
+        let mean = LEN as u64 / packets;
+        println!("{to}: {packets} packets, {mean} bytes each");
+        assert!(mean >= 25_000, "{to}: {packets} packets of {mean} bytes");
+    }
+}
