@@ -74,6 +74,10 @@ pub(crate) struct Engine {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     caps: DeviceCapabilities,
+    /// Largest TCP/IPv4 packet that the link cuts into segments.
+    segment_v4: Option<usize>,
+    /// Payload of a segment over IPv4, as far as it is known.
+    mss_v4: usize,
     shared_rings: Option<u8>,
     #[cfg(any(test, sosplice_fuzz))]
     config: EngineConfig,
@@ -106,6 +110,8 @@ impl Engine {
             sockets,
             handle,
             caps,
+            segment_v4: link.segment_v4,
+            mss_v4: mss_v4(link.mtu),
             shared_rings: config.shared_rings,
             #[cfg(any(test, sosplice_fuzz))]
             config: *config,
@@ -201,12 +207,30 @@ impl Engine {
     pub(crate) fn lower_mtu(&mut self, mtu: usize) -> bool {
         let lower = mtu < self.caps.max_transmission_unit;
         if lower {
+            self.mss_v4 = self.mss_v4.min(mss_v4(mtu));
             self.caps.max_transmission_unit = mtu;
-            // An interface reads its device's MTU once. Everything that a connection remembers is in
-            // its socket, so it can move to another.
-            self.iface = interface(&self.caps, 0);
+            self.caps.segmentation.tcpv4 = super_frame(self.segment_v4, mtu, self.mss_v4);
+            self.renew();
         }
         lower
+    }
+
+    /// The peer takes segments of this payload: what leaves together is a multiple of it. Only behind the
+    /// handshake, as with [`lower_mtu`](Self::lower_mtu).
+    pub(crate) fn fit_segments(&mut self, mss: usize) {
+        let mss = mss.min(mss_v4(self.mtu()));
+        let most = super_frame(self.segment_v4, self.mtu(), mss);
+        self.mss_v4 = mss;
+        if self.caps.segmentation.tcpv4 != most {
+            self.caps.segmentation.tcpv4 = most;
+            self.renew();
+        }
+    }
+
+    /// An interface reads its device's capabilities once. Everything that a connection remembers is in its
+    /// socket, so it can move to another.
+    fn renew(&mut self) {
+        self.iface = interface(&self.caps, 0);
     }
 
     /// Feeds a header and `len` zeros.
@@ -318,12 +342,21 @@ pub(crate) fn device_capabilities(link: &Capabilities) -> DeviceCapabilities {
     // Verified before and filled in behind.
     caps.checksum = ChecksumCapabilities::ignored();
     // Never tcpv6: the engine then counts segments as sent that it never emits.
-    caps.segmentation.tcpv4 = link
-        .segment_v4
-        .map(|size| size.min(MAX_PACKET))
-        .filter(|size| *size > link.mtu)
-        .and_then(NonZeroUsize::new);
+    caps.segmentation.tcpv4 = super_frame(link.segment_v4, link.mtu, mss_v4(link.mtu));
     caps
+}
+
+fn mss_v4(mtu: usize) -> usize {
+    mtu.saturating_sub(wire::IPV4_HEADER + TCP_HEADER).max(1)
+}
+
+/// The largest packet that the engine may emit, for the link to cut: whole segments, so that none but the
+/// last is shorter than it may be.
+fn super_frame(link: Option<usize>, mtu: usize, mss: usize) -> Option<NonZeroUsize> {
+    const HEADERS: usize = wire::IPV4_HEADER + TCP_HEADER;
+    let room = link?.min(MAX_PACKET).checked_sub(HEADERS)?;
+    let size = HEADERS + room / mss * mss;
+    NonZeroUsize::new(size).filter(|_| size > mtu)
 }
 
 struct Nowhere;

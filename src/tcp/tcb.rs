@@ -675,6 +675,7 @@ impl Tcb {
         };
         if self.established && !self.said_established {
             self.said_established = true;
+            self.fit_segments();
             served.established = true;
             env.end.connected();
         }

@@ -1010,6 +1010,46 @@ fn ipv6_segments_leave_in_one_packet() {
     }
 }
 
+/// Guards `super_frame` and `Tcb::fit_segments`: what the link is to cut is a multiple of what the peer takes,
+/// as far as window and congestion window let it, also behind rest.
+#[test]
+fn ipv4_super_frames_are_whole_segments() {
+    for (mss, most) in [(1460, 10_000), (1000, 10_000), (536, 9000), (1460, 2500)] {
+        let mut config = memory::Config::default();
+        config.capabilities.segment_v4 = Some(most);
+        let mut net = Net::with(config, |builder| builder);
+        let listener = net.listen(80);
+        let mut raw = Raw::new(5000);
+        raw.options.mss = Some(mss);
+        raw.handshake(&mut net);
+        let (mut stream, _) = listener.accept().unwrap();
+        let mss = usize::from(mss);
+        let whole = (most - 40) / mss * mss;
+        for round in 0..2 {
+            let all = pattern(0, 250_000);
+            stream.write_all(&all).unwrap();
+            let (mut got, mut frames) = (Vec::new(), Vec::new());
+            while got.len() < all.len() {
+                let seen = net.seen();
+                assert!(!seen.is_empty(), "{mss} {most}: {}", got.len());
+                frames.extend(seen.iter().map(|frame| frame.payload.len()));
+                got.extend(raw.take(&seen));
+                raw.send(&net, ACK, b"");
+            }
+            assert!(got == all);
+            assert_eq!(
+                frames.iter().max(),
+                Some(&whole),
+                "{mss} {most}: {frames:?}"
+            );
+            // It gives its engine back and takes another one.
+            net.pass(Duration::from_secs(60));
+            assert!(net.drain().is_empty(), "{round}");
+        }
+        net.healthy();
+    }
+}
+
 /// Guards `Conn::resume`: a link that is full again and again does not pile up timers.
 #[test]
 fn timers_do_not_pile_up_while_the_link_is_full() {

@@ -66,6 +66,14 @@ impl Tcb {
         theirs.min(mtu.saturating_sub(self.header_len())).max(1)
     }
 
+    /// What the link cuts into segments is a multiple of what the peer takes.
+    pub(super) fn fit_segments(&mut self) {
+        let mss = self.segment_size(self.mtu());
+        if let Some(engine) = &mut self.engine {
+            engine.fit_segments(mss);
+        }
+    }
+
     /// Sends again what the peer lacks.
     pub(super) fn repair(&mut self, env: &Env<'_>) {
         if self.recovery.is_idle() || self.ended.is_some() || !self.waiting.is_empty() {
@@ -78,7 +86,8 @@ impl Tcb {
             IpAddr::V6(_) => can.segment_v6,
         };
         let most = most.unwrap_or(0).min(usize::from(u16::MAX));
-        let most = most.saturating_sub(self.header_len()).max(segment) as u64;
+        let most = most.saturating_sub(self.header_len()) / segment * segment;
+        let most = most.max(segment) as u64;
         let sent = self.guard.snd_max();
         let all = (sent.min(self.queued), sent);
         while let Some(range) = self.recovery.next(all, most, segment as u64) {

@@ -119,6 +119,7 @@ impl Tcb {
             && engine.snd_queue() == 0
             && engine.poll_at(now).is_none();
         self.engine = Some(engine);
+        self.fit_segments();
         self.check(
             stands && syn.is_some() && answer.is_some(),
             "I7: an engine takes the place of the one before",
