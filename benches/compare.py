@@ -31,10 +31,13 @@ host-worker, host-direct, host-copy
           a TUN on the client's side only; the proxy is in the server's namespace, and a kernel socket of
           its own goes to the server: spliced by a worker, by the receiving thread, copied by tokio over
           the same stack
+other     adaptive with the proxy of another build (--other), e.g. of an older commit
 haproxy   HAProxy with splice(2), kernel sockets over veth (needs no TUN, so not quite the same race)
 
 Busy is how much of a processor each kind of the proxy's threads takes: receiving threads and workers.
 --loss drops packets on their way into both namespaces (nftables).
+--routed moves the client behind a veth: the namespace of its TUN forwards. Packets are those that the
+client's veth receives; what the kernel has to cut on the way there comes in many small ones.
 
 With --talk, messages of --size bytes go there and back on each of --connections connections instead, one
 at a time: what a message costs the proxy, and how long it takes. Added by a proxy is what it takes longer
@@ -87,22 +90,25 @@ def run(*command):
 class Network:
     """Namespaces for client, server and a kernel proxy, with unique names."""
 
-    def __init__(self, mtu, loss=0.0, queues=False):
+    def __init__(self, mtu, loss=0.0, queues=False, routed=False):
         self.loss = loss
+        self.routed = routed
         self.kind = ["multi_queue"] if queues else []
         stem = f"sosplice-{os.getpid()}"
-        self.client, self.server, self.middle = (f"{stem}-{part}" for part in "csm")
+        self.client, self.server, self.middle, self.host = (f"{stem}-{part}" for part in "csmh")
         self.mtu = mtu
 
     def __enter__(self):
         try:
-            for name in (self.client, self.server, self.middle):
+            for name in (self.client, self.server, self.middle, self.host):
                 run("ip", "netns", "add", name)
                 run("ip", "-n", name, "link", "set", "lo", "up")
             self.tun(self.client, "tc", CLIENT, f"{SERVER_GATE}/{PREFIX}")
             self.tun(self.server, "ts", SERVER, f"{CLIENT_GATE}/{PREFIX}")
             self.veth(self.client, "vc", "10.77.3.1", PROXY_FRONT)
             self.veth(self.server, "vs", PROXY_SERVER, "10.77.4.2")
+            if self.routed:
+                self.route()
             if self.loss:
                 self.drop(self.client)
                 self.drop(self.server)
@@ -125,6 +131,23 @@ class Network:
             run("ip", "-n", where, "addr", "add", f"{own}/24", "dev", device)
             run("ip", "-n", where, "link", "set", device, "mtu", str(self.mtu), "up")
 
+    def route(self):
+        """Puts a host behind the client's namespace."""
+        run("ip", "-n", self.client, "link", "add", "vh", "type", "veth", "peer", "name", "vh", "netns", self.host)
+        for netns, address in ((self.client, HOST_GATE), (self.host, HOST)):
+            nodad = ["nodad"] if ":" in address else []
+            run("ip", "-n", netns, "addr", "add", f"{address}/{PREFIX}", "dev", "vh", *nodad)
+            run("ip", "-n", netns, "link", "set", "vh", "mtu", str(self.mtu), "up")
+        run("ip", "-n", self.host, "route", "add", "default", "via", HOST_GATE)
+        run("ip", "-n", self.server, "route", "add", f"{HOST}/{8 * len(ipaddress.ip_address(HOST).packed)}", "dev", "ts")
+        for name in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
+            run(*within(self.client, "sysctl", "-qw", f"{name}=1"))
+
+    def packets(self):
+        """That the host has received."""
+        lines = subprocess.run(within(self.host, "cat", "/proc/net/dev"), capture_output=True, text=True, check=True)
+        return next(int(line.split()[2]) for line in lines.stdout.splitlines() if line.strip().startswith("vh:"))
+
     def drop(self, netns):
         """Loses so many percent of what arrives."""
         chain = "type filter hook prerouting priority -500;"
@@ -133,7 +156,7 @@ class Network:
         subprocess.run(within(netns, "nft", "-f", "-"), input=rules, text=True, check=True, timeout=20)
 
     def __exit__(self, *_):
-        for name in (self.client, self.server, self.middle):
+        for name in (self.client, self.server, self.middle, self.host):
             subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL, check=False)
 
 
@@ -191,11 +214,13 @@ def at_port(address):
 
 def use(ipv6):
     """The addresses of one family from now on. With IPv6 there is nothing over veth."""
-    global CLIENT, CLIENT_GATE, SERVER, SERVER_GATE, PREFIX
+    global CLIENT, CLIENT_GATE, SERVER, SERVER_GATE, HOST, HOST_GATE, PREFIX
     if ipv6:
         CLIENT, CLIENT_GATE, SERVER, SERVER_GATE = "fd77:1::1", "fd77:1::2", "fd77:2::1", "fd77:2::2"
+        HOST, HOST_GATE = "fd77:5::2", "fd77:5::1"
     else:
         CLIENT, CLIENT_GATE, SERVER, SERVER_GATE = "10.77.1.1", "10.77.1.2", "10.77.2.1", "10.77.2.2"
+        HOST, HOST_GATE = "10.77.5.2", "10.77.5.1"
     PREFIX = 64 if ipv6 else 24
 
 
@@ -230,6 +255,7 @@ def contestants(options):
         "worker-1": ours("worker", "--workers", "1"),
         "direct": ours("direct"),
         "adaptive": ours("adaptive"),
+        "other": lambda net: ([options.other, *ours("adaptive")(net)[0][1:]], CLIENT_GATE, SERVER),
         "queues-1": ours("adaptive", "--queues", "1"),
         "queues-2": ours("adaptive", "--queues", "2"),
         "queues-4": ours("adaptive", "--queues", "4"),
@@ -296,15 +322,18 @@ def stop(process, verbose=False):
 
 def streams(net, target, options):
     """Runs iperf3's client: bits per second, and gigabytes for the CPU to be divided by."""
-    client = within(net.client, "iperf3", "-c", target, "-p", str(PORT), "-J",
+    client = within(net.host if net.routed else net.client, "iperf3", "-c", target, "-p", str(PORT), "-J",
                     "-t", str(options.seconds), "-P", str(options.streams),
                     *(["-R"] if options.reverse else []))  # fmt: skip
+    before = net.packets() if net.routed else 0
     done = subprocess.run(client, capture_output=True, timeout=options.seconds + 20, check=False)
     report = json.loads(done.stdout)
     if "error" in report:
         raise RuntimeError(report["error"])
     received = report["end"]["sum_received"]
-    return received["bits_per_second"] / 1e9, received["bytes"] / 1e9
+    gigabytes = received["bytes"] / 1e9
+    packets = [(net.packets() - before) / gigabytes] if net.routed else []
+    return received["bits_per_second"] / 1e9, gigabytes, *packets
 
 
 def messages(net, target, options):
@@ -399,24 +428,28 @@ def machine():
 def table(results, mtu, options):
     """Medians and ranges as markdown."""
     print(f"\n{machine()}; MTU {mtu}, {options.streams} streams{', IPv6' * options.ipv6}, {options.loss:g} % loss, "
+          f"{'routed, ' * options.routed}{'server to client, ' * options.reverse}"
           f"{options.seconds} s, {options.rounds} rounds; median (range)\n")  # fmt: skip
-    print("| contestant | Gbit/s | proxy CPU s/GB | CPU / forward | busy |\n|---|---|---|---:|---|")
+    more = " packets/GB |" if options.routed else ""
+    print(f"| contestant | Gbit/s | proxy CPU s/GB |{more} CPU / forward | busy |")
+    print(f"|---|---|---|{'---|' if more else ''}---:|---|")
     floor = results.get("forward")
     for name, runs in results.items():
         if not runs:
             print(f"| {name} | failed | | | |")
             continue
-        rates, costs = zip(*(figures for figures, _ in runs))
+        rates, costs, *packets = zip(*(figures for figures, _ in runs))
+        packets = "".join(f" {spread(column, 0)} |" for column in packets)
         ratio = "" if not floor else \
             f"{statistics.median(costs) / statistics.median(figures[1] for figures, _ in floor):.2f}"  # fmt: skip
-        print(f"| {name} | {spread(rates, 1)} | {spread(costs, 3)} | {ratio} | {shares(runs)} |")
+        print(f"| {name} | {spread(rates, 1)} | {spread(costs, 3)} |{packets} {ratio} | {shares(runs)} |")
 
 
 QUEUES = ("queues-1", "queues-2", "queues-4", "queues-2-worker")
 FLOODED = ("flooded", "flooded-direct")
-OURS = ("adaptive", "worker", "direct", "worker-1", *QUEUES, *FLOODED)
+OURS = ("adaptive", "other", "worker", "direct", "worker-1", *QUEUES, *FLOODED)
 DEFAULT = ["forward", "held", "plain", "relay", "adaptive", "worker", "direct", "haproxy"]
-MORE = ["worker-1", *QUEUES, *FLOODED, "host-worker", "host-direct", "host-copy"]
+MORE = ["worker-1", "other", *QUEUES, *FLOODED, "host-worker", "host-direct", "host-copy"]
 
 
 def parser():
@@ -430,12 +463,14 @@ def parser():
     parser.add_argument("--reverse", action="store_true", help="the server sends")
     parser.add_argument("--ipv6", action="store_true", help="of the others only forward has it too")
     parser.add_argument("--loss", type=float, default=0.0, help="percent of the packets into each namespace")
+    parser.add_argument("--routed", action="store_true", help="the client is behind a router")
     parser.add_argument("--talk", action="store_true", help="small messages instead of streams")
     parser.add_argument("--connections", type=int, default=1, help="with --talk")
     parser.add_argument("--size", type=int, default=1, help="bytes of a message, with --talk")
     parser.add_argument("--contestants", nargs="+", default=DEFAULT, choices=DEFAULT + MORE)
     parser.add_argument("--target", default=target, help="cargo's target directory")
     parser.add_argument("--proxy", help="default: TARGET/release/examples/proxy")
+    parser.add_argument("--other", help="a proxy of another build, for the contestant of that name")
     parser.add_argument("--verbose", action="store_true", help="what the proxies say at the end")
     parser.add_argument("--json", help="file for every single figure")
     return parser
@@ -450,6 +485,7 @@ def compare(options):
     options.talk_program = newest(pathlib.Path(options.target) / "release", "tun_talk")
     chosen = [name for name in options.contestants
               if not (name in OURS and not os.path.exists(options.proxy))
+              and not (name == "other" and not options.other)
               and not (name == "haproxy" and not shutil.which("haproxy"))]  # fmt: skip
     for name in set(options.contestants) - set(chosen):
         print(f"{name}: not there, left out", file=sys.stderr)
@@ -463,7 +499,7 @@ def compare(options):
             results = everything[mtu] = {name: [] for name in chosen}
             for number in range(options.rounds):
                 for name in chosen:
-                    with Network(mtu, options.loss, name in QUEUES) as net:
+                    with Network(mtu, options.loss, name in QUEUES, options.routed) as net:
                         try:
                             result = measure(net, *programs[name](net), options, name in FLOODED)
                         except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
