@@ -37,9 +37,11 @@ pub struct Capabilities {
     /// The link fills in transport checksums of what is sent ([`Checksum::Partial`] is understood).
     pub checksum: bool,
     /// Largest TCP/IPv4 packet in bytes that the link cuts into segments itself; `None` if it does
-    /// not.
+    /// not. Above 65,535 the link takes packets that are longer than their header can say: with a total
+    /// length of 0.
     pub segment_v4: Option<usize>,
-    /// The same for TCP/IPv6.
+    /// The same for TCP/IPv6. Above 65,575 the link takes packets with a payload length of 0 and a jumbo
+    /// payload option (RFC 2675).
     pub segment_v6: Option<usize>,
 }
 

@@ -46,8 +46,20 @@ pub struct Config {
     pub bytes: usize,
     /// What the link says it can do. With `checksum` it takes [`Checksum::Partial`] and vouches for
     /// such frames on the other side; with `segment_v4` and `segment_v6` frames up to these sizes
-    /// cross whole.
+    /// cross whole, at most what an IP header can say: 65,535 and 65,575 bytes.
     pub capabilities: Capabilities,
+}
+
+impl Config {
+    /// Who receives wants a length in the IP header.
+    fn bounded(mut self) -> Config {
+        let can = &mut self.capabilities;
+        can.segment_v4 = can.segment_v4.map(|size| size.min(MAX_LENGTH));
+        can.segment_v6 = can
+            .segment_v6
+            .map(|size| size.min(IPV6_HEADER + MAX_LENGTH));
+        self
+    }
 }
 
 impl Default for Config {
@@ -85,12 +97,18 @@ impl Default for Config {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn pair(config: Config) -> (MemoryLink, MemoryLink) {
+    let config = config.bounded();
     let [a, b] = [(); 2].map(|()| Ends::from([Arc::default()]));
     (
         MemoryLink::new(config, (&a, &b), 0),
         MemoryLink::new(config, (&b, &a), 0),
     )
 }
+
+/// What a length field of IP can say.
+const MAX_LENGTH: usize = 65_535;
+/// Does not count in the length field of IPv6.
+const IPV6_HEADER: usize = 40;
 
 /// The most queues of one side.
 const MOST_QUEUES: usize = 64;
@@ -121,6 +139,7 @@ const MOST_QUEUES: usize = 64;
 /// ```
 pub fn queues(count: usize, config: Config) -> (Vec<MemoryLink>, Vec<MemoryLink>) {
     let count = count.clamp(1, MOST_QUEUES);
+    let config = config.bounded();
     let [a, b] = [(); 2].map(|()| -> Ends { (0..count).map(|_| Arc::default()).collect() });
     let side = |here: &Ends, there: &Ends| {
         let link = |queue| MemoryLink::new(config, (here, there), queue);

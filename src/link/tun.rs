@@ -60,7 +60,6 @@ const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 /// A flag beside those: segments have ECN's CWR flag.
 const GSO_ECN: u8 = 0x80;
-const PROTO_TCP: u8 = 6;
 
 /// Most pieces of one `writev`.
 const IOV_MAX: usize = 1024;
@@ -215,10 +214,8 @@ impl Tun {
             return Err("the packet is larger than the link takes");
         }
         if let Some(size) = segment {
-            let headers = headers.ok_or("only TCP is cut into segments")?;
-            if !matches!(packet.checksum, Checksum::Partial { .. }) {
-                return Err("segments need their checksums filled in");
-            }
+            let headers =
+                headers.ok_or("only TCP whose checksums the link fills in is cut into segments")?;
             let len = u16::try_from(headers).map_err(|_| "header too long")?;
             header[1] = kind;
             header[2..4].copy_from_slice(&len.to_ne_bytes());
@@ -262,15 +259,14 @@ fn described(header: &[u8; HEADER]) -> (Checksum, Option<NonZeroU16>) {
     (checksum, segment)
 }
 
-/// Length of the IP and the TCP header of a TCP packet.
+/// Length of the headers of a packet whose checksum is TCP's and left to the link.
 fn tcp_headers(packet: &Packet<'_>) -> Option<usize> {
-    let header = packet.header;
-    let protocol = match header.first()? >> 4 {
-        4 => header.get(9)?,
-        _ => header.get(6)?,
+    let Checksum::Partial { start, offset: 16 } = packet.checksum else {
+        return None;
     };
-    let words = header.get(packet.ip_header_len.checked_add(12)?)? >> 4;
-    (*protocol == PROTO_TCP).then(|| packet.ip_header_len + usize::from(words) * 4)
+    let start = usize::from(start);
+    let words = packet.header.get(start + 12)? >> 4;
+    Some(start + usize::from(words) * 4)
 }
 
 /// One buffer with the bytes of all.
@@ -417,7 +413,7 @@ mod tests {
             woken: AtomicBool::new(false),
         };
         let mut header = [0x45; 40];
-        (header[9], header[32]) = (PROTO_TCP, 0x50);
+        header[32] = 0x50;
         let packet = Packet {
             header: &header,
             payload: &[Buf::copy_of(&[7; 40_000])],

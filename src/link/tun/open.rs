@@ -24,6 +24,9 @@ const QUEUES: RangeInclusive<usize> = 1..=256;
 /// 65,536 bytes: the kernel cuts a larger one in software. Its own TCP leaves as much room.
 const SUPER_FRAME: usize = 65_212;
 
+/// What may be asked for: any packet of IPv6, and what the kernel finds memory for (17 pieces of 32 KiB).
+const SUPER_FRAMES: RangeInclusive<usize> = 1280..=500_000;
+
 /// An attached descriptor, and what it can do.
 type Opened = (OwnedFd, Arc<Settings>, Capabilities);
 
@@ -156,6 +159,7 @@ pub enum Difference {
 pub struct Builder {
     place: Place,
     offload: bool,
+    super_frame: usize,
     create: bool,
     /// The device has several queues.
     queues: Option<usize>,
@@ -169,6 +173,7 @@ impl Builder {
                 netns: None,
             },
             offload: true,
+            super_frame: SUPER_FRAME,
             create: false,
             queues: None,
         }
@@ -186,6 +191,27 @@ impl Builder {
     /// [capabilities](crate::link::Link::capabilities) say so.
     pub fn offload(mut self, on: bool) -> Builder {
         self.offload = on;
+        self
+    }
+
+    /// Length of the largest packet in bytes that is given to the kernel to be cut into segments: 65,212 by
+    /// default, which is what the kernel's own TCP sends at most, and at least 1,280. That leaves room for
+    /// link headers, VLAN tags and tunnels where the kernel forwards it.
+    ///
+    /// For receivers **on this host** it may be more, up to 500,000: each then costs a fraction of the
+    /// system calls, and of the kernel's work for each packet. What is longer than its IP header can say has
+    /// a length of 0 there, as super-frames of the kernel's own (BIG TCP) have. The kernel cuts such
+    /// packets in software, into many small ones, when it forwards them to another device; so do not ask
+    /// for it unless most receivers are here. Other values are taken for the nearest that is allowed.
+    ///
+    /// ```no_run
+    /// use sosplice::link::{Link, tun::Tun};
+    /// let tun = Tun::builder("tun0").super_frame(500_000).build()?;
+    /// assert_eq!(tun.capabilities().segment_v4, Some(500_000));
+    /// # Ok::<(), sosplice::link::tun::OpenError>(())
+    /// ```
+    pub fn super_frame(mut self, bytes: usize) -> Builder {
+        self.super_frame = bytes.clamp(*SUPER_FRAMES.start(), *SUPER_FRAMES.end());
         self
     }
 
@@ -338,7 +364,7 @@ impl Builder {
                 .map_err(|(call, errno)| self.system(call, errno))?,
         };
         let offload = settings.offloads();
-        let segment = offload.then_some(SUPER_FRAME);
+        let segment = offload.then_some(self.super_frame);
         let capabilities = Capabilities {
             mtu,
             checksum: offload,

@@ -1,8 +1,10 @@
 //! Where the engine's frames go: they get their payload, their sequence numbers and their checksum,
 //! and are given to the link, or wait for it.
 //!
-//! Over IPv6 the engine emits nothing larger than a segment. What it emits in a row becomes one packet
-//! here, if the link cuts such into segments.
+//! Over IPv6 the engine emits nothing larger than a segment, and over IPv4 nothing larger than 64 KiB. What
+//! it emits in a row becomes one packet here, if the link cuts such into segments. One that is longer than
+//! IP's header can say has a total length of 0 in IPv4, as the kernel's own super-frames have, and a jumbo
+//! payload option (RFC 2675) in IPv6.
 
 use super::Env;
 use crate::buf::{Buf, Gather};
@@ -17,8 +19,12 @@ use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use std::ops::Range;
 
-/// IPv6, TCP, and all options that fit.
-pub(super) const MAX_HEADER: usize = 40 + 60;
+/// IPv6 with a jumbo payload option, TCP, and all options that fit.
+pub(super) const MAX_HEADER: usize = 40 + JUMBO + 60;
+/// Length of a hop-by-hop header with the jumbo payload option.
+const JUMBO: usize = 8;
+/// What a length field of IP can say.
+const MAX_LENGTH: usize = 65_535;
 
 /// A packet that waits for room in the link.
 #[derive(Debug)]
@@ -53,7 +59,7 @@ pub(super) struct Wire<'a> {
     pub(super) tap: &'a mut crate::tcp::oracle::Tap,
 }
 
-/// Text over IPv6 that the next one may join.
+/// Data that further data may join.
 #[derive(Debug)]
 pub(super) struct Held {
     header: SmallVec<[u8; MAX_HEADER]>,
@@ -71,26 +77,69 @@ pub(super) struct Held {
 impl Held {
     /// Takes text that follows, if it has the same header but for what a link works out for each
     /// segment. FIN and PSH end up in the last.
-    fn join(&mut self, header: &[u8], from: u64, len: usize, most: usize) -> bool {
-        const SEQ: Range<usize> = wire::IPV6_HEADER + 4..wire::IPV6_HEADER + 8;
-        const FLAGS: usize = wire::IPV6_HEADER + 13;
+    fn join(&mut self, header: &[u8], new: &New, most: usize) -> bool {
+        let tcp = ip_header_of(header);
+        let (seq_end, flags) = (tcp + 8, tcp + 13);
         let same = header.len() == self.header.len()
-            && header[SEQ.end..FLAGS] == self.header[SEQ.end..FLAGS]
-            && header[FLAGS + 1..] == self.header[FLAGS + 1..]
-            && (header[FLAGS] ^ self.header[FLAGS]) & !(FIN | PSH) == 0;
-        let follows = self.open && from == self.from + self.len as u64;
-        let fits = len <= usize::from(self.segment) && header.len() + self.len + len <= most;
-        let joins = same && follows && fits;
+            && header[seq_end..flags] == self.header[seq_end..flags]
+            && header[flags + 1..] == self.header[flags + 1..]
+            && (header[flags] ^ self.header[flags]) & !(FIN | PSH) == 0;
+        let follows = self.open && new.from == self.from + self.len as u64;
+        // Several segments of another size would be cut in the wrong places.
+        let alike = new.len <= usize::from(self.segment) || new.segment == self.segment;
+        let joins = same && follows && alike && header.len() + self.len + new.len <= most;
         if joins {
-            self.header[FLAGS] |= header[FLAGS];
-            self.len += len;
-            self.open = len == usize::from(self.segment) && header[FLAGS] & FIN == 0;
-            let total = u16::try_from(self.header.len() - wire::IPV6_HEADER + self.len);
-            let total = total.expect("invariant: `most` is that of a packet");
-            self.header[4..6].copy_from_slice(&total.to_be_bytes());
+            self.header[flags] |= header[flags];
+            self.len += new.len;
+            self.open = is_open(self.len, self.segment, header[flags]);
         }
         joins
     }
+
+    /// The header with the length of all that has joined, and how much of it is IP's.
+    fn finish(mut self) -> (SmallVec<[u8; MAX_HEADER]>, usize) {
+        let ip_header_len = ip_header_of(&self.header);
+        let length = |len: usize| u16::try_from(len).unwrap_or(0).to_be_bytes();
+        let total = self.header.len() + self.len;
+        if ip_header_len == wire::IPV4_HEADER {
+            self.header[2..4].copy_from_slice(&length(total));
+            return (self.header, ip_header_len);
+        }
+        let payload = total - ip_header_len;
+        self.header[4..6].copy_from_slice(&length(payload));
+        if payload <= MAX_LENGTH {
+            return (self.header, ip_header_len);
+        }
+        let len = u32::try_from(payload + JUMBO).unwrap_or(u32::MAX);
+        let mut option = [wire::PROTO_TCP, 0, 0xc2, 4, 0, 0, 0, 0];
+        option[4..].copy_from_slice(&len.to_be_bytes());
+        self.header[6] = 0;
+        self.header.insert_from_slice(ip_header_len, &option);
+        (self.header, ip_header_len + JUMBO)
+    }
+}
+
+/// Data that the engine emits, and the size of the segments that it is to be cut into.
+#[derive(Debug, Clone, Copy)]
+struct New {
+    from: u64,
+    len: usize,
+    segment: u16,
+    /// It begins before what was sent already.
+    again: bool,
+}
+
+/// Length of the IP header in front, which is the engine's: without options.
+fn ip_header_of(header: &[u8]) -> usize {
+    match header[0] >> 4 {
+        4 => wire::IPV4_HEADER,
+        _ => wire::IPV6_HEADER,
+    }
+}
+
+/// More may follow: the last segment is as long as the others, and not the end.
+fn is_open(len: usize, segment: u16, flags: u8) -> bool {
+    len.is_multiple_of(segment.into()) && flags & FIN == 0
 }
 
 impl Wire<'_> {
@@ -105,28 +154,35 @@ impl Wire<'_> {
         (chain.start() <= from && to <= chain.end()).then(|| chain.range(from..to))
     }
 
-    /// Holds text that others may join, or lets it join.
-    fn hold(&mut self, header: &[u8], from: u64, len: usize, again: bool) -> bool {
-        let most = self.env.link.capabilities().segment_v6.unwrap_or(0);
-        let most = most.min(wire::IPV6_HEADER + usize::from(u16::MAX));
+    /// The largest packet that data may be put together into. `None`: as the engine emits it.
+    fn largest(&self, over_v6: bool) -> Option<usize> {
+        let can = self.env.link.capabilities();
+        match over_v6 {
+            true => can.segment_v6,
+            false => can.segment_v4.filter(|most| *most > MAX_LENGTH),
+        }
+    }
+
+    /// Holds data that others may join, or lets it join.
+    fn hold(&mut self, header: &[u8], new: New, most: usize) -> bool {
         if let Some(held) = &mut self.held
-            && held.join(header, from, len, most)
+            && held.join(header, &new, most)
         {
             return true;
         }
         self.release();
-        let ends = header[wire::IPV6_HEADER + 13] & (SYN | FIN | RST) != 0;
-        let joinable = header.len() + 2 * len <= most && !ends;
-        let Some(segment) = u16::try_from(len).ok().filter(|_| joinable) else {
+        let flags = header[ip_header_of(header) + 13];
+        let ends = flags & (SYN | FIN | RST) != 0;
+        if ends || header.len() + 2 * new.len > most {
             return false;
-        };
+        }
         self.held = Some(Held {
             header: SmallVec::from_slice(header),
-            from,
-            len,
-            segment,
-            open: true,
-            again,
+            from: new.from,
+            len: new.len,
+            segment: new.segment,
+            open: is_open(new.len, new.segment, flags),
+            again: new.again,
         });
         true
     }
@@ -139,12 +195,15 @@ impl Wire<'_> {
             return;
         };
         let several = held.len > held.segment.into();
+        let segment = NonZeroU16::new(held.segment).filter(|_| several);
+        let again = held.again;
+        let (header, ip_header_len) = held.finish();
         self.give(Waiting {
-            header: held.header,
-            ip_header_len: wire::IPV6_HEADER,
+            header,
+            ip_header_len,
             payload,
-            segment: NonZeroU16::new(held.segment).filter(|_| several),
-            again: held.again,
+            segment,
+            again,
         });
     }
 
@@ -248,13 +307,20 @@ impl Outlet for Wire<'_> {
         let window = self.guard.wire_window(&emission.header);
         header[ip_header_len + 14..ip_header_len + 16].copy_from_slice(&window.to_be_bytes());
         header[hops_at(ip_header_len)] = self.env.options.hop_limit();
-        let over_v6 = ip_header_len == wire::IPV6_HEADER;
+        let of = segment.map_or(emission.len, |size| size.get().into());
         if emission.len > 0
-            && over_v6
-            && segment.is_none()
-            && self.hold(header, from.unwrap_or(0), emission.len, again)
+            && let Some(most) = self.largest(ip_header_len == wire::IPV6_HEADER)
+            && let Ok(segment) = u16::try_from(of)
         {
-            return;
+            let new = New {
+                from: from.unwrap_or(0),
+                len: emission.len,
+                segment,
+                again,
+            };
+            if self.hold(header, new, most) {
+                return;
+            }
         }
         self.release();
         let Some(payload) = self.payload(from.unwrap_or(0), emission.len) else {
@@ -330,10 +396,19 @@ mod tests {
 
     fn header(flags: u8, ack: u8) -> [u8; 60] {
         let mut header = [0; 60];
-        header[0] = 0x60;
+        (header[0], header[6]) = (0x60, wire::PROTO_TCP);
         header[wire::IPV6_HEADER + 11] = ack;
         header[wire::IPV6_HEADER + 13] = flags;
         header
+    }
+
+    fn new(from: u64, len: usize) -> New {
+        New {
+            from,
+            len,
+            segment: 1440,
+            again: false,
+        }
     }
 
     fn held() -> Held {
@@ -350,35 +425,70 @@ mod tests {
     #[test]
     fn what_follows_joins() {
         let mut held = held();
-        assert!(held.join(&header(ACK, 1), 6440, 1440, MOST));
-        assert!(held.join(&header(ACK | PSH | FIN, 1), 7880, 100, MOST));
+        assert!(held.join(&header(ACK, 1), &new(6440, 1440), MOST));
+        assert!(held.join(&header(ACK | PSH | FIN, 1), &new(7880, 100), MOST));
         assert_eq!((held.from, held.len, held.segment), (5000, 2980, 1440));
-        assert_eq!(held.header[wire::IPV6_HEADER + 13], ACK | PSH | FIN);
-        assert_eq!(held.header[4..6], 3000u16.to_be_bytes());
+        let (header, ip_header_len) = held.finish();
+        assert_eq!(header[wire::IPV6_HEADER + 13], ACK | PSH | FIN);
+        assert_eq!(header[4..6], 3000u16.to_be_bytes());
+        assert_eq!(ip_header_len, wire::IPV6_HEADER);
     }
 
     #[test]
     fn what_does_not_belong_together_stays_apart() {
-        let refuses = |held: &mut Held, header: &[u8], from, len, most| {
+        let refuses = |held: &mut Held, header: &[u8], new: New, most| {
             let before = format!("{held:?}");
-            assert!(!held.join(header, from, len, most));
+            assert!(!held.join(header, &new, most));
             assert_eq!(format!("{held:?}"), before, "it is as it was");
         };
         let (same, mut one) = (header(ACK, 1), held());
-        refuses(&mut one, &same, 6441, 1440, MOST); // a hole
-        refuses(&mut one, &same, 5000, 1440, MOST); // sent again
-        refuses(&mut one, &same, 6440, 1441, MOST); // longer than the others
-        refuses(&mut one, &same, 6440, 1440, 2939); // too large for the link
-        refuses(&mut one, &header(ACK, 2), 6440, 1440, MOST); // another acknowledgement
-        refuses(&mut one, &header(ACK | SYN, 1), 6440, 1440, MOST);
+        refuses(&mut one, &same, new(6441, 1440), MOST); // a hole
+        refuses(&mut one, &same, new(5000, 1440), MOST); // sent again
+        let mut longer = new(6440, 1441);
+        longer.segment = 1441;
+        refuses(&mut one, &same, longer, MOST); // longer than the others
+        refuses(&mut one, &same, new(6440, 1440), 2939); // too large for the link
+        refuses(&mut one, &header(ACK, 2), new(6440, 1440), MOST); // another acknowledgement
+        refuses(&mut one, &header(ACK | SYN, 1), new(6440, 1440), MOST);
         let mut options = same.to_vec();
         options.extend([1; 4]);
-        refuses(&mut one, &options, 6440, 1440, MOST);
+        refuses(&mut one, &options, new(6440, 1440), MOST);
         // Behind a shorter one, and behind the end.
-        assert!(one.join(&same, 6440, 100, MOST));
-        refuses(&mut one, &same, 6540, 100, MOST);
+        assert!(one.join(&same, &new(6440, 100), MOST));
+        refuses(&mut one, &same, new(6540, 100), MOST);
         let mut one = held();
-        assert!(one.join(&header(ACK | FIN, 1), 6440, 1440, MOST));
-        refuses(&mut one, &same, 7880, 1440, MOST);
+        assert!(one.join(&header(ACK | FIN, 1), &new(6440, 1440), MOST));
+        refuses(&mut one, &same, new(7880, 1440), MOST);
+    }
+
+    #[test]
+    fn lengths_that_ip_cannot_say() {
+        let mut held = held();
+        assert!(held.join(&header(ACK, 1), &new(6440, 100 * 1440), 1 << 20));
+        let (header, ip_header_len) = held.finish();
+        assert_eq!((header[4..7].to_vec(), ip_header_len), (vec![0, 0, 0], 48));
+        let len = 8 + 20 + 101 * 1440_u32;
+        let mut option = vec![wire::PROTO_TCP, 0, 0xc2, 4];
+        option.extend(len.to_be_bytes());
+        assert_eq!(header[40..48], option);
+        assert_eq!(header[48 + 13], ACK);
+        for (len, total) in [(65_495, 65_535), (65_496, 0)] {
+            let mut v4 = held_v4();
+            v4.len = len;
+            let (header, ip_header_len) = v4.finish();
+            assert_eq!(
+                (&header[2..4], ip_header_len),
+                (&u16::to_be_bytes(total)[..], 20)
+            );
+        }
+    }
+
+    fn held_v4() -> Held {
+        let mut header = [0; 40];
+        (header[0], header[9]) = (0x45, wire::PROTO_TCP);
+        Held {
+            header: SmallVec::from_slice(&header),
+            ..held()
+        }
     }
 }
