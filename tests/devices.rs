@@ -8,14 +8,15 @@ mod namespace;
 
 use namespace::{Namespace, available, run, skip};
 use sosplice::link::tun::{self, Difference, OpenError, Tun};
-use sosplice::link::{Frame, Link, Packet, ReceiveError, TransmitError};
+use sosplice::link::{Capabilities, Frame, Interest, Link, Packet, ReceiveError, TransmitError};
 use sosplice::{Stack, TcpListener};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const IFF_TUN: u32 = 0x0001;
 const IFF_MULTI_QUEUE: u32 = 0x0100;
@@ -336,7 +337,7 @@ fn answer(tun: &Tun) -> Result<Frame, ReceiveError> {
         match frames.pop() {
             Some(frame) if frame.head[0] == 0x45 && frame.head[9] == 1 => return Ok(frame),
             Some(_) => {}
-            None => tun.wait(sosplice::link::Interest::READABLE, None).unwrap(),
+            None => tun.wait(Interest::READABLE, None).unwrap(),
         }
     }
 }
@@ -504,11 +505,110 @@ fn packets(namespace: &Namespace) -> u64 {
     line.split_whitespace().nth(2).unwrap().parse().unwrap()
 }
 
+/// A device, and the length of the largest packet that was sent by it.
+#[derive(Debug)]
+struct Watched {
+    tun: Tun,
+    largest: Arc<AtomicUsize>,
+}
+
+impl Link for Watched {
+    fn capabilities(&self) -> Capabilities {
+        self.tun.capabilities()
+    }
+    fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
+        self.tun.receive(frames, max)
+    }
+    fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
+        self.largest.fetch_max(packet.len(), Ordering::Relaxed);
+        self.tun.transmit(packet)
+    }
+    fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
+        self.tun.wait(interest, deadline)
+    }
+    fn wake(&self) {
+        self.tun.wake();
+    }
+}
+
+/// A stack behind `t0`, and a connection to it, and how large its packets are.
+fn connection(
+    (router, client): (&Namespace, &Namespace),
+    to: &str,
+    super_frame: Option<usize>,
+) -> (Arc<AtomicUsize>, TcpStream, sosplice::TcpStream) {
+    let tun = build(|| {
+        let builder = Tun::builder("t0").netns(router.name());
+        match super_frame {
+            Some(bytes) => builder.super_frame(bytes),
+            None => builder,
+        }
+    });
+    let bits = if to.contains(':') { 64 } else { 24 };
+    let largest = Arc::new(AtomicUsize::new(0));
+    let watched = Watched {
+        tun,
+        largest: largest.clone(),
+    };
+    let builder = Stack::builder(watched).address(format!("{to}/{bits}").parse().unwrap());
+    let stack = builder.send_buffer(4 << 20).build().unwrap();
+    router.wait_until_up("t0");
+    let at = SocketAddr::new(to.parse().unwrap(), 80);
+    let listener = TcpListener::bind(&stack, at).unwrap();
+    let near = client.enter(|| TcpStream::connect(at).unwrap());
+    let (inside, _) = listener.accept().unwrap();
+    assert_eq!(stack.stats().transmit_errors, 0);
+    (largest, near, inside)
+}
+
+const MUCH: usize = 64 << 20;
+
+/// Everything arrives as it was sent.
+fn download(mut inside: sosplice::TcpStream, mut near: TcpStream) {
+    const PERIOD: usize = 251;
+    let pattern: Vec<u8> = (0..=250).cycle().take((1 << 20) + PERIOD).collect();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for at in (0..MUCH).step_by(1 << 20) {
+                let from = at % PERIOD;
+                inside.write_all(&pattern[from..from + (1 << 20)]).unwrap();
+            }
+        });
+        let mut part = vec![0; 1 << 20];
+        let mut got = 0;
+        while got < MUCH {
+            let count = near.read(&mut part).unwrap();
+            assert!(count > 0, "{got}");
+            let from = got % PERIOD;
+            assert!(part[..count] == pattern[from..from + count], "{got}");
+            got += count;
+        }
+    });
+}
+
+/// What `super_frame` allows is sent, arrives whole, and costs a fraction of the packets.
+#[test]
+fn receivers_on_the_host_take_larger_super_frames() {
+    if !ready("receivers_on_the_host_take_larger_super_frames") {
+        return;
+    }
+    for (tun, to) in [("10.99.1.1/24", "10.99.1.2"), ("fd99::1/64", "fd99::2")] {
+        let host = Namespace::new("dev");
+        host.tun("t0", &[tun], 1500);
+        let (largest, near, inside) = connection((&host, &host), to, Some(500_000));
+        download(inside, near);
+        let largest = largest.load(Ordering::Relaxed);
+        assert!(
+            (100_000..=500_000).contains(&largest),
+            "{to}: {largest} bytes"
+        );
+    }
+}
+
 /// Super-frames cross a router whole: they leave room for the headers of the links behind it. Larger ones
 /// are cut by the kernel, into packets of the MTU.
 #[test]
 fn super_frames_are_forwarded_whole() {
-    const LEN: usize = 64 << 20;
     if !ready("super_frames_are_forwarded_whole") {
         return;
     }
@@ -541,35 +641,18 @@ fn super_frames_are_forwarded_whole() {
         }
         let (gateway, _) = inner.split_once('/').unwrap();
         client.ip(&format!("route add default via {gateway}"));
-        let tun = open(&router);
-        let address = if to.contains(':') {
-            "fd99::2/64"
-        } else {
-            "10.99.1.2/24"
-        };
-        let builder = Stack::builder(tun).address(address.parse().unwrap());
-        let stack = builder.send_buffer(4 << 20).build().unwrap();
-        router.wait_until_up("t0");
-        let at = SocketAddr::new(to.parse().unwrap(), 80);
-        let listener = TcpListener::bind(&stack, at).unwrap();
-        let mut near = client.enter(|| TcpStream::connect(at).unwrap());
-        let (mut inside, _) = listener.accept().unwrap();
+        // Those that are larger, for receivers on the router, are cut, and arrive.
+        {
+            let (largest, near, inside) = connection((&router, &client), to, Some(500_000));
+            download(inside, near);
+            assert!(largest.load(Ordering::Relaxed) > 100_000);
+        }
+        let (largest, near, inside) = connection((&router, &client), to, None);
         let before = packets(&client);
-        thread::scope(|scope| {
-            scope.spawn(move || {
-                let part = vec![7; 1 << 20];
-                (0..LEN >> 20).for_each(|_| inside.write_all(&part).unwrap());
-            });
-            let mut part = vec![0; 1 << 20];
-            let mut left = LEN;
-            while left > 0 {
-                let count = near.read(&mut part).unwrap();
-                assert!(count > 0 && part[..count].iter().all(|byte| *byte == 7));
-                left -= count;
-            }
-        });
+        download(inside, near);
+        assert!(largest.load(Ordering::Relaxed) <= 65_212);
         let packets = packets(&client) - before;
-        let mean = LEN as u64 / packets;
+        let mean = MUCH as u64 / packets;
         println!("{to}: {packets} packets, {mean} bytes each");
         assert!(mean >= 25_000, "{to}: {packets} packets of {mean} bytes");
     }
