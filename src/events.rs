@@ -1,17 +1,19 @@
 //! Events for whoever subscribes to them: what becomes of stacks, listeners, connections and splices.
 //!
 //! Subscribers are foreign code: they may do anything with our sockets, and may panic. So an event is
-//! told with no lock held, and behind what it tells of; builds with debug assertions check that also
-//! when nobody subscribes.
+//! told with no lock held, behind what it tells of, and, if user code has brought it about, when that has
+//! returned (`callbacks`); builds with debug assertions check the first also when nobody subscribes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Tells an event: a level of `tracing`, the target behind `sosplice::`, fields, and what happened.
+/// Tells an event: a level of `tracing`, the target behind `sosplice::`, fields, and what happened. The
+/// fields' values are moved: they may have to wait.
 macro_rules! tell {
     ($level:ident, $target:literal, $($what:tt)+) => {{
-        crate::lock::assert_none_held();
-        ::tracing::$level!(target: concat!("sosplice::", $target), $($what)+);
+        $crate::callbacks::call($crate::callbacks::Once::new(move || {
+            ::tracing::$level!(target: concat!("sosplice::", $target), $($what)+);
+        }));
     }};
 }
 pub(crate) use tell;

@@ -105,6 +105,26 @@
 //! * A simulator uses none of these: stacks, pools and clocks can be run by hand
 //!   ([`stack::Builder::manual`], [`splice::Builder::manual`], [`clock::Clock`]).
 //!
+//! # What is called back
+//!
+//! Code of the program's that the library calls does not nest: it may call the library, and what becomes due
+//! there is called when it has returned, in the same thread, in order. So the stack of a thread does not
+//! grow with what callbacks bring about, whatever peers do. In turn code that is called back must not wait
+//! for other code that is.
+//!
+//! | code | where it is called |
+//! |---|---|
+//! | [`Splice::on_end`], the wakers of `Splice::ended` | in the thread that ends the splice |
+//! | the wakers of sockets | in the thread that brings the bytes or the room, or one for wakers |
+//! | subscribers of events (below) | in the thread that has something to tell |
+//! | the hook for frames ([`stack::Builder::unclaimed`]) | in the driver |
+//! | what is dropped with the upcalls and wakers of a closed socket | where the socket is closed |
+//! | [upcalls](protocol::Upcall) | under a buffer's lock, where they call nothing; [`closing`](protocol::Upcall::closing) where the socket is closed |
+//!
+//! After 64 callbacks in a row that each other have brought about, those for ends are called by the worker
+//! of the splice, and those of sockets by the thread for wakers, so that the thread gets on with what else it
+//! has to do. A [`Poller`] calls nobody.
+//!
 //! # What an administrator sees
 //!
 //! * Counters, queues and memory of a stack ([`Stack::stats`], [`Stack::driver_stats`]) and of a pool
@@ -121,8 +141,9 @@
 //! | `sosplice::splice` | debug | splice set up; splice ended, with its cause and bytes |
 //!
 //! A subscriber runs in whatever thread has something to tell, with no lock held, and may use every
-//! socket, but in the thread of a driver or a worker it must not wait for one. If it panics in a driver's
-//! thread, the stack goes down.
+//! socket, but in the thread of a driver or a worker it must not wait for one. What its own calls, or those
+//! of other code that is called back, give to tell is told afterwards. If it panics in a driver's thread,
+//! the stack goes down.
 //!
 //! # Locks
 //!
@@ -153,6 +174,7 @@ mod affinity;
 pub mod behaviour {}
 pub mod buf;
 mod busy;
+mod callbacks;
 pub mod clock;
 mod columns;
 #[cfg(feature = "conformance")]

@@ -16,7 +16,8 @@
 //! Each of these wakes who waits: sleeping threads, and the [`Upcall`]s on the buffer. While a splice
 //! diverts the buffer, its upcall is told instead of the others and of sleeping readers. (A sleeping
 //! writer is told too: a splice shares the sink with writers.) An upcall runs with that buffer's
-//! lock held (rank 2 or 3), so it takes only ranks 4 and 5, moves nothing and calls no socket.
+//! lock held (rank 2 or 3), so it takes only ranks 4 and 5, moves nothing, and calls no socket and no
+//! splice. So it brings about no other upcall, and upcalls do not nest.
 //!
 //! **Protocol methods are entered with no lock held.**
 
@@ -34,7 +35,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// What a protocol does for its socket. All methods are entered with no lock held, from any thread,
-/// also several at once; none may wait for the network.
+/// also several at once; none may wait for the network. One that calls another socket enters that one's
+/// protocol inside itself: the stack is as deep as protocols are built upon each other.
 pub trait Protocol: Send + Sync + fmt::Debug {
     /// `so_snd` has new bytes, or has been closed for writing: send (`pr_send`, `pr_shutdown`).
     /// The bytes before the close are still to be delivered.
@@ -162,7 +164,8 @@ pub trait Upcall: Any + Send + Sync {
     }
 
     /// The socket whose buffer this upcall diverts is being closed. Runs with no lock held, before
-    /// the protocol is detached; afterwards the upcall must be off both buffers.
+    /// the protocol is detached; afterwards the upcall must be off both buffers. Other sockets that are
+    /// dropped here are closed, and callbacks that become due are called, when it has returned.
     fn closing(&self, _end: &SocketEnd) {}
 
     /// For listings: the other socket of the splice that diverts this buffer, of which this socket is

@@ -8,7 +8,7 @@
 //! no jobs ([`push`] is false), and one that has no time takes none that a worker would do as well
 //! ([`offer`] is false).
 //!
-//! The list belongs to its thread: no lock.
+//! The list belongs to its thread: no lock. A thread that ends has none once its storage is gone.
 
 use crate::lock;
 use crate::sync::thread_local;
@@ -72,8 +72,9 @@ thread_local! {
     };
 }
 
-fn with_list<R>(change: impl FnOnce(&mut List) -> R) -> R {
-    LIST.with(|list| change(&mut list.borrow_mut()))
+/// `None` when the thread ends and its storage is gone.
+fn with_list<R>(change: impl FnOnce(&mut List) -> R) -> Option<R> {
+    LIST.try_with(|list| change(&mut list.borrow_mut())).ok()
 }
 
 /// Calls `body` with an active run list and drains the list afterwards. Inside another scope it
@@ -86,7 +87,7 @@ pub(crate) fn scope<R>(budget: Budget, body: impl FnOnce() -> R) -> R {
         }
         outermost
     });
-    if !outermost {
+    if outermost != Some(true) {
         return body();
     }
     let rest = HandOver;
@@ -103,16 +104,16 @@ pub(crate) fn push(job: Weak<dyn Job>) -> bool {
             list.jobs.push_back(job);
         }
         list.active
-    })
+    }) == Some(true)
 }
 
 /// As [`push`], if this thread has time for what a worker would do as well.
 pub(crate) fn offer(job: Weak<dyn Job>) -> bool {
-    with_list(|list| list.active && list.has_time) && push(job)
+    with_list(|list| list.active && list.has_time) == Some(true) && push(job)
 }
 
 fn next() -> Option<Weak<dyn Job>> {
-    with_list(|list| list.jobs.pop_front())
+    with_list(|list| list.jobs.pop_front()).flatten()
 }
 
 fn drain(budget: Budget) {
@@ -135,7 +136,8 @@ impl Drop for HandOver {
         let rest = with_list(|list| {
             list.active = false;
             (!list.jobs.is_empty()).then(|| std::mem::take(&mut list.jobs))
-        });
+        })
+        .flatten();
         rest.iter()
             .flatten()
             .filter_map(Weak::upgrade)

@@ -18,11 +18,12 @@
 pub mod poller;
 
 use crate::buf::Chain;
+use crate::callbacks::{self, Once};
 use crate::clock::{Clock, SystemClock};
 use crate::end::{End, Role};
 use crate::error::{Flavor, SoError};
 use crate::lock::{self, Guard, RCV, SND};
-use crate::protocol::{Protocol, Side, SocketEnd, Upcall, Wakeup};
+use crate::protocol::{Protocol, Side, SocketEnd, Upcall, Upcalls, Wakeup};
 use crate::run_list::{self, Budget};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
@@ -599,29 +600,46 @@ impl Socket {
 impl Open {
     /// Enters the protocol, with no lock held.
     fn enter(&self, call: impl FnOnce(&dyn Protocol)) {
-        lock::assert_none_held();
-        run_list::scope(Budget::USER, || call(&*self.protocol));
+        enter(&*self.protocol, call);
     }
 }
 
+fn enter(protocol: &dyn Protocol, call: impl FnOnce(&dyn Protocol)) {
+    lock::assert_none_held();
+    run_list::scope(Budget::USER, || call(protocol));
+}
+
 impl Drop for Open {
-    /// `soclose`.
     fn drop(&mut self) {
         // Its own upcalls are not told of the close; those on the other side of a splice are.
-        let upcalls = (
+        let upcalls: [Upcalls; 2] = [
             std::mem::take(self.end.rcv().upcalls_mut()),
             std::mem::take(self.end.snd().upcalls_mut()),
-        );
-        drop(upcalls);
-        let source_of = self.end.rcv().diversion().cloned();
-        let sink_of = self.end.snd().diversion().cloned();
-        for splice in [source_of, sink_of].into_iter().flatten() {
-            splice.closing(&self.end);
+        ];
+        #[cfg(feature = "async")]
+        drop(self.wakers.take());
+        if upcalls.iter().any(|upcalls| !upcalls.is_empty()) {
+            // What they hold may be the last handle of another socket with upcalls.
+            callbacks::call(Once::new(move || drop(upcalls)));
         }
-        // Not closed for writing here: the protocol might send its end before it is told that what was
-        // not read makes a reset of it.
-        self.enter(|protocol| protocol.detach());
+        if callbacks::is_closing() {
+            let (end, protocol) = (self.end.clone(), self.protocol.clone());
+            callbacks::call(Once::new(move || soclose(&end, &*protocol)));
+        } else {
+            soclose(&self.end, &*self.protocol);
+        }
     }
+}
+
+fn soclose(end: &SocketEnd, protocol: &dyn Protocol) {
+    let source_of = end.rcv().diversion().cloned();
+    let sink_of = end.snd().diversion().cloned();
+    for splice in [source_of, sink_of].into_iter().flatten() {
+        callbacks::while_closing(|| splice.closing(end));
+    }
+    // Not closed for writing here: the protocol might send its end before it is told that what was
+    // not read makes a reset of it.
+    enter(protocol, |protocol| protocol.detach());
 }
 
 fn would_block(what: &'static str) -> io::Error {

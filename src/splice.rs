@@ -296,7 +296,13 @@ impl Splice {
     /// Calls `callback` once when the splice has ended, when [`wait`](Self::wait) would return: at
     /// once if that is so already, else in the thread that ends it (a worker, a driver, a user's),
     /// with no lock held. It may do anything, splice again too, but the splices of that worker
-    /// wait for it.
+    /// wait for it. If it panics, the others are called, and [`Stats::panics`] counts it.
+    ///
+    /// Callbacks do not nest (see [the crate's page](crate#what-is-called-back)): in a callback, and in
+    /// all other code of the user's that the library calls, nothing else is called at once. What becomes
+    /// due there, also by [`on_end`](Self::on_end) for an end that is there already, is called when that
+    /// code has returned. So a callback must not wait for what another one does. A stream may be
+    /// spliced in any number of pieces, each in the callback of the one before.
     ///
     /// ```
     /// use sosplice::{local, splice::Options};
@@ -537,6 +543,7 @@ fn new_task(source: &Socket, sink: &Socket, options: &Options, pool: &Arc<Shared
         source,
         sink,
         status: Arc::new(Status::new(
+            (pool, worker),
             options.idle.map(|_| now()),
             options.rate.map(|rate| Bucket::new(rate, now())),
         )),

@@ -59,6 +59,8 @@ pub(crate) enum Protection {
     LastLook,
     /// A pool that is closed ends its splices.
     LastEnd,
+    /// A pool that is closed leaves nobody in its queues who waits for an end.
+    LastWaiters,
     /// An end that has failed says so before it is closed.
     FailureFirst,
     /// A connection is free before its backlog is.

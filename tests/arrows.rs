@@ -14,7 +14,8 @@ const ARROWS: &str = "
     error           ->
     sync            ->
     lock            -> sync
-    events          -> lock
+    callbacks       -> lock sync
+    events          -> callbacks lock
     timer           ->
     interest        ->
     busy            ->
@@ -26,11 +27,11 @@ const ARROWS: &str = "
     protocol        -> sockbuf buf end error lock sync
     run_list        -> lock sync
     link            -> buf clock interest lock
-    socket          -> protocol run_list sockbuf buf clock end error interest lock
+    socket          -> protocol run_list callbacks sockbuf buf clock end error interest lock
     socket::poller  -> protocol clock end error interest lock
     kernel          -> socket protocol run_list sockbuf buf clock keep_alive error lock sync
     local           -> socket protocol sockbuf buf error lock sync
-    splice          -> socket protocol run_list timer busy columns events sockbuf buf affinity clock end error lock sync
+    splice          -> socket protocol run_list timer busy columns events callbacks sockbuf buf affinity clock end error lock sync
     splice::machine -> protocol error sync
     splice::xfer    -> sockbuf buf
     splice::bucket  ->
@@ -38,7 +39,7 @@ const ARROWS: &str = "
     sockopt::layout -> error
     conformance     -> splice socket protocol sockbuf buf clock error
     tcp             -> protocol link sockbuf buf keep_alive events error lock sync
-    stack           -> tcp socket protocol link run_list timer busy columns events sockbuf buf affinity clock end keep_alive error lock sync
+    stack           -> tcp socket protocol link run_list timer busy columns events callbacks sockbuf buf affinity clock end keep_alive error lock sync
 ";
 
 /// The modules that may name the engine.

@@ -3,11 +3,13 @@
 //! The wakers of a socket are one [`Upcall`] on both of its buffers ([`Wakers`]). A waker is the
 //! user's code and may do anything, so it is not called under a buffer's lock: the wakers that are
 //! due are a [`Job`] for the run list of the thread that brings the bytes, or, if it has none, for a
-//! thread of their own (`sosplice:wake`), which starts with the first poll.
+//! thread of their own (`sosplice:wake`), which starts with the first poll. There they are called as
+//! all user code is ([`callbacks`]).
 //!
 //! Locks: `so_rcv` (2) or `so_snd` (3), then the list of wakers (5).
 
 use super::Socket;
+use crate::callbacks::{self, Callback};
 use crate::error::SoError;
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::{Upcall, Wakeup};
@@ -15,6 +17,7 @@ use crate::run_list::{self, Job};
 use crossbeam_channel::{Sender, unbounded};
 use std::fmt;
 use std::io::{self, ErrorKind};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 use std::thread;
@@ -47,7 +50,8 @@ fn thread_for_wakers() -> io::Result<&'static Sender<Weak<Wakers>>> {
         let (sender, receiver) = unbounded::<Weak<Wakers>>();
         let run = move || {
             let live = receiver.iter().filter_map(|wakers| wakers.upgrade());
-            live.for_each(|wakers| wakers.wake());
+            // What wakers bring about may panic too.
+            live.for_each(|wakers| contained(|| wakers.call()));
         };
         let thread = thread::Builder::new().name("sosplice:wake".into());
         let started = thread.spawn(run).map_err(|error| error.kind());
@@ -67,9 +71,29 @@ impl Wakers {
     }
 
     /// Calls those that are due. Entered with no lock held.
-    fn wake(&self) {
-        let due = std::mem::take(&mut self.slots.lock().due);
-        due.into_iter().for_each(Waker::wake);
+    fn call(self: Arc<Self>) {
+        callbacks::call(Due(self));
+    }
+}
+
+/// Runs code that is not this crate's. A panic, which was reported, ends only that.
+fn contained(code: impl FnOnce()) {
+    panic::catch_unwind(AssertUnwindSafe(code)).ok();
+}
+
+/// The wakers that are due.
+struct Due(Arc<Wakers>);
+
+impl Callback for Due {
+    /// All of them, also if one panics: whose thread this is has nothing to do with it.
+    fn call(&mut self) {
+        let due = std::mem::take(&mut self.0.slots.lock().due);
+        due.into_iter().for_each(|waker| contained(|| waker.wake()));
+    }
+
+    fn hand_over(&mut self) -> bool {
+        Job::hand_over(&*self.0);
+        true
     }
 }
 
@@ -101,7 +125,9 @@ impl Upcall for Wakers {
 
 impl Job for Wakers {
     fn run(&self) -> u64 {
-        self.wake();
+        if let Some(me) = self.me.upgrade() {
+            me.call();
+        }
         0
     }
 

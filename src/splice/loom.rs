@@ -6,6 +6,7 @@
 
 mod close_against_everything;
 mod eof_during_a_pass;
+mod handed_over_against_shutdown;
 mod shutdown_with_work_queued;
 mod unsplice_against_set_up;
 mod unsplice_against_timer;

@@ -8,13 +8,15 @@
 //!
 //! A pool that is closed says so, then ends the splices it finds, then wakes its workers; a splice that
 //! is set up is put where it can be found, then asks whether the pool is closed. So none is left
-//! behind, and no worker sleeps on (models: `shutdown_with_work_queued`, `close_against_everything`).
+//! behind, and no worker sleeps on (models: `shutdown_with_work_queued`, `close_against_everything`). Those
+//! who wait for an end, and were handed over to a worker, are told in the same way
+//! (`handed_over_against_shutdown`).
 //!
 //! Queue and timers hold splices weakly. Locks: leaves (5), one at a time. A user's handle is a
 //! [`SplicePool`]; workers and splices hold [`Shared`], so the last handle can end them.
 
 use super::stats::{Counts, Stats, WorkerStats};
-use super::task::{Party, Task};
+use super::task::{Party, Status, Task};
 use super::{Cause, Dispatch, SpliceError};
 use crate::affinity::Affinity;
 use crate::buf;
@@ -26,6 +28,7 @@ use crate::sync::atomic::AtomicBool;
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use crate::sync::{Protection, intact, thread};
 use crate::timer::Timers;
+use std::collections::VecDeque;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -379,6 +382,22 @@ impl Shared {
         self.workers[worker].send(Item::Pass(task));
     }
 
+    /// Has those who wait for the end of a splice told by its worker. `false`: no worker is there any
+    /// more.
+    pub(super) fn enqueue_waiting(&self, worker: usize, status: &Arc<Status>) -> bool {
+        if self.closed.load(Ordering::SeqCst) {
+            return false;
+        }
+        let worker = &self.workers[worker];
+        worker.waiting.lock().push_back(status.clone());
+        worker.send(Item::Look);
+        // Either shut_down() has found them, or this finds the pool closed.
+        if self.closed.load(Ordering::SeqCst) && intact(Protection::LastWaiters) {
+            while worker.tell_waiting() {}
+        }
+        true
+    }
+
     fn shut_down(&self) {
         self.closed.store(true, Ordering::SeqCst);
         for worker in &self.workers {
@@ -387,6 +406,7 @@ impl Shared {
             for task in tasks.filter_map(Weak::upgrade) {
                 task.dissolve(Cause::PoolClosed);
             }
+            while worker.tell_waiting() {}
             if intact(Protection::LastLook) {
                 worker.send(Item::Look);
             }
@@ -398,7 +418,7 @@ impl Shared {
 enum Item {
     /// Run a pass.
     Pass(Weak<Task>),
-    /// Timers have changed, or the pool has been closed.
+    /// Timers have changed, somebody waits to be told of an end, or the pool has been closed.
     Look,
 }
 
@@ -408,6 +428,8 @@ struct Worker {
     receiver: Receiver<Item>,
     timers: Mutex<Timers<Weak<Task>>, LEAF>,
     tasks: Mutex<Tasks, LEAF>,
+    /// Ends of which those who wait are to be told; for each there is a look in the queue.
+    waiting: Mutex<VecDeque<Arc<Status>>, LEAF>,
     busy: Busy,
 }
 
@@ -428,6 +450,7 @@ impl Worker {
             receiver,
             timers: Mutex::default(),
             tasks: Mutex::default(),
+            waiting: Mutex::default(),
             busy: Busy::new(epoch),
         }
     }
@@ -467,9 +490,23 @@ impl Worker {
                 while self.fire_one(shared) {}
             }
             if let Ok(item) = item {
-                item.work();
+                self.work(&item);
             }
         }
+    }
+
+    /// Does what an item says. Whether there was something to do.
+    fn work(&self, item: &Item) -> bool {
+        match item {
+            Item::Pass(task) => task.upgrade().map(|task| task.run()).is_some(),
+            Item::Look => self.tell_waiting(),
+        }
+    }
+
+    /// Tells those who wait for the end of one splice. Whether there was one.
+    fn tell_waiting(&self) -> bool {
+        let status = self.waiting.lock().pop_front();
+        status.map(|status| status.tell_waiters()).is_some()
     }
 
     /// Waits for something to do.
@@ -490,7 +527,7 @@ impl Worker {
             return true;
         }
         while let Ok(item) = self.receiver.try_recv() {
-            if item.work() {
+            if self.work(&item) {
                 return true;
             }
         }
@@ -509,16 +546,6 @@ impl Worker {
             shared.arm(&task);
         }
         true
-    }
-}
-
-impl Item {
-    /// Whether there was something to do.
-    fn work(&self) -> bool {
-        match self {
-            Item::Pass(task) => task.upgrade().map(|task| task.run()).is_some(),
-            Item::Look => false,
-        }
     }
 }
 

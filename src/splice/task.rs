@@ -30,9 +30,9 @@
 use super::bucket::Bucket;
 use super::machine::{self, Action, Event, Reason, State};
 use super::pool::Shared;
-use super::stats::Counts;
 use super::xfer::{self, Stop, Terms};
 use super::{Cause, Dispatch, End, Role};
+use crate::callbacks::{self, Callback};
 use crate::error::{Flavor, SoError};
 use crate::events::{self, tell};
 use crate::lock::{Condvar, Guard, Mutex, RCV, SND, SPLICE};
@@ -41,6 +41,7 @@ use crate::run_list::{self, Job};
 use crate::sync::{Protection, intact};
 use std::any::Any;
 use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 #[cfg(feature = "async")]
@@ -54,9 +55,11 @@ pub(super) struct Party {
 }
 
 /// How far a splice is: what its handles keep.
-#[derive(Debug)]
 pub(super) struct Status {
     id: u64,
+    /// Weak: a handle of what has ended keeps no pool.
+    pool: Weak<Shared>,
+    worker: usize,
     progress: Mutex<Progress, SPLICE>,
     ended: Condvar,
 }
@@ -80,6 +83,16 @@ enum Waiter {
     Waker(Waker),
 }
 
+impl fmt::Debug for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Status")
+            .field("id", &self.id)
+            .field("worker", &self.worker)
+            .field("progress", &self.progress)
+            .finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Progress")
@@ -98,10 +111,16 @@ impl Progress {
 }
 
 impl Status {
-    pub(super) fn new(moved_at: Option<Instant>, bucket: Option<Bucket>) -> Status {
+    pub(super) fn new(
+        (pool, worker): (&Arc<Shared>, usize),
+        moved_at: Option<Instant>,
+        bucket: Option<Bucket>,
+    ) -> Status {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         Status {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            pool: Arc::downgrade(pool),
+            worker,
             progress: Mutex::new(Progress {
                 state: State::Queued,
                 end: None,
@@ -142,14 +161,14 @@ impl Status {
 
     /// Calls `callback` when [`wait`](Self::wait) would return: now, or in the thread that ends the
     /// splice.
-    pub(super) fn on_end(&self, callback: Box<dyn FnOnce(End) + Send>) {
-        let mut progress = self.progress.lock();
-        match progress.complete() {
-            None => progress.waiters.push(Waiter::Callback(callback)),
-            Some(end) => {
-                drop(progress);
-                callback(end);
-            }
+    pub(super) fn on_end(self: &Arc<Self>, callback: Box<dyn FnOnce(End) + Send>) {
+        let is_over = {
+            let mut progress = self.progress.lock();
+            progress.waiters.push(Waiter::Callback(callback));
+            progress.complete().is_some()
+        };
+        if is_over {
+            self.tell_waiters();
         }
     }
 
@@ -170,19 +189,52 @@ impl Status {
         Poll::Pending
     }
 
-    /// Tells all who wait, also if one of them panics. Entered with no lock held, once.
-    fn complete(&self, counts: &Counts) {
-        let (end, waiters) = {
-            let mut progress = self.progress.lock();
-            (progress.end, std::mem::take(&mut progress.waiters))
+    /// The last pass is over: tells of the end, and all who wait. Entered with no lock held, once.
+    fn complete(self: &Arc<Self>) {
+        let (end, anybody_waits) = {
+            let progress = self.progress.lock();
+            (progress.end, !progress.waiters.is_empty())
         };
-        let Some(end) = end else { return };
-        for waiter in waiters {
-            counts.guard(|| match waiter {
-                Waiter::Callback(callback) => callback(end),
-                #[cfg(feature = "async")]
-                Waiter::Waker(waker) => waker.wake(),
-            });
+        if let Some(end) = end {
+            self.guard(|| self.tell_end(end));
+        }
+        // Who comes from here on finds the end.
+        if anybody_waits {
+            self.tell_waiters();
+        }
+    }
+
+    fn tell_end(&self, end: End) {
+        let End {
+            cause,
+            bytes,
+            passes,
+            residual,
+        } = end;
+        let splice = self.id;
+        tell!(
+            debug,
+            "splice",
+            splice,
+            ?cause,
+            bytes,
+            passes,
+            residual,
+            "splice ended"
+        );
+    }
+
+    /// Tells all who wait. In user code of this thread they are told when that has returned.
+    pub(super) fn tell_waiters(self: &Arc<Self>) {
+        // What they bring about, and what is called behind them, may panic too.
+        self.guard(|| callbacks::call(Waiting(self.clone())));
+    }
+
+    /// Runs code that is not this crate's. A panic ends only that, and the pool counts it if it is there.
+    fn guard(&self, foreign: impl FnOnce()) {
+        match self.pool.upgrade() {
+            Some(pool) => drop(pool.counts.guard(foreign)),
+            None => drop(panic::catch_unwind(AssertUnwindSafe(foreign))),
         }
     }
 
@@ -201,6 +253,35 @@ impl Status {
             (None, Some(task)) => task.source.end.spliced(),
             (None, None) => 0,
         }
+    }
+}
+
+/// Those who wait for the end of a splice that is over.
+struct Waiting(Arc<Status>);
+
+impl Callback for Waiting {
+    /// All of them, also if one of them panics.
+    fn call(&mut self) {
+        let Waiting(status) = self;
+        let (end, waiters) = {
+            let mut progress = status.progress.lock();
+            (progress.complete(), std::mem::take(&mut progress.waiters))
+        };
+        let Some(end) = end else { return };
+        for waiter in waiters {
+            status.guard(|| match waiter {
+                Waiter::Callback(callback) => callback(end),
+                #[cfg(feature = "async")]
+                Waiter::Waker(waker) => waker.wake(),
+            });
+        }
+    }
+
+    /// To the splice's worker, or the back of its queue.
+    fn hand_over(&mut self) -> bool {
+        let Waiting(status) = self;
+        let pool = status.pool.upgrade();
+        pool.is_some_and(|pool| pool.enqueue_waiting(status.worker, status))
     }
 }
 
@@ -257,46 +338,24 @@ impl Task {
     }
 
     /// Entered with no lock held.
-    pub(super) fn tell_set_up(&self) {
+    pub(super) fn tell_set_up(self: &Arc<Self>) {
         let idle = events::seconds(self.idle);
+        let task = self.clone();
         tell!(
             debug,
             "splice",
-            splice = self.status.id(),
-            source = %self.source.name(),
-            sink = %self.sink.name(),
-            limit = self.limit,
+            splice = task.status.id(),
+            source = %task.source.name(),
+            sink = %task.sink.name(),
+            limit = task.limit,
             idle,
-            worker = self.worker,
+            worker = task.worker,
             "splice set up"
         );
     }
 
-    fn tell_end(&self) {
-        if let Some(end) = self.status.end() {
-            let End {
-                cause,
-                bytes,
-                passes,
-                residual,
-            } = end;
-            let splice = self.status.id();
-            tell!(
-                debug,
-                "splice",
-                splice,
-                ?cause,
-                bytes,
-                passes,
-                residual,
-                "splice ended"
-            );
-        }
-    }
-
     fn complete(&self) {
-        self.pool.counts.guard(|| self.tell_end());
-        self.status.complete(&self.pool.counts);
+        self.status.complete();
     }
 
     /// Has a pass run: in this thread soon, or on the splice's worker.

@@ -708,7 +708,7 @@ impl Builder {
     /// are several receive queues, by the driver of each. The stack stands still meanwhile, so it
     /// is to be quick: queue the frame (a clone shares its memory, which comes from the link's
     /// pool) and return. It may transmit, send into a channel, and use sockets of any stack without
-    /// waiting. It must not wait for anything that this stack is to do, and must not own a handle
+    /// waiting; callbacks that become due in it are called when it has returned. It must not wait for anything that this stack is to do, and must not own a handle
     /// or a socket of it, which would keep the stack running for ever. A panic ends the driver, and
     /// with it every connection. IP lengths and the IPv4 header's checksum have been checked,
     /// nothing behind the IP header has. [`Frame::checksum`] says what is known of the transport checksum:

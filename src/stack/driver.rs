@@ -206,7 +206,8 @@ impl Driver {
         self.shared.received.lost.add(1);
         if self.shared.frames_lost.is_due(now) {
             let so_far = self.shared.received.lost.get();
-            tell!(warn, "stack", %error, queue = self.queue, so_far, "frame lost: the link failed to receive it");
+            let (error, queue) = (error.to_string(), self.queue);
+            tell!(warn, "stack", %error, queue, so_far, "frame lost: the link failed to receive it");
         }
     }
 
@@ -218,12 +219,14 @@ impl Driver {
         }
         self.refused = so_far;
         if let Some(error) = self.home().link.take_refusal() {
-            tell!(warn, "stack", %error, queue = self.queue, so_far, "packet lost: the link refused it");
+            let (error, queue) = (error.to_string(), self.queue);
+            tell!(warn, "stack", %error, queue, so_far, "packet lost: the link refused it");
         }
     }
 
     fn link_gone(&self, gone: io::Error) -> io::Error {
-        tell!(warn, "stack", error = %gone, queue = self.queue, "link gone");
+        let (error, queue) = (gone.to_string(), self.queue);
+        tell!(warn, "stack", %error, queue, "link gone");
         self.shared.queue_gone(self.queue);
         gone
     }
@@ -529,14 +532,16 @@ impl Shared {
         self.received.backlog_full.add(1);
         if self.syns_dropped.is_due(now) {
             let so_far = self.received.backlog_full.get();
-            tell!(warn, "stack", accepts = %listening.rule, so_far, "SYN dropped: backlog full");
+            let accepts = listening.rule.clone();
+            tell!(warn, "stack", %accepts, so_far, "SYN dropped: backlog full");
         }
     }
 
     pub(super) fn tell_of_cookies(&self, listening: &Listening, now: Instant) {
         if self.cookies_sent.is_due(now) {
             let so_far = self.received.cookies_sent.get();
-            tell!(warn, "stack", accepts = %listening.rule, so_far, "SYN answered with a cookie: backlog full");
+            let accepts = listening.rule.clone();
+            tell!(warn, "stack", %accepts, so_far, "SYN answered with a cookie: backlog full");
         }
     }
 }

@@ -66,7 +66,8 @@ impl Stack {
             at.map(|at| listeners.remove(at))
         };
         if gone.is_some() && !thread::panicking() {
-            tell!(info, "stack", accepts = %listening.rule, "listener closed");
+            let accepts = listening.rule.clone();
+            tell!(info, "stack", %accepts, "listener closed");
         }
         drop(gone);
         let half_open: Vec<(u64, Tuple)> = {
@@ -115,7 +116,8 @@ impl Shared {
         listeners.push(listening.clone());
         listeners.sort_by_key(|one| one.rule.rank());
         drop(listeners);
-        tell!(info, "stack", accepts = %listening.rule, backlog, decides, "listener bound");
+        let accepts = listening.rule.clone();
+        tell!(info, "stack", %accepts, backlog, decides, "listener bound");
         Ok(listening)
     }
 

@@ -5,6 +5,7 @@
 //! through the link that it shares ([`Link`](crate::link::Link) is implemented for `Arc`s). What it
 //! does not take goes the way of all frames without a hook: dropped and counted, a TCP segment reset.
 
+use crate::callbacks;
 use crate::link::Frame;
 use crate::lock;
 use std::fmt;
@@ -28,7 +29,8 @@ impl Unclaimed {
 
     pub(super) fn takes(&self, frame: &Frame) -> bool {
         lock::assert_none_held();
-        self.hook.as_ref().is_some_and(|hook| hook(frame))
+        let hook = self.hook.as_deref();
+        hook.is_some_and(|hook| callbacks::during(|| hook(frame)))
     }
 }
 

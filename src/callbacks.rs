@@ -1,0 +1,318 @@
+//! User code that is called back: one piece after the other on each thread, never one inside the other.
+//!
+//! A program hands in code that the library calls: callbacks for the end of a splice, wakers, subscribers
+//! of events, a hook for frames. Such code calls the library in turn, and so may bring about the next
+//! call; a peer can decide how often, with records for a program that splices record by record. Each call
+//! inside the one before would take more of the thread's stack. So a thread that is inside user code calls
+//! none: [`call`] appends it to the thread's list, and the outermost call works through that list when the
+//! code has returned, iteratively.
+//!
+//! | code | where | waits on the list |
+//! |---|---|---|
+//! | callbacks of [`Splice::on_end`](crate::Splice::on_end), wakers of `Splice::ended` | `splice::task` | yes |
+//! | wakers of sockets | `socket::aio` | yes |
+//! | subscribers of events | `events` | yes |
+//! | what is dropped with the upcalls and wakers of a closed socket | `socket` | yes |
+//! | a socket that is dropped in [`Upcall::closing`](crate::protocol::Upcall::closing) | `socket` | yes |
+//! | the hook for frames, [`Upcall::closing`](crate::protocol::Upcall::closing) itself | `stack::unclaimed`, `socket` | no, the library needs its result ([`during`]); what it brings about does |
+//!
+//! Upcalls that run under a buffer's lock, links and clocks may call nothing that calls back. A
+//! [`Protocol`](crate::protocol::Protocol) is entered at once: the stack is as deep as protocols are built upon
+//! each other. A poller calls nobody.
+//!
+//! 1. What is on the list is called with no lock held, in the order in which it was put there.
+//! 2. After [`CALLS_IN_A_ROW`] of them the others go to another thread, if they know one
+//!    ([`Callback::hand_over`]): a peer does not keep a thread from what else it has to do.
+//! 3. A panic keeps no other code on the list from being called. It goes on when the list is empty, as a
+//!    panic of the code in which the list was begun.
+//! 4. The list is empty when no user code runs, so a thread that ends leaves nothing there. Once the
+//!    thread's storage is gone nothing waits any more.
+//!
+//! The list belongs to its thread: no lock.
+
+use crate::lock;
+use crate::sync::{CALLS_IN_A_ROW, thread_local};
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::panic::{self, AssertUnwindSafe};
+
+/// User code to be called.
+pub(crate) trait Callback {
+    /// Calls it, once. Entered with no lock held.
+    fn call(&mut self);
+
+    /// Gives it to another thread, or to a later turn of this one. `false`: there is none, so it is to be
+    /// called here.
+    fn hand_over(&mut self) -> bool {
+        false
+    }
+}
+
+/// User code that is a closure.
+pub(crate) struct Once<F>(Option<F>);
+
+impl<F: FnOnce()> Once<F> {
+    pub(crate) fn new(code: F) -> Once<F> {
+        Once(Some(code))
+    }
+}
+
+impl<F: FnOnce()> Callback for Once<F> {
+    fn call(&mut self) {
+        if let Some(code) = self.0.take() {
+            code();
+        }
+    }
+}
+
+/// What a thread knows of the user code on it.
+struct Calls {
+    /// Some runs.
+    inside: bool,
+    /// An [`Upcall::closing`](crate::protocol::Upcall::closing) runs.
+    closing: bool,
+    /// What is to be called afterwards.
+    list: VecDeque<Box<dyn Callback>>,
+}
+
+thread_local! {
+    static CALLS: RefCell<Calls> = const {
+        RefCell::new(Calls {
+            inside: false,
+            closing: false,
+            list: VecDeque::new(),
+        })
+    };
+}
+
+/// Where a thread is that is to call user code.
+#[derive(Clone, Copy)]
+enum Place {
+    /// In user code.
+    Inside,
+    /// In none, but it is now.
+    Outside,
+    /// At its end, with its storage gone.
+    Nowhere,
+}
+
+/// User code is to be called.
+fn enter() -> Place {
+    let was_inside = with_calls(|calls| std::mem::replace(&mut calls.inside, true));
+    was_inside.map_or(Place::Nowhere, |inside| match inside {
+        true => Place::Inside,
+        false => Place::Outside,
+    })
+}
+
+#[cold]
+fn put_off(code: Box<dyn Callback>) {
+    with_calls(|calls| calls.list.push_back(code));
+}
+
+/// `None` when the thread ends and its storage is gone.
+fn with_calls<R>(change: impl FnOnce(&mut Calls) -> R) -> Option<R> {
+    CALLS.try_with(|calls| change(&mut calls.borrow_mut())).ok()
+}
+
+/// Calls user code: now, or if this thread is inside some, when that has returned. With no lock held.
+pub(crate) fn call(mut code: impl Callback + 'static) {
+    lock::assert_none_held();
+    match enter() {
+        Place::Inside => put_off(Box::new(code)),
+        Place::Outside => outermost(|| code.call()),
+        Place::Nowhere => code.call(),
+    }
+}
+
+/// Calls user code whose result is needed: now. What is to be called meanwhile is called afterwards.
+pub(crate) fn during<R>(code: impl FnOnce() -> R) -> R {
+    lock::assert_none_held();
+    match enter() {
+        Place::Outside => outermost(code),
+        Place::Inside | Place::Nowhere => code(),
+    }
+}
+
+fn outermost<R>(code: impl FnOnce() -> R) -> R {
+    let result = panic::catch_unwind(AssertUnwindSafe(code));
+    let later = work_through();
+    match (result, later) {
+        (Ok(result), Ok(())) => result,
+        (Err(panic), _) | (Ok(_), Err(panic)) => panic::resume_unwind(panic),
+    }
+}
+
+/// As [`during`], for a socket that is being closed: another one that is closed in it is to wait
+/// ([`is_closing`]).
+pub(crate) fn while_closing(code: impl FnOnce()) {
+    struct Over;
+    impl Drop for Over {
+        fn drop(&mut self) {
+            with_calls(|calls| calls.closing = false);
+        }
+    }
+    during(|| {
+        with_calls(|calls| calls.closing = true);
+        let _over = Over;
+        code();
+    });
+}
+
+/// Whether this thread is in [`while_closing`].
+pub(crate) fn is_closing() -> bool {
+    with_calls(|calls| calls.closing) == Some(true)
+}
+
+/// The next one. When there is none, no user code runs any more.
+fn next() -> Option<Box<dyn Callback>> {
+    with_calls(|calls| {
+        let next = calls.list.pop_front();
+        if next.is_none() {
+            calls.inside = false;
+            if calls.list.capacity() > 2 * CALLS_IN_A_ROW {
+                calls.list = VecDeque::new();
+            }
+        }
+        next
+    })
+    .flatten()
+}
+
+/// Calls what is on the list, and what is put there meanwhile. The first panic, if there was one.
+fn work_through() -> Result<(), Box<dyn Any + Send>> {
+    let mut result = Ok(());
+    let mut called = 0;
+    while let Some(mut code) = next() {
+        called += 1;
+        let call = move || {
+            if called <= CALLS_IN_A_ROW || !code.hand_over() {
+                code.call();
+            }
+            // What it holds is the user's too.
+            drop(code);
+        };
+        result = result.and(panic::catch_unwind(AssertUnwindSafe(call)));
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::rc::Rc;
+
+    /// What was called, in order.
+    #[derive(Clone, Default)]
+    struct Log(Rc<RefCell<Vec<usize>>>);
+
+    impl Log {
+        fn call(&self, number: usize) {
+            let log = self.clone();
+            call(Once::new(move || log.0.borrow_mut().push(number)));
+        }
+
+        fn take(&self) -> Vec<usize> {
+            self.0.take()
+        }
+    }
+
+    /// Is handed over whenever that is asked for.
+    struct Movable(Log, usize, Rc<RefCell<Vec<usize>>>);
+
+    impl Callback for Movable {
+        fn call(&mut self) {
+            self.0.0.borrow_mut().push(self.1);
+        }
+
+        fn hand_over(&mut self) -> bool {
+            self.2.borrow_mut().push(self.1);
+            true
+        }
+    }
+
+    #[test]
+    fn at_once_outside_and_afterwards_inside() {
+        let log = Log::default();
+        log.call(1);
+        assert_eq!(log.take(), [1]);
+        let inner = log.clone();
+        call(Once::new(move || {
+            inner.call(2);
+            let innermost = inner.clone();
+            call(Once::new(move || {
+                innermost.call(5);
+                innermost.0.borrow_mut().push(3);
+            }));
+            inner.call(4);
+            inner.0.borrow_mut().push(1);
+        }));
+        assert_eq!(log.take(), [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_result_is_there_at_once_also_inside() {
+        let log = Log::default();
+        let result = during(|| {
+            log.call(2);
+            let inner = during(|| {
+                log.call(3);
+                7
+            });
+            log.0.borrow_mut().push(1);
+            inner
+        });
+        assert_eq!((result, log.take()), (7, vec![1, 2, 3]));
+    }
+
+    #[test]
+    fn a_panic_goes_on_when_all_were_called() {
+        let log = Log::default();
+        let panicked = panic::catch_unwind(AssertUnwindSafe(|| {
+            during(|| {
+                log.call(1);
+                call(Once::new(|| panic!("the first")));
+                call(Once::new(|| panic!("the second")));
+                log.call(2);
+            });
+        }));
+        let message = panicked.unwrap_err();
+        assert_eq!(message.downcast_ref::<&str>(), Some(&"the first"));
+        assert_eq!(log.take(), [1, 2]);
+        let panicked = panic::catch_unwind(AssertUnwindSafe(|| {
+            while_closing(|| {
+                log.call(3);
+                panic!("itself");
+            });
+        }));
+        assert!(panicked.is_err() && !is_closing());
+        log.call(4);
+        assert_eq!(log.take(), [3, 4], "it is outside again");
+    }
+
+    #[test]
+    fn what_can_go_elsewhere_does_so_after_some() {
+        let (log, elsewhere) = (Log::default(), Rc::new(RefCell::new(Vec::new())));
+        let last = CALLS_IN_A_ROW + 3;
+        during(|| {
+            for number in 1..=last {
+                call(Movable(log.clone(), number, elsewhere.clone()));
+            }
+            log.call(last + 1);
+        });
+        let here: Vec<_> = (1..=CALLS_IN_A_ROW).chain([last + 1]).collect();
+        assert_eq!(log.take(), here);
+        let there: Vec<_> = (CALLS_IN_A_ROW + 1..=last).collect();
+        assert_eq!(*elsewhere.borrow(), there);
+    }
+
+    #[test]
+    fn a_socket_is_closed_after_the_one_whose_close_drops_it() {
+        assert!(!is_closing());
+        while_closing(|| {
+            assert!(is_closing());
+            call(Once::new(|| assert!(!is_closing())));
+        });
+    }
+}

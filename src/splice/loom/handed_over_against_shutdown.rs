@@ -1,0 +1,40 @@
+//! Who waits for an end is handed over to the worker while the last handle of the pool goes.
+
+use super::*;
+use crate::callbacks::{self, Once};
+
+fn hand_over() {
+    let world = World::new(1);
+    let splice = world.splice();
+    let told = Told::listen(&splice, &world.d);
+    let kept = world.keep();
+    let World { a, b, c, d, pool } = world;
+    // In user code, so that it is told afterwards, and behind something else, so that it is told elsewhere.
+    let other = spawn(move || {
+        callbacks::during(|| {
+            callbacks::call(Once::new(|| {}));
+            splice.unsplice().ok();
+        });
+        splice
+    });
+    drop(pool);
+    let splice = join(other);
+    let end = splice.end();
+    let told = told.all();
+    claim(
+        told.len() == 1 && told.first().map(|told| told.0) == end,
+        "one end is told",
+    );
+    drop((a, b, c, d, kept));
+}
+
+#[test]
+fn the_end_is_told_once() {
+    explore("who waits is handed over against shutdown", hand_over);
+}
+
+#[test]
+#[should_panic(expected = "one end is told")]
+fn fails_if_the_queue_is_not_looked_at_again() {
+    explore_without(Protection::LastWaiters, hand_over);
+}
