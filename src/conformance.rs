@@ -1,12 +1,14 @@
 //! Conformance: what sockets of any protocol do when they are spliced, as cases that can be run.
 //!
 //! Whoever writes a [`Protocol`](crate::protocol::Protocol) gives a [`Factory`] of connected pairs,
-//! and [`run`] runs every case that applies to it. A case panics where a socket behaves otherwise
-//! than it should. The names are FreeBSD's (`F05 splice_limit_bytes`) and OpenBSD's
-//! (`T18 args-max`) where the case is one of theirs.
+//! and [`run`] runs every case that applies to it, with every [`Dispatch`], and reports each as it ends.
+//! A case panics where a socket behaves otherwise than it should; one that does not end in the time that
+//! it may take is reported as stuck, and the others go on. The names are FreeBSD's
+//! (`F05 splice_limit_bytes`) and OpenBSD's (`T18 args-max`) where the case is one of theirs.
 //!
 //! ```
-//! use sosplice::{Socket, conformance::{self, Factory, Setup}, local};
+//! use sosplice::{Socket, conformance::{self, Config, Factory, Setup}, local};
+//! use std::sync::Arc;
 //!
 //! struct InMemory;
 //! impl Factory for InMemory {
@@ -16,7 +18,7 @@
 //! }
 //!
 //! let only = |case: &conformance::Case| case.name.starts_with("F01");
-//! let report = conformance::run(&InMemory, conformance::Config::default(), only);
+//! let report = conformance::run(Arc::new(InMemory), Config::ALL, only, |ended| println!("{ended}"));
 //! report.assert_passed();
 //! ```
 //!
@@ -30,10 +32,12 @@ mod freebsd;
 mod limits;
 mod openbsd;
 mod proxy;
+mod run;
 mod shape;
 mod users;
 mod world;
 
+pub use run::{CaseEnd, Failure, Report, run};
 pub use world::World;
 
 use crate::clock::Clock;
@@ -41,7 +45,6 @@ use crate::error::Flavor;
 use crate::socket::Socket;
 use crate::splice::Dispatch;
 use std::fmt;
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,21 +141,45 @@ pub trait Time: Send + Sync {
     fn next_deadline(&self) -> Option<Duration>;
 }
 
-/// How the splices of a run are to work.
+/// How the splices of a case are to work, and how long it may take.
+///
+/// ```
+/// use sosplice::conformance::Config;
+/// use std::time::Duration;
+/// let patient = Config::ALL.map(|config| Config { time_limit: Duration::from_secs(600), ..config });
+/// assert!(patient.iter().any(|config| config.dispatch == Config::default().dispatch));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
-    /// Where they move their bytes.
+    /// Where splices move their bytes.
     pub dispatch: Dispatch,
     /// Number of workers.
     pub workers: usize,
+    /// How long a case may take, in real time, before it counts as stuck.
+    pub time_limit: Duration,
+}
+
+impl Config {
+    /// Every dispatch, the default one first; two workers, and a minute for each case.
+    pub const ALL: [Config; 3] = [
+        Config::of(Dispatch::Adaptive),
+        Config::of(Dispatch::Worker),
+        Config::of(Dispatch::Direct),
+    ];
+
+    const fn of(dispatch: Dispatch) -> Config {
+        Config {
+            dispatch,
+            workers: 2,
+            time_limit: Duration::from_secs(60),
+        }
+    }
 }
 
 impl Default for Config {
+    /// With the dispatch that splices have by default.
     fn default() -> Config {
-        Config {
-            dispatch: Dispatch::Worker,
-            workers: 2,
-        }
+        Config::of(Dispatch::default())
     }
 }
 
@@ -193,12 +220,18 @@ pub enum Outcome {
 }
 
 impl Case {
-    /// Runs it in one flavor.
+    /// Runs it in one flavor, in a thread of its own.
     ///
     /// # Panics
-    /// If a socket behaves otherwise than it should; the message says what was expected.
-    pub fn run(&self, factory: &dyn Factory, config: Config, flavor: Flavor) -> Outcome {
-        (self.run)(&World::new(factory, config, flavor))
+    /// If a socket behaves otherwise than it should, or the case is stuck; the message says what was
+    /// expected.
+    #[track_caller]
+    pub fn run(&self, factory: &Arc<dyn Factory>, config: Config, flavor: Flavor) -> Outcome {
+        let end = run::attempt(self, factory, config, flavor);
+        match end.result {
+            Ok(outcome) => outcome,
+            Err(_) => panic!("{end}"),
+        }
     }
 }
 
@@ -212,55 +245,4 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
     let rows = ends::CASES.iter().chain(flow::CASES).chain(limits::CASES);
     let rows = rows.chain(users::CASES).chain(shape::CASES);
     theirs.chain(rows).chain(extras::CASES)
-}
-
-/// Runs all cases that `select` wants, each in all its flavors.
-pub fn run(factory: &dyn Factory, config: Config, select: impl Fn(&Case) -> bool) -> Report {
-    let mut report = Report::default();
-    for case in cases().filter(|case| select(case)) {
-        for flavor in case.flavors {
-            let run = || case.run(factory, config, *flavor);
-            let result = panic::catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
-                let text = panic.downcast_ref::<String>().cloned();
-                text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-                    .unwrap_or_default()
-            });
-            report.results.push((case.name, *flavor, result));
-        }
-    }
-    report
-}
-
-/// What came out.
-#[derive(Debug, Clone, Default)]
-pub struct Report {
-    /// Name of the case, flavor, and how it ended or what the panic said.
-    pub results: Vec<(&'static str, Flavor, Result<Outcome, String>)>,
-}
-
-impl Report {
-    /// Panics with the list of cases that have failed, if there is one.
-    ///
-    /// # Panics
-    /// If a case has failed.
-    pub fn assert_passed(&self) {
-        let failed = self.results.iter().filter(|(.., result)| result.is_err());
-        let failed: Vec<_> = failed.collect();
-        assert!(failed.is_empty(), "{} failed:\n{self}", failed.len());
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, flavor, result) in &self.results {
-            match result {
-                Ok(Outcome::Passed) => writeln!(f, "passed          {name} ({flavor:?})")?,
-                Ok(Outcome::NotApplicable(lack)) => {
-                    writeln!(f, "not applicable  {name} ({flavor:?}): {lack}")?;
-                }
-                Err(panic) => writeln!(f, "FAILED          {name} ({flavor:?}): {panic}")?,
-            }
-        }
-        Ok(())
-    }
 }

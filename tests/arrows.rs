@@ -37,7 +37,7 @@ const ARROWS: &str = "
     splice::bucket  ->
     sockopt         -> splice socket error lock
     sockopt::layout -> error
-    conformance     -> splice socket protocol sockbuf buf clock error
+    conformance     -> splice socket protocol sockbuf buf clock error lock
     tcp             -> protocol link sockbuf buf keep_alive events error lock sync
     stack           -> tcp socket protocol link run_list timer busy columns events callbacks sockbuf buf affinity clock end keep_alive error lock sync
 ";

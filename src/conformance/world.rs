@@ -1,15 +1,14 @@
 //! What a case works with: sockets, splices, and time.
 
+use super::run::Watch;
 use super::{Config, Connecting, Factory, Setup};
 use crate::error::Flavor;
 use crate::socket::Socket;
 use crate::splice::{Options, SplicePool};
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
+use std::panic;
 use std::time::Duration;
-
-/// How long something that is to happen may take in real time.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The world of one case: a factory, a pool of its own, and time, real or virtual.
 ///
@@ -21,6 +20,7 @@ pub struct World<'a> {
     config: Config,
     flavor: Flavor,
     pool: SplicePool,
+    watch: &'a Watch,
 }
 
 impl fmt::Debug for World<'_> {
@@ -33,7 +33,12 @@ impl fmt::Debug for World<'_> {
 }
 
 impl<'a> World<'a> {
-    pub(super) fn new(factory: &'a dyn Factory, config: Config, flavor: Flavor) -> World<'a> {
+    pub(super) fn new(
+        factory: &'a dyn Factory,
+        config: Config,
+        flavor: Flavor,
+        watch: &'a Watch,
+    ) -> World<'a> {
         let builder = SplicePool::builder()
             .workers(config.workers)
             .dispatch(config.dispatch);
@@ -46,6 +51,7 @@ impl<'a> World<'a> {
             config,
             flavor,
             pool,
+            watch,
         }
     }
 
@@ -98,11 +104,12 @@ impl<'a> World<'a> {
     }
 
     /// Gives a socket this world's flavor and way of waiting. A call that waits in vain comes back
-    /// some time, so that its case fails instead of hanging.
+    /// after twice the time limit, so that the thread of a stuck case ends.
     pub fn adopt(&self, socket: Socket) -> Socket {
         socket.set_flavor(self.flavor);
         socket.set_nonblocking(self.is_virtual());
-        let patience = Some(PATIENCE);
+        let patience = self.config.time_limit.saturating_mul(2);
+        let patience = Some(patience.max(Duration::from_nanos(1)));
         socket.set_read_timeout(patience).expect("not zero");
         socket.set_write_timeout(patience).expect("not zero");
         socket
@@ -113,16 +120,18 @@ impl<'a> World<'a> {
     /// that is possible.
     ///
     /// # Panics
-    /// If it does not happen: after a minute of real time, or when nothing is left to happen.
+    /// If it does not happen: in real time when the case's time is over, in virtual time when nothing is
+    /// left to happen.
     #[track_caller]
-    pub fn until(&self, what: &str, mut happened: impl FnMut() -> bool) {
-        let clock = crate::clock::system();
-        let give_up = clock.now() + PATIENCE;
+    pub fn until(&self, what: &str, happened: impl FnMut() -> bool) {
+        let before = self.watch.waits_for(what.to_owned());
+        self.until_it_has(what, happened);
+        self.watch.waits_for(before);
+    }
+
+    #[track_caller]
+    fn until_it_has(&self, what: &str, mut happened: impl FnMut() -> bool) {
         while !happened() {
-            assert!(
-                clock.now() < give_up,
-                "after {PATIENCE:?} still not: {what}"
-            );
             if !self.turn() && !self.skip() {
                 assert!(
                     happened(),
@@ -160,7 +169,14 @@ impl<'a> World<'a> {
     }
 
     /// Something is done: a piece of virtual work, or a moment of waiting for threads.
+    ///
+    /// # Panics
+    /// If the case's time is over.
     fn turn(&self) -> bool {
+        if self.watch.is_given_up() {
+            // It was reported as stuck: no panic that is reported once more.
+            panic::resume_unwind(Box::new("the case has taken too long"));
+        }
         match self.factory.time() {
             Some(time) => time.run() | self.pool.run_one(),
             None => {

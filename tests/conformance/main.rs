@@ -1,5 +1,5 @@
 //! The conformance suite over everything that this crate can splice: pairs in memory, TCP over
-//! links in memory, and both mixed, in real and in virtual time, on workers and direct.
+//! links in memory, and both mixed, in real and in virtual time, on workers, direct and adaptive.
 //!
 //! Each case over each of them is a test: `cargo test --test conformance -- tcp4/direct`.
 
@@ -29,6 +29,7 @@ const WORLDS: &[World] = &[
     ("memory/worker", memory::real, Dispatch::Worker, 1),
     ("memory/workers", memory::real, Dispatch::Worker, 3),
     ("memory/direct", memory::real, Dispatch::Direct, 1),
+    ("memory/adaptive", memory::real, Dispatch::Adaptive, 1),
     (
         "virtual/worker",
         memory::in_virtual_time,
@@ -47,11 +48,18 @@ const WORLDS: &[World] = &[
         Dispatch::Direct,
         2,
     ),
+    (
+        "virtual/adaptive",
+        memory::in_virtual_time,
+        Dispatch::Adaptive,
+        2,
+    ),
     ("tcp4/worker", tcp::v4, Dispatch::Worker, 1),
     ("tcp4/workers", tcp::v4, Dispatch::Worker, 3),
     ("tcp4/direct", tcp::v4, Dispatch::Direct, 1),
     ("tcp4/adaptive", tcp::v4, Dispatch::Adaptive, 2),
     ("tcp6/worker", tcp::v6, Dispatch::Worker, 2),
+    ("tcp6/adaptive", tcp::v6, Dispatch::Adaptive, 1),
     (
         "tcp-virtual/worker",
         tcp::in_virtual_time,
@@ -64,9 +72,17 @@ const WORLDS: &[World] = &[
         Dispatch::Direct,
         1,
     ),
+    (
+        "tcp-virtual/adaptive",
+        tcp::in_virtual_time,
+        Dispatch::Adaptive,
+        2,
+    ),
     ("v4-v6/worker", v4_and_v6, Dispatch::Worker, 2),
     ("v6-v4/direct", v6_and_v4, Dispatch::Direct, 2),
+    ("v6-v4/adaptive", v6_and_v4, Dispatch::Adaptive, 1),
     ("memory-tcp/worker", memory_and_tcp, Dispatch::Worker, 2),
+    ("memory-tcp/adaptive", memory_and_tcp, Dispatch::Adaptive, 2),
     ("tcp-memory/direct", tcp_and_memory, Dispatch::Direct, 2),
 ];
 
@@ -74,8 +90,10 @@ const WORLDS: &[World] = &[
 const KERNEL: &[World] = &[
     ("kernel/worker", kernel::loopback, Dispatch::Worker, 2),
     ("kernel/direct", kernel::loopback, Dispatch::Direct, 1),
+    ("kernel/adaptive", kernel::loopback, Dispatch::Adaptive, 1),
     ("kernel-tcp/worker", kernel_and_tcp, Dispatch::Worker, 1),
     ("kernel-tcp/direct", kernel_and_tcp, Dispatch::Direct, 2),
+    ("kernel-tcp/adaptive", kernel_and_tcp, Dispatch::Adaptive, 2),
 ];
 
 #[cfg(not(target_os = "linux"))]
@@ -143,13 +161,34 @@ impl Factory for Mixed {
 
 fn trial(world: &'static World, case: &'static Case, flavor: Flavor) -> Trial {
     let (name, factory, dispatch, workers) = *world;
-    let config = Config { dispatch, workers };
+    let config = Config {
+        dispatch,
+        workers,
+        ..Config::default()
+    };
     let test = move || {
         // What lacks a part has nothing to show; the others do.
-        let _ = case.run(&*factory(), config, flavor);
+        let _ = case.run(&factory().into(), config, flavor);
         Ok(())
     };
     Trial::test(format!("{name}/{flavor:?}/{}", case.name), test)
+}
+
+/// Sockets in memory, TCP and the kernel's are run with every dispatch.
+fn every_dispatch() -> Trial {
+    let test = || {
+        let all = Config::ALL.map(|config| config.dispatch);
+        for kind in ["memory", "virtual", "tcp4", "tcp-virtual", "kernel"] {
+            let of_kind = |name: &str| name.split('/').next() == Some(kind);
+            let worlds = WORLDS.iter().chain(KERNEL);
+            let worlds: Vec<_> = worlds.filter(|world| of_kind(world.0)).collect();
+            let has = |dispatch| worlds.iter().any(|world| world.2 == dispatch);
+            let here = kind != "kernel" || cfg!(target_os = "linux");
+            assert_eq!(all.iter().all(|dispatch| has(*dispatch)), here, "{kind}");
+        }
+        Ok(())
+    };
+    Trial::test("every dispatch", test)
 }
 
 fn main() {
@@ -157,7 +196,7 @@ fn main() {
     if arguments.filter.is_none() && arguments.format.is_none() {
         arguments.format = Some(FormatSetting::Terse);
     }
-    let mut trials = Vec::new();
+    let mut trials = vec![every_dispatch()];
     for world in WORLDS.iter().chain(KERNEL) {
         for case in conformance::cases() {
             let flavors = case.flavors.iter();
