@@ -164,7 +164,11 @@ impl Wire<'_> {
     }
 
     /// Holds data that others may join, or lets it join.
-    fn hold(&mut self, header: &[u8], new: New, most: usize) -> bool {
+    fn hold(&mut self, header: &[u8], new: New) -> bool {
+        let over_v6 = ip_header_of(header) == wire::IPV6_HEADER;
+        let Some(most) = self.largest(over_v6).filter(|_| new.segment > 0) else {
+            return false;
+        };
         if let Some(held) = &mut self.held
             && held.join(header, &new, most)
         {
@@ -307,20 +311,15 @@ impl Outlet for Wire<'_> {
         let window = self.guard.wire_window(&emission.header);
         header[ip_header_len + 14..ip_header_len + 16].copy_from_slice(&window.to_be_bytes());
         header[hops_at(ip_header_len)] = self.env.options.hop_limit();
-        let of = segment.map_or(emission.len, |size| size.get().into());
-        if emission.len > 0
-            && let Some(most) = self.largest(ip_header_len == wire::IPV6_HEADER)
-            && let Ok(segment) = u16::try_from(of)
-        {
-            let new = New {
-                from: from.unwrap_or(0),
-                len: emission.len,
-                segment,
-                again,
-            };
-            if self.hold(header, new, most) {
-                return;
-            }
+        let size = segment.map_or(emission.len, |size| size.get().into());
+        let new = New {
+            from: from.unwrap_or(0),
+            len: emission.len,
+            segment: u16::try_from(size).unwrap_or(0),
+            again,
+        };
+        if self.hold(header, new) {
+            return;
         }
         self.release();
         let Some(payload) = self.payload(from.unwrap_or(0), emission.len) else {
