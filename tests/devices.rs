@@ -495,6 +495,22 @@ fn a_hook_answers_datagrams_with_and_without_offload() {
     }
 }
 
+/// What a descriptor inside keeps alive.
+#[test]
+fn a_namespace_without_a_name_lives_as_long_as_its_device() {
+    if !ready("a_namespace_without_a_name_lives_as_long_as_its_device") {
+        return;
+    }
+    let namespace = persistent(false);
+    let tun = open(&namespace);
+    namespace.wait_until_up("t0");
+    run(Command::new("ip").args(["netns", "del", namespace.name()]));
+    for _ in 0..3 {
+        ping(&tun).unwrap();
+        answer(&tun).unwrap();
+    }
+}
+
 /// Packets that the device `v0` has received.
 fn packets(namespace: &Namespace) -> u64 {
     let text = namespace.enter(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap());

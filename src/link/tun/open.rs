@@ -180,7 +180,8 @@ impl Builder {
     }
 
     /// The named network namespace that the device lives in (`/run/netns/NAME`, see `ip netns`).
-    /// The namespace of the calling thread does not change. The default is the calling thread's.
+    /// As long as the [`Tun`] is open the namespace exists, also when its name has been deleted
+    /// (`ip netns del`). The namespace of the calling thread does not change. The default is the calling thread's.
     pub fn netns(mut self, name: &str) -> Builder {
         self.place.netns = Some(name.to_owned());
         self
