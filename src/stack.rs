@@ -292,7 +292,9 @@ impl Stack {
     /// ```
     ///
     /// # Errors
-    /// [`BadAddress`](RouteError::BadAddress) and [`DuplicateAddress`](RouteError::DuplicateAddress).
+    /// [`BadAddress`](RouteError::BadAddress), [`NetworkAddress`](RouteError::NetworkAddress),
+    /// [`BroadcastAddress`](RouteError::BroadcastAddress) and
+    /// [`DuplicateAddress`](RouteError::DuplicateAddress).
     pub fn add_address(&self, address: IpNet) -> Result<(), RouteError> {
         self.shared().network.lock().add_address(address)
     }

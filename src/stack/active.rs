@@ -10,7 +10,7 @@ use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::engine::Engine;
 use crate::tcp::host::Host;
 use crate::tcp::tcb::Work;
-use crate::tcp::wire::Tuple;
+use crate::tcp::wire::{self, Tuple};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -95,11 +95,14 @@ impl Shared {
     fn source_of(&self, from: IpAddr, to: SocketAddr) -> io::Result<IpAddr> {
         let destination = to.ip();
         let error = |kind, why| Err(io::Error::new(kind, why));
-        if destination.is_unspecified() || destination.is_multicast() || to.port() == 0 {
-            let why = format!("nobody can be reached at {to}: give a unicast address and a port");
+        let network = self.network.lock();
+        if to.port() == 0 || !wire::is_endpoint(destination) || network.is_broadcast(destination) {
+            let why = format!(
+                "no host can be reached at {to}: give a port and the address of one host (not a loopback, \
+                 multicast, broadcast or reserved one, nor an IPv4 address in the form of IPv6)"
+            );
             return error(io::ErrorKind::InvalidInput, why);
         }
-        let network = self.network.lock();
         let why = |what: &str| format!("the route to {destination} says: {what}");
         match network.route_to(destination) {
             Route::Link { .. } => {}

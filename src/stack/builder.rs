@@ -216,7 +216,21 @@ impl Builder {
         self
     }
 
-    /// Adds an address with its prefix length. The prefix matters for the choice of a source address.
+    /// Adds an address with its prefix length. The prefix matters for the choice of a source address, and
+    /// says which addresses no other host has: those of the network itself and of its broadcasts.
+    ///
+    /// It is one that a host can have on a network. [`build`](Self::build) refuses loopback, multicast,
+    /// unspecified and reserved ones (240.0.0.0/4), IPv4 addresses in the form of IPv6, the network itself
+    /// (all bits behind the prefix zero; in IPv6, the address of all its routers) and its broadcast address.
+    /// In networks of two addresses (/31, /127) or one, hosts have all.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let error = Stack::builder(link).address("10.0.0.0/24".parse()?).build().unwrap_err();
+    /// assert!(error.to_string().starts_with("10.0.0.0/24 is the network itself: give the address"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn address(mut self, address: IpNet) -> Builder {
         self.addresses.push(address);

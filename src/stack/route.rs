@@ -3,8 +3,13 @@
 //! A stack has one link, so a route names no way: it says what holds for a network. The longest prefix
 //! counts. Each address's own network is a route ([`Route::LINK`]), and so is everything else, as the
 //! shortest: without any other route, everything leaves by the link. Pure: the lock is the stack's.
+//!
+//! What no host on the link has is no source and no destination there ("martians", RFC 1812 5.3.7). Most
+//! of that is said by the address alone ([`wire::is_endpoint`]); the rest follows from the stack's own
+//! addresses, and is here.
 
 use super::source;
+use crate::tcp::wire;
 use ipnet::IpNet;
 use std::cmp::Reverse;
 use std::net::IpAddr;
@@ -55,9 +60,19 @@ pub enum RouteError {
     /// An MTU that IP does not work with.
     #[error("the route for {0} has an MTU of {1} bytes: use 576 (IPv4) or 1280 (IPv6) to 65535")]
     Mtu(IpNet, usize),
-    /// An address that no host can have.
-    #[error("{0} cannot be a stack's address: it must be a unicast host address")]
+    /// An address that no host has on a network.
+    #[error(
+        "{0} cannot be a stack's address: give one that a host can have on a network, not a loopback, \
+         multicast or reserved one, nor an IPv4 address in the form of IPv6"
+    )]
     BadAddress(IpAddr),
+    /// A network in the place of an address in it: its host part is zero. In IPv6 that is the address of
+    /// all routers of the network (RFC 4291 2.6.1).
+    #[error("{0} is the network itself: give the address of a host in it, with the prefix length")]
+    NetworkAddress(IpNet),
+    /// The address that stands for all hosts of its network.
+    #[error("{0} is the broadcast address of its network: give the address of a host in it")]
+    BroadcastAddress(IpNet),
     /// An address that the stack has already.
     #[error("{0} is an address of this stack already: remove it first to change its prefix")]
     DuplicateAddress(IpAddr),
@@ -102,11 +117,26 @@ impl Network {
         self.addresses.iter().any(|net| net.addr() == address)
     }
 
+    /// Whether it stands for all hosts of one of the stack's networks.
+    pub(super) fn is_broadcast(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|net| means_all(net, address)) && !self.is_own(address)
+    }
+
+    /// Whether no other host sends from there.
+    pub(super) fn is_martian(&self, source: IpAddr) -> bool {
+        !wire::is_endpoint(source) || self.is_own(source) || self.is_broadcast(source)
+    }
+
     pub(super) fn add_address(&mut self, net: IpNet) -> Result<(), RouteError> {
         let address = net.addr();
-        let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
-        if address.is_unspecified() || address.is_multicast() || broadcast {
+        if !wire::is_endpoint(address) {
             return Err(RouteError::BadAddress(address));
+        }
+        if is_a_network(&net) {
+            return Err(RouteError::NetworkAddress(net));
+        }
+        if means_all(&net, address) {
+            return Err(RouteError::BroadcastAddress(net));
         }
         if self.is_own(address) {
             return Err(RouteError::DuplicateAddress(address));
@@ -199,6 +229,19 @@ impl Network {
     pub(super) fn is_routed(&self, peer: IpAddr) -> bool {
         matches!(self.route_to(peer), Route::Link { .. })
     }
+}
+
+/// Whether it is the network's first address, which no host has. Of networks of two addresses or one,
+/// hosts have all (RFC 3021, 6164).
+fn is_a_network(net: &IpNet) -> bool {
+    net.prefix_len() + 1 < net.max_prefix_len() && net.addr() == net.network()
+}
+
+/// Whether it stands for all hosts of the network: its broadcast address, or the network itself, to which
+/// old hosts broadcast (RFC 1122 3.3.6). IPv6 has no such addresses.
+fn means_all(net: &IpNet, address: IpAddr) -> bool {
+    let may = net.addr().is_ipv4() && net.prefix_len() + 1 < net.max_prefix_len();
+    may && (address == net.broadcast() || address == net.network())
 }
 
 #[cfg(test)]
@@ -314,16 +357,106 @@ mod tests {
         assert!(!network.is_own(address));
         let again = RouteError::DuplicateAddress(ip("10.0.0.1"));
         assert_eq!(network.add_address(net("10.0.0.1/8")), Err(again));
+    }
+
+    #[test]
+    fn what_no_host_has_is_no_address() {
+        let mut network = Network::default();
+        let mut add = |text: &str| {
+            network
+                .add_address(net(text))
+                .map_err(|why| why.to_string())
+        };
         for bad in [
             "0.0.0.0/8",
+            "0.1.2.3/32",
+            "127.0.0.1/8",
+            "127.0.0.1/32",
             "224.0.0.1/8",
+            "240.0.0.1/24",
             "255.255.255.255/32",
             "::/0",
+            "::1/128",
+            "::ffff:10.0.0.1/128",
             "ff02::1/64",
         ] {
-            let address = net(bad).addr();
-            let bad_address = RouteError::BadAddress(address);
-            assert_eq!(network.add_address(net(bad)), Err(bad_address));
+            let said = add(bad).unwrap_err();
+            assert!(said.contains("cannot be a stack's address: give"), "{said}");
         }
+        for bad in [
+            "10.0.0.0/24",
+            "10.0.0.0/8",
+            "10.0.0.4/30",
+            "fd00::/64",
+            "fd00::4/126",
+        ] {
+            let said = add(bad).unwrap_err();
+            let want = format!("{bad} is the network itself: give the address of a host in it");
+            assert!(said.starts_with(&want), "{said}");
+        }
+        for bad in ["10.0.0.255/24", "10.255.255.255/8", "10.0.0.7/30"] {
+            let said = add(bad).unwrap_err();
+            let want = format!("{bad} is the broadcast address of its network: give");
+            assert!(said.starts_with(&want), "{said}");
+        }
+        // Networks of two and of one have no address to spare; IPv6 has no broadcast.
+        for good in [
+            "10.0.0.0/31",
+            "10.0.0.1/31",
+            "10.0.1.0/32",
+            "10.0.1.255/32",
+            "10.0.2.255/16",
+            "fd00::/127",
+            "fd00::1/127",
+            "fd00:1::/128",
+            "fd00::ffff:ffff:ffff:ffff/64",
+        ] {
+            assert_eq!(add(good), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn what_no_other_host_sends_from() {
+        let network = network(&[]).unwrap();
+        for source in [
+            "127.0.0.1",
+            "0.0.0.0",
+            "0.1.2.3",
+            "240.0.0.1",
+            "255.255.255.255",
+            "224.0.0.1",
+            "::",
+            "::1",
+            "::ffff:10.0.0.2",
+            "ff02::1", // by themselves
+            "10.0.0.1",
+            "10.9.0.1",
+            "fd00::1", // the stack's own
+            "10.0.0.0",
+            "10.0.0.255",
+            "10.9.0.0",
+            "10.9.255.255", // everybody's
+        ] {
+            assert!(network.is_martian(ip(source)), "{source}");
+        }
+        for source in [
+            "10.0.0.2",
+            "10.9.0.255",
+            "10.0.1.0",
+            "8.8.8.255",
+            "fd00::",
+            "fd00::ffff",
+        ] {
+            assert!(!network.is_martian(ip(source)), "{source}");
+        }
+        let two = Network::new(vec![net("10.0.0.255/16"), net("10.0.0.1/24")], Vec::new());
+        let two = two.unwrap();
+        assert!(
+            !two.is_broadcast(ip("10.0.0.255")),
+            "an address comes first"
+        );
+        assert!(two.is_broadcast(ip("10.0.0.0")));
+        let pair = Network::new(vec![net("10.0.0.0/31")], Vec::new()).unwrap();
+        assert!(!pair.is_martian(ip("10.0.0.1")));
     }
 }

@@ -68,8 +68,9 @@ impl TcpStream {
     /// may have ([`Builder::max_connections`](super::Builder::max_connections)),
     /// [`HostUnreachable`](io::ErrorKind::HostUnreachable) or
     /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) if a [`Route`](super::Route) says so,
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a destination that nobody can have, or for
-    /// no address at all. What the operating system says of a name.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput), before anything is sent, for a destination that no
+    /// host has (unspecified, loopback, multicast, reserved, the broadcast address of a network of the
+    /// stack, an IPv4 address in the form of IPv6, port 0), or for no address at all. What the operating system says of a name.
     pub fn connect(stack: &Stack, address: impl ToSocketAddrs) -> io::Result<TcpStream> {
         each(address, |address| {
             let stream = TcpStream::start(stack, address)?;

@@ -9,6 +9,7 @@
 )]
 
 mod acks;
+mod addresses;
 mod ahead;
 mod bare;
 mod counters;

@@ -281,11 +281,17 @@ fn payload_of(frame: Frame, skip: usize, len: usize) -> Gather {
     payload
 }
 
-/// TCP never talks to or from these (RFC 1122 3.2.1.3, 4.2.3.10).
-fn is_endpoint(address: IpAddr) -> bool {
-    !address.is_unspecified()
-        && !address.is_multicast()
-        && address != IpAddr::V4(Ipv4Addr::BROADCAST)
+/// Whether a host may have the address on a network. TCP never talks to or from others: "this network"
+/// (0/8), loopback, multicast, reserved (240/4, with the broadcast address), and IPv4 addresses in the
+/// form of IPv6 (RFC 1122 3.2.1.3 and 4.2.3.10, RFC 1812 5.3.7, RFC 4291 2.5, RFC 6890).
+pub(crate) fn is_endpoint(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !matches!(address.octets()[0], 0 | 127 | 224..),
+        IpAddr::V6(address) => {
+            let odd = address.is_unspecified() || address.is_loopback() || address.is_multicast();
+            !odd && address.to_ipv4_mapped().is_none()
+        }
+    }
 }
 
 fn checksum_holds(frame: &Frame, ip: &IpPacket) -> bool {
