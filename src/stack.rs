@@ -50,6 +50,14 @@
 //! segments from there that would begin a connection, or be reset, are dropped and counted. Connections
 //! that stand, and pings, do not ask the routes.
 //!
+//! What no host on the link has is no destination and no source ("martians"): this network (0/8), loopback,
+//! multicast, reserved addresses (240/4), IPv4 addresses in the form of IPv6, the broadcast address of a
+//! network of the stack, and, as a source, the stack's own addresses; nor does a packet count whose source
+//! has chosen the route (IPv4's options LSRR and SSRR). Connecting there fails with
+//! [`InvalidInput`](std::io::ErrorKind::InvalidInput), no rule intercepts it, and what comes from there, or
+//! is an ICMP error from or about there, is dropped and counted ([`Stats::frames_bad_address`]): it begins
+//! nothing, draws no answer, and [`Builder::unclaimed`] is not asked.
+//!
 //! # Numbers and reuse
 //!
 //! Initial sequence numbers are those of RFC 6528: a clock of 4 us ticks, and a hash of both ends with

@@ -713,7 +713,10 @@ impl Builder {
 
     /// Who is asked about frames that nobody here claims, before they are dropped: other protocols
     /// than TCP and ICMP, fragments, IPv6 extension headers, ICMP that is neither a ping for the stack
-    /// nor an error of one of its connections. `true` means that the hook has taken the frame; what it
+    /// nor an error of one of its connections. It is not asked about packets with addresses that no host
+    /// on the link has, which are dropped ([`Stats::frames_bad_address`](super::Stats)); those to a
+    /// broadcast or multicast address are not among them, also if they come from the unspecified one (DHCP,
+    /// neighbour discovery). `true` means that the hook has taken the frame; what it
     /// does not take is dropped and counted as without a hook. So a second stack can stand beside this
     /// one, on the same link: share it in an `Arc`. It sends through [`Link::transmit`], which any
     /// thread may call at any time; when the link is full it has to try again itself.

@@ -30,7 +30,7 @@ use crate::tcp::tcb::Work;
 use crate::tcp::time_wait::{Answer, TimeWait};
 use crate::tcp::wire::{self, Parsed, SYN, Segment};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -331,10 +331,10 @@ impl Driver {
                 self.segment(segment, spare, now);
             }
             Parsed::Icmp {
-                destination,
                 ip_header_len,
                 frame,
-            } => self.icmp(destination, ip_header_len, &frame),
+            } => self.icmp(ip_header_len, &frame),
+            Parsed::Foreign(frame, _) if self.is_martian(&frame) => counters.bad_address.add(1),
             Parsed::Foreign(frame, why) => {
                 if !self.claimed(&frame) {
                     counters.dropped(why).add(1);
@@ -344,14 +344,27 @@ impl Driver {
         }
     }
 
-    fn icmp(&mut self, destination: IpAddr, ip_header_len: usize, frame: &Frame) {
-        // Also to addresses that are not ours: connections that a listener intercepted have those.
-        if let Some(error) = icmp::parse(frame, ip_header_len) {
-            if !self.icmp_error(error) && !self.claimed(frame) {
-                self.home().counters.icmp_ignored.add(1);
-            }
+    /// Whether a packet that is none of TCP comes from where no host sends, or goes to where none is. It may
+    /// go to many, and then also come from a host that has no address yet (DHCP, RFC 4862 5.4.2).
+    fn is_martian(&self, frame: &Frame) -> bool {
+        let (source, destination) = wire::addresses(&frame.head);
+        let to_many = destination.is_multicast() || destination == IpAddr::V4(Ipv4Addr::BROADCAST);
+        let nowhere = !to_many && !wire::is_endpoint(destination);
+        let beginner = to_many && source.is_unspecified();
+        nowhere || !beginner && self.shared.network.lock().is_martian(source)
+    }
+
+    fn icmp(&mut self, ip_header_len: usize, frame: &Frame) {
+        if self.is_martian(frame) {
+            self.shared.received.bad_address.add(1);
             return;
         }
+        // Also to addresses that are not ours: connections that a listener intercepted have those.
+        if let Some(error) = icmp::parse(frame, ip_header_len) {
+            self.icmp_error(error, frame);
+            return;
+        }
+        let (_, destination) = wire::addresses(&frame.head);
         if !self.shared.is_own(destination) {
             if !self.claimed(frame) {
                 self.shared.received.stray.add(1);
@@ -365,15 +378,21 @@ impl Driver {
         }
     }
 
-    /// `false`: it is about no connection of ours.
-    fn icmp_error(&mut self, error: IcmpError) -> bool {
-        let Some(Entry::Conn(conn)) = self.shared.table.get(&error.tuple) else {
-            return false;
-        };
-        if conn.leave_error(error) {
-            self.touch(conn);
+    fn icmp_error(&mut self, error: IcmpError, frame: &Frame) {
+        // It quotes what was sent to the peer, and there is no such peer.
+        if self.shared.network.lock().is_martian(error.tuple.remote) {
+            self.shared.received.bad_address.add(1);
+            return;
         }
-        true
+        match self.shared.table.get(&error.tuple) {
+            Some(Entry::Conn(conn)) => {
+                if conn.leave_error(error) {
+                    self.touch(conn);
+                }
+            }
+            _ if self.claimed(frame) => {}
+            _ => self.home().counters.icmp_ignored.add(1),
+        }
     }
 
     /// Whether the author's hook takes a frame that nobody here wants.
@@ -453,10 +472,17 @@ impl Driver {
         self.strangers += 1;
         let tuple = segment.tuple;
         let header = &segment.header;
-        let (own, routed) = {
+        let (own, routed, martian) = {
             let network = self.shared.network.lock();
-            (network.is_own(tuple.local), network.is_routed(tuple.remote))
+            let martian = network.is_martian(tuple.remote) || network.is_broadcast(tuple.local);
+            let own = network.is_own(tuple.local);
+            (own, network.is_routed(tuple.remote), martian)
         };
+        // Looked at only here: a connection has no such peer, or it would not have begun.
+        if martian || tuple.local == tuple.remote {
+            self.shared.received.bad_address.add(1);
+            return;
+        }
         // As with a strict reverse path (RFC 3704 2.2): who cannot be answered is not heard.
         if routed
             && header.flags & (SYN | wire::ACK | wire::RST) == wire::ACK
@@ -503,10 +529,7 @@ impl Driver {
         now: Instant,
     ) {
         let tuple = &segment.tuple;
-        // A SYN from an address to itself would connect to itself.
-        if tuple.local == tuple.remote && tuple.local_port == tuple.remote_port {
-            self.shared.received.backlog_full.add(1);
-        } else if let Err(refusal) = self.shared.admits(tuple) {
+        if let Err(refusal) = self.shared.admits(tuple) {
             self.shared.count_dropped(refusal, now);
         } else if listening.decides {
             if let Some(conn) = self.shared.hold_syn(self.queue, listening, &segment, now) {

@@ -11,7 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
 /// The destinations of an intercepting listener ([`TcpListener::intercept`](super::TcpListener::intercept)):
-/// by default all addresses, of both families, and all ports.
+/// by default all addresses, of both families, and all ports. What no host has (loopback, multicast,
+/// broadcast and the like) is no destination of any rule.
 ///
 /// ```
 /// use sosplice::{Intercept, Stack, TcpListener, link::memory};

@@ -128,7 +128,8 @@ pub struct Stats {
     pub frames_unsupported: u64,
     /// Frames with a wrong checksum.
     pub frames_bad_checksum: u64,
-    /// Segments from or to an address or port that no connection has, e.g. multicast.
+    /// Packets from or to an address that no host on the link has, or to port 0, and those whose source
+    /// has chosen the route: dropped unanswered (see [Addresses and routes](super#addresses-and-routes)).
     pub frames_bad_address: u64,
     /// Frames for nobody here.
     pub frames_stray: u64,

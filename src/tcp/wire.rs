@@ -95,7 +95,6 @@ pub(crate) enum Parsed {
     Tcp(Segment),
     /// For the control interface.
     Icmp {
-        destination: IpAddr,
         ip_header_len: usize,
         frame: Frame,
     },
@@ -115,7 +114,7 @@ pub(crate) enum Malformed {
     Protocol,
     /// A wrong checksum.
     Checksum,
-    /// A source or destination that no TCP connection has.
+    /// A source or destination that no TCP connection has, or a route that the source chose.
     Address,
 }
 
@@ -139,7 +138,6 @@ pub(crate) fn parse(frame: Frame) -> Parsed {
             Err(why) => Parsed::Dropped(why),
         },
         (PROTO_ICMP, true) | (PROTO_ICMPV6, false) => Parsed::Icmp {
-            destination: ip.destination,
             ip_header_len: ip.header_len,
             frame,
         },
@@ -170,6 +168,9 @@ fn parse_ipv4(frame: &Frame) -> Result<IpPacket, Malformed> {
     {
         return Err(Malformed::Checksum);
     }
+    if header_len > IPV4_HEADER && is_source_routed(&head[IPV4_HEADER..header_len]) {
+        return Err(Malformed::Address);
+    }
     // More-fragments flag or an offset.
     if be16(head, 6) & 0x3fff != 0 {
         return Err(Malformed::Fragment);
@@ -181,6 +182,15 @@ fn parse_ipv4(frame: &Frame) -> Result<IpPacket, Malformed> {
         header_len,
         total_len,
     })
+}
+
+/// Whether the source has chosen the route, also if that has been followed to its end: what it asks for is
+/// that answers go back by the same way, which lets anybody talk in another's name (RFC 1122 3.2.1.8).
+/// Other options mean nothing here.
+fn is_source_routed(ip_options: &[u8]) -> bool {
+    /// Loose and strict (RFC 791 3.1).
+    const SOURCE_ROUTES: [u8; 2] = [131, 137];
+    options(ip_options).any(|(kind, _)| SOURCE_ROUTES.contains(&kind))
 }
 
 fn parse_ipv6(frame: &Frame) -> Result<IpPacket, Malformed> {
@@ -352,8 +362,8 @@ pub(crate) fn shift_for(capacity: usize) -> u8 {
     u8::try_from(bits.saturating_sub(16)).unwrap_or(u8::MAX)
 }
 
-/// Options by kind, with what is behind their length: until the end, or until one whose length makes no
-/// sense.
+/// Options, TCP's or IPv4's, by kind, with what is behind their length: until the end, or until one whose
+/// length makes no sense.
 fn options(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     std::iter::from_fn(move || {
         while let [1, rest @ ..] = bytes {

@@ -2,6 +2,7 @@
 //! there, nobody is reached there, and the stack does not take them for its own.
 
 use super::*;
+use crate::stack::{DecidingListener, Intercept};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -36,6 +37,345 @@ fn own_of(address: IpAddr) -> IpAddr {
     } else {
         "fd00::1"
     })
+}
+
+fn peer_of(address: IpAddr) -> IpAddr {
+    ip(if address.is_ipv4() {
+        "10.0.0.2"
+    } else {
+        "fd00::2"
+    })
+}
+
+const ICMP: [u8; 2] = [1, 58];
+
+/// An ICMP packet of either family, checksums filled in; `options` are IPv4's.
+fn icmp(from: IpAddr, to: IpAddr, options: &[u8], message: &[u8]) -> Vec<u8> {
+    let mut packet;
+    let mut message = message.to_vec();
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let words = 5 + options.len() as u8 / 4;
+            let len = 4 * words + message.len() as u8;
+            packet = vec![0x40 | words, 0, 0, len, 0, 0, 0x40, 0, 64, ICMP[0], 0, 0];
+            packet.extend(from.octets().into_iter().chain(to.octets()));
+            packet.extend(options);
+            let sum = checksum(&packet);
+            packet[10..12].copy_from_slice(&sum);
+            let sum = checksum(&message);
+            message[2..4].copy_from_slice(&sum);
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let len = message.len() as u8;
+            packet = vec![0x60, 0, 0, 0, 0, len, ICMP[1], 64];
+            packet.extend(from.octets().into_iter().chain(to.octets()));
+            let pseudo = [&packet[8..40], &[0, 0, 0, len, 0, 0, 0, ICMP[1]]].concat();
+            let sum = checksum(&[&pseudo[..], &message].concat());
+            message[2..4].copy_from_slice(&sum);
+        }
+        _ => panic!("two families"),
+    }
+    packet.extend(message);
+    packet
+}
+
+fn ping(from: IpAddr, to: IpAddr, options: &[u8]) -> Vec<u8> {
+    let kind = if from.is_ipv4() { 8 } else { 128 };
+    icmp(from, to, options, &[kind, 0, 0, 0, 0, 1, 0, 2])
+}
+
+impl Net {
+    /// How many frames the stack answers with.
+    fn answers(&mut self) -> usize {
+        self.turn();
+        let mut frames = Vec::new();
+        self.wire.receive(&mut frames, 1000).unwrap()
+    }
+
+    fn bad_addresses(&self) -> u64 {
+        self.stack.stats().frames_bad_address
+    }
+}
+
+fn raw(from: IpAddr, to: IpAddr) -> Raw {
+    let mut raw = Raw::new(5000);
+    (raw.from.0, raw.to.0) = (from, to);
+    raw
+}
+
+/// Guards `wire::is_endpoint` and `Network::is_martian`: whatever comes from there is dropped and counted,
+/// to an open port and to a closed one, whoever listens.
+#[test]
+fn nobody_is_answered_where_no_host_is() {
+    for source in NOBODY.into_iter().chain(OWN).map(ip) {
+        let mut net = Net::new();
+        let _bound = net.listen(80);
+        let _deciding = DecidingListener::bind(&net.stack, "10.0.0.1:82".parse().unwrap());
+        let _all = TcpListener::intercept(&net.stack, Intercept::all().ports(83..=90), 9).unwrap();
+        let mut raw = raw(source, own_of(source));
+        let mut sent = 0;
+        for port in [80, 81, 82, 83] {
+            raw.to.1 = port;
+            for flags in [SYN, ACK, ACK | FIN, SYN | ACK, 0] {
+                raw.send(&net, flags, b"");
+                sent += 1;
+            }
+        }
+        net.raw(&ping(source, own_of(source), &[]));
+        assert_eq!(net.answers(), 0, "{source}");
+        assert_eq!(net.bad_addresses(), sent + 1, "{source}");
+        let stats = net.stack.stats();
+        assert_eq!((stats.connections, stats.half_open), (0, 0), "{source}");
+        assert_eq!(
+            (stats.frames_stray, stats.syn_cookies_sent),
+            (0, 0),
+            "{source}"
+        );
+        // Whoever has an address is.
+        raw.from.0 = peer_of(source);
+        raw.to.1 = 81;
+        raw.send(&net, SYN, b"");
+        net.raw(&ping(raw.from.0, raw.to.0, &[]));
+        assert_eq!(net.answers(), 2, "{source}");
+        net.healthy();
+    }
+}
+
+/// Guards the same for destinations, which are everybody's for a listener that intercepts.
+#[test]
+fn nobody_is_intercepted_where_no_host_is() {
+    for destination in NOBODY.into_iter().chain(["10.0.0.0", "10.0.0.255"]).map(ip) {
+        let mut net = Net::new();
+        let listener = TcpListener::intercept(&net.stack, Intercept::all(), 9).unwrap();
+        listener.set_nonblocking(true);
+        let peer = peer_of(destination);
+        let mut raw = raw(peer, destination);
+        raw.send(&net, SYN, b"");
+        raw.send(&net, ACK, b"");
+        assert_eq!(
+            (net.answers(), net.bad_addresses()),
+            (0, 2),
+            "{destination}"
+        );
+        // A ping to many is for others.
+        net.raw(&ping(peer, destination, &[]));
+        assert_eq!(net.answers(), 0, "{destination}");
+        assert_eq!(net.stack.stats().connections, 0);
+        raw.to.0 = if destination.is_ipv4() {
+            ip("8.8.8.8")
+        } else {
+            ip("2606::1")
+        };
+        raw.handshake(&mut net);
+        assert_eq!(listener.accept().unwrap().0.local_addr().ip(), raw.to.0);
+        net.healthy();
+    }
+}
+
+/// A SYN from an address to itself, which is nobody's here.
+#[test]
+fn who_claims_to_be_whom_it_asks_for_is_not_intercepted() {
+    let mut net = Net::new();
+    let _listener = TcpListener::intercept(&net.stack, Intercept::all(), 9).unwrap();
+    for port in [80, 81] {
+        let mut raw = raw(ip("8.8.8.8"), ip("8.8.8.8"));
+        (raw.from.1, raw.to.1) = (80, port);
+        raw.send(&net, SYN, b"");
+    }
+    assert_eq!((net.answers(), net.bad_addresses()), (0, 2));
+}
+
+/// Guards `wire::is_source_routed`.
+#[test]
+fn who_chooses_the_route_is_not_heard() {
+    let (peer, own) = (ip("10.0.0.2"), ip("10.0.0.1"));
+    // Loose and strict, at their end and on the way, first and behind others.
+    let routes: [&[u8]; 5] = [
+        &[131, 7, 8, 10, 0, 0, 9, 0],
+        &[137, 7, 8, 10, 0, 0, 9, 0],
+        &[131, 7, 4, 10, 0, 0, 9, 0],
+        &[1, 131, 7, 8, 10, 0, 0, 9],
+        &[148, 4, 0, 0, 1, 137, 7, 8, 10, 0, 0, 9],
+    ];
+    let mut net = Net::new();
+    let listener = net.listen(80);
+    for (sent, options) in (1..).zip(routes) {
+        net.raw(&ping(peer, own, options));
+        net.raw(&with_options(&segment(peer, own, SYN), options));
+        net.raw(&with_options(&segment(peer, own, ACK), options));
+        assert_eq!(net.answers(), 0, "{options:?}");
+        assert_eq!(net.bad_addresses(), 3 * sent, "{options:?}");
+    }
+    assert_eq!(net.stack.stats().connections, 0);
+    // A router alert, a record route, nothing at all, and what only looks like one behind the end.
+    let others: [&[u8]; 4] = [
+        &[148, 4, 0, 0],
+        &[7, 7, 4, 0, 0, 0, 0, 0],
+        &[1, 1, 1, 1],
+        &[0, 131, 3, 4],
+    ];
+    for options in others {
+        net.raw(&ping(peer, own, options));
+        assert_eq!(net.answers(), 1, "{options:?}");
+    }
+    net.raw(&with_options(&segment(peer, own, SYN), others[0]));
+    assert_eq!(net.one().header.flags, SYN | ACK);
+    drop(listener);
+    net.healthy();
+}
+
+/// A whole segment to port 80.
+fn segment(from: IpAddr, to: IpAddr, flags: u8) -> Vec<u8> {
+    let header = Header {
+        seq: 7,
+        ack: 0,
+        flags,
+        window: 1000,
+        options: SynOptions::default(),
+    };
+    let mut out = [0; MAX_CANONICAL];
+    let len = wire::compose(&mut out, (from, 5000), (to, 80), &header, 0);
+    wire::finish(&mut out[..len], 20, std::iter::empty(), false);
+    out[..len].to_vec()
+}
+
+fn with_options(packet: &[u8], options: &[u8]) -> Vec<u8> {
+    let mut packet = [&packet[..20], options, &packet[20..]].concat();
+    packet[0] += options.len() as u8 / 4;
+    packet[3] = packet.len() as u8;
+    packet[10..12].fill(0);
+    let header_len = 20 + options.len();
+    let sum = checksum(&packet[..header_len]);
+    packet[10..12].copy_from_slice(&sum);
+    packet
+}
+
+/// An error about the SYN of this connection, with other addresses.
+fn error(syn: &Seen, (from, to): (IpAddr, IpAddr), (of, about): (IpAddr, IpAddr)) -> Vec<u8> {
+    let v6 = from.is_ipv6();
+    let header = Header { ..syn.header };
+    let mut quote = [0; MAX_CANONICAL];
+    let own = (of, syn.tuple.remote_port);
+    wire::compose(&mut quote, own, (about, syn.tuple.local_port), &header, 0);
+    let (kind, code, ip_header_len) = if v6 { (1, 4, 40) } else { (3, 3, 20) };
+    let message = [&[kind, code, 0, 0, 0, 0, 0, 0], &quote[..ip_header_len + 8]].concat();
+    icmp(from, to, &[], &message)
+}
+
+/// Guards `Driver::icmp`: neither is who tells of an error, nor whom it is about.
+#[test]
+fn no_error_is_believed_from_or_about_where_no_host_is() {
+    for odd in NOBODY.into_iter().chain(OWN).map(ip) {
+        let mut net = Net::new();
+        let (own, peer) = (own_of(odd), peer_of(odd));
+        let to = SocketAddr::new(peer, 9);
+        let stream = TcpStream::start(&net.stack, to).unwrap();
+        let syn = net.one();
+        let from_odd = error(&syn, (odd, own), (own, peer));
+        let about_odd = error(&syn, (peer, own), (own, odd));
+        net.raw(&from_odd);
+        net.raw(&about_odd);
+        net.turn();
+        assert_eq!(net.bad_addresses(), 2, "{odd}");
+        let stats = net.stack.stats();
+        assert_eq!((stats.icmp_errors, stats.icmp_ignored), (0, 0), "{odd}");
+        assert_eq!(stream.take_error(), None, "{odd}");
+        net.raw(&error(&syn, (peer, own), (own, peer)));
+        net.turn();
+        assert_eq!(stream.take_error(), Some(SoError::ConnectionRefused));
+    }
+}
+
+/// What the hook for unclaimed frames is asked about, in the order of their sources.
+type Asked = Arc<Mutex<Vec<IpAddr>, LEAF>>;
+
+fn hooked() -> (Net, Asked) {
+    let asked = Asked::default();
+    let kept = asked.clone();
+    let net = Net::with(one_packet_each(), |builder| {
+        let hook = move |frame: &crate::link::Frame| {
+            kept.lock().push(wire::addresses(&frame.head).0);
+            true
+        };
+        builder.unclaimed(hook).unclaimed_tcp(true)
+    });
+    (net, asked)
+}
+
+/// A packet of a protocol that is not ours.
+fn udp(from: IpAddr, to: IpAddr) -> Vec<u8> {
+    let mut packet = icmp(from, to, &[], b"\0\x07\0\x07\0\x0c\0\0echo");
+    if from.is_ipv4() {
+        packet[9] = 17;
+        packet[10..12].fill(0);
+        let sum = checksum(&packet[..20]);
+        packet[10..12].copy_from_slice(&sum);
+    } else {
+        packet[6] = 17;
+    }
+    packet
+}
+
+/// Guards `Driver::is_martian` before the hook.
+#[test]
+fn the_hook_is_not_asked_about_where_no_host_is() {
+    for odd in NOBODY.into_iter().chain(OWN).map(ip) {
+        let (mut net, asked) = hooked();
+        let (own, peer) = (own_of(odd), peer_of(odd));
+        let mut stranger = raw(odd, own);
+        stranger.to.1 = 81;
+        stranger.send(&net, ACK, b"");
+        net.raw(&udp(odd, own));
+        let mut fragment = udp(odd, own);
+        if odd.is_ipv4() {
+            fragment[6] = 0x20;
+            fragment[10..12].fill(0);
+            let sum = checksum(&fragment[..20]);
+            fragment[10..12].copy_from_slice(&sum);
+        } else {
+            fragment[6] = 44;
+        }
+        net.raw(&fragment);
+        let reply = if odd.is_ipv4() { 0 } else { 129 };
+        net.raw(&icmp(odd, own, &[], &[reply, 0, 0, 0, 0, 1, 0, 2]));
+        assert_eq!(net.answers(), 0, "{odd}");
+        assert_eq!(net.bad_addresses(), 4, "{odd}");
+        assert!(asked.lock().is_empty(), "{odd}");
+        net.raw(&udp(peer, own));
+        net.turn();
+        assert_eq!(*asked.lock(), [peer]);
+    }
+}
+
+/// What goes to many may be the hook's, also from who has no address yet: DHCP, and the search for
+/// duplicates of an address (RFC 4862 5.4.2). What goes nowhere is not.
+#[test]
+fn the_hook_is_asked_about_what_goes_to_many() {
+    let many = [
+        ("10.0.0.2", "224.0.0.251"),
+        ("10.0.0.2", "255.255.255.255"),
+        ("10.0.0.2", "10.0.0.255"),
+        ("0.0.0.0", "255.255.255.255"),
+        ("fd00::2", "ff02::1"),
+        ("::", "ff02::1:ff00:1"),
+    ];
+    let nowhere = [
+        ("10.0.0.2", "127.0.0.1"),
+        ("10.0.0.2", "0.0.0.0"),
+        ("10.0.0.2", "240.0.0.1"),
+        ("fd00::2", "::1"),
+        ("fd00::2", "::ffff:10.0.0.1"),
+        ("127.0.0.1", "224.0.0.251"),
+        ("0.0.0.0", "10.0.0.1"),
+        ("::", "fd00::1"),
+    ];
+    let (mut net, asked) = hooked();
+    for (from, to) in many.into_iter().chain(nowhere) {
+        net.raw(&udp(ip(from), ip(to)));
+    }
+    net.turn();
+    assert_eq!(*asked.lock(), many.map(|(from, _)| ip(from)));
+    assert_eq!(net.bad_addresses(), nowhere.len() as u64);
 }
 
 /// Guards `Shared::source_of`: every way to dial says so at once, and nothing is sent.

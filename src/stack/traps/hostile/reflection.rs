@@ -34,7 +34,7 @@ fn answers_to_strangers_are_no_larger_than_their_questions() {
         let mut frames = Vec::new();
         assert_eq!(net.wire.receive(&mut frames, 10).unwrap(), 0, "{source:?}");
     }
-    assert_eq!(net.stack.stats().frames_bad_address, 3);
+    assert_eq!(net.stack.stats().frames_bad_address, 6);
     assert_eq!(net.stack.stats().connections, 0);
 }
 
