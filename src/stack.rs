@@ -58,6 +58,14 @@
 //! is an ICMP error from or about there, is dropped and counted ([`Stats::frames_bad_address`]): it begins
 //! nothing, draws no answer, and [`Builder::unclaimed`] is not asked.
 //!
+//! **A stack's own addresses** are reached inside the stack, whatever the routes say, as on any host: such a
+//! connection goes from one of its sockets to another, with its segments looped back to the driver of its
+//! queue ([`TcpStream::connect_on`] chooses that; the link is not asked). Listeners of every kind accept it,
+//! a closed port refuses at once, and the wire sees nothing. All else is as over a link, with segments of the
+//! link's MTU in packets of 64 KiB. [`Stats`] and [`Stack::sockets`] count and show both ends. A socket
+//! connected to itself, which BSD and Linux make by a simultaneous open, is refused with `InvalidInput`.
+//! When an address is removed, both ends go.
+//!
 //! # Numbers and reuse
 //!
 //! Initial sequence numbers are those of RFC 6528: a clock of 4 us ticks, and a hash of both ends with
@@ -89,6 +97,7 @@ mod cookie;
 mod driver;
 mod held;
 mod listener;
+mod loopback;
 mod numbers;
 mod passive;
 mod pending;
@@ -128,7 +137,7 @@ use crate::lock::{LEAF, Mutex};
 use crate::protocol::SocketEnd;
 use crate::tcp::conn::{Conn, ConnConfig, Runner};
 use crate::tcp::engine::{Engine, EngineConfig};
-use crate::tcp::host::{Counters, Host, TimerKey};
+use crate::tcp::host::{Counters, Home, Host, TimerKey};
 use crate::tcp::memory::Memory;
 use crate::tcp::options::Options;
 use crate::tcp::tcb::Work;
@@ -308,8 +317,8 @@ impl Stack {
     }
 
     /// Takes an address away, also the last one. The connections of the address end with
-    /// [`NetworkDown`](crate::error::SoError::NetworkDown), and their peers get a reset; listeners
-    /// stay, and hear nothing until the address is back.
+    /// [`NetworkDown`](crate::error::SoError::NetworkDown), and their peers get a reset, but for those on
+    /// the stack itself, which end alike; listeners stay, and hear nothing until the address is back.
     ///
     /// # Errors
     /// [`NoSuchAddress`](RouteError::NoSuchAddress), and [`InUse`](RouteError::InUse) if a route names
@@ -317,10 +326,15 @@ impl Stack {
     pub fn remove_address(&self, address: IpAddr) -> Result<(), RouteError> {
         let shared = self.shared();
         shared.network.lock().remove_address(address)?;
-        for conn in shared.table.all() {
-            if conn.tuple.local == address {
-                conn.run(Work::NETWORK_DOWN, Runner::User);
-            }
+        let of_address = |conn: &Arc<Conn>| {
+            let tuple = &conn.tuple;
+            tuple.local == address || conn.home.looped && tuple.remote == address
+        };
+        // Those of whom it is the peer come first, so that none of them is reset by the other end.
+        let mut all: Vec<_> = shared.table.all().into_iter().filter(of_address).collect();
+        all.sort_by_key(|conn| conn.tuple.local == address);
+        for conn in all {
+            conn.run(Work::NETWORK_DOWN, Runner::User);
         }
         Ok(())
     }
@@ -473,7 +487,7 @@ impl Shared {
         }
         // One of them has something to forget now that this one did.
         self.wake_all();
-        self.end_connections(|conn| conn.queue == queue);
+        self.end_connections(|conn| conn.home.queue == queue);
         self.end_agenda(&self.queues[usize::from(queue)]);
     }
 
@@ -491,6 +505,7 @@ impl Shared {
 
     fn end_agenda(&self, queue: &Queue) {
         let mut forgotten = queue.agenda.lock().end();
+        queue.loopback.end();
         let (handed_over, _) = forgotten.take(self.clock.now());
         for conn in handed_over.iter().filter_map(Weak::upgrade) {
             conn.resume();
@@ -528,7 +543,7 @@ impl Shared {
     /// A connection that was put into the table. Either `go_down` or `queue_gone` has found it there, or
     /// this finds its home down.
     fn end_if_down(&self, conn: &Arc<Conn>, runner: Runner) -> bool {
-        let down = self.is_down(conn.queue);
+        let down = self.is_down(conn.home.queue);
         if down {
             conn.run(Work::NETWORK_DOWN, runner);
         }
@@ -550,7 +565,7 @@ impl Shared {
     /// A connection that is in no table yet, and whether its peer opens it.
     fn connection(
         self: &Arc<Self>,
-        queue: u16,
+        home: Home,
         (tuple, is_inbound): (Tuple, bool),
         engine: Engine,
         wire_iss: u32,
@@ -558,7 +573,7 @@ impl Shared {
         let end = SocketEnd::new(self.config.rcv_buffer, self.config.snd_buffer);
         end.set_flavor(self.config.flavor);
         let config = ConnConfig {
-            queue,
+            home,
             rcv_ring: self.config.rcv_buffer,
             wire_iss,
             ack_delay: self.config.ack_delay,
@@ -575,11 +590,11 @@ impl Shared {
 
     fn engine(
         &self,
-        queue: u16,
+        home: Home,
         tuple: &Tuple,
         make: impl FnOnce(&Capabilities, &EngineConfig) -> Engine,
     ) -> Engine {
-        let piece = self.queues[usize::from(queue)]
+        let piece = self.queues[usize::from(home.queue)]
             .piece
             .load(Ordering::Relaxed);
         let config = EngineConfig {
@@ -591,7 +606,7 @@ impl Shared {
         };
         let link = Capabilities {
             mtu: self.mtu_for(tuple),
-            ..self.capabilities()
+            ..self.link(home).capabilities()
         };
         make(&link, &config)
     }
@@ -632,7 +647,7 @@ impl Shared {
     }
 
     fn home(&self, conn: &Conn) -> &Queue {
-        &self.queues[usize::from(conn.queue)]
+        &self.queues[usize::from(conn.home.queue)]
     }
 }
 
@@ -640,8 +655,13 @@ impl Shared {
 mod tests;
 
 impl Host for Shared {
-    fn link(&self, queue: u16) -> &dyn Link {
-        &self.queues[usize::from(queue)].link
+    fn link(&self, home: Home) -> &dyn Link {
+        let queue = &self.queues[usize::from(home.queue)];
+        if home.looped {
+            &queue.loopback
+        } else {
+            &queue.link
+        }
     }
 
     fn queues(&self) -> usize {
@@ -677,7 +697,7 @@ impl Host for Shared {
         let home = self.home(conn);
         let wake = home.agenda.lock().hand_over(conn);
         home.wake_if(wake);
-        if self.is_down(conn.queue) {
+        if self.is_down(conn.home.queue) {
             conn.resume();
         }
     }

@@ -69,7 +69,8 @@ pub(crate) enum Protection {
     Owed,
     /// A connection has its place among the half-open ones before it can be found.
     HalfOpenFirst,
-    /// A driver says that it falls asleep before it looks what there is to forget, and when.
+    /// A driver says that it falls asleep before it looks what there is to forget, and when, and what its
+    /// stack has sent to itself.
     SleepFirst,
     /// Work that came meanwhile is done by the thread whose turn it is.
     LeaveWord,

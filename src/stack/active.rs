@@ -8,7 +8,7 @@ use crate::events::tell;
 use crate::link::{Flow, Link};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::engine::Engine;
-use crate::tcp::host::Host;
+use crate::tcp::host::{Home, Host};
 use crate::tcp::tcb::Work;
 use crate::tcp::wire::{self, Tuple};
 use std::io;
@@ -27,48 +27,87 @@ impl Stack {
     ) -> io::Result<Arc<Conn>> {
         let shared = self.shared();
         let queue = queue.map(|queue| shared.queue_number(queue)).transpose()?;
-        let local = shared.source_of(from.ip(), to)?;
+        let (local, looped) = shared.source_of(from.ip(), to)?;
         if shared.is_down(queue.unwrap_or(shared.first_up())) {
             return Err(SoError::NetworkDown.into());
         }
         let error = |kind, why| Err(io::Error::new(kind, why));
+        let way = Way {
+            local,
+            to,
+            queue,
+            looped,
+        };
+        if way.is_itself(from.port()) {
+            let why = format!("a connection from {to} to itself: give another port");
+            return error(io::ErrorKind::InvalidInput, why);
+        }
         if from.port() != 0 {
             let why = format!(
                 "the connection from {local}:{} to {to} is there, or was lately",
                 from.port()
             );
-            let conn = shared.connect(local, from.port(), to, (queue, Place::Free))?;
+            let conn = shared.connect(&way, from.port(), Place::Free)?;
             return conn.map_or_else(|| error(io::ErrorKind::AddrInUse, why), Ok);
         }
         // The port that was used longest ago comes first. If that and some behind it are in TIME-WAIT,
         // so are most of the others, and a look at all of them would cost more than the connection.
         const ENOUGH: usize = 8;
         let mut reusable = None;
-        for (looked, port) in shared.numbers.ports_to(local, to).enumerate() {
-            if let Some(conn) = shared.connect(local, port, to, (queue, Place::Free))? {
+        let ports = shared.numbers.ports_to(local, to);
+        let ports = ports.filter(|port| !way.is_itself(*port));
+        for (looked, port) in ports.enumerate() {
+            if let Some(conn) = shared.connect(&way, port, Place::Free)? {
                 return Ok(conn);
             }
             let now = shared.clock.now();
             let old = |port: &u16| {
-                let tuple = tuple_of(local, *port, to);
-                let home = shared.home_for(&tuple, queue);
+                let tuple = way.tuple(*port);
+                let home = shared.home_for(&tuple, &way);
                 home.is_some() && shared.table.reusable(&tuple, now).is_some()
             };
             reusable = reusable.or_else(|| Some(port).filter(old));
             if let Some(port) = reusable.filter(|_| looked >= ENOUGH)
-                && let Some(conn) = shared.connect(local, port, to, (queue, Place::TimeWait))?
+                && let Some(conn) = shared.connect(&way, port, Place::TimeWait)?
             {
                 return Ok(conn);
             }
         }
         if let Some(port) = reusable
-            && let Some(conn) = shared.connect(local, port, to, (queue, Place::TimeWait))?
+            && let Some(conn) = shared.connect(&way, port, Place::TimeWait)?
         {
             return Ok(conn);
         }
         let by = queue.map_or_else(String::new, |queue| format!(" by queue {queue}"));
         let why = format!("all ephemeral ports to {to}{by} are in use");
         error(io::ErrorKind::AddrNotAvailable, why)
+    }
+}
+
+/// Between which ends a connection is dialled, all but the port.
+#[derive(Debug)]
+struct Way {
+    local: IpAddr,
+    to: SocketAddr,
+    /// The home that is wanted.
+    queue: Option<u16>,
+    /// The other end is an address of the stack.
+    looped: bool,
+}
+
+impl Way {
+    fn tuple(&self, local_port: u16) -> Tuple {
+        Tuple {
+            local: self.local,
+            remote: self.to.ip(),
+            local_port,
+            remote_port: self.to.port(),
+        }
+    }
+
+    /// Both ends would be one.
+    fn is_itself(&self, local_port: u16) -> bool {
+        self.local == self.to.ip() && local_port == self.to.port()
     }
 }
 
@@ -81,18 +120,10 @@ enum Place {
     TimeWait,
 }
 
-fn tuple_of(local: IpAddr, local_port: u16, to: SocketAddr) -> Tuple {
-    Tuple {
-        local,
-        remote: to.ip(),
-        local_port,
-        remote_port: to.port(),
-    }
-}
-
 impl Shared {
-    /// The address to connect from: the given one, or else one that is chosen.
-    fn source_of(&self, from: IpAddr, to: SocketAddr) -> io::Result<IpAddr> {
+    /// The address to connect from: the given one, or else one that is chosen. `true`: the destination is an
+    /// address of the stack, which no route leads to, and which is connected to from itself.
+    fn source_of(&self, from: IpAddr, to: SocketAddr) -> io::Result<(IpAddr, bool)> {
         let destination = to.ip();
         let error = |kind, why| Err(io::Error::new(kind, why));
         let network = self.network.lock();
@@ -103,9 +134,11 @@ impl Shared {
             );
             return error(io::ErrorKind::InvalidInput, why);
         }
+        let looped = network.is_own(destination);
         let why = |what: &str| format!("the route to {destination} says: {what}");
         match network.route_to(destination) {
             Route::Link { .. } => {}
+            _ if looped => {}
             Route::Unreachable => {
                 return error(io::ErrorKind::HostUnreachable, why("unreachable"));
             }
@@ -118,15 +151,20 @@ impl Shared {
                 let why = format!("{destination} cannot be reached from {from}: use one family");
                 error(io::ErrorKind::InvalidInput, why)
             } else if network.is_own(from) {
-                Ok(from)
+                Ok((from, looped))
             } else {
                 let why = format!("{from} is not an address of this stack");
                 error(io::ErrorKind::AddrNotAvailable, why)
             };
         }
         let why = format!("the stack has no address to reach {destination} from");
-        let source = network.source_for(destination);
-        source.map_or_else(|| error(io::ErrorKind::AddrNotAvailable, why), Ok)
+        let source = if looped {
+            Some(destination)
+        } else {
+            network.source_for(destination)
+        };
+        let none = || error(io::ErrorKind::AddrNotAvailable, why);
+        source.map_or_else(none, |source| Ok((source, looped)))
     }
 
     /// The number of a queue that a user has named.
@@ -140,9 +178,10 @@ impl Shared {
         })
     }
 
-    /// The home of a connection that is dialled. `None`: answers would come by another queue than the
-    /// one that is wanted.
-    fn home_for(&self, tuple: &Tuple, wanted: Option<u16>) -> Option<u16> {
+    /// The queue of a connection that is dialled. `None`: answers would come by another than the one that
+    /// is wanted.
+    fn home_for(&self, tuple: &Tuple, way: &Way) -> Option<u16> {
+        let wanted = way.queue;
         let count = self.queues.len();
         if count == 1 {
             return Some(0);
@@ -151,7 +190,9 @@ impl Shared {
             local: SocketAddr::new(tuple.local, tuple.local_port),
             remote: SocketAddr::new(tuple.remote, tuple.remote_port),
         };
-        let steered = self.queues[0].link.steer(&flow).filter(|one| *one < count);
+        let link = Some(&self.queues[0].link).filter(|_| !way.looped);
+        let steered = link.and_then(|link| link.steer(&flow));
+        let steered = steered.filter(|one| *one < count);
         let is_up = |queue: &usize| !self.queues[*queue].is_gone();
         let Some(steered) = steered else {
             // They take turns, those whose link is gone left out.
@@ -171,17 +212,15 @@ impl Shared {
     /// answers would not come by the queue that is wanted.
     fn connect(
         self: &Arc<Self>,
-        local: IpAddr,
+        way: &Way,
         local_port: u16,
-        to: SocketAddr,
-        (queue, place): (Option<u16>, Place),
+        place: Place,
     ) -> io::Result<Option<Arc<Conn>>> {
-        let tuple = tuple_of(local, local_port, to);
-        let Some(home) = self.home_for(&tuple, queue) else {
+        let tuple = way.tuple(local_port);
+        let Some(queue) = self.home_for(&tuple, way) else {
             return Ok(None);
         };
-        let to_itself = local == to.ip() && local_port == to.port();
-        if to_itself || place == Place::Free && self.table.contains(&tuple) {
+        if place == Place::Free && self.table.contains(&tuple) {
             return Ok(None);
         }
         let now = self.clock.now();
@@ -195,6 +234,8 @@ impl Shared {
         if !self.table.has_room() {
             return Err(self.too_many_connections());
         }
+        let looped = way.looped;
+        let home = Home { queue, looped };
         let engine = self.engine(home, &tuple, |link, config| {
             Engine::connecting(link, config, &tuple)
         });
@@ -205,12 +246,13 @@ impl Shared {
             Err(Refusal::Connections) => return Err(self.too_many_connections()),
             Err(_) => return Ok(None),
         }
-        self.counters(home).active_opens.add(1);
+        self.counters(queue).active_opens.add(1);
         let reused = u64::from(former.is_some());
         self.received.time_wait_reused.add(reused);
-        tell!(debug, "tcp", local = %tuple.ends().0, peer = %to, "connecting");
+        let peer = way.to;
+        tell!(debug, "tcp", local = %tuple.ends().0, %peer, "connecting");
         // remove_address() either has found the connection too, or this finds the address gone.
-        if !self.is_own(local) {
+        if !self.is_own(way.local) || looped && !self.is_own(tuple.remote) {
             conn.run(Work::NETWORK_DOWN, Runner::User);
             return Err(SoError::NetworkDown.into());
         }

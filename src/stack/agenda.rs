@@ -103,9 +103,10 @@ impl Agenda {
         !self.blocked.is_empty()
     }
 
-    /// `false`: there is something to do after all.
+    /// `false`: there is something to do after all. (What a looped connection waits for is the driver.)
     pub(crate) fn fall_asleep(&mut self) -> bool {
-        self.asleep = self.handed_over.is_empty();
+        let waits_for_us = self.blocked.iter().any(|conn| conn.home.looped);
+        self.asleep = self.handed_over.is_empty() && !waits_for_us;
         self.expiry = None;
         self.asleep
     }

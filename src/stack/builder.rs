@@ -792,8 +792,8 @@ impl Builder {
     }
 
     /// Whether the hook ([`unclaimed`](Self::unclaimed)) is asked about TCP segments too that belong to no
-    /// connection and no listener, before they are reset; by default it is not. It costs each
-    /// received segment a clone of its frame.
+    /// connection and no listener, before they are reset; by default it is not. It is not asked about
+    /// those that the stack has sent to itself. It costs each received segment a clone of its frame.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};

@@ -17,7 +17,7 @@ use super::quota::Refusal;
 use super::{Shared, Work};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::engine::Engine;
-use crate::tcp::host::Host;
+use crate::tcp::host::{Home, Host};
 use crate::tcp::wire::{self, ACK, Header, SYN, Segment, SynOptions, Tuple};
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr};
@@ -146,7 +146,7 @@ impl Shared {
                 sack_permitted: options.sack_permitted,
             },
         };
-        control::answer(&queue.link, &tuple, &header);
+        control::answer(queue.way_back(syn.looped), &tuple, &header);
         true
     }
 
@@ -174,23 +174,26 @@ impl Shared {
         })
     }
 
-    /// Begins the connection of that SYN, if somebody may accept it. Only its acknowledgement is
+    /// Begins the connection of that SYN, if somebody may accept it, with the segment that acknowledges it. Only its acknowledgement is
     /// missing, so it does not count as a half-open one. Another driver may have begun it with another
     /// segment of the peer.
     pub(crate) fn accept_cookie(
         self: &Arc<Self>,
         queue: u16,
         listening: &Arc<Listening>,
-        (tuple, syn, value): (Tuple, Header, u32),
+        (segment, syn): (&Segment, Header),
     ) -> Result<Arc<Conn>, Refusal> {
+        let (tuple, looped) = (segment.tuple, segment.looped);
         self.admits(&tuple)?;
         if listening.decides || !listening.reserve_beyond() {
             return Err(Refusal::Backlog);
         }
-        let engine = self.engine(queue, &tuple, |link, config| {
+        let home = Home { queue, looped };
+        let engine = self.engine(home, &tuple, |link, config| {
             Engine::listening(link, config, &tuple)
         });
-        let conn = self.connection(queue, (tuple, true), engine, value);
+        let value = segment.header.ack.wrapping_sub(1);
+        let conn = self.connection(home, (tuple, true), engine, value);
         conn.leave(super::held::segment(tuple, syn));
         self.half_open(&conn, listening);
         // Before another driver finds it: only who has sent its SYN|ACK takes an acknowledgement.

@@ -138,6 +138,7 @@ impl Driver {
             .map_err(|gone| self.link_gone(gone))?;
         let now = self.shared.now();
         let mut received = frames.len();
+        let looped = self.home().loopback.take(&mut frames, BATCH);
         let budget = if self.lags(&frames) {
             Budget::LAGGING_DRIVER
         } else {
@@ -145,7 +146,9 @@ impl Driver {
         };
         let mut gone = None;
         run_list::scope(budget, || {
-            frames.drain(..).for_each(|frame| self.input(frame, now));
+            let by_link = received;
+            let batch = frames.drain(..).enumerate();
+            batch.for_each(|(at, frame)| self.input(frame, at >= by_link, now));
             // A flood of what is for nobody is not to make the others' batches smaller: each connection's
             // share of a batch is served at once, and draws one acknowledgement.
             for _ in 0..REFILLS {
@@ -155,10 +158,11 @@ impl Driver {
                 }
                 gone = self.receive(&mut frames, wanted).err();
                 received += frames.len();
-                frames.drain(..).for_each(|frame| self.input(frame, now));
+                let more = frames.drain(..);
+                more.for_each(|frame| self.input(frame, false, now));
             }
             self.strangers = 0;
-            self.home().frames.add(received as u64);
+            self.home().frames.add((received + looped) as u64);
             self.count();
             for conn in &self.touched {
                 conn.receive();
@@ -175,7 +179,10 @@ impl Driver {
         self.tell_of_refusals(now);
         match gone {
             Some(gone) => Err(self.link_gone(gone)),
-            None => Ok((received, worked)),
+            None => Ok((
+                received,
+                worked || looped > 0 || self.home().loopback.has_frames(),
+            )),
         }
     }
 
@@ -243,7 +250,7 @@ impl Driver {
     /// Takes note of a batch: whether more arrives than gets done.
     fn lags(&mut self, frames: &[Frame]) -> bool {
         let (batches, bytes) = LAG;
-        let full = frames.len() == BATCH && frames.iter().map(Frame::len).sum::<usize>() >= bytes;
+        let full = frames.len() >= BATCH && frames.iter().map(Frame::len).sum::<usize>() >= bytes;
         self.full = if full {
             (self.full + 1).min(batches)
         } else {
@@ -254,10 +261,12 @@ impl Driver {
 
     /// When [`run_once`](Self::run_once) has something to do, if no frame arrives before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let timer = self.home().agenda.lock().next();
-        let retry = self.backoff.until();
-        let all = timer.into_iter().chain(self.next_expiry());
-        all.chain(retry).min()
+        let home = self.home();
+        let looped = (home.loopback.has_frames()).then(|| self.shared.now());
+        let timer = home.agenda.lock().next();
+        let all = looped.into_iter().chain(timer);
+        let all = all.chain(self.next_expiry());
+        all.chain(self.backoff.until()).min()
     }
 
     /// What its link is to be [waited for](Link::wait) before the next [`run_once`](Self::run_once): to be
@@ -321,11 +330,14 @@ impl Driver {
         worked
     }
 
-    fn input(&mut self, frame: Frame, now: Instant) {
+    /// `looped`: it did not come by the link.
+    fn input(&mut self, frame: Frame, looped: bool, now: Instant) {
         let counters = &self.shared.received;
-        let spare = self.shared.unclaimed.keep_segment(&frame);
+        let spare = (!looped).then(|| self.shared.unclaimed.keep_segment(&frame));
+        let spare = spare.flatten();
         match wire::parse(frame) {
-            Parsed::Tcp(segment) => {
+            Parsed::Tcp(mut segment) => {
+                segment.looped = looped;
                 self.segments.0 += 1;
                 self.segments.1 += segment.payload_len as u64;
                 self.segment(segment, spare, now);
@@ -385,7 +397,7 @@ impl Driver {
             return;
         }
         match self.shared.table.get(&error.tuple) {
-            Some(Entry::Conn(conn)) => {
+            Some(Entry::Conn(conn)) if !conn.home.looped => {
                 if conn.leave_error(error) {
                     self.touch(conn);
                 }
@@ -418,7 +430,12 @@ impl Driver {
     }
 
     fn deliver(&mut self, conn: Arc<Conn>, segment: Segment, now: Instant) {
-        if conn.queue != self.queue {
+        if conn.home.looped != segment.looped {
+            // From our own address, and not from us.
+            self.shared.received.bad_address.add(1);
+            return;
+        }
+        if conn.home.queue != self.queue {
             self.home().astray.add(1);
         }
         if conn.leave(segment) {
@@ -439,15 +456,22 @@ impl Driver {
 
     fn time_wait(&mut self, record: &TimeWait, segment: Segment, now: Instant) {
         let tuple = &record.tuple;
-        let own = self.shared.is_own(tuple.local);
+        let (own, looped) = {
+            let network = self.shared.network.lock();
+            (network.is_own(tuple.local), network.is_own(tuple.remote))
+        };
+        if looped != segment.looped {
+            self.shared.received.bad_address.add(1);
+            return;
+        }
         match record.answer(&segment.header, segment.payload_len) {
             Answer::Ignore => {}
             Answer::MakeRoom if self.shared.listener_for(tuple, own).is_some() => {
                 self.unknown(segment, None, Some(*record), now);
             }
-            Answer::MakeRoom => self.acknowledge(record),
+            Answer::MakeRoom => self.acknowledge(record, looped),
             Answer::Acknowledge { restart } => {
-                self.acknowledge(record);
+                self.acknowledge(record, looped);
                 if restart {
                     self.shared.table.restart(record, now);
                 }
@@ -455,9 +479,10 @@ impl Driver {
         }
     }
 
-    fn acknowledge(&self, record: &TimeWait) {
+    fn acknowledge(&self, record: &TimeWait, looped: bool) {
         let ack = record.acknowledgement(false);
-        control::send(&self.home().link, &ack, record.tuple.ip_header_len());
+        let link = self.home().way_back(looped);
+        control::send(link, &ack, record.tuple.ip_header_len());
     }
 
     /// A segment without a connection: a SYN for a listener, or something to reset. `after` is a former
@@ -469,17 +494,18 @@ impl Driver {
         after: Option<TimeWait>,
         now: Instant,
     ) {
-        self.strangers += 1;
+        self.strangers += usize::from(!segment.looped);
         let tuple = segment.tuple;
         let header = &segment.header;
         let (own, routed, martian) = {
             let network = self.shared.network.lock();
-            let martian = network.is_martian(tuple.remote) || network.is_broadcast(tuple.local);
-            let own = network.is_own(tuple.local);
-            (own, network.is_routed(tuple.remote), martian)
+            let nobody = network.is_martian(tuple.remote) || network.is_broadcast(tuple.local);
+            let martian = !segment.looped && (nobody || tuple.local == tuple.remote);
+            let routed = segment.looped || network.is_routed(tuple.remote);
+            (network.is_own(tuple.local), routed, martian)
         };
         // Looked at only here: a connection has no such peer, or it would not have begun.
-        if martian || tuple.local == tuple.remote {
+        if martian {
             self.shared.received.bad_address.add(1);
             return;
         }
@@ -489,8 +515,7 @@ impl Driver {
             && let Some(syn) = self.shared.cookie_of(&segment, now)
             && let Some(listening) = self.shared.listener_for(&tuple, own)
         {
-            let value = header.ack.wrapping_sub(1);
-            let begun = (self.shared).accept_cookie(self.queue, &listening, (tuple, syn, value));
+            let begun = (self.shared).accept_cookie(self.queue, &listening, (&segment, syn));
             match begun {
                 Ok(conn) => self.deliver(conn, segment, now),
                 // Its sender takes the connection for standing, and what it sends comes again.
@@ -517,7 +542,7 @@ impl Driver {
         }
         self.shared.received.stray.add(1);
         if own && !header.has(wire::RST) {
-            control::reset(&self.home().link, &segment);
+            control::reset(self.home().way_back(segment.looped), &segment);
         }
     }
 
@@ -662,7 +687,8 @@ impl Running {
     /// The driver is about to sleep: until when at most, and what for besides. `None`: there is something to
     /// do after all.
     pub(super) fn fall_asleep(&self) -> Option<(Option<Instant>, Interest)> {
-        let agenda = &self.driver.home().agenda;
+        let home = self.driver.home();
+        let agenda = &home.agenda;
         let too_early = (!intact(Protection::SleepFirst)).then(|| self.driver.next_expiry());
         let (timer, blocked) = {
             let mut agenda = agenda.lock();
@@ -671,6 +697,10 @@ impl Running {
             }
             (agenda.next(), agenda.has_blocked())
         };
+        if !home.loopback.fall_asleep() {
+            agenda.lock().wake_up();
+            return None;
+        }
         // Now that others can see that it sleeps: who adds something after this look wakes it.
         let expiry = too_early.unwrap_or_else(|| self.driver.next_expiry());
         if let Some(expiry) = expiry {
@@ -689,7 +719,9 @@ impl Running {
     }
 
     pub(super) fn wake_up(&self) {
-        self.driver.home().agenda.lock().wake_up();
+        let home = self.driver.home();
+        home.agenda.lock().wake_up();
+        home.loopback.wake_up();
         self.driver.busy.wake(self.driver.shared.now());
     }
 

@@ -20,7 +20,7 @@ use crate::buf::Gather;
 use crate::error::SoError;
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::engine::Engine;
-use crate::tcp::host::Host;
+use crate::tcp::host::{Home, Host};
 use crate::tcp::time_wait::Answer;
 use crate::tcp::wire::{Header, Segment, Tuple};
 use std::collections::{BTreeMap, HashMap};
@@ -42,7 +42,7 @@ pub(crate) struct Key {
 #[derive(Debug)]
 struct Record {
     serial: u64,
-    queue: u16,
+    home: Home,
     listening: Arc<Listening>,
     /// The latest SYN. Its text, if any, does not count (RFC 9293 3.10.7.2 lets the peer send it again).
     syn: Header,
@@ -63,7 +63,7 @@ impl HeldSyns {
     /// `None`: another driver has held this SYN, or one before it, meanwhile.
     fn insert(
         &mut self,
-        (tuple, queue): (Tuple, u16),
+        (tuple, home): (Tuple, Home),
         listening: &Arc<Listening>,
         syn: Header,
         at: Instant,
@@ -75,7 +75,7 @@ impl HeldSyns {
         let serial = self.serial;
         let record = Record {
             serial,
-            queue,
+            home,
             listening: listening.clone(),
             syn,
             until: Some(at),
@@ -84,7 +84,7 @@ impl HeldSyns {
         self.deadlines.insert((at, serial), tuple);
         Some(Key {
             tuple,
-            queue,
+            queue: home.queue,
             serial,
         })
     }
@@ -103,7 +103,7 @@ impl HeldSyns {
     }
 
     /// From now on the record does not time out.
-    fn begin(&mut self, key: Key) -> Option<Header> {
+    fn begin(&mut self, key: Key) -> Option<(Home, Header)> {
         let record = self.records.get_mut(&key.tuple)?;
         if record.serial != key.serial {
             return None;
@@ -111,7 +111,7 @@ impl HeldSyns {
         if let Some(until) = record.until.take() {
             self.deadlines.remove(&(until, key.serial));
         }
-        Some(record.syn)
+        Some((record.home, record.syn))
     }
 
     fn take(&mut self, key: Key) -> Option<Record> {
@@ -121,7 +121,7 @@ impl HeldSyns {
 
     fn take_due(&mut self, now: Instant) -> Option<(Key, Record)> {
         let (&(until, serial), &tuple) = self.deadlines.first_key_value()?;
-        let queue = self.records.get(&tuple)?.queue;
+        let queue = self.records.get(&tuple)?.home.queue;
         let key = Key {
             tuple,
             queue,
@@ -148,6 +148,7 @@ pub(super) fn segment(tuple: Tuple, header: Header) -> Segment {
         payload: Gather::default(),
         payload_len: 0,
         sack: None,
+        looped: false,
     }
 }
 
@@ -175,7 +176,8 @@ impl Shared {
             return None;
         }
         let until = now + self.config.limits.connect;
-        let place = (syn.tuple, queue);
+        let looped = syn.looped;
+        let place = (syn.tuple, Home { queue, looped });
         let key = (self.held.lock()).insert(place, listening, syn.header, until);
         let Some(key) = key else {
             listening.release();
@@ -211,7 +213,7 @@ impl Shared {
     pub(crate) fn accept_held(self: &Arc<Self>, key: Key) -> io::Result<Arc<Conn>> {
         let tuple = key.tuple;
         let syn = self.held.lock().begin(key);
-        let Some(syn) = syn else {
+        let Some((home, syn)) = syn else {
             return Err(match self.down.load(Ordering::SeqCst) {
                 true => SoError::NetworkDown.into(),
                 false => io::Error::new(
@@ -229,11 +231,11 @@ impl Shared {
             }
             _ => None,
         };
-        let engine = self.engine(key.queue, &tuple, |link, config| {
+        let engine = self.engine(home, &tuple, |link, config| {
             Engine::listening(link, config, &tuple)
         });
         let number = self.initial_sequence_number(&tuple, after.as_ref());
-        let conn = self.connection(key.queue, (tuple, true), engine, number);
+        let conn = self.connection(home, (tuple, true), engine, number);
         // Whoever finds the connection in the table and runs it takes the SYN first.
         conn.leave(syn);
         let inserted = self.table.insert(&conn, after.as_ref());
@@ -258,7 +260,8 @@ impl Shared {
     /// Answers with a reset. If the link is full, it is lost, and the peer's next SYN is a new one.
     pub(crate) fn refuse_syn(&self, key: Key) {
         if let Some(record) = self.take_syn(key) {
-            let link = &self.queues[usize::from(key.queue)].link;
+            let queue = &self.queues[usize::from(key.queue)];
+            let link = queue.way_back(record.home.looped);
             control::reset(link, &segment(key.tuple, record.syn));
         }
     }

@@ -10,7 +10,7 @@ use crate::events::tell;
 use crate::sync::{Protection, intact};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::engine::Engine;
-use crate::tcp::host::Host;
+use crate::tcp::host::{Home, Host};
 use crate::tcp::tcb::Work;
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::{Segment, Tuple};
@@ -141,12 +141,13 @@ impl Shared {
         }
         let admitted = self.admits_half_open();
         admitted.inspect_err(|_| listening.release())?;
-        let tuple = &syn.tuple;
-        let engine = self.engine(queue, tuple, |link, config| {
+        let (tuple, looped) = (&syn.tuple, syn.looped);
+        let home = Home { queue, looped };
+        let engine = self.engine(home, tuple, |link, config| {
             Engine::listening(link, config, tuple)
         });
         let number = self.initial_sequence_number(tuple, former);
-        let conn = self.connection(queue, (*tuple, true), engine, number);
+        let conn = self.connection(home, (*tuple, true), engine, number);
         // Whoever finds the connection in the table and runs it takes the SYN first.
         conn.leave(syn.clone());
         if intact(Protection::HalfOpenFirst) {

@@ -7,6 +7,9 @@
 //! for). Home is where its SYN arrived, or, if it was dialled, where the link says that its answers
 //! will arrive, or, if the link cannot say, any.
 //!
+//! The other end of a connection to an own address of the stack has the same home; what they send each
+//! other goes from there to there (`loopback`).
+//!
 //! What all drivers share: the table, listeners, half-open connections, held SYNs, addresses, the
 //! control interface.
 //!
@@ -35,6 +38,7 @@
 //! Locks: the agenda, a leaf.
 
 use super::agenda::Agenda;
+use super::loopback::Loopback;
 use super::uplink::Uplink;
 use crate::link::Link;
 use crate::lock::{LEAF, Mutex};
@@ -49,6 +53,10 @@ pub(crate) struct Queue {
     pub(super) link: Uplink,
     /// The link is gone: nothing begins here, and what was here has ended.
     pub(super) gone: AtomicBool,
+    /// By which connections of the stack with itself transmit that have their home here.
+    pub(super) loopback: Loopback,
+    /// The same for answers that no connection gives.
+    answers: Loopback,
     pub(crate) agenda: Mutex<Agenda, LEAF>,
     /// What its connections count.
     pub(super) counters: Counters,
@@ -61,9 +69,12 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(super) fn new(link: Arc<dyn Link>) -> Queue {
+        let [loopback, answers] = Loopback::new(&link);
         Queue {
             link: Uplink::new(link),
             gone: AtomicBool::new(false),
+            loopback,
+            answers,
             agenda: Mutex::default(),
             counters: Counters::default(),
             frames: Counter::default(),
@@ -74,6 +85,11 @@ impl Queue {
 
     pub(super) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::SeqCst)
+    }
+
+    /// By which a segment without a connection is answered.
+    pub(super) fn way_back(&self, looped: bool) -> &dyn Link {
+        if looped { &self.answers } else { &self.link }
     }
 
     pub(super) fn wake_if(&self, needed: bool) {

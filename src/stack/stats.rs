@@ -61,7 +61,7 @@ impl Received {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct QueueStats {
-    /// Frames received.
+    /// Frames received, also those that the stack has sent to itself.
     pub frames_received: u64,
     /// Of these, segments of connections whose home is another queue
     /// ([`TcpStream::queue`](crate::TcpStream::queue)).
@@ -112,7 +112,7 @@ pub struct Stats {
     pub time_wait_dropped: u64,
     /// Those whose port a connection from here has taken, since all ports to its destination were used.
     pub time_wait_reused: u64,
-    /// Frames received.
+    /// Frames received, also those that the stack has sent to itself.
     pub frames_received: u64,
     /// Errors of the link that each cost a received frame
     /// ([`ReceiveError::Lost`](crate::link::ReceiveError)).
@@ -159,7 +159,7 @@ pub struct Stats {
     pub syn_cookies_sent: u64,
     /// Connections that began with such an answer.
     pub syn_cookies_accepted: u64,
-    /// Times that the link had no room.
+    /// Times that the link, or the queue of what the stack sends to itself, had no room.
     pub link_full: u64,
     /// ICMP errors about a segment of ours that is in flight.
     pub icmp_errors: u64,
@@ -211,7 +211,7 @@ pub struct Stats {
     pub accept_queue: usize,
     /// Timers that are armed: at most one for each connection.
     pub timers: usize,
-    /// Connections that wait for room in the link.
+    /// Connections that wait for room in the link, or in the queue of what the stack sends to itself.
     pub blocked: usize,
     /// Connections that a user's thread has left to the driver.
     pub handed_over: usize,

@@ -44,6 +44,9 @@ impl TcpStream {
     /// that is nearest to the destination, the port a free one that is hard to
     /// guess and was not in use lately (RFC 6056).
     ///
+    /// An address of the stack itself is reached within the stack: the connection is accepted by one of its
+    /// listeners, or refused at once.
+    ///
     /// Of several addresses each is tried in turn. Names are resolved by the operating system, which
     /// need not be in the network of the stack; an address, also as text, needs nobody.
     ///
@@ -136,7 +139,8 @@ impl TcpStream {
     /// As for [`connect`](Self::connect), and
     /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if the address is not the stack's,
     /// [`AddrInUse`](io::ErrorKind::AddrInUse) if there is a connection of both addresses and ports,
-    /// or its TIME-WAIT, [`InvalidInput`](io::ErrorKind::InvalidInput) for addresses of two families.
+    /// or its TIME-WAIT, [`InvalidInput`](io::ErrorKind::InvalidInput) for addresses of two families, and
+    /// if both ends are the same.
     pub fn connect_from(
         stack: &Stack,
         local: SocketAddr,
@@ -203,7 +207,7 @@ impl TcpStream {
     /// Which receive queue of its stack is the connection's home, counted from 0: by that it sends, and
     /// that queue's driver looks after it. It stays the same. What the peer sends may arrive by any.
     pub fn queue(&self) -> usize {
-        self.conn.queue.into()
+        self.conn.home.queue.into()
     }
 
     #[cfg(any(test, sosplice_fuzz))]

@@ -18,6 +18,7 @@ mod held;
 mod hostile;
 mod icmp;
 mod listings;
+mod loopback;
 mod options;
 mod queues;
 mod recovery;

@@ -23,7 +23,7 @@
 //!    to tell may then come in another order.
 
 use super::engine::Engine;
-use super::host::{Host, Sent};
+use super::host::{Home, Host, Sent};
 use super::icmp::IcmpError;
 use super::options::Options;
 use super::state::TcpState;
@@ -86,8 +86,7 @@ impl Runner {
 pub(crate) struct Conn {
     me: Weak<Conn>,
     pub(crate) tuple: Tuple,
-    /// Its home.
-    pub(crate) queue: u16,
+    pub(crate) home: Home,
     pub(crate) end: Arc<SocketEnd>,
     pub(crate) options: Options,
     /// The peer opened it.
@@ -128,7 +127,7 @@ enum Over {
 /// Sizes of a connection, and where it begins.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConnConfig {
-    pub(crate) queue: u16,
+    pub(crate) home: Home,
     pub(crate) rcv_ring: usize,
     pub(crate) wire_iss: u32,
     pub(crate) ack_delay: Option<Duration>,
@@ -144,7 +143,7 @@ impl Conn {
         (config, options): (&ConnConfig, Options),
         host: Arc<dyn Host>,
     ) -> Arc<Conn> {
-        let mtu = host.link(config.queue).capabilities().mtu;
+        let mtu = host.link(config.home).capabilities().mtu;
         let now = host.now();
         let mut tcb = Tcb::new(
             tuple,
@@ -159,7 +158,7 @@ impl Conn {
         Arc::new_cyclic(|me| Conn {
             me: me.clone(),
             tuple,
-            queue: config.queue,
+            home: config.home,
             end,
             options,
             is_inbound: config.is_inbound,
@@ -217,7 +216,7 @@ impl Conn {
         let mut backlog = self.backlog.lock();
         if backlog.segments.len() >= BACKLOG {
             drop(backlog);
-            self.host.counters(self.queue).backlog_full.add(1);
+            self.host.counters(self.home.queue).backlog_full.add(1);
             return false;
         }
         backlog.segments.push_back(segment);
@@ -232,7 +231,7 @@ impl Conn {
             backlog.errors.push(error);
         } else {
             drop(backlog);
-            self.host.counters(self.queue).icmp_ignored.add(1);
+            self.host.counters(self.home.queue).icmp_ignored.add(1);
         }
         room
     }
@@ -351,13 +350,14 @@ impl Conn {
         (work, may_owe): (Work, bool),
         news: &mut News,
     ) -> bool {
+        let counters = self.host.counters(self.home.queue);
         let env = Env {
             now: self.host.now(),
-            link: self.host.link(self.queue),
+            link: self.host.link(self.home),
             end: &self.end,
-            counters: self.host.counters(self.queue),
+            counters,
             memory: self.host.memory(),
-            sent: Sent::new(self.host.counters(self.queue)),
+            sent: Sent::new(counters),
             options: &self.options,
         };
         // First: what they quote may be acknowledged by a segment behind them.
@@ -479,7 +479,7 @@ impl Protocol for Conn {
     }
 
     fn queue(&self) -> Option<usize> {
-        (self.host.queues() > 1).then_some(self.queue.into())
+        (self.host.queues() > 1).then_some(self.home.queue.into())
     }
 
     fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {

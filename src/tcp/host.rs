@@ -143,10 +143,19 @@ impl Counters {
 /// An armed timer: its time, and a number of its own.
 pub(crate) type TimerKey = (Instant, u64);
 
+/// Where a connection belongs for life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Home {
+    /// Which queue of the host's link.
+    pub(crate) queue: u16,
+    /// The peer is on the same host: what is transmitted goes to the queue's own driver.
+    pub(crate) looped: bool,
+}
+
 /// The stack, as a connection sees it. All methods take only leaf locks (rank 5).
 pub(crate) trait Host: Send + Sync {
-    /// By which a connection of this queue transmits.
-    fn link(&self, queue: u16) -> &dyn Link;
+    /// By which a connection that belongs there transmits.
+    fn link(&self, home: Home) -> &dyn Link;
     /// How many queues there are.
     fn queues(&self) -> usize;
     fn now(&self) -> Instant;

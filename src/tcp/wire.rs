@@ -87,6 +87,8 @@ pub(crate) struct Segment {
     pub(crate) payload_len: usize,
     /// Blocks of a SACK option (RFC 2018), which few segments have.
     pub(crate) sack: Option<Box<[(u32, u32)]>>,
+    /// It was sent by this host to itself, and did not come by a link.
+    pub(crate) looped: bool,
 }
 
 /// What a frame turned out to be.
@@ -264,6 +266,7 @@ fn parse_tcp(frame: Frame, ip: &IpPacket) -> Result<Segment, Malformed> {
         payload,
         payload_len,
         sack,
+        looped: false,
     })
 }
 

@@ -10,15 +10,27 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 pub(crate) fn v4() -> Box<dyn Factory> {
-    Box::new(Threads("10.0.0.2:0"))
+    Box::new(Threads::to("10.0.0.2:0"))
 }
 
 pub(crate) fn v6() -> Box<dyn Factory> {
-    Box::new(Threads("[fd00::2]:0"))
+    Box::new(Threads::to("[fd00::2]:0"))
+}
+
+/// Both ends are of one stack.
+pub(crate) fn looped() -> Box<dyn Factory> {
+    Box::new(Threads {
+        looped: true,
+        ..Threads::to("10.0.0.2:0")
+    })
 }
 
 pub(crate) fn in_virtual_time() -> Box<dyn Factory> {
-    Box::new(Manual::new())
+    Box::new(Manual::new(false))
+}
+
+pub(crate) fn looped_in_virtual_time() -> Box<dyn Factory> {
+    Box::new(Manual::new(true))
 }
 
 /// Both ends of a link, not built yet.
@@ -60,20 +72,35 @@ fn stacks(setup: Setup) -> Stacks {
 }
 
 /// Sockets whose stacks have threads, with this address of the server.
-struct Threads(&'static str);
+struct Threads {
+    at: &'static str,
+    /// The server dials itself.
+    looped: bool,
+}
+
+impl Threads {
+    fn to(at: &'static str) -> Threads {
+        Threads { at, looped: false }
+    }
+}
 
 impl Factory for Threads {
     fn connect(&self, setup: Setup) -> (Socket, Socket) {
         let stacks = stacks(setup);
-        let listener = TcpListener::bind(&stacks.server, self.0).unwrap();
-        let client = TcpStream::connect(&stacks.client, listener.local_addr()).unwrap();
+        let listener = TcpListener::bind(&stacks.server, self.at).unwrap();
+        let client = if self.looped {
+            &stacks.server
+        } else {
+            &stacks.client
+        };
+        let client = TcpStream::connect(client, listener.local_addr()).unwrap();
         let (server, _) = listener.accept().unwrap();
         (client.as_ref().clone(), server.as_ref().clone())
     }
 
     fn listening(&self) -> Option<Socket> {
         let server = &stacks(Setup::default()).server;
-        let listener = TcpListener::bind(server, self.0).unwrap();
+        let listener = TcpListener::bind(server, self.at).unwrap();
         Some(listener.as_ref().clone())
     }
 }
@@ -90,6 +117,8 @@ struct Manual {
     clock: Arc<SetClock>,
     pairs: Mutex<Vec<Pair>>,
     drivers: Arc<Drivers>,
+    /// The server dials itself.
+    looped: bool,
 }
 
 struct Drivers {
@@ -115,7 +144,7 @@ impl Drivers {
 }
 
 impl Manual {
-    fn new() -> Manual {
+    fn new(looped: bool) -> Manual {
         let clock = SetClock::new();
         let drivers = Drivers {
             clock: clock.clone(),
@@ -125,6 +154,7 @@ impl Manual {
             clock,
             pairs: Mutex::default(),
             drivers: Arc::new(drivers),
+            looped,
         }
     }
 
@@ -143,7 +173,12 @@ impl Manual {
             });
         }
         let pair = pairs.iter().find(|pair| pair.setup == setup).unwrap();
-        (pair.client.clone(), pair.server.clone())
+        let client = if self.looped {
+            &pair.server
+        } else {
+            &pair.client
+        };
+        (client.clone(), pair.server.clone())
     }
 }
 

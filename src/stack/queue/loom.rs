@@ -1,5 +1,5 @@
 //! Models of two drivers of a stack: the same SYN by both queues, and a driver that falls asleep while
-//! there begins to be something to forget.
+//! there begins to be something to forget, or while its stack sends something to itself.
 
 #![cfg(sosplice_loom)]
 
@@ -12,7 +12,7 @@ use crate::stack::driver::Running;
 use crate::stack::{Driver, Stack, TcpStream};
 use crate::sync::Protection;
 use crate::sync::model::{claim, explore, explore_without, join, spawn};
-use crate::tcp::host::Host;
+use crate::tcp::host::{Home, Host};
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::{self, Header, MAX_CANONICAL, RST, SYN, SynOptions};
 use std::io;
@@ -187,4 +187,41 @@ fn a_record_while_its_driver_falls_asleep() {
 #[should_panic(expected = "does not hold")]
 fn fails_if_a_driver_looks_before_it_says_that_it_sleeps() {
     explore_without(Protection::SleepFirst, record_against_sleep);
+}
+
+/// The first driver falls asleep; a connection of the stack with itself sends something.
+fn frame_against_sleep() {
+    let (stack, [one, other], queues) = stack([&[], &[]]);
+    let shared = stack.shared().clone();
+    let thread = spawn(move || {
+        let packet = Packet {
+            header: &[0x45; 40],
+            payload: &[],
+            ip_header_len: 20,
+            checksum: Checksum::Partial,
+            segment: None,
+        };
+        let home = Home {
+            queue: 0,
+            looped: true,
+        };
+        shared.link(home).transmit(&packet).unwrap();
+    });
+    let sleeper = Running::new(one);
+    let sleeps = sleeper.fall_asleep().is_some();
+    join(thread);
+    let woken = queues[0].woken.load(Ordering::Relaxed) > 0;
+    claim(!sleeps || woken, "the sleeper wakes up for the frame");
+    drop((sleeper, other));
+}
+
+#[test]
+fn a_frame_of_its_own_while_a_driver_falls_asleep() {
+    explore("a frame against falling asleep", frame_against_sleep);
+}
+
+#[test]
+#[should_panic(expected = "does not hold")]
+fn fails_if_a_driver_looks_for_frames_before_it_says_that_it_sleeps() {
+    explore_without(Protection::SleepFirst, frame_against_sleep);
 }

@@ -7,6 +7,10 @@ use crate::socket::poller::{Events, Interest, Mode, Poller, Token};
 use crate::stack::{DecidingListener, Pending};
 
 const BACKLOG: usize = 2;
+const HOME: Home = Home {
+    queue: 0,
+    looped: false,
+};
 
 fn deciding(net: &Net) -> DecidingListener {
     let at = "10.0.0.1:80".parse().unwrap();
@@ -281,10 +285,10 @@ fn a_tuple_that_was_dialled_meanwhile_is_taken() {
     let pending = held(&mut net, &listener, &Raw::new(5000));
     let tuple = pending.key().tuple;
     let shared = net.stack.shared();
-    let engine = shared.engine(0, &tuple, |link, config| {
+    let engine = shared.engine(HOME, &tuple, |link, config| {
         Engine::connecting(link, config, &tuple)
     });
-    let conn = shared.connection(0, (tuple, false), engine, 0);
+    let conn = shared.connection(HOME, (tuple, false), engine, 0);
     shared.table.insert(&conn, None).unwrap();
     assert_eq!(pending.accept().unwrap_err().kind(), ErrorKind::AddrInUse);
     nothing_is_held(&mut net, &listener);

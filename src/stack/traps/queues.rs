@@ -6,7 +6,7 @@ use crate::stack::driver::Running;
 use std::sync::Barrier;
 
 /// A stack over two queues: a driver and a wire for each.
-fn nets(build: impl FnOnce(Builder) -> Builder) -> [Net; 2] {
+pub(super) fn nets(build: impl FnOnce(Builder) -> Builder) -> [Net; 2] {
     let clock = Arc::new(TestClock(Mutex::new(SystemClock.now())));
     let pairs = [(); 2].map(|()| memory::pair(one_packet_each()));
     let (links, wires): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::link::{Capabilities, Frame, Interest, Link, Packet, ReceiveError, TransmitError};
 use crate::sync::model::{claim, explore, explore_without, join, spawn};
 use crate::tcp::engine::EngineConfig;
-use crate::tcp::host::{Counters, TimerKey};
+use crate::tcp::host::{Counters, Home, TimerKey};
 use crate::tcp::limits::Limits;
 use crate::tcp::memory::Memory;
 use crate::tcp::time_wait::TimeWait;
@@ -59,7 +59,7 @@ impl Link for Stack {
 }
 
 impl Host for Stack {
-    fn link(&self, _queue: u16) -> &dyn Link {
+    fn link(&self, _home: Home) -> &dyn Link {
         self
     }
 
@@ -117,7 +117,10 @@ fn accepted() -> (Arc<Conn>, Arc<Stack>) {
         seed: 1,
     };
     let config = ConnConfig {
-        queue: 0,
+        home: Home {
+            queue: 0,
+            looped: false,
+        },
         rcv_ring: 100,
         wire_iss: ISS,
         ack_delay: None,
@@ -149,6 +152,7 @@ fn segment(conn: &Conn, flags: u8, number: u32, bytes: &[u8]) -> Segment {
         payload: Gather::from_iter([Buf::copy_of(bytes)]),
         payload_len: bytes.len(),
         sack: None,
+        looped: false,
     }
 }
 

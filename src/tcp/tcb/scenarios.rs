@@ -126,6 +126,7 @@ impl World {
             payload: Gather::from_iter([Buf::copy_of(&vec![7; len])]),
             payload_len: len,
             sack: None,
+            looped: false,
         };
         let env = Env {
             now: self.now,

@@ -27,6 +27,7 @@ fn large(net: &Net, raw: &Raw, offset: u32, payload: &[u8]) {
         payload: std::iter::once(in_a_large_frame(payload)).collect(),
         payload_len: payload.len(),
         sack: None,
+        looped: false,
     };
     assert!(conn.leave(segment));
     conn.run(Work::SERVE, Runner::Driver);
@@ -200,6 +201,7 @@ fn the_backlog_of_segments_is_bounded() {
         payload: std::iter::once(in_a_large_frame(b"x")).collect(),
         payload_len: 1,
         sack: None,
+        looped: false,
     };
     let left = (0..600).filter(|_| conn.leave(segment())).count();
     assert_eq!(left, 512);
