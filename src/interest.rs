@@ -12,7 +12,8 @@ use std::ops::BitOr;
 pub struct Interest(u8);
 
 impl Interest {
-    /// The socket can be read, the listener accepts, the link has received a frame.
+    /// The socket can be read, the listener has somebody to accept or to decide about, the link has
+    /// received a frame.
     pub const READABLE: Interest = Interest(1);
     /// The socket can be written, a connection that was being made stands or has failed, the link has
     /// room.

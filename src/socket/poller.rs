@@ -12,7 +12,7 @@
 //! |---|---|
 //! | readable | not the source of a splice, and: bytes up to the low-water mark, or no more will come, or `so_error` is set |
 //! | writable | not the sink of a splice, and: connected with space up to the low-water mark, or closed for writing, or `so_error` is set |
-//! | readable, of a listener | a connection waits to be accepted, or the stack is down |
+//! | readable, of a listener | a connection waits to be accepted, or a SYN to be decided about, or the stack is down |
 //!
 //! While a socket is spliced, the source is not readable and the sink is not writable, whatever
 //! happens to them; their other directions are as always. **When a splice ends**, for whatever cause,
@@ -89,8 +89,9 @@ mod sealed {
 
 pub(crate) use sealed::Pollable as Sealed;
 
-/// What a [`Poller`] can watch: a [`Socket`], and what is one ([`TcpStream`](crate::TcpStream),
-/// `KernelStream`), and a [`TcpListener`](crate::TcpListener).
+/// What a [`Poller`] can watch: a [`Socket`], and what is one ([`TcpStream`](crate::TcpStream) and, on
+/// Linux, `KernelStream`), a [`TcpListener`](crate::TcpListener), and a
+/// [`DecidingListener`](crate::DecidingListener).
 pub trait Pollable: Sealed {}
 
 /// For types that are sockets.

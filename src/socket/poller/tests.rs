@@ -12,8 +12,10 @@ use super::*;
 use crate::error::SoError;
 use crate::local;
 use crate::protocol::{Protocol, SocketEnd};
+use std::fs;
 use std::io::ErrorKind;
 use std::net::Shutdown;
+use std::path::Path;
 use std::thread;
 
 /// Longer than anything takes that is to happen at all.
@@ -453,4 +455,41 @@ fn a_wake_comes_with_the_events_that_are_there() {
     let mut events = Events::default();
     assert_eq!(poller.wait(&mut events, None).unwrap(), 1);
     assert!(!poller.list.ready.lock().woken);
+}
+
+fn sources(folder: &Path, into: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push_str(&fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+/// Reads the sources: each type that can be polled is in the text that says which can.
+#[test]
+fn the_text_of_pollable_names_all_that_can_be_polled() {
+    let mut text = String::new();
+    sources(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut text,
+    );
+    let named = |start| {
+        let rests = text.split(start).skip(1);
+        rests.filter_map(|rest| rest.split([')', ' ', '<']).next())
+    };
+    let all = named("\npollable!(").chain(named("\nimpl Pollable for "));
+    // The tests' own.
+    let all: Vec<_> = all.filter(|name| *name != "Arc").collect();
+    assert_eq!(all.len(), 5, "{all:?}");
+    let (before, _) = text.split_once("\npub trait Pollable: Sealed").unwrap();
+    let (_, said) = before.rsplit_once("\n\n").unwrap();
+    for name in all {
+        assert!(
+            said.contains(&format!("`{name}`")),
+            "{name} is not in {said}"
+        );
+    }
 }
