@@ -4,7 +4,7 @@ use super::builder::LONGEST;
 use super::{KeepAlive, Stack};
 use crate::protocol::Protocol;
 use crate::socket::poller::pollable;
-use crate::socket::{Socket, blocking};
+use crate::socket::{ConnectError, Socket, blocking};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::limits::Limits;
 use crate::tcp::tcb::Work;
@@ -82,10 +82,12 @@ impl TcpStream {
         })
     }
 
-    /// As [`connect`](Self::connect) to one address, but waits no longer than `timeout`.
+    /// As [`connect`](Self::connect) to one address, but waits no longer than `timeout`. Of an attempt that
+    /// takes longer nothing is left.
     ///
     /// # Errors
-    /// As for [`connect`](Self::connect), and [`InvalidInput`](io::ErrorKind::InvalidInput) for a zero
+    /// As for [`connect`](Self::connect), [`TimedOut`](io::ErrorKind::TimedOut) after `timeout` too, and
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a zero
     /// timeout: [`start`](Self::start) does not wait.
     pub fn connect_timeout(
         stack: &Stack,
@@ -98,7 +100,14 @@ impl TcpStream {
         }
         let deadline = stack.now().checked_add(timeout);
         let stream = TcpStream::start(stack, address)?;
-        stream.socket.wait_connected(deadline)?;
+        let connected = stream.socket.wait_connected(deadline);
+        connected.map_err(|error| match error {
+            ConnectError::Pending => {
+                let why = format!("{address} has not answered within {timeout:?}: allow more time");
+                io::Error::new(io::ErrorKind::TimedOut, why)
+            }
+            failed => failed.into(),
+        })?;
         Ok(stream)
     }
 

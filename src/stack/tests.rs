@@ -134,6 +134,23 @@ fn a_syn_whose_place_is_taken_is_its_connections() {
     assert!(!listener.reserve());
 }
 
+/// Its socket is nobody's: there is nothing to wait for or to close.
+#[test]
+fn who_has_no_socket_is_not_asked_to_close_it() {
+    let (stack, mut driver, _far) = stack(100);
+    let timeout = Duration::from_millis(5);
+    let error = TcpStream::connect_timeout(&stack, peer(), timeout).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    let said = "10.0.0.2:80 has not answered within 5ms: allow more time";
+    assert_eq!(error.to_string(), said);
+    driver.run_once().unwrap();
+    assert_eq!(
+        stack.stats().connections,
+        0,
+        "nothing is left of the attempt"
+    );
+}
+
 #[test]
 fn no_argument_panics() {
     let mut config = memory::Config::default();
