@@ -308,9 +308,18 @@ fn refusals_limits_and_ends(
     world.drive();
     ear.heard(&[]);
 
+    let narrow = TcpListener::bind_with_backlog(&world.sides[1].0, "10.0.1.2:82", 0).unwrap();
+    let expected = ["INFO stack: listener bound accepts=10.0.1.2:82 backlog=1 decides=false"];
+    assert_eq!(ear.heard(&[]), expected, "0 counts as 1");
+    drop(narrow);
+    ear.heard(&[]);
+
     let side = world.sides.remove(0);
     drop(side.1);
-    assert_eq!(ear.heard(&[]), ["INFO stack: stack down"]);
+    assert_eq!(
+        ear.heard(&[]),
+        ["INFO stack: stack down why=driver dropped"]
+    );
     // With them goes their end of the link.
     drop((side.0, client, refused));
     let (_, gone) = &mut world.sides[0];

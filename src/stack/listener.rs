@@ -77,7 +77,7 @@ impl Listening {
         Listening {
             rule,
             decides,
-            backlog: backlog.max(1),
+            backlog,
             queue: Mutex::default(),
             changed: Condvar::new(),
             nonblocking: AtomicBool::new(false),
@@ -334,7 +334,8 @@ impl TcpListener {
         TcpListener::bind_with_backlog(stack, address, DEFAULT_BACKLOG)
     }
 
-    /// As [`bind`](Self::bind), with a backlog of at least 1.
+    /// As [`bind`](Self::bind), with a backlog other than [`DEFAULT_BACKLOG`]. 0 counts as 1, here and
+    /// wherever a backlog is given.
     ///
     /// # Errors
     /// As for [`bind`](Self::bind).
@@ -353,6 +354,8 @@ impl TcpListener {
     ///
     /// Of several listeners for a destination, bound ones come first, then the intercepting one with
     /// the longest prefix, then the one with the fewest ports.
+    ///
+    /// The backlog is as for [`bind_with_backlog`](Self::bind_with_backlog): 0 counts as 1.
     ///
     /// # Errors
     /// [`AddrInUse`](io::ErrorKind::AddrInUse) if the rule overlaps one that is as precise,

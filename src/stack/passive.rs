@@ -101,6 +101,7 @@ impl Shared {
         backlog: usize,
         decides: bool,
     ) -> io::Result<Arc<Listening>> {
+        let backlog = backlog.max(1);
         let listening = Arc::new(Listening::new(rule, backlog, decides));
         let mut listeners = self.listeners.lock();
         if self.down.load(Ordering::SeqCst) {

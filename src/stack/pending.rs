@@ -72,7 +72,7 @@ impl DecidingListener {
         DecidingListener::bind_with_backlog(stack, address, super::DEFAULT_BACKLOG)
     }
 
-    /// As [`TcpListener::bind_with_backlog`].
+    /// As [`TcpListener::bind_with_backlog`]; a backlog of 0 counts as 1.
     ///
     /// # Errors
     /// As there.
@@ -86,7 +86,7 @@ impl DecidingListener {
         Ok(DecidingListener { listener })
     }
 
-    /// As [`TcpListener::intercept`].
+    /// As [`TcpListener::intercept`]; a backlog of 0 counts as 1.
     ///
     /// # Errors
     /// As there.

@@ -1,6 +1,7 @@
 //! Segments around the ends of windows, streams and connections, and a link that is full.
 
 use super::*;
+use crate::stack::{DecidingListener, Intercept};
 
 // The first two rows: what a peer could reach from outside.
 
@@ -785,6 +786,54 @@ fn the_backlog_is_a_limit() {
     listener.set_nonblocking(true);
     let (_stream, peer) = listener.accept().unwrap();
     assert_eq!(peer.port(), 5004);
+}
+
+/// Guards `Shared::add_listener`: whoever makes the listener, there is room for one.
+#[test]
+fn a_backlog_of_nothing_is_one() {
+    let at = "10.0.0.1:80".parse().unwrap();
+    for (intercepts, backlog) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
+        let mut net = Net::with(one_packet_each(), |builder| builder.syn_cookies(false));
+        let listener = match intercepts {
+            false => TcpListener::bind_with_backlog(&net.stack, at, backlog),
+            true => TcpListener::intercept(&net.stack, Intercept::all(), backlog),
+        };
+        let listener = listener.unwrap();
+        let mut first = Raw::new(5001);
+        first.handshake(&mut net);
+        let mut second = Raw::new(5002);
+        second.send(&net, SYN, b"");
+        assert!(net.seen().is_empty(), "the first has the only place");
+        let (_first, peer) = listener.accept().unwrap();
+        assert_eq!(peer.port(), 5001);
+        second.handshake(&mut net);
+        let listening = net.stack.sockets().remove(0).listening.unwrap();
+        assert_eq!((listening.backlog, listening.waiting), (1, 1));
+    }
+    for (intercepts, backlog) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
+        let mut net = Net::with(one_packet_each(), |builder| builder.syn_cookies(false));
+        let listener = match intercepts {
+            false => DecidingListener::bind_with_backlog(&net.stack, at, backlog),
+            true => DecidingListener::intercept(&net.stack, Intercept::all(), backlog),
+        };
+        let listener = listener.unwrap();
+        for port in [5001, 5002] {
+            Raw::new(port).send(&net, SYN, b"");
+        }
+        net.turn();
+        assert_eq!(
+            net.stack.stats().syns_dropped,
+            1,
+            "the first has the only place"
+        );
+        let pending = listener.pending().unwrap();
+        assert_eq!(pending.peer_addr().port(), 5001);
+        pending.ignore();
+        Raw::new(5002).send(&net, SYN, b"");
+        net.turn();
+        let listening = net.stack.sockets().remove(0).listening.unwrap();
+        assert_eq!((listening.backlog, listening.waiting), (1, 1));
+    }
 }
 
 #[test]
