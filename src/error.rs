@@ -115,6 +115,14 @@ pub enum SoError {
     /// The socket's splice is part of a ring (only in the OpenBSD flavor).
     #[error("the splices of this socket form a ring: bytes have passed 128 splices")]
     SpliceLoop = 10,
+    /// A driver of the socket's stack was dropped, and the stack has ended with it.
+    #[error(
+        "network is down: a driver of the stack was dropped, keep all of them as long as the stack is used"
+    )]
+    DriverDropped = 11,
+    /// The socket's address was taken from its stack.
+    #[error("network is down: the socket's address was removed from the stack")]
+    AddressRemoved = 12,
 }
 
 impl SoError {
@@ -130,6 +138,8 @@ impl SoError {
             8 => SoError::SpliceLimit,
             9 => SoError::SpliceTimedOut,
             10 => SoError::SpliceLoop,
+            11 => SoError::DriverDropped,
+            12 => SoError::AddressRemoved,
             _ => return None,
         })
     }
@@ -148,7 +158,9 @@ impl SoError {
             SoError::ConnectionAborted => Errno::ECONNABORTED,
             SoError::BrokenPipe => Errno::EPIPE,
             SoError::HostUnreachable => Errno::EHOSTUNREACH,
-            SoError::NetworkDown => Errno::ENETDOWN,
+            SoError::NetworkDown | SoError::DriverDropped | SoError::AddressRemoved => {
+                Errno::ENETDOWN
+            }
             SoError::SpliceLimit => Errno::EFBIG,
             SoError::SpliceLoop => Errno::ELOOP,
         }
@@ -178,7 +190,9 @@ impl From<SoError> for io::Error {
             SoError::ConnectionAborted => io::ErrorKind::ConnectionAborted,
             SoError::BrokenPipe => io::ErrorKind::BrokenPipe,
             SoError::HostUnreachable => io::ErrorKind::HostUnreachable,
-            SoError::NetworkDown => io::ErrorKind::NetworkDown,
+            SoError::NetworkDown | SoError::DriverDropped | SoError::AddressRemoved => {
+                io::ErrorKind::NetworkDown
+            }
             SoError::SpliceLimit => io::ErrorKind::FileTooLarge,
             SoError::SpliceLoop => io::ErrorKind::Other,
         };
@@ -192,11 +206,11 @@ mod tests {
 
     #[test]
     fn every_value_survives_the_round_trip() {
-        for value in 1..=10 {
+        for value in 1..=12 {
             let error = SoError::from_u8(value).expect("listed");
             assert_eq!(error as u8, value);
         }
         assert_eq!(SoError::from_u8(0), None);
-        assert_eq!(SoError::from_u8(11), None);
+        assert_eq!(SoError::from_u8(13), None);
     }
 }

@@ -16,7 +16,8 @@
 //! **Endings.** Sockets and listeners keep their stack running. When the last of them and the last
 //! `Stack` handle are gone, the driver delivers what was sent for up to five seconds, resets what is left
 //! and ends. When the link is gone, or a [`Driver`] is dropped before, every connection ends with
-//! [`NetworkDown`](crate::error::SoError::NetworkDown), and so does every attempt to connect or to
+//! [`NetworkDown`](SoError::NetworkDown) or [`DriverDropped`](SoError::DriverDropped) (both are
+//! [`ErrorKind::NetworkDown`](std::io::ErrorKind::NetworkDown)), and so does every attempt to connect or to
 //! accept one. What had arrived until then can be read. Of several receive queues, one whose link is gone
 //! takes only the connections along whose home it is. A frame that a link cannot receive or send is lost
 //! and counted ([`Stats::receive_errors`], [`Stats::transmit_errors`]), and ends nothing.
@@ -131,6 +132,7 @@ pub use stream::TcpStream;
 
 use crate::busy::Busy;
 use crate::clock::Clock;
+use crate::error::SoError;
 use crate::events::{Seldom, tell};
 use crate::link::{Capabilities, Link};
 use crate::lock::{LEAF, Mutex};
@@ -157,7 +159,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::Instant;
 use table::Table;
@@ -213,6 +215,8 @@ pub(crate) struct Shared {
     closing: AtomicBool,
     /// The link or a driver is gone.
     down: AtomicBool,
+    /// Why, and before that is said.
+    why_down: OnceLock<Down>,
     /// Sockets whose last handle is still there.
     attached: AtomicUsize,
     /// How long each driver's thread has been at work.
@@ -222,6 +226,37 @@ pub(crate) struct Shared {
     cookies_sent: Seldom,
     frames_lost: Seldom,
     packets_refused: Seldom,
+}
+
+/// Why a stack is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Down {
+    /// Its link is gone.
+    Link,
+    /// A driver was dropped.
+    Driver,
+    /// Nobody holds it, or a socket of it.
+    Unheld,
+}
+
+impl Down {
+    /// What it leaves connections to do, and what they end with.
+    fn of_connections(self) -> (Work, SoError) {
+        match self {
+            Down::Driver => (Work::DRIVER_DROPPED, SoError::DriverDropped),
+            Down::Link | Down::Unheld => (Work::NETWORK_DOWN, SoError::NetworkDown),
+        }
+    }
+}
+
+impl std::fmt::Display for Down {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Down::Link => "link gone",
+            Down::Driver => "driver dropped",
+            Down::Unheld => "nobody holds it",
+        })
+    }
 }
 
 impl std::fmt::Debug for Shared {
@@ -317,7 +352,7 @@ impl Stack {
     }
 
     /// Takes an address away, also the last one. The connections of the address end with
-    /// [`NetworkDown`](crate::error::SoError::NetworkDown), and their peers get a reset, but for those on
+    /// [`AddressRemoved`](SoError::AddressRemoved), and their peers get a reset, but for those on
     /// the stack itself, which end alike; listeners stay, and hear nothing until the address is back.
     ///
     /// # Errors
@@ -334,7 +369,7 @@ impl Stack {
         let mut all: Vec<_> = shared.table.all().into_iter().filter(of_address).collect();
         all.sort_by_key(|conn| conn.tuple.local == address);
         for conn in all {
-            conn.run(Work::NETWORK_DOWN, Runner::User);
+            conn.run(Work::ADDRESS_REMOVED, Runner::User);
         }
         Ok(())
     }
@@ -483,17 +518,17 @@ impl Shared {
             .gone
             .store(true, Ordering::SeqCst);
         if self.queues.iter().all(Queue::is_gone) {
-            return self.go_down();
+            return self.go_down(Down::Link);
         }
         // One of them has something to forget now that this one did.
         self.wake_all();
-        self.end_connections(|conn| conn.home.queue == queue);
+        self.end_connections(Work::NETWORK_DOWN, |conn| conn.home.queue == queue);
         self.end_agenda(&self.queues[usize::from(queue)]);
     }
 
-    fn end_connections(&self, which: impl Fn(&Conn) -> bool) {
+    fn end_connections(&self, work: Work, which: impl Fn(&Conn) -> bool) {
         for conn in self.table.all().into_iter().filter(|conn| which(conn)) {
-            let end = || conn.run(Work::NETWORK_DOWN, Runner::Driver);
+            let end = || conn.run(work, Runner::Driver);
             if thread::panicking() {
                 // The connection at fault may do it again; the others' users are not to wait.
                 drop(panic::catch_unwind(AssertUnwindSafe(end)));
@@ -512,18 +547,21 @@ impl Shared {
         }
     }
 
-    /// A driver is gone: ends every connection, and nothing new begins. The other drivers end too, each
-    /// with a call of this.
-    pub(crate) fn go_down(&self) {
+    /// A driver is gone, for this reason: ends every connection, and nothing new begins. The other drivers
+    /// end too, each with a call of this.
+    fn go_down(&self, why: Down) {
+        let (work, error) = self.why_down.get_or_init(|| why).of_connections();
         let was_up = !self.down.swap(true, Ordering::SeqCst);
         self.wake_all();
-        self.end_connections(|_| true);
+        self.end_connections(work, |_| true);
         let listeners = self.listeners.lock().clone();
-        listeners.iter().for_each(|listening| listening.go_down());
+        listeners
+            .iter()
+            .for_each(|listening| listening.go_down(error));
         self.forget_syns();
         self.queues.iter().for_each(|queue| self.end_agenda(queue));
         if was_up && !thread::panicking() {
-            tell!(info, "stack", "stack down");
+            tell!(info, "stack", %why, "stack down");
         }
     }
 
@@ -540,12 +578,22 @@ impl Shared {
         up.next().map_or(0, |(first, _)| first)
     }
 
+    /// The error of who wants something of a stack that is down.
+    pub(crate) fn why_down(&self) -> SoError {
+        self.down_for_connections().1
+    }
+
+    fn down_for_connections(&self) -> (Work, SoError) {
+        let why = self.why_down.get().copied();
+        why.unwrap_or(Down::Link).of_connections()
+    }
+
     /// A connection that was put into the table. Either `go_down` or `queue_gone` has found it there, or
     /// this finds its home down.
     fn end_if_down(&self, conn: &Arc<Conn>, runner: Runner) -> bool {
         let down = self.is_down(conn.home.queue);
         if down {
-            conn.run(Work::NETWORK_DOWN, runner);
+            conn.run(self.down_for_connections().0, runner);
         }
         down
     }

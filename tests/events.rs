@@ -325,7 +325,10 @@ fn refusals_limits_and_ends(
     let (_, gone) = &mut world.sides[0];
     let turns = (0..1000).take_while(|_| gone.run_once().is_ok());
     assert!(turns.count() < 1000);
-    let expected = ["WARN stack: link gone error=", "INFO stack: stack down"];
+    let expected = [
+        "WARN stack: link gone error=",
+        "INFO stack: stack down why=link gone",
+    ];
     let heard = ear.heard(&[]);
     assert_eq!(heard.len(), 2, "{heard:?}");
     assert!(

@@ -220,7 +220,7 @@ fn a_stack_that_ends_takes_its_own_splices_only() {
         sites[1].pull();
         for (mark, (from, to, relay)) in (0..).zip(&relays) {
             let [forward, back] = &relay.splices;
-            let down = SoError::NetworkDown;
+            let down = SoError::DriverDropped;
             let (first, second) = match (from, to) {
                 (1, _) => (Cause::SourceError(down), Cause::SinkError(down)),
                 (_, 1) => (Cause::SinkError(down), Cause::SourceError(down)),

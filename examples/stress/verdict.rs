@@ -52,7 +52,8 @@ fn is_possible(error: SoError) -> bool {
         | SoError::TimedOut
         | SoError::ConnectionAborted
         | SoError::BrokenPipe
-        | SoError::NetworkDown => true,
+        | SoError::NetworkDown
+        | SoError::DriverDropped => true,
         error => error.is_of_splice(),
     }
 }
@@ -102,6 +103,7 @@ pub(crate) fn of_connect(error: &io::Error) -> Refusal {
                 SoError::ConnectionReset,
                 SoError::TimedOut,
                 SoError::NetworkDown,
+                SoError::DriverDropped,
             ];
             judge(&error, allowed.contains(&error))
         }

@@ -29,7 +29,7 @@ impl Stack {
         let queue = queue.map(|queue| shared.queue_number(queue)).transpose()?;
         let (local, looped) = shared.source_of(from.ip(), to)?;
         if shared.is_down(queue.unwrap_or(shared.first_up())) {
-            return Err(SoError::NetworkDown.into());
+            return Err(shared.why_down().into());
         }
         let error = |kind, why| Err(io::Error::new(kind, why));
         let way = Way {
@@ -253,11 +253,11 @@ impl Shared {
         tell!(debug, "tcp", local = %tuple.ends().0, %peer, "connecting");
         // remove_address() either has found the connection too, or this finds the address gone.
         if !self.is_own(way.local) || looped && !self.is_own(tuple.remote) {
-            conn.run(Work::NETWORK_DOWN, Runner::User);
-            return Err(SoError::NetworkDown.into());
+            conn.run(Work::ADDRESS_REMOVED, Runner::User);
+            return Err(SoError::AddressRemoved.into());
         }
         if self.end_if_down(&conn, Runner::User) {
-            return Err(SoError::NetworkDown.into());
+            return Err(self.why_down().into());
         }
         conn.run(Work::SERVE, Runner::User);
         Ok(Some(conn))

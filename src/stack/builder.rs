@@ -24,8 +24,8 @@ use crate::tcp::memory::Memory;
 use ipnet::IpNet;
 use std::io;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -939,6 +939,7 @@ impl Builder {
             decides: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             down: AtomicBool::new(false),
+            why_down: OnceLock::new(),
             attached: AtomicUsize::new(0),
             drivers: Mutex::default(),
             syns_dropped: Seldom::new(epoch),

@@ -7,7 +7,6 @@
 //! served, so that a batch draws one acknowledgement; timers, what users' threads handed over, and
 //! connections that wait for room in the link.
 
-use super::Shared;
 use super::backoff::Backoff;
 use super::control;
 use super::listener::Listening;
@@ -15,9 +14,9 @@ use super::passive::Begun;
 use super::queue::Queue;
 use super::table::Entry;
 use super::uplink::Uplink;
+use super::{Down, Shared};
 use crate::buf;
 use crate::busy::Busy;
-use crate::error::SoError;
 use crate::events::tell;
 use crate::link::{Frame, Interest, Link, ReceiveError};
 use crate::run_list::{self, Budget};
@@ -47,7 +46,7 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// Runs a stack that was built with [`manual`](super::Builder::manual): call by call, or beside others in
 /// a thread ([`run_all`](Self::run_all)).
-/// Dropping it ends every connection with [`NetworkDown`](crate::error::SoError::NetworkDown), also if
+/// Dropping it ends every connection with [`DriverDropped`](crate::error::SoError::DriverDropped), also if
 /// the stack has others, unless its link was gone before.
 #[derive(Debug)]
 pub struct Driver {
@@ -71,7 +70,9 @@ impl Drop for Driver {
     fn drop(&mut self) {
         // One whose link is gone has ended by itself, and leaves the others be.
         if !self.home().is_gone() {
-            self.shared.go_down();
+            let unheld = self.shared.is_abandoned();
+            let why = if unheld { Down::Unheld } else { Down::Driver };
+            self.shared.go_down(why);
         }
         buf::give_back();
     }
@@ -113,7 +114,8 @@ impl Driver {
     /// # Errors
     /// If the link is gone. All connections of its queue have ended with
     /// [`NetworkDown`](crate::error::SoError::NetworkDown), and so do all further calls. If there are
-    /// other queues, they go on, with their drivers; with the last one the stack is down.
+    /// other queues, they go on, with their drivers; with the last one the stack is down. If another driver
+    /// of the stack was dropped, with [`DriverDropped`](crate::error::SoError::DriverDropped).
     pub fn run_once(&mut self) -> io::Result<bool> {
         let done = self
             .batch()
@@ -128,7 +130,7 @@ impl Driver {
     fn batch(&mut self) -> io::Result<(usize, bool)> {
         // What has failed stays so, also if the link has changed its mind.
         if self.shared.is_down(self.queue) {
-            return Err(SoError::NetworkDown.into());
+            return Err(self.shared.why_down().into());
         }
         let _at_work = buf::at_work();
         let home = &self.shared.queues[usize::from(self.queue)];

@@ -17,7 +17,6 @@ use super::quota::Refusal;
 use super::table::Entry;
 use super::{Shared, Work};
 use crate::buf::Gather;
-use crate::error::SoError;
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::engine::Engine;
 use crate::tcp::host::{Home, Host};
@@ -215,7 +214,7 @@ impl Shared {
         let syn = self.held.lock().begin(key);
         let Some((home, syn)) = syn else {
             return Err(match self.down.load(Ordering::SeqCst) {
-                true => SoError::NetworkDown.into(),
+                true => self.why_down().into(),
                 false => io::Error::new(
                     io::ErrorKind::TimedOut,
                     "the peer has not tried again for the stack's connect timeout: decide earlier",
@@ -251,7 +250,7 @@ impl Shared {
         self.counters(key.queue).passive_opens.add(1);
         super::passive::tell_of_peer(&tuple);
         if self.end_if_down(&conn, Runner::User) {
-            return Err(SoError::NetworkDown.into());
+            return Err(self.why_down().into());
         }
         conn.run(Work::SERVE, Runner::User);
         Ok(conn)

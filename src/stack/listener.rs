@@ -27,8 +27,8 @@ struct Queue {
     /// Half-open connections and held SYNs.
     half_open: usize,
     closed: bool,
-    /// The stack is down: nobody will come any more.
-    down: bool,
+    /// The stack is down, and why: nobody will come any more.
+    down: Option<SoError>,
 }
 
 impl fmt::Debug for Queue {
@@ -66,6 +66,7 @@ pub(crate) struct Listening {
     pub(crate) rule: Rule,
     /// SYNs are held until the user decides.
     pub(crate) decides: bool,
+    /// At least 1.
     backlog: usize,
     queue: Mutex<Queue, LEAF>,
     changed: Condvar,
@@ -181,10 +182,10 @@ impl Listening {
     }
 
     /// The stack is down.
-    pub(crate) fn go_down(&self) {
+    pub(crate) fn go_down(&self, why: SoError) {
         let upcalls = {
             let mut queue = self.queue.lock();
-            queue.down = true;
+            queue.down = Some(why);
             // Their records are about to go.
             queue.held.clear();
             self.changed.notify_all();
@@ -213,8 +214,8 @@ impl Listening {
                 let why = "the listener was closed by another thread";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
             }
-            if queue.down {
-                return Err(SoError::NetworkDown.into());
+            if let Some(why) = queue.down {
+                return Err(why.into());
             }
             if self.nonblocking.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::WouldBlock.into());
@@ -237,9 +238,9 @@ impl Watched for Listening {
         let mut upcalls = queue.upcalls.iter();
         upcalls.find(|other| is_same(other, upcall))?;
         Some(Condition {
-            readable: !(queue.ready.is_empty() && queue.held.is_empty()) || queue.down,
-            read_closed: queue.down,
-            error: queue.down.then_some(SoError::NetworkDown),
+            readable: !(queue.ready.is_empty() && queue.held.is_empty()) || queue.down.is_some(),
+            read_closed: queue.down.is_some(),
+            error: queue.down,
             ..Condition::default()
         })
     }
@@ -369,7 +370,8 @@ impl TcpListener {
     ///
     /// # Errors
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if none is there and the listener is non-blocking;
-    /// [`NetworkDown`](io::ErrorKind::NetworkDown) if none is there and the link is gone.
+    /// [`NetworkDown`](io::ErrorKind::NetworkDown) if none is there and the stack is down:
+    /// [`SoError::NetworkDown`] or [`SoError::DriverDropped`] is inside.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let conn = self.open.listening.accept()?;
         let stream = TcpStream::new(&self.open.stack, conn);

@@ -5,7 +5,6 @@ use super::quota::Refusal;
 use super::rule::Rule;
 use super::table::Entry;
 use super::{Intercept, Shared, Stack};
-use crate::error::SoError;
 use crate::events::tell;
 use crate::sync::{Protection, intact};
 use crate::tcp::conn::{Conn, Runner};
@@ -105,7 +104,7 @@ impl Shared {
         let listening = Arc::new(Listening::new(rule, backlog, decides));
         let mut listeners = self.listeners.lock();
         if self.down.load(Ordering::SeqCst) {
-            return Err(SoError::NetworkDown.into());
+            return Err(self.why_down().into());
         }
         let rule = &listening.rule;
         if listeners.iter().any(|other| other.rule.conflicts(rule)) {

@@ -104,7 +104,8 @@ impl DecidingListener {
     ///
     /// # Errors
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if none is there and the listener is non-blocking;
-    /// [`NetworkDown`](io::ErrorKind::NetworkDown) if none is there and the link is gone.
+    /// [`NetworkDown`](io::ErrorKind::NetworkDown) if none is there and the stack is down, as for
+    /// [`TcpListener::accept`].
     pub fn pending(&self) -> io::Result<Pending> {
         let (stack, listening) = self.listener.parts();
         Ok(Pending {
@@ -189,7 +190,7 @@ impl Pending {
     /// from the port that it wants to reach;
     /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the stack has as many connections as it may
     /// have ([`Builder::max_connections`](super::Builder::max_connections));
-    /// [`NetworkDown`](io::ErrorKind::NetworkDown) if the link is gone.
+    /// [`NetworkDown`](io::ErrorKind::NetworkDown) if the stack is down.
     pub fn accept(self) -> io::Result<TcpStream> {
         let conn = self.stack.shared().accept_held(self.key)?;
         Ok(TcpStream::new(&self.stack, conn))

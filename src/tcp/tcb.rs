@@ -72,8 +72,19 @@ impl Work {
     pub(crate) const DETACH: Work = Work(8);
     /// The user has set something.
     pub(crate) const OPTIONS: Work = Work(16);
-    /// The link is gone, or the stack.
+    /// The link is gone.
     pub(crate) const NETWORK_DOWN: Work = Work(32);
+    /// A driver of the stack is.
+    pub(crate) const DRIVER_DROPPED: Work = Work(64);
+    /// The address is.
+    pub(crate) const ADDRESS_REMOVED: Work = Work(128);
+
+    /// What ends a connection from below, and the error that it ends with.
+    const FROM_BELOW: [(Work, SoError); 3] = [
+        (Work::NETWORK_DOWN, SoError::NetworkDown),
+        (Work::DRIVER_DROPPED, SoError::DriverDropped),
+        (Work::ADDRESS_REMOVED, SoError::AddressRemoved),
+    ];
 
     pub(crate) fn has(self, other: Work) -> bool {
         self.0 & other.0 != 0
@@ -153,8 +164,8 @@ pub(crate) enum Event {
     Abort,
     /// A timer of ours.
     Timer,
-    /// The link is gone.
-    NetworkDown,
+    /// The link is gone, or what else is below.
+    Below(SoError),
     /// An ICMP error ended an attempt to connect, or explains why a timer of ours did.
     Icmp(SoError),
 }
@@ -170,8 +181,8 @@ pub(crate) fn closed_by(before: State, event: Event) -> Option<SoError> {
         (Event::Abort, _) => Some(SoError::ConnectionAborted),
         (Event::Timer, _) => Some(SoError::TimedOut),
         (Event::Icmp(error), _) => Some(error),
-        (Event::NetworkDown, State::TimeWait) => None,
-        (Event::NetworkDown, _) => Some(SoError::NetworkDown),
+        (Event::Below(_), State::TimeWait) => None,
+        (Event::Below(error), _) => Some(error),
     }
 }
 
@@ -723,9 +734,11 @@ impl Tcb {
         if work.has(Work::ABORT) {
             self.abort(Event::Abort);
         }
-        if work.has(Work::NETWORK_DOWN) {
-            self.down = true;
-            self.abort(Event::NetworkDown);
+        for (what, error) in Work::FROM_BELOW {
+            if work.has(what) {
+                self.down = true;
+                self.abort(Event::Below(error));
+            }
         }
     }
 

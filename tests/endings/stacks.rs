@@ -121,8 +121,15 @@ fn a_stack_that_nobody_holds_delivers_and_ends() {
     });
 }
 
+/// An error of a stack that is down says why it is.
+#[track_caller]
+fn says(error: &io::Error, down: SoError) {
+    assert_eq!(error.kind(), ErrorKind::NetworkDown);
+    assert_eq!(error.to_string(), down.to_string());
+}
+
 /// Everything that waits on a stack, and what it is told.
-fn everybody_is_told(end: impl FnOnce(), stack: &Stack, near: &TcpStream) {
+fn everybody_is_told(end: impl FnOnce(), down: SoError, stack: &Stack, near: &TcpStream) {
     let listener = TcpListener::bind(stack, "10.0.0.1:81").unwrap();
     let deciding = DecidingListener::intercept(stack, Intercept::all(), 10).unwrap();
     let (a, b) = local::pair();
@@ -141,17 +148,16 @@ fn everybody_is_told(end: impl FnOnce(), stack: &Stack, near: &TcpStream) {
         .unwrap();
     let dialling = TcpStream::start(stack, "10.0.0.77:1".parse().unwrap()).unwrap();
     thread::scope(|scope| {
-        let accepting = scope.spawn(|| listener.accept().map(drop).unwrap_err().kind());
-        let deciding = scope.spawn(|| deciding.pending().map(drop).unwrap_err().kind());
+        let accepting = scope.spawn(|| listener.accept().map(drop).unwrap_err());
+        let deciding = scope.spawn(|| deciding.pending().map(drop).unwrap_err());
         let connecting = scope.spawn(|| dialling.wait_connected(None).unwrap_err());
         end();
         for waiting in [accepting, deciding] {
-            assert_eq!(waiting.join().unwrap(), ErrorKind::NetworkDown);
+            says(&waiting.join().unwrap(), down);
         }
         let error = io::Error::from(connecting.join().unwrap());
-        assert_eq!(error.kind(), ErrorKind::NetworkDown);
+        says(&error, down);
     });
-    let down = SoError::NetworkDown;
     let cause = out.wait_timeout(LIMIT).unwrap().cause;
     assert_eq!(cause, Cause::SourceError(down));
     assert_eq!(
@@ -165,8 +171,12 @@ fn everybody_is_told(end: impl FnOnce(), stack: &Stack, near: &TcpStream) {
         assert!(!events.is_empty(), "an event is missing: {seen:?}");
         events.iter().for_each(|event| seen[event.token().0] = true);
     }
-    assert!(TcpStream::start(stack, "10.0.0.2:1".parse().unwrap()).is_err());
-    assert!(TcpListener::bind(stack, "10.0.0.1:82").is_err());
+    says(
+        &TcpStream::start(stack, "10.0.0.2:1".parse().unwrap()).unwrap_err(),
+        down,
+    );
+    says(&TcpListener::bind(stack, "10.0.0.1:82").unwrap_err(), down);
+    says(&near.recv(&mut [0; 9]).unwrap_err(), down);
     b.send(b"alive").unwrap();
     assert_eq!(a.recv_chain(5).unwrap().to_vec(), b"alive");
 }
@@ -182,7 +192,7 @@ fn a_link_that_fails_ends_all_and_tells_all() {
             let peer = Stack::builder(right).address("10.0.0.2/24".parse().unwrap());
             let peer = peer.build().unwrap();
             let (far, _near) = connection(&stack, &peer);
-            everybody_is_told(|| link.fail(), &stack, &far);
+            everybody_is_told(|| link.fail(), SoError::NetworkDown, &stack, &far);
             drop((far, stack));
             eventually("the driver has ended", || {
                 Arc::strong_count(&link.failed) == 1
@@ -203,6 +213,35 @@ fn a_driver_that_is_dropped_ends_all() {
     while near.wait_connected(Some(now())).is_err() {
         driver.run_once().unwrap();
     }
-    everybody_is_told(move || drop(driver), &stack, &near);
+    everybody_is_told(move || drop(driver), SoError::DriverDropped, &stack, &near);
     drop(listener);
+}
+
+/// A driver that its author has dropped, by mistake maybe: nothing is wrong with the link.
+#[test]
+fn no_text_says_that_the_link_of_a_dropped_driver_is_gone() {
+    let (links, _far) = memory::queues(2, memory::Config::default());
+    let stack = Stack::over(links).address("10.0.0.1/24".parse().unwrap());
+    let (stack, mut drivers) = stack.manual_queues().unwrap();
+    let listener = TcpListener::bind(&stack, "10.0.0.1:80").unwrap();
+    let to = "10.0.0.2:80".parse().unwrap();
+    let [stream, other] = [(); 2].map(|()| TcpStream::start(&stack, to).unwrap());
+    drop(drivers.pop());
+    let said = [
+        drivers[0].run_once().map(drop).unwrap_err(),
+        stream.wait_connected(None).unwrap_err().into(),
+        other.recv(&mut [0; 1]).map(drop).unwrap_err(),
+        listener.accept().map(drop).unwrap_err(),
+        TcpListener::bind(&stack, "10.0.0.1:81")
+            .map(drop)
+            .unwrap_err(),
+        TcpStream::start(&stack, to).map(drop).unwrap_err(),
+    ];
+    for error in said.map(|error| error.to_string()) {
+        assert!(
+            error.contains("a driver of the stack was dropped"),
+            "{error}"
+        );
+        assert!(!error.contains("link"), "{error}");
+    }
 }

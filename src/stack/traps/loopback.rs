@@ -408,7 +408,7 @@ fn an_address_that_goes_ends_both_ends() {
             let dialling = dial(&net, (from, to), 80);
             net.stack.remove_address(gone.parse().unwrap()).unwrap();
             for end in [&near, &far, &dialling] {
-                assert_eq!(end.take_error(), Some(SoError::NetworkDown), "{gone}");
+                assert_eq!(end.take_error(), Some(SoError::AddressRemoved), "{gone}");
             }
             assert_eq!(net.stack.stats().connections, 0);
             net.turn();

@@ -281,8 +281,8 @@ fn an_address_comes_and_goes() {
         let other = start(&net, "10.0.0.2:80").unwrap();
         net.seen();
         net.stack.remove_address(address).unwrap();
-        assert_eq!(accepted.take_error(), Some(SoError::NetworkDown));
-        assert_eq!(dialled.take_error(), Some(SoError::NetworkDown));
+        assert_eq!(accepted.take_error(), Some(SoError::AddressRemoved));
+        assert_eq!(dialled.take_error(), Some(SoError::AddressRemoved));
         assert_eq!(other.take_error(), None);
         let told: Vec<bool> = net.seen().iter().map(|frame| frame.has(RST)).collect();
         assert_eq!(told, [true, true], "a reset for each");

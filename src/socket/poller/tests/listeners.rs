@@ -126,7 +126,7 @@ fn a_stack_that_goes_down_makes_its_listeners_ready() {
         drop(driver);
         let [event] = poll(&poller)[..] else { panic!() };
         assert!(event.is_readable() && event.is_read_closed());
-        assert_eq!(event.error(), Some(SoError::NetworkDown));
+        assert_eq!(event.error(), Some(SoError::DriverDropped));
         assert_eq!(
             listener.accept().unwrap_err().kind(),
             ErrorKind::NetworkDown
