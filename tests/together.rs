@@ -219,6 +219,45 @@ fn a_thread_that_sleeps_is_woken_by_users_and_timers() {
     assert!(world.links[0].waits.load(Ordering::Relaxed) < 50);
 }
 
+/// Both stacks of a thread, each connected to itself, and spliced to each other: what they send wakes the
+/// thread, and passes no link.
+#[test]
+fn stacks_in_one_thread_talk_to_themselves() {
+    for busy_poll in [Duration::ZERO, Duration::from_micros(200)] {
+        let world = World::new(busy_poll);
+        let (front, back) = (world.stack(0), world.stack(1));
+        let (near, inside) = connection(&front, &front, "10.0.1.2:0");
+        let (outside, far) = connection(&back, &back, "10.0.2.2:0");
+        for _ in 0..100 {
+            near.send(b"to").unwrap();
+            assert_eq!(inside.recv_chain(9).unwrap().to_vec(), b"to");
+            inside.send(b"fro").unwrap();
+            assert_eq!(near.recv_chain(9).unwrap().to_vec(), b"fro");
+        }
+        let refused = TcpStream::connect(&front, "10.0.1.2:1").unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        let options = Options {
+            dispatch: Some(Dispatch::Direct),
+            ..Options::default()
+        };
+        inside.splice_to(&outside, options.clone()).unwrap();
+        outside.splice_to(&inside, options).unwrap();
+        let sent: Vec<u8> = (0..=250).cycle().take(3_000_000).collect();
+        thread::scope(|scope| {
+            for (from, to) in [(&near, &far), (&far, &near)] {
+                let (mut writer, mut reader, sent) = (from, to, &sent);
+                scope.spawn(move || writer.write_all(sent).unwrap());
+                scope.spawn(move || {
+                    let mut got = vec![0; sent.len()];
+                    reader.read_exact(&mut got).unwrap();
+                    assert!(got == *sent);
+                });
+            }
+        });
+        assert_eq!(front.stats().broken + back.stats().broken, 0);
+    }
+}
+
 #[test]
 fn a_link_that_fails_ends_its_stack_and_no_other() {
     let world = World::new(Duration::ZERO);
