@@ -257,6 +257,15 @@ fn splices(
     assert_eq!(down.wait().bytes, 0);
 }
 
+/// What is told is what holds.
+fn a_backlog_of_nothing(ear: &'static Ear, stack: &Stack) {
+    let narrow = TcpListener::bind_with_backlog(stack, "10.0.1.2:82", 0).unwrap();
+    let expected = ["INFO stack: listener bound accepts=10.0.1.2:82 backlog=1 decides=false"];
+    assert_eq!(ear.heard(&[]), expected);
+    drop(narrow);
+    ear.heard(&[]);
+}
+
 /// A refused attempt, a full backlog, a listener that is closed, and how stacks end.
 fn refusals_limits_and_ends(
     ear: &'static Ear,
@@ -308,12 +317,7 @@ fn refusals_limits_and_ends(
     world.drive();
     ear.heard(&[]);
 
-    let narrow = TcpListener::bind_with_backlog(&world.sides[1].0, "10.0.1.2:82", 0).unwrap();
-    let expected = ["INFO stack: listener bound accepts=10.0.1.2:82 backlog=1 decides=false"];
-    assert_eq!(ear.heard(&[]), expected, "0 counts as 1");
-    drop(narrow);
-    ear.heard(&[]);
-
+    a_backlog_of_nothing(ear, &world.sides[1].0);
     let side = world.sides.remove(0);
     drop(side.1);
     assert_eq!(
