@@ -375,7 +375,7 @@ fn numbers(net: &Net) -> (u32, u32) {
         header: &frames[0].head,
         payload: &frames[0].rest,
         ip_header_len: 0,
-        checksum: Checksum::Partial,
+        checksum: Checksum::partial_tcp(20),
         segment: None,
     };
     loopback.transmit(&back).unwrap();
@@ -493,7 +493,10 @@ fn a_driver_does_not_sleep_while_its_stack_talks_to_itself() {
     let second = TcpStream::start(&stack, at("10.0.0.1", 80)).unwrap();
     // It was woken: this returns at once, and not at the deadline.
     let limit = SystemClock.now() + Duration::from_secs(20);
-    sleeper.link().wait(false, Some(limit)).unwrap();
+    sleeper
+        .link()
+        .wait(crate::link::Interest::READABLE, Some(limit))
+        .unwrap();
     assert!(SystemClock.now() < limit);
     sleeper.wake_up();
     assert_eq!(sleeper.fall_asleep(), None, "a frame is there");
