@@ -224,6 +224,9 @@ impl Builder {
     /// (all bits behind the prefix zero; in IPv6, the address of all its routers) and its broadcast address.
     /// In networks of two addresses (/31, /127) or one, hosts have all.
     ///
+    /// It is the stack's alone: what comes by the link from there is dropped. The host at the other end of a
+    /// TUN has another address.
+    ///
     /// ```
     /// use sosplice::{Stack, link::memory};
     /// let (link, _other) = memory::pair(memory::Config::default());
