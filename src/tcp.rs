@@ -20,9 +20,12 @@
 //! | `keep_alive` | when an idle peer is asked for a sign of life |
 //! | `time_wait` | what remains of it |
 //! | `host` | what it needs of the stack |
+//! | `block` | the control block that is to take the place of engine and guard |
 
 mod ack;
 pub(crate) mod ahead;
+#[cfg(any(test, sosplice_tcp_block))]
+pub(crate) mod block;
 pub(crate) mod conn;
 pub(crate) mod engine;
 pub(crate) mod guard;

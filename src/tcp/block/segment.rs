@@ -1,0 +1,74 @@
+//! What a segment says, without its payload and without its format on the wire (RFC 9293 3.1).
+
+use smallvec::SmallVec;
+use std::ops::Range;
+
+pub(crate) const FIN: u8 = 0x01;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const RST: u8 = 0x04;
+pub(crate) const PSH: u8 = 0x08;
+pub(crate) const ACK: u8 = 0x10;
+
+/// Blocks of a SACK option: as many as fit (RFC 2018 3). Beside timestamps three fit.
+pub(crate) const SACK_BLOCKS: usize = 4;
+
+/// Bytes of the timestamps option, padded (RFC 7323 appendix A).
+pub(crate) const TIMESTAMPS_LEN: usize = 12;
+
+/// The timestamps option (RFC 7323 3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Timestamps {
+    /// TSval.
+    pub(crate) value: u32,
+    /// TSecr; without meaning where there is no ACK.
+    pub(crate) echo: u32,
+}
+
+/// Options of a segment. The first three mean something only in a SYN.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct SegmentOptions {
+    /// RFC 9293 3.7.1.
+    pub(crate) mss: Option<u16>,
+    /// RFC 7323 2.2; at most 14.
+    pub(crate) window_scale: Option<u8>,
+    /// RFC 2018 2.
+    pub(crate) sack_permitted: bool,
+    pub(crate) timestamps: Option<Timestamps>,
+    /// RFC 2018 3, 2883: starts and ends.
+    pub(crate) sack: SmallVec<[(u32, u32); SACK_BLOCKS]>,
+}
+
+/// A received segment, or the head of one that is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Segment {
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) flags: u8,
+    /// As it is on the wire.
+    pub(crate) window: u16,
+    pub(crate) options: SegmentOptions,
+    /// Bytes of payload.
+    pub(crate) len: usize,
+}
+
+impl Segment {
+    pub(crate) fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// What is to be sent: a segment, or several of the same size that the link cuts apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Emission {
+    /// `len` is that of all of the payload.
+    pub(crate) segment: Segment,
+    /// The payload: positions of the stream that is sent.
+    pub(crate) payload: Range<u64>,
+    /// Bytes of payload in each segment but the last.
+    pub(crate) size: usize,
+    /// It begins before what was sent already.
+    pub(crate) again: bool,
+    /// Routers must not cut the packet (RFC 1191 3); `false` on a path below the smallest MTU that is
+    /// believed.
+    pub(crate) dont_fragment: bool,
+}
