@@ -7,9 +7,16 @@
 
 #![allow(dead_code, reason = "not wired to connections yet")]
 
+pub(crate) mod auto_tune;
+pub(crate) mod delayed_ack;
+pub(crate) mod path_mtu;
 pub(crate) mod range_set;
+pub(crate) mod receiver;
 pub(crate) mod segment;
+pub(crate) mod sender;
 pub(crate) mod seq;
 pub(crate) mod stamp;
 pub(crate) mod state;
+pub(crate) mod time_wait;
 pub(crate) mod timers;
+pub(crate) mod watch;

@@ -1,0 +1,113 @@
+//! How much window a receiver offers: little at first, and twice of what its reader takes in a round
+//! trip, up to the buffer's size (dynamic right-sizing, as in Linux).
+//!
+//! So an idle connection promises little, and one that is fast is not held back by its window. The
+//! window only grows, but for the buffer's size. Pure: time is an argument.
+
+use std::time::{Duration, Instant};
+
+/// What is offered at first: what fits the field of a SYN (RFC 7323 2.2).
+const INITIAL: u64 = 65_535;
+/// A round trip, where none is known.
+const UNKNOWN: Duration = Duration::from_millis(50);
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct AutoTune {
+    /// RCV.BUFF: `window() <= capacity`.
+    capacity: u64,
+    window: u64,
+    path_mss: usize,
+    /// What was read when the present round began, and when that was.
+    round: (u64, Instant),
+    /// The most that was read in a round.
+    taken: u64,
+}
+
+impl AutoTune {
+    pub(crate) fn new(capacity: u64, path_mss: usize, now: Instant) -> AutoTune {
+        AutoTune {
+            capacity,
+            window: INITIAL,
+            path_mss,
+            round: (0, now),
+            taken: INITIAL / 4,
+        }
+    }
+
+    /// Bytes of window and of what waits to be read.
+    pub(crate) fn window(&self) -> u64 {
+        self.window.min(self.capacity)
+    }
+
+    /// Payload of a segment that our side of the path carries.
+    pub(crate) fn path_mss(&self) -> usize {
+        self.path_mss
+    }
+
+    pub(crate) fn set_capacity(&mut self, capacity: u64) {
+        self.capacity = capacity;
+    }
+
+    /// The reader has taken all up to a position.
+    pub(crate) fn read(&mut self, position: u64, rtt: Option<Duration>, now: Instant) {
+        let (from, since) = self.round;
+        if now.saturating_duration_since(since) < rtt.unwrap_or(UNKNOWN) {
+            return;
+        }
+        self.round = (position, now);
+        let taken = position - from;
+        if taken <= self.taken {
+            return;
+        }
+        // Twice, since the sender may double in a round trip, and more while it does.
+        let room = 2 * taken + 16 * self.path_mss as u64;
+        let growth = room / self.taken.max(1) * (taken - self.taken);
+        self.taken = taken;
+        self.window = self
+            .window
+            .max(room + 2 * growth)
+            .min(self.capacity.max(self.window));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, SystemClock};
+
+    #[test]
+    fn the_window_stays_ahead_of_a_sender_that_doubles() {
+        let start = SystemClock.now();
+        let rtt = Duration::from_millis(50);
+        let mut tune = AutoTune::new(4_000_000, 1448, start);
+        assert_eq!(tune.window(), INITIAL);
+        let (mut position, mut flight, mut now) = (0, 14_480, start);
+        while flight < 1_800_000 {
+            assert!(tune.window() >= flight, "{} for {flight}", tune.window());
+            now += rtt;
+            position += flight;
+            tune.read(position, Some(rtt), now);
+            flight *= 2;
+        }
+        for _ in 0..100 {
+            now += rtt;
+            position += flight;
+            tune.read(position, Some(rtt), now);
+        }
+        assert_eq!(tune.window(), 4_000_000);
+        tune.set_capacity(10_000);
+        assert_eq!(tune.window(), 10_000);
+    }
+
+    #[test]
+    fn a_slow_reader_gets_no_larger_window() {
+        let start = SystemClock.now();
+        let rtt = Duration::from_millis(50);
+        let mut tune = AutoTune::new(4_000_000, 1448, start);
+        for round in 1..1000 {
+            tune.read(u64::from(round) * 10_000, Some(rtt), start + rtt * round);
+        }
+        assert_eq!(tune.window(), INITIAL);
+    }
+}

@@ -1,0 +1,195 @@
+//! Which acknowledgements wait, and for how long (RFC 9293 3.8.6.3, RFC 5681 4.2).
+//!
+//! * Every second full segment is acknowledged at once, and so is what fills a hole, leaves one, or
+//!   ends the stream.
+//! * A connection begins with acknowledging all at once: the sender is in slow start.
+//! * Less than a full segment waits for an answer that it can ride on where the last one found an
+//!   answer in time, as in Linux; one that has waited in vain ends that.
+//!
+//! Pure: time is an argument.
+
+use std::time::{Duration, Instant};
+
+/// Segments that are acknowledged at once when a connection begins.
+const QUICK: u8 = 16;
+
+/// What is received, as far as its acknowledgement is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// In order, so many bytes; the sender has said that it waits (PSH).
+    InOrder { bytes: usize, pushed: bool },
+    /// It fills a hole, leaves one, came twice, or is the last.
+    Urgent,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct DelayedAck {
+    /// How long an acknowledgement may wait. `None`: none does.
+    delay: Option<Duration>,
+    /// Answers come in time.
+    answered: bool,
+    /// When data was last received.
+    received_at: Option<Instant>,
+    /// An acknowledgement waits since then.
+    waiting_since: Option<Instant>,
+    /// Bytes received since the last acknowledgement.
+    unacknowledged: usize,
+    /// So many more are acknowledged at once.
+    quick: u8,
+    /// An acknowledgement is to leave at once.
+    now: bool,
+}
+
+impl DelayedAck {
+    pub(crate) fn new(delay: Option<Duration>) -> DelayedAck {
+        DelayedAck {
+            delay,
+            answered: false,
+            received_at: None,
+            waiting_since: None,
+            unacknowledged: 0,
+            quick: QUICK,
+            now: false,
+        }
+    }
+
+    /// Takes note of what was received; `full` is the payload of a full segment. Returns when the
+    /// acknowledgement is to leave at the latest, if it waits.
+    pub(crate) fn receive(
+        &mut self,
+        arrival: Arrival,
+        full: usize,
+        now: Instant,
+    ) -> Option<Instant> {
+        self.received_at = Some(now);
+        let Some(delay) = self.delay else {
+            self.now = true;
+            return None;
+        };
+        let waits = match arrival {
+            Arrival::Urgent => false,
+            Arrival::InOrder { bytes, pushed } => {
+                self.unacknowledged += bytes;
+                let part = self.unacknowledged < full;
+                let one = self.unacknowledged < 2 * full && self.quick == 0 && !pushed;
+                self.quick = self.quick.saturating_sub(1);
+                if part { self.answered } else { one }
+            }
+        };
+        self.now |= !waits;
+        if self.now {
+            return None;
+        }
+        let since = *self.waiting_since.get_or_insert(now);
+        Some(since + delay)
+    }
+
+    /// An acknowledgement is to leave at once.
+    pub(crate) fn demand(&mut self) {
+        self.now = true;
+    }
+
+    pub(crate) fn is_due(&self) -> bool {
+        self.now
+    }
+
+    /// A segment has left, and what it acknowledges is all that was received.
+    pub(crate) fn sent(&mut self, data: bool, now: Instant) {
+        self.now = false;
+        self.unacknowledged = 0;
+        let since = self.waiting_since.take();
+        let Some(delay) = self.delay else { return };
+        let late = |since: Instant| now.saturating_duration_since(since) >= delay;
+        if data {
+            self.answered |= self.received_at.is_some_and(|at| !late(at));
+        } else if since.is_some_and(late) {
+            self.answered = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, SystemClock};
+
+    const DELAY: Duration = Duration::from_millis(40);
+    const FULL: usize = 1000;
+
+    fn bytes(bytes: usize) -> Arrival {
+        Arrival::InOrder {
+            bytes,
+            pushed: false,
+        }
+    }
+
+    /// One whose answers come in time, and that has been there for a while.
+    fn answered() -> (DelayedAck, Instant) {
+        let now = SystemClock.now();
+        let mut ack = DelayedAck::new(Some(DELAY));
+        for _ in 0..QUICK {
+            assert_eq!(ack.receive(bytes(FULL), FULL, now), None);
+            assert!(ack.is_due(), "slow start");
+            ack.sent(true, now);
+        }
+        (ack, now)
+    }
+
+    #[test]
+    fn it_waits_where_answers_come() {
+        let (mut ack, now) = answered();
+        assert_eq!(ack.receive(bytes(10), FULL, now), Some(now + DELAY));
+        assert!(!ack.is_due());
+        ack.sent(true, now + DELAY / 2);
+        let later = now + DELAY;
+        assert_eq!(ack.receive(bytes(10), FULL, later), Some(later + DELAY));
+        assert_eq!(
+            ack.receive(bytes(10), FULL, later + DELAY / 2),
+            Some(later + DELAY),
+            "since the first"
+        );
+    }
+
+    #[test]
+    fn one_that_waited_in_vain_is_the_last() {
+        let (mut ack, now) = answered();
+        assert!(ack.receive(bytes(10), FULL, now).is_some());
+        ack.sent(false, now + DELAY);
+        assert_eq!(ack.receive(bytes(10), FULL, now + DELAY), None);
+        assert!(ack.is_due());
+        // An answer that comes late is none.
+        ack.sent(true, now + 2 * DELAY);
+        assert_eq!(ack.receive(bytes(10), FULL, now + 2 * DELAY), None);
+    }
+
+    #[test]
+    fn every_second_segment_is_acknowledged() {
+        let (mut ack, now) = answered();
+        for _ in 0..3 {
+            assert!(ack.receive(bytes(FULL), FULL, now).is_some());
+            assert_eq!(ack.receive(bytes(FULL), FULL, now), None);
+            assert!(ack.is_due());
+            ack.sent(false, now);
+        }
+        let pushed = Arrival::InOrder {
+            bytes: FULL,
+            pushed: true,
+        };
+        assert_eq!(ack.receive(pushed, FULL, now), None, "its sender waits");
+    }
+
+    #[test]
+    fn what_must_not_wait_does_not() {
+        let (mut ack, now) = answered();
+        assert!(ack.receive(bytes(1), FULL, now).is_some());
+        assert_eq!(ack.receive(Arrival::Urgent, FULL, now), None);
+        assert!(ack.is_due());
+        ack.sent(false, now);
+        ack.demand();
+        assert!(ack.is_due());
+        let mut ack = DelayedAck::new(None);
+        assert_eq!(ack.receive(bytes(1), FULL, now), None);
+        assert!(ack.is_due(), "without a delay nothing waits");
+    }
+}

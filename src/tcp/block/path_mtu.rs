@@ -1,0 +1,169 @@
+//! How large a packet may be on its way, and how much payload that is.
+//!
+//! RFC 1191 and 8201: routers say what is too big. A router of IPv4 that says less than every path of
+//! today carries is believed as the kernel does: packets get no smaller than [`LEAST_V4`], and routers may
+//! cut them. One of IPv6 that says less than 1280 is not believed (RFC 8201 4).
+//!
+//! RFC 4821 and 8899 for routers that say nothing: when full segments time out twice in a row, they
+//! get smaller step by step. Pure.
+
+/// Linux's `min_pmtu`.
+const LEAST_V4: usize = 552;
+/// RFC 8200 5.
+const LEAST_V6: usize = 1280;
+/// RFC 791 3.1: no router says less.
+const LEAST_TOLD: usize = 68;
+/// RFC 4821 7.2: what passes nearly everywhere.
+const BASE: usize = 1064;
+/// Timeouts in a row after which packets are suspected.
+const SUSPECT_AFTER: u32 = 2;
+/// No peer makes our segments smaller than this, or a few bytes would cost as many packets
+/// (CVE-2019-11479). FreeBSD's `net.inet.tcp.minmss`.
+const LEAST_MSS: u16 = 216;
+/// What a peer takes that does not say (RFC 9293 3.7.1).
+const DEFAULT_V4: u16 = 536;
+const DEFAULT_V6: u16 = 1220;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct PathMtu {
+    /// Bytes of a packet.
+    mtu: usize,
+    /// What the link carries.
+    link_mtu: usize,
+    v6: bool,
+    /// What the peer takes, options of TCP included.
+    peer: u16,
+    /// Bytes of options in each segment.
+    options: usize,
+    dont_fragment: bool,
+}
+
+impl PathMtu {
+    pub(crate) fn new(mtu: usize, v6: bool) -> PathMtu {
+        PathMtu {
+            mtu,
+            link_mtu: mtu,
+            v6,
+            peer: if v6 { DEFAULT_V6 } else { DEFAULT_V4 },
+            options: 0,
+            dont_fragment: true,
+        }
+    }
+
+    /// Length of the headers without options.
+    fn headers(&self) -> usize {
+        20 + if self.v6 { 40 } else { 20 }
+    }
+
+    fn least(&self) -> usize {
+        if self.v6 { LEAST_V6 } else { LEAST_V4 }
+    }
+
+    /// The MSS option of our SYN (RFC 9293 3.7.1, 6691).
+    pub(crate) fn offer(&self) -> u16 {
+        let mss = self.link_mtu.saturating_sub(self.headers());
+        u16::try_from(mss).unwrap_or(u16::MAX)
+    }
+
+    /// The MSS option of the peer's SYN, and the bytes of options in each segment.
+    pub(crate) fn agree(&mut self, mss: Option<u16>, options: usize) {
+        if let Some(mss) = mss {
+            self.peer = mss.max(LEAST_MSS);
+        }
+        self.options = options;
+    }
+
+    /// Bytes of payload in a full segment (Eff.snd.MSS).
+    pub(crate) fn mss(&self) -> usize {
+        let path = self.mtu.saturating_sub(self.headers());
+        path.min(self.peer.into())
+            .saturating_sub(self.options)
+            .max(1)
+    }
+
+    /// Bytes of payload in a full segment of the peer's, as far as the link goes.
+    pub(crate) fn link_mss(&self) -> usize {
+        self.link_mtu.saturating_sub(self.headers()).max(1)
+    }
+
+    pub(crate) fn dont_fragment(&self) -> bool {
+        self.dont_fragment
+    }
+
+    /// A router says what passes; 0: it does not say. `true`: packets get smaller.
+    pub(crate) fn too_big(&mut self, told: usize) -> bool {
+        if self.v6 && told < LEAST_V6 {
+            return false;
+        }
+        let before = (self.mss(), self.dont_fragment);
+        let told = match told {
+            0 => self.least(),
+            told => told.max(LEAST_TOLD),
+        };
+        if told < self.least() {
+            self.dont_fragment = false;
+        }
+        self.mtu = self.mtu.min(told.max(self.least()));
+        before != (self.mss(), self.dont_fragment)
+    }
+
+    /// Segments of this size have timed out so many times in a row. `true`: they get smaller.
+    pub(crate) fn timed_out(&mut self, timeouts: u32, size: usize) -> bool {
+        let full = size >= self.mss();
+        if timeouts < SUSPECT_AFTER || !full || self.mtu <= self.least() {
+            return false;
+        }
+        self.mtu = match self.mtu {
+            mtu if mtu > BASE.max(self.least()) => BASE.max(self.least()),
+            mtu => (mtu / 2).max(self.least()),
+        };
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_routers_say() {
+        let mut path = PathMtu::new(1500, false);
+        assert_eq!((path.offer(), path.mss()), (1460, 536));
+        path.agree(Some(1460), 12);
+        assert_eq!(path.mss(), 1448);
+        assert!(path.too_big(1400) && path.mss() == 1348);
+        assert!(!path.too_big(1450), "never larger");
+        assert!(path.too_big(576) && path.mss() == 524);
+        assert!(path.dont_fragment());
+        assert!(path.too_big(300) && path.mss() == 500);
+        assert!(!path.dont_fragment(), "below the floor routers cut");
+        assert!(!path.too_big(68));
+        let mut path = PathMtu::new(1500, true);
+        path.agree(Some(1440), 12);
+        assert!(!path.too_big(1279));
+        assert!(path.too_big(1280) && path.mss() == 1208);
+    }
+
+    #[test]
+    fn routers_that_say_nothing_are_found_out() {
+        let mut path = PathMtu::new(9000, false);
+        path.agree(Some(8960), 0);
+        assert!(!path.timed_out(1, 8960));
+        assert!(!path.timed_out(2, 100), "it was small");
+        assert!(path.timed_out(2, 8960));
+        assert_eq!(path.mss(), 1024);
+        assert!(path.timed_out(3, 1024));
+        assert_eq!(path.mss(), 512);
+        assert!(!path.timed_out(4, 512));
+    }
+
+    #[test]
+    fn what_a_peer_takes() {
+        let mut path = PathMtu::new(1500, false);
+        path.agree(Some(1), 12);
+        assert_eq!(path.mss(), 204);
+        path.agree(None, 0);
+        assert_eq!(path.mss(), 204 + 12);
+    }
+}

@@ -1,0 +1,477 @@
+//! The receiving half: what of a segment is acceptable, what is acknowledged, and the window that is
+//! advertised.
+//!
+//! RFC 9293 3.4 and 3.10.7.4 (acceptance, trimming), 3.8.6 (windows; 3.8.6.2.2 against silly ones),
+//! RFC 5681 4.2 and 2018 (what is told of out-of-order data), RFC 2883 (of data that came twice),
+//! RFC 7323 2 (window scale) and 5 (PAWS). The bytes themselves are elsewhere: here are positions.
+//! Deterministic; time is an argument.
+//!
+//! In symbols, with `limit = read + window`:
+//! `read <= nxt <= adv`, `adv` only grows, every range of `ahead` begins behind `nxt`.
+
+use super::auto_tune::AutoTune;
+use super::range_set::RangeSet;
+use super::segment::{FIN, SACK_BLOCKS, Segment};
+use super::seq::{Space, older, signed};
+use crate::tcp::memory::Appetite;
+use smallvec::SmallVec;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// Ranges of out-of-order data at most: a peer that sends every second byte fills no more.
+pub(crate) const MOST_RANGES: usize = 1024;
+/// A peer's segments are taken to be no larger until one is (RFC 9293 3.7.1).
+const LEAST_MSS: usize = 536;
+/// A timestamp older than this says nothing (RFC 7323 5.5).
+const TIMESTAMP_LIFE: Duration = Duration::from_secs(24 * 86_400);
+
+/// What of a segment lies in the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// Position of the segment before trimming.
+    pub(crate) start: i64,
+    /// It has a payload or a FIN.
+    pub(crate) occupies: bool,
+    pub(crate) acceptable: bool,
+    /// Bytes of payload to leave out in front.
+    pub(crate) skip: usize,
+    /// Bytes of payload that count.
+    pub(crate) len: usize,
+    pub(crate) fin: bool,
+}
+
+/// Payload that is to be kept: bytes of a segment, and where they belong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// Bytes of the received payload to leave out in front.
+    pub(crate) skip: usize,
+    pub(crate) len: usize,
+    /// Position of the first of them.
+    pub(crate) position: u64,
+    /// So many bytes are in order now, from this segment and from what was kept behind it.
+    pub(crate) growth: u64,
+}
+
+/// TS.Recent and when it was set (RFC 7323 4.3).
+#[derive(Debug, Clone, Copy)]
+struct Recent {
+    value: u32,
+    at: Instant,
+}
+
+/// What TS.Recent was 1 to 2 GiB before.
+#[derive(Debug, Clone, Copy)]
+struct Floor {
+    value: u32,
+    next: u32,
+    at: u64,
+}
+
+impl Floor {
+    fn advance(&mut self, nxt: u64, value: u32) {
+        if nxt - self.at > 1 << 30 {
+            self.value = std::mem::replace(&mut self.next, value);
+            self.at = nxt;
+        }
+    }
+}
+
+/// Last.ACK.sent and what an ACK says of our window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Advertised {
+    pub(crate) ack: u32,
+    pub(crate) window: u16,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    /// IRS.
+    space: Space,
+    /// RCV.NXT, our FIN's counterpart included: `fin < nxt` once the peer's FIN was taken.
+    nxt: u64,
+    /// RCV.NXT + RCV.WND, the right edge that the peer knows: the largest ever advertised.
+    adv: u64,
+    /// Last.ACK.sent: `told <= nxt`.
+    told: u64,
+    /// Bytes that the reader has taken: `read <= nxt`.
+    read: u64,
+    /// Rcv.Wind.Shift, once both sides have offered the option; until then the one that we offer.
+    scale: u8,
+    tune: AutoTune,
+    ahead: RangeSet,
+    /// A position in each range that grew lately, the latest first.
+    recent: SmallVec<[u64; SACK_BLOCKS]>,
+    /// What came twice, for the first block of the next ACK (RFC 2883 4).
+    duplicate: Option<Range<u64>>,
+    /// Position of the peer's FIN, once it is known.
+    fin: Option<u64>,
+    /// TS.Recent; `None` without timestamps.
+    timestamp: Option<Recent>,
+    floor: Floor,
+    /// Payload of the peer's largest segment so far, for windows and acknowledgements.
+    mss: usize,
+    appetite: Appetite,
+    /// Payload of the last segment was not taken for want of memory.
+    declined: bool,
+}
+
+impl Receiver {
+    /// A receiver whose buffer has so many bytes. `mss`: what our side of the path carries.
+    pub(crate) fn new(capacity: usize, mss: usize, now: Instant) -> Receiver {
+        let mut receiver = Receiver {
+            space: Space::new(0),
+            nxt: 0,
+            adv: 0,
+            told: 0,
+            read: 0,
+            scale: shift_for(capacity),
+            tune: AutoTune::new(capacity as u64, mss, now),
+            ahead: RangeSet::default(),
+            recent: SmallVec::new(),
+            duplicate: None,
+            fin: None,
+            timestamp: None,
+            floor: Floor {
+                value: 0,
+                next: 0,
+                at: 0,
+            },
+            mss: mss.clamp(1, LEAST_MSS),
+            appetite: Appetite::Everything,
+            declined: false,
+        };
+        receiver.adv = u64::from(receiver.syn_window());
+        receiver
+    }
+
+    /// Our SYN's window field, which is not scaled (RFC 7323 2.2).
+    pub(crate) fn syn_window(&self) -> u16 {
+        u16::try_from(self.tune.window()).unwrap_or(u16::MAX)
+    }
+
+    /// The shift to offer (RFC 7323 2.3).
+    pub(crate) fn scale(&self) -> u8 {
+        self.scale
+    }
+
+    /// The peer's SYN is accepted.
+    pub(crate) fn synchronise(&mut self, irs: u32, scaled: bool) {
+        self.space = Space::new(irs);
+        if !scaled {
+            self.scale = 0;
+        }
+    }
+
+    pub(crate) fn irs(&self) -> u32 {
+        self.space.initial()
+    }
+
+    pub(crate) fn nxt(&self) -> u64 {
+        self.nxt
+    }
+
+    /// RCV.NXT as it is on the wire.
+    pub(crate) fn nxt_seq(&self) -> u32 {
+        self.space.seq(self.nxt)
+    }
+
+    /// Bytes of the stream that are in order: RCV.NXT without the FIN.
+    pub(crate) fn in_order(&self) -> u64 {
+        self.nxt - u64::from(self.fin_taken())
+    }
+
+    /// The right edge of the window.
+    pub(crate) fn edge(&self) -> u64 {
+        self.adv.max(self.nxt)
+    }
+
+    pub(crate) fn fin_taken(&self) -> bool {
+        self.fin.is_some_and(|fin| self.nxt > fin)
+    }
+
+    /// Something before what has arrived is missing.
+    pub(crate) fn has_holes(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
+    pub(crate) fn set_appetite(&mut self, appetite: Appetite) {
+        self.appetite = appetite;
+        self.declined = false;
+    }
+
+    /// Whether payload of the last segment was not taken although it was in the window.
+    pub(crate) fn has_declined(&self) -> bool {
+        self.declined
+    }
+
+    /// Payload of a full segment of the peer, as far as is known.
+    pub(crate) fn mss(&self) -> usize {
+        self.mss
+    }
+
+    pub(crate) fn position(&self, seq: u32) -> i64 {
+        self.space.position(seq, self.nxt)
+    }
+
+    // Acceptance.
+
+    /// What of a segment lies in the window (RFC 9293 3.10.7.4, first check, and the trimming behind
+    /// it). Payload behind the peer's FIN is ignored; its acknowledgement is not.
+    pub(crate) fn trim(&self, segment: &Segment, may_receive: bool) -> Cut {
+        let start = self.position(segment.seq);
+        let end = start + i64::try_from(segment.len).unwrap_or(i64::MAX);
+        let (next, right) = (signed(self.nxt), signed(self.edge()));
+        let fin = segment.has(FIN);
+        let mut cut = Cut {
+            start,
+            occupies: segment.len > 0 || fin,
+            acceptable: false,
+            skip: 0,
+            len: 0,
+            fin: false,
+        };
+        if !cut.occupies || !may_receive {
+            // At the very edge is fine: the peer has filled the window.
+            cut.acceptable = start >= next && start <= right;
+            return cut;
+        }
+        let stop = self.fin.map_or(right, |fin| right.min(signed(fin)));
+        let (from, to) = (start.max(next), end.min(stop));
+        if from < to {
+            cut.acceptable = true;
+            cut.skip = usize::try_from(from - start).unwrap_or(0);
+            cut.len = usize::try_from(to - from).unwrap_or(0);
+        }
+        // A FIN counts if nothing before it was cut, and nothing is known behind it.
+        let high = self.ahead.end().unwrap_or(self.nxt).max(self.nxt);
+        if fin && end >= next && end <= right && end >= signed(high) {
+            cut.fin = self.fin.is_none_or(|known| signed(known) == end);
+            cut.acceptable |= cut.fin;
+        }
+        cut
+    }
+
+    /// PAWS (RFC 7323 5.3 R1): the segment is older than what was last in order.
+    ///
+    /// One that fills a hole may be: it was overtaken, also by what was sent again and set TS.Recent
+    /// since, and would be lost each time. It must not be older than what was in order 1 GiB before, so
+    /// nothing of a sequence number's former use passes.
+    pub(crate) fn is_old(&self, (start, len): (i64, usize), value: u32, now: Instant) -> bool {
+        let Some(recent) = self.timestamp else {
+            return false;
+        };
+        let age = now.saturating_duration_since(recent.at);
+        if !older(value, recent.value) || age >= TIMESTAMP_LIFE {
+            return false;
+        }
+        let ahead = self.ahead.end().map_or(i64::MIN, signed);
+        let end = start + i64::try_from(len).unwrap_or(0);
+        let fills = end > signed(self.nxt) && start < ahead;
+        !fills || older(value, self.floor.value)
+    }
+
+    /// RFC 7323 4.3 (2): only of a segment that begins at or before Last.ACK.sent.
+    pub(crate) fn note_timestamp(&mut self, start: i64, value: u32, now: Instant) {
+        let first = self.timestamp.is_none();
+        if first {
+            self.floor = Floor {
+                value,
+                next: value,
+                at: 0,
+            };
+        }
+        let newer = self.timestamp.is_none_or(|recent| {
+            let age = now.saturating_duration_since(recent.at);
+            !older(value, recent.value) || age >= TIMESTAMP_LIFE
+        });
+        if newer && (first || start <= signed(self.told)) {
+            self.timestamp = Some(Recent { value, at: now });
+            self.floor.advance(self.nxt, value);
+        }
+    }
+
+    /// TSecr of what is sent (RFC 7323 4.3 (3)).
+    pub(crate) fn echo(&self) -> u32 {
+        self.timestamp.map_or(0, |recent| recent.value)
+    }
+
+    /// Takes note of what of a segment has been received before (RFC 2883 4).
+    pub(crate) fn note_duplicate(&mut self, start: i64, len: usize) {
+        let end = start + i64::try_from(len).unwrap_or(i64::MAX);
+        let Ok(end) = u64::try_from(end) else { return };
+        let start = u64::try_from(start).unwrap_or(0);
+        let again = if start < self.nxt {
+            let from = start..end.min(self.in_order());
+            // Duplicates in a row are told as one.
+            match self.duplicate.take() {
+                Some(former) if former.end == from.start => former.start..from.end,
+                Some(_) | None => from,
+            }
+        } else {
+            match self.ahead.covering(start) {
+                Some(known) => start..end.min(known.end),
+                None => return,
+            }
+        };
+        if again.start < again.end {
+            self.duplicate = Some(again);
+        }
+    }
+
+    /// Takes payload that [`trim`](Self::trim) has found acceptable. `None`: it is not kept.
+    pub(crate) fn take(&mut self, cut: &Cut) -> Option<Kept> {
+        let position = self.nxt.max(u64::try_from(cut.start).unwrap_or(0));
+        let end = position + cut.len as u64;
+        if cut.fin {
+            self.fin = Some(end);
+        }
+        self.mss = self.mss.max(cut.len.min(self.tune.path_mss()));
+        let mut kept = Kept {
+            skip: cut.skip,
+            len: cut.len,
+            position,
+            growth: 0,
+        };
+        if position == self.nxt {
+            self.nxt = self.ahead.reach(end);
+            kept.growth = self.nxt - position;
+            if !self.ahead.is_empty() {
+                self.ahead.remove_below(self.nxt);
+                let nxt = self.nxt;
+                self.recent.retain(|at| *at >= nxt);
+            }
+        } else if cut.len > 0 && !self.take_ahead(position..end) {
+            return None;
+        }
+        // The FIN comes behind the last byte, whenever that came.
+        if self.fin == Some(self.nxt) {
+            self.nxt += 1;
+        }
+        (cut.len > 0).then_some(kept)
+    }
+
+    fn take_ahead(&mut self, range: Range<u64>) -> bool {
+        let full = self.ahead.len() >= MOST_RANGES && !self.ahead.touches(&range);
+        if full || self.appetite != Appetite::Everything {
+            self.declined = true;
+            return false;
+        }
+        self.ahead.insert(range.clone());
+        if let Some(joined) = self.ahead.covering(range.start).cloned() {
+            self.recent.retain(|at| !joined.contains(at));
+            self.recent.truncate(SACK_BLOCKS - 1);
+            self.recent.insert(0, range.start);
+        }
+        true
+    }
+
+    // The window.
+
+    /// The reader has taken all up to a position.
+    pub(crate) fn read(&mut self, position: u64, rtt: Option<Duration>, now: Instant) {
+        debug_assert!(self.read <= position && position <= self.in_order());
+        self.read = position;
+        self.tune.read(position, rtt, now);
+    }
+
+    /// The buffer's size has changed, or memory is short: the window and what waits to be read come to
+    /// no more than this. What was promised stays promised (RFC 9293 3.8.6).
+    pub(crate) fn set_capacity(&mut self, capacity: usize) {
+        self.tune.set_capacity(capacity as u64);
+    }
+
+    /// How far the right edge may go now. In steps of a segment or of half a window only (RFC 9293
+    /// 3.8.6.2.2).
+    fn next_edge(&self) -> u64 {
+        let window = self.tune.window();
+        let limit = self.read + window;
+        let least = (window / 2).min(self.mss as u64).max(1);
+        if limit >= self.adv + least {
+            limit
+        } else {
+            self.adv
+        }
+    }
+
+    /// The acknowledgement and the window of a segment that leaves now. To be called for each that
+    /// leaves with an ACK.
+    pub(crate) fn advertise(&mut self) -> Advertised {
+        let edge = self.next_edge().max(self.nxt);
+        let field = (edge - self.nxt) >> self.scale;
+        let window = u16::try_from(field).unwrap_or(u16::MAX);
+        self.adv = self.adv.max(self.nxt + (u64::from(window) << self.scale));
+        self.told = self.nxt;
+        Advertised {
+            ack: self.nxt_seq(),
+            window,
+        }
+    }
+
+    /// The same for a SYN|ACK, whose window is not scaled.
+    pub(crate) fn advertise_syn(&mut self) -> Advertised {
+        let window = self.syn_window();
+        self.adv = self.adv.max(self.nxt + u64::from(window));
+        self.told = self.nxt;
+        Advertised {
+            ack: self.nxt_seq(),
+            window,
+        }
+    }
+
+    /// Whether a window update is worth a segment of its own: the window doubles, or opens by a half of
+    /// what it may be. `idle`: the reader waits for more, so a quarter is worth one.
+    pub(crate) fn wants_update(&self, idle: bool) -> bool {
+        let growth = self.next_edge() - self.adv;
+        if self.fin.is_some() || growth == 0 {
+            return false;
+        }
+        let open = self.adv.saturating_sub(self.nxt);
+        let most = self.tune.window() / if idle { 4 } else { 2 };
+        growth >= open || growth >= most
+    }
+
+    // What is told of out-of-order data.
+
+    /// Blocks of the SACK option for an ACK that leaves now (RFC 2018 4, 2883 4): what came twice, the
+    /// range of the latest segment, those that were told lately, then the first ones.
+    pub(crate) fn sack(&mut self, most: usize) -> SmallVec<[(u32, u32); SACK_BLOCKS]> {
+        let duplicate = self.duplicate.take();
+        let mut blocks: SmallVec<[Range<u64>; SACK_BLOCKS]> = SmallVec::new();
+        let around = duplicate
+            .as_ref()
+            .and_then(|range| self.ahead.covering(range.start));
+        let latest = self.recent.iter().filter_map(|at| self.ahead.covering(*at));
+        let told = around
+            .into_iter()
+            .chain(latest)
+            .chain(self.ahead.iter().take(SACK_BLOCKS));
+        let room = most - usize::from(duplicate.is_some());
+        for range in told {
+            if blocks.len() < room && !blocks.contains(range) {
+                blocks.push(range.clone());
+            }
+        }
+        let space = self.space;
+        let all = duplicate.into_iter().chain(blocks);
+        all.map(|range| (space.seq(range.start), space.seq(range.end)))
+            .collect()
+    }
+
+    /// There is something for a SACK option.
+    pub(crate) fn has_blocks(&self) -> bool {
+        self.duplicate.is_some() || self.has_holes()
+    }
+
+    /// The ranges of out-of-order data.
+    #[cfg(test)]
+    pub(crate) fn ahead(&self) -> impl Iterator<Item = &Range<u64>> {
+        self.ahead.iter()
+    }
+}
+
+/// The window scale for a buffer of so many bytes (RFC 7323 2.3: at most 14).
+pub(crate) fn shift_for(capacity: usize) -> u8 {
+    let bits = usize::BITS - capacity.leading_zeros();
+    u8::try_from(bits.saturating_sub(16).min(14)).unwrap_or(14)
+}

@@ -1,0 +1,413 @@
+//! The sending half: what is acknowledged, the peer's window, and what new data may leave and how
+//! large.
+//!
+//! RFC 9293 3.10.7.4 and 5961 5 (acknowledgements), 3.8.6 (the peer's window; 3.8.6.1 probes,
+//! 3.8.6.2.1 against silly windows), 3.7.4 (Nagle, in Minshall's variant: one small segment in
+//! flight), 3.10.4 (the FIN leaves behind the last byte, at once), 7323 2 (scale). What was lost is
+//! not here ([`recovery`](super::recovery)). Pure.
+//!
+//! In symbols: `una <= nxt <= max <= end()`, `max <= nxt + 2`, `nxt <= edge` unless the peer took
+//! back what it had offered.
+
+use super::seq::{Space, signed};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    /// ISS.
+    space: Space,
+    /// SND.UNA.
+    una: u64,
+    /// SND.NXT, without probes.
+    nxt: u64,
+    /// Behind all that ever left: a probe may be ahead of `nxt`.
+    max: u64,
+    /// SND.UNA + SND.WND: the right edge that the peer has told.
+    edge: u64,
+    /// SND.WL1, SND.WL2: the segment that has told it.
+    wl1: i64,
+    wl2: u64,
+    /// MAX.SND.WND (RFC 5961 5.2).
+    max_window: u64,
+    /// Snd.Wind.Shift.
+    scale: u8,
+    /// Bytes that the user has written.
+    written: u64,
+    /// Behind them comes a FIN, whose position is `written`.
+    closed: bool,
+    /// Behind the last segment that was smaller than a full one.
+    small: u64,
+    nodelay: bool,
+    /// The window was closed for long enough.
+    probe_due: bool,
+    /// Probes in a row.
+    probes: u32,
+}
+
+/// What of new data may leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// So many bytes, and the FIN.
+    Send { len: u64, fin: bool },
+    /// There is nothing.
+    Nothing,
+    /// The congestion window is full.
+    Congested,
+    /// The peer's window is closed, or open by so little that it is not worth a segment.
+    Closed,
+    /// It is little, and little is in flight.
+    Nagle,
+}
+
+impl Sender {
+    pub(crate) fn new(iss: u32, nodelay: bool) -> Sender {
+        Sender {
+            space: Space::new(iss),
+            una: 0,
+            nxt: 0,
+            max: 0,
+            edge: 0,
+            wl1: -1,
+            wl2: 0,
+            max_window: 0,
+            scale: 0,
+            written: 0,
+            closed: false,
+            small: 0,
+            nodelay,
+            probe_due: false,
+            probes: 0,
+        }
+    }
+
+    pub(crate) fn iss(&self) -> u32 {
+        self.space.initial()
+    }
+
+    pub(crate) fn seq(&self, position: u64) -> u32 {
+        self.space.seq(position)
+    }
+
+    pub(crate) fn position(&self, seq: u32) -> i64 {
+        self.space.position(seq, self.una)
+    }
+
+    pub(crate) fn una(&self) -> u64 {
+        self.una
+    }
+
+    pub(crate) fn nxt(&self) -> u64 {
+        self.nxt
+    }
+
+    /// Behind all that ever left.
+    pub(crate) fn max(&self) -> u64 {
+        self.max
+    }
+
+    /// Bytes that the user has written.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Behind all that is to be sent.
+    pub(crate) fn end(&self) -> u64 {
+        self.written + u64::from(self.closed)
+    }
+
+    /// Bytes that are acknowledged: SND.UNA without the FIN.
+    pub(crate) fn acknowledged_bytes(&self) -> u64 {
+        self.una.min(self.written)
+    }
+
+    pub(crate) fn edge(&self) -> u64 {
+        self.edge
+    }
+
+    /// All that there is was acknowledged, the FIN included.
+    pub(crate) fn fin_acknowledged(&self) -> bool {
+        self.closed && self.una > self.written
+    }
+
+    pub(crate) fn fin_sent(&self) -> bool {
+        self.closed && self.max > self.written
+    }
+
+    /// SEG.SEQ of a segment that carries nothing: SND.NXT, but within the peer's window, which may have
+    /// shrunk (RFC 9293 3.10.7.4 would have it refused).
+    pub(crate) fn bare_seq(&self) -> u32 {
+        let rounded = self.edge + (1 << self.scale) > self.nxt;
+        let at = if rounded {
+            self.nxt
+        } else {
+            self.edge.max(self.una)
+        };
+        self.seq(at)
+    }
+
+    pub(crate) fn set_nodelay(&mut self, nodelay: bool) {
+        self.nodelay = nodelay;
+    }
+
+    /// The user has written all up to a position.
+    pub(crate) fn write(&mut self, to: u64) {
+        debug_assert!(!self.closed && to >= self.written);
+        self.written = self.written.max(to);
+    }
+
+    /// Nothing is written any more.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// The window of the peer's SYN, which is not scaled (RFC 7323 2.2), and its scale.
+    pub(crate) fn synchronise(&mut self, window: u16, scale: u8) {
+        self.scale = scale;
+        self.edge = u64::from(window);
+        self.max_window = self.edge;
+    }
+
+    // What was heard.
+
+    /// The position of an acknowledgement, also of an old one; `None`: it is not acceptable (RFC 5961 5.2).
+    pub(crate) fn acceptable(&self, ack: u32) -> Option<i64> {
+        let ack = self.position(ack);
+        let oldest = signed(self.una) - signed(self.max_window);
+        (ack >= oldest && ack <= signed(self.max)).then_some(ack)
+    }
+
+    /// All below a position is acknowledged. `true`: that is new.
+    pub(crate) fn acknowledge(&mut self, to: u64) -> bool {
+        if to <= self.una {
+            return false;
+        }
+        self.una = to;
+        // What a probe carried was taken.
+        self.nxt = self.nxt.max(to);
+        self.probes = 0;
+        true
+    }
+
+    /// A window, if the segment that tells it is no older than the one before (RFC 9293 3.10.7.4). One that
+    /// acknowledges something new is not, wherever it begins: it may be sent again (as in Linux). `true`:
+    /// the edge has moved.
+    pub(crate) fn hear_window(&mut self, start: i64, ack: u64, window: u16) -> bool {
+        let newer = ack > self.wl2 || start > self.wl1 || (start == self.wl1 && ack >= self.wl2);
+        if !newer {
+            return false;
+        }
+        (self.wl1, self.wl2) = (start, ack);
+        let window = u64::from(window) << self.scale;
+        self.max_window = self.max_window.max(window);
+        let before = std::mem::replace(&mut self.edge, ack + window);
+        if self.edge > self.nxt {
+            self.probes = 0;
+        }
+        before != self.edge
+    }
+
+    // What may leave.
+
+    /// What of new data may leave now, if `room` bytes more may be in flight, and a packet carries at most
+    /// `most` bytes.
+    pub(crate) fn choose(&self, room: u64, (mss, most): (u64, u64)) -> Choice {
+        if self.nxt == self.end() {
+            return Choice::Nothing;
+        }
+        let queued = self.written - self.nxt;
+        let usable = self.edge.saturating_sub(self.nxt);
+        if queued == 0 {
+            // A bare FIN: congestion control counts bytes.
+            return match usable {
+                0 => Choice::Closed,
+                _ => Choice::Send { len: 0, fin: true },
+            };
+        }
+        let mut len = queued.min(usable);
+        let cut = len < queued && len < mss;
+        if len == 0 || (cut && 2 * len < self.max_window && !self.is_override(len)) {
+            return Choice::Closed;
+        }
+        len = len.min(most.max(mss));
+        if len > room {
+            len = room / mss * mss;
+        }
+        if len == 0 {
+            return Choice::Congested;
+        }
+        let part = len % mss;
+        if part > 0 && !(len == queued && self.may_be_small()) && !(cut && part == len) {
+            len -= part;
+            if len == 0 {
+                return Choice::Nagle;
+            }
+        }
+        let fin = self.closed && len == queued && usable > len;
+        Choice::Send { len, fin }
+    }
+
+    /// The override of silly-window avoidance has come.
+    fn is_override(&self, len: u64) -> bool {
+        self.probe_due && len > 0
+    }
+
+    /// Nagle: the last part may be smaller than a segment.
+    fn may_be_small(&self) -> bool {
+        self.nodelay || self.closed || self.small <= self.una
+    }
+
+    /// So much has left, beginning with SND.NXT.
+    pub(crate) fn sent(&mut self, len: u64, fin: bool, mss: u64) {
+        self.nxt += len + u64::from(fin);
+        self.max = self.max.max(self.nxt);
+        self.probe_due = false;
+        if !len.is_multiple_of(mss) {
+            self.small = self.nxt;
+        }
+    }
+
+    // Probes of a closed window (RFC 9293 3.8.6.1).
+
+    /// The time for a probe has come.
+    pub(crate) fn demand_probe(&mut self) {
+        self.probe_due = true;
+    }
+
+    pub(crate) fn probe_due(&self) -> bool {
+        self.probe_due
+    }
+
+    /// Probes in a row.
+    pub(crate) fn probes(&self) -> u32 {
+        self.probes
+    }
+
+    /// A probe: a byte behind the edge, or the FIN; both if they are all that is left.
+    pub(crate) fn probe(&mut self) -> (u64, bool) {
+        let queued = self.written - self.nxt;
+        let len = queued.min(1);
+        let fin = self.closed && queued <= 1;
+        self.max = self.max.max(self.nxt + len + u64::from(fin));
+        self.probe_due = false;
+        self.probes += 1;
+        (len, fin)
+    }
+
+    /// Nothing is to be probed for.
+    pub(crate) fn forget_probe(&mut self) {
+        self.probe_due = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MSS: u64 = 1000;
+    const MOST: u64 = 64_000;
+
+    fn sender(written: u64, window: u16) -> Sender {
+        let mut sender = Sender::new(7, false);
+        sender.synchronise(window, 0);
+        sender.write(written);
+        sender
+    }
+
+    fn send(len: u64) -> Choice {
+        Choice::Send { len, fin: false }
+    }
+
+    fn choose(sender: &Sender) -> Choice {
+        sender.choose(u64::MAX, (MSS, MOST))
+    }
+
+    #[test]
+    fn whole_segments_and_a_small_one_at_the_end() {
+        let mut sender = sender(5500, 60_000);
+        assert_eq!(choose(&sender), send(5500));
+        sender.sent(5500, false, MSS);
+        sender.write(5600);
+        assert_eq!(choose(&sender), Choice::Nagle, "one small one is in flight");
+        sender.write(7700);
+        assert_eq!(choose(&sender), send(2000));
+        sender.sent(2000, false, MSS);
+        assert_eq!(choose(&sender), Choice::Nagle);
+        sender.acknowledge(5500);
+        assert_eq!(choose(&sender), send(200));
+        sender.set_nodelay(true);
+        sender.sent(200, false, MSS);
+        sender.write(7701);
+        assert_eq!(choose(&sender), send(1));
+    }
+
+    #[test]
+    fn the_congestion_window_is_filled_with_whole_segments() {
+        let sender = sender(10_000, 60_000);
+        assert_eq!(sender.choose(999, (MSS, MOST)), Choice::Congested);
+        assert_eq!(sender.choose(3999, (MSS, MOST)), send(3000));
+        assert_eq!(sender.choose(u64::MAX, (MSS, 4000)), send(4000));
+        assert_eq!(sender.choose(u64::MAX, (MSS, 1)), send(1000));
+    }
+
+    /// RFC 9293 3.8.6.2.1.
+    #[test]
+    fn no_silly_segments_into_a_window_that_opens_by_little() {
+        let mut sender = sender(60, 10_000);
+        sender.sent(60, false, MSS);
+        sender.acknowledge(60);
+        sender.write(20_000);
+        sender.hear_window(0, 60, 300);
+        assert_eq!(choose(&sender), Choice::Closed);
+        sender.demand_probe();
+        assert_eq!(choose(&sender), send(300), "the override");
+        sender.forget_probe();
+        sender.hear_window(0, 60, 1300);
+        assert_eq!(choose(&sender), send(1000));
+        // A peer with a small buffer.
+        let mut small = Sender::new(7, false);
+        small.synchronise(100, 0);
+        small.write(1000);
+        assert_eq!(choose(&small), send(100));
+    }
+
+    #[test]
+    fn a_fin_comes_with_the_last_byte_if_the_window_has_room() {
+        let mut sender = sender(2000, 2000);
+        sender.close();
+        assert_eq!(choose(&sender), send(2000));
+        sender.sent(2000, false, MSS);
+        assert_eq!(choose(&sender), Choice::Closed);
+        sender.hear_window(0, 0, 2001);
+        assert_eq!(choose(&sender), Choice::Send { len: 0, fin: true });
+        sender.sent(0, true, MSS);
+        assert!(sender.fin_sent() && choose(&sender) == Choice::Nothing);
+        sender.acknowledge(2001);
+        assert!(sender.fin_acknowledged() && sender.acknowledged_bytes() == 2000);
+    }
+
+    #[test]
+    fn a_probe_is_a_byte_that_counts_if_it_is_taken() {
+        let mut sender = sender(2, 0);
+        assert_eq!(choose(&sender), Choice::Closed);
+        assert_eq!(sender.probe(), (1, false));
+        assert_eq!((sender.nxt(), sender.max()), (0, 1));
+        assert_eq!(sender.acceptable(sender.seq(1)), Some(1));
+        assert_eq!(sender.acceptable(sender.seq(2)), None);
+        sender.close();
+        sender.acknowledge(1);
+        assert_eq!(sender.nxt(), 1);
+        assert_eq!(sender.probe(), (1, true));
+        assert_eq!(sender.bare_seq(), sender.seq(1));
+        sender.acknowledge(3);
+        assert!(sender.fin_acknowledged());
+    }
+
+    #[test]
+    fn an_older_segment_tells_no_window() {
+        let mut sender = sender(0, 1000);
+        assert!(sender.hear_window(100, 0, 500));
+        assert!(!sender.hear_window(99, 0, 900));
+        assert!(sender.hear_window(100, 0, 600));
+        assert_eq!(sender.edge(), 600);
+    }
+}

@@ -1,0 +1,154 @@
+//! TIME-WAIT without a control block: a small record that answers for a connection that has ended
+//! (RFC 9293 3.10.7.4, 1337, 6191). Pure.
+
+use super::segment::{ACK, FIN, RST, SYN, Segment, SegmentOptions, Timestamps};
+use super::seq::older;
+
+/// What is remembered of a connection in TIME-WAIT, as on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) snd_nxt: u32,
+    pub(crate) rcv_nxt: u32,
+    /// TS.Recent and what would be TSval, with timestamps.
+    pub(crate) timestamps: Option<Timestamps>,
+}
+
+/// What a segment means to a connection in TIME-WAIT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Nothing (RFC 1337: a RST too).
+    Ignore,
+    /// The ACK again; `restart`: TIME-WAIT begins anew, since the peer's FIN came again.
+    Acknowledge { restart: bool },
+    /// A new connection may take the place (RFC 9293 3.10.7.4, 6191 2).
+    MakeRoom,
+}
+
+impl Record {
+    pub(crate) fn answer(&self, segment: &Segment) -> Answer {
+        let ahead = segment.seq.wrapping_sub(self.rcv_nxt).cast_signed();
+        if segment.has(RST) {
+            return Answer::Ignore;
+        }
+        if segment.has(SYN) {
+            let opens = segment.flags & (SYN | ACK | FIN) == SYN;
+            return match opens && self.is_newer(segment, ahead) {
+                true => Answer::MakeRoom,
+                false => Answer::Acknowledge { restart: false },
+            };
+        }
+        if segment.has(FIN) {
+            return Answer::Acknowledge { restart: true };
+        }
+        // A pure acknowledgement draws none, or two sides that disagree would go on for ever; a keep-alive
+        // does, unless it acknowledges what was never sent: then they disagree.
+        let believable = self.snd_nxt.wrapping_sub(segment.ack).cast_signed() >= 0;
+        if segment.len > 0 || (ahead == -1 && believable) {
+            Answer::Acknowledge { restart: false }
+        } else {
+            Answer::Ignore
+        }
+    }
+
+    /// RFC 6191 2: a newer timestamp, or a larger sequence number.
+    fn is_newer(&self, syn: &Segment, ahead: i32) -> bool {
+        match (self.timestamps, syn.options.timestamps) {
+            (Some(recent), Some(stamps)) if stamps.value != recent.echo => {
+                older(recent.echo, stamps.value)
+            }
+            _ => ahead >= 0,
+        }
+    }
+
+    /// The ACK.
+    pub(crate) fn acknowledgement(&self) -> Segment {
+        Segment {
+            seq: self.snd_nxt,
+            ack: self.rcv_nxt,
+            flags: ACK,
+            options: SegmentOptions {
+                timestamps: self.timestamps,
+                ..SegmentOptions::default()
+            },
+            ..Segment::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(seq: u32, flags: u8) -> Segment {
+        Segment {
+            seq,
+            ack: 1000,
+            flags,
+            ..Segment::default()
+        }
+    }
+
+    fn stamped(value: u32, seq: u32) -> Segment {
+        let mut syn = segment(seq, SYN);
+        syn.options.timestamps = Some(Timestamps { value, echo: 0 });
+        syn
+    }
+
+    const LAST: u32 = u32::MAX;
+
+    fn record() -> Record {
+        Record {
+            snd_nxt: 1000,
+            rcv_nxt: LAST,
+            timestamps: None,
+        }
+    }
+
+    #[test]
+    fn rules_of_rfc_9293_and_1337() {
+        let again = Answer::Acknowledge { restart: false };
+        let table = [
+            (segment(LAST, RST), Answer::Ignore, "RFC 1337"),
+            (segment(5, SYN), Answer::MakeRoom, "larger, wrapped"),
+            (segment(LAST - 9, SYN), again, "an old duplicate"),
+            (segment(5, SYN | FIN), again, "no SYN opens and closes"),
+            (segment(5, SYN | ACK), again, "nor answers"),
+            (
+                segment(LAST - 1, FIN | ACK),
+                Answer::Acknowledge { restart: true },
+                "the FIN again",
+            ),
+            (segment(LAST, ACK), Answer::Ignore, "an acknowledgement"),
+            (
+                segment(17, ACK),
+                Answer::Ignore,
+                "or both would answer for ever",
+            ),
+            (segment(LAST - 1, ACK), again, "a keep-alive"),
+        ];
+        for (segment, answer, why) in table {
+            assert_eq!(record().answer(&segment), answer, "{why}");
+        }
+        let mut disagrees = segment(LAST - 1, ACK);
+        disagrees.ack = 1001;
+        assert_eq!(record().answer(&disagrees), Answer::Ignore, "an ACK storm");
+        let mut data = segment(0, ACK);
+        data.len = 3;
+        assert_eq!(record().answer(&data), again);
+        assert_eq!(record().acknowledgement().ack, LAST);
+    }
+
+    #[test]
+    fn a_newer_timestamp_makes_room_rfc_6191() {
+        let mut record = record();
+        record.timestamps = Some(Timestamps {
+            value: 7,
+            echo: 500,
+        });
+        assert_eq!(record.answer(&stamped(501, LAST - 9)), Answer::MakeRoom);
+        assert_eq!(record.answer(&stamped(500, 5)), Answer::MakeRoom);
+        let older = Answer::Acknowledge { restart: false };
+        assert_eq!(record.answer(&stamped(499, 5)), older);
+        assert_eq!(record.answer(&segment(5, SYN)), Answer::MakeRoom);
+    }
+}
