@@ -8,7 +8,9 @@
 #![allow(dead_code, reason = "not wired to connections yet")]
 
 pub(crate) mod auto_tune;
+pub(crate) mod congestion;
 pub(crate) mod delayed_ack;
+pub(crate) mod pace;
 pub(crate) mod path_mtu;
 pub(crate) mod range_set;
 pub(crate) mod receiver;

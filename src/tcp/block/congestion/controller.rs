@@ -1,0 +1,78 @@
+//! What a congestion control is asked, and which there are.
+
+use super::cubic::Cubic;
+use super::reno::Reno;
+use std::time::{Duration, Instant};
+
+/// What an acknowledgement says while the window is to grow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Growth {
+    /// cwnd, in bytes.
+    pub(crate) window: u64,
+    /// Bytes that were delivered (byte counting, RFC 3465).
+    pub(crate) delivered: u64,
+    pub(crate) mss: u64,
+    pub(crate) rtt: Duration,
+    pub(crate) now: Instant,
+}
+
+/// A congestion control beyond slow start. All sizes are in bytes.
+pub(crate) trait Controller {
+    /// Congestion avoidance: the window after an acknowledgement.
+    fn avoid(&mut self, growth: &Growth) -> u64;
+
+    /// Something was lost: ssthresh.
+    fn reduce(&mut self, window: u64, mss: u64) -> u64;
+
+    /// Slow start has ended without a loss, or nothing was sent for a while: growth begins anew.
+    fn restart(&mut self);
+}
+
+/// Which congestion control.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Kind {
+    /// RFC 9438.
+    #[default]
+    Cubic,
+    /// RFC 5681.
+    Reno,
+}
+
+/// One of them, with its state.
+#[derive(Debug, Clone)]
+pub(crate) enum Algorithm {
+    Cubic(Cubic),
+    Reno(Reno),
+}
+
+impl Algorithm {
+    pub(crate) fn new(kind: Kind) -> Algorithm {
+        match kind {
+            Kind::Cubic => Algorithm::Cubic(Cubic::default()),
+            Kind::Reno => Algorithm::Reno(Reno::default()),
+        }
+    }
+}
+
+impl Controller for Algorithm {
+    fn avoid(&mut self, growth: &Growth) -> u64 {
+        match self {
+            Algorithm::Cubic(cubic) => cubic.avoid(growth),
+            Algorithm::Reno(reno) => reno.avoid(growth),
+        }
+    }
+
+    fn reduce(&mut self, window: u64, mss: u64) -> u64 {
+        match self {
+            Algorithm::Cubic(cubic) => cubic.reduce(window, mss),
+            Algorithm::Reno(reno) => reno.reduce(window, mss),
+        }
+    }
+
+    fn restart(&mut self) {
+        match self {
+            Algorithm::Cubic(cubic) => cubic.restart(),
+            Algorithm::Reno(reno) => reno.restart(),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! When the next burst may leave, where one that is sent at once would overflow the path.
+//!
+//! A virtual clock: each burst moves it on by the time that its bytes take at the given rate; a burst
+//! may leave when that clock is not ahead of time by more than a grain. Time that was not used is kept
+//! for a short while, since timers are late. Pure: time is an argument.
+
+use std::time::{Duration, Instant};
+
+/// What was not used is kept for so long.
+const CREDIT: Duration = Duration::from_millis(2);
+/// A burst is what leaves in this time.
+const BURST: f64 = 0.001;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Pacer {
+    /// When all that has left has left at the given rate.
+    clock: Option<Instant>,
+    /// So many bytes more leave at once: the beginning of a connection, or after idle time.
+    free: u64,
+}
+
+impl Pacer {
+    /// So many bytes are to leave at once.
+    pub(crate) fn allow(&mut self, bytes: u64) {
+        self.free = bytes;
+        self.clock = None;
+    }
+
+    /// So many bytes leave at once.
+    pub(crate) fn free(&self) -> u64 {
+        self.free
+    }
+
+    /// When the next burst may leave, if not now.
+    pub(crate) fn release(&self, now: Instant) -> Option<Instant> {
+        self.clock.filter(|at| *at > now && self.free == 0)
+    }
+
+    /// The largest burst: whole segments, two at least.
+    pub(crate) fn burst(rate: f64, mss: u64) -> u64 {
+        let segments = rate * BURST / mss as f64;
+        #[expect(clippy::cast_possible_truncation, reason = "a rate is far below 2^53")]
+        let segments = segments.clamp(2.0, 1e6) as u64;
+        segments * mss
+    }
+
+    /// So many bytes have left.
+    pub(crate) fn sent(&mut self, bytes: u64, rate: f64, now: Instant) {
+        let free = self.free.min(bytes);
+        self.free -= free;
+        let time = Duration::from_secs_f64((bytes - free) as f64 / rate.max(1.0));
+        let from = self.clock.map_or(now, |clock| {
+            clock.max(now.checked_sub(CREDIT).unwrap_or(clock))
+        });
+        self.clock = Some(from + time);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, SystemClock};
+
+    #[test]
+    fn so_much_leaves_as_the_rate_allows() {
+        let start = SystemClock.now();
+        let mut pacer = Pacer::default();
+        let rate = 1_000_000.0;
+        pacer.allow(10_000);
+        let (mut sent, mut now) = (0, start);
+        while now < start + Duration::from_millis(100) {
+            if let Some(at) = pacer.release(now) {
+                now = at;
+                continue;
+            }
+            pacer.sent(1000, rate, now);
+            sent += 1000;
+        }
+        assert!((109_000..=112_000).contains(&sent), "{sent}");
+        // A pause is worth little.
+        now += Duration::from_secs(1);
+        let mut burst = 0;
+        while pacer.release(now).is_none() {
+            pacer.sent(1000, rate, now);
+            burst += 1000;
+        }
+        assert!(burst <= 3000, "{burst}");
+        assert_eq!(Pacer::burst(12_500_000.0, 1448), 8 * 1448);
+        assert_eq!(Pacer::burst(100.0, 1448), 2 * 1448);
+    }
+}
