@@ -14,6 +14,7 @@ pub(crate) mod pace;
 pub(crate) mod path_mtu;
 pub(crate) mod range_set;
 pub(crate) mod receiver;
+pub(crate) mod recovery;
 pub(crate) mod segment;
 pub(crate) mod sender;
 pub(crate) mod seq;

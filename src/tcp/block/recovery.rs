@@ -1,0 +1,635 @@
+//! Recovery of losses: what was sent when, what of it is lost, and when it is sent again.
+//!
+//! RFC 8985 (RACK-TLP) with a peer that takes SACK, RFC 6582 (NewReno) and 3042 without; RFC 6937bis
+//! (PRR) for how much leaves meanwhile; RFC 6298 for timeouts. A recovery or timeout that was for
+//! nothing is undone: by timestamps (Eifel, RFC 3522, 4015), by D-SACK (RFC 3708), or by what is
+//! delivered after a timeout without having been sent again (F-RTO, RFC 5682 3).
+//!
+//! One file for each idea: [`record`], [`rack`], [`tlp`], [`prr`], [`rto`], [`rtt`]; this one joins
+//! them. Deterministic; time is an argument.
+
+pub(crate) mod prr;
+pub(crate) mod rack;
+pub(crate) mod record;
+pub(crate) mod rto;
+pub(crate) mod rtt;
+pub(crate) mod tlp;
+
+use super::congestion::{AckSample, Congestion};
+use super::range_set::RangeSet;
+use super::seq::older;
+use super::stamp::StampClock;
+use super::timers::{Timer, Timers};
+use prr::Prr;
+use rack::Rack;
+use record::{Record, Sent, Status};
+use rto::Rto;
+use rtt::Rtt;
+use smallvec::SmallVec;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+use tlp::{Tlp, Verdict};
+
+/// RFC 5681 3.2: without SACK so many duplicate acknowledgements are a loss.
+const DUPLICATES: u64 = 3;
+
+/// What an acceptable acknowledgement says.
+#[derive(Debug, Clone)]
+pub(crate) struct Ack<'a> {
+    /// SND.UNA from now on.
+    pub(crate) una: u64,
+    /// SND.NXT.
+    pub(crate) nxt: u64,
+    /// What the peer has behind that (RFC 2018), in `una..nxt`.
+    pub(crate) blocks: &'a [Range<u64>],
+    /// What came to it twice (RFC 2883).
+    pub(crate) duplicate: Option<Range<u64>>,
+    /// TSecr, with timestamps.
+    pub(crate) echo: Option<u32>,
+    /// It says what the one before has said, and carries nothing (RFC 5681 2).
+    pub(crate) repeated: bool,
+    pub(crate) now: Instant,
+}
+
+/// What is being recovered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Open,
+    /// Fast recovery until [`Recovery::point`] is acknowledged.
+    Recovery,
+    /// A retransmission timeout, until the same.
+    Loss,
+}
+
+/// What is needed to find out that a recovery was for nothing.
+#[derive(Debug, Clone)]
+struct Episode {
+    /// What was to be acknowledged next when it began.
+    began: u64,
+    /// The first that was sent again: when, and where it ends.
+    first: Option<(Instant, u64)>,
+    /// Bytes sent again, and those of them that came twice.
+    resent: u64,
+    duplicated: u64,
+}
+
+/// What an acknowledgement has delivered.
+#[derive(Debug, Default)]
+struct Sample {
+    /// Bytes that are acknowledged in order, and those that were not known to be with the peer.
+    acked: u64,
+    delivered: u64,
+    /// When what was sent once left: the first and the last of it.
+    oldest: Option<Instant>,
+    newest: Option<Instant>,
+    /// Something arrived that was sent once, and before the latest timeout.
+    original: bool,
+    reordered: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    record: Record,
+    /// What the peer has, all behind SND.UNA: the entries of `record` that are with it.
+    scoreboard: RangeSet,
+    rtt: Rtt,
+    rto: Rto,
+    rack: Rack,
+    tlp: Tlp,
+    prr: Prr,
+    phase: Phase,
+    /// RecoveryPoint: SND.NXT when the present recovery began.
+    point: u64,
+    episode: Option<Episode>,
+    /// Duplicate acknowledgements of a peer without SACK, less what was acknowledged since.
+    repeated: u64,
+    /// The peer takes SACK.
+    sack: bool,
+    /// With timestamps.
+    stamps: Option<StampClock>,
+    /// Payload of a full segment.
+    mss: u64,
+}
+
+impl Recovery {
+    pub(crate) fn new(minimum_rto: Duration, mss: usize) -> Recovery {
+        Recovery {
+            record: Record::default(),
+            scoreboard: RangeSet::default(),
+            rtt: Rtt::default(),
+            rto: Rto::new(minimum_rto),
+            rack: Rack::new(),
+            tlp: Tlp::default(),
+            prr: Prr::default(),
+            phase: Phase::Open,
+            point: 0,
+            episode: None,
+            repeated: 0,
+            sack: false,
+            stamps: None,
+            mss: mss.max(1) as u64,
+        }
+    }
+
+    /// What the handshake has agreed on.
+    pub(crate) fn agree(&mut self, sack: bool, stamps: Option<StampClock>) {
+        self.sack = sack;
+        self.stamps = stamps;
+    }
+
+    pub(crate) fn set_mss(&mut self, mss: usize) {
+        self.mss = mss.max(1) as u64;
+    }
+
+    /// The round trip of the handshake.
+    pub(crate) fn sample_handshake(&mut self, rtt: Duration, now: Instant) {
+        self.rtt.sample(rtt, now);
+    }
+
+    pub(crate) fn rtt(&self) -> &Rtt {
+        &self.rtt
+    }
+
+    pub(crate) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The present retransmission timeout.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.rto.timeout(&self.rtt)
+    }
+
+    /// Timeouts in a row.
+    pub(crate) fn timeouts(&self) -> u32 {
+        self.rto.backoff()
+    }
+
+    /// Bytes in the network.
+    pub(crate) fn pipe(&self) -> u64 {
+        self.record
+            .in_flight()
+            .saturating_sub(self.repeated * self.mss)
+    }
+
+    /// A tail loss probe is to be sent.
+    pub(crate) fn probe_due(&self) -> bool {
+        self.tlp.due
+    }
+
+    // What was heard.
+
+    /// Takes an acceptable acknowledgement.
+    pub(crate) fn acknowledged(&mut self, ack: &Ack<'_>, cc: &mut Congestion, timers: &mut Timers) {
+        let rack = self.rack.clone();
+        let sample = self.deliver(ack);
+        let rtt = self.measure(&sample, ack);
+        self.hear_duplicate(ack);
+        if sample.acked > 0 {
+            self.rto.reset();
+        }
+        let undone = self.undo(&sample, ack, cc);
+        if undone {
+            // What was sent again is not what has arrived.
+            self.rack.restore(&rack);
+        }
+        self.end_probe(&sample, ack, cc);
+        let ended = self.end_phase(ack.una, cc);
+        let before = self.record.lost();
+        self.find_lost(&sample, ack, timers);
+        let lost = self.record.lost() > before;
+        if lost && self.phase == Phase::Open {
+            self.begin(sample.delivered, ack, cc);
+        }
+        match self.phase {
+            Phase::Recovery => {
+                let safe = sample.acked > 0 && !lost;
+                let delivered = self.delivered(&sample, ack);
+                let target = (cc.ssthresh(), self.mss, safe);
+                let window = self.prr.window(delivered, self.pipe(), target);
+                // RFC 6582 3.2: after a partial acknowledgement one segment leaves at once.
+                let partial = !self.sack && sample.acked > 0;
+                let least = if partial { self.pipe() + self.mss } else { 0 };
+                cc.set_window(window.max(least));
+            }
+            // RFC 5681 3.1: what is acknowledged in order.
+            Phase::Open | Phase::Loss if sample.acked > 0 && !ended => {
+                cc.acknowledged(&AckSample {
+                    delivered: match self.phase {
+                        Phase::Loss => sample.delivered,
+                        _ => sample.acked,
+                    },
+                    una: ack.una,
+                    nxt: ack.nxt,
+                    rtt,
+                    smoothed: self.rtt.smoothed(),
+                    now: ack.now,
+                })
+            }
+            Phase::Open | Phase::Loss => {}
+        }
+        self.set_timers(sample.acked > 0, ack.now, timers);
+    }
+
+    /// Takes note of what has arrived.
+    fn deliver(&mut self, ack: &Ack<'_>) -> Sample {
+        let mut sample = Sample::default();
+        let (fack, point, now) = (self.rack.fack(), self.point, ack.now);
+        let (rack, rtt) = (&mut self.rack, &self.rtt);
+        let mut delivered = |sample: &mut Sample, sent: &Sent| {
+            sample.delivered += sent.len();
+            rack.delivered(sent, rtt, now);
+            if !sent.again {
+                sample.reordered |= sent.end < fack;
+                sample.original |= sent.start < point;
+                sample.oldest.get_or_insert(sent.at);
+                sample.newest = sample.newest.max(Some(sent.at));
+            }
+        };
+        self.record.acknowledge(ack.una, |sent| {
+            sample.acked += sent.len();
+            if sent.status != Status::Sacked {
+                delivered(&mut sample, sent);
+            }
+        });
+        let mut blocks: SmallVec<[Range<u64>; 4]> = ack.blocks.iter().cloned().collect();
+        blocks.sort_unstable_by_key(|block| block.start);
+        let mut end = ack.una;
+        for block in blocks {
+            for piece in self.scoreboard.missing(&block) {
+                self.record
+                    .sack(&piece, |sent| delivered(&mut sample, sent));
+                self.scoreboard.insert(piece);
+            }
+            end = end.max(block.end);
+        }
+        self.scoreboard.remove_below(ack.una);
+        self.rack.advance(end);
+        if sample.reordered {
+            self.rack.saw_reordering();
+        }
+        sample
+    }
+
+    /// RFC 6298 3, and RFC 7323 4 where only timestamps tell which one was acknowledged. The latest round trip.
+    fn measure(&mut self, sample: &Sample, ack: &Ack<'_>) -> Option<Duration> {
+        let since = |at: Instant| ack.now.saturating_duration_since(at);
+        if let (Some(oldest), Some(newest)) = (sample.oldest, sample.newest) {
+            self.rtt.sample(since(oldest), ack.now);
+            self.rtt.note_least(since(newest), ack.now);
+            return Some(since(newest));
+        }
+        let (stamps, echo) = (self.stamps?, ack.echo?);
+        if sample.acked > 0 && sample.delivered > 0 {
+            let passed = stamps.at(ack.now).wrapping_sub(echo);
+            let plausible = !older(stamps.at(ack.now), echo) && passed < 120_000;
+            let rtt = Duration::from_millis(passed.into());
+            if plausible && passed > 0 {
+                self.rtt.sample(rtt, ack.now);
+            }
+        }
+        None
+    }
+
+    /// RFC 2883, 8985 6.2 step 4.
+    fn hear_duplicate(&mut self, ack: &Ack<'_>) {
+        let Some(range) = &ack.duplicate else { return };
+        if self.tlp.is_outstanding() {
+            // The probe was for nothing, and nothing else.
+            return;
+        }
+        self.rack.saw_duplicate(ack.una, ack.nxt);
+        if let Some(episode) = &mut self.episode
+            && range.start >= episode.began
+            && range.end <= self.point
+        {
+            episode.duplicated += range.end - range.start;
+        }
+    }
+
+    /// Whether the latest recovery was for nothing; if so, all is as it was before.
+    fn undo(&mut self, sample: &Sample, ack: &Ack<'_>, cc: &mut Congestion) -> bool {
+        let Some(episode) = &self.episode else {
+            return false;
+        };
+        // Eifel: what is acknowledged left before the first that was sent again.
+        let eifel = match (episode.first, self.stamps, ack.echo) {
+            (Some((at, end)), Some(stamps), Some(echo)) => {
+                sample.acked > 0 && ack.una >= end && older(echo, stamps.at(at))
+            }
+            _ => false,
+        };
+        let eifel = eifel && self.phase != Phase::Open;
+        let duplicated = episode.resent > 0 && episode.duplicated >= episode.resent;
+        let frto =
+            self.phase == Phase::Loss && self.sack && self.stamps.is_none() && sample.original;
+        if !(eifel || duplicated || frto) {
+            return false;
+        }
+        if self.phase != Phase::Loss {
+            self.rack.saw_reordering();
+        }
+        if self.phase != Phase::Open {
+            self.record.find_all();
+            self.phase = Phase::Open;
+        }
+        self.episode = None;
+        cc.undo();
+        true
+    }
+
+    fn end_probe(&mut self, sample: &Sample, ack: &Ack<'_>, cc: &mut Congestion) {
+        let bare = ack.repeated && sample.delivered == 0;
+        match self
+            .tlp
+            .acknowledged(ack.una, ack.duplicate.is_some(), bare)
+        {
+            Verdict::Waiting | Verdict::Done => {}
+            Verdict::Repaired => {
+                if self.phase == Phase::Open {
+                    cc.lost();
+                    cc.recovered();
+                }
+            }
+        }
+    }
+
+    /// `true`: a recovery is over.
+    fn end_phase(&mut self, una: u64, cc: &mut Congestion) -> bool {
+        if self.phase == Phase::Open || una < self.point {
+            return false;
+        }
+        if self.phase == Phase::Recovery {
+            cc.recovered();
+        }
+        self.phase = Phase::Open;
+        self.repeated = 0;
+        self.rack.recovered();
+        true
+    }
+
+    fn find_lost(&mut self, sample: &Sample, ack: &Ack<'_>, timers: &mut Timers) {
+        if self.sack {
+            self.detect(ack.now, timers);
+            return;
+        }
+        // RFC 5681 3.2, 6582 3.2.
+        let segments = sample.acked.div_ceil(self.mss);
+        self.repeated = match self.phase {
+            Phase::Open if sample.acked > 0 => 0,
+            _ => self.repeated.saturating_sub(segments.saturating_sub(1)),
+        };
+        self.repeated += u64::from(ack.repeated && self.phase != Phase::Loss);
+        let partial = self.phase == Phase::Recovery && sample.acked > 0;
+        let third = self.phase == Phase::Open && self.repeated >= DUPLICATES;
+        if partial || third {
+            self.record.lose_first(self.mss);
+        }
+    }
+
+    /// RFC 8985 6.2 step 5.
+    fn detect(&mut self, now: Instant, timers: &mut Timers) {
+        let recovering = self.phase != Phase::Open;
+        let context = (self.mss, recovering);
+        let (_, next) = self.rack.detect(&mut self.record, &self.rtt, context, now);
+        match next {
+            Some(at) => timers.set(Timer::Reorder, at),
+            None => timers.stop(Timer::Reorder),
+        }
+    }
+
+    /// A recovery begins (RFC 6937bis).
+    fn begin(&mut self, delivered: u64, ack: &Ack<'_>, cc: &mut Congestion) {
+        self.phase = Phase::Recovery;
+        self.point = ack.nxt;
+        self.tlp.give_up();
+        self.prr = Prr::new(self.pipe() + self.record.lost() + delivered);
+        self.episode = Some(Episode {
+            began: ack.una,
+            first: None,
+            resent: 0,
+            duplicated: 0,
+        });
+        cc.lost();
+    }
+
+    /// DeliveredData of RFC 6937bis; a duplicate acknowledgement without SACK delivers a segment.
+    fn delivered(&self, sample: &Sample, ack: &Ack<'_>) -> u64 {
+        match self.sack {
+            true => sample.delivered,
+            false if ack.repeated => self.mss,
+            false => sample.delivered.min(self.mss),
+        }
+    }
+
+    fn set_timers(&mut self, advanced: bool, now: Instant, timers: &mut Timers) {
+        if self.record.is_empty() {
+            timers.stop(Timer::Retransmit);
+            timers.stop(Timer::Probe);
+            timers.stop(Timer::Reorder);
+            return;
+        }
+        if advanced {
+            // RFC 6298 5.3.
+            timers.set(Timer::Retransmit, now + self.timeout());
+            self.schedule_probe(now, timers);
+        } else if self.phase != Phase::Open || self.record.sacked() > 0 {
+            timers.stop(Timer::Probe);
+        }
+    }
+
+    /// RFC 8985 7.2.
+    fn schedule_probe(&mut self, now: Instant, timers: &mut Timers) {
+        let eligible = self.phase == Phase::Open
+            && self.sack
+            && self.record.sacked() == 0
+            && self.record.in_flight() > 0
+            && !self.tlp.is_outstanding();
+        let alone = self.record.in_flight() <= self.mss;
+        let timeout = Tlp::timeout(&self.rtt, alone).filter(|_| eligible);
+        match timeout {
+            None => timers.stop(Timer::Probe),
+            Some(timeout) => {
+                let at = now + timeout;
+                let rto = timers.get(Timer::Retransmit).unwrap_or(at);
+                timers.set(Timer::Probe, at.min(rto));
+            }
+        }
+    }
+
+    // Timers.
+
+    /// The retransmission timeout has expired (RFC 6298 5.4 to 5.6).
+    pub(crate) fn timed_out(
+        &mut self,
+        nxt: u64,
+        cc: &mut Congestion,
+        now: Instant,
+        timers: &mut Timers,
+    ) {
+        let Some(first) = self.record.first() else {
+            return;
+        };
+        let una = first.start;
+        // What was said to be there and is not, was given up (RFC 2018 8).
+        let reneged = first.status == Status::Sacked;
+        let again = self.phase != Phase::Open && una < self.point;
+        cc.timed_out(!again, nxt);
+        if !again {
+            self.episode = Some(Episode {
+                began: una,
+                first: None,
+                resent: 0,
+                duplicated: 0,
+            });
+        }
+        self.phase = Phase::Loss;
+        self.point = nxt;
+        self.record.lose_all(reneged);
+        if reneged {
+            self.scoreboard.clear();
+        }
+        self.repeated = 0;
+        self.tlp.give_up();
+        self.rto.back_off();
+        timers.stop(Timer::Probe);
+        timers.stop(Timer::Reorder);
+        timers.set(Timer::Retransmit, now + self.timeout());
+    }
+
+    /// The time for reordering is over (RFC 8985 6.3).
+    pub(crate) fn reordering_is_over(
+        &mut self,
+        (una, nxt): (u64, u64),
+        cc: &mut Congestion,
+        now: Instant,
+        timers: &mut Timers,
+    ) {
+        self.detect(now, timers);
+        if self.record.lost() > 0 && self.phase == Phase::Open {
+            let ack = Ack {
+                una,
+                nxt,
+                blocks: &[],
+                duplicate: None,
+                echo: None,
+                repeated: false,
+                now,
+            };
+            self.begin(0, &ack, cc);
+        }
+        if self.phase == Phase::Recovery {
+            cc.set_window(
+                self.prr
+                    .window(0, self.pipe(), (cc.ssthresh(), self.mss, false)),
+            );
+            timers.stop(Timer::Probe);
+        }
+    }
+
+    /// The time for a tail loss probe has come (RFC 8985 7.3).
+    pub(crate) fn demand_probe(&mut self) {
+        self.tlp.due = !self.record.is_empty();
+    }
+
+    /// Packets of more than this do not pass: what left in such is sent again, and nothing is wrong with
+    /// the window (RFC 1191 6, 8201 5.4).
+    pub(crate) fn too_large(&mut self, size: usize) {
+        self.record
+            .judge(|sent| Some(usize::from(sent.size) > size));
+    }
+
+    // What leaves.
+
+    /// What is to be sent again next, if the window has room for it.
+    pub(crate) fn next(&mut self, window: u64, most: u64) -> Option<Range<u64>> {
+        let room = window.saturating_sub(self.pipe());
+        let most = most.min(room / self.mss * self.mss);
+        if most == 0 {
+            return None;
+        }
+        self.record.next_lost(most)
+    }
+
+    /// Whether something is to be sent again, now or when there is room.
+    pub(crate) fn owes(&self) -> bool {
+        self.record.lost() > 0
+    }
+
+    /// Something new has left.
+    pub(crate) fn sent(
+        &mut self,
+        range: Range<u64>,
+        size: usize,
+        now: Instant,
+        timers: &mut Timers,
+    ) {
+        let size = u16::try_from(size).unwrap_or(u16::MAX);
+        self.prr.sent(range.end - range.start);
+        let end = range.end;
+        self.record.push(range, size, now);
+        if self.tlp.due {
+            self.tlp.sent(end, false);
+            self.restart_after_probe(now, timers);
+            return;
+        }
+        if !timers.is_set(Timer::Retransmit) {
+            // RFC 6298 5.1.
+            timers.set(Timer::Retransmit, now + self.timeout());
+        }
+        self.schedule_probe(now, timers);
+    }
+
+    /// Something has left again.
+    pub(crate) fn resent(
+        &mut self,
+        range: Range<u64>,
+        size: usize,
+        now: Instant,
+        timers: &mut Timers,
+    ) {
+        let size = u16::try_from(size).unwrap_or(u16::MAX);
+        let len = range.end - range.start;
+        let head = self
+            .record
+            .first()
+            .is_some_and(|first| first.start == range.start);
+        self.prr.sent(len);
+        self.record.resent(&range, size, now);
+        if let Some(episode) = self.episode.as_mut().filter(|_| self.phase != Phase::Open) {
+            episode.resent += len;
+            episode.first.get_or_insert((now, range.end));
+        }
+        if head || !timers.is_set(Timer::Retransmit) {
+            timers.set(Timer::Retransmit, now + self.timeout());
+        }
+    }
+
+    /// What a tail loss probe is to carry, where nothing new can be sent.
+    pub(crate) fn tail(&self) -> Option<Range<u64>> {
+        self.record.tail(self.mss)
+    }
+
+    /// A tail loss probe has left with something that was sent before; all ends at `nxt`.
+    pub(crate) fn probed(
+        &mut self,
+        range: &Range<u64>,
+        nxt: u64,
+        now: Instant,
+        timers: &mut Timers,
+    ) {
+        let size = u16::try_from(self.mss).unwrap_or(u16::MAX);
+        self.record.resent(range, size, now);
+        self.tlp.sent(nxt, true);
+        self.restart_after_probe(now, timers);
+    }
+
+    fn restart_after_probe(&self, now: Instant, timers: &mut Timers) {
+        timers.stop(Timer::Probe);
+        timers.set(Timer::Retransmit, now + self.timeout());
+    }
+}

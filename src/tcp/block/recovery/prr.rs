@@ -1,0 +1,94 @@
+//! Proportional rate reduction (RFC 6937bis): during recovery as much is sent as is delivered, in
+//! the proportion by which the congestion window is to shrink. Pure.
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Prr {
+    /// prr_delivered.
+    delivered: u64,
+    /// prr_out.
+    out: u64,
+    /// RecoverFS.
+    flight: u64,
+}
+
+impl Prr {
+    /// A recovery begins with so many bytes in flight.
+    pub(crate) fn new(flight: u64) -> Prr {
+        Prr {
+            delivered: 0,
+            out: 0,
+            flight: flight.max(1),
+        }
+    }
+
+    /// So many bytes were sent.
+    pub(crate) fn sent(&mut self, bytes: u64) {
+        self.out += bytes;
+    }
+
+    /// The congestion window after an ACK that has delivered so many bytes. `pipe` is what is in flight
+    /// now; `safe`: it acknowledges something in order and shows no further loss (SafeACK).
+    pub(crate) fn window(
+        &mut self,
+        delivered: u64,
+        pipe: u64,
+        (ssthresh, mss, safe): (u64, u64, bool),
+    ) -> u64 {
+        self.delivered += delivered;
+        let more = if pipe > ssthresh {
+            let due = u128::from(self.delivered) * u128::from(ssthresh);
+            let due = u64::try_from(due.div_ceil(u128::from(self.flight))).unwrap_or(u64::MAX);
+            due.saturating_sub(self.out)
+        } else {
+            let conserve = self.delivered.saturating_sub(self.out).max(delivered);
+            let more = conserve + if safe { mss } else { 0 };
+            more.min(ssthresh - pipe)
+        };
+        // The first retransmission leaves whatever comes of it.
+        let least = if self.out == 0 { mss } else { 0 };
+        pipe + more.max(least)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 6937bis: half of what is delivered is sent, from the first ACK on.
+    #[test]
+    fn the_window_shrinks_in_proportion() {
+        let mss = 100;
+        let mut prr = Prr::new(2000);
+        let mut pipe: u64 = 1900;
+        let mut sent = 0;
+        for _ in 0..19 {
+            pipe -= 100;
+            let window = prr.window(100, pipe, (1000, mss, false));
+            while window >= pipe + mss {
+                prr.sent(mss);
+                pipe += mss;
+                sent += mss;
+            }
+        }
+        assert_eq!((sent, pipe), (1000, 1000));
+    }
+
+    #[test]
+    fn after_many_losses_the_window_grows_to_its_target() {
+        let mss = 100;
+        let mut prr = Prr::new(2000);
+        prr.sent(mss);
+        let mut pipe: u64 = 400;
+        for _ in 0..20 {
+            pipe -= 100;
+            let window = prr.window(100, pipe, (1000, mss, true));
+            assert!(window <= pipe + 200, "slow start at most");
+            while window >= pipe + mss {
+                prr.sent(mss);
+                pipe += mss;
+            }
+        }
+        assert_eq!(pipe, 1000);
+    }
+}

@@ -1,0 +1,267 @@
+//! RACK: what was sent well before something that has arrived is lost (RFC 8985 6). Pure.
+
+use super::record::{Record, Sent};
+use super::rtt::Rtt;
+use std::time::{Duration, Instant};
+
+/// Recoveries after which a wider window for reordering narrows again (RFC 8985 6.2 step 4).
+const PERSIST: u32 = 16;
+/// RFC 8985 6.2 step 4: duplicate acknowledgements after which little data is lost.
+const DUPLICATES: u64 = 3;
+
+/// What was delivered, in the order in which it left.
+#[derive(Debug, Clone, Copy)]
+struct Latest {
+    /// RACK.xmit_ts.
+    at: Instant,
+    /// RACK.end_seq.
+    end: u64,
+    /// RACK.rtt.
+    rtt: Duration,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct Rack {
+    latest: Option<Latest>,
+    /// RACK.fack: behind the last position that is delivered.
+    fack: u64,
+    /// RACK.reordering_seen.
+    reordering: bool,
+    /// RACK.dsack_round: the multiplier grows once until this is acknowledged.
+    dsack_round: Option<u64>,
+    /// RACK.reo_wnd_mult.
+    multiplier: u32,
+    /// RACK.reo_wnd_persist.
+    persist: u32,
+}
+
+impl Rack {
+    pub(crate) fn new() -> Rack {
+        Rack {
+            latest: None,
+            fack: 0,
+            reordering: false,
+            dsack_round: None,
+            multiplier: 1,
+            persist: PERSIST,
+        }
+    }
+
+    /// Behind the last position that is delivered.
+    pub(crate) fn fack(&self) -> u64 {
+        self.fack
+    }
+
+    /// Step 2: something is delivered that was not before. Nothing is concluded from what was sent again and
+    /// is said to have arrived within less than a round trip: that was the first one.
+    pub(crate) fn delivered(&mut self, sent: &Sent, rtt: &Rtt, now: Instant) {
+        let took = now.saturating_duration_since(sent.at);
+        if sent.again && rtt.least().is_some_and(|least| took < least) {
+            return;
+        }
+        let later = |latest: Latest| (sent.at, sent.end) > (latest.at, latest.end);
+        if self.latest.is_none_or(later) {
+            self.latest = Some(Latest {
+                at: sent.at,
+                end: sent.end,
+                rtt: took,
+            });
+        }
+    }
+
+    /// What has arrived last is what it was before.
+    pub(crate) fn restore(&mut self, before: &Rack) {
+        self.latest = before.latest;
+    }
+
+    /// Step 3, for the end of what is delivered.
+    pub(crate) fn advance(&mut self, to: u64) {
+        self.fack = self.fack.max(to);
+    }
+
+    /// Something that was sent once has arrived behind what was sent later.
+    pub(crate) fn saw_reordering(&mut self) {
+        self.reordering = true;
+    }
+
+    /// Step 4: a D-SACK says that something was sent again for nothing.
+    pub(crate) fn saw_duplicate(&mut self, una: u64, nxt: u64) {
+        if self.dsack_round.is_some_and(|round| una < round) {
+            return;
+        }
+        self.dsack_round = Some(nxt);
+        self.multiplier = (self.multiplier + 1).min(20);
+        self.persist = PERSIST;
+    }
+
+    /// A recovery is over.
+    pub(crate) fn recovered(&mut self) {
+        self.persist = self.persist.saturating_sub(1);
+        if self.persist == 0 {
+            self.multiplier = 1;
+        }
+    }
+
+    /// Step 4: RACK.reo_wnd.
+    fn reordering_window(
+        &self,
+        record: &Record,
+        rtt: &Rtt,
+        (mss, recovering): (u64, bool),
+    ) -> Duration {
+        if !self.reordering && (recovering || record.sacked() >= DUPLICATES * mss) {
+            return Duration::ZERO;
+        }
+        let least = rtt.least().unwrap_or_default();
+        let window = least / 4 * self.multiplier;
+        window.min(rtt.smoothed().unwrap_or_default())
+    }
+
+    /// Step 5: takes for lost what was sent long enough before. Returns how many bytes, and when more
+    /// may be.
+    pub(crate) fn detect(
+        &self,
+        record: &mut Record,
+        rtt: &Rtt,
+        context: (u64, bool),
+        now: Instant,
+    ) -> (u64, Option<Instant>) {
+        let Some(latest) = self.latest else {
+            return (0, None);
+        };
+        let window = self.reordering_window(record, rtt, context);
+        let mut deadline = None;
+        let lost = record.judge(|sent| {
+            if (sent.at, sent.end) >= (latest.at, latest.end) {
+                // What was sent once left in order: all behind it left later still.
+                return sent.again.then_some(false);
+            }
+            let due = sent.at + latest.rtt + window;
+            if due > now {
+                deadline = deadline.max(Some(due));
+            }
+            Some(due <= now)
+        });
+        (lost, deadline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, SystemClock};
+
+    const MSS: u64 = 100;
+
+    struct Flight {
+        record: Record,
+        rack: Rack,
+        rtt: Rtt,
+        start: Instant,
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    impl Flight {
+        /// Ten segments, a millisecond apart, over 40 ms.
+        fn new() -> Flight {
+            let start = SystemClock.now();
+            let mut record = Record::default();
+            for k in 0..10 {
+                record.push(k * MSS..(k + 1) * MSS, 100, start + ms(k));
+            }
+            let mut rtt = Rtt::default();
+            rtt.sample(ms(40), start);
+            Flight {
+                record,
+                rack: Rack::new(),
+                rtt,
+                start,
+            }
+        }
+
+        fn sack(&mut self, segment: u64, at: u64) -> (u64, Option<u64>) {
+            let now = self.start + ms(at);
+            let (rack, rtt) = (&mut self.rack, &self.rtt);
+            let range = segment * MSS..(segment + 1) * MSS;
+            self.record
+                .sack(&range, |sent| rack.delivered(sent, rtt, now));
+            self.rack.advance(range.end);
+            self.detect(at)
+        }
+
+        fn detect(&mut self, at: u64) -> (u64, Option<u64>) {
+            let now = self.start + ms(at);
+            let (lost, next) = self
+                .rack
+                .detect(&mut self.record, &self.rtt, (MSS, false), now);
+            let next = next.map(|next| (next - self.start).as_millis().try_into().unwrap());
+            (lost, next)
+        }
+    }
+
+    #[test]
+    fn three_segments_behind_a_hole_are_a_loss_where_nothing_overtakes() {
+        let mut flight = Flight::new();
+        assert_eq!(flight.sack(1, 41), (0, Some(50)), "a quarter of 40 ms");
+        assert_eq!(flight.sack(2, 42), (0, Some(50)));
+        assert_eq!(flight.sack(3, 43), (MSS, None));
+    }
+
+    #[test]
+    fn what_is_late_by_less_than_a_quarter_is_not_lost() {
+        let mut flight = Flight::new();
+        flight.rack.saw_reordering();
+        for k in 1..10 {
+            assert_eq!(flight.sack(k, 40 + k).0, 0);
+        }
+        assert_eq!(flight.detect(49).0, 0);
+        assert_eq!(flight.detect(50).0, MSS);
+    }
+
+    #[test]
+    fn what_was_sent_again_for_nothing_widens_the_window_for_a_while() {
+        let mut flight = Flight::new();
+        flight.rack.saw_reordering();
+        flight.rack.saw_duplicate(0, 1000);
+        flight.rack.saw_duplicate(10, 1000);
+        assert_eq!(flight.sack(1, 41).1, Some(60), "once in a round");
+        flight.rack.saw_duplicate(1000, 1000);
+        assert_eq!(flight.detect(41).1, Some(70));
+        (0..PERSIST).for_each(|_| flight.rack.recovered());
+        assert_eq!(flight.detect(41).1, Some(50));
+    }
+
+    #[test]
+    fn a_lost_retransmission_is_lost_again() {
+        let mut flight = Flight::new();
+        (1..4).for_each(|k| {
+            flight.sack(k, 40 + k);
+        });
+        let range = flight.record.next_lost(1000).unwrap();
+        assert_eq!(range, 0..MSS);
+        flight.record.resent(&range, 100, flight.start + ms(43));
+        // What left before it says nothing.
+        assert_eq!(flight.sack(9, 49), (500, None));
+        // What left behind it does.
+        let now = flight.start + ms(50);
+        flight.record.resent(&(400..500), 100, now);
+        assert_eq!(flight.sack(4, 90).0, MSS);
+    }
+
+    #[test]
+    fn what_comes_back_too_soon_was_the_first() {
+        let mut flight = Flight::new();
+        flight.record.lose_first(MSS);
+        flight.record.resent(&(0..MSS), 100, flight.start + ms(30));
+        flight.record.acknowledge(MSS, |sent| {
+            flight
+                .rack
+                .delivered(sent, &flight.rtt, flight.start + ms(45));
+        });
+        assert!(flight.rack.latest.is_none());
+    }
+}

@@ -1,0 +1,104 @@
+//! Round-trip times (RFC 6298 2, 3; RFC 8985 5.2 for the minimum). Pure.
+
+use std::time::{Duration, Instant};
+
+/// A minimum is forgotten after this time.
+const WINDOW: Duration = Duration::from_secs(30);
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rtt {
+    /// SRTT; `None` before the first sample.
+    smoothed: Option<Duration>,
+    /// RTTVAR.
+    variance: Duration,
+    /// min_RTT of the present window, and since when it holds.
+    least: Option<(Duration, Instant)>,
+    /// The least in the second half of that window, which takes its place.
+    next: Option<(Duration, Instant)>,
+}
+
+impl Rtt {
+    /// One measurement, never of a segment that was sent twice (Karn; RFC 6298 3).
+    pub(crate) fn sample(&mut self, rtt: Duration, now: Instant) {
+        self.smoothed = Some(match self.smoothed {
+            None => {
+                self.variance = rtt / 2;
+                rtt
+            }
+            Some(smoothed) => {
+                self.variance = (self.variance * 3 + smoothed.abs_diff(rtt)) / 4;
+                (smoothed * 7 + rtt) / 8
+            }
+        });
+        self.note_least(rtt, now);
+    }
+
+    /// A measurement that may be too small for the mean, but not for the minimum.
+    pub(crate) fn note_least(&mut self, rtt: Duration, now: Instant) {
+        let age = |since: Instant| now.saturating_duration_since(since);
+        match self.least {
+            Some((least, since)) if rtt > least && age(since) <= WINDOW => {
+                let late = age(since) > WINDOW / 2;
+                if late && self.next.is_none_or(|(next, _)| rtt <= next) {
+                    self.next = Some((rtt, now));
+                }
+            }
+            Some((least, _)) if rtt > least => {
+                let next = self.next.take().filter(|(next, _)| *next < rtt);
+                self.least = next.or(Some((rtt, now)));
+            }
+            Some(_) | None => {
+                self.least = Some((rtt, now));
+                self.next = None;
+            }
+        }
+    }
+
+    pub(crate) fn smoothed(&self) -> Option<Duration> {
+        self.smoothed
+    }
+
+    pub(crate) fn variance(&self) -> Duration {
+        self.variance
+    }
+
+    pub(crate) fn least(&self) -> Option<Duration> {
+        self.least.map(|(least, _)| least)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, SystemClock};
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn rfc_6298_2() {
+        let now = SystemClock.now();
+        let mut rtt = Rtt::default();
+        rtt.sample(ms(100), now);
+        assert_eq!((rtt.smoothed(), rtt.variance()), (Some(ms(100)), ms(50)));
+        rtt.sample(ms(180), now);
+        assert_eq!(rtt.smoothed(), Some(ms(110)));
+        assert_eq!(rtt.variance(), Duration::from_micros(57_500));
+        assert_eq!(rtt.least(), Some(ms(100)));
+    }
+
+    #[test]
+    fn a_minimum_is_forgotten() {
+        let start = SystemClock.now();
+        let mut rtt = Rtt::default();
+        rtt.sample(ms(10), start);
+        for second in 1..=29 {
+            rtt.sample(ms(50), start + Duration::from_secs(second));
+            assert_eq!(rtt.least(), Some(ms(10)));
+        }
+        rtt.sample(ms(50), start + Duration::from_secs(31));
+        assert_eq!(rtt.least(), Some(ms(50)));
+    }
+}
