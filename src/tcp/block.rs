@@ -11,6 +11,8 @@ pub(crate) mod auto_tune;
 pub(crate) mod congestion;
 pub(crate) mod delayed_ack;
 pub(crate) mod pace;
+#[cfg(test)]
+mod packets;
 pub(crate) mod path_mtu;
 pub(crate) mod range_set;
 pub(crate) mod receiver;
@@ -20,6 +22,7 @@ pub(crate) mod sender;
 pub(crate) mod seq;
 pub(crate) mod stamp;
 pub(crate) mod state;
+pub(crate) mod tcb;
 pub(crate) mod time_wait;
 pub(crate) mod timers;
 pub(crate) mod watch;

@@ -1,0 +1,203 @@
+//! RFC 8985, 6937bis, 6298, 3522, 5682, 3708, 6582, 3042.
+
+use super::*;
+use crate::tcp::block::recovery::Phase;
+
+fn phase(raw: &Raw) -> Phase {
+    raw.tcb.recovery_phase()
+}
+
+#[test]
+fn a_hole_is_filled_once_when_three_segments_are_behind_it() {
+    let mut raw = Raw::established(&config(), ms(50));
+    assert_eq!(raw.flight(10).len(), 10);
+    raw.pass(ms(50));
+    raw.acknowledge(0, &[(1000, 2000)]);
+    raw.acknowledge(0, &[(1000, 3000)]);
+    raw.none();
+    raw.acknowledge(0, &[(1000, 4000)]);
+    assert_eq!(places(&raw.all()), [(0, 1000)]);
+    assert_eq!(phase(&raw), Phase::Recovery);
+    raw.acknowledge(0, &[(1000, 10_000)]);
+    raw.none();
+    raw.pass(ms(50));
+    raw.acknowledge(10_000, &[]);
+    assert_eq!(phase(&raw), Phase::Open);
+    assert_eq!(raw.tcb.congestion_window(), 7000, "CUBIC");
+    assert!(raw.pass(ms(5000)).is_empty());
+}
+
+/// Known fault: a lost retransmission stalled recovery until the timeout.
+#[test]
+fn a_lost_retransmission_is_sent_again_after_a_round_trip() {
+    let mut raw = Raw::established(&config(), ms(50));
+    raw.write(30_000);
+    raw.all();
+    raw.pass(ms(50));
+    raw.acknowledge(0, &[(1000, 4000)]);
+    let first = raw.all();
+    assert_eq!(first[0].payload, 0..1000);
+    raw.acknowledge(0, &[(1000, 10_000)]);
+    let later = raw.soon();
+    assert!(!later.is_empty(), "PRR sends on");
+    raw.pass(ms(10));
+    // What left behind it has arrived.
+    let end = later[0].payload.end;
+    raw.acknowledge(0, &[(1000, end)]);
+    let all = raw.all();
+    assert_eq!(all[0].payload, 0..1000, "{all:?}");
+}
+
+/// Known fault: the last segment of an answer cost a timeout of a second.
+#[test]
+fn a_lost_end_is_found_after_two_round_trips() {
+    let mut raw = Raw::established(&config(), ms(50));
+    raw.flight(4);
+    raw.pass(ms(50));
+    raw.acknowledge(2000, &[]);
+    let all = raw.pass(ms(140));
+    assert_eq!(
+        places(&all.iter().map(|one| one.1.clone()).collect::<Vec<_>>()),
+        [(3000, 4000)]
+    );
+    assert_eq!(all[0].0.as_millis(), 100 + 102);
+    // Which shows that what is before it is lost.
+    raw.pass(ms(30));
+    raw.acknowledge(2000, &[(3000, 4000)]);
+    assert_eq!(places(&raw.all()), [(2000, 3000)]);
+}
+
+/// Known fault: a lone probe did not allow for the peer's delayed acknowledgement.
+#[test]
+fn a_lone_segment_waits_for_a_delayed_acknowledgement() {
+    let mut raw = Raw::established(&config(), ms(50));
+    raw.write(100);
+    raw.one();
+    let all = raw.pass(ms(249));
+    assert!(all.is_empty(), "{all:?}");
+    assert_eq!(raw.pass(ms(52)).len(), 1);
+}
+
+#[test]
+fn a_timeout_sends_one_segment_and_doubles() {
+    let plain = Config {
+        sack: false,
+        ..config()
+    };
+    let mut raw = Raw::established(&plain, ms(50));
+    raw.flight(10);
+    let all = raw.pass(ms(4000));
+    let at: Vec<_> = all.iter().map(|(at, _)| at.as_millis()).collect();
+    assert_eq!(at, [300, 800, 1800, 3800], "200 ms beyond the round trip");
+    assert!(all.iter().all(|(_, one)| one.payload.start == 0));
+    raw.acknowledge(1000, &[]);
+    assert_eq!(raw.soon().len(), 2, "slow start");
+}
+
+/// Eifel (RFC 3522, 4015).
+#[test]
+fn a_timeout_for_nothing_is_undone() {
+    let mut raw = Raw::established(&stamped(), ms(50));
+    raw.flight(10);
+    let echo = raw.echo;
+    let again = raw.pass(ms(700));
+    assert!(again.len() >= 2 && raw.tcb.congestion_window() == 1000);
+    // What was only late: it echoes the first transmission.
+    raw.echo = echo;
+    raw.acknowledge(10_000, &[]);
+    assert_eq!(phase(&raw), Phase::Open);
+    assert!(raw.tcb.congestion_window() >= 10_000);
+    raw.write(10_000);
+    assert_eq!(raw.soon().len(), 10);
+}
+
+/// F-RTO (RFC 5682), without timestamps.
+#[test]
+fn a_timeout_is_undone_by_what_was_sent_once() {
+    let mut raw = Raw::established(&config(), ms(50));
+    raw.flight(10);
+    raw.pass(ms(1200));
+    assert_eq!(phase(&raw), Phase::Loss);
+    raw.acknowledge(2000, &[]);
+    assert_eq!(phase(&raw), Phase::Open);
+    assert_eq!(raw.tcb.congestion_window(), 10_000 + 2000);
+    raw.none();
+}
+
+/// RFC 3708: what was sent again had arrived.
+#[test]
+fn a_recovery_for_nothing_is_undone_by_d_sack() {
+    let mut raw = Raw::established(&config(), ms(50));
+    raw.flight(10);
+    raw.pass(ms(50));
+    raw.acknowledge(0, &[(1000, 4000)]);
+    assert_eq!(places(&raw.all()), [(0, 1000)]);
+    // It was only late.
+    raw.acknowledge(10_000, &[]);
+    assert_eq!(raw.tcb.congestion_window(), 7000);
+    raw.acknowledge(10_000, &[(0, 1000)]);
+    assert_eq!(raw.tcb.congestion_window(), 10_000);
+    // From then on what is late by a quarter of a round trip is not lost.
+    raw.flight(10);
+    raw.pass(ms(50));
+    raw.acknowledge(10_000, &[(11_000, 16_000)]);
+    raw.none();
+    let later = raw.pass(ms(30));
+    assert_eq!(later[0].1.payload, 10_000..11_000);
+    assert!(later[0].0.as_millis() > 110);
+}
+
+#[test]
+fn a_recovery_for_nothing_is_undone_by_timestamps() {
+    let mut raw = Raw::established(&stamped(), ms(50));
+    raw.flight(10);
+    let echo = raw.echo;
+    raw.pass(ms(50));
+    raw.acknowledge(0, &[(1000, 4000)]);
+    assert_eq!(places(&raw.all()), [(0, 1000)]);
+    raw.echo = echo;
+    raw.acknowledge(4000, &[]);
+    assert_eq!(phase(&raw), Phase::Open);
+    assert_eq!(
+        raw.tcb.congestion_window(),
+        10_000 + 4000,
+        "as it was, and what is acknowledged"
+    );
+}
+
+/// RFC 6582 and 3042: a peer without SACK.
+#[test]
+fn without_sack_three_duplicates_are_a_loss_and_two_send_something_new() {
+    let plain = Config {
+        sack: false,
+        ..config()
+    };
+    let mut raw = Raw::established(&plain, ms(50));
+    raw.write(40_000);
+    assert_eq!(raw.all().len(), 10);
+    raw.pass(ms(50));
+    raw.acknowledge(0, &[]);
+    assert_eq!(places(&raw.all()), [(10_000, 11_000)], "limited transmit");
+    raw.acknowledge(0, &[]);
+    assert_eq!(places(&raw.soon()), [(11_000, 12_000)]);
+    raw.acknowledge(0, &[]);
+    assert_eq!(places(&raw.soon())[0], (0, 1000));
+    // A partial acknowledgement.
+    raw.acknowledge(3000, &[]);
+    assert_eq!(places(&raw.soon())[0], (3000, 4000));
+    raw.acknowledge(12_000, &[]);
+    assert_eq!(phase(&raw), Phase::Open);
+}
+
+/// RFC 2018 8: what a peer has is what it acknowledges.
+#[test]
+fn a_peer_that_gives_up_what_it_had_gets_it_again() {
+    let mut raw = Raw::established(&config(), ms(50));
+    raw.flight(4);
+    raw.pass(ms(50));
+    raw.acknowledge(0, &[(1000, 4000)]);
+    raw.all();
+    raw.acknowledge(1000, &[]);
+    let all = raw.pass(ms(2000));
+    assert_eq!(all[0].1.payload, 1000..2000, "{all:?}");
+}

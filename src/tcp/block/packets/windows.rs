@@ -1,0 +1,173 @@
+//! RFC 9293 3.8.6, 7323 2.
+
+use super::*;
+
+#[test]
+fn a_window_closes_and_opens_by_what_is_worth_it() {
+    let mut raw = Raw::established(&config(), ms(50));
+    let mut edge = THEIRS + 1 + 60_000;
+    while raw.send(ACK, MSS).kept.is_some() {
+        for ack in raw.all() {
+            assert_eq!(
+                ack.segment.ack + u32::from(ack.segment.window),
+                edge,
+                "it stays"
+            );
+        }
+    }
+    raw.seq -= 1000;
+    raw.all();
+    assert_eq!(raw.tcb.in_order(), 60_000);
+    // Byte by byte nothing is told (3.8.6.2.2).
+    for read in 1..1000 {
+        raw.tcb.read(read, false, raw.now);
+        raw.none();
+    }
+    raw.tcb.read(1000, false, raw.now);
+    let ack = raw.one().segment;
+    edge += 1000;
+    assert_eq!((ack.ack + u32::from(ack.window), ack.window), (edge, 1000));
+    raw.tcb.read(60_000, true, raw.now);
+    assert_eq!(raw.one().segment.window, 60_000);
+}
+
+/// Known fault: the first probe left at once. RFC 9293 3.8.6.1: after an RTO, then at longer intervals.
+#[test]
+fn a_closed_window_is_probed_after_an_rto() {
+    let mut raw = Raw::established(&config(), ms(50));
+    raw.window = 0;
+    raw.send(ACK, 1);
+    raw.all();
+    raw.write(3000);
+    raw.none();
+    let mut at = Vec::new();
+    for _ in 0..4 {
+        let all = raw.pass(ms(60_000).min(ms(250 << at.len())));
+        assert_eq!(all.len(), 1, "one each: {all:?}");
+        assert_eq!(all[0].1.payload, 0..1);
+        at.push(all[0].0.as_millis());
+        raw.acknowledge(0, &[]);
+        raw.none();
+    }
+    assert_eq!(at, [300, 800, 1800, 3800]);
+    assert_eq!(raw.state(), TcpState::Established);
+    // It opens: all leaves at once, from where the peer is.
+    raw.window = 5000;
+    raw.acknowledge(0, &[]);
+    assert_eq!(places(&raw.all()), [(0, 1000), (1000, 2000), (2000, 3000)]);
+}
+
+#[test]
+fn a_probe_that_is_taken_counts() {
+    let mut raw = Raw::established(&config(), ms(50));
+    raw.window = 0;
+    raw.send(ACK, 1);
+    raw.all();
+    raw.write(2);
+    raw.shutdown();
+    raw.none();
+    assert_eq!(
+        places(
+            &raw.pass(ms(300))
+                .into_iter()
+                .map(|all| all.1)
+                .collect::<Vec<_>>()
+        ),
+        [(0, 1)]
+    );
+    raw.acknowledge(1, &[]);
+    raw.none();
+    let all = raw.pass(ms(300));
+    assert!(
+        all[0].1.payload == (1..2) && all[0].1.segment.has(FIN),
+        "{all:?}"
+    );
+    raw.acknowledge(3, &[]);
+    assert_eq!(raw.state(), TcpState::FinWait2);
+    assert!(
+        raw.pass(ms(100_000)).is_empty(),
+        "an end that was taken is not probed for"
+    );
+}
+
+/// Known fault: 60 bytes left as six segments of 10. RFC 9293 3.8.6.2.1.
+#[test]
+fn no_silly_segments() {
+    let mut raw = Raw::established(&config(), ms(50));
+    raw.write(60);
+    assert_eq!(places(&raw.all()), [(0, 60)]);
+    raw.window = 10;
+    raw.acknowledge(60, &[]);
+    raw.write(60);
+    raw.none();
+    // The override.
+    let all = raw.pass(ms(300));
+    assert_eq!(all[0].1.payload, 60..70);
+    raw.window = 1000;
+    raw.acknowledge(70, &[]);
+    assert_eq!(places(&raw.all()), [(70, 120)]);
+}
+
+/// RFC 9293 3.8.6: what was offered is taken back.
+#[test]
+fn what_is_in_flight_beyond_a_window_that_shrank_is_sent_again() {
+    let mut raw = Raw::established(&config(), ms(50));
+    raw.flight(4);
+    raw.window = 500;
+    raw.acknowledge(1000, &[]);
+    raw.write(1000);
+    raw.none();
+    let all = raw.pass(ms(600));
+    assert!(
+        all.iter().any(|(_, one)| one.payload.start == 1000),
+        "{all:?}"
+    );
+    assert!(
+        all.iter().all(|(_, one)| one.payload.end <= 4000),
+        "nothing new"
+    );
+}
+
+/// RFC 7323 2.2, 2.3.
+#[test]
+fn windows_are_scaled_but_for_those_of_a_syn() {
+    let large = Config {
+        receive_buffer: 1 << 20,
+        ..config()
+    };
+    let mut raw = Raw::listening(&large);
+    let answer = raw.one().segment;
+    assert_eq!(
+        (answer.window, answer.options.window_scale),
+        (65_535, Some(5))
+    );
+    (raw.seq, raw.ack) = (THEIRS + 1, seq(0));
+    raw.send(ACK, 10);
+    assert_eq!(raw.one().segment.window, (65_535 - 10) >> 5);
+}
+
+#[test]
+fn small_writes_join_while_a_small_one_is_in_flight() {
+    let mut raw = Raw::established(&config(), ms(50));
+    raw.write(10);
+    assert_eq!(places(&raw.all()), [(0, 10)]);
+    raw.write(10);
+    raw.write(10);
+    raw.none();
+    raw.acknowledge(10, &[]);
+    assert_eq!(places(&raw.all()), [(10, 30)]);
+    raw.tcb.set_nodelay(true);
+    raw.write(10);
+    assert_eq!(places(&raw.all()), [(30, 40)]);
+}
+
+/// RFC 6928, and a packet that the link cuts.
+#[test]
+fn the_first_flight_is_ten_segments() {
+    let mut raw = Raw::established(&config(), ms(50));
+    raw.most = 64_000;
+    let all = raw.flight(40);
+    assert_eq!(all.len(), 1);
+    assert_eq!((all[0].segment.len, all[0].size), (10_000, 1000));
+    assert_eq!(raw.tcb.congestion_window(), 10_000);
+}

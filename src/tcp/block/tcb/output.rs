@@ -1,0 +1,308 @@
+//! What is to be sent, in this order: resets, the handshake, what tells of out-of-order data, what was
+//! lost, probes, new data, acknowledgements.
+
+use super::{Reset, Tcb};
+use crate::tcp::block::pace::Pacer;
+use crate::tcp::block::segment::{
+    ACK, Emission, FIN, PSH, RST, SACK_BLOCKS, SYN, Segment, SegmentOptions, Timestamps,
+};
+use crate::tcp::block::sender::Choice;
+use crate::tcp::block::state;
+use crate::tcp::block::timers::Timer;
+use crate::tcp::state::TcpState;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// RFC 9293 3.8.6.1: intervals between probes grow up to this.
+const LONGEST_PERSIST: Duration = Duration::from_secs(60);
+
+impl Tcb {
+    /// What is to be sent next; it counts as sent. `most`: bytes of payload that one packet may carry, if
+    /// the link cuts it into segments. `None`: nothing, until something happens.
+    pub(crate) fn poll_transmit(&mut self, most: usize, now: Instant) -> Option<Emission> {
+        if let Some(reset) = self.reset.take() {
+            return Some(self.emit_reset(reset));
+        }
+        match self.state {
+            TcpState::Closed | TcpState::Listen => return None,
+            TcpState::SynSent | TcpState::SynReceived => return self.emit_handshake(now),
+            _ => {}
+        }
+        if self.delayed_ack.is_due() && self.agreed.sack && self.receiver.has_blocks() {
+            return Some(self.emit_ack(now));
+        }
+        let data = state::may_send(self.state)
+            .then(|| self.emit_data(most, now))
+            .flatten();
+        data.or_else(|| self.emit_due_ack(now))
+    }
+
+    // Segments that carry nothing.
+
+    fn bare(&self, segment: Segment) -> Emission {
+        Emission {
+            segment,
+            payload: 0..0,
+            size: 0,
+            again: false,
+            dont_fragment: true,
+        }
+    }
+
+    /// RFC 9293 3.10.5 and 3.10.7.3.
+    fn emit_reset(&mut self, reset: Reset) -> Emission {
+        let segment = match reset {
+            Reset::Own => Segment {
+                seq: self.sender.bare_seq(),
+                ack: self.receiver.nxt_seq(),
+                flags: RST | ACK,
+                ..Segment::default()
+            },
+            Reset::Answer(seq) => Segment {
+                seq,
+                flags: RST,
+                ..Segment::default()
+            },
+        };
+        self.bare(segment)
+    }
+
+    fn stamps(&self, now: Instant) -> Option<Timestamps> {
+        let clock = self.stamps.as_ref()?;
+        Some(Timestamps {
+            value: clock.at(now),
+            echo: self.receiver.echo(),
+        })
+    }
+
+    /// A SYN, or SYN|ACK.
+    fn emit_handshake(&mut self, now: Instant) -> Option<Emission> {
+        if !self.handshake.due {
+            return None;
+        }
+        self.handshake.due = false;
+        let first = self.handshake.sent_at.is_none();
+        self.handshake.sent_at.get_or_insert(now);
+        let doubled = self.recovery.timeout() * (1 << self.handshake.again.min(6));
+        let wait = doubled.min(Duration::from_secs(60));
+        self.timers.set(Timer::Handshake, now + wait);
+        let answer = self.state == TcpState::SynReceived;
+        let agreed = if answer { self.agreed } else { self.offered };
+        let (flags, ack, window) = if answer {
+            let told = self.receiver.advertise_syn();
+            (SYN | ACK, told.ack, told.window)
+        } else {
+            (SYN, 0, self.receiver.syn_window())
+        };
+        let mut emission = self.bare(Segment {
+            seq: self.sender.iss(),
+            ack,
+            flags,
+            window,
+            options: SegmentOptions {
+                mss: Some(self.path.offer()),
+                window_scale: agreed.scaled.then(|| self.receiver.scale()),
+                sack_permitted: agreed.sack,
+                timestamps: self.stamps(now).filter(|_| agreed.timestamps),
+                ..SegmentOptions::default()
+            },
+            len: 0,
+        });
+        emission.again = !first;
+        Some(emission)
+    }
+
+    /// A segment with this sequence number and an acknowledgement.
+    fn head(&mut self, seq: u32, flags: u8, len: usize, now: Instant) -> Segment {
+        let told = self.receiver.advertise();
+        self.delayed_ack.sent(len > 0, now);
+        self.timers.stop(Timer::DelayedAck);
+        Segment {
+            seq,
+            ack: told.ack,
+            flags: ACK | flags,
+            window: told.window,
+            options: SegmentOptions {
+                timestamps: self.stamps(now),
+                ..SegmentOptions::default()
+            },
+            len,
+        }
+    }
+
+    fn emit_ack(&mut self, now: Instant) -> Emission {
+        let seq = self.sender.bare_seq();
+        let mut segment = self.head(seq, 0, 0, now);
+        if self.agreed.sack && self.receiver.has_blocks() {
+            let stamped = usize::from(self.agreed.timestamps);
+            segment.options.sack = self.receiver.sack(SACK_BLOCKS - stamped);
+        }
+        self.bare(segment)
+    }
+
+    fn emit_due_ack(&mut self, now: Instant) -> Option<Emission> {
+        if std::mem::take(&mut self.keep_alive_due) {
+            // RFC 9293 3.8.4: one sequence number below what the peer expects.
+            let mut emission = self.emit_ack(now);
+            emission.segment.seq = self.sender.bare_seq().wrapping_sub(1);
+            return Some(emission);
+        }
+        self.delayed_ack.is_due().then(|| self.emit_ack(now))
+    }
+
+    // Segments that carry something.
+
+    /// The range of positions as a packet: its payload, and the FIN if it reaches that.
+    fn packet(&mut self, range: Range<u64>, again: bool, now: Instant) -> Emission {
+        let payload = range.start.min(self.sender.written())..range.end.min(self.sender.written());
+        let len = usize::try_from(payload.end - payload.start).unwrap_or(0);
+        let mut flags = 0;
+        if range.end > self.sender.written() {
+            flags |= FIN;
+        }
+        if len > 0 && payload.end == self.sender.written() {
+            flags |= PSH;
+        }
+        let seq = self.sender.seq(range.start);
+        Emission {
+            segment: self.head(seq, flags, len, now),
+            payload,
+            size: self.path.mss().min(len),
+            again,
+            dont_fragment: self.path.dont_fragment(),
+        }
+    }
+
+    fn emit_data(&mut self, most: usize, now: Instant) -> Option<Emission> {
+        if self.recovery.probe_due() {
+            return self.emit_tail_probe(now);
+        }
+        let rate = self.congestion.pace(self.round_trip());
+        let mss = self.path.mss() as u64;
+        let most = (most as u64).max(mss) / mss * mss;
+        let free = self.pacer.free();
+        let most = rate.map_or(most, |rate| most.min(Pacer::burst(rate, mss).max(free)));
+        let idle = self.recovery.record().is_empty();
+        if let Some(at) = self.pacer.release(now).filter(|_| rate.is_some() && !idle) {
+            if self.recovery.owes() || self.sender.nxt() < self.sender.end() {
+                self.timers.set(Timer::Pace, at);
+            }
+            return None;
+        }
+        let emission = self
+            .emit_again(most, now)
+            .or_else(|| self.emit_new(most, now));
+        if let Some(emission) = &emission {
+            let bytes = emission.segment.len as u64;
+            self.congestion.sent(now);
+            match rate {
+                Some(rate) => self.pacer.sent(bytes, rate, now),
+                None => self.timers.stop(Timer::Pace),
+            }
+        }
+        emission
+    }
+
+    /// What was lost.
+    fn emit_again(&mut self, most: u64, now: Instant) -> Option<Emission> {
+        let window = self.congestion.window();
+        let range = self.recovery.next(window, most)?;
+        let emission = self.packet(range.clone(), true, now);
+        self.recovery
+            .resent(range, self.path.mss(), now, &mut self.timers);
+        Some(emission)
+    }
+
+    /// What was never sent, as far as both windows allow.
+    fn emit_new(&mut self, most: u64, now: Instant) -> Option<Emission> {
+        if self.recovery.owes() {
+            self.note_limit(true);
+            return None;
+        }
+        let idle = self.recovery.record().is_empty();
+        if idle && self.sender.nxt() < self.sender.end() {
+            let rto = self.recovery.timeout();
+            if self.congestion.wake(rto, now) {
+                self.pacer.allow(self.congestion.initial_burst());
+            }
+        }
+        let mss = self.path.mss() as u64;
+        let room = self
+            .congestion
+            .window()
+            .saturating_sub(self.recovery.pipe());
+        match self.sender.choose(room, (mss, most)) {
+            Choice::Send { len, fin } => {
+                self.timers.stop(Timer::Persist);
+                Some(self.send_new(len, fin, now))
+            }
+            Choice::Closed => {
+                self.note_limit(false);
+                self.persist(idle, now)
+            }
+            choice @ (Choice::Congested | Choice::Nagle | Choice::Nothing) => {
+                self.timers.stop(Timer::Persist);
+                self.sender.forget_probe();
+                self.note_limit(choice == Choice::Congested);
+                None
+            }
+        }
+    }
+
+    fn send_new(&mut self, len: u64, fin: bool, now: Instant) -> Emission {
+        let start = self.sender.nxt();
+        let range = start..start + len + u64::from(fin);
+        let again = start < self.sender.max() && len > 0;
+        let emission = self.packet(range.clone(), again, now);
+        self.sender.sent(len, fin, self.path.mss() as u64);
+        self.recovery
+            .sent(range, emission.size, now, &mut self.timers);
+        emission
+    }
+
+    /// RFC 7661 4.1.
+    fn note_limit(&mut self, limited: bool) {
+        let span = (self.sender.una(), self.sender.nxt());
+        self.congestion
+            .validate(limited, self.recovery.pipe(), span);
+    }
+
+    /// A closed window: while something is in flight its acknowledgement will tell more; else the peer is asked,
+    /// for the first time after an RTO (RFC 9293 3.8.6.1).
+    fn persist(&mut self, idle: bool, now: Instant) -> Option<Emission> {
+        if !idle {
+            return None;
+        }
+        if !self.sender.probe_due() {
+            if !self.timers.is_set(Timer::Persist) {
+                self.set_persist(now);
+            }
+            return None;
+        }
+        let start = self.sender.nxt();
+        let again = start < self.sender.max();
+        let (len, fin) = self.sender.probe();
+        let emission = self.packet(start..start + len + u64::from(fin), again, now);
+        self.set_persist(now);
+        Some(emission)
+    }
+
+    fn set_persist(&mut self, now: Instant) {
+        let doubled = self.recovery.timeout() * (1 << self.sender.probes().min(16));
+        self.timers
+            .set(Timer::Persist, now + doubled.min(LONGEST_PERSIST));
+    }
+
+    /// RFC 8985 7.3: something new if there is, and the window has room; else the last segment again.
+    fn emit_tail_probe(&mut self, now: Instant) -> Option<Emission> {
+        let mss = self.path.mss() as u64;
+        if let Choice::Send { len, fin } = self.sender.choose(u64::MAX, (mss, mss)) {
+            return Some(self.send_new(len, fin, now));
+        }
+        let range = self.recovery.tail()?;
+        let emission = self.packet(range.clone(), true, now);
+        let nxt = self.sender.nxt();
+        self.recovery.probed(&range, nxt, now, &mut self.timers);
+        Some(emission)
+    }
+}
