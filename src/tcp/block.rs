@@ -1,9 +1,76 @@
 //! The control block of one TCP connection: positions without payload.
 //!
 //! It keeps sequence numbers, windows and times; the bytes stay in the socket's buffers, and the
-//! format on the wire is elsewhere. It is being built, and not wired to connections yet: they use
-//! smoltcp's socket ([`engine`](super::engine)) behind the [`guard`](super::guard). It is compiled for
-//! its tests, and with `--cfg sosplice_tcp_block`.
+//! format on the wire is elsewhere. It is not wired to connections yet: they use smoltcp's socket
+//! ([`engine`](super::engine)) behind the [`guard`](super::guard). It is compiled for its tests, and with
+//! `--cfg sosplice_tcp_block`.
+//!
+//! | file | what |
+//! |---|---|
+//! | `tcb` | ties the others together; how it is used |
+//! | `seq`, `segment`, `range_set`, `stamp` | positions, what a segment says, sets of ranges, our timestamps |
+//! | `state` | the state machine, and its table as text |
+//! | `receiver`, `auto_tune`, `delayed_ack` | acceptance, window, acknowledgements |
+//! | `sender`, `path_mtu`, `pace` | what may leave, how large, and when |
+//! | `recovery` | what was sent when, what is lost, timeouts |
+//! | `congestion` | the congestion window |
+//! | `timers`, `watch` | times; limits and keep-alive |
+//! | `time_wait` | what remains of a connection |
+//! | `packets`, `sim` | tests: segment by segment, and a simulated path with a monitor on the wire |
+//!
+//! # What holds
+//!
+//! The tests are those of `packets` and `sim`, and of the files themselves.
+//!
+//! | standard | what | test |
+//! |---|---|---|
+//! | RFC 9293 3.3.2 | states | `the_table_is_as_it_is_written` |
+//! | RFC 9293 3.4 | sequence numbers wrap | `a_number_is_the_nearest_position` |
+//! | RFC 9293 3.5, 3.10.7.2, 3.10.7.3 | handshakes, also simultaneous ones | `three_segments`, `a_simultaneous_open_with_a_syn_ack_or_an_ack`, `a_syn_ack_may_carry_data_and_the_end` |
+//! | RFC 9293 3.5.2 | half-open connections | `a_stale_acknowledgement_is_reset_and_the_peer_asked_again` |
+//! | RFC 9293 3.6, 3.10.4 | closing | `the_fin_leaves_behind_the_last_byte_also_when_the_peer_closed_first`, `closed_by_us_first`, `closed_by_both_at_once`, `a_close_in_syn_sent_sends_nothing` |
+//! | RFC 9293 3.10.5 | abort | `an_abort_is_told` |
+//! | RFC 9293 3.10.7.4 | acceptance, trimming | `what_is_outside_the_window_is_answered_and_not_kept`, `nothing_without_an_acknowledgement` |
+//! | RFC 9293 3.7.1, 6691 | MSS | `what_a_peer_takes` |
+//! | RFC 9293 3.7.4 | Nagle, in Minshall's variant | `small_writes_join_while_a_small_one_is_in_flight` |
+//! | RFC 9293 3.8.3, 3.8.4 | user timeout, keep-alive | `unacknowledged_data_times_out`, `a_dead_peer_is_asked_and_then_given_up` |
+//! | RFC 9293 3.8.6.1 | zero-window probes | `a_closed_window_is_probed_after_an_rto`, `a_probe_that_is_taken_counts` |
+//! | RFC 9293 3.8.6.2 | no silly windows, on both sides | `no_silly_segments`, `a_window_closes_and_opens_by_what_is_worth_it` |
+//! | RFC 9293 3.8.6.3, 5681 4.2 | delayed acknowledgements | `every_second_segment_is_acknowledged_or_after_40_ms` |
+//! | RFC 1337, 6191, 9293 3.10.7.4 | TIME-WAIT | `rules_of_rfc_9293_and_1337`, `a_newer_timestamp_makes_room_rfc_6191` |
+//! | RFC 5961 3, 4, 5, 7 | resets, SYNs and data of strangers | `only_the_next_sequence_number_resets`, `a_syn_is_challenged`, `an_acknowledgement_of_what_was_never_sent_is_challenged` |
+//! | RFC 7323 2 | window scale | `windows_are_scaled_but_for_those_of_a_syn` |
+//! | RFC 7323 3, 4 | timestamps | `what_both_offer_is_agreed_on`, `a_timeout_for_nothing_is_undone` |
+//! | RFC 7323 5 | PAWS, but for what fills a hole | `what_is_older_than_the_last_timestamp_is_dropped`, `what_fills_a_hole_may_be_older` |
+//! | RFC 2018 | SACK, both sides | `out_of_order_data_is_acknowledged_at_once_the_latest_first`, `three_blocks_beside_timestamps`, `a_peer_that_gives_up_what_it_had_gets_it_again` |
+//! | RFC 2883, 3708 | D-SACK, sent and understood | `what_came_twice_is_told_once`, `a_recovery_for_nothing_is_undone_by_d_sack` |
+//! | RFC 8985 6 | RACK | `a_hole_is_filled_once_when_three_segments_are_behind_it`, `a_lost_retransmission_is_sent_again_after_a_round_trip`, `what_is_late_by_less_than_a_quarter_is_not_lost` |
+//! | RFC 8985 7 | tail loss probe | `a_lost_end_is_found_after_two_round_trips`, `a_lone_segment_waits_for_a_delayed_acknowledgement` |
+//! | RFC 6937bis | PRR | `the_window_shrinks_in_proportion` |
+//! | RFC 6298 | timeouts; the minimum is 200 ms beyond the round trip | `a_timeout_sends_one_segment_and_doubles`, `rfc_6298_2` |
+//! | RFC 3522, 4015 | Eifel | `a_timeout_for_nothing_is_undone`, `a_recovery_for_nothing_is_undone_by_timestamps` |
+//! | RFC 5682 | F-RTO, with SACK | `a_timeout_is_undone_by_what_was_sent_once` |
+//! | RFC 6582, 3042 | NewReno and limited transmit, without SACK | `without_sack_three_duplicates_are_a_loss_and_two_send_something_new` |
+//! | RFC 5681 3.1, 3465 | slow start, congestion avoidance, in bytes | `a_segment_more_in_each_round_trip_and_half_after_a_loss` |
+//! | RFC 9438 | CUBIC | `it_comes_back_to_where_it_was_after_k_seconds`, `with_a_small_window_it_is_as_reno` |
+//! | RFC 9406 | HyStart++ | `a_growing_delay_ends_slow_start_after_five_rounds`, `a_delay_that_passes_was_jitter` |
+//! | RFC 6928 | initial window | `the_initial_window_of_rfc_6928`, `the_first_flight_is_ten_segments` |
+//! | RFC 2861, 7661 | a window that is not used | `a_window_that_is_not_used_does_not_grow_and_is_forgotten` |
+//! | RFC 1191, 8201, 5927 | path MTU | `what_does_not_fit_is_sent_again_at_once`, `below_the_floor_routers_may_cut`, `only_what_quotes_something_in_flight_is_believed` |
+//! | RFC 4821, 8899 | black holes | `full_segments_that_time_out_get_smaller`, `a_black_hole_is_found_out` |
+//! | RFC 5461 | hard and soft errors | `a_hard_error_ends_an_attempt_to_connect_and_nothing_else`, `a_soft_error_that_stays_ends_an_attempt_to_connect` |
+//! | all | every byte once and in order, and an end to it | `whatever_happens_all_arrives`, `whatever_happens_on_the_path` |
+//!
+//! Bursts are paced where a round trip takes a millisecond or more
+//! (`so_much_leaves_as_the_rate_allows`); the window that is offered follows what the reader takes
+//! (`the_window_stays_ahead_of_a_sender_that_doubles`).
+//!
+//! # What does not hold yet
+//!
+//! * ECN (RFC 3168); BBR; urgent data (RFC 9293 3.8.5).
+//! * A path's MTU is remembered per connection only, and is not searched for upwards (RFC 4821 7.3).
+//! * Header prediction: each segment goes the whole way.
+//! * SACK blocks go with bare acknowledgements, never with data.
 
 #![allow(dead_code, reason = "not wired to connections yet")]
 
@@ -20,9 +87,52 @@ pub(crate) mod recovery;
 pub(crate) mod segment;
 pub(crate) mod sender;
 pub(crate) mod seq;
+#[cfg(test)]
+mod sim;
 pub(crate) mod stamp;
 pub(crate) mod state;
 pub(crate) mod tcb;
 pub(crate) mod time_wait;
 pub(crate) mod timers;
 pub(crate) mod watch;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    fn tests(folder: &Path, into: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                tests(&path, into);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let names = text
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix("fn "));
+            into.extend(names.filter_map(|rest| Some(rest.split_once('(')?.0.to_owned())));
+        }
+    }
+
+    #[test]
+    fn each_test_of_the_table_is_there() {
+        let mut known = BTreeSet::new();
+        let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tcp");
+        tests(&src.join("block"), &mut known);
+        let page = include_str!("block.rs");
+        let rows = page
+            .lines()
+            .filter(|line| line.starts_with("//! | RFC") || line.starts_with("//! | all"));
+        let mut count = 0;
+        for row in rows {
+            let named = row.rsplit('|').nth(1).unwrap();
+            for name in named.split('`').skip(1).step_by(2) {
+                assert!(known.contains(name), "no test {name}");
+                count += 1;
+            }
+        }
+        assert!(count > 60, "{count}");
+    }
+}

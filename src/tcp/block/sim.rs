@@ -1,0 +1,9 @@
+//! A simulation: two ends, a path between them, virtual time. Everything follows from a seed.
+
+pub(crate) mod monitor;
+pub(crate) mod path;
+pub(crate) mod world;
+
+mod goodput;
+mod peer;
+mod random;

@@ -1,0 +1,231 @@
+//! A monitor on the wire: for each segment that leaves an end it checks what an observer beside it
+//! may check, who sees what arrives there and what leaves.
+
+use crate::tcp::block::range_set::RangeSet;
+use crate::tcp::block::segment::{ACK, FIN, RST, SYN, Segment};
+use crate::tcp::block::seq::{Space, older};
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Monitor {
+    /// ISS and IRS, once seen.
+    ours: Option<Space>,
+    theirs: Option<Space>,
+    /// Shifts of the windows that they and we tell; `None`: no option.
+    their_scale: Option<u8>,
+    our_scale: Option<u8>,
+    /// The most that they have told: what they acknowledge, and the edge of their window.
+    their_ack: u64,
+    their_edge: u64,
+    /// The most that we have told.
+    our_ack: u64,
+    our_edge: u64,
+    /// Behind the last byte or FIN that we have sent.
+    our_end: u64,
+    our_fin: Option<u64>,
+    /// What has arrived.
+    arrived: RangeSet,
+    their_fin: Option<u64>,
+    their_stamps: BTreeSet<u32>,
+    our_stamp: Option<u32>,
+    /// When the same segment left, with nothing heard in between.
+    repeats: HashMap<u32, (Instant, Option<Duration>)>,
+    /// Bytes that left at one instant, and the most.
+    burst: (Option<Instant>, u64),
+    pub(crate) longest_burst: u64,
+    pub(crate) segments: u64,
+    pub(crate) bare_acks: u64,
+    pub(crate) again: u64,
+    pub(crate) bytes_again: u64,
+    pub(crate) small: u64,
+}
+
+impl Monitor {
+    /// The window's right edge in positions.
+    fn edge(space: Space, near: u64, segment: &Segment, scale: Option<u8>) -> u64 {
+        let ack = space.position(segment.ack, near).max(0).unsigned_abs();
+        let shift = if segment.has(SYN) {
+            0
+        } else {
+            scale.unwrap_or(0)
+        };
+        ack + (u64::from(segment.window) << shift)
+    }
+
+    /// A segment arrives.
+    pub(crate) fn arrives(&mut self, segment: &Segment) {
+        self.repeats.clear();
+        if let Some(stamps) = segment.options.timestamps {
+            self.their_stamps.insert(stamps.value);
+        }
+        if segment.has(RST) {
+            return;
+        }
+        if segment.has(SYN) {
+            self.theirs = Some(Space::new(segment.seq));
+            self.their_scale = segment.options.window_scale;
+            if !segment.has(ACK) {
+                self.their_edge = self.their_edge.max(segment.window.into());
+            }
+        }
+        if let Some(ours) = self.ours.filter(|_| segment.has(ACK)) {
+            let scale = self.their_scale.filter(|_| self.our_scale.is_some());
+            let edge = Monitor::edge(ours, self.our_end, segment, scale);
+            self.their_edge = self.their_edge.max(edge);
+            let ack = ours.position(segment.ack, self.our_end);
+            self.their_ack = self.their_ack.max(ack.max(0).unsigned_abs());
+        }
+        let Some(theirs) = self.theirs.filter(|_| !segment.has(SYN)) else {
+            return;
+        };
+        let near = self.arrived.reach(0);
+        let Ok(start) = u64::try_from(theirs.position(segment.seq, near)) else {
+            return;
+        };
+        let end = start + segment.len as u64;
+        self.arrived.insert(start..end);
+        if segment.has(FIN) {
+            self.their_fin = Some(end);
+        }
+    }
+
+    /// What of the peer is in order: bytes, and the FIN.
+    fn received(&self) -> u64 {
+        let reach = self.arrived.reach(0);
+        reach + u64::from(self.their_fin == Some(reach))
+    }
+
+    /// A segment leaves.
+    pub(crate) fn leaves(&mut self, segment: &Segment, now: Instant) {
+        self.segments += 1;
+        let occupies = segment.len > 0 || segment.flags & (SYN | FIN) != 0;
+        self.bare_acks += u64::from(!occupies);
+        self.check_stamps(segment);
+        if segment.has(SYN) {
+            self.ours.get_or_insert(Space::new(segment.seq));
+            self.our_scale = segment.options.window_scale;
+            assert_eq!(self.ours, Some(Space::new(segment.seq)), "one SYN");
+        }
+        if segment.has(RST) {
+            return;
+        }
+        if segment.has(ACK) {
+            self.check_ack(segment);
+        }
+        if occupies {
+            self.check_backoff(segment, now);
+        }
+        if !segment.has(SYN) {
+            self.check_data(segment, now);
+        }
+    }
+
+    fn check_stamps(&mut self, segment: &Segment) {
+        let Some(stamps) = segment.options.timestamps else {
+            return;
+        };
+        if let Some(before) = self.our_stamp {
+            assert!(!older(stamps.value, before), "a timestamp went back");
+        }
+        self.our_stamp = Some(stamps.value);
+        if segment.has(ACK) {
+            assert!(
+                self.their_stamps.contains(&stamps.echo),
+                "an echo of nothing"
+            );
+        }
+    }
+
+    /// ACK and window never retreat, and what is said to have arrived has.
+    fn check_ack(&mut self, segment: &Segment) {
+        let theirs = self.theirs.expect("a SYN has arrived");
+        let ack = theirs.position(segment.ack, self.our_ack);
+        let ack = u64::try_from(ack).expect("an acknowledgement of a byte before the first");
+        assert!(ack >= self.our_ack, "an ACK went back");
+        assert!(ack <= self.received(), "an ACK of what did not arrive");
+        self.our_ack = ack;
+        let scale = self.our_scale.filter(|_| self.their_scale.is_some());
+        let edge = Monitor::edge(theirs, ack, segment, scale);
+        let unit = 1 << scale.unwrap_or(0);
+        assert!(
+            edge + unit > self.our_edge || self.their_fin.is_some_and(|fin| ack > fin),
+            "a window went back from {} to {edge} (RFC 7323 2.4 allows less than {unit})",
+            self.our_edge
+        );
+        self.our_edge = self.our_edge.max(edge);
+        for (index, (start, end)) in segment.options.sack.iter().enumerate() {
+            let start = theirs.position(*start, ack);
+            let end = theirs.position(*end, ack);
+            let start = u64::try_from(start).expect("a block before the first byte");
+            let end = end.unsigned_abs();
+            assert!(start < end, "an empty block");
+            assert!(
+                self.arrived.covers(&(start..end)),
+                "a block of what did not arrive"
+            );
+            assert!(
+                index == 0 || start > ack,
+                "only the first block tells of duplicates"
+            );
+        }
+    }
+
+    /// What is sent again without an answer is sent at longer and longer intervals, after a probe.
+    fn check_backoff(&mut self, segment: &Segment, now: Instant) {
+        let Some((at, interval)) = self.repeats.get(&segment.seq).copied() else {
+            self.repeats.insert(segment.seq, (now, None));
+            return;
+        };
+        let passed = now - at;
+        if let Some(interval) = interval {
+            assert!(
+                passed + Duration::from_millis(1) >= interval,
+                "sent again after {passed:?}, and before that after {interval:?}"
+            );
+        }
+        self.repeats.insert(segment.seq, (now, Some(passed)));
+    }
+
+    fn check_data(&mut self, segment: &Segment, now: Instant) {
+        let ours = self.ours.expect("our SYN has left");
+        let start = ours.position(segment.seq, self.our_end);
+        if segment.len == 0 && !segment.has(FIN) {
+            // Where the peer expects it, and a keep-alive one before.
+            assert!(
+                start + 1 >= signed(self.their_ack),
+                "a bare ACK of old: {start}"
+            );
+            return;
+        }
+        let start = start.unsigned_abs();
+        let end = start + segment.len as u64;
+        let probe = segment.len <= 1 && start >= self.their_edge;
+        assert!(
+            probe || end + u64::from(segment.has(FIN)) <= self.their_edge,
+            "{end} is beyond the edge at {}",
+            self.their_edge
+        );
+        if let Some(fin) = self.our_fin {
+            assert!(end <= fin, "data behind the FIN");
+        }
+        if segment.has(FIN) {
+            assert_eq!(*self.our_fin.get_or_insert(end), end, "one FIN");
+        }
+        if start < self.our_end {
+            self.again += 1;
+            self.bytes_again += segment.len as u64;
+        }
+        self.our_end = self.our_end.max(end + u64::from(segment.has(FIN)));
+        if self.burst.0 != Some(now) {
+            self.burst = (Some(now), 0);
+        }
+        self.burst.1 += segment.len as u64;
+        self.longest_burst = self.longest_burst.max(self.burst.1);
+    }
+}
+
+fn signed(position: u64) -> i64 {
+    i64::try_from(position).expect("small numbers")
+}
