@@ -5,7 +5,12 @@
 //! cut them. One of IPv6 that says less than 1280 is not believed (RFC 8201 4).
 //!
 //! RFC 4821 and 8899 for routers that say nothing: when full segments time out twice in a row, they
-//! get smaller step by step. Pure.
+//! get smaller step by step. That may have been an outage, so the former size is tried again, with one
+//! segment, once the path carries the smaller one, and then every ten minutes. Pure: time is an
+//! argument.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
 /// Linux's `min_pmtu`.
 const LEAST_V4: usize = 552;
@@ -17,6 +22,8 @@ const LEAST_TOLD: usize = 68;
 const BASE: usize = 1064;
 /// Timeouts in a row after which packets are suspected.
 const SUSPECT_AFTER: u32 = 2;
+/// RFC 4821 7.6, 8899 5.1.1: a size that did not pass is tried again after this time.
+const TRY_AGAIN: Duration = Duration::from_secs(600);
 /// No peer makes our segments smaller than this, or a few bytes would cost as many packets
 /// (CVE-2019-11479). FreeBSD's `net.inet.tcp.minmss`.
 const LEAST_MSS: u16 = 216;
@@ -37,6 +44,20 @@ pub(crate) struct PathMtu {
     /// Bytes of options in each segment.
     options: usize,
     dont_fragment: bool,
+    /// A router has said what passes: those on this path do.
+    told: bool,
+    suspicion: Option<Suspicion>,
+}
+
+/// Packets got smaller, and nobody has said so.
+#[derive(Debug, Clone)]
+struct Suspicion {
+    /// What they were before.
+    mtu: usize,
+    /// When that is tried again.
+    at: Option<Instant>,
+    /// Positions of the segment that tries it.
+    probe: Option<Range<u64>>,
 }
 
 impl PathMtu {
@@ -48,6 +69,8 @@ impl PathMtu {
             peer: if v6 { DEFAULT_V6 } else { DEFAULT_V4 },
             options: 0,
             dont_fragment: true,
+            told: false,
+            suspicion: None,
         }
     }
 
@@ -76,7 +99,11 @@ impl PathMtu {
 
     /// Bytes of payload in a full segment (Eff.snd.MSS).
     pub(crate) fn mss(&self) -> usize {
-        let path = self.mtu.saturating_sub(self.headers());
+        self.mss_of(self.mtu)
+    }
+
+    fn mss_of(&self, mtu: usize) -> usize {
+        let path = mtu.saturating_sub(self.headers());
         path.min(self.peer.into())
             .saturating_sub(self.options)
             .max(1)
@@ -105,19 +132,69 @@ impl PathMtu {
             self.dont_fragment = false;
         }
         self.mtu = self.mtu.min(told.max(self.least()));
+        self.told = true;
+        self.suspicion = None;
         before != (self.mss(), self.dont_fragment)
     }
 
     /// Segments of this size have timed out so many times in a row. `true`: they get smaller.
     pub(crate) fn timed_out(&mut self, timeouts: u32, size: usize) -> bool {
         let full = size >= self.mss();
-        if timeouts < SUSPECT_AFTER || !full || self.mtu <= self.least() {
+        if timeouts < SUSPECT_AFTER || !full || self.told || self.mtu <= self.least() {
             return false;
         }
+        let before = self.suspicion.as_ref().map_or(self.mtu, |one| one.mtu);
+        self.suspicion = Some(Suspicion {
+            mtu: before,
+            at: None,
+            probe: None,
+        });
         self.mtu = match self.mtu {
             mtu if mtu > BASE.max(self.least()) => BASE.max(self.least()),
             mtu => (mtu / 2).max(self.least()),
         };
+        true
+    }
+
+    // The former size once more (RFC 4821 7.3).
+
+    /// Bytes of payload of a segment that is to try the former size now.
+    pub(crate) fn probe_size(&self, now: Instant) -> Option<usize> {
+        let suspicion = self.suspicion.as_ref()?;
+        let due = suspicion.probe.is_none() && suspicion.at.is_some_and(|at| at <= now);
+        due.then(|| self.mss_of(suspicion.mtu))
+    }
+
+    /// That segment has left.
+    pub(crate) fn probe_sent(&mut self, range: Range<u64>) {
+        if let Some(suspicion) = &mut self.suspicion {
+            suspicion.probe = Some(range);
+        }
+    }
+
+    /// Something is sent again.
+    pub(crate) fn resent(&mut self, range: &Range<u64>, now: Instant) {
+        let Some(suspicion) = &mut self.suspicion else {
+            return;
+        };
+        let overlaps = |probe: &Range<u64>| probe.start < range.end && range.start < probe.end;
+        if suspicion.probe.take_if(|probe| overlaps(probe)).is_some() {
+            suspicion.at = Some(now + TRY_AGAIN);
+        }
+    }
+
+    /// All below a position is acknowledged. `true`: the former size passes.
+    pub(crate) fn acknowledged(&mut self, una: u64, now: Instant) -> bool {
+        let Some(suspicion) = &mut self.suspicion else {
+            return false;
+        };
+        // The smaller size passes.
+        suspicion.at.get_or_insert(now);
+        if suspicion.probe.as_ref().is_none_or(|probe| una < probe.end) {
+            return false;
+        }
+        self.mtu = suspicion.mtu;
+        self.suspicion = None;
         true
     }
 }
@@ -125,6 +202,36 @@ impl PathMtu {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::{Clock, SystemClock};
+
+    #[test]
+    fn the_former_size_is_tried_again() {
+        let now = SystemClock.now();
+        let mut path = PathMtu::new(1500, false);
+        path.agree(Some(1460), 0);
+        assert!(path.timed_out(2, 1460) && path.timed_out(3, 1024));
+        assert_eq!((path.mss(), path.probe_size(now)), (512, None));
+        assert!(
+            !path.acknowledged(512, now),
+            "the path carries the smaller one"
+        );
+        assert_eq!(path.probe_size(now), Some(1460));
+        path.probe_sent(1000..2460);
+        assert_eq!(path.probe_size(now), None);
+        // It is lost.
+        path.resent(&(0..1000), now);
+        path.resent(&(2000..2512), now);
+        assert!(!path.acknowledged(3000, now));
+        assert_eq!(path.probe_size(now + TRY_AGAIN / 2), None);
+        assert_eq!(path.probe_size(now + TRY_AGAIN), Some(1460));
+        path.probe_sent(3000..4460);
+        assert!(!path.acknowledged(4000, now));
+        assert!(path.acknowledged(4460, now));
+        assert_eq!(path.mss(), 1460);
+        // Where routers talk, nothing is suspected.
+        path.too_big(1400);
+        assert!(!path.timed_out(5, 1360));
+    }
 
     #[test]
     fn what_routers_say() {

@@ -252,6 +252,20 @@ impl Receiver {
         cut
     }
 
+    /// Where memory is short, payload is dropped as if it had been lost behind its header.
+    pub(crate) fn decline(&mut self, cut: Cut) -> Cut {
+        if self.appetite != Appetite::Nothing || cut.len == 0 {
+            return cut;
+        }
+        self.declined = true;
+        Cut {
+            occupies: false,
+            len: 0,
+            fin: false,
+            ..cut
+        }
+    }
+
     /// PAWS (RFC 7323 5.3 R1): the segment is older than what was last in order.
     ///
     /// One that fills a hole may be: it was overtaken, also by what was sent again and set TS.Recent
@@ -427,8 +441,12 @@ impl Receiver {
             return false;
         }
         let open = self.adv.saturating_sub(self.nxt);
-        let most = self.tune.window() / if idle { 4 } else { 2 };
-        growth >= open || growth >= most
+        let window = self.tune.window();
+        let (least, most) = match idle {
+            true => (0, window / 4),
+            false => ((window / 4).min(2 * self.mss as u64), window / 2),
+        };
+        growth >= least && (growth >= open || growth >= most)
     }
 
     // What is told of out-of-order data.

@@ -396,13 +396,13 @@ impl Tcb {
     /// Nothing is written any more (RFC 9293 3.10.4). Before the connection is established that waits.
     pub(crate) fn shutdown(&mut self, now: Instant) {
         self.wants_close = true;
-        self.close(now);
+        self.close();
+        self.settle(now);
     }
 
-    fn close(&mut self, now: Instant) {
+    fn close(&mut self) {
         if self.wants_close && self.change(Event::Close) {
             self.sender.close();
-            self.settle(now);
         }
     }
 
@@ -425,7 +425,7 @@ impl Tcb {
             self.state,
             SynReceived | Established | FinWait1 | FinWait2 | CloseWait | Closing | LastAck
         );
-        if told && cause != Cause::NetworkDown {
+        if told {
             self.reset = Some(Reset::Own);
         }
         self.end(cause);
@@ -474,8 +474,13 @@ impl Tcb {
         self.timers.next().into_iter().chain(watch).min()
     }
 
-    /// Does what is due.
-    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+    /// When a limit is reached: all that counts behind a full link.
+    pub(crate) fn limit(&self) -> Option<Instant> {
+        self.watch.deadline(self.state)
+    }
+
+    /// Does what limits ask for, and nothing else that is due.
+    pub(crate) fn handle_limits(&mut self, now: Instant) {
         if let Some(due) = self.watch.due(self.state, now) {
             match due {
                 Due::Probe => self.keep_alive_due = true,
@@ -485,6 +490,11 @@ impl Tcb {
                 }
             }
         }
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.handle_limits(now);
         for timer in Timer::ALL {
             if self.timers.take_due(timer, now) {
                 self.expire(timer, now);

@@ -9,6 +9,9 @@ const PERSIST: u32 = 16;
 /// RFC 8985 6.2 step 4: duplicate acknowledgements after which little data is lost.
 const DUPLICATES: u64 = 3;
 
+/// Below the round trip of a fast path there is reordering too, and timers are no finer.
+const GRAIN: Duration = Duration::from_millis(1);
+
 /// What was delivered, in the order in which it left.
 #[derive(Debug, Clone, Copy)]
 struct Latest {
@@ -115,7 +118,7 @@ impl Rack {
         }
         let least = rtt.least().unwrap_or_default();
         let window = least / 4 * self.multiplier;
-        window.min(rtt.smoothed().unwrap_or_default())
+        window.min(rtt.smoothed().unwrap_or_default()).max(GRAIN)
     }
 
     /// Step 5: takes for lost what was sent long enough before. Returns how many bytes, and when more

@@ -150,6 +150,8 @@ fn an_outage_is_over_soon() {
         let clean = took(&download(5_000_000, path(50.0, 1.0), path(50.0, 4.0), 1));
         let wasted = took(&world) - clean;
         assert!(wasted <= outage.1.mul_f64(2.2), "{seconds} s: {wasted:?}");
+        let mss = world.ends[1].tcb.as_ref().unwrap().mss();
+        assert_eq!(mss, 1448, "it was no black hole");
     }
 }
 
@@ -162,7 +164,9 @@ fn a_black_hole_is_found_out() {
             ..path(50.0, 1.0)
         };
         let world = download(500_000, there, path(50.0, 4.0), 1);
-        assert!(took(&world) < ms(4000.0), "{mtu}: {:?}", took(&world));
+        assert!(took(&world) < ms(5000.0), "{mtu}: {:?}", took(&world));
+        let mss = world.ends[1].tcb.as_ref().unwrap().mss();
+        assert!(mss + 52 <= mtu);
     }
 }
 

@@ -132,7 +132,7 @@ impl Tcb {
         self.watch.established();
         self.news.push(News::Established);
         // What was closed before.
-        self.close(now);
+        self.close();
     }
 
     /// RFC 9293 3.10.7.4, in its order.
@@ -186,6 +186,7 @@ impl Tcb {
             };
         }
         // Seventh and eighth, the payload and the FIN.
+        let cut = self.receiver.decline(cut);
         let kept = self.receive(segment, &cut, now);
         Taken {
             kept,
@@ -308,6 +309,9 @@ impl Tcb {
         let new = self.sender.acknowledge(position);
         if new {
             self.timers.stop(Timer::Persist);
+            if self.path.acknowledged(position, now) {
+                self.apply_mss();
+            }
         }
         let moved = self.sender.hear_window(cut.start, position, segment.window);
         self.watch.heard(new, now);

@@ -3,6 +3,7 @@
 
 use super::{Reset, Tcb};
 use crate::tcp::block::pace::Pacer;
+use crate::tcp::block::recovery::Phase;
 use crate::tcp::block::segment::{
     ACK, Emission, FIN, PSH, RST, SACK_BLOCKS, SYN, Segment, SegmentOptions, Timestamps,
 };
@@ -207,6 +208,7 @@ impl Tcb {
     fn emit_again(&mut self, most: u64, now: Instant) -> Option<Emission> {
         let window = self.congestion.window();
         let range = self.recovery.next(window, most)?;
+        self.path.resent(&range, now);
         let emission = self.packet(range.clone(), true, now);
         self.recovery
             .resent(range, self.path.mss(), now, &mut self.timers);
@@ -231,6 +233,11 @@ impl Tcb {
             .congestion
             .window()
             .saturating_sub(self.recovery.pipe());
+        if let Some(size) = self.path.probe_size(now)
+            && let Some(emission) = self.emit_larger(size, room, now)
+        {
+            return Some(emission);
+        }
         match self.sender.choose(room, (mss, most)) {
             Choice::Send { len, fin } => {
                 self.timers.stop(Timer::Persist);
@@ -249,11 +256,30 @@ impl Tcb {
         }
     }
 
+    /// A segment that is larger than the path is known to carry (RFC 4821 7.3): among others, or its
+    /// loss would cost a timeout.
+    fn emit_larger(&mut self, size: usize, room: u64, now: Instant) -> Option<Emission> {
+        let len = size as u64;
+        let start = self.sender.nxt();
+        let queued = self.sender.written() - start.min(self.sender.written());
+        let usable = self.sender.edge().saturating_sub(start);
+        let enough = 4 * len <= queued.min(usable) && room >= self.path.mss() as u64;
+        if !enough || self.recovery.phase() != Phase::Open {
+            return None;
+        }
+        let mut emission = self.packet(start..start + len, false, now);
+        emission.size = size;
+        self.path.probe_sent(start..start + len);
+        self.sender.sent(len, false, len);
+        self.recovery
+            .sent(start..start + len, size, now, &mut self.timers);
+        Some(emission)
+    }
+
     fn send_new(&mut self, len: u64, fin: bool, now: Instant) -> Emission {
         let start = self.sender.nxt();
         let range = start..start + len + u64::from(fin);
-        let again = start < self.sender.max() && len > 0;
-        let emission = self.packet(range.clone(), again, now);
+        let emission = self.packet(range.clone(), false, now);
         self.sender.sent(len, fin, self.path.mss() as u64);
         self.recovery
             .sent(range, emission.size, now, &mut self.timers);
@@ -280,9 +306,9 @@ impl Tcb {
             return None;
         }
         let start = self.sender.nxt();
-        let again = start < self.sender.max();
         let (len, fin) = self.sender.probe();
-        let emission = self.packet(start..start + len + u64::from(fin), again, now);
+        // The byte of a probe tells nothing but that there is more: it is never one that is sent again.
+        let emission = self.packet(start..start + len + u64::from(fin), false, now);
         self.set_persist(now);
         Some(emission)
     }
