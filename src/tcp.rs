@@ -21,12 +21,15 @@
 //! | `time_wait` | what remains of it |
 //! | `host` | what it needs of the stack |
 //! | `block` | the control block that is to take the place of engine and guard |
+//! | `direct` | a connection's state and its service step over that, in the place of `tcb` |
 
 mod ack;
 pub(crate) mod ahead;
 #[cfg(any(test, sosplice_tcp_block))]
 pub(crate) mod block;
 pub(crate) mod conn;
+#[cfg(any(test, sosplice_tcp_block))]
+pub(crate) mod direct;
 pub(crate) mod engine;
 pub(crate) mod guard;
 pub(crate) mod host;

@@ -148,6 +148,7 @@ pub(super) fn segment(tuple: Tuple, header: Header) -> Segment {
         payload_len: 0,
         sack: None,
         looped: false,
+        timestamps: None,
     }
 }
 

@@ -319,6 +319,7 @@ mod tests {
             tuple,
             snd_nxt: 7,
             rcv_nxt: 0,
+            timestamps: None,
         };
         (stack.shared().table.conn(&tuple), record)
     }

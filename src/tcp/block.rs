@@ -1,9 +1,9 @@
 //! The control block of one TCP connection: positions without payload.
 //!
 //! It keeps sequence numbers, windows and times; the bytes stay in the socket's buffers, and the
-//! format on the wire is elsewhere. It is not wired to connections yet: they use smoltcp's socket
-//! ([`engine`](super::engine)) behind the [`guard`](super::guard). It is compiled for its tests, and with
-//! `--cfg sosplice_tcp_block`.
+//! format on the wire is elsewhere. Connections use smoltcp's socket ([`engine`](super::engine)) behind
+//! the [`guard`](super::guard), unless the crate is built with `--cfg sosplice_tcp_block`: then
+//! [`direct`](super::direct) runs them over this.
 //!
 //! | file | what |
 //! |---|---|
@@ -57,7 +57,7 @@
 //! | RFC 6928 | initial window | `the_initial_window_of_rfc_6928`, `the_first_flight_is_ten_segments` |
 //! | RFC 2861, 7661 | a window that is not used | `a_window_that_is_not_used_does_not_grow_and_is_forgotten` |
 //! | RFC 1191, 8201, 5927 | path MTU | `what_does_not_fit_is_sent_again_at_once`, `below_the_floor_routers_may_cut`, `only_what_quotes_something_in_flight_is_believed` |
-//! | RFC 4821, 8899 | black holes | `full_segments_that_time_out_get_smaller`, `a_black_hole_is_found_out` |
+//! | RFC 4821, 8899 | black holes | `full_segments_that_time_out_get_smaller`, `a_black_hole_is_found_out`, `the_former_size_is_tried_again` |
 //! | RFC 5461 | hard and soft errors | `a_hard_error_ends_an_attempt_to_connect_and_nothing_else`, `a_soft_error_that_stays_ends_an_attempt_to_connect` |
 //! | all | every byte once and in order, and an end to it | `whatever_happens_all_arrives`, `whatever_happens_on_the_path` |
 //!
@@ -68,11 +68,12 @@
 //! # What does not hold yet
 //!
 //! * ECN (RFC 3168); BBR; urgent data (RFC 9293 3.8.5).
-//! * A path's MTU is remembered per connection only, and is not searched for upwards (RFC 4821 7.3).
+//! * A path's MTU is remembered per connection only, and is not searched for upwards beyond what was
+//!   given up without a router's word (RFC 4821 7.3).
 //! * Header prediction: each segment goes the whole way.
 //! * SACK blocks go with bare acknowledgements, never with data.
 
-#![allow(dead_code, reason = "not wired to connections yet")]
+#![allow(dead_code, reason = "what only tests ask, and what is not wired yet")]
 
 pub(crate) mod auto_tune;
 pub(crate) mod congestion;

@@ -22,12 +22,16 @@
 //! 7. Events are told when the connection is free again: a subscriber may use it. What two owners have
 //!    to tell may then come in another order.
 
+#[cfg(sosplice_tcp_block)]
+use super::direct::Direct as Tcb;
 use super::engine::Engine;
 use super::host::{Home, Host, Sent};
 use super::icmp::IcmpError;
 use super::options::Options;
 use super::state::TcpState;
-use super::tcb::{Done, Ending, Env, Tcb, Work};
+#[cfg(not(sosplice_tcp_block))]
+use super::tcb::Tcb;
+use super::tcb::{Done, Ending, Env, Work};
 use super::wire::{Segment, Tuple};
 use crate::events::tell;
 use crate::lock::{self, CONNECTION, Guard, LEAF};
@@ -131,6 +135,7 @@ pub(crate) struct ConnConfig {
     pub(crate) rcv_ring: usize,
     pub(crate) wire_iss: u32,
     pub(crate) ack_delay: Option<Duration>,
+    #[cfg_attr(sosplice_tcp_block, expect(dead_code, reason = "the engine's"))]
     pub(crate) epoch: Instant,
     pub(crate) is_inbound: bool,
 }
@@ -145,16 +150,8 @@ impl Conn {
     ) -> Arc<Conn> {
         let mtu = host.link(config.home).capabilities().mtu;
         let now = host.now();
-        let mut tcb = Tcb::new(
-            tuple,
-            engine,
-            (config.rcv_ring, mtu),
-            config.wire_iss,
-            (options.limits(), config.ack_delay),
-            (config.epoch, now),
-        );
-        tcb.vigil.set(options.keep_alive(), now);
-        let state = TcpState::of_engine(tcb.state());
+        let tcb = owned(tuple, engine, (config, &options), (mtu, now));
+        let state = tcb.tcp_state();
         Arc::new_cyclic(|me| Conn {
             me: me.clone(),
             tuple,
@@ -203,7 +200,7 @@ impl Conn {
         let moved = u64::try_from(moved.as_nanos()).unwrap_or(u64::MAX);
         self.publish_state(match done {
             Some(Done::TimeWait(_)) => TcpState::TimeWait,
-            Some(Done::Closed(_)) | None => TcpState::of_engine(tcb.state()),
+            Some(Done::Closed(_)) | None => tcb.tcp_state(),
         });
         self.gauge.moved.store(moved, Ordering::Relaxed);
         let ahead = tcb.store_memory();
@@ -371,7 +368,7 @@ impl Conn {
             return true;
         }
         // Before anybody is told of what the segments have brought.
-        self.publish_state(TcpState::of_engine(tcb.state()));
+        self.publish_state(tcb.tcp_state());
         let served = tcb.serve(work, &env);
         self.publish(tcb, served.done.as_ref());
         news.established |= served.established;
@@ -430,6 +427,37 @@ impl Conn {
         let ops = std::mem::take(&mut tcb.tap.ops);
         (tcb.engine_config, ops)
     }
+}
+
+/// What a connection is run by. The engine, and what goes with it, behind a guard.
+#[cfg(not(sosplice_tcp_block))]
+fn owned(
+    tuple: Tuple,
+    engine: Engine,
+    (config, options): (&ConnConfig, &Options),
+    (mtu, now): (usize, Instant),
+) -> Tcb {
+    let mut tcb = Tcb::new(
+        tuple,
+        engine,
+        (config.rcv_ring, mtu),
+        config.wire_iss,
+        (options.limits(), config.ack_delay),
+        (config.epoch, now),
+    );
+    tcb.vigil.set(options.keep_alive(), now);
+    tcb
+}
+
+/// What a connection is run by: the control block. Of the engine only the size of packets is asked.
+#[cfg(sosplice_tcp_block)]
+fn owned(
+    tuple: Tuple,
+    engine: Engine,
+    (config, options): (&ConnConfig, &Options),
+    (mtu, now): (usize, Instant),
+) -> Tcb {
+    Tcb::new(tuple, (config, options), (mtu, engine.mtu()), now)
 }
 
 impl Drop for Conn {

@@ -15,8 +15,13 @@
 //! * I6 an emitted payload lies within `so_snd`.
 //! * I7 an engine that takes the place of another is where that one was ([`rest`]).
 
+#![cfg_attr(
+    sosplice_tcp_block,
+    allow(dead_code, reason = "the control block is used in its place")
+)]
+
 mod deadlines;
-mod outlet;
+pub(super) mod outlet;
 mod repair;
 mod rest;
 
@@ -30,6 +35,7 @@ use super::limits::Limits;
 use super::memory::{Account, Appetite, Memory};
 use super::options::Options;
 use super::recovery::Recovery;
+use super::state::TcpState;
 use super::store::Store;
 use super::time_wait::TimeWait;
 use super::wire::{FIN, Header, RST, Segment, Tuple};
@@ -117,27 +123,28 @@ pub(crate) enum Done {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ending {
     /// The state before.
-    before: State,
-    event: Event,
+    pub(super) before: TcpState,
+    /// What `so_error` says.
+    pub(super) error: Option<SoError>,
 }
 
 impl Ending {
     /// What `so_error` says.
     pub(crate) fn error(self) -> Option<SoError> {
-        closed_by(self.before, self.event)
+        self.error
     }
 
     /// It never stood (RFC 4022, tcpAttemptFails).
     pub(crate) fn failed(self) -> bool {
         matches!(
             self.before,
-            State::Listen | State::SynSent | State::SynReceived
+            TcpState::Listen | TcpState::SynSent | TcpState::SynReceived
         )
     }
 
     /// It stood, and nobody has closed it on this side (RFC 4022, tcpEstabResets).
     pub(crate) fn reset(self) -> bool {
-        matches!(self.before, State::Established | State::CloseWait)
+        matches!(self.before, TcpState::Established | TcpState::CloseWait)
     }
 }
 
@@ -307,6 +314,11 @@ impl Tcb {
             rest: None,
             rose: now,
         }
+    }
+
+    /// The state, as others see it.
+    pub(crate) fn tcp_state(&self) -> TcpState {
+        TcpState::of_engine(self.state())
     }
 
     /// The engine's state; CLOSED when it is gone.
@@ -942,6 +954,7 @@ impl Tcb {
                     .snd_max_seq()
                     .wrapping_add(self.offset.unwrap_or(0)),
                 rcv_nxt: self.guard.rcv_nxt_seq(),
+                timestamps: None,
             };
             self.finish(None, env);
             return Some(Done::TimeWait(record));
@@ -953,8 +966,8 @@ impl Tcb {
             return None;
         }
         let ending = Ending {
-            before: self.before_end,
-            event,
+            before: TcpState::of_engine(self.before_end),
+            error: closed_by(self.before_end, event),
         };
         env.counters.attempts_failed.add(u64::from(ending.failed()));
         env.counters.resets.add(u64::from(ending.reset()));
@@ -979,7 +992,7 @@ impl Tcb {
 }
 
 /// References to `len` bytes behind the first `skip`.
-fn cut(payload: &[Buf], mut skip: usize, mut len: usize) -> Gather {
+pub(super) fn cut(payload: &[Buf], mut skip: usize, mut len: usize) -> Gather {
     let mut part = Gather::new();
     for buf in payload {
         if len == 0 {

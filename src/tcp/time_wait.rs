@@ -9,6 +9,8 @@ pub(crate) struct TimeWait {
     pub(crate) tuple: Tuple,
     pub(crate) snd_nxt: u32,
     pub(crate) rcv_nxt: u32,
+    /// TSval and TSecr of its acknowledgements, with timestamps (RFC 7323 3.2).
+    pub(crate) timestamps: Option<(u32, u32)>,
 }
 
 /// What a segment means to a connection in TIME-WAIT.
@@ -32,7 +34,8 @@ impl TimeWait {
             return Answer::Ignore;
         }
         if header.has(SYN) {
-            let larger = ahead >= 0 && !header.has(ACK);
+            // One that also ends is none that opens.
+            let larger = ahead >= 0 && header.flags & (ACK | FIN) == 0;
             return if larger {
                 Answer::MakeRoom
             } else {
@@ -64,13 +67,11 @@ impl TimeWait {
         let tuple = &self.tuple;
         let mut out = [0; MAX_CANONICAL];
         let from = (tuple.local, tuple.local_port);
-        let len = wire::compose(
-            &mut out,
-            from,
-            (tuple.remote, tuple.remote_port),
-            &header,
-            0,
-        );
+        let to = (tuple.remote, tuple.remote_port);
+        let mut len = wire::compose(&mut out, from, to, &header, 0);
+        if let Some(timestamps) = self.timestamps {
+            len = wire::add_timestamps(&mut out, tuple.ip_header_len(), timestamps);
+        }
         wire::finish(
             &mut out[..len],
             tuple.ip_header_len(),
@@ -97,6 +98,7 @@ mod tests {
             tuple,
             snd_nxt: 1000,
             rcv_nxt: u32::MAX,
+            timestamps: None,
         };
         let segment = |seq: u32, flags: u8| Header {
             seq,
@@ -110,6 +112,11 @@ mod tests {
             record.answer(&segment(5, SYN), 0),
             Answer::MakeRoom,
             "larger, wrapped"
+        );
+        assert_eq!(
+            record.answer(&segment(5, SYN | FIN), 0),
+            Answer::Acknowledge { restart: false },
+            "what opens and closes opens nothing"
         );
         assert_eq!(
             record.answer(&segment(u32::MAX - 9, SYN), 0),

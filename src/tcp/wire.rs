@@ -89,6 +89,12 @@ pub(crate) struct Segment {
     pub(crate) sack: Option<Box<[(u32, u32)]>>,
     /// It was sent by this host to itself, and did not come by a link.
     pub(crate) looped: bool,
+    /// TSval and TSecr (RFC 7323 3.2).
+    #[cfg_attr(
+        not(any(test, sosplice_tcp_block)),
+        expect(dead_code, reason = "the engine has none")
+    )]
+    pub(crate) timestamps: Option<(u32, u32)>,
 }
 
 /// What a frame turned out to be.
@@ -258,6 +264,7 @@ fn parse_tcp(frame: Frame, ip: &IpPacket) -> Result<Segment, Malformed> {
     let sack = (flags & SYN == 0)
         .then(|| sack_blocks(&head[TCP_HEADER..header_len]))
         .flatten();
+    let timestamps = timestamps(&head[TCP_HEADER..header_len]);
     let payload_len = segment_len - header_len;
     let payload = payload_of(frame, ip.header_len + header_len, payload_len);
     Ok(Segment {
@@ -267,6 +274,7 @@ fn parse_tcp(frame: Frame, ip: &IpPacket) -> Result<Segment, Malformed> {
         payload_len,
         sack,
         looped: false,
+        timestamps,
     })
 }
 
@@ -407,6 +415,19 @@ fn sack_blocks(bytes: &[u8]) -> Option<Box<[(u32, u32)]>> {
     )
 }
 
+fn timestamps(bytes: &[u8]) -> Option<(u32, u32)> {
+    let option = match bytes {
+        // As nearly all write it (RFC 7323 appendix A).
+        [1, 1, 8, 10, option @ ..] if option.len() >= 8 => option,
+        _ => {
+            options(bytes)
+                .find(|(kind, option)| *kind == 8 && option.len() == 8)?
+                .1
+        }
+    };
+    Some((be32(option, 0), be32(option, 4)))
+}
+
 /// Longest header that [`compose`] writes.
 pub(crate) const MAX_CANONICAL: usize = IPV6_HEADER + TCP_HEADER + 12;
 
@@ -439,6 +460,26 @@ pub(crate) fn compose(
     tcp[16..20].fill(0);
     tcp[TCP_HEADER..].copy_from_slice(&options[..options_len]);
     ip_len + tcp_len
+}
+
+/// Adds timestamps (RFC 7323 appendix A) to the headers of a segment without payload and other options.
+/// Returns the headers' length.
+pub(crate) fn add_timestamps(
+    out: &mut [u8; MAX_CANONICAL],
+    ip_header_len: usize,
+    (value, echo): (u32, u32),
+) -> usize {
+    let at = ip_header_len + TCP_HEADER;
+    out[at..at + 4].copy_from_slice(&[1, 1, 8, 10]);
+    out[at + 4..at + 8].copy_from_slice(&value.to_be_bytes());
+    out[at + 8..at + 12].copy_from_slice(&echo.to_be_bytes());
+    out[ip_header_len + 12] = 8 << 4;
+    let (field, fixed) = match ip_header_len {
+        IPV4_HEADER => (2, 0),
+        _ => (4, IPV6_HEADER),
+    };
+    out[field..field + 2].copy_from_slice(&length_field(at + 12 - fixed));
+    at + 12
 }
 
 /// Adds a SACK option (RFC 2018 3) to the headers of a segment without payload and other options.
@@ -486,7 +527,7 @@ fn write_options(out: &mut [u8; 12], options: &SynOptions) -> usize {
     len
 }
 
-fn write_ip(out: &mut [u8], source: IpAddr, destination: IpAddr, len: usize) -> usize {
+pub(crate) fn write_ip(out: &mut [u8], source: IpAddr, destination: IpAddr, len: usize) -> usize {
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             out[..IPV4_HEADER].fill(0);

@@ -165,6 +165,7 @@ fn record_against_sleep() {
         tuple,
         snd_nxt: 1,
         rcv_nxt: 1,
+        timestamps: None,
     };
     let thread = spawn(move || shared.closed(&conn, Some(record)));
     let sleeper = Running::new(one);

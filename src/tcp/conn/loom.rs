@@ -153,6 +153,7 @@ fn segment(conn: &Conn, flags: u8, number: u32, bytes: &[u8]) -> Segment {
         payload_len: bytes.len(),
         sack: None,
         looped: false,
+        timestamps: None,
     }
 }
 

@@ -20,7 +20,7 @@ use std::num::NonZeroU16;
 use std::ops::Range;
 
 /// IPv6 with a jumbo payload option, TCP, and all options that fit.
-pub(super) const MAX_HEADER: usize = 40 + JUMBO + 60;
+pub(in crate::tcp) const MAX_HEADER: usize = 40 + JUMBO + 60;
 /// Length of a hop-by-hop header with the jumbo payload option.
 const JUMBO: usize = 8;
 /// What a length field of IP can say.
@@ -28,13 +28,13 @@ const MAX_LENGTH: usize = 65_535;
 
 /// A packet that waits for room in the link.
 #[derive(Debug)]
-pub(super) struct Waiting {
-    header: SmallVec<[u8; MAX_HEADER]>,
-    ip_header_len: usize,
-    payload: Gather,
-    segment: Option<NonZeroU16>,
+pub(in crate::tcp) struct Waiting {
+    pub(in crate::tcp) header: SmallVec<[u8; MAX_HEADER]>,
+    pub(in crate::tcp) ip_header_len: usize,
+    pub(in crate::tcp) payload: Gather,
+    pub(in crate::tcp) segment: Option<NonZeroU16>,
     /// It begins before what was sent already.
-    again: bool,
+    pub(in crate::tcp) again: bool,
 }
 
 /// Where the engine's frames go: they get their payload, their checksum, and are transmitted.
@@ -358,7 +358,7 @@ impl Waiting {
     }
 
     /// `false`: the link is full.
-    pub(super) fn send(&mut self, env: &Env<'_>) -> bool {
+    pub(in crate::tcp) fn send(&mut self, env: &Env<'_>) -> bool {
         let partial = env.link.capabilities().checksum;
         let payload = self.payload.iter().map(|buf| &buf[..]);
         let checksum = wire::finish(&mut self.header, self.ip_header_len, payload, partial);

@@ -127,6 +127,7 @@ impl World {
             payload_len: len,
             sack: None,
             looped: false,
+            timestamps: None,
         };
         let env = Env {
             now: self.now,

@@ -28,6 +28,7 @@ fn large(net: &Net, raw: &Raw, offset: u32, payload: &[u8]) {
         payload_len: payload.len(),
         sack: None,
         looped: false,
+        timestamps: None,
     };
     assert!(conn.leave(segment));
     conn.run(Work::SERVE, Runner::Driver);
@@ -202,6 +203,7 @@ fn the_backlog_of_segments_is_bounded() {
         payload_len: 1,
         sack: None,
         looped: false,
+        timestamps: None,
     };
     let left = (0..600).filter(|_| conn.leave(segment())).count();
     assert_eq!(left, 512);

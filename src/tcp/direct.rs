@@ -1,0 +1,612 @@
+//! One connection's state over the control block ([`block`](super::block)): block, store, and the
+//! service step that keeps them together. In the place of [`tcb`](super::tcb), which does the same over
+//! the engine; chosen with `--cfg sosplice_tcp_block`.
+//!
+//! Everything here runs under the connection's ownership (rank 1) and takes the locks of the two
+//! socket buffers (2, 3) one at a time. Nothing here reads a clock.
+
+#![cfg_attr(
+    not(sosplice_tcp_block),
+    allow(dead_code, reason = "compiled so that it does not rot")
+)]
+
+use super::block::segment::{Emission, Segment, SegmentOptions, Timestamps};
+use super::block::tcb::{Cause, Config, News, Tcb};
+use super::conn::ConnConfig;
+use super::host::TimerKey;
+use super::icmp::{IcmpError, Trouble};
+use super::limits::Limits;
+use super::memory::{Account, Appetite};
+use super::options::Options;
+use super::state::TcpState;
+use super::store::Store;
+use super::tcb::outlet::{MAX_HEADER, Waiting};
+use super::tcb::{Done, Ending, Env, Served, Work, cut};
+use super::time_wait::TimeWait;
+use super::wire::{self, TCP_HEADER, Tuple};
+use crate::buf::{Chain, Gather};
+use crate::error::SoError;
+use smallvec::SmallVec;
+use std::num::NonZeroU16;
+use std::time::{Duration, Instant};
+
+/// Bytes of options in a segment at most.
+const OPTIONS: usize = 40;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Direct {
+    tuple: Tuple,
+    config: Config,
+    limits: Limits,
+    /// `None` before the SYN has come, and when nothing is left to do.
+    block: Option<Box<Tcb>>,
+    began: Instant,
+    over: bool,
+    store: Store,
+    /// In-order bytes on their way to `so_rcv`.
+    inbox: Chain,
+    /// The peer's FIN came in order and is to be told.
+    eof: bool,
+    /// A packet that the link had no room for.
+    waiting: Option<Waiting>,
+    established: bool,
+    said_established: bool,
+    detached: bool,
+    /// Nothing can be sent any more, so nothing waits to be.
+    down: bool,
+    ended: Option<Ending>,
+    record: Option<TimeWait>,
+    /// A window update is worth at least this many bytes.
+    step: u64,
+    pub(crate) account: Account,
+    /// The timer that the host keeps for this connection.
+    pub(crate) armed: Option<TimerKey>,
+    #[cfg(any(test, sosplice_fuzz))]
+    pub(crate) tap: super::oracle::Tap,
+    #[cfg(any(test, sosplice_fuzz))]
+    pub(crate) engine_config: super::engine::EngineConfig,
+}
+
+impl Direct {
+    pub(crate) fn new(
+        tuple: Tuple,
+        (config, options): (&ConnConfig, &Options),
+        (link_mtu, mtu): (usize, usize),
+        now: Instant,
+    ) -> Direct {
+        let block = Config {
+            iss: config.wire_iss,
+            mtu,
+            v6: tuple.local.is_ipv6(),
+            receive_buffer: config.rcv_ring,
+            // Not to be guessed, as the number that it comes from.
+            timestamps: Some(config.wire_iss.wrapping_mul(0x9e37_79b1)),
+            ack_delay: config.ack_delay,
+            nodelay: options.nodelay(),
+            limits: options.limits(),
+            keep_alive: options.keep_alive(),
+            ..Config::default()
+        };
+        let active = !config.is_inbound;
+        Direct {
+            tuple,
+            limits: options.limits(),
+            block: active.then(|| Box::new(Tcb::connect(&block, now))),
+            config: block,
+            began: now,
+            over: false,
+            store: Store::default(),
+            inbox: Chain::default(),
+            eof: false,
+            waiting: None,
+            established: false,
+            said_established: false,
+            detached: false,
+            down: false,
+            ended: None,
+            record: None,
+            step: (config.rcv_ring / 4).min(4 * link_mtu) as u64,
+            account: Account::default(),
+            armed: None,
+            #[cfg(any(test, sosplice_fuzz))]
+            tap: super::oracle::Tap::default(),
+            #[cfg(any(test, sosplice_fuzz))]
+            engine_config: super::engine::EngineConfig {
+                rcv_ring: config.rcv_ring,
+                snd_ring: 0,
+                shared_rings: None,
+                nagle: !options.nodelay(),
+                seed: 0,
+            },
+        }
+    }
+
+    /// The state, as others see it.
+    pub(crate) fn tcp_state(&self) -> TcpState {
+        match &self.block {
+            Some(block) => block.state(),
+            None if self.over => TcpState::Closed,
+            None => TcpState::SynReceived,
+        }
+    }
+
+    /// Nothing is under way: queues give back their memory.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.block
+            .as_ref()
+            .is_none_or(|block| block.deadline().is_none())
+    }
+
+    /// Real memory of what has arrived out of order.
+    pub(crate) fn store_memory(&self) -> usize {
+        self.store.memory()
+    }
+
+    /// When something last moved in either direction, or the connection began.
+    pub(crate) fn moved_at(&self) -> Instant {
+        self.block
+            .as_ref()
+            .map_or(self.began, |block| block.moved_at())
+    }
+
+    /// Takes a received segment. A service step follows.
+    pub(crate) fn input(&mut self, segment: &wire::Segment, env: &Env<'_>) {
+        if self.over || self.ended.is_some() {
+            env.counters.refused.add(1);
+            return;
+        }
+        let received = received(segment);
+        let floor = self.floor();
+        let Some(block) = &mut self.block else {
+            match Tcb::accept(&self.config, &received, env.now) {
+                Some(block) => self.block = Some(Box::new(block)),
+                None => env.counters.refused.add(1),
+            }
+            return;
+        };
+        let memory = env.memory;
+        block.set_appetite(match memory.is_pressed() {
+            true => memory.appetite(self.account.unread(), floor),
+            false => Appetite::Everything,
+        });
+        let taken = block.handle_segment(&received, env.now);
+        env.counters.refused.add(u64::from(!taken.accepted));
+        memory.dropped.add(u64::from(taken.declined));
+        if let Some(kept) = taken.kept {
+            let bytes = cut(&segment.payload, kept.skip, kept.len);
+            if self.store.is_empty() && kept.growth == kept.len as u64 {
+                bytes.into_iter().for_each(|buf| self.inbox.append(buf));
+            } else {
+                self.store.insert(kept.position, bytes.into_iter());
+                let end = kept.position + kept.growth;
+                match self.store.take(kept.position, end) {
+                    Some(in_order) => self.inbox.append_chain(in_order),
+                    None => self.break_down(env),
+                }
+            }
+        }
+        self.note();
+    }
+
+    /// The store lacks what is in order: this connection ends.
+    fn break_down(&mut self, env: &Env<'_>) {
+        debug_assert!(false, "invariant broken: the store has what is in order");
+        env.counters.broken.add(1);
+        self.abort(Cause::Aborted);
+    }
+
+    /// Takes an ICMP error. A service step follows.
+    pub(crate) fn icmp(&mut self, error: &IcmpError, env: &Env<'_>) {
+        let Some(block) = self.block.as_mut().filter(|_| self.ended.is_none()) else {
+            env.counters.icmp_ignored.add(1);
+            return;
+        };
+        let before = block.mss();
+        if !block.handle_icmp(error.seq, error.trouble, env.now) {
+            env.counters.icmp_ignored.add(1);
+            return;
+        }
+        env.counters.icmp_errors.add(1);
+        let lowered = matches!(error.trouble, Trouble::TooBig(_)) && block.mss() < before;
+        env.counters.mtu_lowered.add(u64::from(lowered));
+        self.note();
+    }
+
+    /// What the block tells.
+    fn note(&mut self) {
+        let Some(block) = &mut self.block else { return };
+        while let Some(news) = block.poll_event() {
+            match news {
+                News::Established => self.established = true,
+                News::PeerClosed => self.eof = true,
+                News::Ended(ending) => {
+                    self.ended = Some(Ending {
+                        before: ending.before,
+                        error: ending.error(),
+                    });
+                }
+                News::TimeWait(record) => {
+                    self.record = Some(TimeWait {
+                        tuple: self.tuple,
+                        snd_nxt: record.snd_nxt,
+                        rcv_nxt: record.rcv_nxt,
+                        timestamps: record.timestamps.map(|stamps| (stamps.value, stamps.echo)),
+                    });
+                }
+            }
+        }
+    }
+
+    /// What others wait for, of a connection that stands. `true`: the rest of the service step can wait
+    /// until the end of a batch.
+    pub(crate) fn absorb(&mut self, env: &Env<'_>) -> bool {
+        let can_wait = |direct: &Direct| {
+            direct.said_established
+                && direct.ended.is_none()
+                && direct.tcp_state() == TcpState::Established
+        };
+        if !can_wait(self) {
+            return false;
+        }
+        self.deliver(false, env);
+        self.drop_acknowledged(env);
+        can_wait(self)
+    }
+
+    /// The service step, run at every exit from a connection.
+    pub(crate) fn serve(&mut self, work: Work, env: &Env<'_>) -> Served {
+        if self.over {
+            // What has arrived can still be read.
+            self.account.set_rcv(&env.end.rcv().buf);
+            self.account.tell(0, env.memory);
+            return Served::default();
+        }
+        self.apply(work, env);
+        self.expire(env);
+        self.note();
+        self.deliver(work.has(Work::IDLE), env);
+        self.drop_acknowledged(env);
+        self.queue(env);
+        self.transmit(env);
+        self.note();
+        let mut served = Served {
+            link_full: self.waiting.is_some(),
+            ..Served::default()
+        };
+        if self.established && !self.said_established {
+            self.said_established = true;
+            served.established = true;
+            env.end.connected();
+        }
+        served.done = self.conclude(env);
+        if served.done.is_none() {
+            served.next = self.deadline();
+        }
+        let ahead = match self.store.is_empty() {
+            true => 0,
+            false => self.store.memory(),
+        };
+        self.account.tell(ahead, env.memory);
+        served
+    }
+
+    fn abort(&mut self, cause: Cause) {
+        match &mut self.block {
+            Some(block) => block.abort(cause),
+            None => {
+                // The SYN has not come yet.
+                let error = match cause {
+                    Cause::NetworkDown => SoError::NetworkDown,
+                    Cause::TimedOut => SoError::TimedOut,
+                    _ => SoError::ConnectionAborted,
+                };
+                self.ended.get_or_insert(Ending {
+                    before: TcpState::SynReceived,
+                    error: Some(error),
+                });
+            }
+        }
+        self.note();
+    }
+
+    /// What users asked for.
+    fn apply(&mut self, work: Work, env: &Env<'_>) {
+        if work.has(Work::OPTIONS) {
+            self.limits = env.options.limits();
+            self.config.nodelay = env.options.nodelay();
+            self.config.limits = self.limits;
+            self.config.keep_alive = env.options.keep_alive();
+            if let Some(block) = &mut self.block {
+                block.set_nodelay(self.config.nodelay);
+                block.set_limits(self.limits, self.config.keep_alive, env.now);
+            }
+        }
+        if work.has(Work::DETACH) && !self.detached {
+            self.detached = true;
+            // RFC 1122 4.2.2.13: what nobody has read is lost, and the peer must know.
+            let unread = !env.end.rcv().buf.is_empty() || !self.inbox.is_empty();
+            env.end.cantsendmore();
+            self.queue(env);
+            let linger = env.options.linger();
+            let abort = unread || linger == Some(Duration::ZERO);
+            match &mut self.block {
+                Some(block) => block.detach(abort, linger, env.now),
+                None => self.abort(Cause::Aborted),
+            }
+        }
+        if work.has(Work::ABORT) {
+            self.abort(Cause::Aborted);
+        }
+        if work.has(Work::NETWORK_DOWN) {
+            self.down = true;
+            self.abort(Cause::NetworkDown);
+        }
+    }
+
+    /// What is due. Behind a full link nothing but limits.
+    fn expire(&mut self, env: &Env<'_>) {
+        let due = self.deadline().is_some_and(|at| at <= env.now);
+        if !due {
+            return;
+        }
+        match &mut self.block {
+            Some(block) if self.waiting.is_some() => block.handle_limits(env.now),
+            Some(block) => block.handle_timeout(env.now),
+            None => self.abort(Cause::TimedOut),
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match &self.block {
+            Some(block) if self.waiting.is_some() => block.limit(),
+            Some(block) => block.deadline(),
+            None if self.over => None,
+            None => self.began.checked_add(self.limits.syn_received()),
+        }
+    }
+
+    /// In-order bytes to `so_rcv`, and what its reader took.
+    fn deliver(&mut self, idle: bool, env: &Env<'_>) {
+        if !self.inbox.is_empty() {
+            // After shutdown(Read) they are acknowledged and dropped, as in BSD.
+            env.end.append_rcv_from(&mut self.inbox);
+        }
+        if std::mem::take(&mut self.eof) {
+            env.end.cantrcvmore();
+        }
+        let pressed = env.memory.is_pressed();
+        let (taken, unread) = {
+            let mut rcv = env.end.rcv();
+            rcv.buf.set_pressed(pressed);
+            self.account.set_rcv(&rcv.buf);
+            (rcv.buf.chain().start(), rcv.buf.len())
+        };
+        let capacity = match pressed {
+            true => self.floor(),
+            false => self.config.receive_buffer,
+        };
+        if let Some(block) = &mut self.block {
+            block.set_receive_buffer(capacity);
+            block.read(taken, idle || unread == 0, env.now);
+        }
+    }
+
+    /// How far the window is opened while memory is short: no less than a window update is worth, and a
+    /// small one altogether.
+    fn floor(&self) -> usize {
+        let capacity = self.config.receive_buffer as u64;
+        let floor = if self.step < capacity / 4 {
+            self.step.max(capacity / 8).max(16 * 1024).min(capacity)
+        } else {
+            capacity
+        };
+        usize::try_from(floor).unwrap_or(usize::MAX)
+    }
+
+    /// Acknowledged bytes leave `so_snd`.
+    fn drop_acknowledged(&mut self, env: &Env<'_>) {
+        let acknowledged = self.block.as_ref().map_or(0, |block| block.acknowledged());
+        let start = {
+            let mut snd = env.end.snd();
+            // Before anybody is told that there is room.
+            snd.buf.set_pressed(env.memory.is_pressed());
+            snd.buf.chain().start()
+        };
+        let count = usize::try_from(acknowledged.saturating_sub(start)).unwrap_or(0);
+        if count > 0 {
+            env.end.drop_snd(count);
+        }
+    }
+
+    /// New bytes of `so_snd`, and its end.
+    fn queue(&mut self, env: &Env<'_>) {
+        let (end, closed) = {
+            let snd = env.end.snd();
+            self.account.set_snd(snd.buf.memory());
+            (snd.buf.chain().end(), snd.buf.is_closed())
+        };
+        if let Some(block) = &mut self.block {
+            block.written(end, env.now);
+            if closed {
+                block.shutdown(env.now);
+            }
+        }
+    }
+
+    /// Emits until there is nothing more, or the link is full and something is waiting for it.
+    fn transmit(&mut self, env: &Env<'_>) {
+        if let Some(mut waiting) = self.waiting.take()
+            && !waiting.send(env)
+        {
+            self.waiting = Some(waiting);
+            return;
+        }
+        let can = env.link.capabilities();
+        let most = match self.tuple.local.is_ipv4() {
+            true => can.segment_v4,
+            false => can.segment_v6,
+        };
+        let most = most.unwrap_or(0).min(usize::from(u16::MAX));
+        let most = most.saturating_sub(self.tuple.ip_header_len() + TCP_HEADER + OPTIONS);
+        loop {
+            let Some(block) = &mut self.block else { return };
+            let Some(emission) = block.poll_transmit(most, env.now) else {
+                return;
+            };
+            let Some(mut packet) = self.packet(&emission, env) else {
+                debug_assert!(false, "invariant broken: an emitted payload is in so_snd");
+                env.counters.broken.add(1);
+                self.abort(Cause::Aborted);
+                continue;
+            };
+            if !packet.send(env) {
+                self.waiting = Some(packet);
+                return;
+            }
+        }
+    }
+
+    fn packet(&self, emission: &Emission, env: &Env<'_>) -> Option<Waiting> {
+        let payload = if emission.payload.is_empty() {
+            Gather::new()
+        } else {
+            let snd = env.end.snd();
+            let chain = snd.buf.chain();
+            let (from, to) = (emission.payload.start, emission.payload.end);
+            if from < chain.start() || to > chain.end() {
+                return None;
+            }
+            chain.range(from..to)
+        };
+        let several = emission.segment.len > emission.size;
+        let size = u16::try_from(emission.size).ok().and_then(NonZeroU16::new);
+        Some(Waiting {
+            header: composed(&self.tuple, emission, env.options.hop_limit()),
+            ip_header_len: self.tuple.ip_header_len(),
+            payload,
+            segment: size.filter(|_| several),
+            again: emission.again,
+        })
+    }
+
+    /// The block goes when nothing is left for it to do.
+    fn conclude(&mut self, env: &Env<'_>) -> Option<Done> {
+        if !self.inbox.is_empty() || (self.waiting.is_some() && !self.down) {
+            return None;
+        }
+        if let Some(record) = self.record {
+            self.finish(None, env);
+            return Some(Done::TimeWait(record));
+        }
+        let ending = self.ended?;
+        env.counters.attempts_failed.add(u64::from(ending.failed()));
+        env.counters.resets.add(u64::from(ending.reset()));
+        self.finish(ending.error(), env);
+        Some(Done::Closed(ending))
+    }
+
+    fn finish(&mut self, error: Option<SoError>, env: &Env<'_>) {
+        self.over = true;
+        self.block = None;
+        self.waiting = None;
+        // Closed first: a writer must not be told that bytes were taken that are then flushed.
+        env.end.disconnected(error);
+        let unsent = {
+            let mut snd = env.end.snd();
+            let len = snd.buf.len();
+            snd.buf.take(len)
+        };
+        self.account.set_snd(0);
+        self.store = Store::default();
+        drop(unsent);
+    }
+}
+
+/// A received segment without its payload.
+fn received(segment: &wire::Segment) -> Segment {
+    let header = &segment.header;
+    Segment {
+        seq: header.seq,
+        ack: header.ack,
+        flags: header.flags,
+        window: header.window,
+        options: SegmentOptions {
+            mss: header.options.mss,
+            window_scale: header.options.window_scale,
+            sack_permitted: header.options.sack_permitted,
+            timestamps: segment
+                .timestamps
+                .map(|(value, echo)| Timestamps { value, echo }),
+            sack: segment
+                .sack
+                .as_deref()
+                .map(SmallVec::from_slice)
+                .unwrap_or_default(),
+        },
+        len: segment.payload_len,
+    }
+}
+
+/// IP and TCP header, checksums not filled in.
+fn composed(tuple: &Tuple, emission: &Emission, hop_limit: u8) -> SmallVec<[u8; MAX_HEADER]> {
+    let segment = &emission.segment;
+    let options = options(&segment.options);
+    let ip_len = tuple.ip_header_len();
+    let tcp_len = TCP_HEADER + options.len();
+    let mut header = SmallVec::from_elem(0, ip_len + tcp_len);
+    wire::write_ip(
+        &mut header,
+        tuple.local,
+        tuple.remote,
+        tcp_len + segment.len,
+    );
+    match ip_len {
+        wire::IPV4_HEADER => {
+            header[8] = hop_limit;
+            if !emission.dont_fragment {
+                header[6] = 0;
+            }
+        }
+        _ => header[7] = hop_limit,
+    }
+    let tcp = &mut header[ip_len..];
+    tcp[0..2].copy_from_slice(&tuple.local_port.to_be_bytes());
+    tcp[2..4].copy_from_slice(&tuple.remote_port.to_be_bytes());
+    tcp[4..8].copy_from_slice(&segment.seq.to_be_bytes());
+    tcp[8..12].copy_from_slice(&segment.ack.to_be_bytes());
+    let words = u8::try_from(tcp_len / 4).expect("invariant: at most 60 bytes");
+    tcp[12] = words << 4;
+    tcp[13] = segment.flags;
+    tcp[14..16].copy_from_slice(&segment.window.to_be_bytes());
+    tcp[TCP_HEADER..].copy_from_slice(&options);
+    header
+}
+
+/// The options of a segment, padded to words (RFC 9293 3.1, 7323 appendix A, 2018 3).
+fn options(options: &SegmentOptions) -> SmallVec<[u8; OPTIONS]> {
+    let mut out = SmallVec::new();
+    if let Some(mss) = options.mss {
+        let [high, low] = mss.to_be_bytes();
+        out.extend_from_slice(&[2, 4, high, low]);
+    }
+    if let Some(shift) = options.window_scale {
+        out.extend_from_slice(&[1, 3, 3, shift]);
+    }
+    if options.sack_permitted {
+        out.extend_from_slice(&[1, 1, 4, 2]);
+    }
+    if let Some(stamps) = options.timestamps {
+        out.extend_from_slice(&[1, 1, 8, 10]);
+        out.extend_from_slice(&stamps.value.to_be_bytes());
+        out.extend_from_slice(&stamps.echo.to_be_bytes());
+    }
+    if let Ok(count @ 1..) = u8::try_from(options.sack.len()) {
+        out.extend_from_slice(&[1, 1, 5, 2 + 8 * count]);
+        for (start, end) in &options.sack {
+            out.extend_from_slice(&start.to_be_bytes());
+            out.extend_from_slice(&end.to_be_bytes());
+        }
+    }
+    out
+}
