@@ -116,6 +116,10 @@ pub(crate) struct Arguments {
     /// Compute checksums and cut segments here instead of leaving them to the kernel
     #[arg(long, help_heading = REAL, requires = "tun")]
     pub(crate) no_offload: bool,
+    /// Largest packet that is given to a device to be cut into segments: up to 500,000 bytes for receivers
+    /// on this host; packets that are forwarded are best left as they are
+    #[arg(long, value_name = "BYTES", help_heading = REAL, requires = "tun")]
+    pub(crate) super_frame: Option<usize>,
 }
 
 impl Arguments {

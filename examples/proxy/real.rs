@@ -150,6 +150,9 @@ fn open_all(arguments: &Arguments) -> anyhow::Result<Vec<Side>> {
 
 fn open(spec: &TunSpec, arguments: &Arguments) -> anyhow::Result<(String, Builder)> {
     let mut builder = Tun::builder(&spec.name).offload(!arguments.no_offload);
+    if let Some(bytes) = arguments.super_frame {
+        builder = builder.super_frame(bytes);
+    }
     if let Some(netns) = &spec.netns {
         builder = builder.netns(netns);
     }
