@@ -378,7 +378,10 @@ impl Link for Tun {
             PollFd::new(&self.fd, poll_flags(interest)),
             PollFd::new(&self.wake, PollFlags::IN),
         ];
-        poll_until(&mut fds, deadline).map_err(|errno| self.error(errno))?;
+        // Out of memory, say: that is no word about the device. The caller looks, and comes again.
+        if poll_until(&mut fds, deadline).is_err() {
+            return Ok(());
+        }
         if fds[1].revents().contains(PollFlags::IN) {
             // Emptied before the flag falls: a wake-up in between is one that this return answers.
             // The other order could leave the flag up over an empty eventfd for ever.
