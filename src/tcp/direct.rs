@@ -30,6 +30,8 @@ use smallvec::SmallVec;
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
+/// Receive buffers up to this size are offered whole, larger ones as their readers take what comes.
+const INITIAL_WINDOW: usize = 256 * 1024;
 /// Bytes of options in a segment at most.
 const OPTIONS: usize = 40;
 
@@ -57,6 +59,8 @@ pub(crate) struct Direct {
     down: bool,
     ended: Option<Ending>,
     record: Option<TimeWait>,
+    /// It has given back memory, and when something had moved last.
+    rested: Option<Instant>,
     /// A window update is worth at least this many bytes.
     step: u64,
     pub(crate) account: Account,
@@ -80,6 +84,8 @@ impl Direct {
             mtu,
             v6: tuple.local.is_ipv6(),
             receive_buffer: config.rcv_ring,
+            // Splices wait for their low-water marks: what they may wait for is promised from the start.
+            initial_window: config.rcv_ring.min(INITIAL_WINDOW),
             // Not to be guessed, as the number that it comes from.
             timestamps: Some(config.wire_iss.wrapping_mul(0x9e37_79b1)),
             ack_delay: config.ack_delay,
@@ -106,6 +112,7 @@ impl Direct {
             down: false,
             ended: None,
             record: None,
+            rested: None,
             step: (config.rcv_ring / 4).min(4 * link_mtu) as u64,
             account: Account::default(),
             armed: None,
@@ -131,11 +138,30 @@ impl Direct {
         }
     }
 
-    /// Nothing is under way: queues give back their memory.
+    /// Whether it has given back its memory, and nothing has moved since.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.block
-            .as_ref()
-            .is_none_or(|block| block.deadline().is_none())
+        self.over || self.rested == Some(self.moved_at())
+    }
+
+    /// When an idle connection gives back the memory of its queues.
+    fn rest_at(&self) -> Option<Instant> {
+        let block = self.block.as_ref()?;
+        let idle = block.state() == TcpState::Established && block.limit() == block.deadline();
+        let after = self.limits.rest.filter(|_| idle && !self.is_at_rest())?;
+        Some(block.moved_at() + after)
+    }
+
+    fn rest(&mut self, env: &Env<'_>) {
+        if self.rest_at().is_none_or(|at| env.now < at) {
+            return;
+        }
+        self.rested = Some(self.moved_at());
+        if let Some(block) = &mut self.block {
+            block.rest();
+        }
+        self.inbox.shrink();
+        env.end.rcv().buf.shrink();
+        env.end.snd().buf.shrink();
     }
 
     /// Real memory of what has arrived out of order.
@@ -281,7 +307,8 @@ impl Direct {
         }
         served.done = self.conclude(env);
         if served.done.is_none() {
-            served.next = self.deadline();
+            self.rest(env);
+            served.next = self.deadline().into_iter().chain(self.rest_at()).min();
         }
         let ahead = match self.store.is_empty() {
             true => 0,

@@ -16,7 +16,9 @@ fn calls(side: usize, dispatch: Dispatch) -> (usize, usize) {
     assert!(world.run(World::is_complete));
     let link = world.faulty.clone();
     let calls = [&link.received, &link.transmitted].map(|calls| calls.load(Ordering::Relaxed));
-    assert!(calls[0] > 15 && calls[1] > 15, "{calls:?}");
+    // Larger first flights, fewer calls.
+    let least = if cfg!(sosplice_tcp_block) { 8 } else { 15 };
+    assert!(calls[0] > least && calls[1] > least, "{calls:?}");
     world.nothing_is_left();
     (calls[0], calls[1])
 }

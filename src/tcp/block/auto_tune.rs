@@ -1,13 +1,14 @@
-//! How much window a receiver offers: little at first, and twice of what its reader takes in a round
-//! trip, up to the buffer's size (dynamic right-sizing, as in Linux).
+//! How much window a receiver offers: little at first, twice of what its reader takes in a round
+//! trip (dynamic right-sizing, as in Linux), and twice as much where half of it waits to be read: a
+//! reader may wait for more than there is. Up to the buffer's size.
 //!
 //! So an idle connection promises little, and one that is fast is not held back by its window. The
 //! window only grows, but for the buffer's size. Pure: time is an argument.
 
 use std::time::{Duration, Instant};
 
-/// What is offered at first: what fits the field of a SYN (RFC 7323 2.2).
-const INITIAL: u64 = 65_535;
+/// What is offered at first, unless something else is said: what fits the field of a SYN (RFC 7323 2.2).
+pub(crate) const INITIAL: usize = 65_535;
 /// A round trip, where none is known.
 const UNKNOWN: Duration = Duration::from_millis(50);
 
@@ -25,13 +26,17 @@ pub(crate) struct AutoTune {
 }
 
 impl AutoTune {
-    pub(crate) fn new(capacity: u64, path_mss: usize, now: Instant) -> AutoTune {
+    pub(crate) fn new(
+        (capacity, initial): (usize, usize),
+        path_mss: usize,
+        now: Instant,
+    ) -> AutoTune {
         AutoTune {
-            capacity,
-            window: INITIAL,
+            capacity: capacity as u64,
+            window: initial as u64,
             path_mss,
             round: (0, now),
-            taken: INITIAL / 4,
+            taken: initial as u64 / 4,
         }
     }
 
@@ -47,6 +52,13 @@ impl AutoTune {
 
     pub(crate) fn set_capacity(&mut self, capacity: u64) {
         self.capacity = capacity;
+    }
+
+    /// So many bytes wait to be read.
+    pub(crate) fn waits(&mut self, unread: u64) {
+        if 2 * unread > self.window && self.window < self.capacity {
+            self.window = (2 * self.window).min(self.capacity);
+        }
     }
 
     /// The reader has taken all up to a position.
@@ -80,8 +92,8 @@ mod tests {
     fn the_window_stays_ahead_of_a_sender_that_doubles() {
         let start = SystemClock.now();
         let rtt = Duration::from_millis(50);
-        let mut tune = AutoTune::new(4_000_000, 1448, start);
-        assert_eq!(tune.window(), INITIAL);
+        let mut tune = AutoTune::new((4_000_000, INITIAL), 1448, start);
+        assert_eq!(tune.window(), INITIAL as u64);
         let (mut position, mut flight, mut now) = (0, 14_480, start);
         while flight < 1_800_000 {
             assert!(tune.window() >= flight, "{} for {flight}", tune.window());
@@ -100,14 +112,26 @@ mod tests {
         assert_eq!(tune.window(), 10_000);
     }
 
+    /// A splice with a low-water mark beyond the window would wait for ever.
+    #[test]
+    fn a_reader_that_waits_for_much_gets_it() {
+        let mut tune = AutoTune::new((1_000_000, INITIAL), 1448, SystemClock.now());
+        let mut unread = 0;
+        while unread < tune.window() {
+            unread += 10_000;
+            tune.waits(unread);
+        }
+        assert_eq!(tune.window(), 1_000_000);
+    }
+
     #[test]
     fn a_slow_reader_gets_no_larger_window() {
         let start = SystemClock.now();
         let rtt = Duration::from_millis(50);
-        let mut tune = AutoTune::new(4_000_000, 1448, start);
+        let mut tune = AutoTune::new((4_000_000, INITIAL), 1448, start);
         for round in 1..1000 {
             tune.read(u64::from(round) * 10_000, Some(rtt), start + rtt * round);
         }
-        assert_eq!(tune.window(), INITIAL);
+        assert_eq!(tune.window(), INITIAL as u64);
     }
 }

@@ -113,9 +113,6 @@ impl RangeSet {
         if let Some(first) = self.ranges.first_mut() {
             first.start = first.start.max(position);
         }
-        if self.ranges.is_empty() {
-            self.ranges.shrink_to(8);
-        }
     }
 
     pub(crate) fn clear(&mut self) {

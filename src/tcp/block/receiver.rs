@@ -117,8 +117,9 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// A receiver whose buffer has so many bytes. `mss`: what our side of the path carries.
-    pub(crate) fn new(capacity: usize, mss: usize, now: Instant) -> Receiver {
+    /// A receiver whose buffer has so many bytes, and what of them is offered at first. `mss`: what our
+    /// side of the path carries.
+    pub(crate) fn new((capacity, initial): (usize, usize), mss: usize, now: Instant) -> Receiver {
         let mut receiver = Receiver {
             space: Space::new(0),
             nxt: 0,
@@ -126,7 +127,7 @@ impl Receiver {
             told: 0,
             read: 0,
             scale: shift_for(capacity),
-            tune: AutoTune::new(capacity as u64, mss, now),
+            tune: AutoTune::new((capacity, initial), mss, now),
             ahead: RangeSet::default(),
             recent: SmallVec::new(),
             duplicate: None,
@@ -212,6 +213,13 @@ impl Receiver {
 
     pub(crate) fn position(&self, seq: u32) -> i64 {
         self.space.position(seq, self.nxt)
+    }
+
+    /// Gives back memory that an idle connection does not need.
+    pub(crate) fn rest(&mut self) {
+        if self.ahead.is_empty() {
+            self.ahead.clear();
+        }
     }
 
     // Acceptance.
@@ -350,6 +358,7 @@ impl Receiver {
         if position == self.nxt {
             self.nxt = self.ahead.reach(end);
             kept.growth = self.nxt - position;
+            self.tune.waits(self.nxt - self.read);
             if !self.ahead.is_empty() {
                 self.ahead.remove_below(self.nxt);
                 let nxt = self.nxt;
@@ -437,7 +446,8 @@ impl Receiver {
     /// what it may be. `idle`: the reader waits for more, so a quarter is worth one.
     pub(crate) fn wants_update(&self, idle: bool) -> bool {
         let growth = self.next_edge() - self.adv;
-        if self.fin.is_some() || growth == 0 {
+        // Of a peer that has sent nothing the window of a SYN is enough.
+        if self.fin.is_some() || growth == 0 || self.nxt == 0 {
             return false;
         }
         let open = self.adv.saturating_sub(self.nxt);

@@ -181,6 +181,14 @@ impl Recovery {
         self.tlp.due
     }
 
+    /// Gives back memory that an idle connection does not need.
+    pub(crate) fn rest(&mut self) {
+        self.record.rest();
+        if self.scoreboard.is_empty() {
+            self.scoreboard.clear();
+        }
+    }
+
     // What was heard.
 
     /// Takes an acceptable acknowledgement.
@@ -607,6 +615,11 @@ impl Recovery {
         if head || !timers.is_set(Timer::Retransmit) {
             timers.set(Timer::Retransmit, now + self.timeout());
         }
+    }
+
+    /// All was acknowledged before a tail loss probe could leave.
+    pub(crate) fn forget_probe(&mut self) {
+        self.tlp.due = false;
     }
 
     /// What a tail loss probe is to carry, where nothing new can be sent.

@@ -23,6 +23,7 @@
 mod input;
 mod output;
 
+use super::auto_tune;
 use super::congestion::Congestion;
 use super::congestion::controller::Kind;
 use super::delayed_ack::DelayedAck;
@@ -57,6 +58,8 @@ pub(crate) struct Config {
     pub(crate) v6: bool,
     /// Bytes of the receive buffer: the largest window.
     pub(crate) receive_buffer: usize,
+    /// Bytes of it that are offered at first.
+    pub(crate) initial_window: usize,
     /// Offer timestamps, beginning with this number, which is not to be guessed (RFC 7323 7.1).
     pub(crate) timestamps: Option<u32>,
     /// Offer SACK.
@@ -80,6 +83,7 @@ impl Default for Config {
             mtu: 1500,
             v6: false,
             receive_buffer: 256 * 1024,
+            initial_window: auto_tune::INITIAL,
             timestamps: Some(0),
             sack: true,
             ack_delay: Some(Duration::from_millis(40)),
@@ -230,10 +234,11 @@ impl Tcb {
     fn new(config: &Config, active: bool, now: Instant) -> Tcb {
         let path = PathMtu::new(config.mtu, config.v6);
         let mss = path.mss();
+        let buffer = (config.receive_buffer, config.initial_window);
         Tcb {
             state: TcpState::Closed,
             active,
-            receiver: Receiver::new(config.receive_buffer, path.link_mss(), now),
+            receiver: Receiver::new(buffer, path.link_mss(), now),
             delayed_ack: DelayedAck::new(config.ack_delay),
             sender: Sender::new(config.iss, config.nodelay),
             recovery: Recovery::new(config.minimum_rto, mss),
@@ -348,6 +353,12 @@ impl Tcb {
             self.recovery.rtt().smoothed().unwrap_or_default(),
             self.recovery.rtt().least().unwrap_or_default(),
         )
+    }
+
+    /// Gives back memory that an idle connection does not need.
+    pub(crate) fn rest(&mut self) {
+        self.recovery.rest();
+        self.receiver.rest();
     }
 
     // What the user did.

@@ -140,6 +140,10 @@ impl Rack {
                 // What was sent once left in order: all behind it left later still.
                 return sent.again.then_some(false);
             }
+            if sent.again && sent.at == latest.at {
+                // It left behind what was sent once at the same time.
+                return Some(false);
+            }
             let due = sent.at + latest.rtt + window;
             if due > now {
                 deadline = deadline.max(Some(due));

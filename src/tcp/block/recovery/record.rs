@@ -146,10 +146,11 @@ impl Record {
             each(&part);
         }
         self.lost_from = self.lost_from.max(una);
-        if self.sent.is_empty() {
-            // An idle connection holds no memory for this.
-            self.sent.shrink_to(16);
-        }
+    }
+
+    /// An idle connection holds no memory for this.
+    pub(crate) fn rest(&mut self) {
+        self.sent.shrink_to(0);
     }
 
     /// The peer has a range; `each` is shown what of it was not known.

@@ -175,8 +175,10 @@ impl Tcb {
     }
 
     fn emit_data(&mut self, most: usize, now: Instant) -> Option<Emission> {
-        if self.recovery.probe_due() {
-            return self.emit_tail_probe(now);
+        if self.recovery.probe_due()
+            && let Some(probe) = self.emit_tail_probe(now)
+        {
+            return Some(probe);
         }
         let rate = self.congestion.pace(self.round_trip());
         let mss = self.path.mss() as u64;
@@ -325,7 +327,10 @@ impl Tcb {
         if let Choice::Send { len, fin } = self.sender.choose(u64::MAX, (mss, mss)) {
             return Some(self.send_new(len, fin, now));
         }
-        let range = self.recovery.tail()?;
+        let Some(range) = self.recovery.tail() else {
+            self.recovery.forget_probe();
+            return None;
+        };
         let emission = self.packet(range.clone(), true, now);
         let nxt = self.sender.nxt();
         self.recovery.probed(&range, nxt, now, &mut self.timers);
