@@ -324,7 +324,7 @@ impl Direct {
             None => {
                 // The SYN has not come yet.
                 let error = match cause {
-                    Cause::NetworkDown => SoError::NetworkDown,
+                    Cause::FromBelow(error) => error,
                     Cause::TimedOut => SoError::TimedOut,
                     _ => SoError::ConnectionAborted,
                 };
@@ -365,9 +365,10 @@ impl Direct {
         if work.has(Work::ABORT) {
             self.abort(Cause::Aborted);
         }
-        if work.has(Work::NETWORK_DOWN) {
+        let below = Work::FROM_BELOW.iter().find(|(gone, _)| work.has(*gone));
+        if let Some((_, error)) = below {
             self.down = true;
-            self.abort(Cause::NetworkDown);
+            self.abort(Cause::FromBelow(*error));
         }
     }
 

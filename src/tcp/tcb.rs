@@ -86,7 +86,7 @@ impl Work {
     pub(crate) const ADDRESS_REMOVED: Work = Work(128);
 
     /// What ends a connection from below, and the error that it ends with.
-    const FROM_BELOW: [(Work, SoError); 3] = [
+    pub(crate) const FROM_BELOW: [(Work, SoError); 3] = [
         (Work::NETWORK_DOWN, SoError::NetworkDown),
         (Work::DRIVER_DROPPED, SoError::DriverDropped),
         (Work::ADDRESS_REMOVED, SoError::AddressRemoved),

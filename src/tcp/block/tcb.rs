@@ -107,8 +107,8 @@ pub(crate) enum Cause {
     Aborted,
     /// A time limit.
     TimedOut,
-    /// The link is gone.
-    NetworkDown,
+    /// What it stood on is gone: the link, a driver, its address.
+    FromBelow(SoError),
     /// A router's word.
     Icmp(SoError),
 }
@@ -138,8 +138,8 @@ impl Ending {
             (Cause::Aborted, _) => Some(SoError::ConnectionAborted),
             (Cause::TimedOut, _) => Some(SoError::TimedOut),
             (Cause::Icmp(error), _) => Some(error),
-            (Cause::NetworkDown, TimeWait) => None,
-            (Cause::NetworkDown, _) => Some(SoError::NetworkDown),
+            (Cause::FromBelow(_), TimeWait) => None,
+            (Cause::FromBelow(error), _) => Some(error),
         }
     }
 }
