@@ -87,7 +87,7 @@ impl Held {
         let follows = self.open && new.from == self.from + self.len as u64;
         // Several segments of another size would be cut in the wrong places.
         let alike = new.len <= usize::from(self.segment) || new.segment == self.segment;
-        let joins = same && follows && alike && header.len() + self.len + new.len <= most;
+        let joins = same && follows && alike && packet_len(header, self.len + new.len) <= most;
         if joins {
             self.header[flags] |= header[flags];
             self.len += new.len;
@@ -135,6 +135,14 @@ fn ip_header_of(header: &[u8]) -> usize {
         4 => wire::IPV4_HEADER,
         _ => wire::IPV6_HEADER,
     }
+}
+
+/// Length of the whole packet, with the jumbo payload option if it gets one.
+fn packet_len(header: &[u8], len: usize) -> usize {
+    let total = header.len() + len;
+    let is_jumbo =
+        ip_header_of(header) == wire::IPV6_HEADER && total - wire::IPV6_HEADER > MAX_LENGTH;
+    total + if is_jumbo { JUMBO } else { 0 }
 }
 
 /// More may follow: the last segment is as long as the others, and not the end.
@@ -480,6 +488,21 @@ mod tests {
                 (&u16::to_be_bytes(total)[..], 20)
             );
         }
+    }
+
+    #[test]
+    fn what_is_joined_has_room_for_the_option_that_it_gets() {
+        let finished = |more: usize, most: usize| {
+            let mut held = held();
+            let joined = held.join(&header(ACK, 1), &new(6440, more * 1440), most);
+            let len = held.len;
+            joined.then(|| held.finish().0.len() + len)
+        };
+        let whole = 60 + 8 + 100 * 1440;
+        assert_eq!(finished(99, whole), Some(whole));
+        assert_eq!(finished(99, whole - 1), None);
+        assert_eq!(finished(99, whole - 8), None);
+        assert_eq!(finished(1, 60 + 2880), Some(60 + 2880), "none is needed");
     }
 
     fn held_v4() -> Held {
