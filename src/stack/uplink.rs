@@ -14,7 +14,7 @@ use std::time::Instant;
 #[derive(Debug)]
 pub(super) struct Uplink {
     link: Arc<dyn Link>,
-    /// What a `transmit` said of the link's end.
+    /// What a call said of the link's end.
     gone: OnceLock<io::Error>,
     /// Packets that were refused for good.
     refused: Counter,
@@ -37,6 +37,13 @@ impl Uplink {
         self.refused.get()
     }
 
+    /// The link is gone, and the next `receive` that gives nothing says so.
+    fn ends_with(&self, error: &io::Error) {
+        if self.gone.set(copy_of(error)).is_ok() {
+            self.link.wake();
+        }
+    }
+
     /// Why the last of them was, said once.
     pub(super) fn take_refusal(&self) -> Option<io::Error> {
         self.refusal.lock().take()
@@ -53,19 +60,25 @@ impl Link for Uplink {
     }
 
     fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
-        let count = self.link.receive(frames, max)?;
-        match self.gone.get() {
-            Some(gone) if count == 0 => Err(ReceiveError::Gone(copy_of(gone))),
-            _ => Ok(count),
+        let before = frames.len();
+        let result = self.link.receive(frames, max);
+        let count = frames.len() - before;
+        match (result, self.gone.get()) {
+            (Err(ReceiveError::Gone(error)), _) if count > 0 => {
+                self.ends_with(&error);
+                Ok(count)
+            }
+            (Ok(_) | Err(ReceiveError::Lost(_)), Some(gone)) if count == 0 => {
+                Err(ReceiveError::Gone(copy_of(gone)))
+            }
+            (result, _) => result,
         }
     }
 
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
         let result = self.link.transmit(packet);
         match &result {
-            Err(TransmitError::Gone(error)) if self.gone.set(copy_of(error)).is_ok() => {
-                self.link.wake();
-            }
+            Err(TransmitError::Gone(error)) => self.ends_with(error),
             Err(TransmitError::Refused(error)) => {
                 self.refused.add(1);
                 *self.refusal.lock() = Some(copy_of(error));
@@ -102,6 +115,8 @@ mod tests {
     #[derive(Debug, Default)]
     struct Stub {
         given: Mutex<bool, LEAF>,
+        /// With the frame, and whenever it has none, comes an error.
+        fails: Option<fn(io::Error) -> ReceiveError>,
         woken: AtomicUsize,
     }
 
@@ -110,11 +125,12 @@ mod tests {
             unreachable!("nobody asks")
         }
         fn receive(&self, frames: &mut Vec<Frame>, _max: usize) -> Result<usize, ReceiveError> {
-            if std::mem::replace(&mut *self.given.lock(), true) {
-                return Ok(0);
+            let count = usize::from(!std::mem::replace(&mut *self.given.lock(), true));
+            frames.extend((0..count).map(|_| Frame::new(b"frame")));
+            match self.fails {
+                Some(error) => Err(error(io::Error::other("pulled"))),
+                None => Ok(count),
             }
-            frames.push(Frame::new(b"frame"));
-            Ok(1)
         }
         fn transmit(&self, _packet: &Packet<'_>) -> Result<(), TransmitError> {
             Err(TransmitError::Gone(io::Error::other("pulled")))
@@ -127,20 +143,52 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_had_arrived_comes_first_and_the_driver_is_woken_once() {
-        let stub = Arc::new(Stub::default());
-        let uplink = Uplink::new(stub.clone());
-        let packet = Packet {
+    fn fail_to_send(uplink: &Uplink) {
+        let said = uplink.transmit(&Packet {
             header: &[],
             payload: &[],
             ip_header_len: 0,
             checksum: crate::link::Checksum::Complete,
             segment: None,
-        };
+        });
+        assert!(matches!(said, Err(TransmitError::Gone(_))));
+    }
+
+    #[test]
+    fn what_arrives_with_the_end_is_not_lost() {
+        let stub = Arc::new(Stub {
+            fails: Some(ReceiveError::Gone),
+            ..Stub::default()
+        });
+        let uplink = Uplink::new(stub.clone());
+        let mut frames = Vec::new();
+        assert_eq!(uplink.receive(&mut frames, 9).ok(), Some(1));
+        assert_eq!((frames.len(), stub.woken.load(Ordering::Relaxed)), (1, 1));
+        let gone = uplink.receive(&mut frames, 9).unwrap_err();
+        assert!(matches!(gone, ReceiveError::Gone(_)), "{gone}");
+    }
+
+    #[test]
+    fn a_link_that_is_gone_and_says_that_frames_are_lost_is_gone() {
+        let uplink = Uplink::new(Arc::new(Stub {
+            fails: Some(ReceiveError::Lost),
+            ..Stub::default()
+        }));
+        fail_to_send(&uplink);
+        let mut frames = Vec::new();
+        let lost = uplink.receive(&mut frames, 9).unwrap_err();
+        assert!(matches!(lost, ReceiveError::Lost(_)), "{lost}");
+        assert_eq!(frames.len(), 1);
+        let gone = uplink.receive(&mut frames, 9).unwrap_err();
+        assert!(matches!(gone, ReceiveError::Gone(_)), "{gone}");
+    }
+
+    #[test]
+    fn what_had_arrived_comes_first_and_the_driver_is_woken_once() {
+        let stub = Arc::new(Stub::default());
+        let uplink = Uplink::new(stub.clone());
         for _ in 0..2 {
-            let said = uplink.transmit(&packet);
-            assert!(matches!(said, Err(TransmitError::Gone(_))));
+            fail_to_send(&uplink);
         }
         assert_eq!(stub.woken.load(Ordering::Relaxed), 1);
         let mut frames = Vec::new();
