@@ -20,10 +20,10 @@ use super::memory::{Account, Appetite};
 use super::options::Options;
 use super::state::TcpState;
 use super::store::Store;
-use super::tcb::outlet::{MAX_HEADER, Waiting};
+use super::tcb::outlet::Waiting;
 use super::tcb::{Done, Ending, Env, Served, Work, cut};
 use super::time_wait::TimeWait;
-use super::wire::{self, TCP_HEADER, Tuple};
+use super::wire::{self, MAX_HEADER, TCP_HEADER, Tuple};
 use crate::buf::{Chain, Gather};
 use crate::error::SoError;
 use smallvec::SmallVec;
@@ -475,8 +475,7 @@ impl Direct {
             true => can.segment_v4,
             false => can.segment_v6,
         };
-        let most = most.unwrap_or(0).min(usize::from(u16::MAX));
-        let most = most.saturating_sub(self.tuple.ip_header_len() + TCP_HEADER + OPTIONS);
+        let most = most.unwrap_or(0).saturating_sub(MAX_HEADER);
         loop {
             let Some(block) = &mut self.block else { return };
             let Some(emission) = block.poll_transmit(most, env.now) else {
@@ -509,9 +508,11 @@ impl Direct {
         };
         let several = emission.segment.len > emission.size;
         let size = u16::try_from(emission.size).ok().and_then(NonZeroU16::new);
+        let mut header = composed(&self.tuple, emission, env.options.hop_limit());
+        let ip_header_len = wire::set_length(&mut header, emission.segment.len);
         Some(Waiting {
-            header: composed(&self.tuple, emission, env.options.hop_limit()),
-            ip_header_len: self.tuple.ip_header_len(),
+            header,
+            ip_header_len,
             payload,
             segment: size.filter(|_| several),
             again: emission.again,
@@ -583,12 +584,7 @@ fn composed(tuple: &Tuple, emission: &Emission, hop_limit: u8) -> SmallVec<[u8; 
     let ip_len = tuple.ip_header_len();
     let tcp_len = TCP_HEADER + options.len();
     let mut header = SmallVec::from_elem(0, ip_len + tcp_len);
-    wire::write_ip(
-        &mut header,
-        tuple.local,
-        tuple.remote,
-        tcp_len + segment.len,
-    );
+    wire::write_ip(&mut header, tuple.local, tuple.remote, tcp_len);
     match ip_len {
         wire::IPV4_HEADER => {
             header[8] = hop_limit;

@@ -38,7 +38,7 @@ use super::recovery::Recovery;
 use super::state::TcpState;
 use super::store::Store;
 use super::time_wait::TimeWait;
-use super::wire::{FIN, Header, RST, Segment, Tuple};
+use super::wire::{FIN, Header, MAX_HEADER, RST, Segment, Tuple};
 use crate::buf::{Buf, Chain, Gather};
 use crate::error::SoError;
 use crate::link::Link;
@@ -547,7 +547,7 @@ impl Tcb {
         }
         // Whatever options it has.
         let mtu = self.engine.as_ref().map_or(0, |engine| engine.mtu());
-        let full = mtu.saturating_sub(outlet::MAX_HEADER);
+        let full = mtu.saturating_sub(MAX_HEADER);
         let hole = feed.growth > feed.len || self.guard.has_holes();
         let text = match () {
             () if end || hole => Text::Urgent,

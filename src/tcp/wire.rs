@@ -554,10 +554,53 @@ pub(crate) fn write_ip(out: &mut [u8], source: IpAddr, destination: IpAddr, len:
     }
 }
 
+/// IPv6 with a jumbo payload option, TCP, and all options that fit.
+pub(crate) const MAX_HEADER: usize = IPV6_HEADER + JUMBO + 60;
+/// Length of a hop-by-hop header with the jumbo payload option.
+const JUMBO: usize = 8;
+/// What a length field of IP can say.
+pub(crate) const MAX_LENGTH: usize = 65_535;
+
+/// 0, if the field cannot say it.
 fn length_field(len: usize) -> [u8; 2] {
-    u16::try_from(len)
-        .expect("invariant: an IP packet is at most 64 KiB")
-        .to_be_bytes()
+    u16::try_from(len).unwrap_or(0).to_be_bytes()
+}
+
+/// Length of the IP header in front, if it has no options.
+pub(crate) fn ip_header_of(header: &[u8]) -> usize {
+    match header[0] >> 4 {
+        4 => IPV4_HEADER,
+        _ => IPV6_HEADER,
+    }
+}
+
+/// Length of the whole packet, with the jumbo payload option if it gets one.
+pub(crate) fn packet_len(header: &[u8], payload: usize) -> usize {
+    let total = header.len() + payload;
+    let is_jumbo = ip_header_of(header) == IPV6_HEADER && total - IPV6_HEADER > MAX_LENGTH;
+    total + if is_jumbo { JUMBO } else { 0 }
+}
+
+/// Writes into headers without IP options how much payload is behind them. What is longer than IP's header
+/// can say has a total length of 0 in IPv4, as the kernel's own super-frames have, and a jumbo payload option
+/// (RFC 2675) in IPv6. Returns the length of the IP header.
+pub(crate) fn set_length(header: &mut SmallVec<[u8; MAX_HEADER]>, payload: usize) -> usize {
+    let total = header.len() + payload;
+    if ip_header_of(header) == IPV4_HEADER {
+        header[2..4].copy_from_slice(&length_field(total));
+        return IPV4_HEADER;
+    }
+    let len = total - IPV6_HEADER;
+    header[4..6].copy_from_slice(&length_field(len));
+    if len <= MAX_LENGTH {
+        return IPV6_HEADER;
+    }
+    let mut option = [PROTO_TCP, 0, 0xc2, 4, 0, 0, 0, 0];
+    let len = u32::try_from(len + JUMBO).unwrap_or(u32::MAX);
+    option[4..].copy_from_slice(&len.to_be_bytes());
+    header[6] = 0; // hop by hop
+    header.insert_from_slice(IPV6_HEADER, &option);
+    IPV6_HEADER + JUMBO
 }
 
 /// Fills in the checksums of an outgoing packet: the IPv4 header's always, TCP's in full or, if the

@@ -13,18 +13,13 @@ use crate::tcp::ack::AckPolicy;
 use crate::tcp::engine::{Emitted, Outlet};
 use crate::tcp::guard::Guard;
 use crate::tcp::recovery::Recovery;
-use crate::tcp::wire::{self, ACK, FIN, MAX_CANONICAL, PSH, RST, SYN, Tuple};
+use crate::tcp::wire::{
+    self, ACK, FIN, MAX_CANONICAL, MAX_HEADER, MAX_LENGTH, PSH, RST, SYN, Tuple,
+};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use std::ops::Range;
-
-/// IPv6 with a jumbo payload option, TCP, and all options that fit.
-pub(in crate::tcp) const MAX_HEADER: usize = 40 + JUMBO + 60;
-/// Length of a hop-by-hop header with the jumbo payload option.
-const JUMBO: usize = 8;
-/// What a length field of IP can say.
-const MAX_LENGTH: usize = 65_535;
 
 /// A packet that waits for room in the link.
 #[derive(Debug)]
@@ -78,7 +73,7 @@ impl Held {
     /// Takes text that follows, if it has the same header but for what a link works out for each
     /// segment. FIN and PSH end up in the last.
     fn join(&mut self, header: &[u8], new: &New, most: usize) -> bool {
-        let tcp = ip_header_of(header);
+        let tcp = wire::ip_header_of(header);
         let (seq_end, flags) = (tcp + 8, tcp + 13);
         let same = header.len() == self.header.len()
             && header[seq_end..flags] == self.header[seq_end..flags]
@@ -87,7 +82,8 @@ impl Held {
         let follows = self.open && new.from == self.from + self.len as u64;
         // Several segments of another size would be cut in the wrong places.
         let alike = new.len <= usize::from(self.segment) || new.segment == self.segment;
-        let joins = same && follows && alike && packet_len(header, self.len + new.len) <= most;
+        let joins =
+            same && follows && alike && wire::packet_len(header, self.len + new.len) <= most;
         if joins {
             self.header[flags] |= header[flags];
             self.len += new.len;
@@ -98,24 +94,8 @@ impl Held {
 
     /// The header with the length of all that has joined, and how much of it is IP's.
     fn finish(mut self) -> (SmallVec<[u8; MAX_HEADER]>, usize) {
-        let ip_header_len = ip_header_of(&self.header);
-        let length = |len: usize| u16::try_from(len).unwrap_or(0).to_be_bytes();
-        let total = self.header.len() + self.len;
-        if ip_header_len == wire::IPV4_HEADER {
-            self.header[2..4].copy_from_slice(&length(total));
-            return (self.header, ip_header_len);
-        }
-        let payload = total - ip_header_len;
-        self.header[4..6].copy_from_slice(&length(payload));
-        if payload <= MAX_LENGTH {
-            return (self.header, ip_header_len);
-        }
-        let len = u32::try_from(payload + JUMBO).unwrap_or(u32::MAX);
-        let mut option = [wire::PROTO_TCP, 0, 0xc2, 4, 0, 0, 0, 0];
-        option[4..].copy_from_slice(&len.to_be_bytes());
-        self.header[6] = 0;
-        self.header.insert_from_slice(ip_header_len, &option);
-        (self.header, ip_header_len + JUMBO)
+        let ip_header_len = wire::set_length(&mut self.header, self.len);
+        (self.header, ip_header_len)
     }
 }
 
@@ -127,22 +107,6 @@ struct New {
     segment: u16,
     /// It begins before what was sent already.
     again: bool,
-}
-
-/// Length of the IP header in front, which is the engine's: without options.
-fn ip_header_of(header: &[u8]) -> usize {
-    match header[0] >> 4 {
-        4 => wire::IPV4_HEADER,
-        _ => wire::IPV6_HEADER,
-    }
-}
-
-/// Length of the whole packet, with the jumbo payload option if it gets one.
-fn packet_len(header: &[u8], len: usize) -> usize {
-    let total = header.len() + len;
-    let is_jumbo =
-        ip_header_of(header) == wire::IPV6_HEADER && total - wire::IPV6_HEADER > MAX_LENGTH;
-    total + if is_jumbo { JUMBO } else { 0 }
 }
 
 /// More may follow: the last segment is as long as the others, and not the end.
@@ -173,7 +137,7 @@ impl Wire<'_> {
 
     /// Holds data that others may join, or lets it join.
     fn hold(&mut self, header: &[u8], new: New) -> bool {
-        let over_v6 = ip_header_of(header) == wire::IPV6_HEADER;
+        let over_v6 = wire::ip_header_of(header) == wire::IPV6_HEADER;
         let Some(most) = self.largest(over_v6).filter(|_| new.segment > 0) else {
             return false;
         };
@@ -183,7 +147,7 @@ impl Wire<'_> {
             return true;
         }
         self.release();
-        let flags = header[ip_header_of(header) + 13];
+        let flags = header[wire::ip_header_of(header) + 13];
         let ends = flags & (SYN | FIN | RST) != 0;
         if ends || header.len() + 2 * new.len > most {
             return false;
