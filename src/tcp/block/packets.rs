@@ -2,6 +2,7 @@
 
 mod acks;
 mod close;
+mod fuzz;
 mod handshake;
 mod hostile;
 mod loss;

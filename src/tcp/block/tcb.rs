@@ -337,6 +337,43 @@ impl Tcb {
         self.recovery.phase()
     }
 
+    /// The invariants that the parts' documentation states.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        let (una, nxt, max) = (self.sender.una(), self.sender.nxt(), self.sender.max());
+        assert!(una <= nxt && nxt <= max && max <= self.sender.end().max(nxt) && max <= nxt + 2);
+        let record = self.recovery.record();
+        record.check();
+        let covered = record.in_flight() + record.lost() + record.sacked();
+        assert!(
+            self.state == TcpState::Closed || covered == nxt - una,
+            "{covered} of {una}..{nxt}"
+        );
+        let nxt = self.receiver.nxt();
+        assert!(self.receiver.edge() >= nxt && self.receiver.ahead().all(|one| one.start > nxt));
+        assert!(self.congestion.window() >= self.path.mss() as u64);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn send_span(&self) -> (u64, u64) {
+        (self.sender.una(), self.sender.max())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn send_number(&self, position: u64) -> u32 {
+        self.sender.seq(position)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn receive_next(&self) -> u32 {
+        self.receiver.nxt_seq()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.wants_close
+    }
+
     /// A line for the eye.
     #[cfg(test)]
     pub(crate) fn brief(&self) -> String {

@@ -1,0 +1,225 @@
+//! Any segments, any calls, in any order: nothing panics, the invariants hold, and what is drawn is
+//! bounded.
+
+use super::*;
+use crate::tcp::block::segment::{PSH, RST};
+use crate::tcp::block::sim::path::Random;
+use crate::tcp::icmp::Trouble;
+use crate::tcp::memory::Appetite;
+
+struct Fuzz {
+    raw: Raw,
+    random: Random,
+    read: u64,
+    /// Segments in and out.
+    count: (u64, u64),
+}
+
+impl Fuzz {
+    fn new(seed: u64) -> Fuzz {
+        let mut random = Random::new(seed);
+        let mut config = if random.chance(0.5) {
+            stamped()
+        } else {
+            config()
+        };
+        config.sack = random.chance(0.8);
+        config.nodelay = random.chance(0.5);
+        config.iss = OURS;
+        Fuzz {
+            raw: Raw::established(&config, ms(random.below(100))),
+            random,
+            read: 0,
+            count: (0, 0),
+        }
+    }
+
+    fn number(&mut self, near: u32, spread: u64) -> u32 {
+        match self.random.below(10) {
+            0 => u32::try_from(self.random.below(1 << 32)).unwrap(),
+            1..=4 => near,
+            _ => {
+                let distance = u32::try_from(self.random.below(2 * spread)).unwrap();
+                near.wrapping_add(distance)
+                    .wrapping_sub(u32::try_from(spread).unwrap())
+            }
+        }
+    }
+
+    fn segment(&mut self) -> Segment {
+        let near = self.raw.tcb.receive_next();
+        let (una, max) = self.raw.tcb.send_span();
+        let at = una + self.random.below(max - una + 1);
+        let mut segment = self.raw.segment(ACK, 0);
+        segment.seq = self.number(near, 70_000);
+        segment.ack = self.number(seq(at), 3000);
+        segment.len = usize::try_from(self.random.below(3) * self.random.below(3000)).unwrap();
+        segment.window = u16::try_from(self.random.below(4) * self.random.below(16_000)).unwrap();
+        segment.flags = match self.random.below(40) {
+            0 => u8::try_from(self.random.below(64)).unwrap(),
+            1 => RST,
+            2 => SYN | ACK,
+            3..=5 => ACK | FIN,
+            6..=12 => ACK | PSH,
+            _ => ACK,
+        };
+        for _ in 0..self.random.below(4) {
+            let start = self.number(seq(at), 5000);
+            let end = start.wrapping_add(u32::try_from(self.random.below(4000)).unwrap());
+            segment.options.sack.push((start, end));
+        }
+        if let Some(stamps) = &mut segment.options.timestamps {
+            match self.random.below(20) {
+                0 => stamps.value = u32::try_from(self.random.below(1 << 32)).unwrap(),
+                1 => stamps.echo = u32::try_from(self.random.below(1 << 32)).unwrap(),
+                2 => segment.options.timestamps = None,
+                _ => {}
+            }
+        }
+        segment
+    }
+
+    fn step(&mut self) {
+        let now = self.raw.now;
+        match self.random.below(20) {
+            0..=10 => {
+                let segment = self.segment();
+                self.count.0 += 1;
+                let before = self.raw.tcb.in_order();
+                let taken = self.raw.give(&segment);
+                let growth = taken.kept.map_or(0, |kept| kept.growth);
+                assert_eq!(self.raw.tcb.in_order(), before + growth);
+                if let Some(kept) = taken.kept {
+                    assert!(kept.len > 0 && kept.skip + kept.len <= segment.len);
+                }
+            }
+            11..=13 => {
+                let bytes = usize::try_from(1 + self.random.below(20_000)).unwrap();
+                if !self.raw.tcb.is_closed() {
+                    self.raw.write(bytes);
+                }
+            }
+            14 | 15 => {
+                let unread = self.raw.tcb.in_order() - self.read;
+                self.read += self.random.below(unread + 1);
+                let idle = self.random.chance(0.5);
+                self.raw.tcb.read(self.read, idle, now);
+            }
+            16 => {
+                let all = [Appetite::Everything, Appetite::InOrder, Appetite::Nothing];
+                let appetite = all[usize::try_from(self.random.below(3)).unwrap()];
+                self.raw.tcb.set_appetite(appetite);
+            }
+            17 => {
+                let (una, _) = self.raw.tcb.send_span();
+                let at = self.number(seq(una), 3000);
+                let mtu = usize::try_from(self.random.below(2000)).unwrap();
+                self.raw.tcb.handle_icmp(at, Trouble::TooBig(mtu), now);
+            }
+            18 => {
+                let time = ms(self.random.below(2000));
+                self.count.1 += self.raw.pass(time).len() as u64 / 20;
+            }
+            _ => {
+                if self.random.chance(0.03) {
+                    self.raw.shutdown();
+                }
+            }
+        }
+        // The link may be full.
+        for _ in 0..self.random.below(20) {
+            let Some(emission) = self.raw.tcb.poll_transmit(5000, self.raw.now) else {
+                break;
+            };
+            assert!(emission.payload.end <= self.raw.written);
+            self.count.1 += 1;
+        }
+        while self.raw.tcb.poll_event().is_some() {}
+        self.raw.tcb.check();
+    }
+}
+
+#[test]
+fn any_segments_in_any_order_are_survived() {
+    let seeds = std::env::var("SEEDS").map_or(300, |seeds| seeds.parse().unwrap());
+    for seed in 0..seeds {
+        let run = || {
+            let mut fuzz = Fuzz::new(seed);
+            for _ in 0..300 {
+                fuzz.step();
+            }
+            let sent = fuzz.raw.written / 500;
+            let (heard, said) = fuzz.count;
+            assert!(said <= 3 * heard + 3 * sent + 500, "{said} for {heard}");
+            // Whatever has happened, there is an end to it.
+            let late = fuzz.raw.pass(ms(10_000_000));
+            assert!(late.len() < 2000, "{} later", late.len());
+            fuzz.raw.tcb.check();
+        };
+        if let Err(panic) = std::panic::catch_unwind(run) {
+            eprintln!("seed {seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// Two that are established with each other, each fed a forged segment, do not answer each other for
+/// ever.
+#[test]
+fn a_forged_segment_starts_no_storm() {
+    for seed in 0..300 {
+        let mut random = Random::new(seed);
+        let now = SystemClock.now();
+        let config = stamped();
+        let mut one = Tcb::connect(&config, now);
+        let syn = one.poll_transmit(1, now).unwrap().segment;
+        let mut two = Tcb::accept(&Config { iss: 7, ..config }, &syn, now).unwrap();
+        let exchange = |one: &mut Tcb, two: &mut Tcb| {
+            let mut count = 0;
+            loop {
+                let before = count;
+                while let Some(emission) = one.poll_transmit(1, now) {
+                    two.handle_segment(&emission.segment, now);
+                    count += 1;
+                }
+                while let Some(emission) = two.poll_transmit(1, now) {
+                    one.handle_segment(&emission.segment, now);
+                    count += 1;
+                }
+                assert!(count < 100, "seed {seed}: a storm");
+                if before == count {
+                    return;
+                }
+            }
+        };
+        exchange(&mut one, &mut two);
+        one.written(5000, now);
+        exchange(&mut one, &mut two);
+        for _ in 0..20 {
+            for side in [&mut one, &mut two] {
+                let (una, max) = side.send_span();
+                let at = una + random.below(max - una + 3);
+                let forged = Segment {
+                    seq: side
+                        .receive_next()
+                        .wrapping_add(u32::try_from(random.below(5)).unwrap())
+                        .wrapping_sub(2),
+                    ack: side.send_number(at),
+                    flags: [ACK, ACK | PSH, ACK | FIN, SYN | ACK]
+                        [usize::try_from(random.below(3)).unwrap()],
+                    window: 1000,
+                    len: usize::try_from(random.below(3)).unwrap(),
+                    options: SegmentOptions {
+                        timestamps: Some(Timestamps {
+                            value: 6000,
+                            echo: 5000,
+                        }),
+                        ..SegmentOptions::default()
+                    },
+                };
+                side.handle_segment(&forged, now);
+            }
+            exchange(&mut one, &mut two);
+        }
+    }
+}
