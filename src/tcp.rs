@@ -25,10 +25,10 @@
 
 mod ack;
 pub(crate) mod ahead;
-#[cfg(any(test, sosplice_tcp_block))]
+#[cfg(any(test, not(sosplice_tcp_engine)))]
 pub(crate) mod block;
 pub(crate) mod conn;
-#[cfg(any(test, sosplice_tcp_block))]
+#[cfg(any(test, not(sosplice_tcp_engine)))]
 pub(crate) mod direct;
 pub(crate) mod engine;
 pub(crate) mod guard;

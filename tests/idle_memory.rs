@@ -117,7 +117,7 @@ fn a_connection_at_rest_holds_little() {
         usize::try_from(more).unwrap() / (2 * COUNT)
     };
     let awake = each();
-    let rings = !cfg!(sosplice_tcp_block);
+    let rings = cfg!(sosplice_tcp_engine);
     assert!(!rings || awake > 2 * 256 * 1024, "{awake}: with rings");
     clock.advance(Duration::from_secs(6));
     drive(&mut drivers);

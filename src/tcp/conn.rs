@@ -22,14 +22,14 @@
 //! 7. Events are told when the connection is free again: a subscriber may use it. What two owners have
 //!    to tell may then come in another order.
 
-#[cfg(sosplice_tcp_block)]
+#[cfg(not(sosplice_tcp_engine))]
 use super::direct::Direct as Tcb;
 use super::engine::Engine;
 use super::host::{Home, Host, Sent};
 use super::icmp::IcmpError;
 use super::options::Options;
 use super::state::TcpState;
-#[cfg(not(sosplice_tcp_block))]
+#[cfg(sosplice_tcp_engine)]
 use super::tcb::Tcb;
 use super::tcb::{Done, Ending, Env, Work};
 use super::wire::{Segment, Tuple};
@@ -135,7 +135,7 @@ pub(crate) struct ConnConfig {
     pub(crate) rcv_ring: usize,
     pub(crate) wire_iss: u32,
     pub(crate) ack_delay: Option<Duration>,
-    #[cfg_attr(sosplice_tcp_block, expect(dead_code, reason = "the engine's"))]
+    #[cfg_attr(not(sosplice_tcp_engine), expect(dead_code, reason = "the engine's"))]
     pub(crate) epoch: Instant,
     pub(crate) is_inbound: bool,
 }
@@ -430,7 +430,7 @@ impl Conn {
 }
 
 /// What a connection is run by. The engine, and what goes with it, behind a guard.
-#[cfg(not(sosplice_tcp_block))]
+#[cfg(sosplice_tcp_engine)]
 fn owned(
     tuple: Tuple,
     engine: Engine,
@@ -450,7 +450,7 @@ fn owned(
 }
 
 /// What a connection is run by: the control block. Of the engine only the size of packets is asked.
-#[cfg(sosplice_tcp_block)]
+#[cfg(not(sosplice_tcp_engine))]
 fn owned(
     tuple: Tuple,
     engine: Engine,

@@ -1,12 +1,12 @@
 //! One connection's state over the control block ([`block`](super::block)): block, store, and the
 //! service step that keeps them together. In the place of [`tcb`](super::tcb), which does the same over
-//! the engine; chosen with `--cfg sosplice_tcp_block`.
+//! smoltcp's socket, with `--cfg sosplice_tcp_engine`.
 //!
 //! Everything here runs under the connection's ownership (rank 1) and takes the locks of the two
 //! socket buffers (2, 3) one at a time. Nothing here reads a clock.
 
 #![cfg_attr(
-    not(sosplice_tcp_block),
+    sosplice_tcp_engine,
     allow(dead_code, reason = "compiled so that it does not rot")
 )]
 

@@ -16,7 +16,7 @@
 //! * I7 an engine that takes the place of another is where that one was ([`rest`]).
 
 #![cfg_attr(
-    sosplice_tcp_block,
+    not(sosplice_tcp_engine),
     allow(dead_code, reason = "the control block is used in its place")
 )]
 

@@ -91,7 +91,7 @@ pub(crate) struct Segment {
     pub(crate) looped: bool,
     /// TSval and TSecr (RFC 7323 3.2).
     #[cfg_attr(
-        not(any(test, sosplice_tcp_block)),
+        all(not(test), sosplice_tcp_engine),
         expect(dead_code, reason = "the engine has none")
     )]
     pub(crate) timestamps: Option<(u32, u32)>,

@@ -277,7 +277,7 @@ fn a_reset_that_waits_for_room_is_of_a_closed_connection() {
         (1, 1, 1)
     );
     stream.abort();
-    if cfg!(sosplice_tcp_block) {
+    if !cfg!(sosplice_tcp_engine) {
         // RFC 9293 3.10.5: in SYN-SENT there is nobody to tell.
         only(&net.stack.stats(), &[(TcpState::SynSent, 1)]);
     } else {

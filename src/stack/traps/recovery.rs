@@ -112,7 +112,7 @@ fn a_hole_is_filled_at_once() {
     assert_eq!(repaired(&net), 0);
     sack(&net, &raw, &[(2 * MSS, 6 * MSS)]);
     let again = places(&net.seen(), raw.ack);
-    if cfg!(sosplice_tcp_block) {
+    if !cfg!(sosplice_tcp_engine) {
         // RFC 6937bis: seven tenths of what was delivered.
         assert_eq!((again.len(), &again[0]), (1, &(0..MSS)));
         sack(&net, &raw, &[(2 * MSS, 8 * MSS)]);
@@ -201,7 +201,7 @@ fn an_acknowledgement_on_what_came_twice_counts() {
         again.iter().all(|place| place.start >= 4 * MSS),
         "{again:?}"
     );
-    assert!(flight == 12 || cfg!(sosplice_tcp_block));
+    assert!(flight == 12 || !cfg!(sosplice_tcp_engine));
     // Nothing is heard of what is sent from here on, so the end of it is probed.
     net.pass(Duration::from_millis(150));
     net.healthy();
@@ -232,7 +232,7 @@ fn a_lost_end_is_sent_again_soon() {
     let una = raw.ack;
     let lost = places(&frames, una).last().unwrap().end;
     // RFC 8985 7.2: two round trips; the engine's recovery has a minimum.
-    let (wait, more) = if cfg!(sosplice_tcp_block) {
+    let (wait, more) = if !cfg!(sosplice_tcp_engine) {
         // They are paced, so the last ones left and came back within less than 5 ms.
         (0, 2)
     } else {
@@ -252,7 +252,7 @@ fn a_lost_end_is_sent_again_soon() {
     let again = places(&net.seen(), una);
     let sum: usize = again.iter().map(Range::len).sum();
     // The first at once, the others as what is sent is delivered (RFC 6937bis).
-    let most = if cfg!(sosplice_tcp_block) { 1 } else { 10 };
+    let most = if !cfg!(sosplice_tcp_engine) { 1 } else { 10 };
     assert_eq!((again[0].start, sum), (0, (lost - MSS).min(most * MSS)));
     let got = pattern(0, una.wrapping_sub(begin) as usize);
     finish(&mut net, &mut raw, got, total);

@@ -161,7 +161,7 @@ fn a_blind_reset_or_answer_to_our_syn_does_nothing() {
         assert!(net.seen().is_empty());
         blind.send(&net, SYN | ACK, b"");
         // The block asks once more, at once.
-        let again = if cfg!(sosplice_tcp_block) { SYN } else { RST };
+        let again = if !cfg!(sosplice_tcp_engine) { SYN } else { RST };
         let seen = net.seen();
         let flags = seen.iter().map(|frame| frame.header.flags);
         assert!(
