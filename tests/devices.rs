@@ -268,6 +268,31 @@ fn the_last_of_several_queues_puts_back() {
     assert_eq!(offloads(&namespace, "t0"), [true, false, false]);
 }
 
+/// The first of two strangers goes, and the second one goes on receiving.
+#[test]
+fn the_header_stays_as_long_as_anybody_needs_it() {
+    if !ready("the_header_stays_as_long_as_anybody_needs_it") {
+        return;
+    }
+    let namespace = persistent(true);
+    let flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE;
+    let mut other = Other::attached(&namespace, flags);
+    other.tell("header 12");
+    drop(other);
+    let [first, second] = [0, 1].map(|_| open_queue(&namespace).unwrap());
+    drop(first);
+    let stack = Stack::builder(second).address("10.99.1.2/24".parse().unwrap());
+    let stack = stack.build().unwrap();
+    let listener = TcpListener::bind(&stack, "10.99.1.2:80").unwrap();
+    namespace.wait_until_up("t0");
+    let to = "10.99.1.2:80".parse().unwrap();
+    let limit = Duration::from_secs(10);
+    let connected = namespace.enter(|| TcpStream::connect_timeout(&to, limit));
+    connected.unwrap();
+    drop(listener);
+    assert_eq!(stack.stats().receive_errors, 0);
+}
+
 #[test]
 fn a_queue_with_other_flags_is_refused() {
     if !ready("a_queue_with_other_flags_is_refused") {

@@ -27,7 +27,7 @@
 //! **Offload is a property of the device**, not of who opens it, and so is the length of the virtio-net
 //! header. A device that was made with `ip tuntap` outlives its users, with what the last one has set. So
 //! the last of the queues that were opened together puts back what was found, unless another program has
-//! changed it meanwhile. A process that is killed cannot: it leaves checksum and segmentation offload on
+//! changed it meanwhile (the header's length only if nobody else has a queue open). A process that is killed cannot: it leaves checksum and segmentation offload on
 //! (`ethtool -k` shows them), and a program that opens the device without a virtio-net header then gets
 //! packets without checksums. [`Tun`] sets what it needs at open, with and without
 //! [`offload`](Builder::offload), so it is not concerned; for others,

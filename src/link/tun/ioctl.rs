@@ -8,6 +8,7 @@
 use rustix::fd::BorrowedFd;
 use rustix::io::Result;
 use rustix::ioctl::{IntegerSetter, Opcode, Setter, Updater, ioctl, opcode};
+use rustix::net::netdevice;
 use std::ffi::{c_int, c_uint};
 
 const TUNGETIFF: Opcode = opcode::read::<c_uint>(b'T', 210);
@@ -97,6 +98,17 @@ fn interface(tun: BorrowedFd<'_>) -> Result<[u8; NAME_MAX + 1]> {
     // SAFETY: TUNGETIFF writes a `struct ifreq`; ours is as large as any kernel's.
     unsafe { ioctl(tun, Updater::<TUNGETIFF, Ifreq>::new(&mut ifreq))? };
     Ok(ifreq.name)
+}
+
+/// The interface's index. `socket` is one of the device's network namespace.
+pub(super) fn index(socket: BorrowedFd<'_>, tun: BorrowedFd<'_>) -> Result<u32> {
+    let name = interface(tun)?;
+    let len = name
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(name.len());
+    let name = std::str::from_utf8(&name[..len]).map_err(|_| rustix::io::Errno::INVAL)?;
+    netdevice::name_to_index(socket, name)
 }
 
 /// The length in bytes of the header in front of each packet.

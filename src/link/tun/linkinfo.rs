@@ -4,6 +4,7 @@
 //! `TUNGETIFF` does not do: it reports whether a queue has no filter by the bit that is `IFF_NO_PI`
 //! elsewhere, and so always has that bit.
 
+use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{
@@ -20,6 +21,7 @@ const IFLA_INFO_DATA: u16 = 2;
 const IFLA_TUN_PI: u16 = 4;
 const IFLA_TUN_VNET_HDR: u16 = 5;
 const IFLA_TUN_NUM_QUEUES: u16 = 8;
+const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 /// Flags in the type of an attribute.
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
@@ -30,19 +32,23 @@ pub(super) struct LinkInfo {
     pub(super) packet_information: bool,
     /// `IFF_VNET_HDR` is on.
     pub(super) virtio_header: bool,
-    /// How many queues are open.
+    /// How many queues are open, also those that their programs have switched off.
     pub(super) queues: u32,
 }
 
-/// Of the interface with this index in the network namespace of the calling thread.
-pub(super) fn look_up(index: u32) -> Result<LinkInfo, Errno> {
-    let socket = socket_with(
+/// A socket to ask in the network namespace of the calling thread. `ioctl`s about devices work with it too.
+pub(super) fn socket() -> Result<OwnedFd, Errno> {
+    socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,
         SocketFlags::CLOEXEC,
         // NETLINK_ROUTE is protocol 0.
         None,
-    )?;
+    )
+}
+
+/// Of the interface with this index in the network namespace of the socket.
+pub(super) fn look_up(socket: BorrowedFd<'_>, index: u32) -> Result<LinkInfo, Errno> {
     let mut request = [0; HEADERS];
     let len = u32::try_from(HEADERS).expect("invariant: a small constant");
     request[..4].copy_from_slice(&len.to_ne_bytes());
@@ -50,13 +56,13 @@ pub(super) fn look_up(index: u32) -> Result<LinkInfo, Errno> {
     request[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
     request[20..24].copy_from_slice(&index.to_ne_bytes());
     sendto(
-        &socket,
+        socket,
         &request,
         SendFlags::empty(),
         &SocketAddrNetlink::new(0, 0),
     )?;
     let mut answer = vec![0; 32 * 1024];
-    let (_, len) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
+    let (_, len) = recv(socket, &mut answer[..], RecvFlags::empty())?;
     parse(&answer[..len.min(answer.len())]).ok_or(Errno::PROTO)
 }
 
@@ -68,12 +74,16 @@ fn parse(answer: &[u8]) -> Option<LinkInfo> {
     let info = find(answer.get(HEADERS..)?, IFLA_LINKINFO)?;
     let data = find(info, IFLA_INFO_DATA)?;
     let flag = |which| Some(find(data, which)?.first()? != &0);
-    let queues = find(data, IFLA_TUN_NUM_QUEUES).and_then(<[u8]>::first_chunk);
+    let number = |which| {
+        let bytes = find(data, which).and_then(<[u8]>::first_chunk);
+        bytes.map(|bytes| u32::from_ne_bytes(*bytes))
+    };
     Some(LinkInfo {
         packet_information: flag(IFLA_TUN_PI)?,
         virtio_header: flag(IFLA_TUN_VNET_HDR)?,
         // Said of devices that may have several only.
-        queues: queues.map_or(1, |queues| u32::from_ne_bytes(*queues)),
+        queues: number(IFLA_TUN_NUM_QUEUES).unwrap_or(1)
+            + number(IFLA_TUN_NUM_DISABLED_QUEUES).unwrap_or(0),
     })
 }
 
@@ -118,7 +128,8 @@ mod tests {
         let data = [
             attribute(4, &[0]),
             attribute(5, &[1]),
-            attribute(8, &3u32.to_ne_bytes()),
+            attribute(8, &2u32.to_ne_bytes()),
+            attribute(9, &1u32.to_ne_bytes()),
         ];
         let found = parse(&answer(&data.concat())).unwrap();
         let expected = LinkInfo {

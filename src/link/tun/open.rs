@@ -7,7 +7,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+use rustix::net::netdevice;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fmt;
 use std::io;
@@ -334,13 +334,7 @@ impl Builder {
     /// Opens in the namespace of the calling thread.
     fn open_here(&self, settings: Option<Arc<Settings>>) -> Result<Opened, OpenError> {
         let name = self.place.name.as_str();
-        let socket = socket_with(
-            AddressFamily::INET,
-            SocketType::DGRAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(|error| self.system("socket", error))?;
+        let socket = linkinfo::socket().map_err(|error| self.system("socket", error))?;
         let exists = match netdevice::name_to_index(&socket, name) {
             Ok(_) => true,
             Err(Errno::NODEV) => false,
@@ -379,7 +373,8 @@ impl Builder {
     fn check_settings(&self, socket: &OwnedFd, fd: &OwnedFd) -> Result<(), OpenError> {
         let index = netdevice::name_to_index(socket, &self.place.name)
             .map_err(|error| self.system("SIOCGIFINDEX", error))?;
-        let info = linkinfo::look_up(index).map_err(|error| self.system("RTM_GETLINK", error))?;
+        let info = linkinfo::look_up(socket.as_fd(), index)
+            .map_err(|error| self.system("RTM_GETLINK", error))?;
         let header =
             ioctl::header_len(fd.as_fd()).map_err(|error| self.system("TUNGETVNETHDRSZ", error))?;
         let difference = if info.packet_information {

@@ -3,9 +3,10 @@
 //!
 //! Whoever opens a device sets both, and the last of the queues that were opened together puts back what
 //! was found. What somebody else has set meanwhile stays: only what is still as it was set here is put
-//! back, so that several who come and go in any order leave the device as the first one found it.
+//! back, so that several who come and go in any order leave the device as the first one found it. The length
+//! of the header stays while anybody else has a queue: with another one he would lose every packet.
 
-use super::{HEADER, ioctl};
+use super::{HEADER, ioctl, linkinfo};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, Result};
 use std::ffi::c_int;
@@ -13,7 +14,7 @@ use std::ffi::c_int;
 /// What was found, and what was set. One for all queues that are opened together.
 #[derive(Debug)]
 pub(super) struct Settings {
-    /// A socket of the device's network namespace.
+    /// A [`linkinfo::socket`] of the device's network namespace.
     socket: OwnedFd,
     /// Offloads that were found; `None` if the kernel does not say.
     found: Option<u32>,
@@ -58,9 +59,17 @@ impl Settings {
         if let Some(found) = self.found.filter(|_| now == Some(self.offload)) {
             let _ = ioctl::set_offload(tun, found);
         }
-        if ioctl::header_len(tun) == Ok(header_len()) {
+        let other_header = self.found_header != header_len();
+        if other_header && ioctl::header_len(tun) == Ok(header_len()) && !self.is_shared(tun) {
             let _ = ioctl::set_header_len(tun, self.found_header);
         }
+    }
+
+    /// Whether somebody else has a queue of the device open.
+    fn is_shared(&self, tun: BorrowedFd<'_>) -> bool {
+        let index = ioctl::index(self.socket.as_fd(), tun);
+        let info = index.and_then(|index| linkinfo::look_up(self.socket.as_fd(), index));
+        info.is_ok_and(|info| info.queues > 1)
     }
 }
 
