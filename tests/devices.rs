@@ -422,6 +422,9 @@ fn reads_that_fail_end_nothing() {
     let (mut inside, _) = listener.accept().unwrap();
     let flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE;
     let mut other = Other::attached(&namespace, flags);
+    // Of two queues, the kernel takes the one that has sent something of a connection.
+    inside.write_all(b"here").unwrap();
+    near.read_exact(&mut [0; 4]).unwrap();
     // The kernel finds no room for the header, and each read fails with EINVAL.
     other.tell("header 1000000");
     let before = stack.stats().receive_errors;
