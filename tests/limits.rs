@@ -97,6 +97,7 @@ fn shared_mappings() -> usize {
 }
 
 #[test]
+#[cfg_attr(not(sosplice_tcp_engine), ignore = "a block has no rings")]
 fn rings_have_their_own_memory_while_there_is_no_descriptor_for_the_shared() {
     let name = "rings_have_their_own_memory_while_there_is_no_descriptor_for_the_shared";
     alone(name, || {
@@ -111,6 +112,7 @@ fn rings_have_their_own_memory_while_there_is_no_descriptor_for_the_shared() {
 }
 
 #[test]
+#[cfg_attr(not(sosplice_tcp_engine), ignore = "a block has no rings")]
 fn rings_have_their_own_memory_while_there_are_too_many_mappings() {
     let name = "rings_have_their_own_memory_while_there_are_too_many_mappings";
     alone(name, || {

@@ -24,7 +24,10 @@
 
 #[cfg(not(sosplice_tcp_engine))]
 use super::direct::Direct as Tcb;
-use super::engine::Engine;
+#[cfg(not(sosplice_tcp_engine))]
+pub(crate) use super::direct::Opening as Engine;
+#[cfg(sosplice_tcp_engine)]
+pub(crate) use super::engine::Engine;
 use super::host::{Home, Host, Sent};
 use super::icmp::IcmpError;
 use super::options::Options;
@@ -449,7 +452,7 @@ fn owned(
     tcb
 }
 
-/// What a connection is run by: the control block. Of the engine only the size of packets is asked.
+/// What a connection is run by: the control block.
 #[cfg(not(sosplice_tcp_engine))]
 fn owned(
     tuple: Tuple,

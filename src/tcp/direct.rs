@@ -13,6 +13,7 @@
 use super::block::segment::{Emission, Segment, SegmentOptions, Timestamps};
 use super::block::tcb::{Cause, Config, News, Tcb};
 use super::conn::ConnConfig;
+use super::engine::EngineConfig;
 use super::host::TimerKey;
 use super::icmp::{IcmpError, Trouble};
 use super::limits::Limits;
@@ -26,6 +27,7 @@ use super::time_wait::TimeWait;
 use super::wire::{self, MAX_HEADER, TCP_HEADER, Tuple};
 use crate::buf::{Chain, Gather};
 use crate::error::SoError;
+use crate::link::Capabilities;
 use smallvec::SmallVec;
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
@@ -34,6 +36,27 @@ use std::time::{Duration, Instant};
 const INITIAL_WINDOW: usize = 256 * 1024;
 /// Bytes of options in a segment at most.
 const OPTIONS: usize = 40;
+
+/// What is made in the place of an engine: nothing but the size of packets is asked of it.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    mtu: usize,
+}
+
+impl Opening {
+    pub(crate) fn listening(link: &Capabilities, _: &EngineConfig, _: &Tuple) -> Opening {
+        Opening { mtu: link.mtu }
+    }
+
+    pub(crate) fn connecting(link: &Capabilities, _: &EngineConfig, _: &Tuple) -> Opening {
+        Opening { mtu: link.mtu }
+    }
+
+    /// Bytes of a packet.
+    pub(crate) fn mtu(&self) -> usize {
+        self.mtu
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -69,7 +92,7 @@ pub(crate) struct Direct {
     #[cfg(any(test, sosplice_fuzz))]
     pub(crate) tap: super::oracle::Tap,
     #[cfg(any(test, sosplice_fuzz))]
-    pub(crate) engine_config: super::engine::EngineConfig,
+    pub(crate) engine_config: EngineConfig,
 }
 
 impl Direct {
@@ -119,7 +142,7 @@ impl Direct {
             #[cfg(any(test, sosplice_fuzz))]
             tap: super::oracle::Tap::default(),
             #[cfg(any(test, sosplice_fuzz))]
-            engine_config: super::engine::EngineConfig {
+            engine_config: EngineConfig {
                 rcv_ring: config.rcv_ring,
                 snd_ring: 0,
                 shared_rings: None,

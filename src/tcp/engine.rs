@@ -4,6 +4,11 @@
 //! zeros behind them, and what it emits is a header and a length: nothing is ever written into its
 //! rings but zeros. Deterministic; under the connection's ownership (rank 1).
 
+#![cfg_attr(
+    not(sosplice_tcp_engine),
+    allow(dead_code, reason = "the control block is used in its place")
+)]
+
 use super::guard::Emission;
 use super::ring::{Kept, ring};
 use super::wire::{self, Header, MAX_CANONICAL, SynOptions, TCP_HEADER, Tuple};
