@@ -62,7 +62,10 @@ impl Opening {
 #[derive(Debug)]
 pub(crate) struct Direct {
     tuple: Tuple,
-    config: Config,
+    /// How the block is to be made, until it is.
+    config: Option<Box<Config>>,
+    /// Bytes of `so_rcv`.
+    capacity: usize,
     limits: Limits,
     /// `None` before the SYN has come, and when nothing is left to do.
     block: Option<Box<Tcb>>,
@@ -74,7 +77,7 @@ pub(crate) struct Direct {
     /// The peer's FIN came in order and is to be told.
     eof: bool,
     /// A packet that the link had no room for.
-    waiting: Option<Waiting>,
+    waiting: Option<Box<Waiting>>,
     established: bool,
     said_established: bool,
     detached: bool,
@@ -122,7 +125,8 @@ impl Direct {
             tuple,
             limits: options.limits(),
             block: active.then(|| Box::new(Tcb::connect(&block, now))),
-            config: block,
+            config: (!active).then(|| Box::new(block)),
+            capacity: config.rcv_ring,
             began: now,
             over: false,
             store: Store::default(),
@@ -208,10 +212,7 @@ impl Direct {
         let received = received(segment);
         let floor = self.floor();
         let Some(block) = &mut self.block else {
-            match Tcb::accept(&self.config, &received, env.now) {
-                Some(block) => self.block = Some(Box::new(block)),
-                None => env.counters.refused.add(1),
-            }
+            self.accept(&received, env);
             return;
         };
         let memory = env.memory;
@@ -236,6 +237,18 @@ impl Direct {
             }
         }
         self.note();
+    }
+
+    /// The SYN of a connection that the peer opens.
+    fn accept(&mut self, syn: &Segment, env: &Env<'_>) {
+        let config = self.config.as_deref();
+        match config.and_then(|config| Tcb::accept(config, syn, env.now)) {
+            Some(block) => {
+                self.block = Some(Box::new(block));
+                self.config = None;
+            }
+            None => env.counters.refused.add(1),
+        }
     }
 
     /// The store lacks what is in order: this connection ends.
@@ -364,12 +377,15 @@ impl Direct {
     fn apply(&mut self, work: Work, env: &Env<'_>) {
         if work.has(Work::OPTIONS) {
             self.limits = env.options.limits();
-            self.config.nodelay = env.options.nodelay();
-            self.config.limits = self.limits;
-            self.config.keep_alive = env.options.keep_alive();
+            let (nodelay, keep_alive) = (env.options.nodelay(), env.options.keep_alive());
+            if let Some(config) = &mut self.config {
+                config.nodelay = nodelay;
+                config.limits = self.limits;
+                config.keep_alive = keep_alive;
+            }
             if let Some(block) = &mut self.block {
-                block.set_nodelay(self.config.nodelay);
-                block.set_limits(self.limits, self.config.keep_alive, env.now);
+                block.set_nodelay(nodelay);
+                block.set_limits(self.limits, keep_alive, env.now);
             }
         }
         if work.has(Work::DETACH) && !self.detached {
@@ -435,7 +451,7 @@ impl Direct {
         };
         let capacity = match pressed {
             true => self.floor(),
-            false => self.config.receive_buffer,
+            false => self.capacity,
         };
         if let Some(block) = &mut self.block {
             block.set_receive_buffer(capacity);
@@ -446,7 +462,7 @@ impl Direct {
     /// How far the window is opened while memory is short: no less than a window update is worth, and a
     /// small one altogether.
     fn floor(&self) -> usize {
-        let capacity = self.config.receive_buffer as u64;
+        let capacity = self.capacity as u64;
         let floor = if self.step < capacity / 4 {
             self.step.max(capacity / 8).max(16 * 1024).min(capacity)
         } else {
@@ -511,7 +527,7 @@ impl Direct {
                 continue;
             };
             if !packet.send(env) {
-                self.waiting = Some(packet);
+                self.waiting = Some(Box::new(packet));
                 return;
             }
         }
