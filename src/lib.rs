@@ -136,7 +136,7 @@
 //! | target | level | what |
 //! |---|---|---|
 //! | `sosplice::stack` | info | stack up, stack down (and why: link gone, driver dropped, nobody holds it), listener bound, listener closed |
-//! | `sosplice::stack` | warn | link gone; once a second at most: SYN dropped, SYN answered with a cookie, segment dropped, since a backlog is full |
+//! | `sosplice::stack` | warn | link gone; once a second at most: frame lost and packet lost (the link's error), and SYN dropped, SYN answered with a cookie, segment dropped, since a backlog is full |
 //! | `sosplice::tcp` | debug | connecting, peer is connecting, connection established, in TIME-WAIT, ended, failed (with the error, and whether it stood) |
 //! | `sosplice::splice` | debug | splice set up; splice ended, with its cause and bytes |
 //!
