@@ -8,6 +8,7 @@ use sosplice::stack::Intercept;
 use sosplice::{DecidingListener, Stack, TcpListener, TcpStream};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -186,4 +187,36 @@ fn of_several_addresses_the_own_one_answers() {
     let all: [SocketAddr; 2] = ["10.0.0.1:80", "10.0.0.9:80"].map(|at| at.parse().unwrap());
     let near = TcpStream::connect(&stack, &all[..]).unwrap();
     assert_eq!(near.peer_addr(), listener.local_addr());
+}
+
+/// A loop of one's own around a driver sleeps in the link, and users' threads give it something to do.
+#[test]
+fn a_loop_of_ones_own_misses_nothing() {
+    let (link, far) = memory::pair(memory::Config::default());
+    let link = Arc::new(link);
+    let builder = Stack::builder(link.clone()).address("10.0.0.1/24".parse().unwrap());
+    let builder = builder.connect_timeout(Duration::from_secs(1));
+    let (stack, mut driver) = builder.manual().unwrap();
+    let driving = thread::spawn(move || {
+        while let Ok(busy) = driver.run_once() {
+            if !busy
+                && link
+                    .wait(driver.interest(), driver.next_deadline())
+                    .is_err()
+            {
+                break;
+            }
+        }
+    });
+    let listener = TcpListener::bind(&stack, "10.0.0.1:80").unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| echo(accept(&listener)));
+        there_and_back(&connect(&stack, "10.0.0.1:80"), &bytes(1, 300_000));
+    });
+    // A timer that a user's thread has set.
+    let error = TcpStream::connect_timeout(&stack, "10.0.0.2:80".parse().unwrap(), LIMIT);
+    let text = error.unwrap_err().to_string();
+    assert!(!text.contains("allow more time"), "{text}");
+    drop(far);
+    driving.join().unwrap();
 }

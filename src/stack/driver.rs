@@ -117,6 +117,7 @@ impl Driver {
     /// other queues, they go on, with their drivers; with the last one the stack is down. If another driver
     /// of the stack was dropped, with [`DriverDropped`](crate::error::SoError::DriverDropped).
     pub fn run_once(&mut self) -> io::Result<bool> {
+        self.wake_up();
         let done = self
             .batch()
             .map(|(received, worked)| received > 0 || worked);
@@ -261,14 +262,67 @@ impl Driver {
         self.full == batches
     }
 
-    /// When [`run_once`](Self::run_once) has something to do, if no frame arrives before.
+    /// When [`run_once`](Self::run_once) has something to do, if no frame arrives before. Until its next call
+    /// the driver counts as asleep: whoever gives it something else to do, e.g. a timer that is due
+    /// earlier, [wakes](Link::wake) its link. So this is a loop of one's own that misses nothing:
+    ///
+    /// ```
+    /// use sosplice::{Stack, TcpListener, TcpStream, link::{Link, memory}};
+    /// use std::{sync::Arc, thread};
+    /// let (link, other) = memory::pair(memory::Config::default());
+    /// let link = Arc::new(link);
+    /// let builder = Stack::builder(link.clone()).address("10.0.0.1/24".parse()?);
+    /// let (stack, mut driver) = builder.manual()?;
+    /// let driving = thread::spawn(move || {
+    ///     while let Ok(busy) = driver.run_once() {
+    ///         if !busy && link.wait(driver.interest(), driver.next_deadline()).is_err() {
+    ///             break; // the link is gone
+    ///         }
+    ///     }
+    /// });
+    /// let listener = TcpListener::bind(&stack, "10.0.0.1:80")?;
+    /// TcpStream::connect(&stack, "10.0.0.1:80")?;
+    /// drop(other);
+    /// driving.join().ok();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn next_deadline(&self) -> Option<Instant> {
+        match self.fall_asleep() {
+            Some((deadline, _)) => deadline,
+            None => Some(self.shared.now()),
+        }
+    }
+
+    /// The driver is about to sleep: until when at most, and whether a connection waits for room. `None`: there
+    /// is something to do after all.
+    fn fall_asleep(&self) -> Option<(Option<Instant>, bool)> {
         let home = self.home();
-        let looped = (home.loopback.has_frames()).then(|| self.shared.now());
-        let timer = home.agenda.lock().next();
-        let all = looped.into_iter().chain(timer);
-        let all = all.chain(self.next_expiry());
-        all.chain(self.backoff.until()).min()
+        let agenda = &home.agenda;
+        let too_early = (!intact(Protection::SleepFirst)).then(|| self.next_expiry());
+        let (timer, blocked) = {
+            let mut agenda = agenda.lock();
+            if !agenda.fall_asleep() {
+                return None;
+            }
+            (agenda.next(), agenda.has_blocked())
+        };
+        if !home.loopback.fall_asleep() {
+            agenda.lock().wake_up();
+            return None;
+        }
+        // Now that others can see that it sleeps: who adds something after this look wakes it.
+        let expiry = too_early.unwrap_or_else(|| self.next_expiry());
+        if let Some(expiry) = expiry {
+            agenda.lock().sleeps_until(expiry);
+        }
+        let all = timer.into_iter().chain(expiry).chain(self.backoff.until());
+        Some((all.min(), blocked))
+    }
+
+    fn wake_up(&self) {
+        let home = self.home();
+        home.agenda.lock().wake_up();
+        home.loopback.wake_up();
     }
 
     /// What its link is to be [waited for](Link::wait) before the next [`run_once`](Self::run_once): to be
@@ -689,30 +743,11 @@ impl Running {
     /// The driver is about to sleep: until when at most, and what for besides. `None`: there is something to
     /// do after all.
     pub(super) fn fall_asleep(&self) -> Option<(Option<Instant>, Interest)> {
-        let home = self.driver.home();
-        let agenda = &home.agenda;
-        let too_early = (!intact(Protection::SleepFirst)).then(|| self.driver.next_expiry());
-        let (timer, blocked) = {
-            let mut agenda = agenda.lock();
-            if !agenda.fall_asleep() {
-                return None;
-            }
-            (agenda.next(), agenda.has_blocked())
-        };
-        if !home.loopback.fall_asleep() {
-            agenda.lock().wake_up();
-            return None;
-        }
-        // Now that others can see that it sleeps: who adds something after this look wakes it.
-        let expiry = too_early.unwrap_or_else(|| self.driver.next_expiry());
-        if let Some(expiry) = expiry {
-            agenda.lock().sleeps_until(expiry);
-        }
+        let (deadline, blocked) = self.driver.fall_asleep()?;
         buf::give_back();
         self.driver.busy.sleep(self.driver.shared.now());
-        let retry = self.driver.backoff.until();
-        let all = timer.into_iter().chain(expiry).chain(self.until);
-        Some((all.chain(retry).min(), self.driver.interest_if(blocked)))
+        let deadline = deadline.into_iter().chain(self.until).min();
+        Some((deadline, self.driver.interest_if(blocked)))
     }
 
     /// What the link's `wait` has come to. `false`: the link is gone.
@@ -721,9 +756,7 @@ impl Running {
     }
 
     pub(super) fn wake_up(&self) {
-        let home = self.driver.home();
-        home.agenda.lock().wake_up();
-        home.loopback.wake_up();
+        self.driver.wake_up();
         self.driver.busy.wake(self.driver.shared.now());
     }
 
