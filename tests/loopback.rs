@@ -199,11 +199,8 @@ fn a_loop_of_ones_own_misses_nothing() {
     let (stack, mut driver) = builder.manual().unwrap();
     let driving = thread::spawn(move || {
         while let Ok(busy) = driver.run_once() {
-            if !busy
-                && link
-                    .wait(driver.interest(), driver.next_deadline())
-                    .is_err()
-            {
+            let deadline = driver.next_deadline();
+            if !busy && link.wait(driver.interest(), deadline).is_err() {
                 break;
             }
         }

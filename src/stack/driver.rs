@@ -275,7 +275,9 @@ impl Driver {
     /// let (stack, mut driver) = builder.manual()?;
     /// let driving = thread::spawn(move || {
     ///     while let Ok(busy) = driver.run_once() {
-    ///         if !busy && link.wait(driver.interest(), driver.next_deadline()).is_err() {
+    ///         // In this order: what begins to wait for room behind the first look wakes the link.
+    ///         let deadline = driver.next_deadline();
+    ///         if !busy && link.wait(driver.interest(), deadline).is_err() {
     ///             break; // the link is gone
     ///         }
     ///     }
@@ -327,7 +329,7 @@ impl Driver {
 
     /// What its link is to be [waited for](Link::wait) before the next [`run_once`](Self::run_once): to be
     /// readable, unless it has just failed to receive a frame; to be writable, if a connection waits for
-    /// room.
+    /// room. To be asked behind [`next_deadline`](Self::next_deadline).
     ///
     /// ```
     /// use sosplice::{Stack, link::{Interest, memory}};
