@@ -687,9 +687,8 @@ fn super_frames_are_forwarded_whole() {
         client.ip(&format!("route add default via {gateway}"));
         // Those that are larger, for receivers on the router, are cut, and arrive.
         {
-            let (largest, near, inside) = connection((&router, &client), to, Some(500_000));
+            let (_, near, inside) = connection((&router, &client), to, Some(500_000));
             download(inside, near);
-            assert!(largest.load(Ordering::Relaxed) > 100_000);
         }
         let (largest, near, inside) = connection((&router, &client), to, None);
         let before = packets(&client);
