@@ -648,7 +648,7 @@ impl Shared {
         let config = EngineConfig {
             rcv_ring: self.config.rcv_buffer,
             snd_ring: self.config.snd_ring,
-            shared_rings: self.config.shared_rings.then_some(piece),
+            shared_rings: Some(piece),
             nagle: self.config.nagle,
             seed: self.numbers.random(),
         };

@@ -133,7 +133,6 @@ pub(super) struct Config {
     pub(super) snd_buffer: usize,
     /// The engine's send ring: what can be in flight.
     pub(super) snd_ring: usize,
-    pub(super) shared_rings: bool,
     pub(super) nagle: bool,
     pub(super) ack_delay: Option<Duration>,
     /// Largest segment announced and sent.
@@ -161,7 +160,6 @@ impl Default for Config {
             rcv_buffer: crate::sockbuf::DEFAULT_HIWAT,
             snd_buffer: crate::sockbuf::DEFAULT_HIWAT,
             snd_ring: crate::sockbuf::DEFAULT_HIWAT,
-            shared_rings: true,
             nagle: false,
             ack_delay: Some(ACK_DELAY),
             mss: None,
@@ -302,25 +300,6 @@ impl Builder {
     pub fn send_buffer(mut self, bytes: usize) -> Builder {
         self.config.snd_buffer = bytes;
         self.config.snd_ring = bytes;
-        self
-    }
-
-    /// Whether the engines' rings, which hold nothing but zeros, lie on the same few pages of memory
-    /// (Linux), those of each driving thread on others. They do by default: what passes through them then
-    /// stays in the nearest caches, and a ring takes no memory. It takes one of the process's mappings
-    /// (`vm.max_map_count`) for each 256 KiB, 32,768 in all; further rings have memory of their own, as
-    /// all have with `false`.
-    ///
-    /// ```
-    /// use sosplice::{Stack, link::memory};
-    /// let (link, _other) = memory::pair(memory::Config::default());
-    /// let address = "10.0.0.1/24".parse()?;
-    /// let stack = Stack::builder(link).address(address).shared_rings(false).build()?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use]
-    pub fn shared_rings(mut self, shared: bool) -> Builder {
-        self.config.shared_rings = shared;
         self
     }
 
@@ -490,28 +469,7 @@ impl Builder {
         self
     }
 
-    /// How long an established connection stands still, with nothing in flight and nothing unread,
-    /// before it gives the memory of its engine back (rings, timers, congestion control): 5 s by
-    /// default, 1 s at least; `None`: never. What happens next takes another engine; on the wire there is
-    /// nothing to see but that the congestion window begins as after any idle time longer than a
-    /// retransmission timeout (RFC 5681 4.1).
-    ///
-    /// ```
-    /// use sosplice::{Stack, link::memory};
-    /// use std::time::Duration;
-    /// let (link, _other) = memory::pair(memory::Config::default());
-    /// let builder = Stack::builder(link).address("10.0.0.1/24".parse()?);
-    /// let stack = builder.rest_after(Some(Duration::from_secs(60))).build()?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use]
-    pub fn rest_after(mut self, time: Option<Duration>) -> Builder {
-        let within = |time: Duration| time.clamp(Duration::from_secs(1), LONGEST);
-        self.config.limits.rest = time.map(within);
-        self
-    }
-
-    /// As soon as it can.
+    /// Connections that stand still give memory back as soon as they can.
     #[cfg(any(test, sosplice_fuzz))]
     pub(crate) fn rest_at_once(mut self) -> Builder {
         self.config.limits.rest = Some(Duration::ZERO);

@@ -107,7 +107,6 @@ fn stack(flags: [&'static [u8]; 2]) -> (Stack, [Driver; 2], [Arc<Queue>; 2]) {
         .address("10.0.0.1/24".parse().unwrap())
         .receive_buffer(2048)
         .send_buffer(2048)
-        .shared_rings(false)
         .seed(1)
         .clock(Arc::new(Still(SystemClock.now())));
     let (stack, drivers) = builder.manual_queues().unwrap();
