@@ -2,8 +2,8 @@
 //!
 //! A [`Stack`] is a handle; clones are the same stack. Its driver (a thread, or, built with
 //! [`Builder::manual`], calls of [`Driver::run_once`]) receives frames and finds each connection by a
-//! hash look-up; connections have an engine and a lock of their own, so nothing global is locked or
-//! walked for a segment.
+//! hash look-up; each connection has a control block and a lock of its own, so nothing global is locked
+//! or walked for a segment.
 //!
 //! **Several receiving threads.** A link with several receive queues ([`Stack::over`],
 //! [`Builder::queue`]) has a driver for each. A connection has one queue as its home, by which it
@@ -29,13 +29,23 @@
 //! exceeded hop limit do so only if they are still told when the SYN has been sent five times, after 15
 //! seconds, as in BSD; and nothing of the kind ends a connection that stands (RFC 1122 4.2.3.9);
 //! if it times out before the peer answers again, its error is `HostUnreachable` instead of `TimedOut`.
-//! A packet that was too big makes its connection send smaller ones (RFC 1191, 8201), down to segments
-//! of 536 bytes (IPv4) or 1,220 (IPv6); other connections are not told, and it never goes up again.
-//! [`Builder::mss`] is for routers that say nothing, [`Builder::unclaimed`] for frames that are not TCP's.
+//!
+//! **Path MTU.** A packet that was too big makes its connection send smaller ones at once (RFC 1191, 8201),
+//! of the size that the router reports, down to packets of 552 bytes (IPv4; where a router reports less, it
+//! may cut them) or 1,280 (IPv6; a smaller report is ignored). Where routers drop packets without a report,
+//! full segments that time out twice in a row become smaller: packets of 1,064 and then of 552 bytes (IPv4),
+//! or of 1,280 (IPv6) (RFC 4821, 8899). The former size is tried again with one segment as soon as a
+//! smaller one is acknowledged, and then every ten minutes. Other connections are not affected, and
+//! after a router's report a connection does not return to larger packets. [`Builder::mss`] and [`Route`]
+//! set a smaller size from the start; [`Builder::unclaimed`] is for frames that are not TCP's.
 //!
 //! # Timers
 //!
 #![doc = include_str!("doc/timers.md")]
+//!
+//! # TCP: which standards hold
+//!
+#![doc = include_str!("doc/standards.md")]
 //!
 //! # Addresses and routes
 //!
@@ -75,11 +85,15 @@
 //! others. By then the clock has passed the numbers of its former connection, unless all of them
 //! together sent more than 250,000 bytes a second for each port of the range (4 GB/s).
 //!
+//! Timestamps (RFC 7323) are offered in every SYN and used if the peer offers them too. They count
+//! milliseconds from a number that is not to be guessed, another one for each connection.
+//!
 //! A connection that this side closed first is remembered ([`Builder::time_wait`]) by a record without
-//! engine or buffers. It answers as RFC 9293 3.10.7 says and ignores resets (RFC 1337). A SYN beyond
-//! the last sequence number received takes its place, if a listener takes the SYN, and the new
-//! connection's numbers are larger than the old one's (RFC 1122 4.2.2.13; there are no timestamps for
-//! RFC 6191 to look at); any other SYN draws the last acknowledgement. Connecting takes the port of
+//! control block or buffers. It answers as RFC 9293 3.10.7 says, with timestamps if the connection had
+//! them, and ignores resets (RFC 1337). A SYN beyond the last sequence number received takes its place, if
+//! a listener takes the SYN, and the new connection's numbers are larger than the old one's (RFC 1122
+//! 4.2.2.13; the SYN's timestamp plays no part, unlike in RFC 6191); any other SYN draws the last
+//! acknowledgement. Connecting takes the port of
 //! one that is at least a second old, again with larger numbers, where the ports to a destination are
 //! used up: a proxy may open as many connections a second to one server as there are ports. Of too
 //! many records ([`Builder::time_wait_limit`]) the oldest goes.
@@ -406,7 +420,7 @@ impl Stack {
         self.shared().network.lock().set_routes(routes)
     }
 
-    /// Counters, and what there is at this moment. Looks at every connection, and locks no engine: its
+    /// Counters, and what there is at this moment. Looks at every connection, and locks none: its
     /// buffers are locked one after the other, each for a moment.
     pub fn stats(&self) -> Stats {
         let shared = self.shared();
@@ -659,7 +673,7 @@ impl Shared {
         make(&link, &config)
     }
 
-    /// The engine announces and sends what its MTU has room for.
+    /// A connection announces and sends what this has room for.
     fn mtu_for(&self, tuple: &Tuple) -> usize {
         let mtu = self.capabilities().mtu;
         let route = self.network.lock().mtu_to(tuple.remote);

@@ -131,7 +131,7 @@ pub struct Builder {
 pub(super) struct Config {
     pub(super) rcv_buffer: usize,
     pub(super) snd_buffer: usize,
-    /// The engine's send ring: what can be in flight.
+    /// The engine's send ring.
     pub(super) snd_ring: usize,
     pub(super) nagle: bool,
     pub(super) ack_delay: Option<Duration>,
@@ -503,8 +503,8 @@ impl Builder {
     /// Whether SYNs are answered with cookies (RFC 4987 3.6) while half-open connections fill a
     /// listener's backlog, or are as many as the stack [may have](Self::max_half_open), so that a
     /// flood of them shuts nobody out; they are by default. Such a connection takes no memory
-    /// before its handshake is over, and has all it would have otherwise but a maximum segment size
-    /// above 1460. With `false` such SYNs are dropped. SYNs that a
+    /// before its handshake is over, and has all it would have otherwise but timestamps and a maximum
+    /// segment size above 1460. With `false` such SYNs are dropped. SYNs that a
     /// [`DecidingListener`](crate::DecidingListener) would hold are always dropped.
     ///
     /// ```
@@ -572,7 +572,7 @@ impl Builder {
     }
 
     /// How many half-open connections all listeners have together at most; 4,096 by default (Linux's
-    /// `tcp_max_syn_backlog`), which take about 50 MB. Each listener has a
+    /// `tcp_max_syn_backlog`), which take about 20 MB. Each listener has a
     /// [backlog](crate::TcpListener) of its own besides. A SYN beyond either is answered with a
     /// [cookie](Self::syn_cookies), or dropped, and those that are there stay: so it takes no memory, and
     /// nobody's handshake is cut short. It is counted ([`Stats::half_open_full`](super::Stats)).
@@ -622,10 +622,12 @@ impl Builder {
     /// How long an acknowledgement waits at most for an answer that it can ride on, 40 ms by default
     /// and 500 ms at most (RFC 9293 3.8.6.3, SHLD-18); `None`: it never waits.
     ///
-    /// Only where the last answer came in time, as in Linux: of text that takes no whole segment, on a
-    /// connection on which both sides talk in turns. One acknowledgement that waits in vain ends
-    /// that until an answer is in time again. All others go at once, one for what a batch of frames
-    /// has brought to a connection.
+    /// Of data that fills no whole segment it waits only where the last answer came in time, as in Linux: on
+    /// a connection on which both sides send in turns. One acknowledgement that waits in vain ends that
+    /// until an answer is in time again. A single full segment waits for a second one, but the first
+    /// sixteen of a connection, and one whose sender waits (PSH), do not (RFC 5681 4.2). Data out of order,
+    /// data that fills a hole, and the peer's FIN are acknowledged at once, and so is every second full
+    /// segment, with one acknowledgement for what a batch of frames has brought to a connection.
     #[must_use]
     pub fn ack_delay(mut self, delay: Option<Duration>) -> Builder {
         self.config.ack_delay = delay.map(|delay| delay.min(LONGEST_ACK_DELAY));
@@ -633,10 +635,10 @@ impl Builder {
     }
 
     /// Largest payload of a segment in bytes, 536 to 65,495 (an MSS clamp): no connection announces
-    /// (RFC 9293 3.7.1) or sends more. By default, and at most, what fits in the link's MTU. For a link
-    /// behind which there is a tunnel: routers that drop what does not fit, and do not say so
-    /// (RFC 2923 2.1), leave no other way. If they say so, a connection sends less by itself (RFC 1191,
-    /// 8201).
+    /// (RFC 9293 3.7.1) or sends more; the options of a segment (12 bytes with timestamps) count as payload
+    /// here. By default, and at most, what fits in the link's MTU. For a link behind which there is a
+    /// tunnel: a connection finds the path's MTU by itself, at once if routers report it (RFC 1191, 8201),
+    /// after two timeouts if they do not (RFC 4821), but what its peers send is limited by nothing else.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
