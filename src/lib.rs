@@ -3,7 +3,8 @@
 //! A splice joins two connections: what one receives, the other one sends, and the program that
 //! owns both neither wakes up nor touches a byte. FreeBSD and OpenBSD have this in the kernel; this
 //! crate is the socket layer, the splices and their worker threads for programs that bring their own
-//! TCP. One comes with it: [smoltcp](https://docs.rs/smoltcp), over TUN devices or links in memory.
+//! TCP. One comes with it, over TUN devices or links in memory: a TCP that keeps positions and no
+//! payload (see [which standards hold](stack#tcp-which-standards-hold)).
 //!
 //! ```
 //! use sosplice::{Stack, TcpListener, TcpStream, link::memory, splice::{Cause, Options}};
@@ -58,7 +59,7 @@
 //! | [`local`] | a stream pair in memory: the reference protocol |
 //! | `kernel` | the operating system's connections as sockets |
 //! | [`stack`] | a TCP/IP stack over one link: addresses, ports, listeners, streams, the driver thread |
-//! | `tcp` | one connection: guard, store, engine, service step (private) |
+//! | `tcp` | one connection: control block, store, service step (private) |
 //! | [`link`] | where packets come from and go to: in memory, TUN devices |
 //! | [`clock`], [`error`], [`lock`] | time, errors, ranked locks |
 //! | `sync` | what threads meet at: `std`'s, or [loom](https://docs.rs/loom)'s for the models (private) |
@@ -73,24 +74,24 @@
 //! ```
 //!
 //! The socket layer does not know splices (it offers an upcall that diverts a buffer), splices know
-//! neither stack nor TCP, and only `tcp` and `stack` know smoltcp.
+//! neither stack nor TCP. Only `tcp` and `stack` know [smoltcp](https://docs.rs/smoltcp), which answers
+//! pings, and is a peer and a twin in tests and benchmarks.
 //!
 //! # How a byte travels
 //!
 //! 1. The driver reads a frame from the link. Its headers are parsed once; the connection is found by
 //!    a hash look-up.
-//! 2. The connection's *guard* decides by RFC 9293 and 5961 what of the segment counts. The *engine*,
-//!    a smoltcp socket of this connection alone, is told about it, but sees zeros in place of the
-//!    payload: it keeps sequence numbers, windows and timers.
-//! 3. The payload stays in the frame that it came in; a reference to it is appended to `so_rcv`. What
-//!    came ahead of its turn waits until the hole before it is filled, and the peer is told of it (SACK).
+//! 2. The connection's *control block* decides by RFC 9293, 5961 and 7323 what of the segment counts. It
+//!    keeps sequence numbers, windows and timers, and sees no payload: only its position and length.
+//! 3. The payload stays in the frame that it came in; a reference to it is appended to `so_rcv`.
+//!    Out-of-order data waits until the hole before it is filled, and is reported to the peer (SACK).
 //! 4. A splice is told, and one of its passes moves the reference from `so_rcv` to the `so_snd` of
 //!    the other socket.
-//! 5. That socket's engine emits a header and a range of sequence numbers. The range picks the
+//! 5. That socket's control block emits a header and a range of positions. The range picks the
 //!    references out of `so_snd`, and the link sends header and payload with one gathering write.
 //! 6. When the range is acknowledged, the last reference goes, and the frame returns to its pool.
 //!
-//! The bytes stay counted in the receiving engine's window until the splice has moved them, so
+//! The bytes stay counted in the receiving connection's window until the splice has moved them, so
 //! back-pressure is exact from one end to the other.
 //!
 //! # Threads
@@ -167,7 +168,8 @@
 //!
 //! # What is not done
 //!
-//! UDP, urgent data, Ethernet (ARP, neighbour discovery), reassembly of IP fragments, TCP timestamps.
+//! UDP, Ethernet (ARP, neighbour discovery), reassembly of IP fragments; of TCP, ECN and urgent data
+//! ([list](stack#tcp-which-standards-hold)).
 
 mod affinity;
 #[doc = include_str!("doc/behaviour.md")]
