@@ -2,7 +2,7 @@
 //!
 //! | rank | lock |
 //! |---:|---|
-//! | 1 [`CONNECTION`] | ownership of one connection's engine |
+//! | 1 [`CONNECTION`] | ownership of one connection's control block |
 //! | 2 [`RCV`] | `so_rcv` of a socket |
 //! | 3 [`SND`] | `so_snd` of a socket |
 //! | 4 [`SPLICE`] | the state of one splice |

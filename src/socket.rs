@@ -500,7 +500,8 @@ impl Socket {
         self.open.end.rcv().buf.hiwat()
     }
 
-    /// Sets the high-water mark of `so_rcv`. A protocol with a receive ring keeps that ring's size.
+    /// Sets the high-water mark of `so_rcv`. The largest window of a TCP connection
+    /// stays that of its stack's configuration.
     pub fn set_rcv_hiwat(&self, bytes: usize) {
         let mut rcv = self.open.end.rcv();
         rcv.buf.set_hiwat(bytes);

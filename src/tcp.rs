@@ -1,17 +1,15 @@
-//! One TCP connection: guard, store, engine and the service step.
+//! One TCP connection: control block, store and the service step.
+//!
+//! The files of the last rows are the former TCP, smoltcp's socket behind a guard. It is compiled, so that
+//! it does not rot, and takes the place of the control block with `--cfg sosplice_tcp_engine`, to compare.
 //!
 //! | file | what |
 //! |---|---|
 //! | `wire` | frames to segments, canonical headers |
-//! | `guard` | segment acceptance, before anything is fed or kept |
+//! | `block` | the control block: positions, windows, times; no payload. Its documentation has the standards |
+//! | `direct` | a connection's state and its service step |
+//! | `store` | out-of-order payload |
 //! | `icmp` | ICMP errors: what they say and what they quote |
-//! | `ack` | which acknowledgements wait for an answer to ride on |
-//! | `ahead` | which bytes arrived ahead of their turn |
-//! | `store` | those bytes |
-//! | `recovery` | which bytes the peer lacks, and when they are sent again |
-//! | `ring` | memory for the engine's rings |
-//! | `engine` | the only file that drives smoltcp |
-//! | `tcb` | a connection's state and its service step |
 //! | `state` | the states of a connection, as others see them |
 //! | `conn` | ownership: who runs a connection |
 //! | `options` | what its user has set |
@@ -20,8 +18,13 @@
 //! | `keep_alive` | when an idle peer is asked for a sign of life |
 //! | `time_wait` | what remains of it |
 //! | `host` | what it needs of the stack |
-//! | `block` | the control block that is to take the place of engine and guard |
-//! | `direct` | a connection's state and its service step over that, in the place of `tcb` |
+//! | `tcb` | the former service step; `tcb::outlet`, where packets leave, is used by `direct` too |
+//! | `engine` | the former TCP: the only file that drives smoltcp's socket |
+//! | `ring` | memory for the engine's rings |
+//! | `guard` | segment acceptance, before anything is fed to the engine or kept |
+//! | `ack` | which acknowledgements wait for an answer to ride on |
+//! | `ahead` | which bytes arrived ahead of their turn |
+//! | `recovery` | which bytes the peer lacks, and when they are sent again |
 
 mod ack;
 pub(crate) mod ahead;

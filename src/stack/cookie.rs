@@ -5,7 +5,8 @@
 //! A cookie carries 8 bits: parity of the time, segment size (of four), window scale, SACK. The other
 //! 24 are the hash. It is good for one to two minutes, and only while cookies are being sent, so that
 //! at all other times nobody can guess one. The connection that follows from it begins as any other:
-//! its engine is given the SYN once more, and repeats the SYN|ACK, which its peer ignores.
+//! its control block is given the SYN once more, without timestamps, and repeats the SYN|ACK, which its
+//! peer ignores.
 //!
 //! Locks: none of its own.
 

@@ -1,4 +1,4 @@
-//! SYNs that wait for their user's decision: a small record each, no engine and no buffers.
+//! SYNs that wait for their user's decision: a small record each, no control block and no buffers.
 //!
 //! A record has a place in its listener's backlog. Whoever takes it out of the list gives the place
 //! back. A SYN that comes again refreshes its record. The connection that accepts one is in the

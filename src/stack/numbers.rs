@@ -1,4 +1,4 @@
-//! Numbers that are not to be guessed: initial sequence numbers, ephemeral ports, engine seeds.
+//! Numbers that are not to be guessed: initial sequence numbers, ephemeral ports, seeds.
 //!
 //! No locks: counters are atomic.
 

@@ -258,7 +258,7 @@ pub(crate) mod channel {
 pub(crate) mod thread {
     pub(crate) use std::thread::available_parallelism;
 
-    /// In words: loom's own 32 KiB are too few for an engine.
+    /// In words: loom's own 32 KiB are too few for a connection.
     const STACK: usize = 64 * 1024;
 
     pub(crate) struct Builder;

@@ -1,11 +1,9 @@
 //! Keep-alive (RFC 1122 4.2.3.6): when an idle connection asks whether its peer is still there.
 //!
-//! The engine's own keep-alive is not used: it sends a byte that the peer has had already. A probe
-//! of ours is an empty ACK one sequence number below SND.NXT, which every peer answers. When none of
+//! A probe is an empty ACK one sequence number below SND.NXT, which every peer answers. When none of
 //! them is answered the connection ends with `TimedOut`, after `idle + probes * interval`.
 //!
-//! Nothing here reads a clock or sends: [`Vigil`] says what is due, the service step
-//! ([`tcb`](super::tcb)) does it.
+//! Nothing here reads a clock or sends: [`Vigil`] says what is due, the control block does it.
 
 use crate::keep_alive::KeepAlive;
 use std::time::Instant;

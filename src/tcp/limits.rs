@@ -1,12 +1,12 @@
 //! How long a connection waits for its peer: the time limits that a user can set, and their defaults.
 //!
 //! A stack has one set of them for its connections; each connection has a copy in its
-//! [`options`](super::options), which its user can change. The service step ([`tcb`](super::tcb))
-//! looks at them. Nothing here reads a clock.
+//! [`options`](super::options), which its user can change. The control block's
+//! [`watch`](super::block::watch) looks at them. Nothing here reads a clock.
 
 use std::time::Duration;
 
-/// The engine's first retransmission timeout and its largest, which it doubles in between
+/// The first retransmission timeout of a SYN and the largest; it is doubled in between
 /// (RFC 6298 2.1, 2.5, 5.5).
 const FIRST: Duration = Duration::from_secs(1);
 const LARGEST: Duration = Duration::from_secs(60);
@@ -30,7 +30,7 @@ pub(crate) struct Limits {
     pub(crate) half_closed: Option<Duration>,
     /// FIN-WAIT-2 of a socket that nobody holds any more.
     pub(crate) fin_wait: Duration,
-    /// Standing still, before the engine is given back.
+    /// Standing still, before memory of its queues is freed.
     pub(crate) rest: Option<Duration>,
 }
 
