@@ -594,14 +594,14 @@ impl Builder {
     /// How much memory the buffers of all connections are to hold together, in bytes; 4 GiB by default (1
     /// GiB where addresses have 32 bits). A library does not know how much of a machine it may have, so
     /// it is a fixed number: large enough that who has not asked for a limit seldom meets it. What is
-    /// counted is real memory: `so_rcv`, `so_snd`, and text that has arrived out of order
+    /// counted is real memory: `so_rcv`, `so_snd`, and data that has arrived out of order
     /// ([`Stats::buffer_memory`](super::Stats)).
     ///
     /// As it comes near, everything becomes slower and nothing ends. Beyond three quarters, until half of
     /// it is free again, each connection opens its window only up to a floor (an eighth of its buffer, 16
-    /// KiB and four packets at least) and fills `so_snd` only so far, and text that arrives out of order is
-    /// dropped. Beyond the limit text in order is dropped too, for connections that hold more than the
-    /// floor. Dropped text is not acknowledged, so its sender sends it again, and it is counted
+    /// KiB and four packets at least) and fills `so_snd` only so far, and data that arrives out of order is
+    /// dropped. Beyond the limit data in order is dropped too, for connections that hold more than the
+    /// floor. Dropped data is not acknowledged, so its sender sends it again, and it is counted
     /// ([`Stats::segments_pressed`](super::Stats)). So it is no exact limit: what peers were promised
     /// before, and the floor for each connection, come on top.
     ///

@@ -7,13 +7,13 @@
 //!
 //! Beyond three quarters of the limit the stack is *pressed*, until half of it is free again. Then a
 //! connection
-//! * opens its window, as text is read, only so far that the window and what waits to be read come to a
+//! * opens its window, as data is read, only so far that the window and what waits to be read come to a
 //!   [floor](crate::sockbuf::SockBuf::ceiling); what the peer was promised before stays promised (RFC
 //!   9293 3.8.6);
 //! * keeps nothing that arrives ahead of its turn;
 //! * lets its user, or a splice, fill `so_snd` only up to such a floor.
 //!
-//! Beyond the limit, text in order is dropped too, unless less than the floor waits to be read: so
+//! Beyond the limit, data in order is dropped too, unless less than the floor waits to be read: so
 //! much it was promised since. What was acknowledged is never dropped, acknowledgements always
 //! count, and what leaves is not held up.
 //!
@@ -34,7 +34,7 @@ pub(crate) struct Memory {
     pressed: AtomicBool,
     /// Times that the pressure has begun.
     pub(crate) entered: Counter,
-    /// Segments whose text was dropped for it.
+    /// Segments whose data was dropped for it.
     pub(crate) dropped: Counter,
 }
 
@@ -52,7 +52,7 @@ pub(crate) enum Appetite {
     Everything,
     /// Nothing that arrives ahead of its turn.
     InOrder,
-    /// No text.
+    /// No data.
     Nothing,
 }
 
