@@ -442,7 +442,6 @@ impl Stack {
             frames_unrouted: shared.received.unrouted.get(),
             frames_claimed: shared.received.claimed.get(),
             segments_sent: counters.sent.get(),
-            segments_repaired: counters.repaired.get(),
             segments_lost: counters.lost.get(),
             segments_refused: counters.refused.get(),
             segments_backlog_full: counters.backlog_full.get(),

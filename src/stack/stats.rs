@@ -141,10 +141,6 @@ pub struct Stats {
     pub frames_claimed: u64,
     /// Segments sent by connections. (Answers to segments of no connection are not counted.)
     pub segments_sent: u64,
-    /// Packets, of those sent, that were sent again because the peer told of a hole (RFC 6675), or to have
-    /// it tell (RFC 8985 7). Other retransmissions are in
-    /// [`segments_retransmitted`](Self::segments_retransmitted) only.
-    pub segments_repaired: u64,
     /// Segments that the link refused for good; TCP sends them again.
     pub segments_lost: u64,
     /// Segments that were not acceptable (RFC 9293, 5961).
