@@ -170,3 +170,55 @@ fn the_pools_keep_no_more_free_memory_than_their_bound() {
         },
     );
 }
+
+/// Of the former TCP, whose rings share memory.
+#[cfg(sosplice_tcp_engine)]
+mod rings {
+    use super::*;
+
+    /// Mappings of 256 KiB of the memory that rings share. The system joins some that happen to be
+    /// neighbours in both.
+    fn shared_mappings() -> usize {
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let len = |line: &str| {
+            let (start, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+            let [start, end] = [start, end].map(|at| usize::from_str_radix(at, 16).unwrap());
+            end - start
+        };
+        let shared = maps.lines().filter(|line| line.contains("sosplice:zeros"));
+        shared.map(len).sum::<usize>() >> 18
+    }
+
+    #[test]
+    fn rings_have_their_own_memory_while_there_is_no_descriptor_for_the_shared() {
+        let name = "rings::rings_have_their_own_memory_while_there_is_no_descriptor_for_the_shared";
+        alone(name, || {
+            let (server, client) = stacks(256 * 1024);
+            let first = without_descriptors(|| connection(&server, &client));
+            assert_eq!(shared_mappings(), 0);
+            let second = connection(&server, &client);
+            // Two rings of each end, and 256 KiB a mapping.
+            assert_eq!(shared_mappings(), 4);
+            drop((first, second));
+        });
+    }
+
+    #[test]
+    fn rings_have_their_own_memory_while_there_are_too_many_mappings() {
+        let name = "rings::rings_have_their_own_memory_while_there_are_too_many_mappings";
+        alone(name, || {
+            // The four rings of each of two connections take seven eighths of all there may be.
+            let (server, client) = stacks(896 << 20);
+            let first = connection(&server, &client);
+            let second = connection(&server, &client);
+            assert_eq!(shared_mappings(), 8 * 896 * 4);
+            let third = connection(&server, &client);
+            // One more ring fits, the other three do not.
+            assert_eq!(shared_mappings(), 9 * 896 * 4);
+            drop((first, second, third));
+            let (server, client) = stacks(256 * 1024);
+            drop(connection(&server, &client));
+            assert!(shared_mappings() >= 4);
+        });
+    }
+}

@@ -36,6 +36,7 @@ fn a_connection_has_one_timer() {
 }
 
 /// Two threads that write to the same rings' memory take it from each other's caches.
+#[cfg(sosplice_tcp_engine)]
 #[test]
 fn rings_lie_where_the_driving_thread_writes() {
     let (stack, mut driver, _far) = stack(1);
