@@ -197,14 +197,15 @@ fn a_loop_of_ones_own_misses_nothing() {
     let builder = Stack::builder(link.clone()).address("10.0.0.1/24".parse().unwrap());
     let builder = builder.connect_timeout(Duration::from_secs(1));
     let (stack, mut driver) = builder.manual().unwrap();
-    let driving = thread::spawn(move || {
+    let run = move || {
         while let Ok(busy) = driver.run_once() {
             let deadline = driver.next_deadline();
             if !busy && link.wait(driver.interest(), deadline).is_err() {
                 break;
             }
         }
-    });
+    };
+    let driving = thread::Builder::new().spawn(run).unwrap();
     let listener = TcpListener::bind(&stack, "10.0.0.1:80").unwrap();
     thread::scope(|scope| {
         scope.spawn(|| echo(accept(&listener)));
