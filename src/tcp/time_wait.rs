@@ -1,4 +1,4 @@
-//! TIME-WAIT without an engine: a small record that answers for a connection that has ended.
+//! TIME-WAIT without a control block: a small record that answers for a connection that has ended.
 
 use super::wire::{self, ACK, FIN, Header, MAX_CANONICAL, RST, SYN, SynOptions, Tuple};
 use smallvec::SmallVec;
