@@ -115,6 +115,7 @@ fn a_connection_at_rest_holds_little() {
         usize::try_from(more).unwrap() / (2 * COUNT)
     };
     let awake = each();
+    assert!(awake <= 24 * 1024, "{awake} bytes for a new connection");
     clock.advance(Duration::from_secs(6));
     drive(&mut drivers);
     let at_rest = each();
