@@ -388,8 +388,10 @@ fn each_queue_of_two_stacks_has_a_thread() {
     });
     for stack in [&front, &back] {
         let stats = stack.queue_stats();
+        // Larger first flights, fewer frames.
+        let least = if cfg!(sosplice_tcp_block) { 10 } else { 50 };
         let busy = |one: &sosplice::stack::QueueStats| {
-            one.frames_received > 50 && one.segments_astray == 0
+            one.frames_received > least && one.segments_astray == 0
         };
         assert!(stats.iter().all(busy), "{stats:?}");
     }
