@@ -35,7 +35,8 @@
 //!
 //! **Queues of one device share these settings**, whoever has opened them. A queue beside those of another
 //! program gets that program's flags whatever it asks for, so opening looks at them
-//! ([`OpenError::OtherSettings`]), and touches nothing if they are others than it needs. What cannot be
+//! ([`OpenError::OtherSettings`]), and touches nothing if they are others than it needs. Offload is not among
+//! them: opening sets it for all queues, also those of other programs, whose packets say so. What cannot be
 //! prevented is that another program changes them later. Offloads that it changes cost speed only: each
 //! packet says what is left to be done. With another length of the header nothing that arrives is taken for
 //! a packet, and no error is silent: what is received counts as lost, and what is sent is refused, until that
