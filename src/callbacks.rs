@@ -10,7 +10,7 @@
 //! | code | where | waits on the list |
 //! |---|---|---|
 //! | callbacks of [`Splice::on_end`](crate::Splice::on_end), wakers of `Splice::ended` | `splice::task` | yes |
-//! | wakers of sockets | `socket::aio` | yes |
+//! | wakers of sockets | `socket::aio` | no, a thread of their own calls them: user code may wait for the task |
 //! | subscribers of events | `events` | yes |
 //! | what is dropped with the upcalls and wakers of a closed socket | `socket` | yes |
 //! | a socket that is dropped in [`Upcall::closing`](crate::protocol::Upcall::closing) | `socket` | yes |
@@ -158,6 +158,12 @@ pub(crate) fn while_closing(code: impl FnOnce()) {
         let _over = Over;
         code();
     });
+}
+
+/// Whether this thread is in user code.
+#[cfg(feature = "async")]
+pub(crate) fn is_inside() -> bool {
+    with_calls(|calls| calls.inside) == Some(true)
 }
 
 /// Whether this thread is in [`while_closing`].

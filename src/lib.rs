@@ -122,8 +122,9 @@
 //! | what is dropped with the upcalls and wakers of a closed socket | where the socket is closed |
 //! | [upcalls](protocol::Upcall) | under a buffer's lock, where they call nothing; [`closing`](protocol::Upcall::closing) where the socket is closed |
 //!
-//! After 64 callbacks in a row that each other have brought about, those for ends are called by the worker
-//! of the splice, and those of sockets by the thread for wakers, so that the thread gets on with what else it
+//! The wakers of sockets do not wait for such code: in it, the thread for wakers calls them, so code that is
+//! called back may wait for a task of another thread. After 64 callbacks in a row that each other have brought
+//! about, those for ends are called by the worker of the splice, so that the thread gets on with what else it
 //! has to do. A [`Poller`] calls nobody.
 //!
 //! # What an administrator sees

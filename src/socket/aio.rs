@@ -70,9 +70,14 @@ impl Wakers {
         }))
     }
 
-    /// Calls those that are due. Entered with no lock held.
+    /// Calls those that are due. Entered with no lock held. In user code the thread for wakers does: that code
+    /// may wait for what a task in another thread is woken for.
     fn call(self: Arc<Self>) {
-        callbacks::call(Due(self));
+        if callbacks::is_inside() {
+            self.hand_over();
+        } else {
+            callbacks::call(Due(self));
+        }
     }
 }
 
@@ -89,11 +94,6 @@ impl Callback for Due {
     fn call(&mut self) {
         let due = std::mem::take(&mut self.0.slots.lock().due);
         due.into_iter().for_each(|waker| contained(|| waker.wake()));
-    }
-
-    fn hand_over(&mut self) -> bool {
-        Job::hand_over(&*self.0);
-        true
     }
 }
 

@@ -309,3 +309,47 @@ tests! {
         done.recv_timeout(LIMIT).unwrap();
     }
 }
+
+/// A callback may wait for a task of another thread, which it has given something to do.
+#[cfg(feature = "async")]
+#[test]
+fn a_callback_may_wait_for_a_task() {
+    use std::task::Poll;
+    for dispatch in [Dispatch::Worker, Dispatch::Adaptive] {
+        let ((a, b), (c, _d)) = (local::pair(), local::pair());
+        let (near, far) = local::pair();
+        let waits = Arc::new(std::sync::Barrier::new(2));
+        let at = waits.clone();
+        let mut first = true;
+        let task = thread::Builder::new().spawn(move || {
+            let mut byte = [0];
+            let told = std::future::poll_fn(|cx| {
+                let polled = far.poll_recv(cx, &mut byte);
+                if std::mem::replace(&mut first, false) {
+                    assert!(matches!(polled, Poll::Pending));
+                    at.wait();
+                }
+                polled
+            });
+            futures_lite::future::block_on(told).unwrap();
+            far.send(&byte).unwrap();
+        });
+        waits.wait();
+        let options = Options {
+            limit: Some(1),
+            dispatch: Some(dispatch),
+            ..Options::default()
+        };
+        let splice = b.splice_to(&c, options).unwrap();
+        let (sender, heard) = std::sync::mpsc::channel();
+        splice.on_end(move |_| {
+            near.send(b"?").unwrap();
+            near.set_read_timeout(Some(Duration::from_secs(30)))
+                .unwrap();
+            sender.send(near.recv(&mut [0])).unwrap();
+        });
+        a.send(b"x").unwrap();
+        assert_eq!(heard.recv().unwrap().unwrap(), 1);
+        task.unwrap().join().unwrap();
+    }
+}
