@@ -167,6 +167,9 @@ impl Tun {
         let frame = spare.get_or_insert_with(|| FrameMut::with_capacity(MAX_FRAME));
         let bytes = frame.bytes_mut();
         bytes.clear();
+        // Behind a longer header some kernels leave what was there, which might look like a packet.
+        bytes.resize(HEADER + 1, 0);
+        bytes.clear();
         let count = match retry(|| rustix::io::read(&self.fd, spare_capacity(bytes))) {
             Ok(count) => count,
             Err(Errno::AGAIN) => return Ok(None),
