@@ -3,7 +3,6 @@
 
 #![cfg(sosplice_loom)]
 
-use crate::buf::{Buf, Gather};
 use crate::clock::{Clock, SystemClock};
 use crate::link::{
     Capabilities, Checksum, Frame, Interest, Link, Packet, ReceiveError, TransmitError,
@@ -198,7 +197,7 @@ fn frame_against_sleep() {
             header: &[0x45; 40],
             payload: &[],
             ip_header_len: 20,
-            checksum: Checksum::Partial,
+            checksum: Checksum::partial_tcp(20),
             segment: None,
         };
         let home = Home {
