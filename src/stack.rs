@@ -661,7 +661,8 @@ impl Shared {
         let config = EngineConfig {
             rcv_ring: self.config.rcv_buffer,
             snd_ring: self.config.snd_ring,
-            shared_rings: Some(piece),
+            // In a model each run begins anew, which kept rings do not.
+            shared_rings: (!cfg!(sosplice_loom)).then_some(piece),
             nagle: self.config.nagle,
             seed: self.numbers.random(),
         };
