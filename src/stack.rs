@@ -175,7 +175,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use table::Table;
 use unclaimed::Unclaimed;
 
@@ -637,6 +637,7 @@ impl Shared {
             home,
             rcv_ring: self.config.rcv_buffer,
             wire_iss,
+            timestamp: self.numbers.initial_timestamp(&tuple, self.since_epoch()),
             ack_delay: self.config.ack_delay,
             epoch: self.epoch,
             is_inbound,
@@ -688,8 +689,12 @@ impl Shared {
         if let Some(record) = former {
             return record.snd_nxt.wrapping_add(1 << 16);
         }
-        let since_epoch = self.clock.now().saturating_duration_since(self.epoch);
-        self.numbers.initial_sequence_number(tuple, since_epoch)
+        self.numbers
+            .initial_sequence_number(tuple, self.since_epoch())
+    }
+
+    fn since_epoch(&self) -> Duration {
+        self.clock.now().saturating_duration_since(self.epoch)
     }
 
     /// What the link can do; all queues are alike.

@@ -49,6 +49,14 @@ impl Numbers {
         (self.keyed_hash(tuple) as u32).wrapping_add(ticks as u32)
     }
 
+    /// RFC 7323 5.4, 7.1: a clock of milliseconds, and a keyed hash of both ends. So a connection's are later
+    /// than those of any former one between the same ends, which a peer in TIME-WAIT looks at.
+    #[expect(clippy::cast_possible_truncation, reason = "timestamps wrap")]
+    pub(super) fn initial_timestamp(&self, tuple: &Tuple, since_epoch: Duration) -> u32 {
+        let offset = self.keyed_hash((tuple, "timestamps")) as u32;
+        offset.wrapping_add(since_epoch.as_millis() as u32)
+    }
+
     /// With the secret of the initial sequence numbers.
     pub(super) fn keyed_hash(&self, value: impl Hash) -> u64 {
         match self.repeatable {
@@ -121,6 +129,27 @@ mod tests {
 
     fn numbers(seed: u64) -> Numbers {
         Numbers::new(seed, false, EPHEMERAL)
+    }
+
+    #[test]
+    fn timestamps_of_the_same_ends_go_on_and_others_are_elsewhere() {
+        let (numbers, tuples) = (numbers(1), tuples());
+        let at = |tuple, millis| numbers.initial_timestamp(tuple, Duration::from_millis(millis));
+        for tuple in &tuples {
+            assert_eq!(at(tuple, 61_000).wrapping_sub(at(tuple, 1000)), 60_000);
+            let wrapped = at(tuple, u64::from(u32::MAX) + 1001);
+            assert_eq!(wrapped, at(tuple, 1000));
+        }
+        let all: HashSet<u32> = tuples.iter().map(|tuple| at(tuple, 1000)).collect();
+        assert_eq!(all.len(), tuples.len());
+        // Who knows the sequence number does not know the timestamp.
+        let both = |tuple: &Tuple| {
+            let now = Duration::from_secs(1);
+            let number = numbers.initial_sequence_number(tuple, now);
+            number.wrapping_sub(numbers.initial_timestamp(tuple, now))
+        };
+        let apart: HashSet<u32> = tuples.iter().map(both).collect();
+        assert_eq!(apart.len(), tuples.len());
     }
 
     fn tuples() -> Vec<Tuple> {

@@ -112,8 +112,7 @@ impl Direct {
             receive_buffer: config.rcv_ring,
             // Splices wait for their low-water marks: what they may wait for is promised from the start.
             initial_window: config.rcv_ring.min(INITIAL_WINDOW),
-            // Not to be guessed, as the number that it comes from.
-            timestamps: Some(config.wire_iss.wrapping_mul(0x9e37_79b1)),
+            timestamps: Some(config.timestamp),
             ack_delay: config.ack_delay,
             nodelay: options.nodelay(),
             limits: options.limits(),

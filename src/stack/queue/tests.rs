@@ -203,7 +203,9 @@ fn every_frame_by_the_wrong_queue() {
     there_and_back(&both, 40, 50_000);
     for one in both.1.queue_stats() {
         assert!(one.frames_received > 40, "{one:?}");
-        assert_eq!(one.segments_astray, one.frames_received, "{one:?}");
+        // But for what comes late, to a record in TIME-WAIT: one frame of a connection at most.
+        let late = one.frames_received - one.segments_astray;
+        assert!(late <= 40, "{one:?}");
     }
     assert!(
         both.0

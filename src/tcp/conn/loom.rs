@@ -123,6 +123,7 @@ fn accepted() -> (Arc<Conn>, Arc<Stack>) {
         },
         rcv_ring: 100,
         wire_iss: ISS,
+        timestamp: 1,
         ack_delay: None,
         epoch: now,
         is_inbound: false,
