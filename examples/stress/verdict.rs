@@ -108,6 +108,8 @@ pub(crate) fn of_connect(error: &io::Error) -> Refusal {
             judge(&error, allowed.contains(&error))
         }
         (None, Some(ConnectError::Pending)) => Refusal::Allowed("Pending".into()),
+        // Of a caller that has no socket.
+        (None, None) if error.kind() == ErrorKind::TimedOut => Refusal::Allowed("TimedOut".into()),
         _ => judge(error, false),
     }
 }
