@@ -31,11 +31,14 @@
 //! The list belongs to its thread: no lock.
 
 use crate::lock;
-use crate::sync::{CALLS_IN_A_ROW, thread_local};
+use crate::sync::thread_local;
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
+
+/// How often a thread calls user code in a row before it hands over what more there is to call.
+pub(crate) const CALLS_IN_A_ROW: usize = 64;
 
 /// User code to be called.
 pub(crate) trait Callback {

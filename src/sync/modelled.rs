@@ -280,9 +280,6 @@ pub(crate) fn intact(protection: Protection) -> bool {
     WITHOUT.get() != Some(protection)
 }
 
-/// So that a model sees what is handed over.
-pub(crate) const CALLS_IN_A_ROW: usize = 1;
-
 /// Not modelled, as the pools: what is kept would outlive the model.
 pub(crate) const KEEPS_FRAMES: bool = false;
 

@@ -20,8 +20,5 @@ pub(crate) const fn intact(_protection: Protection) -> bool {
     true
 }
 
-/// How often a thread calls user code in a row before it hands over what more there is to call.
-pub(crate) const CALLS_IN_A_ROW: usize = 64;
-
 /// Whether a thread at work keeps free frames for itself.
 pub(crate) const KEEPS_FRAMES: bool = true;

@@ -1,7 +1,7 @@
 //! Who waits for an end is handed over to the worker while the last handle of the pool goes.
 
 use super::*;
-use crate::callbacks::{self, Once};
+use crate::callbacks::{self, CALLS_IN_A_ROW, Once};
 
 fn hand_over() {
     let world = World::new(1);
@@ -9,10 +9,10 @@ fn hand_over() {
     let told = Told::listen(&splice, &world.d);
     let kept = world.keep();
     let World { a, b, c, d, pool } = world;
-    // In user code, so that it is told afterwards, and behind something else, so that it is told elsewhere.
+    // In user code, so that it is told afterwards, and behind much else, so that it is told elsewhere.
     let other = spawn(move || {
         callbacks::during(|| {
-            callbacks::call(Once::new(|| {}));
+            (0..CALLS_IN_A_ROW).for_each(|_| callbacks::call(Once::new(|| {})));
             splice.unsplice().ok();
         });
         splice
