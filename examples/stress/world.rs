@@ -67,6 +67,22 @@ impl Host {
         SocketAddr::new(self.address, port)
     }
 
+    /// In its network, and no stack's.
+    pub(crate) fn nobody(&self, port: u16) -> SocketAddr {
+        let address = match self.address {
+            IpAddr::V4(address) => {
+                let [a, b, c, _] = address.octets();
+                [a, b, c, 77].into()
+            }
+            IpAddr::V6(address) => {
+                let mut octets = address.octets();
+                octets[15] = 77;
+                octets.into()
+            }
+        };
+        SocketAddr::new(address, port)
+    }
+
     pub(crate) fn service(&self) -> SocketAddr {
         self.at(PORT)
     }

@@ -85,7 +85,7 @@ pub(super) fn wait_connected(stage: &Stage, random: &mut Random) -> Verdict {
 pub(super) fn connect_to_nobody(stage: &Stage, random: &mut Random) -> Verdict {
     let (from, _) = ends(stage, random);
     let timeout = random.millis(1..=20);
-    match TcpStream::connect_timeout(&from.stack, from.at(9), timeout) {
+    match TcpStream::connect_timeout(&from.stack, from.nobody(9), timeout) {
         Ok(_) => Err(forbidden("nobody has answered")),
         Err(error) if error.kind() == ErrorKind::TimedOut => Err(verdict::of_connect(&error)),
         Err(error) => Err(forbidden(format!("{error:?}"))),
