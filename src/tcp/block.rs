@@ -62,7 +62,8 @@
 //! | all | every byte once and in order, and an end to it | `whatever_happens_all_arrives`, `whatever_happens_on_the_path` |
 //!
 //! Bursts are paced where a round trip takes a millisecond or more
-//! (`so_much_leaves_as_the_rate_allows`); the window that is offered follows what the reader takes
+//! (`so_much_leaves_as_the_rate_allows`), and small segments leave together up to a full one
+//! (`a_full_send_buffer_does_not_make_ever_smaller_segments`); the window that is offered follows what the reader takes
 //! (`the_window_stays_ahead_of_a_sender_that_doubles`).
 //!
 //! # What does not hold yet

@@ -1,8 +1,11 @@
 //! When the next burst may leave, where one that is sent at once would overflow the path.
 //!
 //! A virtual clock: each burst moves it on by the time that its bytes take at the given rate; a burst
-//! may leave when that clock is not ahead of time by more than a grain. Time that was not used is kept
-//! for a short while, since timers are late. Pure: time is an argument.
+//! may begin when that clock is not ahead of time, and goes on until it has a full segment. Small segments
+//! would come apart otherwise, by the short times of their few bytes: each would be acknowledged for itself,
+//! each acknowledgement would free as little of a full send buffer, and a writer that fills it at once would
+//! make ever smaller segments, down to single bytes. Time that was not used is kept for a short while, since
+//! timers are late. Pure: time is an argument.
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +21,8 @@ pub(crate) struct Pacer {
     clock: Option<Instant>,
     /// So many bytes more leave at once: the beginning of a connection, or after idle time.
     free: u64,
+    /// So many bytes more belong to the burst that has begun.
+    open: u64,
 }
 
 impl Pacer {
@@ -25,6 +30,7 @@ impl Pacer {
     pub(crate) fn allow(&mut self, bytes: u64) {
         self.free = bytes;
         self.clock = None;
+        self.open = 0;
     }
 
     /// So many bytes leave at once.
@@ -32,9 +38,10 @@ impl Pacer {
         self.free
     }
 
-    /// When the next burst may leave, if not now.
+    /// When the next bytes may leave, if not now.
     pub(crate) fn release(&self, now: Instant) -> Option<Instant> {
-        self.clock.filter(|at| *at > now && self.free == 0)
+        let at_once = self.free > 0 || self.open > 0;
+        self.clock.filter(|at| *at > now && !at_once)
     }
 
     /// The largest burst: whole segments, two at least.
@@ -45,10 +52,14 @@ impl Pacer {
         segments * mss
     }
 
-    /// So many bytes have left.
-    pub(crate) fn sent(&mut self, bytes: u64, rate: f64, now: Instant) {
+    /// So many bytes have left; a full segment has `mss`.
+    pub(crate) fn sent(&mut self, bytes: u64, (rate, mss): (f64, u64), now: Instant) {
         let free = self.free.min(bytes);
         self.free -= free;
+        if self.clock.is_none_or(|clock| clock <= now) {
+            self.open = mss;
+        }
+        self.open = self.open.saturating_sub(bytes - free);
         let time = Duration::from_secs_f64((bytes - free) as f64 / rate.max(1.0));
         let from = self.clock.map_or(now, |clock| {
             clock.max(now.checked_sub(CREDIT).unwrap_or(clock))
@@ -74,7 +85,7 @@ mod tests {
                 now = at;
                 continue;
             }
-            pacer.sent(1000, rate, now);
+            pacer.sent(1000, (rate, 1000), now);
             sent += 1000;
         }
         assert!((109_000..=112_000).contains(&sent), "{sent}");
@@ -82,11 +93,34 @@ mod tests {
         now += Duration::from_secs(1);
         let mut burst = 0;
         while pacer.release(now).is_none() {
-            pacer.sent(1000, rate, now);
+            pacer.sent(1000, (rate, 1000), now);
             burst += 1000;
         }
         assert!(burst <= 3000, "{burst}");
         assert_eq!(Pacer::burst(12_500_000.0, 1448), 8 * 1448);
         assert_eq!(Pacer::burst(100.0, 1448), 2 * 1448);
+    }
+
+    #[test]
+    fn small_segments_leave_together() {
+        let mut now = SystemClock.now();
+        let mut pacer = Pacer::default();
+        for _ in 0..3 {
+            for _ in 0..10 {
+                assert_eq!(pacer.release(now), None);
+                pacer.sent(100, (1000.0, 1000), now);
+            }
+            let next = now + Duration::from_secs(1);
+            assert_eq!(pacer.release(now), Some(next), "a full segment has left");
+            now = next;
+        }
+        // What has begun has no end of its own: the rate is kept.
+        pacer.sent(1, (1000.0, 1000), now);
+        pacer.sent(5000, (1000.0, 1000), now);
+        assert_eq!(
+            pacer.release(now),
+            Some(now + Duration::from_millis(5001)),
+            "what is more than a full segment takes its time"
+        );
     }
 }

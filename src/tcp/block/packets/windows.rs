@@ -1,6 +1,7 @@
 //! RFC 9293 3.8.6, 7323 2.
 
 use super::*;
+use crate::tcp::block::sim::path::Random;
 
 #[test]
 fn a_window_closes_and_opens_by_what_is_worth_it() {
@@ -170,4 +171,63 @@ fn the_first_flight_is_ten_segments() {
     assert_eq!(all.len(), 1);
     assert_eq!((all[0].segment.len, all[0].size), (10_000, 1000));
     assert_eq!(raw.tcb.congestion_window(), 10_000);
+}
+
+/// Bursts of small segments are paced by full ones: byte by byte they would come apart.
+#[test]
+fn small_segments_leave_together_where_bursts_are_paced() {
+    let mut raw = Raw::established(&config(), ms(100));
+    raw.tcb.set_nodelay(true);
+    assert_eq!(raw.flight(10).len(), 10);
+    raw.pass(ms(100));
+    raw.acknowledge(10_000, &[]);
+    let mut burst = 0;
+    while raw.written == 10_000 + burst {
+        raw.write(50);
+        burst += raw.all().len() as u64 * 50;
+    }
+    assert!((1000..2000).contains(&burst), "{burst}");
+    raw.write(1);
+    assert_eq!(raw.pass(ms(10))[0].1.segment.len, 51, "what waits joins");
+}
+
+/// A writer that fills a small buffer as soon as there is room, in pieces; what arrives together is
+/// acknowledged together.
+#[test]
+fn a_full_send_buffer_does_not_make_ever_smaller_segments() {
+    const BUFFER: u64 = 2420;
+    let mut raw = Raw::established(&config(), ms(300));
+    raw.tcb.set_nodelay(true);
+    // When it is acknowledged, and up to where.
+    let mut flying: Vec<(Duration, u64)> = Vec::new();
+    let mut random = Random::new(1);
+    let (mut acknowledged, mut segments) = (0, 0);
+    while acknowledged < 100 * BUFFER {
+        while raw.written < acknowledged + BUFFER {
+            let piece = 1 << random.below(13);
+            let piece = (acknowledged + BUFFER - raw.written).min(piece);
+            raw.write(usize::try_from(piece).unwrap());
+            let left = raw.all();
+            segments += left.len();
+            let now = raw.since();
+            flying.extend(left.iter().map(|one| (now + ms(300), one.payload.end)));
+        }
+        let arrives = flying.iter().map(|(at, _)| *at).min();
+        let mut wait = arrives.unwrap() - raw.since();
+        if let Some(at) = raw.tcb.deadline() {
+            wait = wait.min(at.saturating_duration_since(raw.now));
+        }
+        let left = raw.pass(wait);
+        segments += left.len();
+        flying.extend(
+            left.iter()
+                .map(|(at, one)| (*at + ms(300), one.payload.end)),
+        );
+        let now = raw.since();
+        let arrived = flying.iter().filter(|(at, _)| *at <= now);
+        acknowledged = arrived.map(|(_, to)| *to).max().unwrap_or(acknowledged);
+        flying.retain(|(at, _)| *at > now);
+        raw.acknowledge(acknowledged, &[]);
+    }
+    assert!(segments < 100 * 20, "{segments} in 100 rounds");
 }

@@ -199,7 +199,7 @@ impl Tcb {
             let bytes = emission.segment.len as u64;
             self.congestion.sent(now);
             match rate {
-                Some(rate) => self.pacer.sent(bytes, rate, now),
+                Some(rate) => self.pacer.sent(bytes, (rate, mss), now),
                 None => self.timers.stop(Timer::Pace),
             }
         }
