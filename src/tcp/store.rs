@@ -6,7 +6,8 @@
 use crate::buf::{Buf, Chain};
 use std::collections::BTreeMap;
 
-/// Beyond this many pieces, neighbours are copied together.
+/// Beyond this many pieces, neighbours are copied together. Where holes keep more of them apart, not before
+/// there are twice as many as were left: each byte is copied a few times at most.
 const MAX_PIECES: usize = 128;
 
 /// Pieces by position; they never overlap and are never empty.
@@ -15,6 +16,8 @@ pub(crate) struct Store {
     pieces: BTreeMap<u64, Buf>,
     /// Real memory of the pieces.
     memory: usize,
+    /// How many the last copying together left.
+    left: usize,
 }
 
 impl Store {
@@ -56,8 +59,9 @@ impl Store {
             }
             at = end;
         }
-        if self.pieces.len() > MAX_PIECES {
+        if self.pieces.len() > MAX_PIECES.max(2 * self.left) {
             self.compact();
+            self.left = self.pieces.len();
         }
     }
 
@@ -184,6 +188,23 @@ mod tests {
         }
         assert_eq!(store.take(1, 60_001).unwrap().len(), 60_000);
         assert!(store.is_empty());
+    }
+
+    /// A peer leaves a hole behind each segment: what is there is not copied for every further one.
+    #[test]
+    fn many_holes_do_not_make_each_segment_dear() {
+        const LEN: usize = 1000;
+        let mut store = Store::default();
+        let mut copied = 0;
+        for round in 0..1000u64 {
+            let (left, segment) = (store.left, Buf::copy_of(&[1; LEN]));
+            store.insert(round * 2 * LEN as u64, std::iter::once(segment));
+            if store.left != left {
+                copied += store.left;
+            }
+        }
+        assert_eq!(store.len(), 1000 * LEN);
+        assert!(copied <= 2000, "{copied} segments were copied");
     }
 
     /// A large segment again and again, of which all but a byte is sent once more.
