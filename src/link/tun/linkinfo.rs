@@ -4,6 +4,7 @@
 //! `TUNGETIFF` does not do: it reports whether a queue has no filter by the bit that is `IFF_NO_PI`
 //! elsewhere, and so always has that bit.
 
+use super::ioctl;
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
@@ -47,8 +48,9 @@ pub(super) fn socket() -> Result<OwnedFd, Errno> {
     )
 }
 
-/// Of the interface with this index in the network namespace of the socket.
-pub(super) fn look_up(socket: BorrowedFd<'_>, index: u32) -> Result<LinkInfo, Errno> {
+/// Of the device that is open. `socket` is one of its network namespace.
+pub(super) fn look_up(socket: BorrowedFd<'_>, tun: BorrowedFd<'_>) -> Result<LinkInfo, Errno> {
+    let index = ioctl::index(socket, tun)?;
     let mut request = [0; HEADERS];
     let len = u32::try_from(HEADERS).expect("invariant: a small constant");
     request[..4].copy_from_slice(&len.to_ne_bytes());

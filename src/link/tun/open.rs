@@ -371,9 +371,7 @@ impl Builder {
 
     /// A queue of a device that others have open gets their settings, whatever it has asked for.
     fn check_settings(&self, socket: &OwnedFd, fd: &OwnedFd) -> Result<(), OpenError> {
-        let index = netdevice::name_to_index(socket, &self.place.name)
-            .map_err(|error| self.system("SIOCGIFINDEX", error))?;
-        let info = linkinfo::look_up(socket.as_fd(), index)
+        let info = linkinfo::look_up(socket.as_fd(), fd.as_fd())
             .map_err(|error| self.system("RTM_GETLINK", error))?;
         let header =
             ioctl::header_len(fd.as_fd()).map_err(|error| self.system("TUNGETVNETHDRSZ", error))?;

@@ -67,9 +67,7 @@ impl Settings {
 
     /// Whether somebody else has a queue of the device open.
     fn is_shared(&self, tun: BorrowedFd<'_>) -> bool {
-        let index = ioctl::index(self.socket.as_fd(), tun);
-        let info = index.and_then(|index| linkinfo::look_up(self.socket.as_fd(), index));
-        info.is_ok_and(|info| info.queues > 1)
+        linkinfo::look_up(self.socket.as_fd(), tun).is_ok_and(|info| info.queues > 1)
     }
 }
 
