@@ -28,8 +28,8 @@ fn run(mut world: World) -> World {
     world
 }
 
-/// The second end sends so many bytes.
-fn download(bytes: u64, there: Path, back: Path, seed: u64) -> World {
+/// The second end is to send so many bytes. Of the ways, the first goes to it.
+fn downloading(bytes: u64, ways: [Path; 2], seed: u64) -> World {
     let config = |iss| Config {
         iss,
         receive_buffer: 8 << 20,
@@ -46,8 +46,12 @@ fn download(bytes: u64, there: Path, back: Path, seed: u64) -> World {
             ..App::default()
         },
     ];
-    let world = World::new([config(1), config(2)], apps, [back, there], seed);
-    run(world.without_bytes())
+    World::new([config(1), config(2)], apps, ways, seed).without_bytes()
+}
+
+/// The second end has sent so many bytes.
+fn download(bytes: u64, there: Path, back: Path, seed: u64) -> World {
+    run(downloading(bytes, [back, there], seed))
 }
 
 fn median(bytes: u64, seeds: u64, there: impl Fn() -> Path, rtt: f64) -> f64 {
@@ -244,24 +248,7 @@ fn timeline() {
     };
     #[expect(clippy::cast_possible_truncation, reason = "small numbers")]
     let bytes = (var("MB", 2.0) * 1e6) as u64;
-    let config = |iss| Config {
-        iss,
-        receive_buffer: 8 << 20,
-        ..Config::default()
-    };
-    let apps = [
-        App {
-            closes: false,
-            ..App::default()
-        },
-        App {
-            total: bytes,
-            buffer: 8 << 20,
-            ..App::default()
-        },
-    ];
-    let mut world =
-        World::new([config(1), config(2)], apps, [path(rtt, 4.0), there], 1).without_bytes();
+    let mut world = downloading(bytes, [path(rtt, 4.0), there], 1);
     let mut at = Duration::ZERO;
     world.trace = std::env::var_os("TRACE").is_some();
     let step = ms(var("STEP", rtt / 2.0));
