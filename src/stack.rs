@@ -86,7 +86,8 @@
 //! together sent more than 250,000 bytes a second for each port of the range (4 GB/s).
 //!
 //! Timestamps (RFC 7323) are offered in every SYN and used if the peer offers them too. They count
-//! milliseconds from a number that is not to be guessed, another one for each connection.
+//! milliseconds from a number that is not to be guessed, another one for each pair of ends (RFC 7323 5.4): those
+//! of a connection are later than those of a former one between the same ends.
 //!
 //! A connection that this side closed first is remembered ([`Builder::time_wait`]) by a record without
 //! control block or buffers. It answers as RFC 9293 3.10.7 says, with timestamps if the connection had

@@ -383,7 +383,6 @@ fn a_header_that_another_program_changes_garbles_nothing() {
     ping(&tun).unwrap();
     let flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE;
     let mut other = Other::attached(&namespace, flags);
-    // A detour that leaves the queue of the answer alone.
     for (len, sign) in [(12, "bytes to 12"), (1_000_000, "bytes to 1000000")] {
         other.tell(&format!("header {len}"));
         let error = match answer(&tun) {

@@ -27,9 +27,9 @@
 //! **Offload is a property of the device**, not of who opens it, and so is the length of the virtio-net
 //! header. A device that was made with `ip tuntap` outlives its users, with what the last one has set. So
 //! the last of the queues that were opened together puts back what was found, unless another program has
-//! changed it meanwhile (the header's length only if nobody else has a queue open). A process that is killed cannot: it leaves checksum and segmentation offload on
-//! (`ethtool -k` shows them), and a program that opens the device without a virtio-net header then gets
-//! packets without checksums. [`Tun`] sets what it needs at open, with and without
+//! changed it meanwhile (the header's length only if nobody else has a queue open). A process that is
+//! killed cannot: it leaves checksum and segmentation offload on (`ethtool -k` shows them), and a program
+//! that opens the device without a virtio-net header then gets packets without checksums. [`Tun`] sets what it needs at open, with and without
 //! [`offload`](Builder::offload), so it is not concerned; for others,
 //! `ethtool -K tun0 tx off tso off`, or delete the device and make it again.
 //!
@@ -230,8 +230,8 @@ impl Tun {
             header[6..8].copy_from_slice(&start.to_ne_bytes());
             header[8..10].copy_from_slice(&offset.to_ne_bytes());
         }
-        let headers = tcp_headers(packet);
-        let payload = headers.map_or(0, |len| packet.len().saturating_sub(len));
+        let (headers, len) = (tcp_headers(packet), packet.len());
+        let payload = headers.map_or(0, |headers| len.saturating_sub(headers));
         let segment = packet
             .segment
             .filter(|size| headers.is_none() || payload > usize::from(size.get()));
@@ -241,7 +241,7 @@ impl Tun {
             (Some(_), Some(6)) => (GSO_TCPV6, self.capabilities.segment_v6),
             _ => return Err("neither IPv4 nor IPv6"),
         };
-        if packet.len() > most.ok_or("segmentation offload is off")? {
+        if len > most.ok_or("segmentation offload is off")? {
             return Err("the packet is larger than the link takes");
         }
         if let Some(size) = segment {
