@@ -138,7 +138,10 @@ pub(crate) struct ConnConfig {
     pub(crate) rcv_ring: usize,
     pub(crate) wire_iss: u32,
     /// The first timestamp (RFC 7323 3.2).
-    #[cfg_attr(sosplice_tcp_engine, expect(dead_code, reason = "the engine has none"))]
+    #[cfg_attr(
+        all(not(test), sosplice_tcp_engine),
+        expect(dead_code, reason = "the engine has none")
+    )]
     pub(crate) timestamp: u32,
     pub(crate) ack_delay: Option<Duration>,
     #[cfg_attr(not(sosplice_tcp_engine), expect(dead_code, reason = "the engine's"))]
