@@ -223,10 +223,6 @@ mod sync;
 mod tcp;
 mod timer;
 
-#[cfg(sosplice_fuzz)]
-#[doc(hidden)]
-pub use tcp::oracle::fuzz_engine;
-
 pub use socket::Socket;
 pub use socket::poller::Poller;
 pub use splice::{Splice, SplicePool};

@@ -152,12 +152,11 @@ use crate::events::{Seldom, tell};
 use crate::link::{Capabilities, Link};
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::SocketEnd;
-use crate::tcp::conn::{Conn, ConnConfig, Engine, Runner};
-use crate::tcp::engine::EngineConfig;
+use crate::tcp::conn::{Conn, ConnConfig, Runner};
 use crate::tcp::host::{Counters, Home, Host, TimerKey};
 use crate::tcp::memory::Memory;
 use crate::tcp::options::Options;
-use crate::tcp::tcb::Work;
+use crate::tcp::service::Work;
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::{TCP_HEADER, Tuple};
 use builder::Config;
@@ -629,18 +628,17 @@ impl Shared {
         self: &Arc<Self>,
         home: Home,
         (tuple, is_inbound): (Tuple, bool),
-        engine: Engine,
-        wire_iss: u32,
+        iss: u32,
     ) -> Arc<Conn> {
         let end = SocketEnd::new(self.config.rcv_buffer, self.config.snd_buffer);
         end.set_flavor(self.config.flavor);
         let config = ConnConfig {
             home,
             rcv_ring: self.config.rcv_buffer,
-            wire_iss,
+            iss,
+            mtu: self.mtu_for(&tuple),
             timestamp: self.numbers.initial_timestamp(&tuple, self.since_epoch()),
             ack_delay: self.config.ack_delay,
-            epoch: self.epoch,
             is_inbound,
         };
         let options = Options::new(
@@ -648,31 +646,7 @@ impl Shared {
             self.config.keep_alive,
             self.config.limits,
         );
-        Conn::new(tuple, end, engine, (&config, options), self.clone())
-    }
-
-    fn engine(
-        &self,
-        home: Home,
-        tuple: &Tuple,
-        make: impl FnOnce(&Capabilities, &EngineConfig) -> Engine,
-    ) -> Engine {
-        let piece = self.queues[usize::from(home.queue)]
-            .piece
-            .load(Ordering::Relaxed);
-        let config = EngineConfig {
-            rcv_ring: self.config.rcv_buffer,
-            snd_ring: self.config.snd_ring,
-            // In a model each run begins anew, which kept rings do not.
-            shared_rings: (!cfg!(sosplice_loom)).then_some(piece),
-            nagle: self.config.nagle,
-            seed: self.numbers.random(),
-        };
-        let link = Capabilities {
-            mtu: self.mtu_for(tuple),
-            ..self.link(home).capabilities()
-        };
-        make(&link, &config)
+        Conn::new(tuple, end, (&config, options), self.clone())
     }
 
     /// A connection announces and sends what this has room for.

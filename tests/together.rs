@@ -389,7 +389,7 @@ fn each_queue_of_two_stacks_has_a_thread() {
     for stack in [&front, &back] {
         let stats = stack.queue_stats();
         // Larger first flights, fewer frames.
-        let least = if !cfg!(sosplice_tcp_engine) { 10 } else { 50 };
+        let least = 10;
         let busy = |one: &sosplice::stack::QueueStats| {
             one.frames_received > least && one.segments_astray == 0
         };

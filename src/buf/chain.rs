@@ -91,12 +91,6 @@ impl Chain {
         self.links.len()
     }
 
-    /// How many buffers fit into the memory that it has.
-    #[cfg(test)]
-    pub(crate) fn room(&self) -> usize {
-        self.links.capacity()
-    }
-
     /// Gives the memory back that it keeps for more buffers than it has.
     pub(crate) fn shrink(&mut self) {
         self.links.shrink_to_fit();

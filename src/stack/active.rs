@@ -6,9 +6,9 @@ use super::{Shared, Stack};
 use crate::error::SoError;
 use crate::events::tell;
 use crate::link::{Flow, Link};
-use crate::tcp::conn::{Conn, Engine, Runner};
+use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::host::{Home, Host};
-use crate::tcp::tcb::Work;
+use crate::tcp::service::Work;
 use crate::tcp::wire::{self, Tuple};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -235,11 +235,8 @@ impl Shared {
         }
         let looped = way.looped;
         let home = Home { queue, looped };
-        let engine = self.engine(home, &tuple, |link, config| {
-            Engine::connecting(link, config, &tuple)
-        });
         let number = self.initial_sequence_number(&tuple, former.as_ref());
-        let conn = self.connection(home, (tuple, false), engine, number);
+        let conn = self.connection(home, (tuple, false), number);
         match self.table.insert(&conn, former.as_ref()) {
             Ok(()) => {}
             Err(Refusal::Connections) => return Err(self.too_many_connections()),

@@ -131,8 +131,6 @@ pub struct Builder {
 pub(super) struct Config {
     pub(super) rcv_buffer: usize,
     pub(super) snd_buffer: usize,
-    /// The engine's send ring.
-    pub(super) snd_ring: usize,
     pub(super) nagle: bool,
     pub(super) ack_delay: Option<Duration>,
     /// Largest segment announced and sent.
@@ -159,7 +157,6 @@ impl Default for Config {
         Config {
             rcv_buffer: crate::sockbuf::DEFAULT_HIWAT,
             snd_buffer: crate::sockbuf::DEFAULT_HIWAT,
-            snd_ring: crate::sockbuf::DEFAULT_HIWAT,
             nagle: false,
             ack_delay: Some(ACK_DELAY),
             mss: None,
@@ -299,7 +296,6 @@ impl Builder {
     #[must_use]
     pub fn send_buffer(mut self, bytes: usize) -> Builder {
         self.config.snd_buffer = bytes;
-        self.config.snd_ring = bytes;
         self
     }
 
@@ -466,13 +462,6 @@ impl Builder {
             probes,
         };
         self.config.keep_alive = Some(keep_alive.clamped(LONGEST));
-        self
-    }
-
-    /// Connections that stand still give memory back as soon as they can.
-    #[cfg(any(test, sosplice_fuzz))]
-    pub(crate) fn rest_at_once(mut self) -> Builder {
-        self.config.limits.rest = Some(Duration::ZERO);
         self
     }
 

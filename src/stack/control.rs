@@ -5,12 +5,11 @@
 //! which may be a flood, by a header that is composed here, without memory and without a lock.
 
 use crate::link::{Capabilities, Checksum, Frame, Link, Packet};
-use crate::tcp::engine::Received;
 use crate::tcp::wire::{
     self, ACK, FIN, Header, MAX_CANONICAL, RST, SYN, Segment, SynOptions, Tuple,
 };
 use smoltcp::iface::{Config, Interface, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, TxToken};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 use smoltcp::wire::HardwareAddress;
 
@@ -133,9 +132,18 @@ impl TxToken for Sending<'_> {
     }
 }
 
+/// The packet that is answered.
+struct Question<'a>(&'a [u8]);
+
+impl RxToken for Question<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
+}
+
 impl Device for Port<'_> {
     type RxToken<'t>
-        = Received<'t>
+        = Question<'t>
     where
         Self: 't;
     type TxToken<'t>
@@ -143,8 +151,8 @@ impl Device for Port<'_> {
     where
         Self: 't;
 
-    fn receive(&mut self, _now: Instant) -> Option<(Received<'_>, Sending<'_>)> {
-        Some((Received(self.rx.take()?), Sending(&mut self.tx)))
+    fn receive(&mut self, _now: Instant) -> Option<(Question<'_>, Sending<'_>)> {
+        Some((Question(self.rx.take()?), Sending(&mut self.tx)))
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<Sending<'_>> {

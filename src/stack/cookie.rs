@@ -16,7 +16,7 @@ use super::passive::Put;
 use super::queue::Queue;
 use super::quota::Refusal;
 use super::{Shared, Work};
-use crate::tcp::conn::{Conn, Engine, Runner};
+use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::host::{Home, Host};
 use crate::tcp::wire::{self, ACK, Header, SYN, Segment, SynOptions, Tuple};
 use std::hash::{Hash, Hasher};
@@ -189,11 +189,8 @@ impl Shared {
             return Err(Refusal::Backlog);
         }
         let home = Home { queue, looped };
-        let engine = self.engine(home, &tuple, |link, config| {
-            Engine::listening(link, config, &tuple)
-        });
         let value = segment.header.ack.wrapping_sub(1);
-        let conn = self.connection(home, (tuple, true), engine, value);
+        let conn = self.connection(home, (tuple, true), value);
         conn.leave(super::held::segment(tuple, syn));
         self.half_open(&conn, listening);
         // Before another driver finds it: only who has sent its SYN|ACK takes an acknowledgement.

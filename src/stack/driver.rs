@@ -24,14 +24,12 @@ use crate::sync::{Protection, intact};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::host::Host;
 use crate::tcp::icmp::{self, IcmpError};
-use crate::tcp::ring;
-use crate::tcp::tcb::Work;
+use crate::tcp::service::Work;
 use crate::tcp::time_wait::{Answer, TimeWait};
 use crate::tcp::wire::{self, Parsed, SYN, Segment};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Most frames of a batch.
@@ -134,8 +132,6 @@ impl Driver {
             return Err(self.shared.why_down().into());
         }
         let _at_work = buf::at_work();
-        let home = &self.shared.queues[usize::from(self.queue)];
-        home.piece.store(ring::of_this_thread(), Ordering::Relaxed);
         let mut frames = std::mem::take(&mut self.frames);
         self.receive(&mut frames, BATCH)
             .map_err(|gone| self.link_gone(gone))?;

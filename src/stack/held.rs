@@ -17,7 +17,7 @@ use super::quota::Refusal;
 use super::table::Entry;
 use super::{Shared, Work};
 use crate::buf::Gather;
-use crate::tcp::conn::{Conn, Engine, Runner};
+use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::host::{Home, Host};
 use crate::tcp::time_wait::Answer;
 use crate::tcp::wire::{Header, Segment, Tuple};
@@ -230,11 +230,8 @@ impl Shared {
             }
             _ => None,
         };
-        let engine = self.engine(home, &tuple, |link, config| {
-            Engine::listening(link, config, &tuple)
-        });
         let number = self.initial_sequence_number(&tuple, after.as_ref());
-        let conn = self.connection(home, (tuple, true), engine, number);
+        let conn = self.connection(home, (tuple, true), number);
         // Whoever finds the connection in the table and runs it takes the SYN first.
         conn.leave(syn);
         let inserted = self.table.insert(&conn, after.as_ref());

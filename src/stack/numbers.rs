@@ -67,7 +67,7 @@ impl Numbers {
         }
     }
 
-    /// SplitMix64: for ports and engine seeds; sequence numbers on the wire do not depend on it.
+    /// SplitMix64: for ports; sequence numbers on the wire do not depend on it.
     pub(super) fn random(&self) -> u64 {
         let step = 0x9e37_79b9_7f4a_7c15;
         let mut z = self

@@ -7,9 +7,9 @@ use super::table::Entry;
 use super::{Intercept, Shared, Stack};
 use crate::events::tell;
 use crate::sync::{Protection, intact};
-use crate::tcp::conn::{Conn, Engine, Runner};
+use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::host::{Home, Host};
-use crate::tcp::tcb::Work;
+use crate::tcp::service::Work;
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::{Segment, Tuple};
 use std::io;
@@ -142,11 +142,8 @@ impl Shared {
         admitted.inspect_err(|_| listening.release())?;
         let (tuple, looped) = (&syn.tuple, syn.looped);
         let home = Home { queue, looped };
-        let engine = self.engine(home, tuple, |link, config| {
-            Engine::listening(link, config, tuple)
-        });
         let number = self.initial_sequence_number(tuple, former);
-        let conn = self.connection(home, (*tuple, true), engine, number);
+        let conn = self.connection(home, (*tuple, true), number);
         // Whoever finds the connection in the table and runs it takes the SYN first.
         conn.leave(syn.clone());
         if intact(Protection::HalfOpenFirst) {

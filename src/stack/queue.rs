@@ -44,7 +44,7 @@ use crate::link::Link;
 use crate::lock::{LEAF, Mutex};
 use crate::tcp::host::{Counter, Counters};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// See the module. Drivers on several processors do not share a line of memory here.
 #[derive(Debug)]
@@ -63,8 +63,6 @@ pub(crate) struct Queue {
     pub(super) frames: Counter,
     /// Of these, segments of connections whose home is elsewhere.
     pub(super) astray: Counter,
-    /// On which memory the rings of its connections lie: that of the thread that drives it.
-    pub(super) piece: AtomicU8,
 }
 
 impl Queue {
@@ -79,7 +77,6 @@ impl Queue {
             counters: Counters::default(),
             frames: Counter::default(),
             astray: Counter::default(),
-            piece: AtomicU8::new(0),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::socket::poller::pollable;
 use crate::socket::{ConnectError, Socket, blocking};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::limits::Limits;
-use crate::tcp::tcb::Work;
+use crate::tcp::service::Work;
 use std::io;
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
 use std::ops::Deref;

@@ -35,21 +35,6 @@ fn a_connection_has_one_timer() {
     );
 }
 
-/// Two threads that write to the same rings' memory take it from each other's caches.
-#[cfg(sosplice_tcp_engine)]
-#[test]
-fn rings_lie_where_the_driving_thread_writes() {
-    let (stack, mut driver, _far) = stack(1);
-    let piece = || stack.shared().queues[0].piece.load(Ordering::Relaxed);
-    driver.run_once().unwrap();
-    assert_eq!(piece(), crate::tcp::ring::of_this_thread());
-    let elsewhere = spawn(move || {
-        driver.run_once().unwrap();
-        crate::tcp::ring::of_this_thread()
-    });
-    assert_eq!(elsewhere.join().unwrap(), piece());
-}
-
 #[test]
 fn a_port_is_taken_again_only_after_all_others() {
     let (stack, mut driver, _far) = stack(100_000);

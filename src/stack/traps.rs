@@ -1,7 +1,6 @@
 //! What bites a proxy: a stack by itself against a peer made of raw segments, in virtual time.
 //!
-//! Each test is named after what it prevents, reads like a packet trace, and says which handling it
-//! guards. Where the guard is the handling, [`bare`] shows what the engine does alone.
+//! Each test is named after what it prevents and reads like a packet trace.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -11,7 +10,6 @@
 mod acks;
 mod addresses;
 mod ahead;
-mod bare;
 mod counters;
 mod fuzz;
 mod held;
@@ -34,12 +32,9 @@ use crate::clock::SystemClock;
 use crate::error::SoError;
 use crate::link::memory::{self, MemoryLink};
 use crate::link::{Capabilities, Checksum, Packet};
-use crate::tcp::engine::{Emitted, Outlet};
 use crate::tcp::wire::{
     self, ACK, FIN, Header, MAX_CANONICAL, PSH, Parsed, RST, SYN, Segment, SynOptions,
 };
-use bare::{Bare, IRS};
-use smoltcp::socket::tcp::State;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::num::NonZeroU16;

@@ -1,9 +1,7 @@
 //! The control block of one TCP connection: positions without payload.
 //!
 //! It keeps sequence numbers, windows and times; the bytes stay in the socket's buffers, and the
-//! format on the wire is elsewhere. [`direct`](super::direct) runs connections over it. Built with
-//! `--cfg sosplice_tcp_engine`, the crate uses smoltcp's socket ([`engine`](super::engine)) behind the
-//! [`guard`](super::guard) in its place, to compare.
+//! format on the wire is elsewhere. [`conn_state`](super::conn_state) runs connections over it.
 //!
 //! | file | what |
 //! |---|---|

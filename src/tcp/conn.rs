@@ -1,13 +1,13 @@
 //! Ownership of a connection: who runs it, and what the others leave behind.
 //!
-//! A connection is run by one thread at a time, its owner, who holds `tcb` (rank 1). Nobody waits
+//! A connection is run by one thread at a time, its owner, who holds `state` (rank 1). Nobody waits
 //! for it: a driver leaves its segments in the backlog, users and workers leave [`Work`] bits, both
 //! under the backlog's leaf lock, and whoever finds the connection free becomes the owner.
 //!
 //! 1. Segments and bits are left under the backlog lock; then, still under it, the connection is
 //!    tried. If that fails, there is an owner, and it has not yet given up.
 //! 2. The owner gives up only under the backlog lock, having found nothing there: it releases
-//!    `tcb` first, then the backlog. So nothing can be left behind unseen (model: `conn::loom`).
+//!    `state` first, then the backlog. So nothing can be left behind unseen (model: `conn::loom`).
 //! 3. The owner takes segments in the order of their arrival.
 //! 4. A user's thread serves one bound of segments at most. What remains stays in the backlog, and
 //!    the driver is told; whoever owns the connection next takes it first. So does a driver, with a
@@ -22,19 +22,12 @@
 //! 7. Events are told when the connection is free again: a subscriber may use it. What two owners have
 //!    to tell may then come in another order.
 
-#[cfg(not(sosplice_tcp_engine))]
-use super::direct::Direct as Tcb;
-#[cfg(not(sosplice_tcp_engine))]
-pub(crate) use super::direct::Opening as Engine;
-#[cfg(sosplice_tcp_engine)]
-pub(crate) use super::engine::Engine;
+use super::conn_state::ConnState;
 use super::host::{Home, Host, Sent};
 use super::icmp::IcmpError;
 use super::options::Options;
+use super::service::{Done, Ending, Env, Work};
 use super::state::TcpState;
-#[cfg(sosplice_tcp_engine)]
-use super::tcb::Tcb;
-use super::tcb::{Done, Ending, Env, Work};
 use super::wire::{Segment, Tuple};
 use crate::events::tell;
 use crate::lock::{self, CONNECTION, Guard, LEAF};
@@ -101,7 +94,7 @@ pub(crate) struct Conn {
     /// The host counts it among those of its peer.
     pub(crate) counts_for_peer: AtomicBool,
     host: Arc<dyn Host>,
-    tcb: lock::Mutex<Tcb, CONNECTION>,
+    state: lock::Mutex<ConnState, CONNECTION>,
     backlog: lock::Mutex<Backlog, LEAF>,
     began: Instant,
     gauge: Gauge,
@@ -136,16 +129,12 @@ enum Over {
 pub(crate) struct ConnConfig {
     pub(crate) home: Home,
     pub(crate) rcv_ring: usize,
-    pub(crate) wire_iss: u32,
+    pub(crate) iss: u32,
+    /// Bytes of a packet at most.
+    pub(crate) mtu: usize,
     /// The first timestamp (RFC 7323 3.2).
-    #[cfg_attr(
-        all(not(test), sosplice_tcp_engine),
-        expect(dead_code, reason = "the engine has none")
-    )]
     pub(crate) timestamp: u32,
     pub(crate) ack_delay: Option<Duration>,
-    #[cfg_attr(not(sosplice_tcp_engine), expect(dead_code, reason = "the engine's"))]
-    pub(crate) epoch: Instant,
     pub(crate) is_inbound: bool,
 }
 
@@ -153,14 +142,13 @@ impl Conn {
     pub(crate) fn new(
         tuple: Tuple,
         end: Arc<SocketEnd>,
-        engine: Engine,
         (config, options): (&ConnConfig, Options),
         host: Arc<dyn Host>,
     ) -> Arc<Conn> {
-        let mtu = host.link(config.home).capabilities().mtu;
+        let link_mtu = host.link(config.home).capabilities().mtu;
         let now = host.now();
-        let tcb = owned(tuple, engine, (config, &options), (mtu, now));
-        let state = tcb.tcp_state();
+        let state = ConnState::new(tuple, (config, &options), link_mtu, now);
+        let published = state.tcp_state();
         Arc::new_cyclic(|me| Conn {
             me: me.clone(),
             tuple,
@@ -170,11 +158,11 @@ impl Conn {
             is_inbound: config.is_inbound,
             counts_for_peer: AtomicBool::new(false),
             host,
-            tcb: lock::Mutex::new(tcb),
+            state: lock::Mutex::new(state),
             backlog: lock::Mutex::default(),
             began: now,
             gauge: Gauge {
-                state: AtomicU8::new(state.number()),
+                state: AtomicU8::new(published.number()),
                 ..Gauge::default()
             },
         })
@@ -204,15 +192,15 @@ impl Conn {
     }
 
     /// Of a connection in TIME-WAIT nothing but a record remains.
-    fn publish(&self, tcb: &Tcb, done: Option<&Done>) {
-        let moved = tcb.moved_at().saturating_duration_since(self.began);
+    fn publish(&self, state: &ConnState, done: Option<&Done>) {
+        let moved = state.moved_at().saturating_duration_since(self.began);
         let moved = u64::try_from(moved.as_nanos()).unwrap_or(u64::MAX);
         self.publish_state(match done {
             Some(Done::TimeWait(_)) => TcpState::TimeWait,
-            Some(Done::Closed(_)) | None => tcb.tcp_state(),
+            Some(Done::Closed(_)) | None => state.tcp_state(),
         });
         self.gauge.moved.store(moved, Ordering::Relaxed);
-        let ahead = tcb.store_memory();
+        let ahead = state.store_memory();
         self.gauge.ahead.store(ahead, Ordering::Relaxed);
     }
 
@@ -251,11 +239,11 @@ impl Conn {
     pub(crate) fn run(&self, work: Work, runner: Runner) {
         let mut backlog = self.backlog.lock();
         backlog.work.add(work);
-        let Some(tcb) = self.tcb.try_lock() else {
+        let Some(state) = self.state.try_lock() else {
             return;
         };
         drop(backlog);
-        self.own(tcb, runner);
+        self.own(state, runner);
     }
 
     /// Takes the segments that were left. [`catch_up`](Self::catch_up) must follow.
@@ -276,10 +264,10 @@ impl Conn {
         self.run(Work::SERVE, Runner::Driver);
     }
 
-    fn own(&self, tcb: Guard<'_, Tcb, CONNECTION>, runner: Runner) {
+    fn own(&self, state: Guard<'_, ConnState, CONNECTION>, runner: Runner) {
         let Some(me) = self.me.upgrade() else { return };
         let mut news = News::default();
-        self.drive(&me, tcb, runner, &mut news);
+        self.drive(&me, state, runner, &mut news);
         self.tell(&news);
     }
 
@@ -306,7 +294,7 @@ impl Conn {
     fn drive(
         &self,
         me: &Arc<Conn>,
-        mut tcb: Guard<'_, Tcb, CONNECTION>,
+        mut state: Guard<'_, ConnState, CONNECTION>,
         runner: Runner,
         news: &mut News,
     ) {
@@ -321,18 +309,18 @@ impl Conn {
                         backlog.work.add(Work::SERVE);
                     }
                     // Give the emptied queue its memory back, then the connection (rule 2).
-                    if !tcb.is_at_rest() {
+                    if !state.is_at_rest() {
                         std::mem::swap(&mut backlog.segments, &mut segments);
                     }
                     if !intact(Protection::FreeFirst) {
                         drop(backlog);
                     }
-                    drop(tcb);
+                    drop(state);
                     return;
                 }
                 if rounds >= runner.rounds() {
                     // A service step that is owed is done with the rest.
-                    drop(tcb);
+                    drop(state);
                     drop(backlog);
                     self.host.hand_over(me);
                     return;
@@ -343,7 +331,13 @@ impl Conn {
             };
             rounds += 1;
             let may_owe = runner == Runner::Batch && work.is_empty();
-            owed = self.step(me, &mut tcb, (&mut segments, errors), (work, may_owe), news);
+            owed = self.step(
+                me,
+                &mut state,
+                (&mut segments, errors),
+                (work, may_owe),
+                news,
+            );
         }
     }
 
@@ -351,7 +345,7 @@ impl Conn {
     fn step(
         &self,
         me: &Arc<Conn>,
-        tcb: &mut Tcb,
+        state: &mut ConnState,
         (segments, errors): (&mut VecDeque<Segment>, Vec<IcmpError>),
         (work, may_owe): (Work, bool),
         news: &mut News,
@@ -368,18 +362,18 @@ impl Conn {
         };
         // First: what they quote may be acknowledged by a segment behind them.
         for error in errors {
-            tcb.icmp(&error, &env);
+            state.icmp(&error, &env);
         }
         for segment in segments.drain(..) {
-            tcb.input(&segment, &env);
+            state.input(&segment, &env);
         }
-        if may_owe && tcb.absorb(&env) {
+        if may_owe && state.absorb(&env) {
             return true;
         }
         // Before anybody is told of what the segments have brought.
-        self.publish_state(tcb.tcp_state());
-        let served = tcb.serve(work, &env);
-        self.publish(tcb, served.done.as_ref());
+        self.publish_state(state.tcp_state());
+        let served = state.serve(work, &env);
+        self.publish(state, served.done.as_ref());
         news.established |= served.established;
         if served.established {
             self.host.established(me);
@@ -399,81 +393,27 @@ impl Conn {
             None => {}
         }
         if let Some(at) = served.next {
-            self.arm(me, tcb, at, env.now);
+            self.arm(me, state, at, env.now);
         }
         false
     }
 
     /// Arms the timer unless it comes earlier anyway: then it will look again. One that is due does
     /// not count: it has fired, or is about to.
-    fn arm(&self, me: &Arc<Conn>, tcb: &mut Tcb, at: Instant, now: Instant) {
-        let former = tcb.armed;
+    fn arm(&self, me: &Arc<Conn>, state: &mut ConnState, at: Instant, now: Instant) {
+        let former = state.armed;
         if former.is_some_and(|(armed, _)| now < armed && armed <= at) {
             return;
         }
-        tcb.armed = Some(self.host.arm(me, at, former));
+        state.armed = Some(self.host.arm(me, at, former));
     }
-
-    /// Everything about the connection, for a failed test.
-    #[cfg(any(test, sosplice_fuzz))]
-    pub(crate) fn describe(&self) -> String {
-        let tcb = self.tcb.lock();
-        let ops: Vec<String> = tcb
-            .tap
-            .ops
-            .iter()
-            .rev()
-            .take(30)
-            .map(|op| op.brief())
-            .collect();
-        format!("{:?}\n{:?}\n{}", self.tuple, *tcb, ops.join("\n"))
-    }
-
-    /// How the engine was made and what happened to it.
-    #[cfg(any(test, sosplice_fuzz))]
-    pub(crate) fn taps(&self) -> (super::engine::EngineConfig, Vec<super::oracle::Op>) {
-        let mut tcb = self.tcb.lock();
-        let ops = std::mem::take(&mut tcb.tap.ops);
-        (tcb.engine_config, ops)
-    }
-}
-
-/// What a connection is run by. The engine, and what goes with it, behind a guard.
-#[cfg(sosplice_tcp_engine)]
-fn owned(
-    tuple: Tuple,
-    engine: Engine,
-    (config, options): (&ConnConfig, &Options),
-    (mtu, now): (usize, Instant),
-) -> Tcb {
-    let mut tcb = Tcb::new(
-        tuple,
-        engine,
-        (config.rcv_ring, mtu),
-        config.wire_iss,
-        (options.limits(), config.ack_delay),
-        (config.epoch, now),
-    );
-    tcb.vigil.set(options.keep_alive(), now);
-    tcb
-}
-
-/// What a connection is run by: the control block.
-#[cfg(not(sosplice_tcp_engine))]
-fn owned(
-    tuple: Tuple,
-    engine: Engine,
-    (config, options): (&ConnConfig, &Options),
-    (mtu, now): (usize, Instant),
-) -> Tcb {
-    Tcb::new(tuple, (config, options), (mtu, engine.mtu()), now)
 }
 
 impl Drop for Conn {
     fn drop(&mut self) {
         // Bytes that nobody has read go with the socket, which goes with this.
         let memory = self.host.memory();
-        self.tcb.get_mut().account.close(memory);
+        self.state.get_mut().account.close(memory);
     }
 }
 

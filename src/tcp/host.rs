@@ -38,7 +38,7 @@ pub(crate) struct Counters {
     pub(crate) lost: Counter,
     /// Times that the link had no room.
     pub(crate) link_full: Counter,
-    /// Segments that the guard did not accept.
+    /// Segments that were not accepted.
     pub(crate) refused: Counter,
     /// Segments dropped because a backlog was full.
     pub(crate) backlog_full: Counter,

@@ -2,8 +2,8 @@
 //!
 //! RFC 792 and 4443 for the formats, RFC 1122 4.2.3.9 and 5461 for what is hard and what is soft,
 //! RFC 1191 and 8201 for packets that are too big. Anybody can send one, so it counts only if its
-//! quote is of a segment that is in flight (RFC 5927 4.1): [`Guard::in_flight`](super::guard::Guard)
-//! checks that, and [`Tcb::icmp`](super::tcb::Tcb) acts. Pure; no locks.
+//! quote is of a segment that is in flight (RFC 5927 4.1): the control block
+//! ([`Tcb::handle_icmp`](super::block::tcb::Tcb)) checks that and acts. Pure; no locks.
 
 use super::wire::{self, IPV4_HEADER, IPV6_HEADER, PROTO_TCP, Tuple};
 use crate::error::SoError;

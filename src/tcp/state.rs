@@ -1,6 +1,5 @@
 //! The states of a connection (RFC 9293 3.3.2), in words of our own.
 
-use smoltcp::socket::tcp::State;
 use std::fmt;
 
 /// The state of a TCP connection (RFC 9293 3.3.2). It is shown as netstat shows it.
@@ -57,23 +56,6 @@ impl TcpState {
         TcpState::TimeWait,
     ];
 
-    /// The state of a connection whose engine is in this one. One whose engine listens waits for nobody:
-    /// the SYN that it is for has come.
-    pub(crate) fn of_engine(state: State) -> TcpState {
-        match state {
-            State::Closed => TcpState::Closed,
-            State::SynSent => TcpState::SynSent,
-            State::Listen | State::SynReceived => TcpState::SynReceived,
-            State::Established => TcpState::Established,
-            State::FinWait1 => TcpState::FinWait1,
-            State::FinWait2 => TcpState::FinWait2,
-            State::CloseWait => TcpState::CloseWait,
-            State::Closing => TcpState::Closing,
-            State::LastAck => TcpState::LastAck,
-            State::TimeWait => TcpState::TimeWait,
-        }
-    }
-
     pub(crate) fn number(self) -> u8 {
         self as u8
     }
@@ -118,10 +100,5 @@ mod tests {
             assert_eq!(TcpState::of_number(at), state);
         }
         assert_eq!(TcpState::of_number(11), TcpState::Closed);
-    }
-
-    #[test]
-    fn a_listening_engine_has_its_syn() {
-        assert_eq!(TcpState::of_engine(State::Listen), TcpState::SynReceived);
     }
 }

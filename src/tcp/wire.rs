@@ -8,7 +8,7 @@ use super::options::HOP_LIMIT;
 use crate::buf::Gather;
 use crate::link::{self, Frame};
 use internet_checksum::Checksum;
-use smallvec::{Array, SmallVec};
+use smallvec::SmallVec;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 pub(crate) const FIN: u8 = 0x01;
@@ -54,7 +54,7 @@ impl Tuple {
     }
 }
 
-/// The options of a SYN that the engine is told of.
+/// The options of a SYN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct SynOptions {
     pub(crate) mss: Option<u16>,
@@ -90,10 +90,6 @@ pub(crate) struct Segment {
     /// It was sent by this host to itself, and did not come by a link.
     pub(crate) looped: bool,
     /// TSval and TSecr (RFC 7323 3.2).
-    #[cfg_attr(
-        all(not(test), sosplice_tcp_engine),
-        expect(dead_code, reason = "the engine has none")
-    )]
     pub(crate) timestamps: Option<(u32, u32)>,
 }
 
@@ -367,7 +363,7 @@ fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) 
     sum
 }
 
-/// The window scale for a receive buffer of so many bytes, as the engine chooses it.
+/// The window scale for a receive buffer of so many bytes.
 pub(crate) fn shift_for(capacity: usize) -> u8 {
     let bits = usize::BITS - capacity.leading_zeros();
     u8::try_from(bits.saturating_sub(16)).unwrap_or(u8::MAX)
@@ -482,32 +478,6 @@ pub(crate) fn add_timestamps(
     at + 12
 }
 
-/// Adds a SACK option (RFC 2018 3) to the headers of a segment without payload and other options.
-pub(crate) fn append_sack(
-    header: &mut SmallVec<impl Array<Item = u8>>,
-    ip_header_len: usize,
-    blocks: &[(u32, u32)],
-) {
-    let Ok(count) = u8::try_from(blocks.len()) else {
-        return;
-    };
-    if count == 0 {
-        return;
-    }
-    header.extend_from_slice(&[1, 1, 5, 2 + 8 * count]);
-    for (start, end) in blocks {
-        header.extend_from_slice(&start.to_be_bytes());
-        header.extend_from_slice(&end.to_be_bytes());
-    }
-    header[ip_header_len + 12] += (1 + 2 * count) << 4;
-    let (at, fixed) = match ip_header_len {
-        IPV4_HEADER => (2, 0),
-        _ => (4, IPV6_HEADER),
-    };
-    let len = u16::try_from(header.len() - fixed).unwrap_or(u16::MAX);
-    header[at..at + 2].copy_from_slice(&len.to_be_bytes());
-}
-
 fn write_options(out: &mut [u8; 12], options: &SynOptions) -> usize {
     let mut len = 0;
     let mut put = |bytes: &[u8]| {
@@ -572,13 +542,6 @@ pub(crate) fn ip_header_of(header: &[u8]) -> usize {
         4 => IPV4_HEADER,
         _ => IPV6_HEADER,
     }
-}
-
-/// Length of the whole packet, with the jumbo payload option if it gets one.
-pub(crate) fn packet_len(header: &[u8], payload: usize) -> usize {
-    let total = header.len() + payload;
-    let is_jumbo = ip_header_of(header) == IPV6_HEADER && total - IPV6_HEADER > MAX_LENGTH;
-    total + if is_jumbo { JUMBO } else { 0 }
 }
 
 /// Writes into headers without IP options how much payload is behind them. What is longer than IP's header

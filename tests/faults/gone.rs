@@ -17,7 +17,7 @@ fn calls(side: usize, dispatch: Dispatch) -> (usize, usize) {
     let link = world.faulty.clone();
     let calls = [&link.received, &link.transmitted].map(|calls| calls.load(Ordering::Relaxed));
     // Larger first flights, fewer calls.
-    let least = if !cfg!(sosplice_tcp_engine) { 8 } else { 15 };
+    let least = 8;
     assert!(calls[0] > least && calls[1] > least, "{calls:?}");
     world.nothing_is_left();
     (calls[0], calls[1])

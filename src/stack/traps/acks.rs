@@ -1,4 +1,4 @@
-//! When acknowledgements leave. All of this guards `tcp::ack`.
+//! When acknowledgements leave.
 
 use super::*;
 
@@ -117,7 +117,6 @@ fn a_delay_has_a_limit() {
     assert_eq!(net.one().header.ack, raw.seq);
 }
 
-/// Guards `Tcb::rise`: a timer of the former engine does not run in the next one.
 #[test]
 fn what_fills_a_segment_is_acknowledged_at_once_after_a_rest() {
     let mut net = Net::new();

@@ -70,7 +70,7 @@ fn accepting_answers_the_syn() {
     raw.options.mss = Some(700);
     raw.window = 10_000;
     let pending = held(&mut net, &listener, &raw);
-    assert_eq!(net.stack.stats().connections, 0, "no engine yet");
+    assert_eq!(net.stack.stats().connections, 0, "none yet");
     let stream = pending.accept().unwrap();
     assert_eq!(stream.local_addr(), SocketAddr::from(raw.to));
     finish(&mut net, &mut raw, &stream);
@@ -285,10 +285,7 @@ fn a_tuple_that_was_dialled_meanwhile_is_taken() {
     let pending = held(&mut net, &listener, &Raw::new(5000));
     let tuple = pending.key().tuple;
     let shared = net.stack.shared();
-    let engine = shared.engine(HOME, &tuple, |link, config| {
-        Engine::connecting(link, config, &tuple)
-    });
-    let conn = shared.connection(HOME, (tuple, false), engine, 0);
+    let conn = shared.connection(HOME, (tuple, false), 0);
     shared.table.insert(&conn, None).unwrap();
     assert_eq!(pending.accept().unwrap_err().kind(), ErrorKind::AddrInUse);
     nothing_is_held(&mut net, &listener);

@@ -100,7 +100,7 @@ fn a_hard_error_ends_an_attempt_to_connect_at_once() {
     }
 }
 
-/// Guards `Tcb::despairs`: BSD's `tcp_notify`.
+/// BSD's `tcp_notify`.
 #[test]
 fn a_soft_error_that_stays_ends_an_attempt_to_connect() {
     for kind in [NET, HOST, TIME] {
@@ -128,7 +128,6 @@ fn a_soft_error_that_stays_ends_an_attempt_to_connect() {
     }
 }
 
-/// Guards `Tcb::soft_error` in SYN-SENT.
 #[test]
 fn a_soft_error_explains_why_an_attempt_to_connect_timed_out() {
     for v6 in [false, true] {
@@ -217,7 +216,6 @@ fn an_intercepted_connection_hears_of_errors_too() {
     assert_eq!(stream.take_error(), Some(SoError::HostUnreachable));
 }
 
-/// Guards `Guard::in_flight`.
 #[test]
 fn who_does_not_know_what_is_in_flight_is_not_believed() {
     for v6 in [false, true] {
@@ -415,7 +413,6 @@ fn a_link_that_cuts_is_told_the_smaller_size() {
     }
 }
 
-/// Guards `Tcb::too_big` and `Engine::lower_mtu`.
 #[test]
 fn a_packet_too_big_makes_smaller_ones_and_sends_again_at_once() {
     for (v6, mtu, largest) in [
@@ -444,7 +441,7 @@ fn a_packet_too_big_makes_smaller_ones_and_sends_again_at_once() {
 #[test]
 fn no_router_makes_segments_smaller_than_every_host_takes() {
     // Below that the block sends what routers may cut.
-    let least = if !cfg!(sosplice_tcp_engine) { 512 } else { 536 };
+    let least = 512;
     for (v6, mtu, largest) in [(false, 0, least), (false, 68, least), (true, 1279, 1440)] {
         let mut net = Net::new();
         let (mut raw, mut stream) = standing(&mut net, v6);
@@ -479,7 +476,7 @@ fn a_packet_too_big_never_makes_larger_ones_and_must_quote_what_is_in_flight() {
     assert_eq!(sent, 1360);
 }
 
-/// Guards the clamp in `Shared::engine`, for both who dials and who listens.
+/// The clamp of the MSS holds for both who dials and who listens.
 #[test]
 fn no_more_than_the_clamp_is_announced_or_sent() {
     for v6 in [false, true] {

@@ -136,7 +136,7 @@ fn half_closed_connections_are_asked_too() {
     net.healthy();
 }
 
-/// The probe is legal for our own guard, and answered.
+/// The probe is legal for us, and answered.
 #[test]
 fn a_probe_of_the_peer_is_answered() {
     let mut net = Net::new();

@@ -75,7 +75,7 @@ fn a_route_refuses_or_chooses_the_source() {
     net.healthy();
 }
 
-/// Guards `Shared::engine`: what is announced and sent, when dialled and when accepted.
+/// What is announced and sent, when dialled and when accepted.
 #[test]
 fn a_route_clamps_the_segment_size() {
     for (local, remote, headers) in FAMILIES {
@@ -286,7 +286,7 @@ fn an_address_comes_and_goes() {
         assert_eq!(other.take_error(), None);
         let told: Vec<bool> = net.seen().iter().map(|frame| frame.has(RST)).collect();
         // RFC 9293 3.10.5: in SYN-SENT there is nobody to tell.
-        let resets = if !cfg!(sosplice_tcp_engine) { 1 } else { 2 };
+        let resets = 1;
         assert_eq!(told, vec![true; resets], "a reset for each");
         raw.from.1 = 5001;
         raw.send(&net, SYN, b"");

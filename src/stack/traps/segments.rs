@@ -5,7 +5,7 @@ use crate::stack::{DecidingListener, Intercept};
 
 // The first two rows: what a peer could reach from outside.
 
-/// Guards `Guard::right_edge`: the SYN|ACK's window is not shifted, and the ring is a bound.
+/// The SYN|ACK's window is not shifted, and the buffer is a bound.
 #[test]
 fn a_batch_larger_than_the_ring_straight_after_the_handshake_does_not_panic() {
     for active in [false, true] {
@@ -50,34 +50,9 @@ fn a_batch_larger_than_the_ring_straight_after_the_handshake_does_not_panic() {
     }
 }
 
-/// What the test above prevents.
-#[test]
-fn the_engine_alone_panics_at_such_a_batch() {
-    let outcome = panic::catch_unwind(|| {
-        let mut bare = Bare::established(262_144);
-        for part in 0..5 {
-            bare.feed(
-                IRS + 1 + part * 60_000,
-                bare.iss.wrapping_add(1),
-                ACK,
-                60_000,
-            );
-        }
-    });
-    assert!(outcome.is_err(), "fixed in the engine: the trap has gone");
-}
-
-/// Guards `Guard::trim`: what is cut on the right loses its FIN.
+/// What is cut on the right loses its FIN.
 #[test]
 fn a_fin_on_a_segment_cut_at_the_edge_is_no_end() {
-    let mut bare = Bare::established(4096);
-    bare.feed(IRS + 1, bare.iss.wrapping_add(1), ACK | FIN, 4096 + 5);
-    assert_eq!(
-        bare.state(),
-        State::CloseWait,
-        "the engine alone loses 5 bytes"
-    );
-
     let mut net = Net::with(memory::Config::default(), |b| b.receive_buffer(4096));
     let (mut raw, stream) = net.accepted();
     let all = pattern(0, 4096 + 5);
@@ -98,13 +73,8 @@ fn a_fin_on_a_segment_cut_at_the_edge_is_no_end() {
     net.healthy();
 }
 
-/// Guards `Guard::judge_reset`.
 #[test]
 fn a_reset_somewhere_in_the_window_is_challenged() {
-    let mut bare = Bare::established(4096);
-    bare.feed(IRS + 100, bare.iss.wrapping_add(1), RST, 0);
-    assert_eq!(bare.state(), State::Closed, "the engine alone");
-
     let mut net = Net::new();
     let (raw, stream) = net.accepted();
     raw.send_at(&net, 99, RST, b"");
@@ -121,8 +91,7 @@ fn a_reset_somewhere_in_the_window_is_challenged() {
     assert_eq!(error_kind(&stream), Some(ErrorKind::ConnectionReset));
 }
 
-/// Guards `Guard::unsettled`: until the FIN is acknowledged, the engine sees a reset behind it as one
-/// outside the window.
+/// The window is full, and still the FIN and a reset behind it count.
 #[test]
 fn a_reset_behind_a_fin_in_a_full_window_counts() {
     let mut net = Net::with(one_packet_each(), |b| b.receive_buffer(2048));
@@ -137,15 +106,8 @@ fn a_reset_behind_a_fin_in_a_full_window_counts() {
     assert_eq!(read(&stream), pattern(0, 2048));
 }
 
-/// Guards `Guard::acceptable_ack`.
 #[test]
 fn an_ack_of_bytes_that_were_never_sent_is_not_believed() {
-    let mut bare = Bare::established(4096);
-    bare.enqueue(1000);
-    bare.egress();
-    bare.feed(IRS + 1, bare.iss.wrapping_add(901), ACK, 0);
-    assert_eq!(bare.snd_queue(), 100, "the engine alone; the window was 10");
-
     let mut net = Net::new();
     let listener = net.listen(80);
     let mut raw = Raw::new(5000);
@@ -194,7 +156,7 @@ fn an_ip_fragment_is_no_segment() {
     assert!(read(&stream).is_empty());
 }
 
-/// Guards `Guard::judge_listen` and `judge_syn_sent`: no text with a SYN.
+/// No text with a SYN.
 #[test]
 fn text_in_a_syn_is_not_kept() {
     let mut net = Net::new();
@@ -216,23 +178,17 @@ fn text_in_a_syn_is_not_kept() {
     raw.send(&net, SYN | ACK, b"early");
     raw.seq = raw.seq.wrapping_add(1);
     let seen = net.seen();
-    if !cfg!(sosplice_tcp_engine) {
-        // RFC 9293 3.10.7.3: what comes with the answer counts.
-        raw.seq = raw.seq.wrapping_add(5);
-    }
+    // RFC 9293 3.10.7.3: what comes with the answer counts.
+    raw.seq = raw.seq.wrapping_add(5);
     assert_eq!(seen.last().unwrap().header.ack, raw.seq);
     raw.send(&net, ACK, b"later");
     net.turn();
-    let early: &[u8] = if !cfg!(sosplice_tcp_engine) {
-        b"early"
-    } else {
-        b""
-    };
+    let early: &[u8] = b"early";
     assert_eq!(read(&stream), [early, b"later"].concat());
     net.healthy();
 }
 
-/// Guards `Guard::replay_fin`: without it, the end comes with the peer's retransmission.
+/// The end does not wait for the peer's retransmission.
 #[test]
 fn a_fin_before_a_hole_is_filled_does_not_cost_a_second() {
     let mut net = Net::new();
@@ -265,7 +221,6 @@ fn reading_byte_by_byte_draws_no_silly_windows() {
     assert!(windows.iter().all(|window| *window >= 2048), "{windows:?}");
 }
 
-/// Guards `EngineConfig::nagle` and `ack_delay`.
 #[test]
 fn write_write_read_does_not_wait() {
     let mut net = Net::new();
@@ -317,7 +272,7 @@ fn a_full_link_drops_nothing() {
     assert_eq!((stats.segments_lost, stats.broken), (0, 0));
 }
 
-/// Guards `Tcb::conclude`: an aborted engine stays until its RST has left.
+/// An aborted connection stays until its RST has left.
 #[test]
 fn an_abort_sends_its_reset_although_the_user_is_gone_and_the_link_full() {
     let mut config = one_packet_each();
@@ -337,7 +292,7 @@ fn an_abort_sends_its_reset_although_the_user_is_gone_and_the_link_full() {
     assert_eq!(net.stack.stats().connections, 0);
 }
 
-/// Guards `Tcb::expire`: a timer's reset that finds the link full is waited for too.
+/// A timer's reset that finds the link full is waited for too.
 #[test]
 fn a_time_out_with_a_full_link_ends_the_connection() {
     let mut config = one_packet_each();
@@ -404,7 +359,6 @@ fn received_bytes_stay_readable_after_a_reset() {
 
 // Timers.
 
-/// Guards `Tcb::own_deadline`: no engine timeout is set.
 #[test]
 fn an_idle_connection_survives_a_day() {
     let mut net = Net::new();
@@ -481,8 +435,7 @@ fn a_closed_socket_does_not_wait_for_ever_for_a_closed_window() {
     assert_eq!(net.stack.stats().connections, 0);
 }
 
-/// The engine's timer for window probes outlived the end of everything to be sent, and then sent
-/// acknowledgements without end.
+/// What is left of a timer for window probes would send acknowledgements without end.
 #[test]
 fn an_end_that_a_closed_window_takes_is_not_probed_for() {
     let mut net = Net::new();
@@ -536,7 +489,7 @@ fn half_taken(net: &mut Net, raw: &mut Raw, stream: &mut TcpStream) -> Seen {
     second
 }
 
-/// Guards `Guard::shut`: the timer for window probes took the place of that for retransmissions, and
+/// The timer for window probes took the place of that for retransmissions, and
 /// probes left behind the FIN, which was never sent again.
 #[test]
 fn a_lost_fin_is_sent_again_to_a_window_that_rounds_to_nothing() {
@@ -616,17 +569,8 @@ fn half_closed_by_the_peer_still_takes_our_bytes() {
     drop(stream);
     let seen = net.seen();
     assert_eq!(raw.take(&seen), b"late answer");
-    if !cfg!(sosplice_tcp_engine) {
-        // RFC 9293 3.10.4: behind the last byte, at once.
-        assert!(seen.last().unwrap().has(FIN));
-    } else {
-        // The FIN waits for the acknowledgement: in LAST-ACK the engine ignores window updates.
-        assert!(!seen.last().unwrap().has(FIN));
-        raw.send(&net, ACK, b"");
-        let seen = net.seen();
-        assert!(seen.last().unwrap().has(FIN));
-        raw.take(&seen);
-    }
+    // RFC 9293 3.10.4: behind the last byte, at once.
+    assert!(seen.last().unwrap().has(FIN));
     raw.send(&net, ACK, b"");
     assert!(net.seen().is_empty());
     assert_eq!(net.stack.stats().connections, 0);
@@ -733,7 +677,6 @@ fn closing_with_unread_bytes_resets() {
     assert_eq!(net.stack.stats().connections, 0);
 }
 
-/// Guards I4: the engine would reach FIN-WAIT-2 without ever having sent a FIN.
 #[test]
 fn a_shutdown_before_the_connection_stands_sends_its_fin_afterwards() {
     let mut net = Net::new();
@@ -751,7 +694,7 @@ fn a_shutdown_before_the_connection_stands_sends_its_fin_afterwards() {
     assert_eq!(read(&stream), b"one way");
 }
 
-/// Guards I4: the FIN comes behind the last byte, also when the window is small.
+/// The FIN comes behind the last byte, also when the window is small.
 #[test]
 fn a_shutdown_with_much_to_send_delays_the_fin() {
     let mut net = Net::with(one_packet_each(), |b| b.send_buffer(8192));
@@ -760,7 +703,6 @@ fn a_shutdown_with_much_to_send_delays_the_fin() {
     raw.window = 3000;
     raw.handshake(&mut net);
     let (mut stream, _) = listener.accept().unwrap();
-    // More than the engine's ring can count.
     stream.set_snd_hiwat(200_000);
     let all = pattern(0, 100_000);
     stream.write_all(&all).unwrap();
@@ -958,7 +900,7 @@ fn a_zero_window_stalls_and_reopens() {
     net.healthy();
 }
 
-/// Guards `Guard::unsettled`: the engine forgets the window that a probe advertises.
+/// The window that a probe advertises counts.
 #[test]
 fn a_window_advertised_by_a_probe_can_be_filled() {
     let mut net = Net::with(memory::Config::default(), |b| b.receive_buffer(65_000));
@@ -1040,7 +982,6 @@ fn over_v6(most: Option<usize>) -> (Net, Raw, TcpStream) {
     (net, raw, stream)
 }
 
-/// Guards `Held`, and `device_capabilities`: the engine sends nothing with `segmentation.tcpv6`.
 #[test]
 fn ipv6_segments_leave_in_one_packet() {
     const MSS: usize = 1440;
@@ -1105,7 +1046,7 @@ fn ipv4_super_frames_are_whole_segments() {
                 Some(&whole),
                 "{mss} {most}: {frames:?}"
             );
-            // It gives its engine back and takes another one.
+            // It gives memory back.
             net.pass(Duration::from_secs(60));
             assert!(net.drain().is_empty(), "{round}");
         }
@@ -1146,7 +1087,6 @@ fn a_gone_link_ends_connections() {
     assert_eq!(stack.stats().connections, 0);
 }
 
-/// Guards `Guard::open_window`: the engine would wait for ever.
 #[test]
 fn what_was_in_flight_when_the_window_shrank_comes_again() {
     let mut net = Net::new();
@@ -1160,7 +1100,7 @@ fn what_was_in_flight_when_the_window_shrank_comes_again() {
     raw.window = 0;
     raw.send(&net, ACK, b"");
     // Less than a retransmission timeout.
-    let wait = if !cfg!(sosplice_tcp_engine) { 190 } else { 900 };
+    let wait = 190;
     net.pass(Duration::from_millis(wait));
     assert!(net.drain().is_empty());
     raw.window = 60_000;

@@ -9,7 +9,6 @@ use crate::buf::{Buf, Gather};
 use crate::clock;
 use crate::link::{Capabilities, Frame, Interest, Link, Packet, ReceiveError, TransmitError};
 use crate::sync::model::{claim, explore, explore_without, join, spawn};
-use crate::tcp::engine::EngineConfig;
 use crate::tcp::host::{Counters, Home, TimerKey};
 use crate::tcp::limits::Limits;
 use crate::tcp::memory::Memory;
@@ -109,29 +108,21 @@ fn accepted() -> (Arc<Conn>, Arc<Stack>) {
         local_port: 80,
         remote_port: 4000,
     };
-    let engine = EngineConfig {
-        rcv_ring: 100,
-        snd_ring: 100,
-        shared_rings: None,
-        nagle: false,
-        seed: 1,
-    };
     let config = ConnConfig {
         home: Home {
             queue: 0,
             looped: false,
         },
         rcv_ring: 100,
-        wire_iss: ISS,
+        iss: ISS,
+        mtu: 1500,
         timestamp: 1,
         ack_delay: None,
-        epoch: now,
-        is_inbound: false,
+        is_inbound: true,
     };
-    let engine = Engine::listening(&stack.capabilities(), &engine, &tuple);
     let end = SocketEnd::new(100, 100);
     let options = Options::new(true, None, Limits::default());
-    let conn = Conn::new(tuple, end, engine, (&config, options), stack.clone());
+    let conn = Conn::new(tuple, end, (&config, options), stack.clone());
     for (flags, number) in [(SYN, 0), (ACK, 1)] {
         assert!(conn.leave(segment(&conn, flags, number, b"")));
         conn.resume();

@@ -60,7 +60,7 @@ fn tiny_segments_hold_no_more_than_four_windows() {
     }
 }
 
-/// Guards `Store` and the engine's limit of holes: behind a hole byte by byte, every second byte, every
+/// The store and the limit of holes: behind a hole byte by byte, every second byte, every
 /// third.
 #[test]
 fn every_second_byte_holds_no_more_than_a_window() {

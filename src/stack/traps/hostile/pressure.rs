@@ -74,7 +74,7 @@ fn pressed(peers: u16) -> (Net, TcpListener, Vec<Peer>) {
     (net, listener, all)
 }
 
-/// Guards `Tcb::deliver` and `Memory`: fill, the window closes, drain, it opens, and every byte arrives.
+/// Fill, the window closes, drain, it opens, and every byte arrives.
 #[test]
 fn near_its_limit_a_stack_closes_windows_and_opens_them_again() {
     let (mut net, _listener, mut peers) = pressed(6);
@@ -119,7 +119,7 @@ fn near_its_limit_a_stack_closes_windows_and_opens_them_again() {
     net.healthy();
 }
 
-/// Guards `Guard::judge_synchronised`: beyond the limit text is dropped as if it had been lost, and an
+/// Beyond the limit text is dropped as if it had been lost, and an
 /// acknowledgement with it counts.
 #[test]
 fn beyond_its_limit_a_stack_drops_text_and_no_acknowledgement() {
@@ -161,7 +161,7 @@ fn beyond_its_limit_a_stack_drops_text_and_no_acknowledgement() {
     net.healthy();
 }
 
-/// Guards `Guard::accept`: what arrives ahead of its turn is the first that is given up.
+/// What arrives ahead of its turn is the first that is given up.
 #[test]
 fn text_out_of_order_is_not_kept_under_pressure() {
     let (mut net, _listener, mut peers) = pressed(7);

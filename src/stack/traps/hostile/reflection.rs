@@ -153,7 +153,7 @@ fn a_forged_segment_draws_one_answer_at_most() {
     works(&mut net, &mut raw, &stream);
 }
 
-/// The guard's positions are 64 bits wide: a reset of 4 GiB ago is not one of now, and text of a
+/// Positions are 64 bits wide: a reset of 4 GiB ago is not one of now, and text of a
 /// second before the wrap is old.
 #[test]
 fn a_duplicate_from_before_the_wrap_is_old() {

@@ -1,33 +1,25 @@
-//! One connection's state over the control block ([`block`](super::block)): block, store, and the
-//! service step that keeps them together. In the place of [`tcb`](super::tcb), which does the same over
-//! smoltcp's socket, with `--cfg sosplice_tcp_engine`.
+//! One connection's state: control block ([`block`](super::block)), out-of-order payload, and the service
+//! step that keeps them and the socket's buffers together.
 //!
 //! Everything here runs under the connection's ownership (rank 1) and takes the locks of the two
 //! socket buffers (2, 3) one at a time. Nothing here reads a clock.
 
-#![cfg_attr(
-    sosplice_tcp_engine,
-    allow(dead_code, reason = "compiled so that it does not rot")
-)]
-
 use super::block::segment::{Emission, Segment, SegmentOptions, Timestamps};
 use super::block::tcb::{Cause, Config, News, Tcb};
 use super::conn::ConnConfig;
-use super::engine::EngineConfig;
 use super::host::TimerKey;
 use super::icmp::{IcmpError, Trouble};
 use super::limits::Limits;
 use super::memory::{Account, Appetite};
 use super::options::Options;
+use super::output::Waiting;
+use super::service::{Done, Ending, Env, Served, Work};
 use super::state::TcpState;
 use super::store::Store;
-use super::tcb::outlet::Waiting;
-use super::tcb::{Done, Ending, Env, Served, Work, cut};
 use super::time_wait::TimeWait;
 use super::wire::{self, MAX_HEADER, TCP_HEADER, Tuple};
-use crate::buf::{Chain, Gather};
+use crate::buf::{Buf, Chain, Gather};
 use crate::error::SoError;
-use crate::link::Capabilities;
 use smallvec::SmallVec;
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
@@ -37,30 +29,9 @@ const INITIAL_WINDOW: usize = 256 * 1024;
 /// Bytes of options in a segment at most.
 const OPTIONS: usize = 40;
 
-/// What is made in the place of an engine: nothing but the size of packets is asked of it.
-#[derive(Debug)]
-pub(crate) struct Opening {
-    mtu: usize,
-}
-
-impl Opening {
-    pub(crate) fn listening(link: &Capabilities, _: &EngineConfig, _: &Tuple) -> Opening {
-        Opening { mtu: link.mtu }
-    }
-
-    pub(crate) fn connecting(link: &Capabilities, _: &EngineConfig, _: &Tuple) -> Opening {
-        Opening { mtu: link.mtu }
-    }
-
-    /// Bytes of a packet.
-    pub(crate) fn mtu(&self) -> usize {
-        self.mtu
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Direct {
+pub(crate) struct ConnState {
     tuple: Tuple,
     /// How the block is to be made, until it is.
     config: Option<Box<Config>>,
@@ -92,22 +63,18 @@ pub(crate) struct Direct {
     pub(crate) account: Account,
     /// The timer that the host keeps for this connection.
     pub(crate) armed: Option<TimerKey>,
-    #[cfg(any(test, sosplice_fuzz))]
-    pub(crate) tap: super::oracle::Tap,
-    #[cfg(any(test, sosplice_fuzz))]
-    pub(crate) engine_config: EngineConfig,
 }
 
-impl Direct {
+impl ConnState {
     pub(crate) fn new(
         tuple: Tuple,
         (config, options): (&ConnConfig, &Options),
-        (link_mtu, mtu): (usize, usize),
+        link_mtu: usize,
         now: Instant,
-    ) -> Direct {
+    ) -> ConnState {
         let block = Config {
-            iss: config.wire_iss,
-            mtu,
+            iss: config.iss,
+            mtu: config.mtu,
             v6: tuple.local.is_ipv6(),
             receive_buffer: config.rcv_ring,
             // Splices wait for their low-water marks: what they may wait for is promised from the start.
@@ -120,7 +87,7 @@ impl Direct {
             ..Config::default()
         };
         let active = !config.is_inbound;
-        Direct {
+        ConnState {
             tuple,
             limits: options.limits(),
             block: active.then(|| Box::new(Tcb::connect(&block, now))),
@@ -142,16 +109,6 @@ impl Direct {
             step: (config.rcv_ring / 4).min(4 * link_mtu) as u64,
             account: Account::default(),
             armed: None,
-            #[cfg(any(test, sosplice_fuzz))]
-            tap: super::oracle::Tap::default(),
-            #[cfg(any(test, sosplice_fuzz))]
-            engine_config: EngineConfig {
-                rcv_ring: config.rcv_ring,
-                snd_ring: 0,
-                shared_rings: None,
-                nagle: !options.nodelay(),
-                seed: 0,
-            },
         }
     }
 
@@ -302,10 +259,10 @@ impl Direct {
     /// What others wait for, of a connection that stands. `true`: the rest of the service step can wait
     /// until the end of a batch.
     pub(crate) fn absorb(&mut self, env: &Env<'_>) -> bool {
-        let can_wait = |direct: &Direct| {
-            direct.said_established
-                && direct.ended.is_none()
-                && direct.tcp_state() == TcpState::Established
+        let can_wait = |conn: &ConnState| {
+            conn.said_established
+                && conn.ended.is_none()
+                && conn.tcp_state() == TcpState::Established
         };
         if !can_wait(self) {
             return false;
@@ -613,6 +570,25 @@ fn received(segment: &wire::Segment) -> Segment {
         },
         len: segment.payload_len,
     }
+}
+
+/// References to `len` bytes behind the first `skip`.
+fn cut(payload: &[Buf], mut skip: usize, mut len: usize) -> Gather {
+    let mut part = Gather::new();
+    for buf in payload {
+        if len == 0 {
+            break;
+        }
+        if skip >= buf.len() {
+            skip -= buf.len();
+            continue;
+        }
+        let count = (buf.len() - skip).min(len);
+        part.push(buf.slice(skip..skip + count));
+        skip = 0;
+        len -= count;
+    }
+    part
 }
 
 /// IP and TCP header, checksums not filled in.
