@@ -1,6 +1,6 @@
 //! What a user has set for one connection, as its owner reads it.
 //!
-//! Setters store here and leave [`Work::OPTIONS`](super::tcb::Work), so the next service step sees
+//! Setters store here and leave [`Work::OPTIONS`](super::service::Work), so the next service step sees
 //! it; getters read what was stored. Atomic, but for the keep-alive and the time
 //! limits, each a leaf (5).
 

@@ -13,7 +13,7 @@
 //!
 //! Payload of a received segment is kept by the owner as [`Taken`] says: bytes by position, of which
 //! those below [`in_order`](Tcb::in_order) go to the reader. Payload that is sent is picked out of what the
-//! user has written by [`Emission::payload`].
+//! user has written by [`Emission::payload`](super::segment::Emission).
 //!
 //! Each variable of the RFC has one owner: receive sequence space and window [`Receiver`], send
 //! sequence space and the peer's window [`Sender`], what was sent when and what is lost
