@@ -21,7 +21,7 @@ use crate::events::tell;
 use crate::link::{Frame, Interest, Link, ReceiveError};
 use crate::run_list::{self, Budget};
 use crate::sync::{Protection, intact};
-use crate::tcp::conn::{Conn, Runner};
+use crate::tcp::conn::{Conn, Left, Runner};
 use crate::tcp::host::Host;
 use crate::tcp::icmp::{self, IcmpError};
 use crate::tcp::service::Work;
@@ -453,7 +453,7 @@ impl Driver {
         match self.shared.table.get(&error.tuple) {
             Some(Entry::Conn(conn)) if !conn.home.looped => {
                 if conn.leave_error(error) {
-                    self.touch(conn);
+                    self.touched.push(conn);
                 }
             }
             _ if self.claimed(frame) => {}
@@ -492,19 +492,16 @@ impl Driver {
         if conn.home.queue != self.queue {
             self.home().astray.add(1);
         }
-        if conn.leave(segment) {
-            self.touch(conn);
-        } else if self.shared.segments_dropped.is_due(now) {
-            let (local, peer) = conn.tuple.ends();
-            let so_far = self.home().counters.backlog_full.get();
-            tell!(warn, "stack", %local, %peer, so_far, "segment dropped: backlog of its connection full");
-        }
-    }
-
-    /// The connection is run behind the batch.
-    fn touch(&mut self, conn: Arc<Conn>) {
-        if !self.touched.iter().any(|other| Arc::ptr_eq(other, &conn)) {
-            self.touched.push(conn);
+        match conn.leave(segment) {
+            // The connection is run behind the batch.
+            Left::First => self.touched.push(conn),
+            Left::Behind => {}
+            Left::Dropped if self.shared.segments_dropped.is_due(now) => {
+                let (local, peer) = conn.tuple.ends();
+                let so_far = self.home().counters.backlog_full.get();
+                tell!(warn, "stack", %local, %peer, so_far, "segment dropped: backlog of its connection full");
+            }
+            Left::Dropped => {}
         }
     }
 
@@ -617,7 +614,7 @@ impl Driver {
         } else {
             let begun = (self.shared).accept_syn(self.queue, listening, &segment, after.as_ref());
             match begun {
-                Ok(Begun::Runs(conn)) => self.touch(conn),
+                Ok(Begun::Runs(conn)) => self.touched.push(conn),
                 Ok(Begun::Nothing) => {}
                 Err(refusal) => {
                     let syn = (&segment, after.is_some(), now);

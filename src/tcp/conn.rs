@@ -26,7 +26,7 @@ use super::conn_state::ConnState;
 use super::host::{Home, Host, Sent};
 use super::icmp::IcmpError;
 use super::options::Options;
-use super::service::{Done, Ending, Env, Work};
+use super::service::{Absorbed, Done, Ending, Env, Work};
 use super::state::TcpState;
 use super::wire::{Segment, Tuple};
 use crate::events::tell;
@@ -61,6 +61,17 @@ impl Backlog {
     fn is_empty(&self) -> bool {
         self.segments.is_empty() && self.errors.is_empty() && self.work.is_empty()
     }
+}
+
+/// What became of a segment that was to be left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Nothing else is there: who has left it must run the connection.
+    First,
+    /// Behind something else, whose bringer will run the connection, if nobody does at this moment.
+    Behind,
+    /// The backlog is full.
+    Dropped,
 }
 
 /// Whose thread runs the connection.
@@ -205,16 +216,20 @@ impl Conn {
     }
 
     /// Leaves a segment. [`run`](Self::run), or [`receive`](Self::receive), must follow, also after
-    /// several. `false`: the backlog is full and the segment is dropped.
-    pub(crate) fn leave(&self, segment: Segment) -> bool {
+    /// several.
+    pub(crate) fn leave(&self, segment: Segment) -> Left {
         let mut backlog = self.backlog.lock();
         if backlog.segments.len() >= BACKLOG {
             drop(backlog);
             self.host.counters(self.home.queue).backlog_full.add(1);
-            return false;
+            return Left::Dropped;
         }
+        let first = backlog.is_empty();
         backlog.segments.push_back(segment);
-        true
+        match first {
+            true => Left::First,
+            false => Left::Behind,
+        }
     }
 
     /// Leaves an ICMP error, as [`leave`](Self::leave) does a segment.
@@ -306,7 +321,7 @@ impl Conn {
                 let mut backlog = self.backlog.lock();
                 if rounds > 0 && backlog.is_empty() {
                     if owed && intact(Protection::Owed) {
-                        backlog.work.add(Work::SERVE);
+                        backlog.work.add(Work::REST);
                     }
                     // Give the emptied queue its memory back, then the connection (rule 2).
                     if !state.is_at_rest() {
@@ -367,8 +382,18 @@ impl Conn {
         for segment in segments.drain(..) {
             state.input(&segment, &env);
         }
-        if may_owe && state.absorb(&env) {
-            return true;
+        if may_owe {
+            match state.absorb(&env) {
+                Absorbed::Nothing => {}
+                Absorbed::Part => return true,
+                Absorbed::Whole(next) => {
+                    self.publish(state, None);
+                    if let Some(at) = next {
+                        self.arm(me, state, at, env.now);
+                    }
+                    return false;
+                }
+            }
         }
         // Before anybody is told of what the segments have brought.
         self.publish_state(state.tcp_state());
@@ -428,12 +453,12 @@ impl fmt::Debug for Conn {
 impl Protocol for Conn {
     fn output(&self) {
         lock::assert_none_held();
-        self.run(Work::SERVE, Runner::User);
+        self.run(Work::WRITTEN, Runner::User);
     }
 
     fn rcvd(&self, idle: bool) {
         lock::assert_none_held();
-        let mut work = Work::SERVE;
+        let mut work = Work::READ;
         if idle {
             work.add(Work::IDLE);
         }

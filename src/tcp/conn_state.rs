@@ -13,7 +13,7 @@ use super::limits::Limits;
 use super::memory::{Account, Appetite};
 use super::options::Options;
 use super::output::Waiting;
-use super::service::{Done, Ending, Env, Served, Work};
+use super::service::{Absorbed, Done, Ending, Env, Served, Work};
 use super::state::TcpState;
 use super::store::Store;
 use super::time_wait::TimeWait;
@@ -26,8 +26,6 @@ use std::time::{Duration, Instant};
 
 /// Receive buffers up to this size are offered whole, larger ones as their readers take what comes.
 const INITIAL_WINDOW: usize = 256 * 1024;
-/// Bytes of options in a segment at most.
-const OPTIONS: usize = 40;
 
 /// See the module.
 #[derive(Debug)]
@@ -58,6 +56,12 @@ pub(crate) struct ConnState {
     record: Option<TimeWait>,
     /// It has given back memory, and when something had moved last.
     rested: Option<Instant>,
+    /// When something is due, as of the last service step.
+    due: Option<Instant>,
+    /// Bytes of `so_snd` that have left it.
+    dropped: u64,
+    /// Memory was short when the buffers were last looked at.
+    pressed: bool,
     /// A window update is worth at least this many bytes.
     step: u64,
     pub(crate) account: Account,
@@ -106,6 +110,9 @@ impl ConnState {
             ended: None,
             record: None,
             rested: None,
+            due: None,
+            dropped: 0,
+            pressed: false,
             step: (config.rcv_ring / 4).min(4 * link_mtu) as u64,
             account: Account::default(),
             armed: None,
@@ -129,14 +136,16 @@ impl ConnState {
     /// When an idle connection gives back the memory of its queues.
     fn rest_at(&self) -> Option<Instant> {
         let block = self.block.as_ref()?;
-        let idle = block.state() == TcpState::Established && block.limit() == block.deadline();
+        let idle = block.state() == TcpState::Established && !block.has_timers();
         let after = self.limits.rest.filter(|_| idle && !self.is_at_rest())?;
         Some(block.moved_at() + after)
     }
 
-    fn rest(&mut self, env: &Env<'_>) {
-        if self.rest_at().is_none_or(|at| env.now < at) {
-            return;
+    /// Gives back the memory of its queues if it is time for that. Otherwise, when that will be.
+    fn rest(&mut self, env: &Env<'_>) -> Option<Instant> {
+        let at = self.rest_at()?;
+        if env.now < at {
+            return Some(at);
         }
         self.rested = Some(self.moved_at());
         if let Some(block) = &mut self.block {
@@ -145,6 +154,7 @@ impl ConnState {
         self.inbox.shrink();
         env.end.rcv().buf.shrink();
         env.end.snd().buf.shrink();
+        None
     }
 
     /// Real memory of what has arrived out of order.
@@ -256,20 +266,31 @@ impl ConnState {
         }
     }
 
-    /// What others wait for, of a connection that stands. `true`: the rest of the service step can wait
-    /// until the end of a batch.
-    pub(crate) fn absorb(&mut self, env: &Env<'_>) -> bool {
+    /// What others wait for, of a connection that stands, amid a batch.
+    pub(crate) fn absorb(&mut self, env: &Env<'_>) -> Absorbed {
         let can_wait = |conn: &ConnState| {
             conn.said_established
                 && conn.ended.is_none()
                 && conn.tcp_state() == TcpState::Established
         };
         if !can_wait(self) {
-            return false;
+            return Absorbed::Nothing;
         }
-        self.deliver(false, env);
+        let pressed = self.pressed || env.memory.is_pressed();
+        if pressed || !self.inbox.is_empty() || self.eof {
+            self.deliver(false, env);
+        }
         self.drop_acknowledged(env);
-        can_wait(self)
+        if !can_wait(self) {
+            return Absorbed::Nothing;
+        }
+        let quiet = self.block.as_ref().is_some_and(|block| block.is_quiet());
+        if !quiet || pressed || self.waiting.is_some() || self.due.is_some_and(|at| at <= env.now) {
+            return Absorbed::Part;
+        }
+        self.tell_memory(env);
+        self.due = self.deadline();
+        Absorbed::Whole(self.due.into_iter().chain(self.rest_at()).min())
     }
 
     /// The service step, run at every exit from a connection.
@@ -283,9 +304,14 @@ impl ConnState {
         self.apply(work, env);
         self.expire(env);
         self.note();
-        self.deliver(work.has(Work::IDLE), env);
-        self.drop_acknowledged(env);
-        self.queue(env);
+        let all = work.is_everything() || self.pressed || env.memory.is_pressed();
+        if all || work.has(Work::READ) || !self.inbox.is_empty() || self.eof {
+            self.deliver(work.has(Work::IDLE), env);
+        }
+        let dropped = self.drop_acknowledged(env);
+        if all || work.has(Work::WRITTEN) || dropped {
+            self.queue(env);
+        }
         self.transmit(env);
         self.note();
         let mut served = Served {
@@ -299,15 +325,19 @@ impl ConnState {
         }
         served.done = self.conclude(env);
         if served.done.is_none() {
-            self.rest(env);
-            served.next = self.deadline().into_iter().chain(self.rest_at()).min();
+            self.due = self.deadline();
+            served.next = self.due.into_iter().chain(self.rest(env)).min();
         }
+        self.tell_memory(env);
+        served
+    }
+
+    fn tell_memory(&mut self, env: &Env<'_>) {
         let ahead = match self.store.is_empty() {
             true => 0,
             false => self.store.memory(),
         };
         self.account.tell(ahead, env.memory);
-        served
     }
 
     fn abort(&mut self, cause: Cause) {
@@ -369,8 +399,7 @@ impl ConnState {
 
     /// What is due. Behind a full link nothing but limits.
     fn expire(&mut self, env: &Env<'_>) {
-        let due = self.deadline().is_some_and(|at| at <= env.now);
-        if !due {
+        if self.due.is_none_or(|at| env.now < at) {
             return;
         }
         match &mut self.block {
@@ -399,6 +428,7 @@ impl ConnState {
             env.end.cantrcvmore();
         }
         let pressed = env.memory.is_pressed();
+        self.pressed = pressed;
         let (taken, unread) = {
             let mut rcv = env.end.rcv();
             rcv.buf.set_pressed(pressed);
@@ -427,25 +457,26 @@ impl ConnState {
         usize::try_from(floor).unwrap_or(usize::MAX)
     }
 
-    /// Acknowledged bytes leave `so_snd`.
-    fn drop_acknowledged(&mut self, env: &Env<'_>) {
+    /// Acknowledged bytes leave `so_snd`. `false`: there are none.
+    fn drop_acknowledged(&mut self, env: &Env<'_>) -> bool {
         let acknowledged = self.block.as_ref().map_or(0, |block| block.acknowledged());
-        let start = {
-            let mut snd = env.end.snd();
-            // Before anybody is told that there is room.
-            snd.buf.set_pressed(env.memory.is_pressed());
-            snd.buf.chain().start()
-        };
-        let count = usize::try_from(acknowledged.saturating_sub(start)).unwrap_or(0);
-        if count > 0 {
-            env.end.drop_snd(count);
+        let count = usize::try_from(acknowledged.saturating_sub(self.dropped)).unwrap_or(0);
+        if count == 0 {
+            return false;
         }
+        self.dropped = acknowledged;
+        // Before anybody is told that there is room.
+        env.end.snd().buf.set_pressed(env.memory.is_pressed());
+        env.end.drop_snd(count);
+        self.account.set_snd(env.end.snd().buf.memory());
+        true
     }
 
     /// New bytes of `so_snd`, and its end.
     fn queue(&mut self, env: &Env<'_>) {
         let (end, closed) = {
-            let snd = env.end.snd();
+            let mut snd = env.end.snd();
+            snd.buf.set_pressed(env.memory.is_pressed());
             self.account.set_snd(snd.buf.memory());
             (snd.buf.chain().end(), snd.buf.is_closed())
         };
@@ -594,11 +625,8 @@ fn cut(payload: &[Buf], mut skip: usize, mut len: usize) -> Gather {
 /// IP and TCP header, checksums not filled in.
 fn composed(tuple: &Tuple, emission: &Emission, hop_limit: u8) -> SmallVec<[u8; MAX_HEADER]> {
     let segment = &emission.segment;
-    let options = options(&segment.options);
-    let ip_len = tuple.ip_header_len();
-    let tcp_len = TCP_HEADER + options.len();
-    let mut header = SmallVec::from_elem(0, ip_len + tcp_len);
-    wire::write_ip(&mut header, tuple.local, tuple.remote, tcp_len);
+    let mut header = [0; MAX_HEADER];
+    let ip_len = wire::write_ip(&mut header, tuple.local, tuple.remote, TCP_HEADER);
     match ip_len {
         wire::IPV4_HEADER => {
             header[8] = hop_limit;
@@ -613,38 +641,43 @@ fn composed(tuple: &Tuple, emission: &Emission, hop_limit: u8) -> SmallVec<[u8; 
     tcp[2..4].copy_from_slice(&tuple.remote_port.to_be_bytes());
     tcp[4..8].copy_from_slice(&segment.seq.to_be_bytes());
     tcp[8..12].copy_from_slice(&segment.ack.to_be_bytes());
-    let words = u8::try_from(tcp_len / 4).expect("invariant: at most 60 bytes");
-    tcp[12] = words << 4;
     tcp[13] = segment.flags;
     tcp[14..16].copy_from_slice(&segment.window.to_be_bytes());
-    tcp[TCP_HEADER..].copy_from_slice(&options);
-    header
+    let tcp_len = TCP_HEADER + write_options(&mut tcp[TCP_HEADER..], &segment.options);
+    let words = u8::try_from(tcp_len / 4).expect("invariant: at most 60 bytes");
+    tcp[12] = words << 4;
+    SmallVec::from_buf_and_len(header, ip_len + tcp_len)
 }
 
-/// The options of a segment, padded to words (RFC 9293 3.1, 7323 appendix A, 2018 3).
-fn options(options: &SegmentOptions) -> SmallVec<[u8; OPTIONS]> {
-    let mut out = SmallVec::new();
+/// Writes the options of a segment, padded to words (RFC 9293 3.1, 7323 appendix A, 2018 3). Returns
+/// their length.
+fn write_options(out: &mut [u8], options: &SegmentOptions) -> usize {
+    let mut at = 0;
+    let mut put = |bytes: [u8; 4]| {
+        out[at..at + 4].copy_from_slice(&bytes);
+        at += 4;
+    };
     if let Some(mss) = options.mss {
         let [high, low] = mss.to_be_bytes();
-        out.extend_from_slice(&[2, 4, high, low]);
+        put([2, 4, high, low]);
     }
     if let Some(shift) = options.window_scale {
-        out.extend_from_slice(&[1, 3, 3, shift]);
+        put([1, 3, 3, shift]);
     }
     if options.sack_permitted {
-        out.extend_from_slice(&[1, 1, 4, 2]);
+        put([1, 1, 4, 2]);
     }
     if let Some(stamps) = options.timestamps {
-        out.extend_from_slice(&[1, 1, 8, 10]);
-        out.extend_from_slice(&stamps.value.to_be_bytes());
-        out.extend_from_slice(&stamps.echo.to_be_bytes());
+        put([1, 1, 8, 10]);
+        put(stamps.value.to_be_bytes());
+        put(stamps.echo.to_be_bytes());
     }
     if let Ok(count @ 1..) = u8::try_from(options.sack.len()) {
-        out.extend_from_slice(&[1, 1, 5, 2 + 8 * count]);
+        put([1, 1, 5, 2 + 8 * count]);
         for (start, end) in &options.sack {
-            out.extend_from_slice(&start.to_be_bytes());
-            out.extend_from_slice(&end.to_be_bytes());
+            put(start.to_be_bytes());
+            put(end.to_be_bytes());
         }
     }
-    out
+    at
 }

@@ -23,10 +23,10 @@ pub(crate) struct Env<'a> {
 
 /// What the users and the driver want of a connection, as bits that add up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Work(pub(crate) u8);
+pub(crate) struct Work(pub(crate) u16);
 
 impl Work {
-    /// `so_snd` has more bytes or was closed; a timer is due; the link has room.
+    /// A timer is due, the link has room, or whatever else is to be looked at.
     pub(crate) const SERVE: Work = Work(1);
     /// The reader sleeps: withheld window updates must go out.
     pub(crate) const IDLE: Work = Work(2);
@@ -40,6 +40,14 @@ impl Work {
     pub(crate) const DRIVER_DROPPED: Work = Work(64);
     /// The address is.
     pub(crate) const ADDRESS_REMOVED: Work = Work(128);
+    /// `so_snd` has more bytes or was closed.
+    pub(crate) const WRITTEN: Work = Work(256);
+    /// Bytes of `so_rcv` were taken.
+    pub(crate) const READ: Work = Work(512);
+    /// What follows from segments that were taken before: the rest of their service step.
+    pub(crate) const REST: Work = Work(1024);
+    /// What concerns no more than one of the buffers, or none.
+    const DATA: Work = Work(Work::IDLE.0 | Work::WRITTEN.0 | Work::READ.0 | Work::REST.0);
 
     /// What ends a connection from below, and the error that it ends with.
     pub(crate) const FROM_BELOW: [(Work, SoError); 3] = [
@@ -58,6 +66,11 @@ impl Work {
 
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// Whether more is to be looked at than what the bits say.
+    pub(crate) fn is_everything(self) -> bool {
+        self.0 & !Work::DATA.0 != 0
     }
 }
 
@@ -97,6 +110,17 @@ impl Ending {
     pub(crate) fn reset(self) -> bool {
         matches!(self.before, TcpState::Established | TcpState::CloseWait)
     }
+}
+
+/// What was done with segments amid a batch.
+#[derive(Debug)]
+pub(crate) enum Absorbed {
+    /// Nothing: a service step is to follow at once.
+    Nothing,
+    /// What others wait for. The rest of the service step can wait until the end of the batch.
+    Part,
+    /// Everything: nothing follows but this deadline.
+    Whole(Option<Instant>),
 }
 
 /// What a service step left to be done by others.

@@ -368,8 +368,9 @@ struct Bringing {
 impl Clock for Bringing {
     fn now(&self) -> Instant {
         let to = self.conn.lock().clone();
+        // First the driver looks at the time before it takes what has arrived.
         if let Some((conn, header)) = to
-            && self.count.fetch_add(1, Ordering::Relaxed) < 10_000
+            && (1..10_000).contains(&self.count.fetch_add(1, Ordering::Relaxed))
         {
             conn.leave(crate::stack::held::segment(conn.tuple, header));
         }

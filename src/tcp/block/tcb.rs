@@ -522,6 +522,23 @@ impl Tcb {
         self.timers.next().into_iter().chain(watch).min()
     }
 
+    /// Something is to happen at some time, whatever the peer does: more than limits and keep-alive.
+    pub(crate) fn has_timers(&self) -> bool {
+        self.timers.next().is_some()
+    }
+
+    /// Nothing is to be sent or told before something happens.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.state == TcpState::Established
+            && self.sender.nxt() == self.sender.end()
+            && !self.delayed_ack.is_due()
+            && !self.recovery.owes()
+            && !self.recovery.probe_due()
+            && !self.keep_alive_due
+            && self.reset.is_none()
+            && self.news.is_empty()
+    }
+
     /// When a limit is reached: all that counts behind a full link.
     pub(crate) fn limit(&self) -> Option<Instant> {
         self.watch.deadline(self.state)

@@ -124,7 +124,7 @@ fn accepted() -> (Arc<Conn>, Arc<Stack>) {
     let options = Options::new(true, None, Limits::default());
     let conn = Conn::new(tuple, end, (&config, options), stack.clone());
     for (flags, number) in [(SYN, 0), (ACK, 1)] {
-        assert!(conn.leave(segment(&conn, flags, number, b"")));
+        assert_eq!(conn.leave(segment(&conn, flags, number, b"")), Left::First);
         conn.resume();
     }
     (conn, stack)
