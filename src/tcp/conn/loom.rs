@@ -166,7 +166,7 @@ fn owners() {
     let acknowledged = stack.acknowledged.load(Ordering::Relaxed);
     claim(acknowledged == 2, "the segment is acknowledged");
     claim(conn.backlog.lock().is_empty(), "nothing is left to do");
-    claim(conn.tcb.try_lock().is_some(), "nobody owns the connection");
+    claim(conn.state.try_lock().is_some(), "nobody owns the connection");
 }
 
 /// Two drivers, each with a segment that arrived by its queue.
@@ -188,7 +188,7 @@ fn two_drivers() {
     let acknowledged = stack.acknowledged.load(Ordering::Relaxed);
     claim(acknowledged == 3, "both segments are acknowledged");
     claim(conn.backlog.lock().is_empty(), "nothing is left to do");
-    claim(conn.tcb.try_lock().is_some(), "nobody owns the connection");
+    claim(conn.state.try_lock().is_some(), "nobody owns the connection");
 }
 
 #[test]
