@@ -91,10 +91,12 @@
 //!
 //! A connection that this side closed first is remembered ([`Builder::time_wait`]) by a record without
 //! control block or buffers. It answers as RFC 9293 3.10.7 says, with timestamps if the connection had
-//! them, and ignores resets (RFC 1337). A SYN beyond the last sequence number received takes its place, if
-//! a listener takes the SYN, and the new connection's numbers are larger than the old one's (RFC 1122
-//! 4.2.2.13; the SYN's timestamp plays no part, unlike in RFC 6191); any other SYN draws the last
-//! acknowledgement. Connecting takes the port of
+//! them, and ignores resets (RFC 1337). A SYN takes its place, if a listener takes the SYN, when its
+//! timestamp is newer than the last one received; if one of the two connections has no timestamps, or
+//! both are equal, when it is beyond the last sequence number received, or has the first timestamp
+//! between these ends (RFC 6191 2). The new connection's numbers are larger than the old one's (RFC 1122
+//! 4.2.2.13). Any other SYN, also one with a FIN or an acknowledgement, draws the last acknowledgement.
+//! Connecting takes the port of
 //! one that is at least a second old, again with larger numbers, where the ports to a destination are
 //! used up: a proxy may open as many connections a second to one server as there are ports. Of too
 //! many records ([`Builder::time_wait_limit`]) the oldest goes.

@@ -11,6 +11,7 @@
 //! Locks: none of its own.
 
 use super::control;
+use super::held::Syn;
 use super::listener::Listening;
 use super::passive::Put;
 use super::queue::Queue;
@@ -152,7 +153,7 @@ impl Shared {
 
     /// What the SYN said that a segment without a connection acknowledges, if it was answered with a
     /// cookie.
-    pub(crate) fn cookie_of(&self, segment: &Segment, now: Instant) -> Option<Header> {
+    pub(crate) fn cookie_of(&self, segment: &Segment, now: Instant) -> Option<Syn> {
         let sent_in = self.cookies_sent_in.load(Ordering::Relaxed);
         if sent_in == 0 {
             return None;
@@ -165,12 +166,15 @@ impl Shared {
         let irs = header.seq.wrapping_sub(1);
         let value = header.ack.wrapping_sub(1);
         let options = check((segment.tuple, irs, value), now, self.claim_hash())?;
-        Some(Header {
-            seq: irs,
-            ack: 0,
-            flags: SYN,
-            window: header.window,
-            options,
+        Some(Syn {
+            header: Header {
+                seq: irs,
+                ack: 0,
+                flags: SYN,
+                window: header.window,
+                options,
+            },
+            timestamps: None,
         })
     }
 
@@ -181,7 +185,7 @@ impl Shared {
         self: &Arc<Self>,
         queue: u16,
         listening: &Arc<Listening>,
-        (segment, syn): (&Segment, Header),
+        (segment, syn): (&Segment, Syn),
     ) -> Result<Arc<Conn>, Refusal> {
         let (tuple, looped) = (segment.tuple, segment.looped);
         self.admits(&tuple)?;
@@ -191,7 +195,7 @@ impl Shared {
         let home = Home { queue, looped };
         let value = segment.header.ack.wrapping_sub(1);
         let conn = self.connection(home, (tuple, true), value);
-        conn.leave(super::held::segment(tuple, syn));
+        conn.leave(syn.segment(tuple));
         self.half_open(&conn, listening);
         // Before another driver finds it: only who has sent its SYN|ACK takes an acknowledgement.
         conn.run(Work::SERVE, Runner::Driver);
@@ -249,7 +253,7 @@ mod tests {
             window: 0,
             options: SynOptions::default(),
         };
-        let guessed = crate::stack::held::segment(tuple, header);
+        let guessed = Syn::from(header).segment(tuple);
         assert_eq!(shared.cookie_of(&guessed, shared.now()), None);
         shared.cookies_sent_in.store(slot, Ordering::Relaxed);
         assert!(shared.cookie_of(&guessed, shared.now()).is_some());

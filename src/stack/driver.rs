@@ -21,11 +21,12 @@ use crate::events::tell;
 use crate::link::{Frame, Interest, Link, ReceiveError};
 use crate::run_list::{self, Budget};
 use crate::sync::{Protection, intact};
+use crate::tcp::block::time_wait::Answer;
 use crate::tcp::conn::{Conn, Left, Runner};
 use crate::tcp::host::Host;
 use crate::tcp::icmp::{self, IcmpError};
 use crate::tcp::service::Work;
-use crate::tcp::time_wait::{Answer, TimeWait};
+use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::{self, Parsed, SYN, Segment};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -515,7 +516,7 @@ impl Driver {
             self.shared.received.bad_address.add(1);
             return;
         }
-        match record.answer(&segment.header, segment.payload_len) {
+        match record.answer(&segment) {
             Answer::Ignore => {}
             Answer::MakeRoom if self.shared.listener_for(tuple, own).is_some() => {
                 self.unknown(segment, None, Some(*record), now);

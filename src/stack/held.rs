@@ -17,9 +17,9 @@ use super::quota::Refusal;
 use super::table::Entry;
 use super::{Shared, Work};
 use crate::buf::Gather;
+use crate::tcp::block::time_wait::Answer;
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::host::{Home, Host};
-use crate::tcp::time_wait::Answer;
 use crate::tcp::wire::{Header, Segment, Tuple};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -37,13 +37,52 @@ pub(crate) struct Key {
     serial: u64,
 }
 
+/// What a SYN says. Its payload, if any, does not count (RFC 9293 3.10.7.2 lets the peer send it again).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Syn {
+    pub(crate) header: Header,
+    /// TSval and TSecr (RFC 7323 3.2).
+    pub(crate) timestamps: Option<(u32, u32)>,
+}
+
+/// One without timestamps.
+impl From<Header> for Syn {
+    fn from(header: Header) -> Syn {
+        Syn {
+            header,
+            timestamps: None,
+        }
+    }
+}
+
+impl Syn {
+    fn of(segment: &Segment) -> Syn {
+        Syn {
+            header: segment.header,
+            timestamps: segment.timestamps,
+        }
+    }
+
+    pub(super) fn segment(&self, tuple: Tuple) -> Segment {
+        Segment {
+            tuple,
+            header: self.header,
+            payload: Gather::default(),
+            payload_len: 0,
+            sack: None,
+            looped: false,
+            timestamps: self.timestamps,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Record {
     serial: u64,
     home: Home,
     listening: Arc<Listening>,
-    /// The latest SYN. Its text, if any, does not count (RFC 9293 3.10.7.2 lets the peer send it again).
-    syn: Header,
+    /// The latest one.
+    syn: Syn,
     /// `None` while it is being accepted.
     until: Option<Instant>,
 }
@@ -63,7 +102,7 @@ impl HeldSyns {
         &mut self,
         (tuple, home): (Tuple, Home),
         listening: &Arc<Listening>,
-        syn: Header,
+        syn: Syn,
         at: Instant,
     ) -> Option<Key> {
         if self.refresh(&tuple, syn, at) {
@@ -88,7 +127,7 @@ impl HeldSyns {
     }
 
     /// A SYN of a tuple that has a record. `false`: it has none.
-    fn refresh(&mut self, tuple: &Tuple, syn: Header, at: Instant) -> bool {
+    fn refresh(&mut self, tuple: &Tuple, syn: Syn, at: Instant) -> bool {
         let Some(record) = self.records.get_mut(tuple) else {
             return false;
         };
@@ -101,7 +140,7 @@ impl HeldSyns {
     }
 
     /// From now on the record does not time out.
-    fn begin(&mut self, key: Key) -> Option<(Home, Header)> {
+    fn begin(&mut self, key: Key) -> Option<(Home, Syn)> {
         let record = self.records.get_mut(&key.tuple)?;
         if record.serial != key.serial {
             return None;
@@ -139,18 +178,6 @@ impl HeldSyns {
     }
 }
 
-pub(super) fn segment(tuple: Tuple, header: Header) -> Segment {
-    Segment {
-        tuple,
-        header,
-        payload: Gather::default(),
-        payload_len: 0,
-        sack: None,
-        looped: false,
-        timestamps: None,
-    }
-}
-
 impl Shared {
     /// A SYN came again. `false`: it is not held.
     pub(crate) fn refresh_syn(&self, syn: &Segment, now: Instant) -> bool {
@@ -158,7 +185,7 @@ impl Shared {
             return false;
         }
         let until = now + self.config.limits.connect;
-        self.held.lock().refresh(&syn.tuple, syn.header, until)
+        (self.held.lock()).refresh(&syn.tuple, Syn::of(syn), until)
     }
 
     /// Holds a SYN, if the listener's backlog has room. A connection is given back if one has come to
@@ -177,7 +204,7 @@ impl Shared {
         let until = now + self.config.limits.connect;
         let looped = syn.looped;
         let place = (syn.tuple, Home { queue, looped });
-        let key = (self.held.lock()).insert(place, listening, syn.header, until);
+        let key = (self.held.lock()).insert(place, listening, Syn::of(syn), until);
         let Some(key) = key else {
             listening.release();
             return None;
@@ -221,11 +248,9 @@ impl Shared {
                 ),
             });
         };
-        let syn = segment(tuple, syn);
+        let syn = syn.segment(tuple);
         let after = match self.table.get(&tuple) {
-            Some(Entry::TimeWait(record, _))
-                if record.answer(&syn.header, 0) == Answer::MakeRoom =>
-            {
+            Some(Entry::TimeWait(record, _)) if record.answer(&syn) == Answer::MakeRoom => {
                 Some(record)
             }
             _ => None,
@@ -258,7 +283,7 @@ impl Shared {
         if let Some(record) = self.take_syn(key) {
             let queue = &self.queues[usize::from(key.queue)];
             let link = queue.way_back(record.home.looped);
-            control::reset(link, &segment(key.tuple, record.syn));
+            control::reset(link, &record.syn.segment(key.tuple));
         }
     }
 

@@ -100,16 +100,14 @@ fn a_syn_whose_place_is_taken_is_its_connections() {
         local_port: 80,
         remote_port: 4000,
     };
-    let syn = held::segment(
-        tuple,
-        crate::tcp::wire::Header {
-            seq: 5000,
-            ack: 0,
-            flags: crate::tcp::wire::SYN,
-            window: 1000,
-            options: crate::tcp::wire::SynOptions::default(),
-        },
-    );
+    let syn = crate::tcp::wire::Header {
+        seq: 5000,
+        ack: 0,
+        flags: crate::tcp::wire::SYN,
+        window: 1000,
+        options: crate::tcp::wire::SynOptions::default(),
+    };
+    let syn = held::Syn::from(syn).segment(tuple);
     let begin = || match shared.accept_syn(0, &listener, &syn, None) {
         Ok(Begun::Runs(conn)) => conn,
         other => panic!("{other:?}"),

@@ -23,6 +23,7 @@ mod recovery;
 mod routes;
 mod segments;
 mod splice;
+mod stamps;
 mod timers;
 mod unclaimed;
 
@@ -64,6 +65,7 @@ struct Net {
 struct Seen {
     tuple: Tuple,
     header: Header,
+    timestamps: Option<(u32, u32)>,
     payload: Vec<u8>,
 }
 
@@ -149,6 +151,7 @@ impl Net {
                 Parsed::Tcp(segment) => Seen {
                     tuple: segment.tuple,
                     header: segment.header,
+                    timestamps: segment.timestamps,
                     payload: segment
                         .payload
                         .iter()
@@ -261,6 +264,32 @@ impl Raw {
         let packet = Packet {
             header: &out[..len],
             payload: &[Buf::copy_of(payload)],
+            ip_header_len,
+            checksum: Checksum::Complete,
+            segment: None,
+        };
+        self.wire(net, packet);
+    }
+
+    /// A segment that the peer sends next, with these options.
+    fn send_with(&self, net: &Net, flags: u8, options: &[u8], payload: &[u8]) {
+        let header = Header {
+            seq: self.seq,
+            ack: if flags & ACK == 0 { 0 } else { self.ack },
+            flags,
+            window: self.window,
+            options: SynOptions::default(),
+        };
+        let rest = [options, payload].concat();
+        let mut out = [0; MAX_CANONICAL];
+        let len = wire::compose(&mut out, self.from, self.to, &header, rest.len());
+        let ip_header_len = if self.from.0.is_ipv4() { 20 } else { 40 };
+        let mut packet = [&out[..len], &rest].concat();
+        packet[ip_header_len + 12] = (5 + options.len() as u8 / 4) << 4;
+        wire::finish(&mut packet, ip_header_len, std::iter::empty(), false);
+        let packet = Packet {
+            header: &packet,
+            payload: &[],
             ip_header_len,
             checksum: Checksum::Complete,
             segment: None,

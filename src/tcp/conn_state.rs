@@ -579,7 +579,7 @@ impl ConnState {
 }
 
 /// A received segment without its payload.
-fn received(segment: &wire::Segment) -> Segment {
+pub(super) fn received(segment: &wire::Segment) -> Segment {
     let header = &segment.header;
     Segment {
         seq: header.seq,

@@ -230,6 +230,7 @@ impl Attack {
             let seen = Seen {
                 tuple: segment.tuple,
                 header: segment.header,
+                timestamps: segment.timestamps,
                 payload,
             };
             match seen.tuple.local_port {

@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::socket::poller::{Events, Interest, Mode, Poller, Token};
+use crate::stack::held::Syn;
 use crate::stack::{DecidingListener, Pending};
 
 const BACKLOG: usize = 2;
@@ -268,7 +269,7 @@ fn a_syn_whose_connection_has_just_begun_is_not_held() {
         window: raw.window,
         options: raw.options,
     };
-    let syn = crate::stack::held::segment(tuple, header);
+    let syn = Syn::from(header).segment(tuple);
     assert!(
         shared
             .hold_syn(0, &listening, &syn, net.clock.now())

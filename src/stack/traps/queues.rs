@@ -3,6 +3,7 @@
 use super::*;
 use crate::stack::DecidingListener;
 use crate::stack::driver::Running;
+use crate::stack::held::Syn;
 use std::sync::Barrier;
 
 /// A stack over two queues: a driver and a wire for each.
@@ -372,7 +373,7 @@ impl Clock for Bringing {
         if let Some((conn, header)) = to
             && (1..10_000).contains(&self.count.fetch_add(1, Ordering::Relaxed))
         {
-            conn.leave(crate::stack::held::segment(conn.tuple, header));
+            conn.leave(Syn::from(header).segment(conn.tuple));
         }
         self.time
     }

@@ -595,6 +595,11 @@ fn time_wait_answers_a_fin_and_lets_a_larger_syn_through() {
     assert_eq!(net.one().header.flags, ACK, "an old duplicate");
     let mut new = raw.clone();
     new.seq = raw.seq.wrapping_add(1000);
+    for flags in [SYN | FIN, SYN | ACK] {
+        new.send(&net, flags, b"");
+        let ack = net.one().header;
+        assert_eq!((ack.flags, ack.ack), (ACK, raw.seq), "it opens nothing");
+    }
     let answer = new.syn(&mut net);
     assert!(answer.header.seq.wrapping_sub(raw.ack).cast_signed() > 0);
     new.send(&net, ACK, b"hi");

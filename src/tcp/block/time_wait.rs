@@ -50,12 +50,15 @@ impl Record {
         }
     }
 
-    /// RFC 6191 2: a newer timestamp, or a larger sequence number.
+    /// RFC 6191 2: with a newer timestamp, with the first one between these ends, or with a larger
+    /// sequence number where timestamps say nothing.
     fn is_newer(&self, syn: &Segment, ahead: i32) -> bool {
         match (self.timestamps, syn.options.timestamps) {
             (Some(recent), Some(stamps)) if stamps.value != recent.echo => {
                 older(recent.echo, stamps.value)
             }
+            // What the former connection has sent carries none, so nothing of it passes for the new one's.
+            (None, Some(_)) => true,
             _ => ahead >= 0,
         }
     }
@@ -150,5 +153,8 @@ mod tests {
         let older = Answer::Acknowledge { restart: false };
         assert_eq!(record.answer(&stamped(499, 5)), older);
         assert_eq!(record.answer(&segment(5, SYN)), Answer::MakeRoom);
+        assert_eq!(record.answer(&segment(LAST - 9, SYN)), older);
+        record.timestamps = None;
+        assert_eq!(record.answer(&stamped(1, LAST - 9)), Answer::MakeRoom);
     }
 }

@@ -178,24 +178,6 @@ fn a_blind_reset_or_answer_to_our_syn_does_nothing() {
     works(&mut net, &mut raw, &stream);
 }
 
-/// A SYN whose options are these bytes.
-fn syn_with(net: &Net, port: u16, options: &[u8]) {
-    let raw = Raw::new(port);
-    let header = Header {
-        seq: raw.seq,
-        ack: 0,
-        flags: SYN,
-        window: raw.window,
-        options: SynOptions::default(),
-    };
-    let mut out = [0; MAX_CANONICAL];
-    let len = wire::compose(&mut out, raw.from, raw.to, &header, options.len());
-    let mut packet = [&out[..len], options].concat();
-    packet[32] = (5 + options.len() as u8 / 4) << 4;
-    wire::finish(&mut packet, 20, std::iter::empty(), false);
-    net.raw(&packet);
-}
-
 /// Guards `wire::syn_options`: a length that makes no sense ends the options, what came before counts.
 #[test]
 fn options_with_bad_lengths_do_no_harm() {
@@ -206,7 +188,7 @@ fn options_with_bad_lengths_do_no_harm() {
             let mut options = [2, 4, 2, 88, 3, 3, 255, 1, kind, len, 255, 255];
             options[11] = len;
             let port = 1000 + u16::from(kind);
-            syn_with(&net, port, &options);
+            Raw::new(port).send_with(&net, SYN, &options, b"");
             let answer = net.one();
             assert_eq!(answer.header.flags, SYN | ACK, "{options:?}");
             let mut raw = Raw::new(port);

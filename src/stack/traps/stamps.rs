@@ -1,0 +1,144 @@
+//! Timestamps (RFC 7323) where the stack and not a connection answers: TIME-WAIT, held SYNs, cookies.
+
+use super::*;
+use crate::stack::DecidingListener;
+
+/// What a peer with timestamps offers besides, as Linux writes it: MSS, SACK, window scale of 7.
+const OFFER: [u8; 12] = [2, 4, 5, 180, 4, 2, 1, 1, 1, 3, 3, 7];
+
+/// A raw peer whose segments carry timestamps.
+struct Stamped {
+    raw: Raw,
+    value: u32,
+    /// The latest TSval of the stack's.
+    echo: u32,
+}
+
+impl Stamped {
+    fn new(port: u16) -> Stamped {
+        Stamped {
+            raw: Raw::new(port),
+            value: 5_000_000,
+            echo: 0,
+        }
+    }
+
+    fn options(&self) -> Vec<u8> {
+        let stamps = [self.value.to_be_bytes(), self.echo.to_be_bytes()].concat();
+        [&[1, 1, 8, 10], &stamps[..]].concat()
+    }
+
+    fn send(&self, net: &Net, flags: u8, payload: &[u8]) {
+        let mut options = self.options();
+        if flags & SYN != 0 {
+            options.extend(OFFER);
+        }
+        self.raw.send_with(net, flags, &options, payload);
+    }
+
+    fn hear(&mut self, seen: &Seen) {
+        self.echo = seen.timestamps.expect("timestamps").0;
+    }
+
+    /// The handshake up to the peer's acknowledgement.
+    fn handshake(&mut self, net: &mut Net) -> Seen {
+        self.send(net, SYN, b"");
+        let answer = net.one();
+        self.finish(net, &answer);
+        answer
+    }
+
+    fn finish(&mut self, net: &mut Net, answer: &Seen) {
+        assert_eq!(answer.header.flags, SYN | ACK, "{answer:?}");
+        assert_eq!(answer.timestamps.map(|(_, echo)| echo), Some(self.value));
+        self.hear(answer);
+        self.raw.seq = self.raw.seq.wrapping_add(1);
+        self.raw.ack = answer.header.seq.wrapping_add(1);
+        self.value += 1;
+        self.send(net, ACK, b"");
+        net.turn();
+    }
+}
+
+/// A connection with timestamps that the stack has closed first.
+fn in_time_wait_with_timestamps(net: &mut Net) -> (Stamped, TcpListener) {
+    let listener = net.listen(80);
+    let mut peer = Stamped::new(5000);
+    peer.handshake(net);
+    drop(listener.accept().unwrap());
+    let fin = net.one();
+    peer.hear(&fin);
+    peer.raw.take(&[fin]);
+    peer.value += 10;
+    peer.send(net, ACK | FIN, b"");
+    peer.raw.seq = peer.raw.seq.wrapping_add(1);
+    let last = net.one();
+    assert_eq!(last.timestamps.map(|(_, echo)| echo), Some(peer.value));
+    assert_eq!(net.stack.stats().time_wait, 1);
+    (peer, listener)
+}
+
+/// Guards `Record::answer`: what opens anew, and what does not.
+#[test]
+fn in_time_wait_a_newer_timestamp_counts_more_than_the_sequence_number_rfc_6191() {
+    for (newer, ahead, opens) in [
+        (1, -1000, true),
+        (1, 1000, true),
+        (0, 1000, true),
+        (0, -1000, false),
+        (-1, 1000, false),
+    ] {
+        let mut net = Net::new();
+        let (mut peer, _listener) = in_time_wait_with_timestamps(&mut net);
+        let last = (peer.raw.ack, peer.raw.seq, peer.value);
+        peer.value = peer.value.wrapping_add_signed(newer);
+        peer.raw.seq = peer.raw.seq.wrapping_add_signed(ahead);
+        peer.send(&net, SYN, b"");
+        let answer = net.one();
+        if !opens {
+            let said = (answer.header.seq, answer.header.ack);
+            assert_eq!((answer.header.flags, said), (ACK, (last.0, last.1)));
+            assert_eq!(answer.timestamps.map(|(_, echo)| echo), Some(last.2));
+            continue;
+        }
+        assert!(answer.header.seq.wrapping_sub(last.0).cast_signed() > 0);
+        peer.finish(&mut net, &answer);
+        assert_eq!(net.stack.stats().connections, 1, "{newer} {ahead}");
+    }
+}
+
+/// A user who decides later: the SYN's options count all the same, its timestamp for TIME-WAIT too.
+#[test]
+fn a_held_syn_keeps_its_timestamps() {
+    for after_time_wait in [false, true] {
+        let mut net = Net::new();
+        let mut peer = Stamped::new(5000);
+        if after_time_wait {
+            let (old, listener) = in_time_wait_with_timestamps(&mut net);
+            drop(listener);
+            peer = old;
+            peer.raw.seq = peer.raw.seq.wrapping_sub(1000);
+            peer.value += 1;
+        }
+        let at = "10.0.0.1:80".parse().unwrap();
+        let listener = DecidingListener::bind(&net.stack, at).unwrap();
+        listener.set_nonblocking(true);
+        peer.send(&net, SYN, b"");
+        assert!(net.seen().is_empty());
+        let pending = listener.pending().unwrap();
+        net.pass(Duration::from_secs(1));
+        peer.value += 1000;
+        peer.send(&net, SYN, b"");
+        assert!(net.seen().is_empty());
+        let stream = pending.accept().unwrap();
+        stream.set_nonblocking(true);
+        let answer = net.one();
+        let options = &answer.header.options;
+        assert!(options.sack_permitted && options.window_scale.is_some());
+        peer.finish(&mut net, &answer);
+        peer.send(&net, ACK | PSH, b"hi");
+        net.turn();
+        assert_eq!(read(&stream), b"hi");
+        net.healthy();
+    }
+}
