@@ -593,7 +593,10 @@ impl Driver {
             return;
         }
         self.shared.received.stray.add(1);
-        if own && !header.has(wire::RST) {
+        // RFC 9293 3.10.7.2: where somebody listens, only an acknowledgement is reset; what neither
+        // acknowledges nor opens is dropped.
+        let dropped = || !header.has(wire::ACK) && self.shared.listener_for(&tuple, own).is_some();
+        if own && !header.has(wire::RST) && !dropped() {
             control::reset(self.home().way_back(segment.looped), &segment);
         }
     }

@@ -135,16 +135,46 @@ fn a_syn_from_an_address_to_itself_draws_nothing() {
     assert_eq!(net.stack.stats().connections, 0);
 }
 
+/// RFC 9293 3.10.7.2: nothing but an acknowledgement is answered, and that with a reset. Where nobody
+/// listens all but resets are reset (3.10.7.1).
 #[test]
-fn a_syn_with_other_flags_begins_nothing() {
+fn in_listen_what_neither_opens_nor_acknowledges_is_dropped() {
     let mut net = Net::new();
     let _listener = net.listen(80);
-    for flags in [SYN | FIN, SYN | RST, SYN | FIN | RST, FIN, 0] {
-        Raw::new(5000).send(&net, flags, b"");
-        let seen = net.seen();
-        assert!(seen.iter().all(|frame| frame.has(RST)), "{seen:?}");
-        assert_eq!(net.stack.stats().connections, 0);
+    let at = "10.0.0.1:81".parse().unwrap();
+    let _deciding = DecidingListener::bind(&net.stack, at).unwrap();
+    for flags in [
+        0,
+        PSH,
+        FIN,
+        FIN | PSH,
+        SYN | FIN,
+        SYN | RST,
+        SYN | FIN | RST,
+        RST,
+        ACK,
+        ACK | FIN,
+        SYN | ACK,
+        SYN | ACK | FIN,
+    ] {
+        for (port, listens) in [(80, true), (81, true), (82, false)] {
+            let mut raw = Raw::new(5000);
+            (raw.to.1, raw.ack) = (port, 777);
+            raw.send(&net, flags, b"data");
+            let answers = flags & RST == 0 && (!listens || flags & ACK != 0);
+            let seen = net.seen();
+            assert_eq!(seen.len(), usize::from(answers), "{flags} {port}: {seen:?}");
+            for reset in seen {
+                let (seq, said) = match flags & ACK {
+                    0 => (0, RST | ACK),
+                    _ => (777, RST),
+                };
+                assert_eq!((reset.header.seq, reset.header.flags), (seq, said));
+            }
+            assert_eq!(net.stack.stats().connections, 0);
+        }
     }
+    assert_eq!(net.stack.shared().held.lock().len(), (0, 0));
 }
 
 /// Only who has seen our SYN can refuse or accept it.
