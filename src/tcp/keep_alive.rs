@@ -49,6 +49,11 @@ impl Vigil {
         self.sent = 0;
     }
 
+    /// It has been asked whether it is, and has not answered.
+    pub(crate) fn has_asked(&self) -> bool {
+        self.sent > 0
+    }
+
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let setting = self.setting?;
         let pause = match self.sent {

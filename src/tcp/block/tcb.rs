@@ -270,6 +270,7 @@ impl Tcb {
     pub(crate) fn connect(config: &Config, now: Instant) -> Tcb {
         let mut tcb = Tcb::new(config, true, now);
         tcb.change(Event::Connect);
+        tcb.settle(now);
         tcb
     }
 
@@ -282,6 +283,7 @@ impl Tcb {
         let mut tcb = Tcb::new(config, false, now);
         tcb.change(Event::Accept);
         tcb.synchronise(syn, now);
+        tcb.settle(now);
         Some(tcb)
     }
 
@@ -487,6 +489,7 @@ impl Tcb {
         };
         if self.change(Event::Gone) {
             self.timers.clear();
+            self.watch.end();
             self.news.push(News::Ended(ending));
         }
     }
@@ -518,7 +521,7 @@ impl Tcb {
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called, if nothing happens before.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let watch = self.watch.deadline(self.state);
+        let watch = self.watch.deadline();
         self.timers.next().into_iter().chain(watch).min()
     }
 
@@ -541,12 +544,12 @@ impl Tcb {
 
     /// When a limit is reached: all that counts behind a full link.
     pub(crate) fn limit(&self) -> Option<Instant> {
-        self.watch.deadline(self.state)
+        self.watch.deadline()
     }
 
     /// Does what limits ask for, and nothing else that is due.
     pub(crate) fn handle_limits(&mut self, now: Instant) {
-        if let Some(due) = self.watch.due(self.state, now) {
+        if let Some(due) = self.watch.due(now) {
             match due {
                 Due::Probe => self.keep_alive_due = true,
                 Due::Dead => {

@@ -3,6 +3,9 @@
 //!
 //! The limits are those of [`limits`](crate::tcp::limits), the probes those of
 //! [`keep_alive`](crate::tcp::keep_alive). Pure: time is an argument.
+//!
+//! A segment costs next to nothing here: what it brings only moves limits to later, and a limit is
+//! computed again when it would be reached, or when the connection's state changes.
 
 use crate::error::SoError;
 use crate::keep_alive::KeepAlive;
@@ -39,6 +42,9 @@ pub(crate) struct Watch {
     detached: bool,
     /// What a router last said about the way (BSD's `t_softerror`), until the peer makes progress.
     soft_error: Option<SoError>,
+    state: TcpState,
+    /// Nothing is due before. It may be earlier than what is due: never later.
+    at: Option<Instant>,
 }
 
 impl Watch {
@@ -57,18 +63,22 @@ impl Watch {
             linger_until: None,
             detached: false,
             soft_error: None,
+            state: TcpState::Closed,
+            at: None,
         }
     }
 
     pub(crate) fn set(&mut self, limits: Limits, keep_alive: Option<KeepAlive>, now: Instant) {
         self.limits = limits;
         self.vigil.set(keep_alive, now);
+        self.at = self.next();
     }
 
     /// No user holds the socket any more; what it has written is waited for no longer than `linger`.
     pub(crate) fn detach(&mut self, linger: Option<Duration>, now: Instant) {
         self.detached = true;
         self.linger_until = linger.map(|time| now + time);
+        self.at = self.next();
     }
 
     pub(crate) fn is_detached(&self) -> bool {
@@ -82,6 +92,7 @@ impl Watch {
 
     /// Something acceptable has arrived; `progress`: it acknowledges something new.
     pub(crate) fn heard(&mut self, progress: bool, now: Instant) {
+        let asked = self.vigil.has_asked();
         self.vigil.heard(now);
         if progress {
             self.soft_error = None;
@@ -90,6 +101,10 @@ impl Watch {
         // A closed socket does not wait for a peer that only says that its window is closed.
         if progress || !self.detached {
             self.heard = now;
+        }
+        if asked {
+            // The pause before the next probe may be shorter than the one behind the last.
+            self.at = self.next();
         }
     }
 
@@ -111,47 +126,66 @@ impl Watch {
         self.soft_error.is_some() && now >= self.began + Limits::disbelief()
     }
 
+    /// The connection is over.
+    pub(crate) fn end(&mut self) {
+        (self.state, self.outstanding, self.at) = (TcpState::Closed, false, None);
+    }
+
     /// Takes note of where the connection is now.
     pub(crate) fn update(&mut self, at: Standing, now: Instant) {
         if at.outstanding && !self.outstanding {
             self.heard = now;
             self.progress = now;
         }
-        self.outstanding = at.outstanding;
+        let before = (self.state, self.outstanding, self.fin_wait_since);
+        (self.state, self.outstanding) = (at.state, at.outstanding);
         let waits = self.detached && at.state == TcpState::FinWait2;
         self.fin_wait_since = self.fin_wait_since.or(Some(now)).filter(|_| waits);
         if self.moved.0 != at.moved {
             self.moved = (at.moved, now);
         }
+        if before != (self.state, self.outstanding, self.fin_wait_since) {
+            self.at = self.next();
+        }
     }
 
-    /// When something is due, if nothing happens before.
-    pub(crate) fn deadline(&self, state: TcpState) -> Option<Instant> {
-        let vigil = self.vigil.deadline().filter(|_| self.is_watched(state));
-        self.limit(state).into_iter().chain(vigil).min()
+    /// When to ask what is [due](Self::due), if nothing happens before.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.at
     }
 
     /// What is due.
-    pub(crate) fn due(&mut self, state: TcpState, now: Instant) -> Option<Due> {
-        if self.limit(state).is_some_and(|at| now >= at) {
+    pub(crate) fn due(&mut self, now: Instant) -> Option<Due> {
+        if self.at.is_none_or(|at| now < at) {
+            return None;
+        }
+        if self.limit().is_some_and(|at| now >= at) {
             return Some(Due::Dead);
         }
-        match self.is_watched(state) {
+        let due = match self.is_watched() {
             true => self.vigil.due(now),
             false => None,
-        }
+        };
+        self.at = self.next();
+        due
+    }
+
+    /// When the next limit is reached, or a probe is to be sent.
+    fn next(&self) -> Option<Instant> {
+        let vigil = self.vigil.deadline().filter(|_| self.is_watched());
+        self.limit().into_iter().chain(vigil).min()
     }
 
     /// Keep-alive is for connections that wait for their peer: data under way asks for itself, and a
     /// closed socket has limits of its own.
-    fn is_watched(&self, state: TcpState) -> bool {
+    fn is_watched(&self) -> bool {
         use TcpState::*;
-        let idle = matches!(state, Established | CloseWait | FinWait2);
+        let idle = matches!(self.state, Established | CloseWait | FinWait2);
         idle && !self.outstanding && !self.detached
     }
 
-    fn limit(&self, state: TcpState) -> Option<Instant> {
-        match state {
+    fn limit(&self) -> Option<Instant> {
+        match self.state {
             TcpState::Closed | TcpState::TimeWait => None,
             TcpState::SynSent => self.began.checked_add(self.limits.syn_sent()),
             TcpState::Listen | TcpState::SynReceived => {
@@ -161,21 +195,78 @@ impl Watch {
                 let user = self.heard + self.limits.user;
                 let stall = self.limits.stall.map(|time| self.progress + time);
                 let linger = self.linger_until.into_iter();
-                let all = linger.chain(self.half_closed(state)).chain(stall);
+                let all = linger.chain(self.half_closed()).chain(stall);
                 all.chain([user]).min()
             }
             _ => {
                 let fin_wait = self.fin_wait_since.map(|at| at + self.limits.fin_wait);
-                fin_wait.or_else(|| self.half_closed(state))
+                fin_wait.or_else(|| self.half_closed())
             }
         }
     }
 
     /// Of a connection that its user still holds.
-    fn half_closed(&self, state: TcpState) -> Option<Instant> {
-        let half_closed = matches!(state, TcpState::CloseWait | TcpState::FinWait2);
+    fn half_closed(&self) -> Option<Instant> {
+        let half_closed = matches!(self.state, TcpState::CloseWait | TcpState::FinWait2);
         let limit = self.limits.half_closed;
         let limit = limit.filter(|_| half_closed && !self.detached);
         limit.map(|limit| self.moved.1 + limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, SystemClock};
+
+    fn at(state: TcpState, una: u64, outstanding: bool) -> Standing {
+        Standing {
+            state,
+            moved: (0, una, 10),
+            outstanding,
+        }
+    }
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// What comes in moves a limit to later, and that is not computed for each segment.
+    #[test]
+    fn a_limit_is_computed_when_it_would_be_reached() {
+        let start = SystemClock.now();
+        let mut watch = Watch::new(Limits::default(), None, start);
+        watch.update(at(TcpState::Established, 0, true), start);
+        let first = Some(start + seconds(300));
+        assert_eq!(watch.deadline(), first);
+        for second in 1..=100 {
+            let now = start + seconds(second);
+            watch.heard(true, now);
+            watch.update(at(TcpState::Established, second, true), now);
+            assert_eq!(watch.deadline(), first);
+        }
+        assert_eq!(watch.due(start + seconds(300)), None, "something was heard");
+        assert_eq!(watch.deadline(), Some(start + seconds(400)));
+        assert_eq!(watch.due(start + seconds(400)), Some(Due::Dead));
+        watch.update(at(TcpState::Established, 101, false), start + seconds(399));
+        assert_eq!(watch.deadline(), None, "nothing is waited for");
+    }
+
+    /// Guards the case that a limit moves to earlier.
+    #[test]
+    fn an_answered_probe_brings_the_next_one_nearer_than_the_interval() {
+        let start = SystemClock.now();
+        let keep_alive = KeepAlive {
+            idle: seconds(5),
+            interval: seconds(60),
+            probes: 3,
+        };
+        let mut watch = Watch::new(Limits::default(), Some(keep_alive), start);
+        watch.update(at(TcpState::Established, 0, false), start);
+        assert_eq!(watch.due(start + seconds(5)), Some(Due::Probe));
+        assert_eq!(watch.deadline(), Some(start + seconds(65)));
+        watch.heard(false, start + seconds(6));
+        assert_eq!(watch.deadline(), Some(start + seconds(11)));
+        assert_eq!(watch.due(start + seconds(11)), Some(Due::Probe));
     }
 }
