@@ -66,6 +66,7 @@ struct Seen {
     tuple: Tuple,
     header: Header,
     timestamps: Option<(u32, u32)>,
+    sack: Option<Box<[(u32, u32)]>>,
     payload: Vec<u8>,
 }
 
@@ -152,6 +153,7 @@ impl Net {
                     tuple: segment.tuple,
                     header: segment.header,
                     timestamps: segment.timestamps,
+                    sack: segment.sack,
                     payload: segment
                         .payload
                         .iter()

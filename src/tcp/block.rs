@@ -29,10 +29,10 @@
 //! | RFC 9293 3.6, 3.10.4 | closing | `the_fin_leaves_behind_the_last_byte_also_when_the_peer_closed_first`, `closed_by_us_first`, `closed_by_both_at_once`, `a_close_in_syn_sent_sends_nothing` |
 //! | RFC 9293 3.10.5 | abort | `an_abort_is_told` |
 //! | RFC 9293 3.10.7.4 | acceptance, trimming | `what_is_outside_the_window_is_answered_and_not_kept`, `nothing_without_an_acknowledgement` |
-//! | RFC 9293 3.7.1, 6691 | MSS | `what_a_peer_takes` |
+//! | RFC 9293 3.7.1, 6691 | MSS | `what_a_peer_takes`, `what_is_cut_has_room_for_blocks_too`, `a_full_segment_with_blocks_is_full_for_the_path` |
 //! | RFC 9293 3.7.4 | Nagle, in Minshall's variant | `small_writes_join_while_a_small_one_is_in_flight` |
 //! | RFC 9293 3.8.3, 3.8.4 | user timeout, keep-alive | `unacknowledged_data_times_out`, `a_dead_peer_is_asked_and_then_given_up` |
-//! | RFC 9293 3.8.6.1 | zero-window probes | `a_closed_window_is_probed_after_an_rto`, `a_probe_that_is_taken_counts` |
+//! | RFC 9293 3.8.6.1 | zero-window probes | `a_closed_window_is_probed_after_an_rto`, `a_window_that_closes_on_waiting_data_is_probed_once_after_an_rto`, `a_probe_that_is_taken_counts` |
 //! | RFC 9293 3.8.6.2 | no silly windows, on both sides | `no_silly_segments`, `a_window_closes_and_opens_by_what_is_worth_it` |
 //! | RFC 9293 3.8.6.3, 5681 4.2 | delayed acknowledgements | `every_second_segment_is_acknowledged_or_after_40_ms` |
 //! | RFC 1337, 6191, 9293 3.10.7.4 | TIME-WAIT | `rules_of_rfc_9293_and_1337`, `a_newer_timestamp_makes_room_rfc_6191` |
@@ -40,7 +40,7 @@
 //! | RFC 7323 2 | window scale | `windows_are_scaled_but_for_those_of_a_syn` |
 //! | RFC 7323 3, 4 | timestamps | `what_both_offer_is_agreed_on`, `a_timeout_for_nothing_is_undone` |
 //! | RFC 7323 5 | PAWS, but for what fills a hole | `what_is_older_than_the_last_timestamp_is_dropped`, `what_fills_a_hole_may_be_older` |
-//! | RFC 2018 | SACK, both sides | `out_of_order_data_is_acknowledged_at_once_the_latest_first`, `three_blocks_beside_timestamps`, `a_peer_that_gives_up_what_it_had_gets_it_again` |
+//! | RFC 2018 | SACK, both sides | `out_of_order_data_is_acknowledged_at_once_the_latest_first`, `three_blocks_beside_timestamps`, `data_carries_blocks_too_and_makes_room_for_them`, `a_peer_that_gives_up_what_it_had_gets_it_again` |
 //! | RFC 2883, 3708 | D-SACK, sent and understood | `what_came_twice_is_told_once`, `a_recovery_for_nothing_is_undone_by_d_sack` |
 //! | RFC 8985 6 | RACK | `a_hole_is_filled_once_when_three_segments_are_behind_it`, `a_lost_retransmission_is_sent_again_after_a_round_trip`, `what_is_late_by_less_than_a_quarter_is_not_lost` |
 //! | RFC 8985 7 | tail loss probe | `a_lost_end_is_found_after_two_round_trips`, `a_lone_segment_waits_for_a_delayed_acknowledgement` |
@@ -48,7 +48,8 @@
 //! | RFC 6298 | timeouts; the minimum is 200 ms beyond the round trip | `a_timeout_sends_one_segment_and_doubles`, `rfc_6298_2` |
 //! | RFC 3522, 4015 | Eifel | `a_timeout_for_nothing_is_undone`, `a_recovery_for_nothing_is_undone_by_timestamps` |
 //! | RFC 5682 | F-RTO, with SACK | `a_timeout_is_undone_by_what_was_sent_once` |
-//! | RFC 6582, 3042 | NewReno and limited transmit, without SACK | `without_sack_three_duplicates_are_a_loss_and_two_send_something_new` |
+//! | RFC 6582 | NewReno, without SACK | `without_sack_three_duplicates_are_a_loss_and_two_send_something_new` |
+//! | RFC 3042 | limited transmit | `without_sack_three_duplicates_are_a_loss_and_two_send_something_new`, `with_sack_two_segments_behind_a_hole_send_something_new_too` |
 //! | RFC 5681 3.1, 3465 | slow start, congestion avoidance, in bytes | `a_segment_more_in_each_round_trip_and_half_after_a_loss` |
 //! | RFC 9438 | CUBIC | `it_comes_back_to_where_it_was_after_k_seconds`, `with_a_small_window_it_is_as_reno` |
 //! | RFC 9406 | HyStart++ | `a_growing_delay_ends_slow_start_after_five_rounds`, `a_delay_that_passes_was_jitter` |
@@ -70,7 +71,6 @@
 //! * A path's MTU is remembered per connection only, and is not searched for upwards beyond what was
 //!   given up without a router's word (RFC 4821 7.3).
 //! * Header prediction: each segment goes the whole way.
-//! * SACK blocks go with bare acknowledgements, never with data.
 
 #![allow(dead_code, reason = "what only tests ask, and what is not wired yet")]
 

@@ -231,6 +231,7 @@ impl Attack {
                 tuple: segment.tuple,
                 header: segment.header,
                 timestamps: segment.timestamps,
+                sack: segment.sack,
                 payload,
             };
             match seen.tuple.local_port {

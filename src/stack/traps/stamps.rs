@@ -142,3 +142,29 @@ fn a_held_syn_keeps_its_timestamps() {
         net.healthy();
     }
 }
+
+/// RFC 2018 4, 6691: data tells of what is missing too, in packets that fit all the same.
+#[test]
+fn blocks_ride_on_data_in_packets_that_fit() {
+    let mut net = Net::new();
+    let listener = net.listen(80);
+    let mut peer = Stamped::new(5000);
+    peer.handshake(&mut net);
+    let (mut stream, _) = listener.accept().unwrap();
+    let next = peer.raw.seq;
+    peer.raw.seq = next.wrapping_add(100);
+    peer.send(&net, ACK, b"ahead");
+    peer.raw.seq = next;
+    let block = (next.wrapping_add(100), next.wrapping_add(105));
+    assert_eq!(net.one().sack.as_deref(), Some(&[block][..]), "at once");
+    stream.write_all(&pattern(0, 10_000)).unwrap();
+    let seen = net.seen();
+    assert!(seen.len() > 3);
+    for frame in &seen {
+        assert_eq!(frame.sack.as_deref(), Some(&[block][..]));
+        assert!(40 + 12 + 12 + frame.payload.len() <= 1500);
+    }
+    assert_eq!(seen[0].payload.len(), 1460 - 12 - 12);
+    assert_eq!(peer.raw.take(&seen), pattern(0, 10_000));
+    net.healthy();
+}

@@ -464,7 +464,10 @@ impl Receiver {
     /// Blocks of the SACK option for an ACK that leaves now (RFC 2018 4, 2883 4): what came twice, the
     /// range of the latest segment, those that were told lately, then the first ones.
     pub(crate) fn sack(&mut self, most: usize) -> SmallVec<[(u32, u32); SACK_BLOCKS]> {
-        let duplicate = self.duplicate.take();
+        let duplicate = self.duplicate.take().filter(|_| most > 0);
+        if duplicate.is_none() && !self.has_holes() {
+            return SmallVec::new();
+        }
         let mut blocks: SmallVec<[Range<u64>; SACK_BLOCKS]> = SmallVec::new();
         let around = duplicate
             .as_ref()
@@ -484,6 +487,11 @@ impl Receiver {
         let all = duplicate.into_iter().chain(blocks);
         all.map(|range| (space.seq(range.start), space.seq(range.end)))
             .collect()
+    }
+
+    /// How many blocks [`sack`](Self::sack) has now.
+    pub(crate) fn blocks(&self, most: usize) -> usize {
+        most.min(self.ahead.len() + usize::from(self.duplicate.is_some()))
     }
 
     /// There is something for a SACK option.

@@ -622,9 +622,9 @@ impl Recovery {
         self.tlp.due = false;
     }
 
-    /// What a tail loss probe is to carry, where nothing new can be sent.
-    pub(crate) fn tail(&self) -> Option<Range<u64>> {
-        self.record.tail(self.mss)
+    /// What a tail loss probe is to carry, where nothing new can be sent: so many bytes at most.
+    pub(crate) fn tail(&self, most: u64) -> Option<Range<u64>> {
+        self.record.tail(most)
     }
 
     /// A tail loss probe has left with something that was sent before; all ends at `nxt`.

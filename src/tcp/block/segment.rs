@@ -12,6 +12,14 @@ pub(crate) const ACK: u8 = 0x10;
 /// Blocks of a SACK option: as many as fit (RFC 2018 3). Beside timestamps three fit.
 pub(crate) const SACK_BLOCKS: usize = 4;
 
+/// Bytes of a SACK option, padded (RFC 2018 3).
+pub(crate) fn sack_len(blocks: usize) -> usize {
+    match blocks {
+        0 => 0,
+        blocks => 4 + 8 * blocks,
+    }
+}
+
 /// Bytes of the timestamps option, padded (RFC 7323 appendix A).
 pub(crate) const TIMESTAMPS_LEN: usize = 12;
 
@@ -71,4 +79,12 @@ pub(crate) struct Emission {
     /// Routers must not cut the packet (RFC 1191 3); `false` on a path below the smallest MTU that is
     /// believed.
     pub(crate) dont_fragment: bool,
+}
+
+impl Emission {
+    /// Bytes of payload and of the SACK option in each segment but the last: what takes room on the path
+    /// that is not the same for all.
+    pub(crate) fn full(&self) -> usize {
+        self.size + sack_len(self.segment.options.sack.len())
+    }
 }

@@ -129,7 +129,7 @@ impl Ending {
         use TcpState::*;
         match (self.cause, self.before) {
             (Cause::Reset, SynSent) => Some(SoError::ConnectionRefused),
-            // RFC 9293 3.10.7.4: a simultaneous open that is reset was refused.
+            // RFC 9293 3.10.7.4, and BSD: a simultaneous open that is reset was refused.
             (Cause::Reset, SynReceived) if self.active => Some(SoError::ConnectionRefused),
             // The other side has everything and our FIN: nothing was lost.
             (Cause::Reset, Closing | LastAck | TimeWait) => None,

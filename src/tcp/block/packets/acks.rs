@@ -114,18 +114,72 @@ fn without_sack_nothing_is_told() {
     assert!(blocks(&raw.one()).is_empty());
 }
 
-/// What tells of holes is not left to data that goes the other way.
+/// RFC 2018 4: in all acknowledgements while something is missing, of which data does not make the first
+/// wait. Each packet keeps to the path's size (RFC 6691), whatever it carries.
 #[test]
-fn data_does_not_take_the_place_of_blocks() {
+fn data_carries_blocks_too_and_makes_room_for_them() {
+    for (config, room) in [(config(), MSS), (stamped(), MSS)] {
+        for holes in 1..=6 {
+            let mut raw = Raw::established(&config, ms(50));
+            raw.tcb.set_nodelay(true);
+            raw.write(10_000);
+            for hole in 0..holes {
+                raw.send_at(1000 + 2000 * hole, ACK, 100);
+            }
+            let all = raw.soon();
+            assert_eq!(all[0].segment.len, 0, "at once, and alone");
+            let most = if config.timestamps.is_some() { 3 } else { 4 };
+            let count = most.min(usize::try_from(holes).unwrap());
+            for one in &all {
+                assert_eq!(blocks(one).len(), count, "{one:?}");
+                assert!(one.size + 4 + 8 * count <= room, "{one:?}");
+                assert_eq!(one.segment.len, one.size);
+            }
+            assert_eq!(all[1].size, room - 4 - 8 * count);
+            // So do a probe and what is sent again.
+            let again = raw.pass(ms(400));
+            assert!(again.iter().any(|(_, one)| one.again));
+            for (_, one) in &again {
+                assert_eq!(blocks(one).len(), count);
+                assert!(one.segment.len + 4 + 8 * count <= room, "{one:?}");
+            }
+            // Nothing is missing any more.
+            raw.send(ACK, 20_000);
+            raw.acknowledge(10_000, &[]);
+            raw.all();
+            let last = raw.flight(3);
+            assert!(last.iter().all(|one| blocks(one).is_empty()));
+            assert_eq!(last[0].segment.len, room);
+        }
+    }
+}
+
+/// A link that cuts is given whole segments of the smaller size.
+#[test]
+fn what_is_cut_has_room_for_blocks_too() {
     let mut raw = Raw::established(&config(), ms(50));
-    raw.write(10);
+    raw.most = 64_000;
     raw.send_at(1000, ACK, 100);
-    let all = raw.all();
-    assert_eq!(
-        all.iter().map(|one| one.segment.len).collect::<Vec<_>>(),
-        [0, 10]
-    );
+    raw.all();
+    let all = raw.flight(20);
+    assert_eq!((all[0].size, all[0].segment.len % all[0].size), (988, 0));
     assert_eq!(blocks(&all[0]).len(), 1);
+}
+
+/// A black hole is one of packets, not of payload: what made room for blocks was full too.
+#[test]
+fn a_full_segment_with_blocks_is_full_for_the_path() {
+    let large = Config {
+        mtu: 1500,
+        ..config()
+    };
+    let mut raw = Raw::established(&large, ms(50));
+    raw.send_at(1000, ACK, 100);
+    raw.all();
+    raw.write(1448);
+    assert_eq!(raw.one().size, 1448);
+    let sizes: Vec<_> = raw.pass(ms(3000)).iter().map(|one| one.1.size).collect();
+    assert_eq!(sizes[..4], [1448, 1448, 1012, 500]);
 }
 
 #[test]

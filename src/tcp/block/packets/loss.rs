@@ -189,6 +189,22 @@ fn without_sack_three_duplicates_are_a_loss_and_two_send_something_new() {
     assert_eq!(phase(&raw), Phase::Open);
 }
 
+/// RFC 3042, 8985 3.2: what the peer has makes room for something new before anything is lost.
+#[test]
+fn with_sack_two_segments_behind_a_hole_send_something_new_too() {
+    let mut raw = Raw::established(&config(), ms(50));
+    assert_eq!(raw.flight(20).len(), 10);
+    raw.pass(ms(50));
+    for k in 1..=2u64 {
+        raw.acknowledge(0, &[(1000, 1000 + k * 1000)]);
+        let start = (9 + k) * 1000;
+        let mut left = raw.all();
+        left.extend(raw.pass(ms(5)).into_iter().map(|(_, one)| one));
+        assert_eq!(places(&left), [(start, start + 1000)]);
+    }
+    assert_eq!(phase(&raw), Phase::Open);
+}
+
 /// RFC 2018 8: what a peer has is what it acknowledges.
 #[test]
 fn a_peer_that_gives_up_what_it_had_gets_it_again() {

@@ -58,6 +58,42 @@ fn a_closed_window_is_probed_after_an_rto() {
     assert_eq!(places(&raw.all()), [(0, 1000), (1000, 2000), (2000, 3000)]);
 }
 
+/// Known fault: where data waited, the first probe left at once and a second one behind it.
+#[test]
+fn a_window_that_closes_on_waiting_data_is_probed_once_after_an_rto() {
+    // It closes when all that it let through is acknowledged, or with the handshake already.
+    let mut closing = Raw::established(&config(), ms(50));
+    closing.window = 1000;
+    closing.send(ACK, 1);
+    closing.all();
+    assert_eq!(places(&closing.flight(5)), [(0, 1000)]);
+    closing.window = 0;
+    closing.acknowledge(1000, &[]);
+    closing.none();
+    let mut closed = Raw::dialling(&config());
+    closed.write(5000);
+    closed.window = 0;
+    closed.ack = seq(0);
+    let mut answer = closed.segment(SYN | ACK, 0);
+    answer.options = offer(&config());
+    closed.pass(ms(50));
+    closed.give(&answer);
+    closed.seq = THEIRS + 1;
+    assert_eq!(closed.one().segment.flags, ACK);
+    for (mut raw, start) in [(closing, 1000), (closed, 0)] {
+        let began = raw.since();
+        raw.write(1000);
+        raw.none();
+        // Acknowledgements that tell nothing new draw no probe either.
+        raw.acknowledge(start, &[]);
+        raw.none();
+        let probes = raw.pass(ms(600));
+        assert_eq!(probes.len(), 1, "{probes:?}");
+        assert_eq!(probes[0].1.payload, start..start + 1);
+        assert!(probes[0].0 - began >= ms(200), "{probes:?}");
+    }
+}
+
 #[test]
 fn a_probe_that_is_taken_counts() {
     let mut raw = Raw::established(&config(), ms(50));

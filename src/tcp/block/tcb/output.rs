@@ -5,7 +5,7 @@ use super::{Reset, Tcb};
 use crate::tcp::block::pace::Pacer;
 use crate::tcp::block::recovery::Phase;
 use crate::tcp::block::segment::{
-    ACK, Emission, FIN, PSH, RST, SACK_BLOCKS, SYN, Segment, SegmentOptions, Timestamps,
+    ACK, Emission, FIN, PSH, RST, SACK_BLOCKS, SYN, Segment, SegmentOptions, Timestamps, sack_len,
 };
 use crate::tcp::block::sender::Choice;
 use crate::tcp::block::state;
@@ -113,8 +113,28 @@ impl Tcb {
         Some(emission)
     }
 
-    /// A segment with this sequence number and an acknowledgement.
+    /// Blocks of a SACK option at most: beside timestamps one fewer fits (RFC 2018 3).
+    fn most_blocks(&self) -> usize {
+        match self.agreed.sack {
+            true => SACK_BLOCKS - usize::from(self.agreed.timestamps),
+            false => 0,
+        }
+    }
+
+    /// Bytes of the SACK option of a segment that leaves now.
+    fn sack_room(&self) -> usize {
+        sack_len(self.receiver.blocks(self.most_blocks()))
+    }
+
+    /// Bytes of payload in a full segment that leaves now (RFC 6691: options take room).
+    fn full(&self) -> usize {
+        (self.path.mss().saturating_sub(self.sack_room())).max(1)
+    }
+
+    /// A segment with this sequence number and an acknowledgement. What tells of out-of-order data is in all
+    /// of them (RFC 2018 4).
     fn head(&mut self, seq: u32, flags: u8, len: usize, now: Instant) -> Segment {
+        let sack = self.receiver.sack(self.most_blocks());
         let told = self.receiver.advertise();
         self.delayed_ack.sent(len > 0, now);
         self.timers.stop(Timer::DelayedAck);
@@ -125,6 +145,7 @@ impl Tcb {
             window: told.window,
             options: SegmentOptions {
                 timestamps: self.stamps(now),
+                sack,
                 ..SegmentOptions::default()
             },
             len,
@@ -133,11 +154,7 @@ impl Tcb {
 
     fn emit_ack(&mut self, now: Instant) -> Emission {
         let seq = self.sender.bare_seq();
-        let mut segment = self.head(seq, 0, 0, now);
-        if self.agreed.sack && self.receiver.has_blocks() {
-            let stamped = usize::from(self.agreed.timestamps);
-            segment.options.sack = self.receiver.sack(SACK_BLOCKS - stamped);
-        }
+        let segment = self.head(seq, 0, 0, now);
         self.bare(segment)
     }
 
@@ -165,10 +182,11 @@ impl Tcb {
             flags |= PSH;
         }
         let seq = self.sender.seq(range.start);
+        let size = self.full().min(len);
         Emission {
             segment: self.head(seq, flags, len, now),
             payload,
-            size: self.path.mss().min(len),
+            size,
             again,
             dont_fragment: self.path.dont_fragment(),
         }
@@ -181,7 +199,7 @@ impl Tcb {
             return Some(probe);
         }
         let rate = self.congestion.pace(self.round_trip());
-        let mss = self.path.mss() as u64;
+        let mss = self.full() as u64;
         let most = (most as u64).max(mss) / mss * mss;
         let free = self.pacer.free();
         let most = rate.map_or(most, |rate| most.min(Pacer::burst(rate, mss).max(free)));
@@ -213,7 +231,7 @@ impl Tcb {
         self.path.resent(&range, now);
         let emission = self.packet(range.clone(), true, now);
         self.recovery
-            .resent(range, self.path.mss(), now, &mut self.timers);
+            .resent(range, emission.full(), now, &mut self.timers);
         Some(emission)
     }
 
@@ -230,7 +248,7 @@ impl Tcb {
                 self.pacer.allow(self.congestion.initial_burst());
             }
         }
-        let mss = self.path.mss() as u64;
+        let mss = self.full() as u64;
         let room = self
             .congestion
             .window()
@@ -266,6 +284,7 @@ impl Tcb {
         let queued = self.sender.written() - start.min(self.sender.written());
         let usable = self.sender.edge().saturating_sub(start);
         let enough = 4 * len <= queued.min(usable) && room >= self.path.mss() as u64;
+        let enough = enough && self.sack_room() == 0;
         if !enough || self.recovery.phase() != Phase::Open {
             return None;
         }
@@ -281,10 +300,11 @@ impl Tcb {
     fn send_new(&mut self, len: u64, fin: bool, now: Instant) -> Emission {
         let start = self.sender.nxt();
         let range = start..start + len + u64::from(fin);
+        let full = self.full() as u64;
         let emission = self.packet(range.clone(), false, now);
-        self.sender.sent(len, fin, self.path.mss() as u64);
+        self.sender.sent(len, fin, full);
         self.recovery
-            .sent(range, emission.size, now, &mut self.timers);
+            .sent(range, emission.full(), now, &mut self.timers);
         emission
     }
 
@@ -323,11 +343,11 @@ impl Tcb {
 
     /// RFC 8985 7.3: something new if there is, and the window has room; else the last segment again.
     fn emit_tail_probe(&mut self, now: Instant) -> Option<Emission> {
-        let mss = self.path.mss() as u64;
+        let mss = self.full() as u64;
         if let Choice::Send { len, fin } = self.sender.choose(u64::MAX, (mss, mss)) {
             return Some(self.send_new(len, fin, now));
         }
-        let Some(range) = self.recovery.tail() else {
+        let Some(range) = self.recovery.tail(mss) else {
             self.recovery.forget_probe();
             return None;
         };
