@@ -663,8 +663,8 @@ impl Shared {
     /// RFC 6528; RFC 1122 4.2.2.13: behind the last one of a former connection, which a fast
     /// connection's are soon.
     fn initial_sequence_number(&self, tuple: &Tuple, former: Option<&TimeWait>) -> u32 {
-        if let Some(record) = former {
-            return record.snd_nxt.wrapping_add(1 << 16);
+        if let Some(former) = former {
+            return former.record.snd_nxt.wrapping_add(1 << 16);
         }
         self.numbers
             .initial_sequence_number(tuple, self.since_epoch())

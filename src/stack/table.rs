@@ -307,6 +307,7 @@ mod tests {
     use crate::clock::{Clock, SystemClock};
     use crate::link::memory;
     use crate::stack::{Stack, TcpStream};
+    use crate::tcp::block::time_wait::Record;
 
     /// A connection, and what it leaves behind in TIME-WAIT.
     fn connection() -> (Arc<Conn>, TimeWait) {
@@ -317,9 +318,11 @@ mod tests {
         let tuple = stream.conn().tuple;
         let record = TimeWait {
             tuple,
-            snd_nxt: 7,
-            rcv_nxt: 0,
-            timestamps: None,
+            record: Record {
+                snd_nxt: 7,
+                rcv_nxt: 0,
+                timestamps: None,
+            },
         };
         (stack.shared().table.conn(&tuple), record)
     }
@@ -362,10 +365,8 @@ mod tests {
         let now = start + Duration::from_secs(1);
         assert_eq!(table.reusable(&tuple, now - Duration::from_nanos(1)), None);
         assert_eq!(table.reusable(&tuple, now), Some(record));
-        let other = TimeWait {
-            snd_nxt: 8,
-            ..record
-        };
+        let mut other = record;
+        other.record.snd_nxt = 8;
         for former in [None, Some(&other)] {
             assert_eq!(table.insert(&conn, former), Err(Refusal::Taken));
         }

@@ -257,9 +257,7 @@ impl ConnState {
                 News::TimeWait(record) => {
                     self.record = Some(TimeWait {
                         tuple: self.tuple,
-                        snd_nxt: record.snd_nxt,
-                        rcv_nxt: record.rcv_nxt,
-                        timestamps: record.timestamps.map(|stamps| (stamps.value, stamps.echo)),
+                        record,
                     });
                 }
             }

@@ -1,7 +1,6 @@
 //! What remains of a connection in TIME-WAIT: which one it was, and the record that answers for it
 //! ([`block::time_wait`](super::block::time_wait), where the rules are).
 
-use super::block::segment::Timestamps;
 use super::block::time_wait::{Answer, Record};
 use super::conn_state::received;
 use super::wire::{self, Header, MAX_CANONICAL, Segment, SynOptions, Tuple};
@@ -11,31 +10,18 @@ use smallvec::SmallVec;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TimeWait {
     pub(crate) tuple: Tuple,
-    pub(crate) snd_nxt: u32,
-    pub(crate) rcv_nxt: u32,
-    /// TSval and TSecr of its acknowledgements, with timestamps (RFC 7323 3.2).
-    pub(crate) timestamps: Option<(u32, u32)>,
+    pub(crate) record: Record,
 }
 
 impl TimeWait {
-    fn record(&self) -> Record {
-        Record {
-            snd_nxt: self.snd_nxt,
-            rcv_nxt: self.rcv_nxt,
-            timestamps: self
-                .timestamps
-                .map(|(value, echo)| Timestamps { value, echo }),
-        }
-    }
-
     /// What a segment of the same ends means.
     pub(crate) fn answer(&self, segment: &Segment) -> Answer {
-        self.record().answer(&received(segment))
+        self.record.answer(&received(segment))
     }
 
     /// The ACK: IP and TCP header, checksums filled in.
     pub(crate) fn acknowledgement(&self, partial: bool) -> SmallVec<[u8; MAX_CANONICAL]> {
-        let segment = self.record().acknowledgement();
+        let segment = self.record.acknowledgement();
         let header = Header {
             seq: segment.seq,
             ack: segment.ack,
@@ -48,7 +34,8 @@ impl TimeWait {
         let from = (tuple.local, tuple.local_port);
         let to = (tuple.remote, tuple.remote_port);
         let mut len = wire::compose(&mut out, from, to, &header, 0);
-        if let Some(timestamps) = self.timestamps {
+        if let Some(stamps) = segment.options.timestamps {
+            let timestamps = (stamps.value, stamps.echo);
             len = wire::add_timestamps(&mut out, tuple.ip_header_len(), timestamps);
         }
         wire::finish(

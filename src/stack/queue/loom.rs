@@ -11,6 +11,7 @@ use crate::stack::driver::Running;
 use crate::stack::{Driver, Stack, TcpStream};
 use crate::sync::Protection;
 use crate::sync::model::{claim, explore, explore_without, join, spawn};
+use crate::tcp::block::time_wait::Record;
 use crate::tcp::host::{Home, Host};
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::{self, Header, MAX_CANONICAL, RST, SYN, SynOptions};
@@ -161,9 +162,11 @@ fn record_against_sleep() {
     };
     let record = TimeWait {
         tuple,
-        snd_nxt: 1,
-        rcv_nxt: 1,
-        timestamps: None,
+        record: Record {
+            snd_nxt: 1,
+            rcv_nxt: 1,
+            timestamps: None,
+        },
     };
     let thread = spawn(move || shared.closed(&conn, Some(record)));
     let sleeper = Running::new(one);

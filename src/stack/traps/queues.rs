@@ -299,10 +299,8 @@ fn a_record_that_was_replaced_is_left_alone() {
     let Some(Entry::TimeWait(record, _)) = table.get(&tuple) else {
         panic!("no record");
     };
-    let former = TimeWait {
-        rcv_nxt: record.rcv_nxt.wrapping_sub(1),
-        ..record
-    };
+    let mut former = record;
+    former.record.rcv_nxt = record.record.rcv_nxt.wrapping_sub(1);
     table.forget(&former);
     assert_eq!(table.records(), 1);
     table.forget(&record);
