@@ -631,6 +631,7 @@ impl Shared {
         home: Home,
         (tuple, is_inbound): (Tuple, bool),
         iss: u32,
+        now: Instant,
     ) -> Arc<Conn> {
         let end = SocketEnd::new(self.config.rcv_buffer, self.config.snd_buffer);
         end.set_flavor(self.config.flavor);
@@ -639,9 +640,12 @@ impl Shared {
             rcv_ring: self.config.rcv_buffer,
             iss,
             mtu: self.mtu_for(&tuple),
-            timestamp: self.numbers.initial_timestamp(&tuple, self.since_epoch()),
+            timestamp: self
+                .numbers
+                .initial_timestamp(&tuple, self.since_epoch(now)),
             ack_delay: self.config.ack_delay,
             is_inbound,
+            began: now,
         };
         let options = Options::new(
             !self.config.nagle,
@@ -662,16 +666,21 @@ impl Shared {
 
     /// RFC 6528; RFC 1122 4.2.2.13: behind the last one of a former connection, which a fast
     /// connection's are soon.
-    fn initial_sequence_number(&self, tuple: &Tuple, former: Option<&TimeWait>) -> u32 {
+    fn initial_sequence_number(
+        &self,
+        tuple: &Tuple,
+        former: Option<&TimeWait>,
+        now: Instant,
+    ) -> u32 {
         if let Some(former) = former {
             return former.record.snd_nxt.wrapping_add(1 << 16);
         }
         self.numbers
-            .initial_sequence_number(tuple, self.since_epoch())
+            .initial_sequence_number(tuple, self.since_epoch(now))
     }
 
-    fn since_epoch(&self) -> Duration {
-        self.clock.now().saturating_duration_since(self.epoch)
+    fn since_epoch(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.epoch)
     }
 
     /// What the link can do; all queues are alike.

@@ -235,8 +235,8 @@ impl Shared {
         }
         let looped = way.looped;
         let home = Home { queue, looped };
-        let number = self.initial_sequence_number(&tuple, former.as_ref());
-        let conn = self.connection(home, (tuple, false), number);
+        let number = self.initial_sequence_number(&tuple, former.as_ref(), now);
+        let conn = self.connection(home, (tuple, false), number, now);
         match self.table.insert(&conn, former.as_ref()) {
             Ok(()) => {}
             Err(Refusal::Connections) => return Err(self.too_many_connections()),

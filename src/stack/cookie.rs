@@ -186,6 +186,7 @@ impl Shared {
         queue: u16,
         listening: &Arc<Listening>,
         (segment, syn): (&Segment, Syn),
+        now: Instant,
     ) -> Result<Arc<Conn>, Refusal> {
         let (tuple, looped) = (segment.tuple, segment.looped);
         self.admits(&tuple)?;
@@ -194,7 +195,7 @@ impl Shared {
         }
         let home = Home { queue, looped };
         let value = segment.header.ack.wrapping_sub(1);
-        let conn = self.connection(home, (tuple, true), value);
+        let conn = self.connection(home, (tuple, true), value, now);
         conn.leave(syn.segment(tuple));
         self.half_open(&conn, listening);
         // Before another driver finds it: only who has sent its SYN|ACK takes an acknowledgement.

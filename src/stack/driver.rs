@@ -567,7 +567,7 @@ impl Driver {
             && let Some(syn) = self.shared.cookie_of(&segment, now)
             && let Some(listening) = self.shared.listener_for(&tuple, own)
         {
-            let begun = (self.shared).accept_cookie(self.queue, &listening, (&segment, syn));
+            let begun = (self.shared).accept_cookie(self.queue, &listening, (&segment, syn), now);
             match begun {
                 Ok(conn) => self.deliver(conn, segment, now),
                 // Its sender takes the connection for standing, and what it sends comes again.
@@ -616,7 +616,8 @@ impl Driver {
                 self.deliver(conn, segment, now);
             }
         } else {
-            let begun = (self.shared).accept_syn(self.queue, listening, &segment, after.as_ref());
+            let syn = (&segment, now);
+            let begun = (self.shared).accept_syn(self.queue, listening, syn, after.as_ref());
             match begun {
                 Ok(Begun::Runs(conn)) => self.touched.push(conn),
                 Ok(Begun::Nothing) => {}

@@ -255,8 +255,9 @@ impl Shared {
             }
             _ => None,
         };
-        let number = self.initial_sequence_number(&tuple, after.as_ref());
-        let conn = self.connection(home, (tuple, true), number);
+        let now = self.clock.now();
+        let number = self.initial_sequence_number(&tuple, after.as_ref(), now);
+        let conn = self.connection(home, (tuple, true), number, now);
         // Whoever finds the connection in the table and runs it takes the SYN first.
         conn.leave(syn);
         let inserted = self.table.insert(&conn, after.as_ref());

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
+use std::time::Instant;
 
 impl Stack {
     pub(crate) fn listen(
@@ -132,7 +133,7 @@ impl Shared {
         self: &Arc<Self>,
         queue: u16,
         listening: &Arc<Listening>,
-        syn: &Segment,
+        (syn, now): (&Segment, Instant),
         former: Option<&TimeWait>,
     ) -> Result<Begun, Refusal> {
         if !listening.reserve() {
@@ -142,8 +143,8 @@ impl Shared {
         admitted.inspect_err(|_| listening.release())?;
         let (tuple, looped) = (&syn.tuple, syn.looped);
         let home = Home { queue, looped };
-        let number = self.initial_sequence_number(tuple, former);
-        let conn = self.connection(home, (*tuple, true), number);
+        let number = self.initial_sequence_number(tuple, former, now);
+        let conn = self.connection(home, (*tuple, true), number, now);
         // Whoever finds the connection in the table and runs it takes the SYN first.
         conn.leave(syn.clone());
         if intact(Protection::HalfOpenFirst) {

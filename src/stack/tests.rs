@@ -87,18 +87,12 @@ fn nothing_is_left_of_a_stack_whose_link_is_full() {
     drop(far);
 }
 
-#[test]
-fn a_syn_whose_place_is_taken_is_its_connections() {
-    let (stack, _driver, _far) = stack(100);
-    let shared = stack.shared();
-    let listener = stack
-        .listen("10.0.0.1:80".parse().unwrap(), 2, false)
-        .unwrap();
+fn syn_from(remote_port: u16) -> crate::tcp::wire::Segment {
     let tuple = Tuple {
         local: [10, 0, 0, 1].into(),
         remote: [10, 0, 0, 2].into(),
         local_port: 80,
-        remote_port: 4000,
+        remote_port,
     };
     let syn = crate::tcp::wire::Header {
         seq: 5000,
@@ -107,8 +101,19 @@ fn a_syn_whose_place_is_taken_is_its_connections() {
         window: 1000,
         options: crate::tcp::wire::SynOptions::default(),
     };
-    let syn = held::Syn::from(syn).segment(tuple);
-    let begin = || match shared.accept_syn(0, &listener, &syn, None) {
+    held::Syn::from(syn).segment(tuple)
+}
+
+#[test]
+fn a_syn_whose_place_is_taken_is_its_connections() {
+    let (stack, _driver, _far) = stack(100);
+    let shared = stack.shared();
+    let listener = stack
+        .listen("10.0.0.1:80".parse().unwrap(), 2, false)
+        .unwrap();
+    let syn = syn_from(4000);
+    let now = stack.now();
+    let begin = || match shared.accept_syn(0, &listener, (&syn, now), None) {
         Ok(Begun::Runs(conn)) => conn,
         other => panic!("{other:?}"),
     };
@@ -116,6 +121,43 @@ fn a_syn_whose_place_is_taken_is_its_connections() {
     assert_eq!(shared.half_open.lock().len(), 1);
     assert!(listener.reserve(), "one of two places is taken");
     assert!(!listener.reserve());
+}
+
+/// A clock that counts how often it is read.
+#[derive(Debug, Default)]
+struct Counting(AtomicUsize);
+
+impl Clock for Counting {
+    fn now(&self) -> Instant {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        crate::clock::SystemClock.now()
+    }
+}
+
+/// One reading is its beginning, its sequence number and its timestamp; the other is the service step's.
+#[test]
+fn a_new_connection_reads_the_clock_once() {
+    let clock = Arc::new(Counting::default());
+    let (link, _far) = memory::pair(memory::Config::default());
+    let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
+    let (stack, _driver) = builder.clock(clock.clone()).manual().unwrap();
+    let readings = |begin: &dyn Fn()| {
+        let before = clock.0.load(Ordering::Relaxed);
+        begin();
+        clock.0.load(Ordering::Relaxed) - before
+    };
+    let dialled = readings(&|| drop(stack.dial("0.0.0.0:0".parse().unwrap(), peer(), None)));
+    assert_eq!(dialled, 2);
+    let listener = stack
+        .listen("10.0.0.1:80".parse().unwrap(), 2, false)
+        .unwrap();
+    let now = stack.now();
+    let syn = syn_from(4000);
+    let accepted = readings(&|| {
+        let begun = stack.shared().accept_syn(0, &listener, (&syn, now), None);
+        assert!(matches!(begun, Ok(Begun::Runs(_))));
+    });
+    assert_eq!(accepted, 0, "the driver's reading");
 }
 
 /// Its socket is nobody's: there is nothing to wait for or to close.

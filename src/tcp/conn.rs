@@ -147,6 +147,7 @@ pub(crate) struct ConnConfig {
     pub(crate) timestamp: u32,
     pub(crate) ack_delay: Option<Duration>,
     pub(crate) is_inbound: bool,
+    pub(crate) began: Instant,
 }
 
 impl Conn {
@@ -157,7 +158,7 @@ impl Conn {
         host: Arc<dyn Host>,
     ) -> Arc<Conn> {
         let link_mtu = host.link(config.home).capabilities().mtu;
-        let now = host.now();
+        let now = config.began;
         let state = ConnState::new(tuple, (config, &options), link_mtu, now);
         let published = state.tcp_state();
         Arc::new_cyclic(|me| Conn {

@@ -119,6 +119,7 @@ fn accepted() -> (Arc<Conn>, Arc<Stack>) {
         timestamp: 1,
         ack_delay: None,
         is_inbound: true,
+        began: now,
     };
     let end = SocketEnd::new(100, 100);
     let options = Options::new(true, None, Limits::default());
