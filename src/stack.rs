@@ -35,9 +35,14 @@
 //! may cut them) or 1,280 (IPv6; a smaller report is ignored). Where routers drop packets without a report,
 //! full segments that time out twice in a row become smaller: packets of 1,064 and then of 552 bytes (IPv4),
 //! or of 1,280 (IPv6) (RFC 4821, 8899). The former size is tried again with one segment as soon as a
-//! smaller one is acknowledged, and then every ten minutes. Other connections are not affected, and
-//! after a router's report a connection does not return to larger packets. [`Builder::mss`] and [`Route`]
-//! set a smaller size from the start; [`Builder::unclaimed`] is for frames that are not TCP's.
+//! smaller one is acknowledged, and then every ten minutes. After a router's report a connection does not
+//! return to larger packets.
+//!
+//! What a connection has found out is remembered for its destination, for ten minutes (RFC 1191 6.3, 8201
+//! 5.3), and connections that begin later begin with it, over whichever queue; those that are there already
+//! find out for themselves. Where it was a guess they try the former size once more, and if that passes the
+//! guess is forgotten. Of more than 1,024 destinations the one that was learnt first goes. [`Builder::mss`]
+//! and [`Route`] set a smaller size from the start; [`Builder::unclaimed`] is for frames that are not TCP's.
 //!
 //! # Timers
 //!
@@ -103,7 +108,7 @@
 //!
 //! # Locks
 //!
-//! All leaves: the table's shards, addresses and routes, listeners, half-open connections, held SYNs,
+//! All leaves: the table's shards, addresses and routes, path MTUs, listeners, half-open connections, held SYNs,
 //! the agenda, the control interface.
 
 mod active;
@@ -118,6 +123,7 @@ mod listener;
 mod loopback;
 mod numbers;
 mod passive;
+mod paths;
 mod pending;
 pub(crate) mod queue;
 mod quota;
@@ -154,6 +160,7 @@ use crate::events::{Seldom, tell};
 use crate::link::{Capabilities, Link};
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::SocketEnd;
+use crate::tcp::block::path_mtu::Finding;
 use crate::tcp::conn::{Conn, ConnConfig, Runner};
 use crate::tcp::host::{Counters, Home, Host, TimerKey};
 use crate::tcp::memory::Memory;
@@ -167,6 +174,7 @@ use held::HeldSyns;
 use ipnet::IpNet;
 use listener::Listening;
 use numbers::Numbers;
+use paths::Paths;
 use queue::Queue;
 use quota::Peers;
 use route::Network;
@@ -222,6 +230,8 @@ pub(crate) struct Shared {
     memory: Memory,
     pub(crate) received: Received,
     numbers: Numbers,
+    /// What is known of the paths to peers.
+    paths: Paths,
     /// Connections dialled that may have any home.
     dialled: AtomicUsize,
     /// In which slot of time a SYN was last answered with a cookie.
@@ -635,11 +645,14 @@ impl Shared {
     ) -> Arc<Conn> {
         let end = SocketEnd::new(self.config.rcv_buffer, self.config.snd_buffer);
         end.set_flavor(self.config.flavor);
+        // Of one to an address of the stack's own nothing is learnt.
+        let known = (!home.looped).then(|| self.paths.get(tuple.remote, now));
         let config = ConnConfig {
             home,
             rcv_ring: self.config.rcv_buffer,
             iss,
             mtu: self.mtu_for(&tuple),
+            path: known.flatten(),
             timestamp: self
                 .numbers
                 .initial_timestamp(&tuple, self.since_epoch(now)),
@@ -770,6 +783,10 @@ impl Host for Shared {
         if !wanted {
             conn.leave_work(Work::ABORT);
         }
+    }
+
+    fn path_found(&self, to: IpAddr, finding: Finding) {
+        self.paths.learn(to, finding, self.clock.now());
     }
 
     fn detached(&self) {

@@ -3,6 +3,7 @@
 use super::control::Control;
 use super::driver::Running;
 use super::numbers::{self, Numbers};
+use super::paths::Paths;
 use super::queue::Queue;
 use super::quota::{self, Peers};
 use super::route::{Network, Route, RouteError};
@@ -886,6 +887,7 @@ impl Builder {
             memory: Memory::new(self.config.max_buffer_memory),
             received: Received::default(),
             numbers: Numbers::new(seed, repeatable, first..=last),
+            paths: Paths::default(),
             dialled: AtomicUsize::new(0),
             cookies_sent_in: AtomicU64::new(0),
             decides: AtomicBool::new(false),

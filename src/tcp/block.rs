@@ -57,6 +57,7 @@
 //! | RFC 2861, 7661 | a window that is not used | `a_window_that_is_not_used_does_not_grow_and_is_forgotten` |
 //! | RFC 1191, 8201, 5927 | path MTU | `what_does_not_fit_is_sent_again_at_once`, `below_the_floor_routers_may_cut`, `only_what_quotes_something_in_flight_is_believed` |
 //! | RFC 4821, 8899 | black holes | `full_segments_that_time_out_get_smaller`, `a_black_hole_is_found_out`, `the_former_size_is_tried_again` |
+//! | RFC 1191 6.3, 8201 5.3 | what is known of a path when a connection begins; the stack remembers it (`stack::paths`) | `what_is_found_out_is_told`, `what_is_known_counts_from_the_beginning` |
 //! | RFC 5461 | hard and soft errors | `a_hard_error_ends_an_attempt_to_connect_and_nothing_else`, `a_soft_error_that_stays_ends_an_attempt_to_connect` |
 //! | all | every byte once and in order, and an end to it | `whatever_happens_all_arrives`, `whatever_happens_on_the_path` |
 //!
@@ -68,8 +69,8 @@
 //! # What does not hold yet
 //!
 //! * ECN (RFC 3168); BBR; urgent data (RFC 9293 3.8.5).
-//! * A path's MTU is remembered per connection only, and is not searched for upwards beyond what was
-//!   given up without a router's word (RFC 4821 7.3).
+//! * A path's MTU is not searched for upwards beyond what was given up without a router's word (RFC 4821
+//!   7.3).
 //! * Header prediction: each segment goes the whole way.
 
 #![allow(dead_code, reason = "what only tests ask, and what is not wired yet")]

@@ -22,6 +22,7 @@
 //! 7. Events are told when the connection is free again: a subscriber may use it. What two owners have
 //!    to tell may then come in another order.
 
+use super::block::path_mtu::Known;
 use super::conn_state::ConnState;
 use super::host::{Home, Host, Sent};
 use super::icmp::IcmpError;
@@ -143,6 +144,8 @@ pub(crate) struct ConnConfig {
     pub(crate) iss: u32,
     /// Bytes of a packet at most.
     pub(crate) mtu: usize,
+    /// What is known of the path to the peer.
+    pub(crate) path: Option<Known>,
     /// The first timestamp (RFC 7323 3.2).
     pub(crate) timestamp: u32,
     pub(crate) ack_delay: Option<Duration>,
@@ -403,6 +406,9 @@ impl Conn {
         news.established |= served.established;
         if served.established {
             self.host.established(me);
+        }
+        if let Some(finding) = served.path.filter(|_| !self.home.looped) {
+            self.host.path_found(self.tuple.remote, finding);
         }
         if served.link_full {
             self.host.blocked(me);

@@ -80,6 +80,7 @@ impl ConnState {
             iss: config.iss,
             mtu: config.mtu,
             v6: tuple.local.is_ipv6(),
+            path: config.path,
             receive_buffer: config.rcv_ring,
             // Splices wait for their low-water marks: what they may wait for is promised from the start.
             initial_window: config.rcv_ring.min(INITIAL_WINDOW),
@@ -316,6 +317,7 @@ impl ConnState {
             link_full: self.waiting.is_some(),
             ..Served::default()
         };
+        served.path = self.block.as_mut().and_then(|block| block.take_finding());
         if self.established && !self.said_established {
             self.said_established = true;
             served.established = true;

@@ -1,10 +1,12 @@
 //! What a connection needs of the stack it belongs to.
 
+use super::block::path_mtu::Finding;
 use super::conn::Conn;
 use super::memory::Memory;
 use super::time_wait::TimeWait;
 use crate::link::Link;
 use std::cell::Cell;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -172,6 +174,8 @@ pub(crate) trait Host: Send + Sync {
     fn hand_over(&self, conn: &Arc<Conn>);
     /// The handshake is over.
     fn established(&self, conn: &Arc<Conn>);
+    /// A connection to this address has found out something about the path.
+    fn path_found(&self, to: IpAddr, finding: Finding);
     /// The last handle of a socket was closed.
     fn detached(&self);
     /// The connection is over.

@@ -1,5 +1,6 @@
 //! What a service step works with, what it is asked to do, and what it leaves to be done by others.
 
+use super::block::path_mtu::Finding;
 use super::host::{Counters, Sent};
 use super::memory::Memory;
 use super::options::Options;
@@ -132,5 +133,7 @@ pub(crate) struct Served {
     pub(crate) link_full: bool,
     /// The handshake is over; said once.
     pub(crate) established: bool,
+    /// What was found out about the path to the peer.
+    pub(crate) path: Option<Finding>,
     pub(crate) done: Option<Done>,
 }

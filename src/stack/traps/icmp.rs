@@ -1,6 +1,8 @@
 //! ICMP errors: who is believed, what they end, and what they change. RFC 1122 4.2.3.9, 5927, 1191,
 //! 8201, in both families.
 
+mod paths;
+
 use super::unclaimed::packet;
 use super::*;
 

@@ -6,8 +6,10 @@
 //!
 //! RFC 4821 and 8899 for routers that say nothing: when full segments time out twice in a row, they
 //! get smaller step by step. That may have been an outage, so the former size is tried again, with one
-//! segment, once the path carries the smaller one, and then every ten minutes. Pure: time is an
-//! argument.
+//! segment, once the path carries the smaller one, and then every ten minutes.
+//!
+//! What is found out is told ([`Finding`]), so that connections to the same destination that begin later
+//! begin with it. Pure: time is an argument.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -22,14 +24,41 @@ const LEAST_TOLD: usize = 68;
 const BASE: usize = 1064;
 /// Timeouts in a row after which packets are suspected.
 const SUSPECT_AFTER: u32 = 2;
-/// RFC 4821 7.6, 8899 5.1.1: a size that did not pass is tried again after this time.
-const TRY_AGAIN: Duration = Duration::from_secs(600);
+/// RFC 1191 6.3, 8201 5.3, 4821 7.6, 8899 5.1.1: after this time a size that did not pass is tried again.
+pub(crate) const LIFE: Duration = Duration::from_secs(600);
 /// No peer makes our segments smaller than this, or a few bytes would cost as many packets
 /// (CVE-2019-11479). FreeBSD's `net.inet.tcp.minmss`.
 const LEAST_MSS: u16 = 216;
 /// What a peer takes that does not say (RFC 9293 3.7.1).
 const DEFAULT_V4: u16 = 536;
 const DEFAULT_V6: u16 = 1220;
+
+/// By what it is known that packets have to be smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// A router's report.
+    Router,
+    /// Full segments timed out and smaller ones pass: maybe that was an outage.
+    Silence,
+    /// And a full one was lost since.
+    Probe,
+}
+
+/// What is known of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// Bytes of a packet that passes; a router's may be less than is sent.
+    pub(crate) mtu: usize,
+    pub(crate) by: By,
+}
+
+/// What a connection has found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Finding {
+    Smaller(Known),
+    /// The size that was given up without a router's report passes.
+    Larger,
+}
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -47,6 +76,8 @@ pub(crate) struct PathMtu {
     /// A router has said what passes: those on this path do.
     told: bool,
     suspicion: Option<Suspicion>,
+    /// What was found out lately.
+    finding: Option<Finding>,
 }
 
 /// Packets got smaller, and nobody has said so.
@@ -71,7 +102,38 @@ impl PathMtu {
             dont_fragment: true,
             told: false,
             suspicion: None,
+            finding: None,
         }
+    }
+
+    /// What connections before this one have found out.
+    pub(crate) fn begin(&mut self, known: Known, now: Instant) {
+        let before = self.mtu;
+        self.lower(known.mtu);
+        let again = match known.by {
+            By::Router => {
+                self.told = true;
+                return;
+            }
+            By::Silence => now,
+            By::Probe => now + LIFE,
+        };
+        if self.mtu < before {
+            self.suspicion = Some(Suspicion {
+                mtu: before,
+                at: Some(again),
+                probe: None,
+            });
+        }
+    }
+
+    /// What was found out since the last call.
+    pub(crate) fn take_finding(&mut self) -> Option<Finding> {
+        self.finding.take()
+    }
+
+    fn found(&mut self, mtu: usize, by: By) {
+        self.finding = Some(Finding::Smaller(Known { mtu, by }));
     }
 
     /// Length of the headers without options.
@@ -123,17 +185,27 @@ impl PathMtu {
         if self.v6 && told < LEAST_V6 {
             return false;
         }
-        let before = (self.mss(), self.dont_fragment);
         let told = match told {
             0 => self.least(),
             told => told.max(LEAST_TOLD),
         };
-        if told < self.least() {
-            self.dont_fragment = false;
-        }
-        self.mtu = self.mtu.min(told.max(self.least()));
         self.told = true;
         self.suspicion = None;
+        let smaller = self.lower(told);
+        if smaller {
+            self.found(told, By::Router);
+        }
+        smaller
+    }
+
+    /// Packets are no larger than this, or than the smallest that is believed, and then routers may cut them.
+    /// `true`: that makes a difference.
+    fn lower(&mut self, mtu: usize) -> bool {
+        let before = (self.mss(), self.dont_fragment);
+        if mtu < self.least() {
+            self.dont_fragment = false;
+        }
+        self.mtu = self.mtu.min(mtu.max(self.least()));
         before != (self.mss(), self.dont_fragment)
     }
 
@@ -179,7 +251,8 @@ impl PathMtu {
         };
         let overlaps = |probe: &Range<u64>| probe.start < range.end && range.start < probe.end;
         if suspicion.probe.take_if(|probe| overlaps(probe)).is_some() {
-            suspicion.at = Some(now + TRY_AGAIN);
+            suspicion.at = Some(now + LIFE);
+            self.found(self.mtu, By::Probe);
         }
     }
 
@@ -188,13 +261,19 @@ impl PathMtu {
         let Some(suspicion) = &mut self.suspicion else {
             return false;
         };
-        // The smaller size passes.
+        let first = suspicion.at.is_none();
         suspicion.at.get_or_insert(now);
+        if first {
+            // The smaller size passes.
+            self.found(self.mtu, By::Silence);
+            return false;
+        }
         if suspicion.probe.as_ref().is_none_or(|probe| una < probe.end) {
             return false;
         }
         self.mtu = suspicion.mtu;
         self.suspicion = None;
+        self.finding = Some(Finding::Larger);
         true
     }
 }
@@ -222,8 +301,8 @@ mod tests {
         path.resent(&(0..1000), now);
         path.resent(&(2000..2512), now);
         assert!(!path.acknowledged(3000, now));
-        assert_eq!(path.probe_size(now + TRY_AGAIN / 2), None);
-        assert_eq!(path.probe_size(now + TRY_AGAIN), Some(1460));
+        assert_eq!(path.probe_size(now + LIFE / 2), None);
+        assert_eq!(path.probe_size(now + LIFE), Some(1460));
         path.probe_sent(3000..4460);
         assert!(!path.acknowledged(4000, now));
         assert!(path.acknowledged(4460, now));
@@ -231,6 +310,53 @@ mod tests {
         // Where routers talk, nothing is suspected.
         path.too_big(1400);
         assert!(!path.timed_out(5, 1360));
+    }
+
+    #[test]
+    fn what_is_found_out_is_told() {
+        let now = SystemClock.now();
+        let smaller = |mtu, by| Some(Finding::Smaller(Known { mtu, by }));
+        let mut path = PathMtu::new(1500, false);
+        path.agree(Some(1460), 0);
+        path.timed_out(2, 1460);
+        assert_eq!(path.take_finding(), None, "not before something passes");
+        path.acknowledged(1000, now);
+        assert_eq!(path.take_finding(), smaller(1064, By::Silence));
+        path.probe_sent(1000..2460);
+        path.resent(&(1000..2460), now);
+        assert_eq!(path.take_finding(), smaller(1064, By::Probe));
+        path.probe_sent(3000..4460);
+        path.acknowledged(4460, now);
+        assert_eq!(path.take_finding(), Some(Finding::Larger));
+        assert_eq!(path.take_finding(), None);
+        path.too_big(300);
+        assert_eq!(path.take_finding(), smaller(300, By::Router));
+        path.too_big(300);
+        assert_eq!(path.take_finding(), None, "it is known");
+    }
+
+    #[test]
+    fn what_is_known_counts_from_the_beginning() {
+        let now = SystemClock.now();
+        let begun = |mtu, by| {
+            let mut path = PathMtu::new(1500, false);
+            path.begin(Known { mtu, by }, now);
+            path.agree(Some(1460), 0);
+            assert_eq!(path.offer(), 1460, "what comes takes its own way");
+            path
+        };
+        let mut path = begun(1400, By::Router);
+        assert_eq!((path.mss(), path.probe_size(now)), (1360, None));
+        assert!(path.dont_fragment() && !path.timed_out(2, 1360));
+        let path = begun(300, By::Router);
+        assert_eq!((path.mss(), path.dont_fragment()), (512, false));
+        let path = begun(1064, By::Silence);
+        assert_eq!((path.mss(), path.probe_size(now)), (1024, Some(1460)));
+        let path = begun(1064, By::Probe);
+        assert_eq!((path.mss(), path.probe_size(now)), (1024, None));
+        assert_eq!(path.probe_size(now + LIFE), Some(1460));
+        let path = begun(9000, By::Probe);
+        assert_eq!((path.mss(), path.probe_size(now + LIFE)), (1460, None));
     }
 
     #[test]

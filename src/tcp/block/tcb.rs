@@ -28,7 +28,7 @@ use super::congestion::Congestion;
 use super::congestion::controller::Kind;
 use super::delayed_ack::DelayedAck;
 use super::pace::Pacer;
-use super::path_mtu::PathMtu;
+use super::path_mtu::{Finding, Known, PathMtu};
 use super::receiver::{Kept, Receiver};
 use super::recovery::Recovery;
 use super::segment::{Segment, Timestamps};
@@ -56,6 +56,8 @@ pub(crate) struct Config {
     /// Bytes of a packet that the link carries.
     pub(crate) mtu: usize,
     pub(crate) v6: bool,
+    /// What is known of the path.
+    pub(crate) path: Option<Known>,
     /// Bytes of the receive buffer: the largest window.
     pub(crate) receive_buffer: usize,
     /// Bytes of it that are offered at first.
@@ -82,6 +84,7 @@ impl Default for Config {
             iss: 0,
             mtu: 1500,
             v6: false,
+            path: None,
             receive_buffer: 256 * 1024,
             initial_window: auto_tune::INITIAL,
             timestamps: Some(0),
@@ -232,7 +235,10 @@ const CHALLENGE_EVERY: Duration = Duration::from_secs(1);
 
 impl Tcb {
     fn new(config: &Config, active: bool, now: Instant) -> Tcb {
-        let path = PathMtu::new(config.mtu, config.v6);
+        let mut path = PathMtu::new(config.mtu, config.v6);
+        if let Some(known) = config.path {
+            path.begin(known, now);
+        }
         let mss = path.mss();
         let buffer = (config.receive_buffer, config.initial_window);
         Tcb {
@@ -317,6 +323,11 @@ impl Tcb {
     /// Payload of a full segment.
     pub(crate) fn mss(&self) -> usize {
         self.path.mss()
+    }
+
+    /// What was found out about the path since the last call.
+    pub(crate) fn take_finding(&mut self) -> Option<Finding> {
+        self.path.take_finding()
     }
 
     /// SRTT.

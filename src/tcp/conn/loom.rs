@@ -9,12 +9,14 @@ use crate::buf::{Buf, Gather};
 use crate::clock;
 use crate::link::{Capabilities, Frame, Interest, Link, Packet, ReceiveError, TransmitError};
 use crate::sync::model::{claim, explore, explore_without, join, spawn};
+use crate::tcp::block::path_mtu::Finding;
 use crate::tcp::host::{Counters, Home, TimerKey};
 use crate::tcp::limits::Limits;
 use crate::tcp::memory::Memory;
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::{self, ACK, Header, SYN, SynOptions};
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// The stack: a link that counts payload bytes, and no timers.
@@ -32,6 +34,7 @@ impl Link for Stack {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             mtu: 1500,
+            path: None,
             checksum: true,
             segment_v4: None,
             segment_v6: None,
@@ -85,6 +88,7 @@ impl Host for Stack {
     fn blocked(&self, _conn: &Arc<Conn>) {}
     fn hand_over(&self, _conn: &Arc<Conn>) {}
     fn established(&self, _conn: &Arc<Conn>) {}
+    fn path_found(&self, _to: IpAddr, _finding: Finding) {}
     fn detached(&self) {}
     fn closed(&self, _conn: &Arc<Conn>, _record: Option<TimeWait>) {}
 }
