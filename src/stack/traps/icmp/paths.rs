@@ -126,7 +126,7 @@ fn a_forged_report_is_not_remembered() {
 fn all_queues_know_what_one_has_learnt() {
     let [mut one, mut other] = nets(|builder| builder);
     let to = "10.0.0.2:9".parse().unwrap();
-    let mut begun = |net: &mut Net, queue| {
+    let begun = |net: &mut Net, queue| {
         let stream = TcpStream::start_on(&net.stack, queue, to).unwrap();
         let syn = net.one();
         let mut raw = Raw::new(9);
