@@ -350,6 +350,12 @@ impl Tcb {
         self.recovery.phase()
     }
 
+    /// Bytes that the peer has out of order.
+    #[cfg(test)]
+    pub(crate) fn sacked(&self) -> u64 {
+        self.recovery.record().sacked()
+    }
+
     /// The invariants that the parts' documentation states.
     #[cfg(test)]
     pub(crate) fn check(&self) {

@@ -165,6 +165,59 @@ fn a_recovery_for_nothing_is_undone_by_timestamps() {
     );
 }
 
+/// Acknowledgements overtake each other: each has room for a few blocks only, so all of them count.
+#[test]
+fn blocks_of_an_overtaken_acknowledgement_count() {
+    for (config, una) in [(stamped(), 0), (config(), 1000)] {
+        let mut raw = Raw::established(&config, ms(50));
+        raw.flight(10);
+        raw.pass(ms(50));
+        let mut late = raw.segment(ACK, 0);
+        late.options.sack = [(seq(2000), seq(5000))].into_iter().collect();
+        raw.pass(ms(3));
+        raw.acknowledge(una, &[(9000, 10_000)]);
+        assert_eq!(raw.tcb.sacked(), 1000);
+        raw.give(&late);
+        assert_eq!(raw.tcb.sacked(), 4000);
+    }
+}
+
+/// What is older than by an RTO may be from before a wrap (RFC 7323 5).
+#[test]
+fn blocks_of_an_acknowledgement_that_is_too_old_do_not_count() {
+    let mut raw = Raw::established(&stamped(), ms(50));
+    raw.flight(10);
+    raw.pass(ms(50));
+    let mut late = raw.segment(ACK, 0);
+    late.options.sack = [(seq(2000), seq(5000))].into_iter().collect();
+    late.options.timestamps = Some(Timestamps {
+        value: 200u32.wrapping_sub(400),
+        echo: raw.echo,
+    });
+    raw.give(&late);
+    assert_eq!(raw.tcb.sacked(), 0);
+}
+
+/// RFC 2883 4: a block is of what came twice if it is below the acknowledgement that has it.
+#[test]
+fn a_block_of_an_overtaken_acknowledgement_is_no_d_sack() {
+    let mut raw = Raw::established(&config(), ms(80));
+    raw.flight(10);
+    raw.pass(ms(80));
+    let mut late = raw.segment(ACK, 0);
+    late.options.sack = [(seq(1000), seq(2000))].into_iter().collect();
+    raw.acknowledge(2000, &[]);
+    raw.give(&late);
+    raw.acknowledge(2000, &[(3000, 4000)]);
+    let resent = raw.pass(ms(30));
+    assert_eq!(resent[0].1.payload, 2000..3000);
+    assert_eq!(
+        resent[0].0.as_millis(),
+        180,
+        "after a quarter of a round trip"
+    );
+}
+
 /// RFC 6582 and 3042: a peer without SACK.
 #[test]
 fn without_sack_three_duplicates_are_a_loss_and_two_send_something_new() {

@@ -106,6 +106,20 @@ fn reordering_costs_at_most_a_tenth() {
     }
 }
 
+/// Known fault: what an overtaken acknowledgement says was dropped for its timestamp.
+#[test]
+fn what_is_there_is_not_sent_again_where_all_overtakes() {
+    let jitter = |queue| Path {
+        jitter: (ms(5.0), true),
+        ..path(50.0, queue)
+    };
+    for seed in 0..3 {
+        let world = download(20_000_000, jitter(1.0), jitter(4.0), seed);
+        let (again, dropped) = (world.ends[1].monitor.again, world.ways[1].dropped);
+        assert!(again <= dropped + 10, "{again} for {dropped}");
+    }
+}
+
 /// Known fault: a shallow queue (the kernel's CUBIC has 39 Mbit/s), and each hole was repaired twice.
 #[test]
 fn a_shallow_queue_is_used_and_each_hole_repaired_once() {
@@ -244,11 +258,16 @@ fn timeline() {
     let there = Path {
         loss: var("LOSS", 0.0),
         late: (var("LATE", 0.0), ms(var("BY", 5.0))),
+        jitter: (ms(var("JITTER", 0.0)), var("OVERTAKES", 1.0) > 0.0),
         ..path(rtt, var("QUEUE", 1.0))
+    };
+    let back = Path {
+        jitter: there.jitter,
+        ..path(rtt, 4.0)
     };
     #[expect(clippy::cast_possible_truncation, reason = "small numbers")]
     let bytes = (var("MB", 2.0) * 1e6) as u64;
-    let mut world = downloading(bytes, [path(rtt, 4.0), there], 1);
+    let mut world = downloading(bytes, [back, there], 1);
     let mut at = Duration::ZERO;
     world.trace = std::env::var_os("TRACE").is_some();
     let step = ms(var("STEP", rtt / 2.0));

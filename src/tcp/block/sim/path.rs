@@ -23,8 +23,13 @@ impl Random {
         self.next() % bound
     }
 
+    /// From 0 to 1.
+    fn fraction(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
     pub(crate) fn chance(&mut self, chance: f64) -> bool {
-        chance > 0.0 && (self.next() >> 11) as f64 / ((1u64 << 53) as f64) < chance
+        chance > 0.0 && self.fraction() < chance
     }
 }
 
@@ -40,6 +45,8 @@ pub(crate) struct Path {
     pub(crate) loss: f64,
     /// Chance that a packet is late, and by how much.
     pub(crate) late: (f64, Duration),
+    /// Each packet is late by up to so much; `true`: and overtakes others.
+    pub(crate) jitter: (Duration, bool),
     /// Chance that a packet arrives twice.
     pub(crate) twice: f64,
     /// Larger packets vanish.
@@ -57,6 +64,7 @@ impl Path {
         delay: Duration::ZERO,
         loss: 0.0,
         late: (0.0, Duration::ZERO),
+        jitter: (Duration::ZERO, false),
         twice: 0.0,
         mtu: usize::MAX,
         outage: None,
@@ -70,6 +78,8 @@ pub(crate) struct Direction {
     pub(crate) path: Path,
     random: Random,
     busy_until: Instant,
+    /// When the last packet that overtakes none arrives.
+    last: Instant,
     began: Instant,
     pub(crate) dropped: u64,
     pub(crate) packets: u64,
@@ -83,6 +93,7 @@ impl Direction {
             path,
             random: Random::new(seed),
             busy_until: now,
+            last: now,
             began: now,
             dropped: 0,
             packets: 0,
@@ -121,7 +132,15 @@ impl Direction {
             return Vec::new();
         }
         let delay = path.delay + if late { path.late.1 } else { Duration::ZERO };
-        let at = leaves + delay;
+        let mut at = leaves + delay;
+        let (jitter, overtakes) = path.jitter;
+        if !jitter.is_zero() {
+            at += jitter.mul_f64(self.random.fraction());
+            if !overtakes {
+                at = at.max(self.last);
+                self.last = at;
+            }
+        }
         if twice { vec![at, at] } else { vec![at] }
     }
 }

@@ -211,13 +211,32 @@ impl Tcb {
         {
             return true;
         }
-        if segment.len > 0 || segment.has(FIN) {
+        let bare = segment.len == 0 && !segment.has(FIN) && !segment.has(SYN);
+        if bare && start == signed(self.receiver.nxt()) && self.was_overtaken(stamps.value) {
+            self.hear_overtaken(segment, now);
+        } else if segment.len > 0 || segment.has(FIN) {
             self.receiver.note_duplicate(start, segment.len);
             self.delayed_ack.demand();
         } else {
             self.challenge(now);
         }
         false
+    }
+
+    /// An acknowledgement with this TSval left shortly before the latest that has arrived: within an RTO, as in
+    /// Linux.
+    fn was_overtaken(&self, value: u32) -> bool {
+        let late = self.receiver.echo().wrapping_sub(value);
+        u128::from(late) <= self.recovery.timeout().as_millis()
+    }
+
+    /// An acknowledgement that was overtaken: no more counts of it than what it says of out-of-order data,
+    /// since a later one may have had no room for that.
+    fn hear_overtaken(&mut self, segment: &Segment, now: Instant) {
+        let known = self.sender.acceptable(segment.ack);
+        if known.is_some_and(|ack| ack <= signed(self.sender.una())) {
+            self.recover(segment, false, now);
+        }
     }
 
     /// RFC 5961 3.2: only one with exactly the next sequence number counts.
@@ -304,6 +323,7 @@ impl Tcb {
         let Some(position) = u64::try_from(position).ok().filter(|at| *at >= una) else {
             // An old one: its payload still counts.
             self.watch.heard(false, now);
+            self.hear_overtaken(segment, now);
             return Some(false);
         };
         let new = self.sender.acknowledge(position);
@@ -359,7 +379,8 @@ impl Tcb {
         blocks.extend(raw.flatten().filter(|block| block.start >= una));
         if let Some(first) = first {
             let within = |known: &Range<u64>| known.start <= first.start && first.end <= known.end;
-            if first.end <= una || blocks.first().is_some_and(within) {
+            let acked = signed(first.end) <= self.sender.position(segment.ack);
+            if acked || blocks.first().is_some_and(within) {
                 duplicate = Some(first);
             } else if first.start >= una {
                 blocks.insert(0, first);
