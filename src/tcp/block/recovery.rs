@@ -2,8 +2,8 @@
 //!
 //! RFC 8985 (RACK-TLP) with a peer that takes SACK, RFC 6582 (NewReno) and 3042 without; RFC 6937bis
 //! (PRR) for how much leaves meanwhile; RFC 6298 for timeouts. A recovery or timeout that was for
-//! nothing is undone: by timestamps (Eifel, RFC 3522, 4015), by D-SACK (RFC 3708), or by what is
-//! delivered after a timeout without having been sent again (F-RTO, RFC 5682 3).
+//! nothing is undone: if all is there before anything was sent again, by timestamps (Eifel, RFC 3522, 4015), by
+//! D-SACK (RFC 3708), or by what is delivered after a timeout without having been sent again (F-RTO, RFC 5682 3).
 //!
 //! One file for each idea: [`record`], [`rack`], [`tlp`], [`prr`], [`rto`], [`rtt`]; this one joins
 //! them. Deterministic; time is an argument.
@@ -200,11 +200,7 @@ impl Recovery {
         if sample.acked > 0 {
             self.rto.reset();
         }
-        let undone = self.undo(&sample, ack, cc);
-        if undone {
-            // What was sent again is not what has arrived.
-            self.rack.restore(&rack);
-        }
+        self.undo(&sample, ack, cc, &rack);
         self.end_probe(&sample, ack, cc);
         let ended = self.end_phase(ack.una, cc);
         let before = self.record.lost();
@@ -319,10 +315,10 @@ impl Recovery {
         }
     }
 
-    /// Whether the latest recovery was for nothing; if so, all is as it was before.
-    fn undo(&mut self, sample: &Sample, ack: &Ack<'_>, cc: &mut Congestion) -> bool {
+    /// If the latest recovery was for nothing, all is as it was before. `rack`: before the acknowledgement.
+    fn undo(&mut self, sample: &Sample, ack: &Ack<'_>, cc: &mut Congestion, rack: &Rack) {
         let Some(episode) = &self.episode else {
-            return false;
+            return;
         };
         // Eifel: what is acknowledged left before the first that was sent again.
         let eifel = match (episode.first, self.stamps, ack.echo) {
@@ -331,12 +327,18 @@ impl Recovery {
             }
             _ => false,
         };
-        let eifel = eifel && self.phase != Phase::Open;
+        // Nothing was sent again, and the first hole is filled.
+        let unaided = episode.first.is_none() && sample.acked > 0 && sample.original;
+        let late = (eifel || unaided) && self.phase != Phase::Open;
         let duplicated = episode.resent > 0 && episode.duplicated >= episode.resent;
         let frto =
             self.phase == Phase::Loss && self.sack && self.stamps.is_none() && sample.original;
-        if !(eifel || duplicated || frto) {
-            return false;
+        if !(late || duplicated || frto) {
+            return;
+        }
+        if episode.first.is_some() {
+            // What was sent again is not what has arrived.
+            self.rack.restore(rack);
         }
         if self.phase != Phase::Loss {
             self.rack.saw_reordering();
@@ -347,7 +349,6 @@ impl Recovery {
         }
         self.episode = None;
         cc.undo();
-        true
     }
 
     fn end_probe(&mut self, sample: &Sample, ack: &Ack<'_>, cc: &mut Congestion) {

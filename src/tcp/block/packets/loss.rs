@@ -165,6 +165,20 @@ fn a_recovery_for_nothing_is_undone_by_timestamps() {
     );
 }
 
+/// What was taken for lost had not been sent again when it was acknowledged.
+#[test]
+fn a_recovery_that_has_sent_nothing_again_is_undone() {
+    let mut raw = Raw::established(&config(), ms(50));
+    raw.flight(10);
+    raw.pass(ms(50));
+    raw.acknowledge(0, &[(1000, 4000)]);
+    assert_eq!(phase(&raw), Phase::Recovery);
+    raw.acknowledge(10_000, &[]);
+    assert_eq!(phase(&raw), Phase::Open);
+    assert!(raw.tcb.congestion_window() >= 10_000);
+    raw.none();
+}
+
 /// Acknowledgements overtake each other: each has room for a few blocks only, so all of them count.
 #[test]
 fn blocks_of_an_overtaken_acknowledgement_count() {
