@@ -663,9 +663,11 @@ impl Tcb {
         if !state::is_synchronised(self.state) || !self.path.too_big(mtu) {
             return;
         }
+        // A first flight at once; a whole window would overflow the path.
+        let burst = self.congestion.initial_burst();
         self.apply_mss();
         self.recovery.too_large(self.path.mss());
-        self.pacer.allow(self.congestion.window());
+        self.pacer.allow(burst.min(self.congestion.window()));
     }
 
     /// What has happened, once.

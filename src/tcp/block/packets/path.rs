@@ -29,6 +29,31 @@ fn what_does_not_fit_is_sent_again_at_once() {
     );
 }
 
+/// A large window that does not fit leaves as any other one: a first flight at once, and the rest paced.
+#[test]
+fn a_window_that_does_not_fit_is_no_burst() {
+    let mut raw = Raw::established(&config(), ms(50));
+    raw.write(200_000);
+    let bytes = |all: &[Emission]| all.iter().map(|one| one.segment.len).sum::<usize>();
+    let mut sent = 0;
+    for _ in 0..2 {
+        sent += bytes(&raw.soon());
+        raw.pass(ms(10));
+        raw.acknowledge(sent as u64, &[]);
+    }
+    let flight = bytes(&raw.soon());
+    assert!(flight > 30_000, "{flight}");
+    let first = sent as u64;
+    raw.tcb
+        .handle_icmp(seq(first), Trouble::TooBig(640), raw.now);
+    let burst = raw.all();
+    assert!(burst.iter().all(|one| one.again));
+    assert!((9000..14_000).contains(&bytes(&burst)), "{}", bytes(&burst));
+    let rest = raw.pass(ms(60));
+    let rest: Vec<_> = rest.into_iter().map(|(_, one)| one).collect();
+    assert!(bytes(&rest) + bytes(&burst) > flight / 10 * 9, "{rest:?}");
+}
+
 /// Known fault: a path below 576 was a stall for ever.
 #[test]
 fn below_the_floor_routers_may_cut() {
