@@ -2,6 +2,7 @@
 //! corruption, partition, and a path that carries only smaller packets from some moment on.
 
 use crate::clock::SetClock;
+use crate::monitor::{Limits, Monitor};
 use crate::trace::Trace;
 use fastrand::Rng;
 use sosplice::clock::Clock;
@@ -86,6 +87,8 @@ struct State {
     events: BinaryHeap<Reverse<Event>>,
     serial: u64,
     inboxes: [VecDeque<Frame>; 2],
+    /// Beside each end, once there is one.
+    monitors: [Option<Monitor>; 2],
     /// Packets that were lost on the way or found no room in a queue.
     lost: u64,
 }
@@ -127,12 +130,24 @@ impl Network {
                 events: BinaryHeap::new(),
                 serial: 0,
                 inboxes: Default::default(),
+                monitors: [None, None],
                 lost: 0,
             })),
         }
     }
 
-    pub(crate) fn end(&self, index: usize, capabilities: Capabilities) -> End {
+    /// An end, and beside it a monitor. `ack_delay`: that of its stack; `lateness`: how late a stack may
+    /// do what is due.
+    pub(crate) fn end(
+        &self,
+        index: usize,
+        capabilities: Capabilities,
+        (ack_delay, lateness): (Option<Duration>, Duration),
+    ) -> End {
+        let mut state = self.lock();
+        let round_trip = state.paths.iter().map(|path| path.delay).sum();
+        let limits = Limits::new(&capabilities, ack_delay, lateness, round_trip);
+        state.monitors[index] = Some(Monitor::new(limits, self.clock.start()));
         End {
             network: self.clone(),
             index,
@@ -168,6 +183,21 @@ impl Network {
                 });
             }
         }
+    }
+
+    /// What the monitors have found so far.
+    pub(crate) fn verdict(&self) -> Result<(), String> {
+        let state = self.lock();
+        let mut monitors = state.monitors.iter().flatten();
+        monitors.try_for_each(Monitor::verdict)
+    }
+
+    /// What they find when the run is over.
+    pub(crate) fn finish(&self) -> Result<(), String> {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        let mut monitors = state.monitors.iter_mut().flatten();
+        monitors.try_for_each(|monitor| monitor.finish(now))
     }
 
     /// Nothing is on its way any more.
@@ -268,8 +298,18 @@ impl Link for End {
     fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
         let mut state = self.network.lock();
         let most = state.rng.usize(1..=max);
-        let inbox = &mut state.inboxes[self.index];
+        let now = self.network.clock.now();
+        let State {
+            inboxes, monitors, ..
+        } = &mut *state;
+        let inbox = &mut inboxes[self.index];
         let count = most.min(inbox.len());
+        if let Some(monitor) = &mut monitors[self.index] {
+            monitor.batch(count);
+            for frame in inbox.iter().take(count) {
+                monitor.arrives(&frame.head, frame.checksum, now);
+            }
+        }
         frames.extend(inbox.drain(..count));
         Ok(count)
     }
@@ -279,8 +319,16 @@ impl Link for End {
         let now = network.clock.now();
         let bytes = packet.to_vec();
         let mut state = network.lock();
-        let Some(departure) = state.depart(self.index, bytes.len(), now) else {
-            if state.paths[self.index].says_full {
+        let departure = state.depart(self.index, bytes.len(), now);
+        let says_full = departure.is_none() && state.paths[self.index].says_full;
+        if let Some(monitor) = &mut state.monitors[self.index] {
+            match says_full {
+                true => monitor.full(),
+                false => monitor.leaves(packet, &bytes, now),
+            }
+        }
+        let Some(departure) = departure else {
+            if says_full {
                 let room = state.departures[self.index].front().copied();
                 state.push(room.unwrap_or(now), self.index, None);
                 return Err(TransmitError::Full);

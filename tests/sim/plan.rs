@@ -119,6 +119,17 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// How late something may be done that is due.
+    pub(crate) fn lateness(&self) -> Duration {
+        match self.hesitates {
+            0 => Duration::ZERO,
+            // Up to 5 ms at a time, and any step may be one of these.
+            _ => Duration::from_millis(500),
+        }
+    }
+}
+
 fn paths(rng: &mut Rng, rude: bool) -> [Path; 2] {
     let is_bad = rng.u32(0..3) > 0;
     let delay = Duration::from_micros(pick(rng, &[0, 50, 1000, 20_000, 150_000]));

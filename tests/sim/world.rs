@@ -239,8 +239,9 @@ fn stack(index: usize, plan: &Plan, network: &Network, clock: &Arc<SetClock>) ->
         capabilities,
     } = plan.stacks[index];
     let clock: Arc<dyn Clock> = clock.clone();
+    let delays = (ack_delay, plan.lateness());
     let (v4, v6) = (address(index, false).ip(), address(index, true).ip());
-    let builder = Stack::builder(network.end([0, 1, 0, 1][index], capabilities))
+    let builder = Stack::builder(network.end([0, 1, 0, 1][index], capabilities, delays))
         .address(format!("{v4}/24").parse().unwrap())
         .address(format!("{v6}/64").parse().unwrap())
         .receive_buffer(receive_buffer)
@@ -433,6 +434,7 @@ impl World {
     /// Lets time go on: a little, or to the next event. `false`: nothing will happen any more.
     fn advance(&mut self, jumps: bool) -> Result<bool, Failure> {
         self.check()?;
+        self.networks.iter().try_for_each(Network::verdict)?;
         if jumps {
             self.relays
                 .iter()
@@ -553,6 +555,7 @@ impl World {
 
     /// Nothing happens any more.
     fn finish(mut self) -> Result<Outcome, Failure> {
+        self.networks.iter().try_for_each(Network::finish)?;
         let rude = self.scene.is_rude();
         let peers = self.peers.iter().flatten();
         let waits = peers.clone().any(|peer| !peer.is_over())
