@@ -185,6 +185,7 @@ pub mod conformance;
 mod end;
 #[doc = include_str!("doc/endings.md")]
 pub mod endings {}
+mod congestion;
 pub mod error;
 mod events;
 mod interest;

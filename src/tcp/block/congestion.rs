@@ -4,15 +4,22 @@
 //! RFC 5681 3.1, 6928 (initial window), 9406 (slow start), 3465 (bytes are counted), 2861 and 7661 4.4
 //! (a window that is not used does not grow, and is forgotten with time). The algorithm beyond slow
 //! start is a [`Controller`]. Recovery of losses sets the window meanwhile
-//! ([`prr`](super::recovery::prr)). Pure: time is an argument.
+//! ([`prr`](super::recovery::prr)). [`Bbr`] has a model in place of all of these: it is shown each packet
+//! that leaves, arrives or is lost, and sets the window after each acknowledgement. Deterministic; time is
+//! an argument.
 
+pub(crate) mod bbr;
 pub(crate) mod controller;
 pub(crate) mod cubic;
 pub(crate) mod hystart;
+pub(crate) mod rate;
 pub(crate) mod reno;
 
+use super::recovery::record::Sent;
+use bbr::{Bbr, Flow, bytes};
 use controller::{Algorithm, Controller, Growth, Kind};
 use hystart::{HyStart, Round};
+use rate::Departure;
 use std::time::{Duration, Instant};
 
 /// RFC 6928 2: segments, and bytes where segments are large.
@@ -62,18 +69,57 @@ pub(crate) struct Congestion {
 }
 
 impl Congestion {
-    pub(crate) fn new(kind: Kind, mss: usize) -> Congestion {
+    /// `seed`: of what differs between connections.
+    pub(crate) fn new(kind: Kind, mss: usize, seed: u32) -> Congestion {
         let mss = mss.max(1) as u64;
         Congestion {
             window: initial_window(mss),
             ssthresh: u64::MAX,
             mss,
-            algorithm: Algorithm::new(kind),
+            algorithm: Algorithm::new(kind, initial_window(mss), seed),
             hystart: HyStart::default(),
             prior: None,
             limited: false,
             used: (0, 0),
             sent_at: None,
+        }
+    }
+
+    fn bbr(&mut self) -> Option<&mut Bbr> {
+        match &mut self.algorithm {
+            Algorithm::Bbr(bbr) => Some(bbr),
+            Algorithm::Cubic(_) | Algorithm::Reno(_) => None,
+        }
+    }
+
+    /// A model of the path sets the window, also while losses are recovered.
+    pub(crate) fn is_model(&self) -> bool {
+        matches!(self.algorithm, Algorithm::Bbr(_))
+    }
+
+    /// What a model is told of the connection.
+    fn flow(&self, in_flight: u64, sack: bool, now: Instant) -> Flow {
+        Flow {
+            window: self.window as f64,
+            mss: self.mss as f64,
+            in_flight: in_flight as f64,
+            limited: self.limited,
+            sack,
+            now,
+        }
+    }
+
+    /// The round trip of the handshake.
+    pub(crate) fn established(&mut self, rtt: Duration, now: Instant) {
+        if let Some(bbr) = self.bbr() {
+            bbr.begin(rtt, now);
+        }
+    }
+
+    /// Gives back memory that an idle connection does not need.
+    pub(crate) fn rest(&mut self) {
+        if let Some(bbr) = self.bbr() {
+            bbr.rest();
         }
     }
 
@@ -108,6 +154,11 @@ impl Congestion {
     /// Something is about to be sent after nothing was in flight: what was learned long ago does not
     /// count any more (RFC 2861 3: half for each RTO, RFC 5681 4.1). `true`: it was.
     pub(crate) fn wake(&mut self, rto: Duration, now: Instant) -> bool {
+        let flow = self.flow(0, true, now);
+        if let Some(bbr) = self.bbr() {
+            self.window = bytes(bbr.wake(&flow));
+            return false;
+        }
         let Some(since) = self.sent_at else {
             return true;
         };
@@ -127,9 +178,49 @@ impl Congestion {
         true
     }
 
-    /// Something was sent; `pipe` is in flight now.
-    pub(crate) fn sent(&mut self, now: Instant) {
-        self.sent_at = Some(now);
+    /// A packet was sent.
+    pub(crate) fn sent(&mut self, departure: &Departure<'_>) {
+        self.sent_at = Some(departure.now);
+        if let Some(bbr) = self.bbr() {
+            bbr.sent(departure);
+        }
+    }
+
+    /// The user has written less than could be sent, while so much is in flight.
+    pub(crate) fn limit_by_app(&mut self, in_flight: u64) {
+        if let Some(bbr) = self.bbr() {
+            bbr.limit_by_app(in_flight);
+        }
+    }
+
+    /// A packet, or a part of one, is delivered.
+    pub(crate) fn packet_arrived(&mut self, sent: &Sent, now: Instant) {
+        if let Some(bbr) = self.bbr() {
+            bbr.arrived(sent, now);
+        }
+    }
+
+    /// A packet, or a part of one, is taken for lost; what follows of it for the window comes in
+    /// [`lost`](Self::lost).
+    pub(crate) fn packet_lost(&mut self, sent: &Sent, sack: bool, now: Instant) {
+        let flow = self.flow(0, sack, now);
+        if let Some(bbr) = self.bbr() {
+            bbr.lost(sent, &flow);
+        }
+    }
+
+    /// All that an acknowledgement delivers was told. For a model: the window that follows.
+    pub(crate) fn model(
+        &mut self,
+        rtt: Option<Duration>,
+        (in_flight, sack): (u64, bool),
+        now: Instant,
+    ) {
+        let flow = self.flow(in_flight, sack, now);
+        if let Some(bbr) = self.bbr() {
+            let window = bbr.acknowledged(rtt, &flow);
+            self.set_window(bytes(window));
+        }
     }
 
     /// What could be sent was. `limited`: but for the window there would be more (RFC 7661 4.1).
@@ -188,14 +279,22 @@ impl Congestion {
 
     /// Something was lost (RFC 5681 3.2). The window itself is set by what recovers it.
     pub(crate) fn lost(&mut self) {
+        let window = self.window as f64;
+        if let Some(bbr) = self.bbr() {
+            bbr.recovery_begins(window);
+            return;
+        }
         self.remember();
         self.ssthresh = self.algorithm.reduce(self.window, self.mss);
     }
 
     /// A retransmission timeout (RFC 5681 3.1 (4)). `first`: no recovery is under way.
     pub(crate) fn timed_out(&mut self, first: bool, nxt: u64) {
-        if first {
-            self.lost();
+        let window = self.window as f64;
+        match self.bbr() {
+            Some(bbr) => bbr.timed_out(window),
+            None if first => self.lost(),
+            None => {}
         }
         self.window = self.mss;
         self.hystart.restart(nxt);
@@ -208,6 +307,11 @@ impl Congestion {
 
     /// A recovery is over (RFC 6937bis: cwnd = ssthresh).
     pub(crate) fn recovered(&mut self) {
+        let window = self.window as f64;
+        if let Some(bbr) = self.bbr() {
+            self.window = bytes(bbr.recovered(window));
+            return;
+        }
         let before = self
             .prior
             .as_ref()
@@ -216,7 +320,12 @@ impl Congestion {
     }
 
     /// The latest reduction was for nothing (RFC 4015 3.2, 3.3).
-    pub(crate) fn undo(&mut self) {
+    pub(crate) fn undo(&mut self, now: Instant) {
+        let flow = self.flow(0, true, now);
+        if let Some(bbr) = self.bbr() {
+            self.window = bytes(bbr.undo(&flow));
+            return;
+        }
         let Some(prior) = self.prior.take() else {
             return;
         };
@@ -226,8 +335,11 @@ impl Congestion {
     }
 
     /// Bytes per second at which bursts leave; `None`: all at once. Twice the window in a round trip while
-    /// it is to double, and a little more than the window otherwise (as in Linux).
+    /// it is to double, and a little more than the window otherwise (as in Linux). A model has its own rate.
     pub(crate) fn pace(&self, smoothed: Option<Duration>) -> Option<f64> {
+        if let Algorithm::Bbr(bbr) = &self.algorithm {
+            return bbr.pacing();
+        }
         let rtt = smoothed.filter(|rtt| *rtt >= PACED_FROM)?;
         let factor = if self.window < self.ssthresh / 2 {
             2.0
@@ -237,9 +349,20 @@ impl Congestion {
         Some(factor * self.window as f64 / rtt.as_secs_f64())
     }
 
-    /// What may leave at once when a connection begins.
+    /// What may leave at once when a connection begins. What a model sends is paced from the first byte on.
     pub(crate) fn initial_burst(&self) -> u64 {
-        initial_window(self.mss)
+        match self.algorithm {
+            Algorithm::Bbr(_) => 0,
+            Algorithm::Cubic(_) | Algorithm::Reno(_) => initial_window(self.mss),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn brief(&self) -> String {
+        match &self.algorithm {
+            Algorithm::Bbr(bbr) => bbr.brief(),
+            Algorithm::Cubic(_) | Algorithm::Reno(_) => String::new(),
+        }
     }
 }
 
@@ -252,6 +375,7 @@ fn initial_window(mss: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::clock::{Clock, SystemClock};
+    use crate::tcp::block::recovery::record::Record;
 
     fn ack(delivered: u64, now: Instant) -> AckSample {
         AckSample {
@@ -264,19 +388,28 @@ mod tests {
         }
     }
 
+    fn sent(congestion: &mut Congestion, now: Instant) {
+        congestion.sent(&Departure {
+            bytes: 0,
+            in_flight: 0,
+            record: &Record::default(),
+            now,
+        });
+    }
+
     #[test]
     fn the_initial_window_of_rfc_6928() {
         let table = [(536, 5360), (1448, 14_480), (4000, 14_600), (9000, 18_000)];
         for (mss, window) in table {
-            assert_eq!(Congestion::new(Kind::Cubic, mss).window(), window);
+            assert_eq!(Congestion::new(Kind::Cubic, mss, 1).window(), window);
         }
     }
 
     #[test]
     fn a_window_that_is_not_used_does_not_grow_and_is_forgotten() {
         let now = SystemClock.now();
-        let mut congestion = Congestion::new(Kind::Cubic, 1000);
-        congestion.sent(now);
+        let mut congestion = Congestion::new(Kind::Cubic, 1000, 1);
+        sent(&mut congestion, now);
         congestion.validate(false, 3000, (0, 3000));
         congestion.acknowledged(&ack(3000, now));
         assert_eq!(congestion.window(), 10_000);
@@ -299,14 +432,14 @@ mod tests {
     #[test]
     fn a_reduction_for_nothing_is_undone() {
         let now = SystemClock.now();
-        let mut congestion = Congestion::new(Kind::Cubic, 1000);
-        congestion.sent(now);
+        let mut congestion = Congestion::new(Kind::Cubic, 1000, 1);
+        sent(&mut congestion, now);
         congestion.lost();
         assert_eq!(congestion.ssthresh(), 7000);
         congestion.set_window(3000);
         congestion.recovered();
         assert_eq!(congestion.window(), 7000);
-        congestion.undo();
+        congestion.undo(now);
         assert_eq!(
             (congestion.window(), congestion.ssthresh()),
             (10_000, u64::MAX)
@@ -315,13 +448,13 @@ mod tests {
         assert_eq!((congestion.window(), congestion.ssthresh()), (1000, 7000));
         congestion.timed_out(false, 5000);
         assert_eq!(congestion.ssthresh(), 7000);
-        congestion.undo();
+        congestion.undo(now);
         assert_eq!(congestion.window(), 10_000);
     }
 
     #[test]
     fn what_is_faster_than_we_are_is_not_paced() {
-        let congestion = Congestion::new(Kind::Reno, 1000);
+        let congestion = Congestion::new(Kind::Reno, 1000, 1);
         assert_eq!(congestion.pace(None), None);
         assert_eq!(congestion.pace(Some(Duration::from_micros(900))), None);
         assert_eq!(

@@ -194,7 +194,7 @@ impl Recovery {
     /// Takes an acceptable acknowledgement.
     pub(crate) fn acknowledged(&mut self, ack: &Ack<'_>, cc: &mut Congestion, timers: &mut Timers) {
         let rack = self.rack.clone();
-        let sample = self.deliver(ack);
+        let sample = self.deliver(ack, cc);
         let rtt = self.measure(&sample, ack);
         self.hear_duplicate(ack);
         if sample.acked > 0 {
@@ -204,12 +204,13 @@ impl Recovery {
         self.end_probe(&sample, ack, cc);
         let ended = self.end_phase(ack.una, cc);
         let before = self.record.lost();
-        self.find_lost(&sample, ack, timers);
+        self.find_lost(&sample, ack, cc, timers);
         let lost = self.record.lost() > before;
         if lost && self.phase == Phase::Open {
             self.begin(sample.delivered, ack, cc);
         }
         match self.phase {
+            _ if cc.is_model() => cc.model(rtt, (self.pipe(), self.sack), ack.now),
             Phase::Recovery => {
                 let safe = sample.acked > 0 && !lost;
                 let delivered = self.delivered(&sample, ack);
@@ -240,13 +241,14 @@ impl Recovery {
     }
 
     /// Takes note of what has arrived.
-    fn deliver(&mut self, ack: &Ack<'_>) -> Sample {
+    fn deliver(&mut self, ack: &Ack<'_>, cc: &mut Congestion) -> Sample {
         let mut sample = Sample::default();
         let (fack, point, now) = (self.rack.fack(), self.point, ack.now);
         let (rack, rtt) = (&mut self.rack, &self.rtt);
         let mut delivered = |sample: &mut Sample, sent: &Sent| {
             sample.delivered += sent.len();
             rack.delivered(sent, rtt, now);
+            cc.packet_arrived(sent, now);
             if !sent.again {
                 sample.reordered |= sent.end < fack;
                 sample.original |= sent.start < point;
@@ -348,7 +350,7 @@ impl Recovery {
             self.phase = Phase::Open;
         }
         self.episode = None;
-        cc.undo();
+        cc.undo(ack.now);
     }
 
     fn end_probe(&mut self, sample: &Sample, ack: &Ack<'_>, cc: &mut Congestion) {
@@ -381,9 +383,15 @@ impl Recovery {
         true
     }
 
-    fn find_lost(&mut self, sample: &Sample, ack: &Ack<'_>, timers: &mut Timers) {
+    fn find_lost(
+        &mut self,
+        sample: &Sample,
+        ack: &Ack<'_>,
+        cc: &mut Congestion,
+        timers: &mut Timers,
+    ) {
         if self.sack {
-            self.detect(ack.now, timers);
+            self.detect(ack.now, cc, timers);
             return;
         }
         // RFC 5681 3.2, 6582 3.2.
@@ -396,15 +404,19 @@ impl Recovery {
         let partial = self.phase == Phase::Recovery && sample.acked > 0;
         let third = self.phase == Phase::Open && self.repeated >= DUPLICATES;
         if partial || third {
-            self.record.lose_first(self.mss);
+            self.record
+                .lose_first(self.mss, |sent| cc.packet_lost(sent, false, ack.now));
         }
     }
 
     /// RFC 8985 6.2 step 5.
-    fn detect(&mut self, now: Instant, timers: &mut Timers) {
+    fn detect(&mut self, now: Instant, cc: &mut Congestion, timers: &mut Timers) {
         let recovering = self.phase != Phase::Open;
         let context = (self.mss, recovering);
-        let (_, next) = self.rack.detect(&mut self.record, &self.rtt, context, now);
+        let (record, rtt) = (&mut self.record, &self.rtt);
+        let (_, next) = self.rack.detect(record, rtt, context, now, |sent| {
+            cc.packet_lost(sent, true, now);
+        });
         match next {
             Some(at) => timers.set(Timer::Reorder, at),
             None => timers.stop(Timer::Reorder),
@@ -498,7 +510,9 @@ impl Recovery {
         }
         self.phase = Phase::Loss;
         self.point = nxt;
-        self.record.lose_all(reneged);
+        let sack = self.sack;
+        self.record
+            .lose_all(reneged, |sent| cc.packet_lost(sent, sack, now));
         if reneged {
             self.scoreboard.clear();
         }
@@ -518,7 +532,7 @@ impl Recovery {
         now: Instant,
         timers: &mut Timers,
     ) {
-        self.detect(now, timers);
+        self.detect(now, cc, timers);
         if self.record.lost() > 0 && self.phase == Phase::Open {
             let ack = Ack {
                 una,
@@ -532,10 +546,10 @@ impl Recovery {
             self.begin(0, &ack, cc);
         }
         if self.phase == Phase::Recovery {
-            cc.set_window(
-                self.prr
-                    .window(0, self.pipe(), (cc.ssthresh(), self.mss, false)),
-            );
+            if !cc.is_model() {
+                let target = (cc.ssthresh(), self.mss, false);
+                cc.set_window(self.prr.window(0, self.pipe(), target));
+            }
             timers.stop(Timer::Probe);
         }
     }

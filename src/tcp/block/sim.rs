@@ -4,6 +4,7 @@ pub(crate) mod monitor;
 pub(crate) mod path;
 pub(crate) mod world;
 
+mod controllers;
 mod cost;
 mod goodput;
 mod peer;

@@ -248,7 +248,7 @@ impl Tcb {
             delayed_ack: DelayedAck::new(config.ack_delay),
             sender: Sender::new(config.iss, config.nodelay),
             recovery: Recovery::new(config.minimum_rto, mss),
-            congestion: Congestion::new(config.congestion, mss),
+            congestion: Congestion::new(config.congestion, mss, config.iss),
             pacer: Pacer::default(),
             path,
             timers: Timers::default(),
@@ -397,7 +397,7 @@ impl Tcb {
     #[cfg(test)]
     pub(crate) fn brief(&self) -> String {
         format!(
-            "{} {:?} cwnd {} ssthresh {} pipe {} lost {} sacked {} edge+{} srtt {:?} min {:?}",
+            "{} {:?} cwnd {} ssthresh {} pipe {} lost {} sacked {} edge+{} srtt {:?} min {:?} {}",
             self.state,
             self.recovery.phase(),
             self.congestion.window() / 1448,
@@ -408,6 +408,7 @@ impl Tcb {
             self.sender.edge().saturating_sub(self.sender.nxt()) / 1448,
             self.recovery.rtt().smoothed().unwrap_or_default(),
             self.recovery.rtt().least().unwrap_or_default(),
+            self.congestion.brief(),
         )
     }
 
@@ -415,6 +416,9 @@ impl Tcb {
     pub(crate) fn rest(&mut self) {
         self.recovery.rest();
         self.receiver.rest();
+        if self.recovery.record().is_empty() {
+            self.congestion.rest();
+        }
     }
 
     // What the user did.
@@ -422,8 +426,18 @@ impl Tcb {
     /// The user has written all up to a position.
     pub(crate) fn written(&mut self, to: u64, now: Instant) {
         if !self.wants_close && self.state != TcpState::Closed {
+            self.note_app_limit();
             self.sender.write(to);
             self.settle(now);
+        }
+    }
+
+    /// CheckIfApplicationLimited (draft-ietf-ccwg-bbr 4.1.2.4): all that was written has left, and more could.
+    fn note_app_limit(&mut self) {
+        let pipe = self.recovery.pipe();
+        let free = pipe < self.congestion.window() && !self.recovery.owes();
+        if self.congestion.is_model() && free && self.sender.nxt() == self.sender.end() {
+            self.congestion.limit_by_app(pipe);
         }
     }
 
@@ -580,6 +594,7 @@ impl Tcb {
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         self.handle_limits(now);
+        self.note_app_limit();
         for timer in Timer::ALL {
             if self.timers.take_due(timer, now) {
                 self.expire(timer, now);

@@ -1,7 +1,9 @@
 //! What a congestion control is asked, and which there are.
 
+use super::bbr::Bbr;
 use super::cubic::Cubic;
 use super::reno::Reno;
+pub(crate) use crate::congestion::Congestion as Kind;
 use std::time::{Duration, Instant};
 
 /// What an acknowledgement says while the window is to grow.
@@ -28,28 +30,22 @@ pub(crate) trait Controller {
     fn restart(&mut self);
 }
 
-/// Which congestion control.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Kind {
-    /// RFC 9438.
-    #[default]
-    Cubic,
-    /// RFC 5681.
-    Reno,
-}
-
 /// One of them, with its state.
 #[derive(Debug, Clone)]
 pub(crate) enum Algorithm {
     Cubic(Cubic),
     Reno(Reno),
+    /// Its model replaces all that is asked here, and slow start; large, and only there when it is chosen.
+    Bbr(Box<Bbr>),
 }
 
 impl Algorithm {
-    pub(crate) fn new(kind: Kind) -> Algorithm {
+    /// `seed`: of what differs between connections.
+    pub(crate) fn new(kind: Kind, initial_window: u64, seed: u32) -> Algorithm {
         match kind {
             Kind::Cubic => Algorithm::Cubic(Cubic::default()),
             Kind::Reno => Algorithm::Reno(Reno::default()),
+            Kind::Bbr => Algorithm::Bbr(Box::new(Bbr::new(initial_window as f64, seed))),
         }
     }
 }
@@ -59,6 +55,7 @@ impl Controller for Algorithm {
         match self {
             Algorithm::Cubic(cubic) => cubic.avoid(growth),
             Algorithm::Reno(reno) => reno.avoid(growth),
+            Algorithm::Bbr(_) => growth.window,
         }
     }
 
@@ -66,6 +63,7 @@ impl Controller for Algorithm {
         match self {
             Algorithm::Cubic(cubic) => cubic.reduce(window, mss),
             Algorithm::Reno(reno) => reno.reduce(window, mss),
+            Algorithm::Bbr(_) => window,
         }
     }
 
@@ -73,6 +71,7 @@ impl Controller for Algorithm {
         match self {
             Algorithm::Cubic(cubic) => cubic.restart(),
             Algorithm::Reno(reno) => reno.restart(),
+            Algorithm::Bbr(_) => {}
         }
     }
 }

@@ -121,14 +121,15 @@ impl Rack {
         window.min(rtt.smoothed().unwrap_or_default()).max(GRAIN)
     }
 
-    /// Step 5: takes for lost what was sent long enough before. Returns how many bytes, and when more
-    /// may be.
+    /// Step 5: takes for lost what was sent long enough before; `each` is shown it. Returns how many bytes,
+    /// and when more may be.
     pub(crate) fn detect(
         &self,
         record: &mut Record,
         rtt: &Rtt,
         context: (u64, bool),
         now: Instant,
+        mut each: impl FnMut(&Sent),
     ) -> (u64, Option<Instant>) {
         let Some(latest) = self.latest else {
             return (0, None);
@@ -147,6 +148,8 @@ impl Rack {
             let due = sent.at + latest.rtt + window;
             if due > now {
                 deadline = deadline.max(Some(due));
+            } else {
+                each(sent);
             }
             Some(due <= now)
         });
@@ -202,9 +205,9 @@ mod tests {
 
         fn detect(&mut self, at: u64) -> (u64, Option<u64>) {
             let now = self.start + ms(at);
-            let (lost, next) = self
-                .rack
-                .detect(&mut self.record, &self.rtt, (MSS, false), now);
+            let (lost, next) =
+                self.rack
+                    .detect(&mut self.record, &self.rtt, (MSS, false), now, |_| ());
             let next = next.map(|next| (next - self.start).as_millis().try_into().unwrap());
             (lost, next)
         }
@@ -262,7 +265,7 @@ mod tests {
     #[test]
     fn what_comes_back_too_soon_was_the_first() {
         let mut flight = Flight::new();
-        flight.record.lose_first(MSS);
+        flight.record.lose_first(MSS, |_| ());
         flight.record.resent(&(0..MSS), 100, flight.start + ms(30));
         flight.record.acknowledge(MSS, |sent| {
             flight

@@ -31,6 +31,8 @@ pub(crate) struct Sent {
     pub(crate) status: Status,
     /// Bytes of each of its segments.
     pub(crate) size: u16,
+    /// Number of the packet that it left in: they are counted as they leave, and the count wraps.
+    pub(crate) packet: u32,
 }
 
 impl Sent {
@@ -48,6 +50,8 @@ pub(crate) struct Record {
     sacked: u64,
     /// Nothing below this position is lost.
     lost_from: u64,
+    /// Number of the packet that left last.
+    packet: u32,
 }
 
 impl Record {
@@ -78,6 +82,11 @@ impl Record {
         self.sent.iter()
     }
 
+    /// Number of the packet that left last.
+    pub(crate) fn latest_packet(&self) -> u32 {
+        self.packet
+    }
+
     fn count(&mut self, status: Status) -> &mut u64 {
         match status {
             Status::InFlight => &mut self.in_flight,
@@ -100,6 +109,7 @@ impl Record {
     pub(crate) fn push(&mut self, range: Range<u64>, size: u16, now: Instant) {
         debug_assert!(self.sent.back().is_none_or(|last| last.end == range.start));
         self.in_flight += range.end - range.start;
+        self.packet = self.packet.wrapping_add(1);
         self.sent.push_back(Sent {
             start: range.start,
             end: range.end,
@@ -107,6 +117,7 @@ impl Record {
             again: false,
             status: Status::InFlight,
             size,
+            packet: self.packet,
         });
     }
 
@@ -187,22 +198,25 @@ impl Record {
         self.lost - before
     }
 
-    /// The first `len` bytes are lost, if they are in flight.
-    pub(crate) fn lose_first(&mut self, len: u64) {
+    /// The first `len` bytes are lost, if they are in flight; `each` is shown them.
+    pub(crate) fn lose_first(&mut self, len: u64, each: impl FnOnce(&Sent)) {
         let Some(start) = self.first().map(|first| first.start) else {
             return;
         };
         self.split(start + len);
         if self.sent[0].status == Status::InFlight {
+            each(&self.sent[0]);
             self.set(0, Status::Lost);
         }
     }
 
-    /// All that the peer does not have is lost; `forget`: what it has said does not count any more.
-    pub(crate) fn lose_all(&mut self, forget: bool) {
+    /// All that the peer does not have is lost; `each` is shown it. `forget`: what the peer has said does not
+    /// count any more.
+    pub(crate) fn lose_all(&mut self, forget: bool, mut each: impl FnMut(&Sent)) {
         for index in 0..self.sent.len() {
             let status = self.sent[index].status;
             if status == Status::InFlight || (forget && status == Status::Sacked) {
+                each(&self.sent[index]);
                 self.set(index, Status::Lost);
             }
         }
@@ -243,10 +257,12 @@ impl Record {
     pub(crate) fn resent(&mut self, range: &Range<u64>, size: u16, now: Instant) {
         let first = self.split(range.start);
         let last = self.split(range.end);
+        self.packet = self.packet.wrapping_add(1);
         for index in first..last {
             self.set(index, Status::InFlight);
             let sent = &mut self.sent[index];
             (sent.at, sent.again, sent.size) = (now, true, size);
+            sent.packet = self.packet;
         }
         // As one entry: they have left together.
         if last > first + 1 {
@@ -346,9 +362,9 @@ mod tests {
                         }
                         prop_assert_eq!(record.sacked() - before, bytes);
                     }
-                    Op::LoseFirst(len) => record.lose_first(len),
+                    Op::LoseFirst(len) => record.lose_first(len, |_| ()),
                     Op::LoseAll(forget) => {
-                        record.lose_all(forget);
+                        record.lose_all(forget, |_| ());
                         prop_assert_eq!(record.in_flight(), 0);
                     }
                     Op::FindAll => {

@@ -2,15 +2,16 @@
 
 use super::path::Path;
 use super::world::{App, World};
+use crate::tcp::block::congestion::controller::Kind;
 use crate::tcp::block::tcb::Config;
 use std::time::Duration;
 
-fn ms(ms: f64) -> Duration {
+pub(super) fn ms(ms: f64) -> Duration {
     Duration::from_secs_f64(ms / 1000.0)
 }
 
 /// 100 Mbit/s, a round trip, a queue of so many round trips' bytes.
-fn path(rtt: f64, queue: f64) -> Path {
+pub(super) fn path(rtt: f64, queue: f64) -> Path {
     let rate = 100e6 / 8.0;
     #[expect(clippy::cast_possible_truncation, reason = "small numbers")]
     let queue = (rate * rtt / 1000.0 * queue) as usize;
@@ -22,7 +23,7 @@ fn path(rtt: f64, queue: f64) -> Path {
     }
 }
 
-fn run(mut world: World) -> World {
+pub(super) fn run(mut world: World) -> World {
     assert!(world.run(Duration::from_secs(4000)), "it ends");
     world.check_closed();
     world
@@ -30,9 +31,15 @@ fn run(mut world: World) -> World {
 
 /// The second end is to send so many bytes. Of the ways, the first goes to it.
 fn downloading(bytes: u64, ways: [Path; 2], seed: u64) -> World {
+    downloading_with(Kind::default(), bytes, ways, seed)
+}
+
+/// The same with this congestion control.
+pub(super) fn downloading_with(kind: Kind, bytes: u64, ways: [Path; 2], seed: u64) -> World {
     let config = |iss| Config {
         iss,
         receive_buffer: 8 << 20,
+        congestion: kind,
         ..Config::default()
     };
     let apps = [
@@ -267,7 +274,8 @@ fn timeline() {
     };
     #[expect(clippy::cast_possible_truncation, reason = "small numbers")]
     let bytes = (var("MB", 2.0) * 1e6) as u64;
-    let mut world = downloading(bytes, [back, there], 1);
+    let kind = std::env::var("KIND").map_or(Kind::Cubic, |name| name.parse().unwrap());
+    let mut world = downloading_with(kind, bytes, [back, there], 1);
     let mut at = Duration::ZERO;
     world.trace = std::env::var_os("TRACE").is_some();
     let step = ms(var("STEP", rtt / 2.0));

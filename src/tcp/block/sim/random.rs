@@ -16,11 +16,7 @@ fn config(random: &mut Random, iss: u32) -> Config {
         sack: random.chance(0.7),
         ack_delay: random.chance(0.7).then(|| Duration::from_millis(40)),
         nodelay: random.chance(0.5),
-        congestion: if random.chance(0.5) {
-            Kind::Cubic
-        } else {
-            Kind::Reno
-        },
+        congestion: [Kind::Cubic, Kind::Reno, Kind::Bbr][usize::try_from(random.below(3)).unwrap()],
         ..Config::default()
     }
 }

@@ -365,32 +365,44 @@ impl World {
         }
     }
 
+    /// When the next thing happens.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.events.peek().map(|Reverse((at, _, _))| *at)
+    }
+
+    /// The next thing happens.
+    pub(crate) fn step(&mut self) {
+        let Some(Reverse((at, _, what))) = self.events.pop() else {
+            return;
+        };
+        self.now = self.now.max(at);
+        match what {
+            What::Arrives(index, packet) => {
+                self.arrive(index, &packet);
+                self.serve(index);
+            }
+            What::Wakes(index) => {
+                let end = &mut self.ends[index];
+                if end.armed != Some(at) {
+                    return;
+                }
+                end.armed = None;
+                if let Some(tcb) = &mut end.tcb {
+                    tcb.handle_timeout(self.now);
+                }
+                self.serve(index);
+            }
+        }
+    }
+
     /// Runs until nothing happens any more, or for so long. `true`: nothing happens any more.
     pub(crate) fn run(&mut self, most: Duration) -> bool {
         let until = self.start + most;
-        while let Some(Reverse((at, _, _))) = self.events.peek() {
-            if *at > until {
+        while let Some(at) = self.next() {
+            if at > until {
                 return false;
             }
-            let Reverse((at, _, what)) = self.events.pop().unwrap();
-            self.now = self.now.max(at);
-            match what {
-                What::Arrives(index, packet) => {
-                    self.arrive(index, &packet);
-                    self.serve(index);
-                }
-                What::Wakes(index) => {
-                    let end = &mut self.ends[index];
-                    if end.armed != Some(at) {
-                        continue;
-                    }
-                    end.armed = None;
-                    if let Some(tcb) = &mut end.tcb {
-                        tcb.handle_timeout(self.now);
-                    }
-                    self.serve(index);
-                }
-            }
+            self.step();
         }
         true
     }

@@ -120,6 +120,7 @@ impl Tcb {
             if let Some(at) = sent_at {
                 let rtt = now.saturating_duration_since(at);
                 self.recovery.sample_handshake(rtt, now);
+                self.congestion.established(rtt, now);
             }
         } else if self.handshake.again > 1 {
             self.congestion.handshake_was_lost();
@@ -343,6 +344,7 @@ impl Tcb {
 
     /// Tells the recovery of losses what is acknowledged.
     fn recover(&mut self, segment: &Segment, repeated: bool, now: Instant) {
+        self.note_app_limit();
         let (blocks, duplicate) = self.blocks(segment);
         let echo = segment
             .options

@@ -2,6 +2,7 @@
 //! lost, probes, new data, acknowledgements.
 
 use super::{Reset, Tcb};
+use crate::tcp::block::congestion::rate::Departure;
 use crate::tcp::block::pace::Pacer;
 use crate::tcp::block::recovery::Phase;
 use crate::tcp::block::segment::{
@@ -196,6 +197,7 @@ impl Tcb {
         if self.recovery.probe_due()
             && let Some(probe) = self.emit_tail_probe(now)
         {
+            self.note_departure(&probe, now);
             return Some(probe);
         }
         let rate = self.congestion.pace(self.round_trip());
@@ -207,6 +209,9 @@ impl Tcb {
         if let Some(at) = self.pacer.release(now).filter(|_| rate.is_some() && !idle) {
             if self.recovery.owes() || self.sender.nxt() < self.sender.end() {
                 self.timers.set(Timer::Pace, at);
+                if self.congestion.is_model() {
+                    self.note_limit(false);
+                }
             }
             return None;
         }
@@ -215,13 +220,23 @@ impl Tcb {
             .or_else(|| self.emit_new(most, now));
         if let Some(emission) = &emission {
             let bytes = emission.segment.len as u64;
-            self.congestion.sent(now);
+            self.note_departure(emission, now);
             match rate {
                 Some(rate) => self.pacer.sent(bytes, (rate, mss), now),
                 None => self.timers.stop(Timer::Pace),
             }
         }
         emission
+    }
+
+    /// A packet has left that is in the record, unless it is a probe of a closed window.
+    fn note_departure(&mut self, emission: &Emission, now: Instant) {
+        self.congestion.sent(&Departure {
+            bytes: emission.segment.len as u64,
+            in_flight: self.recovery.pipe(),
+            record: self.recovery.record(),
+            now,
+        });
     }
 
     /// What was lost.

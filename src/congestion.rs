@@ -1,0 +1,62 @@
+//! Which congestion control a connection has.
+
+/// The congestion control of a stack's connections, for all of them
+/// ([`Builder::congestion`](crate::stack::Builder::congestion)) or for one
+/// ([`TcpStream::set_congestion`](crate::TcpStream::set_congestion)). It decides how much is sent before
+/// something is acknowledged.
+///
+/// # Examples
+///
+/// ```
+/// use sosplice::stack::Congestion;
+///
+/// assert_eq!(Congestion::default(), Congestion::Cubic);
+/// assert_eq!(Congestion::Bbr.to_string(), "bbr");
+/// assert_eq!("reno".parse(), Ok(Congestion::Reno));
+/// assert!("vegas".parse::<Congestion>().is_err());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Congestion {
+    /// CUBIC (RFC 9438), with HyStart++ (RFC 9406): a lost packet means that the path is full. The
+    /// usual choice, fair to the connections of other hosts.
+    #[default]
+    Cubic,
+    /// Reno (RFC 5681), with HyStart++: as CUBIC, but slower to use a path that is fast and long.
+    Reno,
+    /// BBR, version 3 (draft-ietf-ccwg-bbr): a model of the path's rate and round-trip time. It uses a
+    /// path on which packets are lost at random, and keeps queues short. It needs a peer that takes SACK;
+    /// all that it sends is paced. Beside connections with CUBIC it may take more than its share of a
+    /// path with a short queue, and less of one with a long one.
+    Bbr,
+}
+
+impl Congestion {
+    const NAMES: [(&'static str, Congestion); 3] = [
+        ("cubic", Congestion::Cubic),
+        ("reno", Congestion::Reno),
+        ("bbr", Congestion::Bbr),
+    ];
+}
+
+impl std::fmt::Display for Congestion {
+    /// The name, as Linux has it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let named = Congestion::NAMES.iter().find(|(_, one)| one == self);
+        f.pad(named.map_or("", |(name, _)| name))
+    }
+}
+
+/// A name that no congestion control has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no such congestion control: it is one of cubic, reno, bbr")]
+pub struct UnknownCongestion(());
+
+impl std::str::FromStr for Congestion {
+    type Err = UnknownCongestion;
+
+    fn from_str(name: &str) -> Result<Congestion, UnknownCongestion> {
+        let known = Congestion::NAMES.iter().find(|(one, _)| *one == name);
+        known.map(|(_, kind)| *kind).ok_or(UnknownCongestion(()))
+    }
+}

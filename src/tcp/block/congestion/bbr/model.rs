@@ -1,0 +1,221 @@
+//! What is known of the path: how fast it is, and what a round trip with losses says about it
+//! (draft-ietf-ccwg-bbr 5.5).
+
+use super::{BETA, Bbr, Flow};
+use crate::tcp::block::congestion::rate::RateSample;
+use std::time::Instant;
+
+/// BBR.ExtraAckedFilterLen, in two slots.
+const SLOT_ROUNDS: u64 = 5;
+
+/// BBR.max_bw_filter: the most of the present and of the former cycle of probing (5.5.3 to 5.5.6).
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct MaxBandwidth {
+    former: f64,
+    present: f64,
+}
+
+impl MaxBandwidth {
+    /// BBR.max_bw.
+    pub(super) fn get(self) -> f64 {
+        self.former.max(self.present)
+    }
+
+    fn update(&mut self, rate: f64) {
+        self.present = self.present.max(rate);
+    }
+
+    /// AdvanceMaxBwFilter (5.5.6). A cycle without a sample does not count.
+    pub(super) fn advance(&mut self) {
+        if self.present > 0.0 {
+            self.former = std::mem::take(&mut self.present);
+        }
+    }
+}
+
+/// The most of the last round trip (5.5.10.3).
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Latest {
+    /// BBR.bw_latest.
+    pub(super) bw: f64,
+    /// BBR.inflight_latest.
+    pub(super) inflight: f64,
+    /// BBR.is_loss_in_round.
+    pub(super) loss_in_round: bool,
+    /// BBR.loss_round_delivered.
+    pub(super) loss_round: u64,
+    /// BBR.loss_round_start.
+    pub(super) loss_round_start: bool,
+}
+
+impl Latest {
+    /// AdvanceLatestDeliverySignals.
+    pub(super) fn advance(&mut self, sample: &RateSample) {
+        if self.loss_round_start {
+            self.bw = sample.rate.unwrap_or(0.0);
+            self.inflight = sample.delivered as f64;
+        }
+    }
+
+    /// ResetCongestionSignals.
+    pub(super) fn reset(&mut self) {
+        self.loss_in_round = false;
+        self.bw = 0.0;
+        self.inflight = 0.0;
+    }
+}
+
+/// BBR.extra_acked (5.5.9): by how much acknowledgements come in bunches.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Aggregation {
+    /// BBR.extra_acked_interval_start.
+    since: Option<Instant>,
+    /// BBR.extra_acked_delivered.
+    delivered: f64,
+    /// BBR.extra_acked_filter: the most of a span of rounds, and of the one before.
+    former: f64,
+    present: f64,
+    /// The round with which the present span began.
+    began: u64,
+}
+
+impl Aggregation {
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.since = Some(now);
+        self.delivered = 0.0;
+    }
+
+    /// BBR.extra_acked.
+    pub(super) fn extra(self) -> f64 {
+        self.former.max(self.present)
+    }
+
+    fn update(&mut self, extra: f64, round: u64, slot: u64) {
+        if round >= self.began + slot {
+            self.former = std::mem::take(&mut self.present);
+            self.began = round;
+        }
+        self.present = self.present.max(extra);
+    }
+}
+
+impl Bbr {
+    /// BBR.bw (BoundBWForModel).
+    pub(super) fn bw(&self) -> f64 {
+        self.max_bw.get().min(self.bw_shortterm)
+    }
+
+    /// UpdateLatestDeliverySignals.
+    pub(super) fn update_latest(&mut self, sample: &RateSample) {
+        let latest = &mut self.latest;
+        latest.loss_round_start = sample.prior_delivered >= latest.loss_round;
+        latest.bw = latest.bw.max(sample.rate.unwrap_or(0.0));
+        latest.inflight = latest.inflight.max(sample.delivered as f64);
+        if latest.loss_round_start {
+            latest.loss_round = self.rate.delivered();
+        }
+    }
+
+    /// StartRound (5.5.1).
+    pub(super) fn start_round(&mut self) {
+        self.rounds.next = self.rate.delivered();
+    }
+
+    /// UpdateRound (5.5.1).
+    fn update_round(&mut self, sample: &RateSample) {
+        self.rounds.start = sample.prior_delivered >= self.rounds.next;
+        if self.rounds.start {
+            self.start_round();
+            self.rounds.count += 1;
+            self.probing.round_passed();
+        }
+        let steady = self.state.is_accelerating() || self.probing.is_over();
+        self.noise
+            .update(sample, self.rtt.least(), (self.rounds.start, steady));
+    }
+
+    /// UpdateCongestionSignals (5.5.10.3), with UpdateMaxBw (5.5.5).
+    pub(super) fn update_congestion_signals(&mut self, sample: &RateSample, flow: &Flow) {
+        self.update_round(sample);
+        if let Some(rate) = sample.rate
+            && (rate >= self.max_bw.get() || !sample.app_limited)
+        {
+            self.max_bw.update(rate);
+        }
+        if !self.latest.loss_round_start {
+            return;
+        }
+        let is_loss = self.latest.loss_in_round && self.noise.is_exceeded(sample, flow.mss);
+        if is_loss && !self.state.is_accelerating() {
+            self.lower_bounds(flow);
+        }
+        self.latest.loss_in_round = false;
+    }
+
+    /// InitLowerBounds, LossLowerBounds (5.5.10.3).
+    fn lower_bounds(&mut self, flow: &Flow) {
+        if self.bw_shortterm.is_infinite() {
+            self.bw_shortterm = self.max_bw.get();
+        }
+        if self.inflight_shortterm.is_infinite() {
+            self.inflight_shortterm = flow.window;
+        }
+        self.bw_shortterm = self.latest.bw.max(BETA * self.bw_shortterm);
+        self.inflight_shortterm = self.latest.inflight.max(BETA * self.inflight_shortterm);
+    }
+
+    /// ResetShortTermModel (5.5.10.3).
+    pub(super) fn reset_short_term(&mut self) {
+        self.bw_shortterm = f64::INFINITY;
+        self.inflight_shortterm = f64::INFINITY;
+    }
+
+    /// UpdateACKAggregation (5.5.9).
+    pub(super) fn update_aggregation(&mut self, sample: &RateSample, flow: &Flow) {
+        let bw = self.bw();
+        let (round, full) = (self.rounds.count, self.pipe.reached);
+        let aggregation = &mut self.aggregation;
+        let since = *aggregation.since.get_or_insert(flow.now);
+        let interval = flow.now.saturating_duration_since(since);
+        let mut expected = bw * interval.as_secs_f64();
+        if aggregation.delivered <= expected {
+            aggregation.restart(flow.now);
+            expected = 0.0;
+        }
+        aggregation.delivered += sample.newly_acked as f64;
+        let extra = (aggregation.delivered - expected).min(flow.window);
+        aggregation.update(extra, round, if full { SLOT_ROUNDS } else { 1 });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_of_two_cycles() {
+        let mut filter = MaxBandwidth::default();
+        filter.update(10.0);
+        filter.advance();
+        filter.advance();
+        assert_eq!(filter.get(), 10.0, "a cycle without a sample");
+        filter.update(7.0);
+        assert_eq!(filter.get(), 10.0);
+        filter.advance();
+        assert_eq!(filter.get(), 7.0);
+    }
+
+    #[test]
+    fn bunches_are_remembered_for_up_to_ten_rounds() {
+        let mut aggregation = Aggregation::default();
+        aggregation.update(9.0, 1, SLOT_ROUNDS);
+        for round in 2..=9 {
+            aggregation.update(1.0, round, SLOT_ROUNDS);
+            assert_eq!(aggregation.extra(), 9.0, "{round}");
+        }
+        for round in 10..=15 {
+            aggregation.update(1.0, round, SLOT_ROUNDS);
+        }
+        assert_eq!(aggregation.extra(), 1.0);
+    }
+}

@@ -1,0 +1,141 @@
+//! Losses that are not the flow's own doing: what is lost while no packet waits.
+//!
+//! A flow whose round trips are as short as they can be has filled no queue. What it loses then is lost by
+//! the medium, or by somebody else's traffic, and sending less would not help. How much that is, is measured
+//! in rounds without a queue; only what is lost beyond it is a sign of congestion. At most
+//! [`MOST`] is put down to the medium, so a policer, which drops without a queue, is still heeded.
+
+use super::LOSS_THRESHOLD;
+use crate::tcp::block::congestion::rate::RateSample;
+use std::time::Duration;
+
+/// No more than this share is taken for noise.
+const MOST: f64 = 0.05;
+/// Share of a new round in the mean.
+const GAIN: f64 = 0.25;
+/// A round trip is longer than the shortest by as much, or a sixteenth: something waits.
+const GRAIN: Duration = Duration::from_millis(1);
+
+/// See the module.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Noise {
+    /// Share that is lost without a queue: a mean over rounds.
+    share: f64,
+    /// The shortest round trip of the present round.
+    round: Option<Duration>,
+    /// Something waited in the latest round, as far as is known.
+    queued: bool,
+}
+
+/// Share that was lost of what was sent in the last round trip.
+fn lost(sample: &RateSample) -> f64 {
+    sample.lost as f64 / (sample.lost + sample.delivered).max(1) as f64
+}
+
+impl Noise {
+    /// So many bytes of a volume may be lost while no sign of congestion: the noise, with twice its standard
+    /// deviation where there are few packets, and a share that is tolerated beyond it.
+    fn allowance(self, volume: f64, mss: f64, tolerated: f64) -> f64 {
+        let expected = self.share * volume;
+        expected + 2.0 * (expected * mss).sqrt() + tolerated * volume
+    }
+
+    /// The share of losses that is no sign of congestion while bandwidth is probed for.
+    pub(super) fn threshold(self, volume: f64, mss: f64) -> f64 {
+        self.allowance(volume, mss, LOSS_THRESHOLD) / volume.max(1.0)
+    }
+
+    /// In Startup the noise is not known yet.
+    pub(super) fn startup_threshold(self, volume: f64, mss: f64) -> f64 {
+        if self.queued {
+            self.threshold(volume, mss)
+        } else {
+            LOSS_THRESHOLD + MOST
+        }
+    }
+
+    /// The losses of the last round trip are a sign of congestion. Where something waits, each is that goes
+    /// beyond the noise.
+    pub(super) fn is_exceeded(self, sample: &RateSample, mss: f64) -> bool {
+        let tolerated = if self.queued { 0.0 } else { LOSS_THRESHOLD };
+        let volume = (sample.lost + sample.delivered) as f64;
+        sample.lost as f64 > self.allowance(volume, mss, tolerated)
+    }
+
+    #[cfg(test)]
+    pub(super) fn share(self) -> f64 {
+        self.share
+    }
+
+    /// `start`: a round begins with this acknowledgement. `steady`: what it tells of was not sent to find out
+    /// how much the path holds, or it is not known yet whether it was.
+    pub(super) fn update(
+        &mut self,
+        sample: &RateSample,
+        least: Option<Duration>,
+        (start, steady): (bool, bool),
+    ) {
+        if start {
+            let shortest = self.round.take().zip(least);
+            self.queued =
+                shortest.is_none_or(|(shortest, least)| shortest > least + GRAIN.max(least / 16));
+            if !self.queued && steady {
+                self.share += GAIN * (lost(sample).min(MOST) - self.share);
+            }
+        }
+        if let Some(rtt) = sample.rtt {
+            self.round = Some(self.round.map_or(rtt, |shortest| shortest.min(rtt)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: Duration = Duration::from_millis(50);
+
+    fn sample(lost: u64, rtt: u64) -> RateSample {
+        RateSample {
+            newly_acked: 1000,
+            delivered: 100_000 - lost,
+            prior_delivered: 0,
+            rate: None,
+            rtt: Some(Duration::from_millis(rtt)),
+            in_flight: 100_000,
+            lost,
+            app_limited: false,
+        }
+    }
+
+    /// So many rounds with this share of losses, in thousandths.
+    fn rounds(noise: &mut Noise, count: u32, lost: u64, rtt: u64) {
+        for _ in 0..=count {
+            noise.update(&sample(lost * 100, rtt), Some(LEAST), (true, true));
+        }
+    }
+
+    #[test]
+    fn what_is_lost_without_a_queue_is_no_sign() {
+        let mut noise = Noise::default();
+        let exceeded = |noise: Noise, lost, rtt| noise.is_exceeded(&sample(lost, rtt), 100.0);
+        rounds(&mut noise, 1, 0, 50);
+        assert!(!exceeded(noise, 1900, 50));
+        assert!(exceeded(noise, 2100, 50));
+        rounds(&mut noise, 20, 30, 51);
+        assert!((noise.share() - 0.03).abs() < 0.001);
+        assert!(!exceeded(noise, 5500, 50));
+        assert!(exceeded(noise, 7000, 50), "more than before");
+        rounds(&mut noise, 20, 300, 51);
+        assert!(noise.share() <= MOST, "a policer");
+        assert!(exceeded(noise, 30_000, 51));
+    }
+
+    #[test]
+    fn what_is_lost_with_a_queue_is_one() {
+        let mut noise = Noise::default();
+        rounds(&mut noise, 20, 30, 60);
+        assert_eq!(noise.share(), 0.0);
+        assert!(noise.is_exceeded(&sample(100, 60), 100.0), "each loss");
+    }
+}

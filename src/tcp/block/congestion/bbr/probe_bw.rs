@@ -1,0 +1,277 @@
+//! The cycle in which a flow asks for more, and gives back what was too much
+//! (draft-ietf-ccwg-bbr 5.3.3, 5.5.10.2).
+
+use super::{BETA, Bbr, Flow, HEADROOM, State};
+use crate::tcp::block::congestion::rate::{Loss, RateSample};
+use std::time::{Duration, Instant};
+
+/// Rounds after which more is asked for at the latest, so that Reno flows of that age get their share.
+const RENO_ROUNDS: f64 = 63.0;
+/// BBR.bw_probe_up_rounds.
+const LARGEST_SLOPE: i32 = 30;
+
+/// BBR.ack_phase: what acknowledgements tell of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Acks {
+    Init,
+    Refilling,
+    Starting,
+    Feedback,
+    Stopping,
+}
+
+/// See the module.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Probing {
+    acks: Acks,
+    /// BBR.cycle_stamp.
+    began: Option<Instant>,
+    /// BBR.bw_probe_wait.
+    wait: Duration,
+    /// BBR.rounds_since_probe_up.
+    rounds: u64,
+    /// BBR.bw_probe_up_rounds.
+    up_rounds: i32,
+    /// BBR.bw_probe_up_acked.
+    up_acked: f64,
+    /// BBR.probe_up_acked_per_inc.
+    per_increment: f64,
+    /// BBR.is_bw_probe_sample.
+    is_sample: bool,
+    /// BBR.prev_probe_too_high, BBR.prev_probe_precautionary.
+    too_high: bool,
+    precautionary: bool,
+    /// For numbers that are to differ between flows.
+    random: u64,
+}
+
+impl Probing {
+    pub(super) fn new(seed: u32) -> Probing {
+        Probing {
+            acks: Acks::Init,
+            began: None,
+            wait: Duration::ZERO,
+            rounds: 0,
+            up_rounds: 0,
+            up_acked: 0.0,
+            per_increment: f64::INFINITY,
+            is_sample: false,
+            too_high: false,
+            precautionary: false,
+            random: u64::from(seed) | 1 << 40,
+        }
+    }
+
+    pub(super) fn round_passed(&mut self) {
+        self.rounds += 1;
+    }
+
+    /// No acknowledgement of what was sent to ask for more is to come.
+    pub(super) fn is_over(self) -> bool {
+        self.acks == Acks::Init
+    }
+
+    /// A number that nobody has to guess (xorshift64).
+    fn next_random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    /// PickProbeWait.
+    fn pick_wait(&mut self) {
+        let random = self.next_random();
+        self.rounds = random & 1;
+        self.wait = Duration::from_millis(2000 + (random >> 8) % 1000);
+    }
+
+    /// What is acknowledged from now on was sent before something else began.
+    pub(super) fn stop(&mut self) {
+        self.acks = Acks::Stopping;
+    }
+}
+
+impl Bbr {
+    /// StartProbeBW_DOWN.
+    pub(super) fn start_down(&mut self, flow: &Flow) {
+        self.latest.reset();
+        self.probing.per_increment = f64::INFINITY;
+        self.probing.pick_wait();
+        self.probing.began = Some(flow.now);
+        self.probing.stop();
+        self.start_round();
+        self.state = State::Down;
+    }
+
+    /// StartProbeBW_REFILL.
+    pub(super) fn start_refill(&mut self) {
+        self.reset_short_term();
+        self.probing.up_rounds = 0;
+        self.probing.up_acked = 0.0;
+        self.probing.precautionary = false;
+        self.probing.acks = Acks::Refilling;
+        self.start_round();
+        self.state = State::Refill;
+    }
+
+    /// StartProbeBW_UP.
+    fn start_up(&mut self, sample: &RateSample, flow: &Flow) {
+        self.probing.acks = Acks::Starting;
+        self.start_round();
+        self.pipe.reset();
+        self.pipe.bw = sample.rate.unwrap_or(0.0);
+        self.state = State::Up;
+        self.raise_slope(flow);
+    }
+
+    /// UpdateProbeBWCyclePhase.
+    pub(super) fn update_cycle(&mut self, sample: &RateSample, flow: &Flow) {
+        if !self.pipe.reached || self.adapt_long_term(sample, flow) {
+            return;
+        }
+        let state = self.state;
+        match state {
+            State::Down | State::Cruise if self.is_time_to_probe(flow) => self.start_refill(),
+            State::Down if self.is_time_to_cruise(flow) => self.state = State::Cruise,
+            State::Refill if self.rounds.start => {
+                self.probing.is_sample = true;
+                self.start_up(sample, flow);
+            }
+            State::Up if self.is_time_to_go_down(sample, flow) => {
+                self.probing.too_high = false;
+                self.start_down(flow);
+            }
+            _ => {}
+        }
+    }
+
+    /// IsTimeToProbeBW, with IsRenoCoexistenceProbeTime.
+    fn is_time_to_probe(&self, flow: &Flow) -> bool {
+        let wait = self.probing.wait;
+        let elapsed = self.probing.began.is_some_and(|at| flow.now > at + wait);
+        let rounds = (self.target(flow) / flow.mss).min(RENO_ROUNDS);
+        elapsed || self.probing.rounds as f64 >= rounds
+    }
+
+    /// IsTimeToCruise.
+    fn is_time_to_cruise(&self, flow: &Flow) -> bool {
+        flow.in_flight <= self.inflight_with_headroom(flow)
+            && flow.in_flight <= self.inflight(self.max_bw.get(), flow)
+    }
+
+    /// IsTimeToGoDown.
+    fn is_time_to_go_down(&mut self, sample: &RateSample, flow: &Flow) -> bool {
+        if self.probing.too_high && flow.in_flight >= self.inflight_longterm {
+            self.probing.precautionary = true;
+            return true;
+        }
+        if flow.limited && flow.window >= self.inflight_longterm {
+            self.pipe.reset();
+            self.pipe.bw = sample.rate.unwrap_or(0.0);
+            return false;
+        }
+        self.pipe.now
+    }
+
+    /// TargetInflight.
+    fn target(&self, flow: &Flow) -> f64 {
+        self.bdp(self.bw(), 1.0).min(flow.window)
+    }
+
+    /// InflightWithHeadroom.
+    pub(super) fn inflight_with_headroom(&self, flow: &Flow) -> f64 {
+        if self.inflight_longterm.is_infinite() {
+            return f64::INFINITY;
+        }
+        let headroom = flow.mss.max(HEADROOM * self.inflight_longterm);
+        (self.inflight_longterm - headroom).max(Bbr::least_window(flow))
+    }
+
+    /// RaiseInflightLongtermSlope.
+    fn raise_slope(&mut self, flow: &Flow) {
+        let probing = &mut self.probing;
+        let growth = 2f64.powi(probing.up_rounds);
+        probing.up_rounds = (probing.up_rounds + 1).min(LARGEST_SLOPE);
+        probing.per_increment = (flow.window / growth).max(flow.mss);
+    }
+
+    /// ProbeInflightLongtermUpward.
+    fn probe_upward(&mut self, sample: &RateSample, flow: &Flow) {
+        if !flow.limited || flow.window < self.inflight_longterm {
+            return;
+        }
+        let probing = &mut self.probing;
+        probing.up_acked += sample.newly_acked as f64;
+        let times = (probing.up_acked / probing.per_increment).floor();
+        if times >= 1.0 {
+            probing.up_acked -= times * probing.per_increment;
+            self.inflight_longterm += times * flow.mss;
+        }
+        if self.rounds.start {
+            self.raise_slope(flow);
+        }
+    }
+
+    /// AdaptLongTermModel. `true`: a state has begun.
+    fn adapt_long_term(&mut self, sample: &RateSample, flow: &Flow) -> bool {
+        if self.rounds.start && self.probing.acks == Acks::Starting {
+            self.probing.acks = Acks::Feedback;
+        }
+        if self.rounds.start && self.probing.acks == Acks::Stopping {
+            self.probing.is_sample = false;
+            self.probing.acks = Acks::Init;
+            if self.state.is_probe_bw() {
+                if !sample.app_limited {
+                    self.max_bw.advance();
+                }
+                if self.probing.precautionary && !self.probing.too_high {
+                    self.start_refill();
+                    return true;
+                }
+            }
+        }
+        let too_high = self.is_inflight_too_high(sample.lost, sample.in_flight, flow);
+        if too_high || self.inflight_longterm.is_infinite() {
+            return false;
+        }
+        self.inflight_longterm = self.inflight_longterm.max(sample.in_flight as f64);
+        if self.state == State::Up {
+            self.probe_upward(sample, flow);
+        }
+        false
+    }
+
+    /// IsInflightTooHigh (5.5.10.2).
+    fn is_inflight_too_high(&self, lost: u64, in_flight: u64, flow: &Flow) -> bool {
+        let volume = in_flight as f64;
+        let most = volume * self.noise.threshold(volume, flow.mss);
+        lost as f64 > most || (lost > 0 && !flow.sack)
+    }
+
+    /// The rest of HandleLostPacket, and HandleInflightTooHigh (5.5.10.2).
+    pub(super) fn note_probe_loss(&mut self, loss: &Loss, flow: &Flow) {
+        if !self.probing.is_sample || !self.is_inflight_too_high(loss.lost, loss.in_flight, flow) {
+            return;
+        }
+        self.probing.too_high = true;
+        self.probing.is_sample = false;
+        if !loss.app_limited {
+            let least = BETA * self.target(flow);
+            self.inflight_longterm = self.inflight_at_loss(loss, flow).max(least);
+        }
+        if self.state == State::Up {
+            self.undo.state = Some(State::Up);
+            self.start_down(flow);
+        }
+    }
+
+    /// InflightAtLoss (5.5.10.2).
+    fn inflight_at_loss(&self, loss: &Loss, flow: &Flow) -> f64 {
+        let threshold = self.noise.threshold(loss.in_flight as f64, flow.mss);
+        let before = loss.in_flight.saturating_sub(loss.size) as f64;
+        let lost_before = loss.lost.saturating_sub(loss.size) as f64;
+        let prefix = (threshold * before - lost_before) / (1.0 - threshold);
+        before + prefix.max(0.0)
+    }
+}

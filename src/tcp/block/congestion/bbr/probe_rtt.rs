@@ -1,0 +1,143 @@
+//! The round trip without a queue: the least that was measured lately, and a pause every five seconds in
+//! which a queue of the flow's own goes away (draft-ietf-ccwg-bbr 5.3.4).
+
+use super::{Bbr, Flow, PROBE_RTT_GAIN, State};
+use crate::tcp::block::congestion::rate::RateSample;
+use std::time::{Duration, Instant};
+
+/// BBR.MinRTTFilterLen.
+const FILTER: Duration = Duration::from_secs(10);
+/// BBR.ProbeRTTInterval.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// BBR.ProbeRTTDuration.
+const DURATION: Duration = Duration::from_millis(200);
+
+/// See the module.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct RoundTrip {
+    /// BBR.min_rtt and BBR.min_rtt_stamp.
+    least: Option<(Duration, Instant)>,
+    /// BBR.probe_rtt_min_delay and BBR.probe_rtt_min_stamp.
+    recent: Option<(Duration, Instant)>,
+    /// BBR.probe_rtt_expired.
+    expired: bool,
+    /// BBR.probe_rtt_done_stamp.
+    done: Option<Instant>,
+    /// BBR.probe_rtt_round_done.
+    round_done: bool,
+}
+
+impl RoundTrip {
+    /// BBR.min_rtt.
+    pub(super) fn least(&self) -> Option<Duration> {
+        self.least.map(|(least, _)| least)
+    }
+
+    /// The round trip of the handshake.
+    pub(super) fn begin(&mut self, rtt: Duration, now: Instant) {
+        self.least = Some((rtt, now));
+        self.recent = self.least;
+    }
+
+    /// UpdateMinRTT.
+    pub(super) fn update(&mut self, rtt: Option<Duration>, now: Instant) {
+        self.expired = self.recent.is_some_and(|(_, at)| now > at + INTERVAL);
+        if let Some(rtt) = rtt
+            && (self.expired || self.recent.is_none_or(|(recent, _)| rtt < recent))
+        {
+            self.recent = Some((rtt, now));
+        }
+        let Some((recent, _)) = self.recent else {
+            return;
+        };
+        let shorter = |(least, at): (Duration, Instant)| recent < least || now > at + FILTER;
+        if self.least.is_none_or(shorter) {
+            self.least = self.recent;
+        }
+    }
+}
+
+impl Bbr {
+    /// CheckProbeRTT. The window from then on.
+    pub(super) fn check_probe_rtt(&mut self, sample: &RateSample, flow: &Flow) -> f64 {
+        if self.state != State::ProbeRtt && self.rtt.expired && !self.idle_restart {
+            self.save_window(flow.window);
+            self.state = State::ProbeRtt;
+            self.rtt.done = None;
+            self.probing.stop();
+            self.start_round();
+        }
+        let mut window = flow.window;
+        if self.state == State::ProbeRtt {
+            window = self.hold_probe_rtt(flow);
+        }
+        self.idle_restart &= sample.delivered == 0;
+        window
+    }
+
+    /// HandleProbeRTT.
+    fn hold_probe_rtt(&mut self, flow: &Flow) -> f64 {
+        self.rate.limit_by_app(super::bytes(flow.in_flight));
+        if self.rtt.done.is_none() {
+            if flow.in_flight <= self.probe_rtt_window(flow) {
+                self.rtt.done = Some(flow.now + DURATION);
+                self.rtt.round_done = false;
+                self.start_round();
+            }
+            return flow.window;
+        }
+        self.rtt.round_done |= self.rounds.start;
+        if self.rtt.round_done {
+            return self.end_probe_rtt(flow);
+        }
+        flow.window
+    }
+
+    /// CheckProbeRTTDone, ExitProbeRTT.
+    pub(super) fn end_probe_rtt(&mut self, flow: &Flow) -> f64 {
+        if self.rtt.done.is_none_or(|at| flow.now <= at) {
+            return flow.window;
+        }
+        if let Some((_, at)) = &mut self.rtt.recent {
+            *at = flow.now;
+        }
+        self.reset_short_term();
+        if self.pipe.reached {
+            self.start_down(flow);
+            self.state = State::Cruise;
+        } else {
+            self.state = State::Startup;
+        }
+        self.restored(flow.window)
+    }
+
+    /// ProbeRTTCwnd (5.6.4.5).
+    pub(super) fn probe_rtt_window(&self, flow: &Flow) -> f64 {
+        self.bdp(self.bw(), PROBE_RTT_GAIN)
+            .max(Bbr::least_window(flow))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, SystemClock};
+
+    #[test]
+    fn the_least_of_ten_seconds_and_a_pause_after_five() {
+        let start = SystemClock.now();
+        let ms = Duration::from_millis;
+        let mut rtt = RoundTrip::default();
+        rtt.begin(ms(50), start);
+        rtt.update(Some(ms(60)), start + ms(4900));
+        assert!(!rtt.expired);
+        assert_eq!(rtt.least(), Some(ms(50)));
+        rtt.update(Some(ms(60)), start + ms(5100));
+        assert!(rtt.expired);
+        assert_eq!(rtt.least(), Some(ms(50)), "ten seconds");
+        rtt.update(Some(ms(55)), start + ms(10_100));
+        assert_eq!(rtt.least(), Some(ms(55)));
+        rtt.update(Some(ms(40)), start + ms(10_200));
+        assert_eq!(rtt.least(), Some(ms(40)));
+    }
+}

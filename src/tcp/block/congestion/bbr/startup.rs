@@ -1,0 +1,113 @@
+//! Startup and Drain: the rate doubles until the path is full, and the queue that this has made is drained
+//! (draft-ietf-ccwg-bbr 5.3.1, 5.3.2).
+
+use super::{Bbr, Flow, State};
+use crate::tcp::block::congestion::rate::RateSample;
+
+/// Less growth than this in a round is none.
+const GROWTH: f64 = 1.25;
+/// So many rounds without growth.
+const FLAT_ROUNDS: u32 = 3;
+/// BBRStartupFullLossCnt.
+const LOST_RANGES: u32 = 6;
+/// Drain lasts no longer, in rounds.
+const DRAIN_ROUNDS: u64 = 3;
+
+/// The estimator of a full pipe (5.3.1.2, 5.3.1.3).
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct FullPipe {
+    /// BBR.full_bw_reached.
+    pub(super) reached: bool,
+    /// BBR.full_bw_now.
+    pub(super) now: bool,
+    /// BBR.full_bw.
+    pub(super) bw: f64,
+    /// BBR.full_bw_count.
+    count: u32,
+    /// Ranges that were lost in the present round, and where the last one ends.
+    ranges: u32,
+    range_end: u64,
+    /// The round in which the present recovery began.
+    recovery: u64,
+    /// BBR.drain_start_round.
+    drain: u64,
+}
+
+impl FullPipe {
+    /// ResetFullBW.
+    pub(super) fn reset(&mut self) {
+        self.bw = 0.0;
+        self.count = 0;
+        self.now = false;
+    }
+
+    /// A range is lost.
+    pub(super) fn note_loss(&mut self, start: u64, end: u64) {
+        self.ranges += u32::from(start != self.range_end);
+        self.range_end = end;
+    }
+
+    pub(super) fn recovery_begins(&mut self, round: u64) {
+        self.recovery = round;
+    }
+}
+
+impl Bbr {
+    /// CheckFullBWReached (5.3.1.2).
+    pub(super) fn check_full_pipe(&mut self, sample: &RateSample) {
+        let pipe = &mut self.pipe;
+        if pipe.now || !self.rounds.start || sample.app_limited {
+            return;
+        }
+        let Some(rate) = sample.rate else { return };
+        if rate >= pipe.bw * GROWTH {
+            pipe.reset();
+            pipe.bw = rate;
+            return;
+        }
+        pipe.count += 1;
+        pipe.now = pipe.count >= FLAT_ROUNDS;
+        pipe.reached |= pipe.now;
+    }
+
+    /// CheckStartupDone (5.3.1.1).
+    pub(super) fn check_startup(&mut self, sample: &RateSample, flow: &Flow) {
+        if self.state == State::Startup && self.is_startup_lossy(sample, flow) {
+            self.undo.state = Some(State::Startup);
+            self.pipe.reached = true;
+            self.inflight_longterm = self.bdp(self.bw(), 1.0).max(self.latest.inflight);
+        }
+        if self.rounds.start {
+            self.pipe.ranges = 0;
+        }
+        if self.state == State::Startup && self.pipe.reached {
+            self.state = State::Drain;
+            self.pipe.drain = self.rounds.count;
+        }
+    }
+
+    /// The criteria of 5.3.1.3, once in a round.
+    fn is_startup_lossy(&self, sample: &RateSample, flow: &Flow) -> bool {
+        if !self.recovering {
+            return false;
+        }
+        if !flow.sack {
+            return sample.lost > 0;
+        }
+        let volume = sample.in_flight as f64;
+        let lost = sample.lost as f64 > volume * self.noise.startup_threshold(volume, flow.mss);
+        self.rounds.start
+            && self.rounds.count > self.pipe.recovery
+            && lost
+            && self.pipe.ranges >= LOST_RANGES
+    }
+
+    /// CheckDrainDone (5.3.2).
+    pub(super) fn check_drain(&mut self, flow: &Flow) {
+        let drained = || flow.in_flight <= self.inflight(self.bw(), flow);
+        let late = self.rounds.count > self.pipe.drain + DRAIN_ROUNDS;
+        if self.state == State::Drain && (late || drained()) {
+            self.start_down(flow);
+        }
+    }
+}

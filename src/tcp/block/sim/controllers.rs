@@ -1,0 +1,162 @@
+//! What each congestion control makes of a path, alone and beside another flow.
+
+use super::goodput::{downloading_with, ms, path};
+use super::path::{Direction, Path};
+use super::world::World;
+use crate::tcp::block::congestion::controller::Kind;
+use std::time::{Duration, Instant};
+
+const KINDS: [Kind; 3] = [Kind::Cubic, Kind::Reno, Kind::Bbr];
+/// Mbit/s of payload that a path of 100 Mbit/s carries in full packets.
+const FULL: f64 = 96.5;
+/// More than any test sends.
+const MUCH: u64 = 10 << 30;
+
+/// A transfer without an end over this path, with this round trip in milliseconds.
+fn endless(kind: Kind, there: Path, rtt: f64, seed: u64) -> World {
+    downloading_with(kind, MUCH, [path(rtt, 4.0), there], seed)
+}
+
+fn received(world: &World) -> u64 {
+    world.ends[0].tcb.as_ref().map_or(0, |tcb| tcb.in_order())
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Mbit/s between two times.
+fn rate(world: &mut World, from: Duration, to: Duration) -> f64 {
+    world.run(from);
+    let before = received(world);
+    world.run(to);
+    (received(world) - before) as f64 * 8e-6 / (to - from).as_secs_f64()
+}
+
+/// Share of the path between the fifth and the fifteenth second.
+fn share(kind: Kind, there: Path, rtt: f64) -> f64 {
+    let mut world = endless(kind, there, rtt, 1);
+    rate(&mut world, seconds(5), seconds(15)) / FULL
+}
+
+#[test]
+fn each_uses_all_of_a_clean_path() {
+    for kind in KINDS {
+        for rtt in [2.0, 20.0, 50.0] {
+            let share = share(kind, path(rtt, 1.0), rtt);
+            println!("{kind} {rtt} ms: {share:.3}");
+            assert!(share > 0.9, "{kind} at {rtt} ms: {share}");
+        }
+    }
+}
+
+/// What BBR is there for.
+#[test]
+fn bbr_uses_a_path_that_loses_packets_at_random() {
+    for loss in [0.01, 0.03] {
+        for rtt in [10.0, 50.0, 100.0] {
+            let there = Path {
+                loss,
+                ..path(rtt, 1.0)
+            };
+            let bbr = share(Kind::Bbr, there.clone(), rtt);
+            let cubic = share(Kind::Cubic, there, rtt);
+            println!("{loss} {rtt} ms: bbr {bbr:.3}, cubic {cubic:.3}");
+            assert!(bbr > 0.85, "{loss}: {bbr}");
+            assert!(cubic < 0.6, "{loss}: {cubic}, so it is no test");
+        }
+    }
+}
+
+/// The longest queue from the third second on, in round trips' bytes.
+fn queue(kind: Kind) -> f64 {
+    let mut world = endless(kind, path(50.0, 8.0), 50.0, 1);
+    world.run(seconds(3));
+    world.ways[1].longest = 0;
+    world.run(seconds(30));
+    world.ways[1].longest as f64 / (100e6 / 8.0 * 0.05)
+}
+
+#[test]
+fn the_queue_of_bbr_is_short_whatever_there_is_room_for() {
+    let (bbr, cubic) = (queue(Kind::Bbr), queue(Kind::Cubic));
+    println!("bbr {bbr:.2} cubic {cubic:.2}");
+    assert!(bbr < 1.0, "{bbr}");
+    assert!(cubic > 2.0, "{cubic}: so it is no test");
+}
+
+/// Several flows that share the way there.
+struct Shared {
+    worlds: Vec<World>,
+    way: Direction,
+}
+
+impl Shared {
+    fn new(kinds: &[Kind], there: &Path, rtt: f64) -> Shared {
+        let mut worlds = Vec::new();
+        for (seed, kind) in (1..).zip(kinds) {
+            worlds.push(endless(*kind, there.clone(), rtt, seed));
+        }
+        Shared {
+            way: Direction::new(there.clone(), 1, worlds[0].start),
+            worlds,
+        }
+    }
+
+    /// Until a time after the beginning.
+    fn run(&mut self, time: Duration) {
+        let until = self.worlds[0].start + time;
+        let next = |worlds: &[World]| -> Option<(usize, Instant)> {
+            let all = worlds.iter().map(World::next).enumerate();
+            let all = all.filter_map(|(index, at)| Some((index, at?)));
+            all.min_by_key(|(_, at)| *at)
+        };
+        while let Some((index, at)) = next(&self.worlds) {
+            if at > until {
+                return;
+            }
+            let world = &mut self.worlds[index];
+            std::mem::swap(&mut world.ways[1], &mut self.way);
+            world.step();
+            std::mem::swap(&mut world.ways[1], &mut self.way);
+        }
+    }
+
+    /// Mbit/s of each between two times.
+    fn rates(&mut self, from: Duration, to: Duration) -> Vec<f64> {
+        self.run(from);
+        let before: Vec<u64> = self.worlds.iter().map(received).collect();
+        self.run(to);
+        let after = self.worlds.iter().map(received);
+        let time = (to - from).as_secs_f64();
+        after
+            .zip(before)
+            .map(|(after, before)| (after - before) as f64 * 8e-6 / time)
+            .collect()
+    }
+}
+
+#[test]
+fn two_flows_of_the_same_kind_get_about_the_same() {
+    for kind in KINDS {
+        let mut shared = Shared::new(&[kind, kind], &path(20.0, 1.0), 20.0);
+        // One is there before the other.
+        shared.run(ms(1.0));
+        let rates = shared.rates(seconds(20), seconds(60));
+        println!("{kind}: {rates:.1?}");
+        let (least, most) = (rates[0].min(rates[1]), rates[0].max(rates[1]));
+        assert!(most < 2.0 * least, "{kind}: {rates:?}");
+        assert!(least + most > 0.85 * FULL, "{kind}: {rates:?}");
+    }
+}
+
+/// Not fair, but neither is left with nothing.
+#[test]
+fn bbr_and_cubic_live_beside_each_other() {
+    for queue in [0.5, 1.0, 4.0] {
+        let mut shared = Shared::new(&[Kind::Bbr, Kind::Cubic], &path(30.0, queue), 30.0);
+        let rates = shared.rates(seconds(20), seconds(60));
+        println!("{queue}: bbr, cubic {rates:.1?}");
+        assert!(rates[0].min(rates[1]) > 0.1 * FULL, "{queue}: {rates:?}");
+    }
+}
