@@ -37,6 +37,16 @@ impl Congestion {
         ("reno", Congestion::Reno),
         ("bbr", Congestion::Bbr),
     ];
+
+    /// Its place in the list.
+    pub(crate) fn number(self) -> u8 {
+        self as u8
+    }
+
+    pub(crate) fn numbered(number: u8) -> Congestion {
+        let named = Congestion::NAMES.get(usize::from(number));
+        named.map_or_else(Congestion::default, |(_, kind)| *kind)
+    }
 }
 
 impl std::fmt::Display for Congestion {
@@ -58,5 +68,22 @@ impl std::str::FromStr for Congestion {
     fn from_str(name: &str) -> Result<Congestion, UnknownCongestion> {
         let known = Congestion::NAMES.iter().find(|(one, _)| *one == name);
         known.map(|(_, kind)| *kind).ok_or(UnknownCongestion(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers() {
+        for (place, (name, kind)) in (0..).zip(Congestion::NAMES) {
+            assert_eq!((kind.to_string().as_str(), kind.number()), (name, place));
+            assert_eq!(
+                (name.parse(), Congestion::numbered(place)),
+                (Ok(kind), kind)
+            );
+        }
+        assert!("Cubic".parse::<Congestion>().is_err());
     }
 }

@@ -141,6 +141,7 @@ mod traps;
 mod unclaimed;
 mod uplink;
 
+pub use crate::congestion::{Congestion, UnknownCongestion};
 pub use crate::keep_alive::KeepAlive;
 pub use crate::tcp::state::TcpState;
 pub use builder::{BuildError, Builder};
@@ -665,6 +666,7 @@ impl Shared {
             self.config.keep_alive,
             self.config.limits,
         );
+        options.set_congestion(self.config.congestion);
         Conn::new(tuple, end, (&config, options), self.clone())
     }
 

@@ -76,6 +76,16 @@ fn the_whole_job_on_several_queues() {
 }
 
 #[test]
+fn the_whole_job_with_each_congestion_control() {
+    for name in ["reno", "bbr"] {
+        whole_job(&["--bytes", "2M", "--congestion", name], 8, 2 << 20);
+    }
+    let output = proxy(&["--congestion", "vegas"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("it is one of cubic, reno, bbr"));
+}
+
+#[test]
 fn one_byte_on_many_connections() {
     let arguments = ["--bytes", "1", "--connections", "50", "--workers", "1"];
     whole_job(&arguments, 50, 1);

@@ -5,6 +5,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
 use ipnet::IpNet;
 use sosplice::splice::{Dispatch, SplicePool};
+use sosplice::stack::Congestion;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -54,6 +55,10 @@ pub(crate) struct Arguments {
     /// memory]. A busy connection may come to use that much memory for each
     #[arg(long, value_name = "SIZE", value_parser = buffer)]
     pub(crate) buffer: Option<usize>,
+
+    /// Congestion control of all connections: cubic, reno or bbr
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub(crate) congestion: Congestion,
 
     /// Prints sockets, splices and counters to stderr every so often; with --tun, on SIGUSR1 too
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]

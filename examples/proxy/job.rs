@@ -18,6 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sosplice::clock::{Clock, SystemClock};
 use sosplice::link::memory::{self, MemoryLink};
 use sosplice::splice::SplicePool;
+use sosplice::stack::Congestion;
 use sosplice::{Stack, TcpListener, TcpStream};
 use std::io;
 use std::net::Shutdown;
@@ -47,7 +48,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         arguments::usage("more bytes than can be counted: give a smaller --bytes");
     };
     let buffer = arguments.buffer.unwrap_or(BUFFER);
-    let network = Network::new(buffer, arguments.queues.unwrap_or(1).into())?;
+    let network = Network::new(
+        buffer,
+        arguments.queues.unwrap_or(1).into(),
+        arguments.congestion,
+    )?;
     let pool = arguments.pool();
     println!("{}", headline(arguments, &pool, buffer));
 
@@ -119,9 +124,11 @@ struct Network {
 }
 
 impl Network {
-    fn new(buffer: usize, queues: usize) -> anyhow::Result<Network> {
+    fn new(buffer: usize, queues: usize, congestion: Congestion) -> anyhow::Result<Network> {
         let stack = |links: Vec<MemoryLink>, address: &str| -> anyhow::Result<Stack> {
-            let builder = Stack::over(links).address(address.parse()?);
+            let builder = Stack::over(links)
+                .address(address.parse()?)
+                .congestion(congestion);
             Ok(builder.receive_buffer(buffer).send_buffer(buffer).build()?)
         };
         let (left, right) = memory::queues(queues, memory::Config::default());

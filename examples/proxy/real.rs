@@ -165,6 +165,7 @@ fn open(spec: &TunSpec, arguments: &Arguments) -> anyhow::Result<(String, Builde
         .receive_buffer(arguments.buffer.unwrap_or(BUFFER))
         .send_buffer(arguments.buffer.unwrap_or(BUFFER))
         .busy_poll(Duration::from_micros(arguments.busy_poll))
+        .congestion(arguments.congestion)
         .connect_timeout(arguments.connect_timeout)
         .keep_alive(arguments.keep_alive, arguments.keep_alive / PROBES, PROBES);
     for address in &spec.addresses {

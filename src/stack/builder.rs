@@ -13,6 +13,7 @@ use super::unclaimed::Unclaimed;
 use super::{Driver, Handle, Shared, Stack};
 use crate::affinity::Affinity;
 use crate::clock::{self, Clock};
+use crate::congestion::Congestion;
 use crate::error::Flavor;
 use crate::events::{Seldom, tell};
 use crate::keep_alive::KeepAlive;
@@ -134,6 +135,7 @@ pub(super) struct Config {
     pub(super) snd_buffer: usize,
     pub(super) nagle: bool,
     pub(super) ack_delay: Option<Duration>,
+    pub(super) congestion: Congestion,
     /// Largest segment announced and sent.
     pub(super) mss: Option<usize>,
     pub(super) limits: Limits,
@@ -160,6 +162,7 @@ impl Default for Config {
             snd_buffer: crate::sockbuf::DEFAULT_HIWAT,
             nagle: false,
             ack_delay: Some(ACK_DELAY),
+            congestion: Congestion::default(),
             mss: None,
             limits: Limits::default(),
             keep_alive: None,
@@ -606,6 +609,22 @@ impl Builder {
     #[must_use]
     pub fn max_buffer_memory(mut self, bytes: usize) -> Builder {
         self.config.max_buffer_memory = bytes;
+        self
+    }
+
+    /// The congestion control of all connections, in both directions of opening; [`Congestion::Cubic`] by
+    /// default. [`TcpStream::set_congestion`](crate::TcpStream::set_congestion) sets it for one connection.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory, stack::Congestion};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let address = "10.0.0.1/24".parse()?;
+    /// let stack = Stack::builder(link).address(address).congestion(Congestion::Bbr).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn congestion(mut self, congestion: Congestion) -> Builder {
+        self.config.congestion = congestion;
         self
     }
 

@@ -1,7 +1,7 @@
 //! A user's TCP connection.
 
 use super::builder::LONGEST;
-use super::{KeepAlive, Stack};
+use super::{Congestion, KeepAlive, Stack};
 use crate::protocol::Protocol;
 use crate::socket::poller::pollable;
 use crate::socket::{ConnectError, Socket, blocking};
@@ -245,6 +245,31 @@ impl TcpStream {
     /// Whether small segments are sent at once. They are by default, other than in std.
     pub fn nodelay(&self) -> bool {
         self.conn.options.nodelay()
+    }
+
+    /// Sets the congestion control (`TCP_CONGESTION`), at any time: what is sent from now on follows it, and
+    /// it begins with the window that the connection has. By default it is as
+    /// [`Builder::congestion`](super::Builder::congestion) says. For accepted connections too it is set
+    /// here.
+    ///
+    /// ```
+    /// use sosplice::{Stack, TcpStream, link::memory, stack::Congestion};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let (stack, _driver) = Stack::builder(link).address("10.0.0.1/24".parse()?).manual()?;
+    /// let stream = TcpStream::start(&stack, "10.0.0.2:80".parse()?)?;
+    /// assert_eq!(stream.congestion(), Congestion::Cubic);
+    /// stream.set_congestion(Congestion::Bbr);
+    /// assert_eq!(stream.congestion(), Congestion::Bbr);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_congestion(&self, congestion: Congestion) {
+        self.conn.options.set_congestion(congestion);
+        self.options_changed();
+    }
+
+    /// The congestion control.
+    pub fn congestion(&self) -> Congestion {
+        self.conn.options.congestion()
     }
 
     fn options_changed(&self) {

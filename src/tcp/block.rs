@@ -53,6 +53,8 @@
 //! | RFC 5681 3.1, 3465 | slow start, congestion avoidance, in bytes | `a_segment_more_in_each_round_trip_and_half_after_a_loss` |
 //! | RFC 9438 | CUBIC | `it_comes_back_to_where_it_was_after_k_seconds`, `with_a_small_window_it_is_as_reno` |
 //! | RFC 9406 | HyStart++ | `a_growing_delay_ends_slow_start_after_five_rounds`, `a_delay_that_passes_was_jitter` |
+//! | draft-ietf-ccwg-bbr 4.1 | delivery rate samples | `the_rate_is_that_of_the_slower_of_sending_and_acknowledging`, `what_the_user_did_not_fill_is_marked_until_it_is_delivered`, `a_loss_tells_what_was_lost_since_it_left` |
+//! | draft-ietf-ccwg-bbr 5 | BBR, version 3, but for losses without a queue | `each_uses_all_of_a_clean_path`, `bbr_uses_a_path_that_loses_packets_at_random`, `the_queue_of_bbr_is_short_whatever_there_is_room_for`, `two_flows_of_the_same_kind_get_about_the_same`, `what_is_lost_without_a_queue_is_no_sign` |
 //! | RFC 6928 | initial window | `the_initial_window_of_rfc_6928`, `the_first_flight_is_ten_segments` |
 //! | RFC 2861, 7661 | a window that is not used | `a_window_that_is_not_used_does_not_grow_and_is_forgotten` |
 //! | RFC 1191, 8201, 5927 | path MTU | `what_does_not_fit_is_sent_again_at_once`, `below_the_floor_routers_may_cut`, `only_what_quotes_something_in_flight_is_believed` |
@@ -68,7 +70,7 @@
 //!
 //! # What does not hold yet
 //!
-//! * ECN (RFC 3168); BBR; urgent data (RFC 9293 3.8.5).
+//! * ECN (RFC 3168); urgent data (RFC 9293 3.8.5).
 //! * A path's MTU is not searched for upwards beyond what was given up without a router's word (RFC 4821
 //!   7.3).
 //! * Header prediction: each segment goes the whole way.
@@ -123,9 +125,10 @@ mod tests {
         let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tcp");
         tests(&src.join("block"), &mut known);
         let page = include_str!("block.rs");
-        let rows = page
-            .lines()
-            .filter(|line| line.starts_with("//! | RFC") || line.starts_with("//! | all"));
+        let rows = page.lines().filter(|line| {
+            let begins = ["//! | RFC", "//! | draft", "//! | all"];
+            begins.iter().any(|begin| line.starts_with(begin))
+        });
         let mut count = 0;
         for row in rows {
             let named = row.rsplit('|').nth(1).unwrap();

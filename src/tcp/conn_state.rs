@@ -87,6 +87,7 @@ impl ConnState {
             timestamps: Some(config.timestamp),
             ack_delay: config.ack_delay,
             nodelay: options.nodelay(),
+            congestion: options.congestion(),
             limits: options.limits(),
             keep_alive: options.keep_alive(),
             ..Config::default()
@@ -364,13 +365,16 @@ impl ConnState {
         if work.has(Work::OPTIONS) {
             self.limits = env.options.limits();
             let (nodelay, keep_alive) = (env.options.nodelay(), env.options.keep_alive());
+            let congestion = env.options.congestion();
             if let Some(config) = &mut self.config {
                 config.nodelay = nodelay;
+                config.congestion = congestion;
                 config.limits = self.limits;
                 config.keep_alive = keep_alive;
             }
             if let Some(block) = &mut self.block {
                 block.set_nodelay(nodelay);
+                block.set_congestion(congestion, env.now);
                 block.set_limits(self.limits, keep_alive, env.now);
             }
         }

@@ -5,6 +5,7 @@
 //! limits, each a leaf (5).
 
 use super::limits::Limits;
+use crate::congestion::Congestion;
 use crate::keep_alive::KeepAlive;
 use crate::lock::{LEAF, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -19,6 +20,8 @@ const NO_LINGER: u64 = u64::MAX;
 #[derive(Debug)]
 pub(crate) struct Options {
     nodelay: AtomicBool,
+    /// As a number.
+    congestion: AtomicU8,
     hop_limit: AtomicU8,
     /// In nanoseconds.
     linger: AtomicU64,
@@ -30,6 +33,7 @@ impl Options {
     pub(crate) fn new(nodelay: bool, keep_alive: Option<KeepAlive>, limits: Limits) -> Options {
         Options {
             nodelay: AtomicBool::new(nodelay),
+            congestion: AtomicU8::new(Congestion::default().number()),
             hop_limit: AtomicU8::new(HOP_LIMIT),
             linger: AtomicU64::new(NO_LINGER),
             keep_alive: Mutex::new(keep_alive),
@@ -43,6 +47,15 @@ impl Options {
 
     pub(crate) fn set_nodelay(&self, nodelay: bool) {
         self.nodelay.store(nodelay, Ordering::Relaxed);
+    }
+
+    pub(crate) fn congestion(&self) -> Congestion {
+        Congestion::numbered(self.congestion.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_congestion(&self, congestion: Congestion) {
+        let number = congestion.number();
+        self.congestion.store(number, Ordering::Relaxed);
     }
 
     pub(crate) fn hop_limit(&self) -> u8 {

@@ -262,3 +262,38 @@ fn the_time_to_live_is_on_every_packet() {
         net.drain();
     }
 }
+
+/// How many segments leave at once, of a connection whose round trip takes a tenth of a second.
+fn first_burst(net: &mut Net, kind: Option<Congestion>) -> usize {
+    let listener = net.listen(80);
+    let mut raw = Raw::new(5000);
+    raw.syn(net);
+    net.pass(SECOND / 10);
+    raw.send(net, ACK, b"");
+    assert!(net.seen().is_empty());
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_nonblocking(true);
+    if let Some(kind) = kind {
+        stream.set_congestion(kind);
+        assert_eq!(stream.congestion(), kind);
+    }
+    stream.write_all(&pattern(0, 14_000)).unwrap();
+    net.seen().len()
+}
+
+/// CUBIC sends its initial window at once, and what BBR sends is paced.
+#[test]
+fn each_connection_has_its_congestion_control() {
+    let table = [
+        (Congestion::Cubic, None, 10),
+        (Congestion::Bbr, None, 1),
+        (Congestion::Cubic, Some(Congestion::Bbr), 1),
+        (Congestion::Bbr, Some(Congestion::Reno), 10),
+    ];
+    for (all, one, segments) in table {
+        let mut net = Net::with(one_packet_each(), |builder| builder.congestion(all));
+        let burst = first_burst(&mut net, one);
+        assert_eq!(burst, segments, "{all}, {one:?}");
+        net.healthy();
+    }
+}

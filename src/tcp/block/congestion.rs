@@ -92,6 +92,21 @@ impl Congestion {
         }
     }
 
+    /// Another algorithm, which goes on from the present window. `false`: it is the one that there is.
+    pub(crate) fn change(&mut self, kind: Kind, (seed, nxt): (u32, u64)) -> bool {
+        if self.algorithm.kind() == kind {
+            return false;
+        }
+        if self.is_model() {
+            // What it has learned is the window.
+            self.ssthresh = self.window;
+        }
+        self.algorithm = Algorithm::new(kind, initial_window(self.mss), seed);
+        self.hystart.restart(nxt);
+        self.prior = None;
+        true
+    }
+
     /// A model of the path sets the window, also while losses are recovered.
     pub(crate) fn is_model(&self) -> bool {
         matches!(self.algorithm, Algorithm::Bbr(_))

@@ -465,6 +465,18 @@ impl Tcb {
         self.sender.set_nodelay(nodelay);
     }
 
+    /// Another congestion control, which goes on from the present window.
+    pub(crate) fn set_congestion(&mut self, kind: Kind, now: Instant) {
+        let (seed, nxt) = (self.sender.iss(), self.sender.nxt());
+        if !self.congestion.change(kind, (seed, nxt)) {
+            return;
+        }
+        self.pacer.allow(self.congestion.initial_burst());
+        if let Some(rtt) = self.recovery.rtt().least() {
+            self.congestion.established(rtt, now);
+        }
+    }
+
     pub(crate) fn set_limits(
         &mut self,
         limits: Limits,

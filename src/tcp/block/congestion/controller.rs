@@ -40,6 +40,14 @@ pub(crate) enum Algorithm {
 }
 
 impl Algorithm {
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Algorithm::Cubic(_) => Kind::Cubic,
+            Algorithm::Reno(_) => Kind::Reno,
+            Algorithm::Bbr(_) => Kind::Bbr,
+        }
+    }
+
     /// `seed`: of what differs between connections.
     pub(crate) fn new(kind: Kind, initial_window: u64, seed: u32) -> Algorithm {
         match kind {
