@@ -162,6 +162,7 @@ use crate::link::{Capabilities, Link};
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::SocketEnd;
 use crate::tcp::block::path_mtu::Finding;
+use crate::tcp::block::time::Clocked;
 use crate::tcp::conn::{Conn, ConnConfig, Runner};
 use crate::tcp::host::{Counters, Home, Host, TimerKey};
 use crate::tcp::memory::Memory;
@@ -738,6 +739,10 @@ impl Host for Shared {
 
     fn now(&self) -> Instant {
         self.clock.now()
+    }
+
+    fn clocked(&self) -> Clocked {
+        Clocked { epoch: self.epoch }
     }
 
     fn memory(&self) -> &Memory {

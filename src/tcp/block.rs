@@ -12,7 +12,7 @@
 //! | `sender`, `path_mtu`, `pace` | what may leave, how large, and when |
 //! | `recovery` | what was sent when, what is lost, timeouts |
 //! | `congestion` | the congestion window |
-//! | `timers`, `watch` | times; limits and keep-alive |
+//! | `time`, `timers`, `watch` | time; timers; limits and keep-alive |
 //! | `time_wait` | what remains of a connection |
 //! | `packets`, `sim` | tests: segment by segment, and a simulated path with a monitor on the wire |
 //!
@@ -95,6 +95,7 @@ mod sim;
 pub(crate) mod stamp;
 pub(crate) mod state;
 pub(crate) mod tcb;
+pub(crate) mod time;
 pub(crate) mod time_wait;
 pub(crate) mod timers;
 pub(crate) mod watch;

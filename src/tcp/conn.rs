@@ -23,6 +23,7 @@
 //!    to tell may then come in another order.
 
 use super::block::path_mtu::Known;
+use super::block::time::Instant as BlockInstant;
 use super::conn_state::ConnState;
 use super::host::{Home, Host, Sent};
 use super::icmp::IcmpError;
@@ -117,7 +118,7 @@ pub(crate) struct Conn {
 #[derive(Debug, Default)]
 struct Gauge {
     state: AtomicU8,
-    /// When something last moved: nanoseconds since the connection began.
+    /// When something last moved, in the time of the control block.
     moved: AtomicU64,
     /// Real memory of what arrived ahead of its turn.
     ahead: AtomicUsize,
@@ -162,7 +163,12 @@ impl Conn {
     ) -> Arc<Conn> {
         let link_mtu = host.link(config.home).capabilities().mtu;
         let now = config.began;
-        let state = ConnState::new(tuple, (config, &options), link_mtu, now);
+        let state = ConnState::new(
+            tuple,
+            (config, &options),
+            link_mtu,
+            host.clocked().here(now),
+        );
         let published = state.tcp_state();
         Arc::new_cyclic(|me| Conn {
             me: me.clone(),
@@ -194,7 +200,8 @@ impl Conn {
 
     /// When something last moved in either direction, or the connection began.
     pub(crate) fn moved_at(&self) -> Instant {
-        self.began + Duration::from_nanos(self.gauge.moved.load(Ordering::Relaxed))
+        let moved = BlockInstant::from_nanos(self.gauge.moved.load(Ordering::Relaxed));
+        self.host.clocked().there(moved)
     }
 
     /// Real memory, in bytes, of what has arrived ahead of its turn.
@@ -208,12 +215,11 @@ impl Conn {
 
     /// Of a connection in TIME-WAIT nothing but a record remains.
     fn publish(&self, state: &ConnState, done: Option<&Done>) {
-        let moved = state.moved_at().saturating_duration_since(self.began);
-        let moved = u64::try_from(moved.as_nanos()).unwrap_or(u64::MAX);
         self.publish_state(match done {
             Some(Done::TimeWait(_)) => TcpState::TimeWait,
             Some(Done::Closed(_)) | None => state.tcp_state(),
         });
+        let moved = state.moved_at().nanos();
         self.gauge.moved.store(moved, Ordering::Relaxed);
         let ahead = state.store_memory();
         self.gauge.ahead.store(ahead, Ordering::Relaxed);
@@ -274,7 +280,7 @@ impl Conn {
     pub(crate) fn catch_up(&self) {
         let nothing = self.backlog.lock().is_empty();
         if !nothing {
-            self.resume();
+            self.run(Work::REST, Runner::Driver);
         }
     }
 
@@ -370,8 +376,9 @@ impl Conn {
         news: &mut News,
     ) -> bool {
         let counters = self.host.counters(self.home.queue);
+        let (now, clocked) = (self.host.now(), self.host.clocked());
         let env = Env {
-            now: self.host.now(),
+            now: clocked.here(now),
             link: self.host.link(self.home),
             end: &self.end,
             counters,
@@ -393,7 +400,7 @@ impl Conn {
                 Absorbed::Whole(next) => {
                     self.publish(state, None);
                     if let Some(at) = next {
-                        self.arm(me, state, at, env.now);
+                        self.arm(me, state, clocked.there(at), now);
                     }
                     return false;
                 }
@@ -425,7 +432,7 @@ impl Conn {
             None => {}
         }
         if let Some(at) = served.next {
-            self.arm(me, state, at, env.now);
+            self.arm(me, state, clocked.there(at), now);
         }
         false
     }

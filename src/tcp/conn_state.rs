@@ -6,6 +6,7 @@
 
 use super::block::segment::{Emission, Segment, SegmentOptions, Timestamps};
 use super::block::tcb::{Cause, Config, News, Tcb};
+use super::block::time::Instant;
 use super::conn::ConnConfig;
 use super::host::TimerKey;
 use super::icmp::{IcmpError, Trouble};
@@ -22,7 +23,7 @@ use crate::buf::{Buf, Chain, Gather};
 use crate::error::SoError;
 use smallvec::SmallVec;
 use std::num::NonZeroU16;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Receive buffers up to this size are offered whole, larger ones as their readers take what comes.
 const INITIAL_WINDOW: usize = 256 * 1024;
@@ -418,7 +419,7 @@ impl ConnState {
             Some(block) if self.waiting.is_some() => block.limit(),
             Some(block) => block.deadline(),
             None if self.over => None,
-            None => self.began.checked_add(self.limits.syn_received()),
+            None => Some(self.began + self.limits.syn_received()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a connection needs of the stack it belongs to.
 
 use super::block::path_mtu::Finding;
+use super::block::time::Clocked;
 use super::conn::Conn;
 use super::memory::Memory;
 use super::time_wait::TimeWait;
@@ -161,6 +162,8 @@ pub(crate) trait Host: Send + Sync {
     /// How many queues there are.
     fn queues(&self) -> usize;
     fn now(&self) -> Instant;
+    /// How its time is that of control blocks.
+    fn clocked(&self) -> Clocked;
     /// What the buffers of all connections hold.
     fn memory(&self) -> &Memory;
     /// Of the connections of this queue.

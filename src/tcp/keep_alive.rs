@@ -6,7 +6,7 @@
 //! Nothing here reads a clock or sends: [`Vigil`] says what is due, the control block does it.
 
 use crate::keep_alive::KeepAlive;
-use std::time::Instant;
+use crate::tcp::block::time::Instant;
 
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! What a service step works with, what it is asked to do, and what it leaves to be done by others.
 
 use super::block::path_mtu::Finding;
+use super::block::time::Instant;
 use super::host::{Counters, Sent};
 use super::memory::Memory;
 use super::options::Options;
@@ -9,7 +10,6 @@ use super::time_wait::TimeWait;
 use crate::error::SoError;
 use crate::link::Link;
 use crate::protocol::SocketEnd;
-use std::time::Instant;
 
 /// What a service step works with.
 pub(crate) struct Env<'a> {

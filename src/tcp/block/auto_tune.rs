@@ -5,7 +5,8 @@
 //! So an idle connection promises little, and one that is fast is not held back by its window. The
 //! window only grows, but for the buffer's size. Pure: time is an argument.
 
-use std::time::{Duration, Instant};
+use crate::tcp::block::time::Instant;
+use std::time::Duration;
 
 /// What is offered at first, unless something else is said: what fits the field of a SYN (RFC 7323 2.2).
 pub(crate) const INITIAL: usize = 65_535;
@@ -86,11 +87,11 @@ impl AutoTune {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, SystemClock};
+    use crate::tcp::block::time::start as any_time;
 
     #[test]
     fn the_window_stays_ahead_of_a_sender_that_doubles() {
-        let start = SystemClock.now();
+        let start = any_time();
         let rtt = Duration::from_millis(50);
         let mut tune = AutoTune::new((4_000_000, INITIAL), 1448, start);
         assert_eq!(tune.window(), INITIAL as u64);
@@ -115,7 +116,7 @@ mod tests {
     /// A splice with a low-water mark beyond the window would wait for ever.
     #[test]
     fn a_reader_that_waits_for_much_gets_it() {
-        let mut tune = AutoTune::new((1_000_000, INITIAL), 1448, SystemClock.now());
+        let mut tune = AutoTune::new((1_000_000, INITIAL), 1448, any_time());
         let mut unread = 0;
         while unread < tune.window() {
             unread += 10_000;
@@ -126,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_slow_reader_gets_no_larger_window() {
-        let start = SystemClock.now();
+        let start = any_time();
         let rtt = Duration::from_millis(50);
         let mut tune = AutoTune::new((4_000_000, INITIAL), 1448, start);
         for round in 1..1000 {

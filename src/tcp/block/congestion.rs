@@ -16,11 +16,12 @@ pub(crate) mod rate;
 pub(crate) mod reno;
 
 use super::recovery::record::Sent;
+use crate::tcp::block::time::Instant;
 use bbr::{Bbr, Flow, bytes};
 use controller::{Algorithm, Controller, Growth, Kind};
 use hystart::{HyStart, Round};
 use rate::Departure;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// RFC 6928 2: segments, and bytes where segments are large.
 const INITIAL_SEGMENTS: u64 = 10;
@@ -389,8 +390,8 @@ fn initial_window(mss: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, SystemClock};
     use crate::tcp::block::recovery::record::Record;
+    use crate::tcp::block::time::start as any_time;
 
     fn ack(delivered: u64, now: Instant) -> AckSample {
         AckSample {
@@ -422,7 +423,7 @@ mod tests {
 
     #[test]
     fn a_window_that_is_not_used_does_not_grow_and_is_forgotten() {
-        let now = SystemClock.now();
+        let now = any_time();
         let mut congestion = Congestion::new(Kind::Cubic, 1000, 1);
         sent(&mut congestion, now);
         congestion.validate(false, 3000, (0, 3000));
@@ -446,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_reduction_for_nothing_is_undone() {
-        let now = SystemClock.now();
+        let now = any_time();
         let mut congestion = Congestion::new(Kind::Cubic, 1000, 1);
         sent(&mut congestion, now);
         congestion.lost();

@@ -8,7 +8,8 @@
 //!
 //! Pure: time is an argument.
 
-use std::time::{Duration, Instant};
+use crate::tcp::block::time::Instant;
+use std::time::Duration;
 
 /// Segments that are acknowledged at once when a connection begins.
 const QUICK: u8 = 16;
@@ -112,7 +113,7 @@ impl DelayedAck {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, SystemClock};
+    use crate::tcp::block::time::start as any_time;
 
     const DELAY: Duration = Duration::from_millis(40);
     const FULL: usize = 1000;
@@ -126,7 +127,7 @@ mod tests {
 
     /// One whose answers come in time, and that has been there for a while.
     fn answered() -> (DelayedAck, Instant) {
-        let now = SystemClock.now();
+        let now = any_time();
         let mut ack = DelayedAck::new(Some(DELAY));
         for _ in 0..QUICK {
             assert_eq!(ack.receive(bytes(FULL), FULL, now), None);

@@ -7,7 +7,8 @@
 //! make ever smaller segments, down to single bytes. Time that was not used is kept for a short while, since
 //! timers are late. Pure: time is an argument.
 
-use std::time::{Duration, Instant};
+use crate::tcp::block::time::Instant;
+use std::time::Duration;
 
 /// What was not used is kept for so long.
 const CREDIT: Duration = Duration::from_millis(2);
@@ -71,11 +72,11 @@ impl Pacer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, SystemClock};
+    use crate::tcp::block::time::start as any_time;
 
     #[test]
     fn so_much_leaves_as_the_rate_allows() {
-        let start = SystemClock.now();
+        let start = any_time();
         let mut pacer = Pacer::default();
         let rate = 1_000_000.0;
         pacer.allow(10_000);
@@ -103,7 +104,7 @@ mod tests {
 
     #[test]
     fn small_segments_leave_together() {
-        let mut now = SystemClock.now();
+        let mut now = any_time();
         let mut pacer = Pacer::default();
         for _ in 0..3 {
             for _ in 0..10 {

@@ -12,10 +12,11 @@ mod windows;
 
 use super::segment::{ACK, Emission, FIN, SYN, Segment, SegmentOptions, Timestamps};
 use super::tcb::{Config, News, Taken, Tcb};
-use crate::clock::{Clock, SystemClock};
+use crate::tcp::block::time::Instant;
+use crate::tcp::block::time::start as any_time;
 use crate::tcp::state::TcpState;
 use smallvec::SmallVec;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The peer's ISS; ours is the one of [`config`].
 const THEIRS: u32 = 1000;
@@ -94,7 +95,7 @@ impl Raw {
 
     /// A block that has sent its SYN.
     fn dialling(config: &Config) -> Raw {
-        let now = SystemClock.now();
+        let now = any_time();
         let mut raw = Raw::new(Tcb::connect(config, now), now, config);
         let syn = raw.one();
         assert_eq!((syn.segment.flags, syn.segment.seq), (SYN, OURS));
@@ -103,7 +104,7 @@ impl Raw {
 
     /// A block that has got a SYN.
     fn listening(config: &Config) -> Raw {
-        let now = SystemClock.now();
+        let now = any_time();
         let syn = Segment {
             seq: THEIRS,
             flags: SYN,

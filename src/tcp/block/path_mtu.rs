@@ -11,8 +11,9 @@
 //! What is found out is told ([`Finding`]), so that connections to the same destination that begin later
 //! begin with it. Pure: time is an argument.
 
+use crate::tcp::block::time::Instant;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Linux's `min_pmtu`.
 const LEAST_V4: usize = 552;
@@ -281,11 +282,11 @@ impl PathMtu {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, SystemClock};
+    use crate::tcp::block::time::start as any_time;
 
     #[test]
     fn the_former_size_is_tried_again() {
-        let now = SystemClock.now();
+        let now = any_time();
         let mut path = PathMtu::new(1500, false);
         path.agree(Some(1460), 0);
         assert!(path.timed_out(2, 1460) && path.timed_out(3, 1024));
@@ -314,7 +315,7 @@ mod tests {
 
     #[test]
     fn what_is_found_out_is_told() {
-        let now = SystemClock.now();
+        let now = any_time();
         let smaller = |mtu, by| Some(Finding::Smaller(Known { mtu, by }));
         let mut path = PathMtu::new(1500, false);
         path.agree(Some(1460), 0);
@@ -337,7 +338,7 @@ mod tests {
 
     #[test]
     fn what_is_known_counts_from_the_beginning() {
-        let now = SystemClock.now();
+        let now = any_time();
         let begun = |mtu, by| {
             let mut path = PathMtu::new(1500, false);
             path.begin(Known { mtu, by }, now);

@@ -13,10 +13,11 @@ use super::auto_tune::AutoTune;
 use super::range_set::RangeSet;
 use super::segment::{FIN, SACK_BLOCKS, Segment};
 use super::seq::{Space, older, signed};
+use crate::tcp::block::time::Instant;
 use crate::tcp::memory::Appetite;
 use smallvec::SmallVec;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Ranges of out-of-order data at most: a peer that sends every second byte fills no more.
 pub(crate) const MOST_RANGES: usize = 1024;

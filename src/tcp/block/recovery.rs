@@ -20,6 +20,7 @@ use super::range_set::RangeSet;
 use super::seq::older;
 use super::stamp::StampClock;
 use super::timers::{Timer, Timers};
+use crate::tcp::block::time::Instant;
 use prr::Prr;
 use rack::Rack;
 use record::{Record, Sent, Status};
@@ -27,7 +28,7 @@ use rto::Rto;
 use rtt::Rtt;
 use smallvec::SmallVec;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tlp::{Tlp, Verdict};
 
 /// RFC 5681 3.2: without SACK so many duplicate acknowledgements are a loss.

@@ -1,6 +1,6 @@
 //! Our timestamps: milliseconds from a number that is not to be guessed (RFC 7323 5.4, 7.1). Pure.
 
-use std::time::Instant;
+use crate::tcp::block::time::Instant;
 
 /// See the module.
 #[derive(Debug, Clone, Copy)]

@@ -40,13 +40,14 @@ use super::timers::{Timer, Timers};
 use super::watch::{Standing, Watch};
 use crate::error::SoError;
 use crate::keep_alive::KeepAlive;
+use crate::tcp::block::time::Instant;
 use crate::tcp::icmp::Trouble;
 use crate::tcp::keep_alive::Due;
 use crate::tcp::limits::Limits;
 use crate::tcp::memory::Appetite;
 use crate::tcp::state::TcpState;
 use smallvec::SmallVec;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How a connection is made.
 #[derive(Debug, Clone)]

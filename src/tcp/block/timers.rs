@@ -4,7 +4,7 @@
 //! `Reorder` the recovery of losses, `Persist` the sender, `DelayedAck` the receiver, `Pace` the
 //! sender where a burst would overflow the path. Pure: time is an argument.
 
-use std::time::Instant;
+use crate::tcp::block::time::Instant;
 
 /// Which timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,12 +81,12 @@ impl Timers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, SystemClock};
+    use crate::tcp::block::time::start as any_time;
     use std::time::Duration;
 
     #[test]
     fn the_earliest_is_the_deadline() {
-        let start = SystemClock.now();
+        let start = any_time();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut timers = Timers::default();
         assert_eq!(timers.next(), None);

@@ -9,10 +9,11 @@
 
 use crate::error::SoError;
 use crate::keep_alive::KeepAlive;
+use crate::tcp::block::time::Instant;
 use crate::tcp::keep_alive::{Due, Vigil};
 use crate::tcp::limits::Limits;
 use crate::tcp::state::TcpState;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Where a connection is, as far as its limits are concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,9 +188,9 @@ impl Watch {
     fn limit(&self) -> Option<Instant> {
         match self.state {
             TcpState::Closed | TcpState::TimeWait => None,
-            TcpState::SynSent => self.began.checked_add(self.limits.syn_sent()),
+            TcpState::SynSent => Some(self.began + self.limits.syn_sent()),
             TcpState::Listen | TcpState::SynReceived => {
-                self.began.checked_add(self.limits.syn_received())
+                Some(self.began + self.limits.syn_received())
             }
             _ if self.outstanding => {
                 let user = self.heard + self.limits.user;
@@ -217,7 +218,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, SystemClock};
+    use crate::tcp::block::time::start as any_time;
 
     fn at(state: TcpState, una: u64, outstanding: bool) -> Standing {
         Standing {
@@ -234,7 +235,7 @@ mod tests {
     /// What comes in moves a limit to later, and that is not computed for each segment.
     #[test]
     fn a_limit_is_computed_when_it_would_be_reached() {
-        let start = SystemClock.now();
+        let start = any_time();
         let mut watch = Watch::new(Limits::default(), None, start);
         watch.update(at(TcpState::Established, 0, true), start);
         let first = Some(start + seconds(300));
@@ -255,7 +256,7 @@ mod tests {
     /// Guards the case that a limit moves to earlier.
     #[test]
     fn an_answered_probe_brings_the_next_one_nearer_than_the_interval() {
-        let start = SystemClock.now();
+        let start = any_time();
         let keep_alive = KeepAlive {
             idle: seconds(5),
             interval: seconds(60),

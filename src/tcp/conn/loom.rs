@@ -10,6 +10,7 @@ use crate::clock;
 use crate::link::{Capabilities, Frame, Interest, Link, Packet, ReceiveError, TransmitError};
 use crate::sync::model::{claim, explore, explore_without, join, spawn};
 use crate::tcp::block::path_mtu::Finding;
+use crate::tcp::block::time::Clocked;
 use crate::tcp::host::{Counters, Home, TimerKey};
 use crate::tcp::limits::Limits;
 use crate::tcp::memory::Memory;
@@ -71,6 +72,10 @@ impl Host for Stack {
 
     fn now(&self) -> Instant {
         self.now
+    }
+
+    fn clocked(&self) -> Clocked {
+        Clocked { epoch: self.now }
     }
 
     fn memory(&self) -> &Memory {
@@ -171,7 +176,10 @@ fn owners() {
     let acknowledged = stack.acknowledged.load(Ordering::Relaxed);
     claim(acknowledged == 2, "the segment is acknowledged");
     claim(conn.backlog.lock().is_empty(), "nothing is left to do");
-    claim(conn.state.try_lock().is_some(), "nobody owns the connection");
+    claim(
+        conn.state.try_lock().is_some(),
+        "nobody owns the connection",
+    );
 }
 
 /// Two drivers, each with a segment that arrived by its queue.
@@ -193,7 +201,10 @@ fn two_drivers() {
     let acknowledged = stack.acknowledged.load(Ordering::Relaxed);
     claim(acknowledged == 3, "both segments are acknowledged");
     claim(conn.backlog.lock().is_empty(), "nothing is left to do");
-    claim(conn.state.try_lock().is_some(), "nobody owns the connection");
+    claim(
+        conn.state.try_lock().is_some(),
+        "nobody owns the connection",
+    );
 }
 
 #[test]

@@ -28,12 +28,13 @@ mod startup;
 
 use super::rate::{Departure, Rate, RateSample};
 use crate::tcp::block::recovery::record::Sent;
+use crate::tcp::block::time::Instant;
 use model::{Aggregation, Latest, MaxBandwidth};
 use noise::Noise;
 use probe_bw::Probing;
 use probe_rtt::RoundTrip;
 use startup::FullPipe;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// BBR.StartupPacingGain: 4 ln 2.
 const STARTUP_GAIN: f64 = 2.77;

@@ -4,7 +4,8 @@ use super::bbr::Bbr;
 use super::cubic::Cubic;
 use super::reno::Reno;
 pub(crate) use crate::congestion::Congestion as Kind;
-use std::time::{Duration, Instant};
+use crate::tcp::block::time::Instant;
+use std::time::Duration;
 
 /// What an acknowledgement says while the window is to grow.
 #[derive(Debug, Clone, Copy)]

@@ -7,8 +7,9 @@
 //! this. Deterministic; time is an argument.
 
 use crate::tcp::block::recovery::record::{Record, Sent};
+use crate::tcp::block::time::Instant;
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Snapshots that are kept in any case.
 const FEW: usize = 64;
@@ -247,7 +248,7 @@ fn count(snapshots: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, SystemClock};
+    use crate::tcp::block::time::start as any_time;
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -286,7 +287,7 @@ mod tests {
 
     #[test]
     fn the_rate_is_that_of_the_slower_of_sending_and_acknowledging() {
-        let start = SystemClock.now();
+        let start = any_time();
         let mut flight = Flight::default();
         for k in 0..10 {
             flight.send(start + ms(k));
@@ -311,7 +312,7 @@ mod tests {
 
     #[test]
     fn what_the_user_did_not_fill_is_marked_until_it_is_delivered() {
-        let start = SystemClock.now();
+        let start = any_time();
         let mut flight = Flight::default();
         flight.send(start);
         flight.rate.limit_by_app(1000);
@@ -339,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_loss_tells_what_was_lost_since_it_left() {
-        let start = SystemClock.now();
+        let start = any_time();
         let mut flight = Flight::default();
         for _ in 0..4 {
             flight.send(start);
@@ -362,7 +363,7 @@ mod tests {
 
     #[test]
     fn snapshots_that_no_packet_needs_are_dropped() {
-        let start = SystemClock.now();
+        let start = any_time();
         let mut flight = Flight::default();
         for k in 0..1000 {
             flight.send(start + ms(k));

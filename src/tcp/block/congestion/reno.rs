@@ -32,7 +32,7 @@ impl Controller for Reno {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, SystemClock};
+    use crate::tcp::block::time::start as any_time;
     use std::time::Duration;
 
     #[test]
@@ -45,7 +45,7 @@ mod tests {
                 delivered: 1000,
                 mss: 1000,
                 rtt: Duration::from_millis(1),
-                now: SystemClock.now(),
+                now: any_time(),
             });
         }
         assert_eq!(window, 11_000);

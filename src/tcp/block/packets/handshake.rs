@@ -93,7 +93,7 @@ fn what_is_no_syn_opens_nothing() {
             ..Segment::default()
         };
         assert!(
-            Tcb::accept(&config(), &segment, SystemClock.now()).is_none(),
+            Tcb::accept(&config(), &segment, any_time()).is_none(),
             "{flags}"
         );
     }

@@ -2,7 +2,8 @@
 
 use super::record::{Record, Sent};
 use super::rtt::Rtt;
-use std::time::{Duration, Instant};
+use crate::tcp::block::time::Instant;
+use std::time::Duration;
 
 /// Recoveries after which a wider window for reordering narrows again (RFC 8985 6.2 step 4).
 const PERSIST: u32 = 16;
@@ -160,7 +161,7 @@ impl Rack {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, SystemClock};
+    use crate::tcp::block::time::start as any_time;
 
     const MSS: u64 = 100;
 
@@ -178,7 +179,7 @@ mod tests {
     impl Flight {
         /// Ten segments, a millisecond apart, over 40 ms.
         fn new() -> Flight {
-            let start = SystemClock.now();
+            let start = any_time();
             let mut record = Record::default();
             for k in 0..10 {
                 record.push(k * MSS..(k + 1) * MSS, 100, start + ms(k));

@@ -79,13 +79,13 @@ impl Tlp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, SystemClock};
+    use crate::tcp::block::time::start as any_time;
 
     #[test]
     fn a_lone_segment_is_given_time_for_a_delayed_acknowledgement() {
         let mut rtt = Rtt::default();
         assert_eq!(Tlp::timeout(&rtt, false), None);
-        rtt.sample(Duration::from_millis(50), SystemClock.now());
+        rtt.sample(Duration::from_millis(50), any_time());
         let ms = |alone| Tlp::timeout(&rtt, alone).unwrap().as_millis();
         assert_eq!((ms(false), ms(true)), (102, 300));
     }

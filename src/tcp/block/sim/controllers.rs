@@ -4,7 +4,8 @@ use super::goodput::{downloading_with, ms, path};
 use super::path::{Direction, Path};
 use super::world::World;
 use crate::tcp::block::congestion::controller::Kind;
-use std::time::{Duration, Instant};
+use crate::tcp::block::time::Instant;
+use std::time::Duration;
 
 const KINDS: [Kind; 3] = [Kind::Cubic, Kind::Reno, Kind::Bbr];
 /// Mbit/s of payload that a path of 100 Mbit/s carries in full packets.

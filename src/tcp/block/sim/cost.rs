@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Two blocks without a path: each packet of the one is taken by the other at once.
 fn rounds(count: u32, len: u64, mtu: usize) -> Duration {
-    let start = SystemClock.now();
+    let start = crate::tcp::block::time::start();
     let config = Config {
         mtu,
         receive_buffer: 4 << 20,

@@ -4,8 +4,9 @@
 use crate::tcp::block::range_set::RangeSet;
 use crate::tcp::block::segment::{ACK, FIN, RST, SYN, Segment};
 use crate::tcp::block::seq::{Space, older};
+use crate::tcp::block::time::Instant;
 use std::collections::{BTreeSet, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// See the module.
 #[derive(Debug, Default)]

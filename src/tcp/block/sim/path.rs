@@ -1,6 +1,7 @@
 //! One direction of a path: a rate, a queue of bytes that drops at its tail, a delay, and accidents.
 
-use std::time::{Duration, Instant};
+use crate::tcp::block::time::Instant;
+use std::time::Duration;
 
 /// Numbers that follow from a seed (splitmix64).
 #[derive(Debug, Clone)]

@@ -2,9 +2,10 @@
 
 use super::monitor::Monitor;
 use super::path::{Direction, Path};
-use crate::clock::{Clock, SystemClock};
 use crate::tcp::block::segment::{ACK, FIN, PSH, RST, SYN, Segment, SegmentOptions, Timestamps};
 use crate::tcp::block::tcb::{Config, News, Tcb};
+use crate::tcp::block::time::Instant;
+use crate::tcp::block::time::start as any_time;
 use smoltcp::iface::{Interface, SocketSet};
 use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp;
@@ -13,7 +14,7 @@ use smoltcp::wire::{
     TcpPacket, TcpRepr, TcpSeqNumber,
 };
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const US: Ipv4Address = Ipv4Address::new(10, 0, 0, 1);
 const THEM: Ipv4Address = Ipv4Address::new(10, 0, 0, 2);
@@ -240,7 +241,7 @@ struct Exchange {
 
 impl Exchange {
     fn new(ours: usize, theirs: usize, path: &Path, seed: u64) -> Exchange {
-        let start = SystemClock.now();
+        let start = any_time();
         Exchange {
             start,
             now: start,

@@ -2,14 +2,15 @@
 
 use super::monitor::Monitor;
 use super::path::{Direction, Path};
-use crate::clock::{Clock, SystemClock};
 use crate::tcp::block::segment::{ACK, FIN, PSH, RST, Segment};
 use crate::tcp::block::tcb::{Config, Ending, News, Tcb};
+use crate::tcp::block::time::Instant;
+use crate::tcp::block::time::start as any_time;
 use crate::tcp::block::time_wait::{Answer, Record};
 use crate::tcp::state::TcpState;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Bytes of IP and TCP headers on the wire, with timestamps.
 const HEADERS: usize = 52;
@@ -99,7 +100,7 @@ fn byte(end: usize, position: u64) -> u8 {
 impl World {
     /// The first end connects to the second.
     pub(crate) fn new(configs: [Config; 2], apps: [App; 2], paths: [Path; 2], seed: u64) -> World {
-        let now = SystemClock.now();
+        let now = any_time();
         let ways = {
             let [there, back] = paths;
             [

@@ -7,11 +7,11 @@ use crate::tcp::block::recovery::Ack;
 use crate::tcp::block::segment::{ACK, FIN, PSH, RST, SYN, Segment, TIMESTAMPS_LEN};
 use crate::tcp::block::seq::signed;
 use crate::tcp::block::state::{self, Event};
+use crate::tcp::block::time::Instant;
 use crate::tcp::block::timers::Timer;
 use crate::tcp::state::TcpState;
 use smallvec::SmallVec;
 use std::ops::Range;
-use std::time::Instant;
 
 impl Tcb {
     /// Takes a received segment, whose addresses, ports and checksum are right. The kept bytes are those

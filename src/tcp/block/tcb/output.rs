@@ -10,10 +10,11 @@ use crate::tcp::block::segment::{
 };
 use crate::tcp::block::sender::Choice;
 use crate::tcp::block::state;
+use crate::tcp::block::time::Instant;
 use crate::tcp::block::timers::Timer;
 use crate::tcp::state::TcpState;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// RFC 9293 3.8.6.1: intervals between probes grow up to this.
 const LONGEST_PERSIST: Duration = Duration::from_secs(60);

@@ -3,7 +3,7 @@
 
 use super::{BETA, Bbr, Flow};
 use crate::tcp::block::congestion::rate::RateSample;
-use std::time::Instant;
+use crate::tcp::block::time::Instant;
 
 /// BBR.ExtraAckedFilterLen, in two slots.
 const SLOT_ROUNDS: u64 = 5;

@@ -3,7 +3,8 @@
 
 use super::{BETA, Bbr, Flow, HEADROOM, State};
 use crate::tcp::block::congestion::rate::{Loss, RateSample};
-use std::time::{Duration, Instant};
+use crate::tcp::block::time::Instant;
+use std::time::Duration;
 
 /// Rounds after which more is asked for at the latest, so that Reno flows of that age get their share.
 const RENO_ROUNDS: f64 = 63.0;

@@ -3,7 +3,8 @@
 
 use super::{Bbr, Flow, PROBE_RTT_GAIN, State};
 use crate::tcp::block::congestion::rate::RateSample;
-use std::time::{Duration, Instant};
+use crate::tcp::block::time::Instant;
+use std::time::Duration;
 
 /// BBR.MinRTTFilterLen.
 const FILTER: Duration = Duration::from_secs(10);
@@ -121,11 +122,11 @@ impl Bbr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, SystemClock};
+    use crate::tcp::block::time::start as any_time;
 
     #[test]
     fn the_least_of_ten_seconds_and_a_pause_after_five() {
-        let start = SystemClock.now();
+        let start = any_time();
         let ms = Duration::from_millis;
         let mut rtt = RoundTrip::default();
         rtt.begin(ms(50), start);
