@@ -163,7 +163,7 @@ use crate::lock::{LEAF, Mutex};
 use crate::protocol::SocketEnd;
 use crate::tcp::block::path_mtu::Finding;
 use crate::tcp::block::time::Clocked;
-use crate::tcp::conn::{Conn, ConnConfig, Runner};
+use crate::tcp::conn::{Conn, ConnConfig, Opening, Runner};
 use crate::tcp::host::{Counters, Home, Host, TimerKey};
 use crate::tcp::memory::Memory;
 use crate::tcp::options::Options;
@@ -637,11 +637,11 @@ impl Shared {
         self.attached.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// A connection that is in no table yet, and whether its peer opens it.
+    /// A connection that is in no table yet.
     fn connection(
         self: &Arc<Self>,
         home: Home,
-        (tuple, is_inbound): (Tuple, bool),
+        (tuple, opening): (Tuple, Opening),
         iss: u32,
         now: Instant,
     ) -> Arc<Conn> {
@@ -659,7 +659,7 @@ impl Shared {
                 .numbers
                 .initial_timestamp(&tuple, self.since_epoch(now)),
             ack_delay: self.config.ack_delay,
-            is_inbound,
+            opening,
             began: now,
         };
         let options = Options::new(

@@ -6,7 +6,7 @@ use super::{Shared, Stack};
 use crate::error::SoError;
 use crate::events::tell;
 use crate::link::{Flow, Link};
-use crate::tcp::conn::{Conn, Runner};
+use crate::tcp::conn::{Conn, Opening, Runner};
 use crate::tcp::host::{Home, Host};
 use crate::tcp::service::Work;
 use crate::tcp::wire::{self, Tuple};
@@ -236,7 +236,7 @@ impl Shared {
         let looped = way.looped;
         let home = Home { queue, looped };
         let number = self.initial_sequence_number(&tuple, former.as_ref(), now);
-        let conn = self.connection(home, (tuple, false), number, now);
+        let conn = self.connection(home, (tuple, Opening::Active), number, now);
         match self.table.insert(&conn, former.as_ref()) {
             Ok(()) => {}
             Err(Refusal::Connections) => return Err(self.too_many_connections()),

@@ -496,7 +496,7 @@ impl Builder {
     /// Whether SYNs are answered with cookies (RFC 4987 3.6) while half-open connections fill a
     /// listener's backlog, or are as many as the stack [may have](Self::max_half_open), so that a
     /// flood of them shuts nobody out; they are by default. Such a connection takes no memory
-    /// before its handshake is over, and has all it would have otherwise but timestamps and a maximum
+    /// before its handshake is over, and has all it would have otherwise but a maximum
     /// segment size above 1460. With `false` such SYNs are dropped. SYNs that a
     /// [`DecidingListener`](crate::DecidingListener) would hold are always dropped.
     ///

@@ -62,13 +62,20 @@ impl std::fmt::Debug for Control {
     }
 }
 
-/// Sends a header without a connection, if the link has room.
-pub(super) fn answer(link: &dyn Link, tuple: &Tuple, header: &Header) -> bool {
+/// Sends a header without a connection, with TSval and TSecr if there are any, if the link has room.
+pub(super) fn answer(
+    link: &dyn Link,
+    tuple: &Tuple,
+    (header, timestamps): (&Header, Option<(u32, u32)>),
+) -> bool {
     let mut out = [0; MAX_CANONICAL];
     let from = (tuple.local, tuple.local_port);
     let to = (tuple.remote, tuple.remote_port);
-    let len = wire::compose(&mut out, from, to, header, 0);
+    let mut len = wire::compose(&mut out, from, to, header, 0);
     let ip_header_len = tuple.ip_header_len();
+    if let Some(timestamps) = timestamps {
+        len = wire::add_timestamps(&mut out, (len, ip_header_len), timestamps);
+    }
     let partial = link.capabilities().checksum;
     let checksum = wire::finish(&mut out[..len], ip_header_len, std::iter::empty(), partial);
     let packet = Packet {
@@ -101,7 +108,7 @@ pub(super) fn reset(link: &dyn Link, segment: &Segment) {
         window: 0,
         options: SynOptions::default(),
     };
-    answer(link, &segment.tuple, &header);
+    answer(link, &segment.tuple, (&header, None));
 }
 
 /// Sends an answer if the link has room.

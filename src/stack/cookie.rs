@@ -4,9 +4,15 @@
 //!
 //! A cookie carries 8 bits: parity of the time, segment size (of four), window scale, SACK. The other
 //! 24 are the hash. It is good for one to two minutes, and only while cookies are being sent, so that
-//! at all other times nobody can guess one. The connection that follows from it begins as any other:
-//! its control block is given the SYN once more, without timestamps, and repeats the SYN|ACK, which its
-//! peer ignores.
+//! at all other times nobody can guess one.
+//!
+//! If the SYN has timestamps (RFC 7323), so has the answer: those of the connection that may follow, whose
+//! clock is the same for all connections between these ends. The acknowledgement brings the answer's time
+//! back, which has to be of the last two minutes, and is the first sample of the round trip. So nothing
+//! about options has to be in the timestamp, as it is in Linux, whose cookies have no room for them.
+//!
+//! The connection that follows begins as any other: its control block is given the SYN once more, and knows
+//! that the SYN|ACK has left.
 //!
 //! Locks: none of its own.
 
@@ -17,7 +23,7 @@ use super::passive::Put;
 use super::queue::Queue;
 use super::quota::Refusal;
 use super::{Shared, Work};
-use crate::tcp::conn::{Conn, Runner};
+use crate::tcp::conn::{Conn, Opening, Runner};
 use crate::tcp::host::{Home, Host};
 use crate::tcp::wire::{self, ACK, Header, SYN, Segment, SynOptions, Tuple};
 use std::hash::{Hash, Hasher};
@@ -147,7 +153,14 @@ impl Shared {
                 sack_permitted: options.sack_permitted,
             },
         };
-        control::answer(queue.way_back(syn.looped), &tuple, &header);
+        let timestamps = syn.timestamps.map(|(theirs, _)| {
+            let ours = self
+                .numbers
+                .initial_timestamp(&tuple, self.since_epoch(now));
+            (ours, theirs)
+        });
+        let link = queue.way_back(syn.looped);
+        control::answer(link, &tuple, (&header, timestamps));
         true
     }
 
@@ -158,14 +171,18 @@ impl Shared {
         if sent_in == 0 {
             return None;
         }
-        let now = self.slot(now);
-        if now > sent_in + 1 {
+        let slot = self.slot(now);
+        if slot > sent_in + 1 {
             return None;
         }
         let header = &segment.header;
         let irs = header.seq.wrapping_sub(1);
         let value = header.ack.wrapping_sub(1);
-        let options = check((segment.tuple, irs, value), now, self.claim_hash())?;
+        let options = check((segment.tuple, irs, value), slot, self.claim_hash())?;
+        let timestamps = segment.timestamps;
+        if timestamps.is_some_and(|(_, echo)| !self.is_of_cookie(&segment.tuple, echo, now)) {
+            return None;
+        }
         Some(Syn {
             header: Header {
                 seq: irs,
@@ -174,8 +191,14 @@ impl Shared {
                 window: header.window,
                 options,
             },
-            timestamps: None,
+            timestamps,
         })
+    }
+
+    /// Whether a cookie of the last two minutes had this timestamp.
+    fn is_of_cookie(&self, tuple: &Tuple, echo: u32, now: Instant) -> bool {
+        let latest = self.numbers.initial_timestamp(tuple, self.since_epoch(now));
+        u64::from(latest.wrapping_sub(echo)) <= 2 * SLOT * 1000
     }
 
     /// Begins the connection of that SYN, if somebody may accept it, with the segment that acknowledges it. Only its acknowledgement is
@@ -195,10 +218,10 @@ impl Shared {
         }
         let home = Home { queue, looped };
         let value = segment.header.ack.wrapping_sub(1);
-        let conn = self.connection(home, (tuple, true), value, now);
+        let conn = self.connection(home, (tuple, Opening::Cookie), value, now);
         conn.leave(syn.segment(tuple));
         self.half_open(&conn, listening);
-        // Before another driver finds it: only who has sent its SYN|ACK takes an acknowledgement.
+        // Before another driver finds it: only who has got its SYN takes an acknowledgement.
         conn.run(Work::SERVE, Runner::Driver);
         Ok(match self.put(conn, listening, None)? {
             Put::Taken(conn) => {

@@ -18,7 +18,7 @@ use super::table::Entry;
 use super::{Shared, Work};
 use crate::buf::Gather;
 use crate::tcp::block::time_wait::Answer;
-use crate::tcp::conn::{Conn, Runner};
+use crate::tcp::conn::{Conn, Opening, Runner};
 use crate::tcp::host::{Home, Host};
 use crate::tcp::wire::{Header, Segment, Tuple};
 use std::collections::{BTreeMap, HashMap};
@@ -257,7 +257,7 @@ impl Shared {
         };
         let now = self.clock.now();
         let number = self.initial_sequence_number(&tuple, after.as_ref(), now);
-        let conn = self.connection(home, (tuple, true), number, now);
+        let conn = self.connection(home, (tuple, Opening::Passive), number, now);
         // Whoever finds the connection in the table and runs it takes the SYN first.
         conn.leave(syn);
         let inserted = self.table.insert(&conn, after.as_ref());

@@ -7,7 +7,7 @@ use super::table::Entry;
 use super::{Intercept, Shared, Stack};
 use crate::events::tell;
 use crate::sync::{Protection, intact};
-use crate::tcp::conn::{Conn, Runner};
+use crate::tcp::conn::{Conn, Opening, Runner};
 use crate::tcp::host::{Home, Host};
 use crate::tcp::service::Work;
 use crate::tcp::time_wait::TimeWait;
@@ -144,7 +144,7 @@ impl Shared {
         let (tuple, looped) = (&syn.tuple, syn.looped);
         let home = Home { queue, looped };
         let number = self.initial_sequence_number(tuple, former, now);
-        let conn = self.connection(home, (*tuple, true), number, now);
+        let conn = self.connection(home, (*tuple, Opening::Passive), number, now);
         // Whoever finds the connection in the table and runs it takes the SYN first.
         conn.leave(syn.clone());
         if intact(Protection::HalfOpenFirst) {

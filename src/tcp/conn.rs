@@ -150,8 +150,19 @@ pub(crate) struct ConnConfig {
     /// The first timestamp (RFC 7323 3.2).
     pub(crate) timestamp: u32,
     pub(crate) ack_delay: Option<Duration>,
-    pub(crate) is_inbound: bool,
+    pub(crate) opening: Opening,
     pub(crate) began: Instant,
+}
+
+/// Who opens a connection, and how far that has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// We do.
+    Active,
+    /// The peer: its SYN is left with the connection.
+    Passive,
+    /// The same, and the SYN was answered with a cookie.
+    Cookie,
 }
 
 impl Conn {
@@ -176,7 +187,7 @@ impl Conn {
             home: config.home,
             end,
             options,
-            is_inbound: config.is_inbound,
+            is_inbound: config.opening != Opening::Active,
             counts_for_peer: AtomicBool::new(false),
             host,
             state: lock::Mutex::new(state),

@@ -7,7 +7,7 @@
 use super::block::segment::{Emission, Segment, SegmentOptions, Timestamps};
 use super::block::tcb::{Cause, Config, News, Tcb};
 use super::block::time::Instant;
-use super::conn::ConnConfig;
+use super::conn::{ConnConfig, Opening};
 use super::host::TimerKey;
 use super::icmp::{IcmpError, Trouble};
 use super::limits::Limits;
@@ -86,6 +86,7 @@ impl ConnState {
             // Splices wait for their low-water marks: what they may wait for is promised from the start.
             initial_window: config.rcv_ring.min(INITIAL_WINDOW),
             timestamps: Some(config.timestamp),
+            answered: config.opening == Opening::Cookie,
             ack_delay: config.ack_delay,
             nodelay: options.nodelay(),
             congestion: options.congestion(),
@@ -93,7 +94,7 @@ impl ConnState {
             keep_alive: options.keep_alive(),
             ..Config::default()
         };
-        let active = !config.is_inbound;
+        let active = config.opening == Opening::Active;
         ConnState {
             tuple,
             limits: options.limits(),

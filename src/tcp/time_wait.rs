@@ -36,7 +36,7 @@ impl TimeWait {
         let mut len = wire::compose(&mut out, from, to, &header, 0);
         if let Some(stamps) = segment.options.timestamps {
             let timestamps = (stamps.value, stamps.echo);
-            len = wire::add_timestamps(&mut out, tuple.ip_header_len(), timestamps);
+            len = wire::add_timestamps(&mut out, (len, tuple.ip_header_len()), timestamps);
         }
         wire::finish(
             &mut out[..len],

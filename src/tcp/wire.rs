@@ -465,8 +465,8 @@ fn timestamps(bytes: &[u8]) -> Option<(u32, u32)> {
     Some((be32(option, 0), be32(option, 4)))
 }
 
-/// Longest header that [`compose`] writes.
-pub(crate) const MAX_CANONICAL: usize = IPV6_HEADER + TCP_HEADER + 12;
+/// Longest header that [`compose`] writes, with [timestamps](add_timestamps).
+pub(crate) const MAX_CANONICAL: usize = IPV6_HEADER + TCP_HEADER + 12 + 12;
 
 /// Writes an IP and a TCP header for a segment from `from` to `to` that carries `payload_len`
 /// bytes, with checksum fields zero. Returns the headers' length.
@@ -499,18 +499,17 @@ pub(crate) fn compose(
     ip_len + tcp_len
 }
 
-/// Adds timestamps (RFC 7323 appendix A) to the headers of a segment without payload and other options.
-/// Returns the headers' length.
+/// Adds timestamps (RFC 7323 appendix A) to the headers that [`compose`] wrote for a segment without payload,
+/// of this length. Returns the new one.
 pub(crate) fn add_timestamps(
     out: &mut [u8; MAX_CANONICAL],
-    ip_header_len: usize,
+    (at, ip_header_len): (usize, usize),
     (value, echo): (u32, u32),
 ) -> usize {
-    let at = ip_header_len + TCP_HEADER;
     out[at..at + 4].copy_from_slice(&[1, 1, 8, 10]);
     out[at + 4..at + 8].copy_from_slice(&value.to_be_bytes());
     out[at + 8..at + 12].copy_from_slice(&echo.to_be_bytes());
-    out[ip_header_len + 12] = 8 << 4;
+    out[ip_header_len + 12] += 3 << 4;
     let (field, fixed) = match ip_header_len {
         IPV4_HEADER => (2, 0),
         _ => (4, IPV6_HEADER),

@@ -6,6 +6,7 @@ use super::*;
 use crate::socket::poller::{Events, Interest, Mode, Poller, Token};
 use crate::stack::held::Syn;
 use crate::stack::{DecidingListener, Pending};
+use crate::tcp::conn::Opening;
 
 const BACKLOG: usize = 2;
 const HOME: Home = Home {
@@ -286,7 +287,7 @@ fn a_tuple_that_was_dialled_meanwhile_is_taken() {
     let pending = held(&mut net, &listener, &Raw::new(5000));
     let tuple = pending.key().tuple;
     let shared = net.stack.shared();
-    let conn = shared.connection(HOME, (tuple, false), 0, net.clock.now());
+    let conn = shared.connection(HOME, (tuple, Opening::Active), 0, net.clock.now());
     shared.table.insert(&conn, None).unwrap();
     assert_eq!(pending.accept().unwrap_err().kind(), ErrorKind::AddrInUse);
     nothing_is_held(&mut net, &listener);

@@ -168,3 +168,79 @@ fn blocks_ride_on_data_in_packets_that_fit() {
     assert_eq!(peer.raw.take(&seen), pattern(0, 10_000));
     net.healthy();
 }
+
+/// Guards `Shared::answer_with_cookie` and `cookie_of`: nothing of what the SYN offered is lost.
+#[test]
+fn a_cookie_keeps_timestamps_scale_and_sack() {
+    let mut net = Net::new();
+    let at = "10.0.0.1:80";
+    let listener = TcpListener::bind_with_backlog(&net.stack, at, 1).unwrap();
+    listener.set_nonblocking(true);
+    Raw::new(1).send(&net, SYN, b"");
+    net.one();
+    let mut peer = Stamped::new(5000);
+    peer.raw.window = 1000;
+    peer.send(&net, SYN, b"");
+    let answer = net.one();
+    assert_eq!(net.stack.stats().syn_cookies_sent, 1);
+    let options = &answer.header.options;
+    assert!(options.sack_permitted && options.window_scale.is_some());
+    net.pass(Duration::from_millis(70));
+    peer.finish(&mut net, &answer);
+    assert!(net.seen().is_empty(), "the SYN|ACK has left before");
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_nonblocking(true);
+    // Its clock goes on, its round trip is known, and so is the peer's scale.
+    stream.write_all(&pattern(0, 20_000)).unwrap();
+    let seen = net.seen();
+    let stamps = seen[0].timestamps.unwrap();
+    assert_eq!(stamps, (peer.echo.wrapping_add(70), peer.value));
+    assert_eq!(seen[0].payload.len(), 1448);
+    let flight: usize = seen.iter().map(|frame| frame.payload.len()).sum();
+    assert!(
+        flight > 10_000,
+        "{flight} is more than 1000 without a scale"
+    );
+    net.pass(Duration::from_millis(142));
+    assert_eq!(net.seen().len(), 1, "a probe after two round trips");
+    // PAWS.
+    peer.value -= 1000;
+    peer.send(&net, ACK | PSH, b"old");
+    net.turn();
+    net.drain();
+    peer.value += 1000;
+    peer.send(&net, ACK | PSH, b"new");
+    net.turn();
+    assert_eq!(read(&stream), b"new");
+    // SACK.
+    peer.raw.seq = peer.raw.seq.wrapping_add(100);
+    net.drain();
+    peer.send(&net, ACK | PSH, b"ahead");
+    assert!(net.seen()[0].sack.is_some());
+    net.healthy();
+}
+
+/// Who has not received a cookie does not know its timestamp either, and that does not last longer.
+#[test]
+fn a_guessed_timestamp_of_a_cookie_is_reset() {
+    for (off, known) in [(0, true), (1, false), (-128_001, false), (1 << 30, false)] {
+        let mut net = Net::new();
+        let at = "10.0.0.1:80";
+        let listener = TcpListener::bind_with_backlog(&net.stack, at, 1).unwrap();
+        listener.set_nonblocking(true);
+        Raw::new(1).send(&net, SYN, b"");
+        net.one();
+        let mut peer = Stamped::new(5000);
+        peer.send(&net, SYN, b"");
+        let answer = net.one();
+        peer.hear(&answer);
+        peer.echo = peer.echo.wrapping_add_signed(off);
+        peer.raw.seq = peer.raw.seq.wrapping_add(1);
+        peer.raw.ack = answer.header.seq.wrapping_add(1);
+        peer.send(&net, ACK, b"");
+        let reset = net.seen();
+        assert_eq!(reset.is_empty(), known, "{off}: {reset:?}");
+        assert!(reset.iter().all(|frame| frame.header.flags == RST));
+        assert_eq!(listener.accept().is_ok(), known);
+    }
+}

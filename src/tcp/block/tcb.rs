@@ -67,6 +67,8 @@ pub(crate) struct Config {
     pub(crate) timestamps: Option<u32>,
     /// Offer SACK.
     pub(crate) sack: bool,
+    /// The SYN|ACK has left before: it was a cookie (RFC 4987 3.6).
+    pub(crate) answered: bool,
     /// `None`: no acknowledgement waits.
     pub(crate) ack_delay: Option<Duration>,
     pub(crate) nodelay: bool,
@@ -90,6 +92,7 @@ impl Default for Config {
             initial_window: auto_tune::INITIAL,
             timestamps: Some(0),
             sack: true,
+            answered: false,
             ack_delay: Some(Duration::from_millis(40)),
             nodelay: false,
             minimum_rto: MINIMUM_RTO,
@@ -290,14 +293,12 @@ impl Tcb {
         let mut tcb = Tcb::new(config, false, now);
         tcb.change(Event::Accept);
         tcb.synchronise(syn, now);
+        if config.answered {
+            tcb.handshake.due = false;
+            tcb.receiver.advertise_syn();
+        }
         tcb.settle(now);
         Some(tcb)
-    }
-
-    /// The SYN|ACK has left before: it was a cookie (RFC 4987 3.6).
-    pub(crate) fn syn_ack_was_sent(&mut self) {
-        self.handshake.due = false;
-        self.receiver.advertise_syn();
     }
 
     // Getters.

@@ -127,7 +127,7 @@ fn accepted() -> (Arc<Conn>, Arc<Stack>) {
         mtu: 1500,
         timestamp: 1,
         ack_delay: None,
-        is_inbound: true,
+        opening: Opening::Passive,
         began: now,
     };
     let end = SocketEnd::new(100, 100);

@@ -36,11 +36,7 @@ fn a_syn_flood_shuts_nobody_out() {
     let (mut stream, peer) = listener.accept().unwrap();
     assert_eq!(peer.port(), 5000);
     stream.set_nonblocking(true);
-    let repeated = net.one();
-    assert_eq!(repeated.header.flags, SYN | ACK);
-    assert_eq!(repeated.header.seq, answer.header.seq);
-    assert_eq!(repeated.header.options, answer.header.options);
-    assert_eq!(repeated.header.window, answer.header.window);
+    assert!(net.seen().is_empty(), "the SYN|ACK has left before");
     works(&mut net, &mut honest, &stream);
     assert_eq!(net.stack.stats().syn_cookies_accepted, 1);
     // Its scale is remembered: 1000 << 7 is more than the first flight.

@@ -209,6 +209,36 @@ fn in_syn_received() {
     assert_eq!(raw.events(), [News::Established]);
 }
 
+/// RFC 4987 3.6, 7323 4: the SYN|ACK is not sent again, and its timestamp comes back.
+#[test]
+fn who_has_answered_a_cookie_is_established_at_once() {
+    for (age, known) in [(70, true), (1000, true), (1001, false), (0, false)] {
+        let answered = Config {
+            answered: true,
+            ..stamped()
+        };
+        let mut raw = Raw::listening(&answered);
+        raw.none();
+        (raw.seq, raw.ack) = (THEIRS + 1, seq(0));
+        raw.echo = 5000u32.wrapping_sub(age);
+        let taken = raw.send(ACK, 10);
+        assert_eq!(taken.kept.map(|kept| kept.growth), Some(10));
+        assert_eq!(raw.events(), [News::Established]);
+        assert_eq!(raw.one().segment.ack, raw.seq);
+        let sample = known.then(|| ms(age.into()));
+        assert_eq!(raw.tcb.round_trip(), sample);
+    }
+    // Without timestamps nothing is known: the time since the SYN|ACK is not that of this end.
+    let answered = Config {
+        answered: true,
+        ..config()
+    };
+    let mut raw = Raw::listening(&answered);
+    (raw.seq, raw.ack) = (THEIRS + 1, seq(0));
+    raw.send(ACK, 0);
+    assert_eq!(raw.tcb.round_trip(), None);
+}
+
 #[test]
 fn a_fin_ends_a_handshake_too() {
     let mut raw = Raw::listening(&config());

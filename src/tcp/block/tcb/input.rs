@@ -12,6 +12,7 @@ use crate::tcp::block::timers::Timer;
 use crate::tcp::state::TcpState;
 use smallvec::SmallVec;
 use std::ops::Range;
+use std::time::Duration;
 
 impl Tcb {
     /// Takes a received segment, whose addresses, ports and checksum are right. The kept bytes are those
@@ -115,10 +116,12 @@ impl Tcb {
         self.change(Event::SynAcked);
         self.timers.stop(Timer::Handshake);
         self.handshake.due = false;
-        let sent_at = self.handshake.sent_at;
         if self.handshake.again == 0 && !self.handshake.hurried {
-            if let Some(at) = sent_at {
-                let rtt = now.saturating_duration_since(at);
+            let rtt = match self.handshake.sent_at {
+                Some(at) => Some(now.saturating_duration_since(at)),
+                None => self.since_cookie(segment, now),
+            };
+            if let Some(rtt) = rtt {
                 self.recovery.sample_handshake(rtt, now);
                 self.congestion.established(rtt, now);
             }
@@ -134,6 +137,15 @@ impl Tcb {
         self.news.push(News::Established);
         // What was closed before.
         self.close();
+    }
+
+    /// How long ago a cookie was sent, if it had a timestamp. What took longer than an RTO without any sample
+    /// may be something that the peer has sent since.
+    fn since_cookie(&self, segment: &Segment, now: Instant) -> Option<Duration> {
+        let stamps = self.stamps.filter(|_| self.agreed.timestamps)?;
+        let echo = segment.options.timestamps?.echo;
+        let passed = Duration::from_millis(stamps.at(now).wrapping_sub(echo).into());
+        (!passed.is_zero() && passed <= self.recovery.timeout()).then_some(passed)
     }
 
     /// RFC 9293 3.10.7.4, in its order.
