@@ -639,6 +639,27 @@ fn simultaneous_open() {
     net.healthy();
 }
 
+/// RFC 9293 3.10.7.4: "signal the user 'connection refused'", as BSD does. One that the peer has opened is
+/// not even shown.
+#[test]
+fn a_simultaneous_open_that_is_reset_is_refused() {
+    let mut net = Net::new();
+    let (mut raw, stream) = net.dialled();
+    raw.send(&net, SYN, b"");
+    assert_eq!(net.one().header.flags, SYN | ACK);
+    raw.seq = raw.seq.wrapping_add(1);
+    raw.send(&net, RST, b"");
+    assert!(net.seen().is_empty());
+    assert_eq!(stream.take_error(), Some(SoError::ConnectionRefused));
+    let listener = net.listen(80);
+    let mut raw = Raw::new(5000);
+    raw.syn(&mut net);
+    raw.send(&net, RST, b"");
+    assert!(net.seen().is_empty());
+    assert!(listener.accept().is_err());
+    assert_eq!(net.stack.stats().connections, 0);
+}
+
 #[test]
 fn simultaneous_close() {
     let mut net = Net::new();
