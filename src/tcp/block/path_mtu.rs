@@ -133,6 +133,10 @@ impl PathMtu {
         self.finding.take()
     }
 
+    pub(crate) fn has_finding(&self) -> bool {
+        self.finding.is_some()
+    }
+
     fn found(&mut self, mtu: usize, by: By) {
         self.finding = Some(Finding::Smaller(Known { mtu, by }));
     }

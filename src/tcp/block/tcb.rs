@@ -585,6 +585,7 @@ impl Tcb {
             && !self.keep_alive_due
             && self.reset.is_none()
             && self.news.is_empty()
+            && !self.path.has_finding()
     }
 
     /// When a limit is reached: all that counts behind a full link.
