@@ -35,7 +35,6 @@ impl Link for Stack {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             mtu: 1500,
-            path: None,
             checksum: true,
             segment_v4: None,
             segment_v6: None,
@@ -125,6 +124,7 @@ fn accepted() -> (Arc<Conn>, Arc<Stack>) {
         rcv_ring: 100,
         iss: ISS,
         mtu: 1500,
+        path: None,
         timestamp: 1,
         ack_delay: None,
         opening: Opening::Passive,
