@@ -1,0 +1,162 @@
+//! Each row of [`EXCUSES`](super::EXCUSES): where plain smoltcp does otherwise, and ours what the RFC says.
+
+use super::*;
+
+const SETTING: Setting = Setting {
+    dials: false,
+    stamps: false,
+    receive_buffer: 5000,
+    send_buffer: 5000,
+};
+
+fn cast(start: u64, len: u64) -> Cast {
+    Cast {
+        start,
+        len,
+        fin: false,
+        ack: Ack::All,
+        window: WINDOW,
+        stamp: Stamp::Fresh,
+        push: false,
+    }
+}
+
+impl Twins {
+    /// What both have acknowledged.
+    fn next(&self) -> [u64; 2] {
+        [self.sides[OURS].next, self.sides[PLAIN].next]
+    }
+
+    fn states(&self) -> [State; 2] {
+        [OURS, PLAIN].map(|index| self.sides[index].end.state())
+    }
+
+    /// The application closes, and the FIN has left.
+    fn shuts(&mut self) {
+        self.shuts = true;
+        self.settle();
+        assert!(self.sides.iter().all(|side| side.fin == Some(0)));
+    }
+}
+
+#[test]
+fn a_reset_in_the_window() {
+    let mut twins = Twins::new(SETTING);
+    twins.reset(1);
+    assert_eq!(twins.states(), [State::Open, State::Gone]);
+    assert_eq!(twins.excuses, [Excuse::ResetInWindow]);
+    twins.finish();
+}
+
+#[test]
+fn an_old_acknowledgement() {
+    let mut twins = Twins::new(SETTING);
+    twins.to_write = 1000;
+    twins.settle();
+    twins.cast(&cast(0, 10));
+    twins.cast(&Cast {
+        ack: Ack::Old(500),
+        ..cast(10, 10)
+    });
+    assert_eq!(twins.next(), [20, 10]);
+    assert_eq!(twins.excuses, [Excuse::OldAck]);
+    twins.finish();
+}
+
+#[test]
+fn timestamps_that_are_missing_or_old() {
+    for stamp in [Stamp::Old, Stamp::Missing] {
+        let mut twins = Twins::new(Setting {
+            stamps: true,
+            ..SETTING
+        });
+        twins.cast(&cast(0, 10));
+        twins.cast(&Cast {
+            stamp,
+            ..cast(10, 10)
+        });
+        assert_eq!(twins.next(), [10, 20]);
+        assert_eq!(twins.excuses, [Excuse::Timestamps]);
+        twins.finish();
+    }
+}
+
+#[test]
+fn a_segment_that_straddles_the_window() {
+    let mut twins = Twins::new(SETTING);
+    for start in 0..4 {
+        twins.cast(&cast(1000 * start, 1000));
+    }
+    twins.cast(&cast(3900, 1400));
+    assert_eq!(twins.next(), [5000, 4000]);
+    assert_eq!(twins.excuses, [Excuse::Straddles]);
+    twins.finish();
+}
+
+#[test]
+fn a_fin_that_is_cut() {
+    let mut twins = Twins::new(SETTING);
+    for start in 0..4 {
+        twins.cast(&cast(1000 * start, 1000));
+    }
+    twins.fin = Some(5300);
+    twins.cast(&Cast {
+        fin: true,
+        ..cast(4000, 1300)
+    });
+    // It counts the FIN behind what it has cut.
+    assert_eq!(twins.next(), [5000, 5001]);
+    assert_eq!(twins.excuses, [Excuse::CutFin]);
+    twins.finish();
+}
+
+#[test]
+fn an_empty_segment_at_the_edge() {
+    let mut twins = Twins::new(SETTING);
+    twins.to_read = MOST;
+    twins.shuts();
+    for start in 1..5 {
+        twins.cast(&Cast {
+            ack: Ack::Same,
+            ..cast(1000 * start, 1000)
+        });
+    }
+    // The first segment was lost, and all that the window allows is sent.
+    twins.cast(&cast(5000, 0));
+    let before = Ack::Old(1);
+    twins.cast(&Cast {
+        ack: before,
+        ..cast(0, 1000)
+    });
+    twins.fin = Some(5000);
+    twins.cast(&Cast {
+        fin: true,
+        ack: before,
+        ..cast(5000, 0)
+    });
+    assert_eq!(twins.next(), [5001, 5001]);
+    // Only ours knows that its FIN has arrived.
+    assert_eq!(twins.states(), [State::TimeWait, State::Open]);
+    twins.finish();
+}
+
+#[test]
+fn a_fin_that_comes_again() {
+    let mut twins = Twins::new(SETTING);
+    twins.cast(&cast(0, 100));
+    twins.fin = Some(100);
+    let last = Cast {
+        fin: true,
+        ack: Ack::Same,
+        ..cast(100, 0)
+    };
+    twins.cast(&last);
+    twins.shuts();
+    twins.cast(&Cast {
+        ack: Ack::All,
+        ..last
+    });
+    assert_eq!(twins.states(), [State::Gone, State::Open]);
+    assert_eq!(twins.excuses, [Excuse::FinAgain]);
+    twins.finish();
+}
