@@ -9,7 +9,7 @@
 //! | a SACK block has arrived, the first one has what came last; a D-SACK has arrived twice | 2018 4, 2883 4 |
 //! | timestamps and their echoes never go back, are there if agreed on, and echo what has arrived | 7323 3.2, 4.3 |
 //! | options are answers to offers; segments are no larger than the peer's MSS and the link's MTU | 9293 3.7.1, 6691, 7323 1.3 |
-//! | what is sent again and again without an answer is so in intervals that do not get shorter | 6298 5.5 |
+//! | what is sent again and again without an answer is so in intervals that double, but for a first probe | 6298 5.5, 8985 7.3 |
 //! | a reset answers a segment or ends the connection, and so does an ACK that tells nothing | 9293 3.10.7, 5961 7 |
 //! | where the round trip is long, what leaves at once is a first flight or paced | 6928 2 |
 //! | an ACK leaves with every second full segment, with what is out of order, and in time | 9293 3.8.6.3, 5681 4.2 |

@@ -1,7 +1,7 @@
 //! What is checked of each segment that leaves.
 
 use super::segment::Segment;
-use super::view::{View, is_older};
+use super::view::{Repeats, View, is_older};
 use super::{Limits, Verdict};
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -13,6 +13,9 @@ const FIRST_FLIGHT: u64 = 14_600;
 /// Bursts are paced by as much as leaves in so much time, at four windows in a round trip at most (twice the
 /// congestion window, which may be twice what is in flight).
 const BURST: Duration = Duration::from_millis(3);
+
+/// RFC 6298 2.5.
+const LARGEST_RTO: Duration = Duration::from_secs(60);
 
 fn check(holds: bool, otherwise: impl FnOnce() -> String) -> Verdict {
     if holds { Ok(()) } else { Err(otherwise()) }
@@ -232,20 +235,33 @@ impl View {
         })
     }
 
-    /// RFC 6298 5.5: the same first byte again and again, and nothing heard that tells more.
+    /// RFC 6298 5.5: the same first byte again and again, and nothing heard that tells more. The first time it
+    /// may be a probe; then intervals double up to the largest.
     fn check_backoff(&mut self, segment: &Segment, limits: &Limits, now: Instant) -> Verdict {
         let start = self.out.position(segment.seq, self.out.end);
         let start = start.max(0).cast_unsigned();
-        let before = self.repeats.get(&start).copied();
-        let interval = before.map(|(at, _)| now - at);
-        self.repeats.insert(start, (now, interval));
-        let Some((interval, earlier)) = interval.zip(before.and_then(|(_, interval)| interval))
-        else {
+        let Some(repeats) = self.repeats.get_mut(&start) else {
+            let first = Repeats {
+                last: now,
+                interval: Duration::ZERO,
+                intervals: 0,
+            };
+            self.repeats.insert(start, first);
             return Ok(());
         };
-        let slack = limits.lateness + Duration::from_millis(1);
-        check(interval + slack >= earlier, || {
-            format!("{start} is sent again after {interval:?}, and before that after {earlier:?}")
+        let (before, interval) = (repeats.interval, now - repeats.last);
+        let least = match repeats.intervals {
+            0 | 1 => before,
+            _ => (2 * before).min(LARGEST_RTO),
+        };
+        *repeats = Repeats {
+            last: now,
+            interval,
+            intervals: repeats.intervals + 1,
+        };
+        let slack = 3 * limits.lateness + Duration::from_millis(1);
+        check(interval + slack >= least, || {
+            format!("{start} is sent again after {interval:?}, and before that after {before:?}")
         })
     }
 

@@ -442,16 +442,31 @@ fn segments_that_are_too_large() {
 }
 
 #[test]
-fn timeouts_that_get_shorter() {
+fn timeouts_that_do_not_double() {
     let mut wire = Wire::established(false);
-    for interval in [0, 200, 400, 400] {
+    for interval in [0, 200, 200, 400, 800] {
         wire.passes(interval);
         wire.sends(0, 1000);
     }
     wire.holds();
-    wire.passes(398);
+    wire.passes(1598);
     wire.sends(0, 1000);
-    wire.breaks("is sent again after 398ms, and before that after 400ms");
+    wire.breaks("is sent again after 1.598s, and before that after 800ms");
+
+    let mut wire = Wire::established(false);
+    for interval in [0, 200, 198] {
+        wire.passes(interval);
+        wire.sends(0, 1000);
+    }
+    wire.breaks("is sent again after 198ms");
+
+    // 60 s is as long as they get.
+    let mut wire = Wire::established(false);
+    for interval in [0, 20_000, 30_000, 60_000, 60_000] {
+        wire.passes(interval);
+        wire.sends(0, 1000);
+    }
+    wire.holds();
 
     // What the peer says may be a reason.
     let mut wire = Wire::established(false);

@@ -33,6 +33,15 @@ impl Way {
     }
 }
 
+/// How often the same first byte has left.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Repeats {
+    pub(super) last: Instant,
+    /// After the time before.
+    pub(super) interval: Duration,
+    pub(super) intervals: u32,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct View {
@@ -55,8 +64,8 @@ pub(super) struct View {
     full: u64,
     /// Bytes in order that no acknowledgement has told of since then.
     pub(super) due: Option<Instant>,
-    /// When the same first byte left, and how long after the time before.
-    pub(super) repeats: HashMap<u64, (Instant, Option<Duration>)>,
+    /// When the same first byte left.
+    pub(super) repeats: HashMap<u64, Repeats>,
     told: Option<(i64, u64)>,
     /// Segments that have arrived, and of those without RST the ones that brought something again.
     pub(super) heard: u64,
