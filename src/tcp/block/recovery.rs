@@ -67,7 +67,7 @@ pub(crate) enum Phase {
 struct Episode {
     /// What was to be acknowledged next when it began.
     began: u64,
-    /// The first that was sent again: when, and where it ends.
+    /// The first that was sent again: of when its timestamp is, and where it ends.
     first: Option<(Instant, u64)>,
     /// Bytes sent again, and those of them that came twice.
     resent: u64,
@@ -109,6 +109,8 @@ pub(crate) struct Recovery {
     sack: bool,
     /// With timestamps.
     stamps: Option<StampClock>,
+    /// Of when the timestamp of the latest retransmission is.
+    dated: Option<Instant>,
     /// Payload of a full segment.
     mss: u64,
 }
@@ -129,6 +131,7 @@ impl Recovery {
             repeated: 0,
             sack: false,
             stamps: None,
+            dated: None,
             mss: mss.max(1) as u64,
         }
     }
@@ -579,6 +582,22 @@ impl Recovery {
         self.record.next_lost(most)
     }
 
+    /// Of when the timestamp is to be of what is sent again from this position on: earlier than now, where
+    /// packets overtake each other.
+    ///
+    /// A receiver drops what is older than what was last in order (PAWS, RFC 7323 5.3), and that is the
+    /// retransmission as soon as it has filled the hole: whatever it has overtaken would be lost by that, and each
+    /// such loss leads to further ones. So its timestamp is no later than that of what may still be under way.
+    /// It is no earlier than those of what is below in the stream: what the receiver has in order.
+    pub(crate) fn date(&mut self, start: u64, now: Instant) -> Instant {
+        let allowance = self.rack.allowance(&self.rtt);
+        let at = now.checked_sub(allowance).unwrap_or(now);
+        let at = self.record.sent_at(start).map_or(at, |sent| at.max(sent));
+        let at = self.dated.map_or(at, |last| at.max(last));
+        self.dated = Some(at);
+        at
+    }
+
     /// Whether something is to be sent again, now or when there is room.
     pub(crate) fn owes(&self) -> bool {
         self.record.lost() > 0
@@ -626,7 +645,8 @@ impl Recovery {
         self.record.resent(&range, size, now);
         if let Some(episode) = self.episode.as_mut().filter(|_| self.phase != Phase::Open) {
             episode.resent += len;
-            episode.first.get_or_insert((now, range.end));
+            let dated = self.dated.unwrap_or(now);
+            episode.first.get_or_insert((dated, range.end));
         }
         if head || !timers.is_set(Timer::Retransmit) {
             timers.set(Timer::Retransmit, now + self.timeout());

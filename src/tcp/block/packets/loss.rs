@@ -179,6 +179,35 @@ fn a_recovery_that_has_sent_nothing_again_is_undone() {
     raw.none();
 }
 
+/// RFC 7323 5.3: what a retransmission overtakes would be too old behind it.
+#[test]
+fn a_retransmission_is_dated_back_where_packets_overtake_each_other() {
+    let mut raw = Raw::established(&stamped(), ms(80));
+    raw.flight(10);
+    raw.pass(ms(80));
+    raw.acknowledge(0, &[(1000, 2000)]);
+    raw.acknowledge(10_000, &[]);
+    raw.flight(10);
+    let echo = raw.echo;
+    raw.pass(ms(80));
+    raw.acknowledge(10_000, &[(11_000, 20_000)]);
+    let window = raw.tcb.congestion_window();
+    let resent = raw.pass(ms(30));
+    let (at, one) = &resent[0];
+    assert_eq!(one.payload, 10_000..11_000);
+    let stamp = one.segment.options.timestamps.unwrap().value;
+    let back = at.as_millis() - u128::from(stamp - 5000);
+    assert!(
+        (15..=20).contains(&back),
+        "{back}: a quarter of a round trip"
+    );
+    // Which is still later than the first transmission.
+    raw.echo = echo;
+    raw.acknowledge(20_000, &[]);
+    assert_eq!(phase(&raw), Phase::Open);
+    assert!(raw.tcb.congestion_window() >= window);
+}
+
 /// Acknowledgements overtake each other: each has room for a few blocks only, so all of them count.
 #[test]
 fn blocks_of_an_overtaken_acknowledgement_count() {

@@ -117,9 +117,21 @@ impl Rack {
         if !self.reordering && (recovering || record.sacked() >= DUPLICATES * mss) {
             return Duration::ZERO;
         }
+        self.window(rtt)
+    }
+
+    fn window(&self, rtt: &Rtt) -> Duration {
         let least = rtt.least().unwrap_or_default();
         let window = least / 4 * self.multiplier;
         window.min(rtt.smoothed().unwrap_or_default()).max(GRAIN)
+    }
+
+    /// By how much packets may overtake each other, as far as is known.
+    pub(crate) fn allowance(&self, rtt: &Rtt) -> Duration {
+        match self.reordering {
+            true => self.window(rtt),
+            false => Duration::ZERO,
+        }
     }
 
     /// Step 5: takes for lost what was sent long enough before; `each` is shown it. Returns how many bytes,

@@ -87,6 +87,12 @@ impl Record {
         self.packet
     }
 
+    /// When what is at a position has left last.
+    pub(crate) fn sent_at(&self, position: u64) -> Option<Instant> {
+        let index = self.sent.partition_point(|sent| sent.end <= position);
+        self.sent.get(index).map(|sent| sent.at)
+    }
+
     fn count(&mut self, status: Status) -> &mut u64 {
         match status {
             Status::InFlight => &mut self.in_flight,

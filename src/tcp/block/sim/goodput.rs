@@ -127,6 +127,22 @@ fn what_is_there_is_not_sent_again_where_all_overtakes() {
     }
 }
 
+/// Known fault: a retransmission overtook what its newer timestamp made old, which was lost by that.
+#[test]
+fn retransmissions_make_nothing_old_that_they_overtake() {
+    let jitter = |queue| Path {
+        jitter: (ms(5.0), true),
+        ..path(50.0, queue)
+    };
+    for seed in 0..3 {
+        let mut world = downloading(40_000_000, [jitter(4.0), jitter(1.0)], seed);
+        world.strict = true;
+        let world = run(world);
+        assert!(world.refused <= 3, "{} refused", world.refused);
+        assert!(world.goodput(0) >= 80.0, "{}", world.goodput(0));
+    }
+}
+
 /// Known fault: a shallow queue (the kernel's CUBIC has 39 Mbit/s), and each hole was repaired twice.
 #[test]
 fn a_shallow_queue_is_used_and_each_hole_repaired_once() {

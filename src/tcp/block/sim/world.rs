@@ -89,6 +89,9 @@ pub(crate) struct World {
     free: Vec<usize>,
     checks_bytes: bool,
     pub(crate) trace: bool,
+    /// The ends drop all data that is older than TS.Recent, and how often they did.
+    pub(crate) strict: bool,
+    pub(crate) refused: u64,
 }
 
 /// Byte of the stream of an end at a position.
@@ -138,6 +141,8 @@ impl World {
             free: Vec::new(),
             checks_bytes: true,
             trace: false,
+            strict: false,
+            refused: 0,
         };
         let tcb = Tcb::connect(&world.ends[0].config, now);
         world.ends[0].tcb = Some(tcb);
@@ -317,6 +322,10 @@ impl World {
         let now = self.now;
         let other = self.ends[1 - index].app.total;
         let end = &mut self.ends[index];
+        if self.strict && end.monitor.is_old(&segment) {
+            self.refused += 1;
+            return;
+        }
         end.monitor.arrives(&segment);
         let Some(tcb) = &mut end.tcb else {
             end.tcb = Tcb::accept(&end.config, &segment, now);

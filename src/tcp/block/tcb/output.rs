@@ -245,7 +245,9 @@ impl Tcb {
         let window = self.congestion.window();
         let range = self.recovery.next(window, most)?;
         self.path.resent(&range, now);
-        let emission = self.packet(range.clone(), true, now);
+        let dated = self.recovery.date(range.start, now);
+        let mut emission = self.packet(range.clone(), true, now);
+        emission.segment.options.timestamps = self.stamps(dated);
         self.recovery
             .resent(range, emission.full(), now, &mut self.timers);
         Some(emission)
