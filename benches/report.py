@@ -7,6 +7,7 @@ of connections and loss into that directory.
 
     sudo benches/report.py --plots src/doc          # about 25 minutes
     sudo benches/report.py --rounds 1 --seconds 1   # a look at everything, 3 minutes
+    sudo benches/report.py --only wan               # over an emulated wide-area path: half an hour more
 """
 
 import argparse
@@ -19,6 +20,7 @@ import sys
 import time
 
 import compare
+import wan
 
 PACKAGES = {"iperf3": "iperf3", "ip": "iproute2", "nft": "nftables", "haproxy": "haproxy", "ss": "iproute2"}
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -94,6 +96,12 @@ class Report:
             results[loss] = self.run(heading, LOSSY, mtu=[1500], loss=loss)[1500]
         self.plot("loss", results, "percent of packets lost, one stream", ("Gbit/s", "CPU s/GB"))
 
+    def wan(self):
+        print("\n## Wide area", flush=True)
+        options = wan.parser().parse_args([])
+        options.rounds, options.seconds = min(self.options.rounds, 3), 3 * self.options.seconds
+        wan.compare_all(options)
+
     def scale(self):
         for bench in ("scale", "churn", "queues", "syn_flood"):
             command = ["cargo", "bench", "--bench", bench]
@@ -168,7 +176,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=2, help="of each run")
     parser.add_argument("--plots", help="directory for the plots; without it there are none")
     parts = ["streams", "messages", "losses", "scale"]
-    parser.add_argument("--only", choices=parts, nargs="+", default=parts)
+    parser.add_argument("--only", choices=[*parts, "wan"], nargs="+", default=parts)
     options = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("needs root: it makes network namespaces and installs packages")
