@@ -169,7 +169,7 @@
 //!
 //! # What is not done
 //!
-//! UDP, Ethernet (ARP, neighbour discovery), reassembly of IP fragments; of TCP, ECN and urgent data
+//! UDP, Ethernet (ARP, neighbour discovery), reassembly of IP fragments; of TCP, urgent data
 //! ([list](stack#tcp-which-standards-hold)).
 
 mod affinity;
@@ -182,10 +182,10 @@ pub mod clock;
 mod columns;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod congestion;
 mod end;
 #[doc = include_str!("doc/endings.md")]
 pub mod endings {}
-mod congestion;
 pub mod error;
 mod events;
 mod interest;

@@ -660,6 +660,7 @@ impl Shared {
                 .initial_timestamp(&tuple, self.since_epoch(now)),
             ack_delay: self.config.ack_delay,
             opening,
+            ecn: self.config.ecn,
             began: now,
         };
         let options = Options::new(

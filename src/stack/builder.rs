@@ -136,6 +136,7 @@ pub(super) struct Config {
     pub(super) nagle: bool,
     pub(super) ack_delay: Option<Duration>,
     pub(super) congestion: Congestion,
+    pub(super) ecn: bool,
     /// Largest segment announced and sent.
     pub(super) mss: Option<usize>,
     pub(super) limits: Limits,
@@ -163,6 +164,7 @@ impl Default for Config {
             nagle: false,
             ack_delay: Some(ACK_DELAY),
             congestion: Congestion::default(),
+            ecn: false,
             mss: None,
             limits: Limits::default(),
             keep_alive: None,
@@ -625,6 +627,23 @@ impl Builder {
     #[must_use]
     pub fn congestion(mut self, congestion: Congestion) -> Builder {
         self.config.congestion = congestion;
+        self
+    }
+
+    /// Whether connections offer and accept explicit congestion notification (RFC 3168); off by default. With a
+    /// peer that agrees, routers mark packets instead of dropping them, and the window is reduced for a mark
+    /// as for a loss. A SYN that offers it and is not answered is sent again without, so a path that drops
+    /// such SYNs costs a second. Connections from a [cookie](Self::syn_cookies) are without.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link).address("10.0.0.1/24".parse()?).ecn(true).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn ecn(mut self, ecn: bool) -> Builder {
+        self.config.ecn = ecn;
         self
     }
 

@@ -71,6 +71,7 @@ impl Syn {
             payload_len: 0,
             sack: None,
             looped: false,
+            marked: false,
             timestamps: self.timestamps,
         }
     }

@@ -11,7 +11,7 @@
 //! | `receiver`, `auto_tune`, `delayed_ack` | acceptance, window, acknowledgements |
 //! | `sender`, `path_mtu`, `pace` | what may leave, how large, and when |
 //! | `recovery` | what was sent when, what is lost, timeouts |
-//! | `congestion` | the congestion window |
+//! | `congestion`, `ecn` | the congestion window; marks of routers |
 //! | `time`, `timers`, `watch` | time; timers; limits and keep-alive |
 //! | `time_wait` | what remains of a connection |
 //! | `packets`, `sim` | tests: segment by segment, and a simulated path with a monitor on the wire |
@@ -56,6 +56,11 @@
 //! | RFC 9406 | HyStart++ | `a_growing_delay_ends_slow_start_after_five_rounds`, `a_delay_that_passes_was_jitter` |
 //! | draft-ietf-ccwg-bbr 4.1 | delivery rate samples | `the_rate_is_that_of_the_slower_of_sending_and_acknowledging`, `what_the_user_did_not_fill_is_marked_until_it_is_delivered`, `a_loss_tells_what_was_lost_since_it_left` |
 //! | draft-ietf-ccwg-bbr 5 | BBR, version 3, but for losses without a queue | `each_uses_all_of_a_clean_path`, `bbr_uses_a_path_that_loses_packets_at_random`, `the_queue_of_bbr_is_short_whatever_there_is_room_for`, `two_flows_of_the_same_kind_get_about_the_same`, `what_is_lost_without_a_queue_is_no_sign` |
+//! | RFC 3168 5 | marks in the IP header, both families | `a_mark_is_seen_where_a_router_sets_it` |
+//! | RFC 3168 6.1.1 | ECN is agreed on | `a_syn_with_both_flags_is_answered_with_one`, `a_syn_ack_with_one_flag_agrees`, `a_syn_that_is_not_answered_is_sent_again_without`, `a_peer_that_asks_again_without_does_not_agree`, `without_the_option_no_bit_is_set` |
+//! | RFC 3168 6.1.2 | a mark reduces the window, once in a round trip | `an_echo_reduces_the_window_once_in_a_round_trip`, `a_loss_is_told_as_well_and_not_counted_twice`, `a_timeout_is_told_as_well`, `marks_take_the_place_of_drops` |
+//! | RFC 3168 6.1.3 | marks are echoed | `a_mark_is_echoed_until_the_peer_has_reduced`, `a_mark_of_what_is_not_new_does_not_count` |
+//! | RFC 3168 6.1.4 to 6.1.6 | what may be marked | `only_new_data_may_be_marked`, `probes_of_a_closed_window_may_not_be_marked` |
 //! | RFC 6928 | initial window | `the_initial_window_of_rfc_6928`, `the_first_flight_is_ten_segments` |
 //! | RFC 2861, 7661 | a window that is not used | `a_window_that_is_not_used_does_not_grow_and_is_forgotten` |
 //! | RFC 1191, 8201, 5927 | path MTU | `what_does_not_fit_is_sent_again_at_once`, `below_the_floor_routers_may_cut`, `only_what_quotes_something_in_flight_is_believed` |
@@ -71,7 +76,7 @@
 //!
 //! # What does not hold yet
 //!
-//! * ECN (RFC 3168); urgent data (RFC 9293 3.8.5).
+//! * Urgent data (RFC 9293 3.8.5).
 //! * A path's MTU is not searched for upwards beyond what was given up without a router's word (RFC 4821
 //!   7.3).
 //! * Header prediction: each segment goes the whole way.
@@ -81,6 +86,7 @@
 pub(crate) mod auto_tune;
 pub(crate) mod congestion;
 pub(crate) mod delayed_ack;
+pub(crate) mod ecn;
 pub(crate) mod pace;
 #[cfg(test)]
 mod packets;
@@ -125,7 +131,7 @@ mod tests {
     fn each_test_of_the_table_is_there() {
         let mut known = BTreeSet::new();
         let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tcp");
-        tests(&src.join("block"), &mut known);
+        tests(&src, &mut known);
         let page = include_str!("block.rs");
         let rows = page.lines().filter(|line| {
             let begins = ["//! | RFC", "//! | draft", "//! | all"];

@@ -151,6 +151,7 @@ pub(crate) struct ConnConfig {
     pub(crate) timestamp: u32,
     pub(crate) ack_delay: Option<Duration>,
     pub(crate) opening: Opening,
+    pub(crate) ecn: bool,
     pub(crate) began: Instant,
 }
 

@@ -90,6 +90,7 @@ impl ConnState {
             ack_delay: config.ack_delay,
             nodelay: options.nodelay(),
             congestion: options.congestion(),
+            ecn: config.ecn,
             limits: options.limits(),
             keep_alive: options.keep_alive(),
             ..Config::default()
@@ -606,6 +607,7 @@ pub(super) fn received(segment: &wire::Segment) -> Segment {
                 .unwrap_or_default(),
         },
         len: segment.payload_len,
+        marked: segment.marked,
     }
 }
 
@@ -641,6 +643,9 @@ fn composed(tuple: &Tuple, emission: &Emission, hop_limit: u8) -> SmallVec<[u8; 
             }
         }
         _ => header[7] = hop_limit,
+    }
+    if emission.markable {
+        wire::set_ect(&mut header);
     }
     let tcp = &mut header[ip_len..];
     tcp[0..2].copy_from_slice(&tuple.local_port.to_be_bytes());

@@ -15,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 pub(crate) const FIN: u8 = 0x01;
 pub(crate) const SYN: u8 = 0x02;
 pub(crate) const RST: u8 = 0x04;
+#[cfg(test)]
 pub(crate) const PSH: u8 = 0x08;
 pub(crate) const ACK: u8 = 0x10;
 
@@ -23,6 +24,10 @@ pub(crate) const IPV6_HEADER: usize = 40;
 pub(crate) const TCP_HEADER: usize = 20;
 /// Offset of the checksum in the TCP header.
 const TCP_CHECKSUM: usize = 16;
+
+/// Congestion experienced, and able to say so (RFC 3168 5): the lowest bits of the traffic class.
+const CE: u8 = 0b11;
+const ECT_0: u8 = 0b10;
 
 const PROTO_ICMP: u8 = 1;
 pub(crate) const PROTO_TCP: u8 = 6;
@@ -113,6 +118,8 @@ pub(crate) struct Segment {
     pub(crate) sack: Option<Box<[(u32, u32)]>>,
     /// It was sent by this host to itself, and did not come by a link.
     pub(crate) looped: bool,
+    /// A router has marked it: CE (RFC 3168 5).
+    pub(crate) marked: bool,
     /// TSval and TSecr (RFC 7323 3.2).
     pub(crate) timestamps: Option<(u32, u32)>,
 }
@@ -152,6 +159,8 @@ struct IpPacket {
     protocol: u8,
     header_len: usize,
     total_len: usize,
+    /// RFC 3168 5.
+    ecn: u8,
 }
 
 pub(crate) fn parse(frame: Frame) -> Parsed {
@@ -209,6 +218,7 @@ fn parse_ipv4(frame: &Frame) -> Result<IpPacket, Malformed> {
         protocol: head[9],
         header_len,
         total_len,
+        ecn: head[1] & CE,
     })
 }
 
@@ -241,6 +251,7 @@ fn parse_ipv6(frame: &Frame) -> Result<IpPacket, Malformed> {
         protocol: head[6],
         header_len: IPV6_HEADER,
         total_len,
+        ecn: head[1] >> 4 & CE,
     })
 }
 
@@ -294,6 +305,7 @@ fn parse_tcp(frame: Frame, ip: &IpPacket) -> Result<Segment, Malformed> {
         payload_len,
         sack,
         looped: false,
+        marked: ip.ecn == CE,
         timestamps,
     })
 }
@@ -492,7 +504,7 @@ pub(crate) fn compose(
     tcp[8..12].copy_from_slice(&header.ack.to_be_bytes());
     let words = u8::try_from(tcp_len / 4).expect("invariant: at most 32 bytes");
     tcp[12] = words << 4;
-    tcp[13] = header.flags & (FIN | SYN | RST | PSH | ACK);
+    tcp[13] = header.flags;
     tcp[14..16].copy_from_slice(&header.window.to_be_bytes());
     tcp[16..20].fill(0);
     tcp[TCP_HEADER..].copy_from_slice(&options[..options_len]);
@@ -562,6 +574,14 @@ pub(crate) fn write_ip(out: &mut [u8], source: IpAddr, destination: IpAddr, len:
         }
         _ => unreachable!("invariant: both ends of a connection are of one family"),
     }
+}
+
+/// Routers may mark the packet with this header (RFC 3168 5).
+pub(crate) fn set_ect(header: &mut [u8]) {
+    header[1] |= match header[0] >> 4 {
+        4 => ECT_0,
+        _ => ECT_0 << 4,
+    };
 }
 
 /// IPv6 with a jumbo payload option, TCP, and all options that fit.
@@ -699,7 +719,7 @@ mod tests {
         (
             any::<u32>(),
             any::<u32>(),
-            0u8..32,
+            any::<u8>(),
             any::<u16>(),
             any::<(Option<u16>, bool)>(),
             0u8..20,
@@ -765,6 +785,33 @@ mod tests {
             let rest = Gather::from_iter([Buf::copy_of(&bytes[cut..])]);
             let frame = Frame { rest, ..frame(&bytes[..cut], vouched) };
             drop(parse(frame));
+        }
+    }
+
+    /// RFC 3168 5: the bits in the headers of both families.
+    #[test]
+    fn a_mark_is_seen_where_a_router_sets_it() {
+        let header = Header {
+            seq: 1,
+            ack: 2,
+            flags: ACK,
+            window: 3,
+            options: SynOptions::default(),
+        };
+        for (v6, shift) in [(false, 0), (true, 4)] {
+            let plain = packet(v6, &header, b"x");
+            assert_eq!(plain[1], 0);
+            let mut markable = plain.clone();
+            set_ect(&mut markable);
+            assert_eq!(markable[1], 0b10 << shift, "ECT(0)");
+            for codepoint in 0..4 {
+                let mut bytes = plain.clone();
+                bytes[1] = codepoint << shift;
+                let Parsed::Tcp(segment) = parse(frame(&bytes, true)) else {
+                    panic!("a whole segment was refused");
+                };
+                assert_eq!(segment.marked, codepoint == 0b11, "{codepoint:b}");
+            }
         }
     }
 

@@ -297,3 +297,46 @@ fn each_connection_has_its_congestion_control() {
         net.healthy();
     }
 }
+
+/// Everything that the stack sends, as it is on the wire.
+fn packets(net: &mut Net) -> Vec<Vec<u8>> {
+    net.turn();
+    let mut frames = Vec::new();
+    while net.wire.receive(&mut frames, 1000).unwrap() > 0 {}
+    let parts = |frame: &crate::link::Frame| -> Vec<u8> {
+        let rest = frame.rest.iter().flat_map(|buf| buf.to_vec());
+        frame.head.iter().copied().chain(rest).collect()
+    };
+    frames.iter().map(parts).collect()
+}
+
+/// RFC 3168 5, 6.1.1: the bits of IP and TCP, of both families.
+#[test]
+fn ecn_is_agreed_on_where_it_is_switched_on() {
+    const SETUP: u8 = 0xc0;
+    for (on, v6) in [(true, false), (true, true), (false, false), (false, true)] {
+        let mut net = Net::with(one_packet_each(), |builder| builder.ecn(on));
+        let listener = net.listen(80);
+        let mut raw = Raw::new(5000);
+        if v6 {
+            raw.from.0 = "fd00::2".parse().unwrap();
+            raw.to.0 = "fd00::1".parse().unwrap();
+        }
+        raw.send(&net, SYN | SETUP, b"");
+        let answer = net.one();
+        assert_eq!(answer.header.flags & SETUP, if on { 0x40 } else { 0 });
+        raw.seq = raw.seq.wrapping_add(1);
+        raw.ack = answer.header.seq.wrapping_add(1);
+        raw.send(&net, ACK, b"");
+        assert!(net.seen().is_empty());
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"text").unwrap();
+        let all = packets(&mut net);
+        let bits = u16::from_be_bytes([all[0][0], all[0][1]]);
+        let ecn = if v6 { bits >> 4 } else { bits } & 0b11;
+        assert_eq!(ecn, if on { 0b10 } else { 0 }, "ECT(0)");
+        raw.text(&net, b"request");
+        let all = packets(&mut net);
+        assert_eq!(all[0][1], 0, "not of an acknowledgement");
+    }
+}

@@ -304,6 +304,18 @@ impl Congestion {
         self.ssthresh = self.algorithm.reduce(self.window, self.mss);
     }
 
+    /// A router has marked something (RFC 3168 6.1.2): as for a loss, but nothing is to be sent again.
+    pub(crate) fn marked(&mut self, in_flight: u64, now: Instant) {
+        let flow = self.flow(in_flight, true, now);
+        if let Some(bbr) = self.bbr() {
+            bbr.marked(&flow);
+            return;
+        }
+        self.prior = None;
+        self.ssthresh = self.algorithm.reduce(self.window, self.mss);
+        self.window = self.ssthresh.min(self.window);
+    }
+
     /// A retransmission timeout (RFC 5681 3.1 (4)). `first`: no recovery is under way.
     pub(crate) fn timed_out(&mut self, first: bool, nxt: u64) {
         let window = self.window as f64;

@@ -2,6 +2,7 @@
 
 mod acks;
 mod close;
+mod ecn;
 mod fuzz;
 mod handshake;
 mod hostile;
@@ -209,6 +210,7 @@ impl Raw {
                 ..SegmentOptions::default()
             },
             len,
+            marked: false,
         }
     }
 

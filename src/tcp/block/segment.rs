@@ -8,6 +8,9 @@ pub(crate) const SYN: u8 = 0x02;
 pub(crate) const RST: u8 = 0x04;
 pub(crate) const PSH: u8 = 0x08;
 pub(crate) const ACK: u8 = 0x10;
+/// RFC 3168 6.1.
+pub(crate) const ECE: u8 = 0x40;
+pub(crate) const CWR: u8 = 0x80;
 
 /// Blocks of a SACK option: as many as fit (RFC 2018 3). Beside timestamps three fit.
 pub(crate) const SACK_BLOCKS: usize = 4;
@@ -57,6 +60,8 @@ pub(crate) struct Segment {
     pub(crate) options: SegmentOptions,
     /// Bytes of payload.
     pub(crate) len: usize,
+    /// A router has marked it: CE (RFC 3168 5). Only of a received one.
+    pub(crate) marked: bool,
 }
 
 impl Segment {
@@ -76,6 +81,8 @@ pub(crate) struct Emission {
     pub(crate) size: usize,
     /// It begins before what was sent already.
     pub(crate) again: bool,
+    /// Routers may mark the packet: ECT(0) (RFC 3168 5).
+    pub(crate) markable: bool,
     /// Routers must not cut the packet (RFC 1191 3); `false` on a path below the smallest MTU that is
     /// believed.
     pub(crate) dont_fragment: bool,

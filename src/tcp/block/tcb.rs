@@ -27,10 +27,11 @@ use super::auto_tune;
 use super::congestion::Congestion;
 use super::congestion::controller::Kind;
 use super::delayed_ack::DelayedAck;
+use super::ecn::Ecn;
 use super::pace::Pacer;
 use super::path_mtu::{Finding, Known, PathMtu};
 use super::receiver::{Kept, Receiver};
-use super::recovery::Recovery;
+use super::recovery::{Phase, Recovery};
 use super::segment::{Segment, Timestamps};
 use super::sender::Sender;
 use super::stamp::StampClock;
@@ -74,6 +75,8 @@ pub(crate) struct Config {
     pub(crate) nodelay: bool,
     pub(crate) minimum_rto: Duration,
     pub(crate) congestion: Kind,
+    /// Offer ECN (RFC 3168).
+    pub(crate) ecn: bool,
     pub(crate) limits: Limits,
     pub(crate) keep_alive: Option<KeepAlive>,
 }
@@ -97,6 +100,7 @@ impl Default for Config {
             nodelay: false,
             minimum_rto: MINIMUM_RTO,
             congestion: Kind::Cubic,
+            ecn: false,
             limits: Limits::default(),
             keep_alive: None,
         }
@@ -216,6 +220,7 @@ pub(crate) struct Tcb {
     sender: Sender,
     recovery: Recovery,
     congestion: Congestion,
+    ecn: Ecn,
     pacer: Pacer,
     path: PathMtu,
     timers: Timers,
@@ -253,6 +258,7 @@ impl Tcb {
             sender: Sender::new(config.iss, config.nodelay),
             recovery: Recovery::new(config.minimum_rto, mss),
             congestion: Congestion::new(config.congestion, mss, config.iss),
+            ecn: Ecn::new(config.ecn),
             pacer: Pacer::default(),
             path,
             timers: Timers::default(),
@@ -348,7 +354,7 @@ impl Tcb {
     }
 
     #[cfg(test)]
-    pub(crate) fn recovery_phase(&self) -> super::recovery::Phase {
+    pub(crate) fn recovery_phase(&self) -> Phase {
         self.recovery.phase()
     }
 
@@ -633,8 +639,10 @@ impl Tcb {
             Timer::Retransmit => self.retransmission_times_out(now),
             Timer::Reorder => {
                 let span = (self.sender.una(), self.sender.nxt());
+                let before = self.recovery.phase();
                 let (cc, timers) = (&mut self.congestion, &mut self.timers);
                 self.recovery.reordering_is_over(span, cc, now, timers);
+                self.note_reduction(before);
             }
             Timer::Persist => self.sender.demand_probe(),
             Timer::DelayedAck => self.delayed_ack.demand(),
@@ -647,8 +655,16 @@ impl Tcb {
         let nxt = self.sender.nxt();
         let (cc, timers) = (&mut self.congestion, &mut self.timers);
         self.recovery.timed_out(nxt, cc, now, timers);
+        self.ecn.reduced(nxt);
         if self.path.timed_out(self.recovery.timeouts(), size.into()) {
             self.apply_mss();
+        }
+    }
+
+    /// RFC 3168 6.1.2: a recovery that has begun reduces the window too.
+    fn note_reduction(&mut self, before: Phase) {
+        if before == Phase::Open && self.recovery.phase() != Phase::Open {
+            self.ecn.reduced(self.sender.nxt());
         }
     }
 

@@ -128,6 +128,7 @@ fn accepted() -> (Arc<Conn>, Arc<Stack>) {
         timestamp: 1,
         ack_delay: None,
         opening: Opening::Passive,
+        ecn: false,
         began: now,
     };
     let end = SocketEnd::new(100, 100);
@@ -155,6 +156,7 @@ fn segment(conn: &Conn, flags: u8, number: u32, bytes: &[u8]) -> Segment {
         payload_len: bytes.len(),
         sack: None,
         looped: false,
+        marked: false,
         timestamps: None,
     }
 }

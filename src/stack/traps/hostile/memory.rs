@@ -29,6 +29,7 @@ fn large(net: &Net, raw: &Raw, offset: u32, payload: &[u8]) {
         payload_len: payload.len(),
         sack: None,
         looped: false,
+        marked: false,
         timestamps: None,
     };
     assert_eq!(conn.leave(segment), Left::First);
@@ -204,6 +205,7 @@ fn the_backlog_of_segments_is_bounded() {
         payload_len: 1,
         sack: None,
         looped: false,
+        marked: false,
         timestamps: None,
     };
     let left = (0..600)

@@ -416,6 +416,21 @@ impl Bbr {
         self.note_probe_loss(&loss, flow);
     }
 
+    /// A router has marked something. The draft leaves open what follows but for that it is a sign of
+    /// congestion (3.6): as much as losses beyond the threshold are.
+    pub(crate) fn marked(&mut self, flow: &Flow) {
+        if !self.latest.loss_in_round {
+            self.latest.loss_round = self.rate.delivered();
+        }
+        self.latest.loss_in_round = true;
+        self.latest.marked = true;
+        if self.state == State::Startup {
+            self.pipe.reached = true;
+            self.inflight_longterm = self.bdp(self.bw(), 1.0).max(self.latest.inflight);
+        }
+        self.probe_was_marked(flow);
+    }
+
     /// OnEnterFastRecovery: the packets that are lost are told already.
     pub(crate) fn recovery_begins(&mut self, window: f64) {
         self.save_window(window);

@@ -200,6 +200,7 @@ fn a_forged_segment_starts_no_storm() {
                 let (una, max) = side.send_span();
                 let at = una + random.below(max - una + 3);
                 let forged = Segment {
+                    marked: random.below(4) == 0,
                     seq: side
                         .receive_next()
                         .wrapping_add(u32::try_from(random.below(5)).unwrap())

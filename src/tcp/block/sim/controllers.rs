@@ -1,21 +1,40 @@
 //! What each congestion control makes of a path, alone and beside another flow.
 
-use super::goodput::{downloading_with, ms, path};
+use super::goodput::{downloading_with, ms};
 use super::path::{Direction, Path};
 use super::world::World;
 use crate::tcp::block::congestion::controller::Kind;
+use crate::tcp::block::tcb::Config;
 use crate::tcp::block::time::Instant;
 use std::time::Duration;
 
 const KINDS: [Kind; 3] = [Kind::Cubic, Kind::Reno, Kind::Bbr];
-/// Mbit/s of payload that a path of 100 Mbit/s carries in full packets.
-const FULL: f64 = 96.5;
+/// Bytes per second.
+const RATE: f64 = 30e6 / 8.0;
+/// Mbit/s of payload that this is in full packets.
+const FULL: f64 = RATE * 8e-6 * 1448.0 / 1500.0;
 /// More than any test sends.
 const MUCH: u64 = 10 << 30;
 
+/// A round trip, and a queue of so many round trips' bytes.
+fn path(rtt: f64, queue: f64) -> Path {
+    #[expect(clippy::cast_possible_truncation, reason = "small numbers")]
+    let queue = (RATE * rtt / 1000.0 * queue) as usize;
+    Path {
+        rate: Some(RATE),
+        queue: queue.max(10_000),
+        delay: ms(rtt / 2.0),
+        ..Path::PERFECT
+    }
+}
+
 /// A transfer without an end over this path, with this round trip in milliseconds.
 fn endless(kind: Kind, there: Path, rtt: f64, seed: u64) -> World {
-    downloading_with(kind, MUCH, [path(rtt, 4.0), there], seed)
+    let config = Config {
+        congestion: kind,
+        ..Config::default()
+    };
+    downloading_with(config, MUCH, [path(rtt, 4.0), there], seed)
 }
 
 fn received(world: &World) -> u64 {
@@ -75,7 +94,7 @@ fn queue(kind: Kind) -> f64 {
     world.run(seconds(3));
     world.ways[1].longest = 0;
     world.run(seconds(30));
-    world.ways[1].longest as f64 / (100e6 / 8.0 * 0.05)
+    world.ways[1].longest as f64 / (RATE * 0.05)
 }
 
 #[test]
@@ -159,5 +178,47 @@ fn bbr_and_cubic_live_beside_each_other() {
         let rates = shared.rates(seconds(20), seconds(60));
         println!("{queue}: bbr, cubic {rates:.1?}");
         assert!(rates[0].min(rates[1]) > 0.1 * FULL, "{queue}: {rates:?}");
+    }
+}
+
+/// RFC 3168: a router that marks what waits behind a third of a round trip's bytes, and drops what waits behind
+/// two. The share of the path, the marks, the drops, and the longest queue from the third second on in round
+/// trips' bytes.
+fn marking(kind: Kind, ecn: bool) -> (f64, u64, u64, f64) {
+    let full = path(50.0, 1.0).queue;
+    let there = Path {
+        marks: full / 3,
+        ..path(50.0, 2.0)
+    };
+    let config = Config {
+        congestion: kind,
+        ecn,
+        ..Config::default()
+    };
+    let mut world = downloading_with(config, MUCH, [path(50.0, 4.0), there], 1);
+    world.run(seconds(3));
+    world.ways[1].longest = 0;
+    let share = rate(&mut world, seconds(5), seconds(35)) / FULL;
+    let way = &world.ways[1];
+    let longest = way.longest as f64 / full as f64;
+    (share, way.marked, way.dropped, longest)
+}
+
+#[test]
+fn marks_take_the_place_of_drops() {
+    for kind in KINDS {
+        let (share, marked, dropped, longest) = marking(kind, true);
+        let without = marking(kind, false);
+        println!("{kind}: {share:.3} {marked} {dropped} {longest:.2}, {without:?}");
+        assert!(
+            share > 0.85 && marked > 0,
+            "{kind}: {share}, {marked} marks"
+        );
+        assert_eq!(
+            (dropped, without.1),
+            (0, 0),
+            "{kind}: marks instead of drops"
+        );
+        assert!(longest < 0.75 * without.3, "{kind}: {longest}");
     }
 }

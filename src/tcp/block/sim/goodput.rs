@@ -31,16 +31,15 @@ pub(super) fn run(mut world: World) -> World {
 
 /// The second end is to send so many bytes. Of the ways, the first goes to it.
 fn downloading(bytes: u64, ways: [Path; 2], seed: u64) -> World {
-    downloading_with(Kind::default(), bytes, ways, seed)
+    downloading_with(Config::default(), bytes, ways, seed)
 }
 
-/// The same with this congestion control.
-pub(super) fn downloading_with(kind: Kind, bytes: u64, ways: [Path; 2], seed: u64) -> World {
+/// The same with two such ends.
+pub(super) fn downloading_with(both: Config, bytes: u64, ways: [Path; 2], seed: u64) -> World {
     let config = |iss| Config {
         iss,
         receive_buffer: 8 << 20,
-        congestion: kind,
-        ..Config::default()
+        ..both.clone()
     };
     let apps = [
         App {
@@ -282,6 +281,7 @@ fn timeline() {
         loss: var("LOSS", 0.0),
         late: (var("LATE", 0.0), ms(var("BY", 5.0))),
         jitter: (ms(var("JITTER", 0.0)), var("OVERTAKES", 1.0) > 0.0),
+        marks: path(rtt, var("MARKS", 1e6)).queue,
         ..path(rtt, var("QUEUE", 1.0))
     };
     let back = Path {
@@ -291,7 +291,12 @@ fn timeline() {
     #[expect(clippy::cast_possible_truncation, reason = "small numbers")]
     let bytes = (var("MB", 2.0) * 1e6) as u64;
     let kind = std::env::var("KIND").map_or(Kind::Cubic, |name| name.parse().unwrap());
-    let mut world = downloading_with(kind, bytes, [back, there], 1);
+    let config = Config {
+        congestion: kind,
+        ecn: std::env::var_os("ECN").is_some(),
+        ..Config::default()
+    };
+    let mut world = downloading_with(config, bytes, [back, there], 1);
     let mut at = Duration::ZERO;
     world.trace = std::env::var_os("TRACE").is_some();
     let step = ms(var("STEP", rtt / 2.0));

@@ -56,6 +56,8 @@ pub(crate) struct Path {
     pub(crate) outage: Option<(Duration, Duration)>,
     /// The packet with this number is lost, counted from 1.
     pub(crate) drops: Option<u64>,
+    /// Packets that find so many bytes in the queue are marked, if they may be (RFC 3168 5).
+    pub(crate) marks: usize,
 }
 
 impl Path {
@@ -70,6 +72,7 @@ impl Path {
         mtu: usize::MAX,
         outage: None,
         drops: None,
+        marks: usize::MAX,
     };
 }
 
@@ -86,6 +89,9 @@ pub(crate) struct Direction {
     pub(crate) packets: u64,
     /// The longest queue, in bytes.
     pub(crate) longest: usize,
+    /// The latest packet was to be marked.
+    pub(crate) marks: bool,
+    pub(crate) marked: u64,
 }
 
 impl Direction {
@@ -99,6 +105,8 @@ impl Direction {
             dropped: 0,
             packets: 0,
             longest: 0,
+            marks: false,
+            marked: 0,
         }
     }
 
@@ -116,6 +124,7 @@ impl Direction {
                 return Vec::new();
             }
             self.longest = self.longest.max(queued);
+            self.marks = queued > path.marks;
             let takes = Duration::from_secs_f64(bytes as f64 / rate);
             self.busy_until = self.busy_until.max(now) + takes;
             leaves = self.busy_until;

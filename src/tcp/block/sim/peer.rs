@@ -149,6 +149,7 @@ fn parse(packet: &[u8]) -> (Segment, Vec<u8>) {
             sack: repr.sack_ranges.iter().flatten().copied().collect(),
         },
         len: repr.payload.len(),
+        marked: false,
     };
     (segment, repr.payload.to_vec())
 }

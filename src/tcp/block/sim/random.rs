@@ -16,6 +16,7 @@ fn config(random: &mut Random, iss: u32) -> Config {
         sack: random.chance(0.7),
         ack_delay: random.chance(0.7).then(|| Duration::from_millis(40)),
         nodelay: random.chance(0.5),
+        ecn: random.chance(0.5),
         congestion: [Kind::Cubic, Kind::Reno, Kind::Bbr][usize::try_from(random.below(3)).unwrap()],
         ..Config::default()
     }
@@ -57,6 +58,7 @@ fn path(random: &mut Random) -> Path {
             Duration::from_micros(random.below(50_000)),
         ),
         twice: often(random, 100),
+        marks: usize::try_from(random.below(50_000)).unwrap(),
         ..Path::PERFECT
     }
 }

@@ -232,7 +232,7 @@ impl World {
                     segment.flags &= !(FIN | PSH);
                 }
                 let from = emission.payload.start + at as u64;
-                self.send(index, segment, from);
+                self.send(index, segment, from, emission.markable);
                 at += part;
                 if last {
                     break;
@@ -242,7 +242,7 @@ impl World {
         panic!("emissions without end");
     }
 
-    fn send(&mut self, index: usize, segment: Segment, from: u64) {
+    fn send(&mut self, index: usize, segment: Segment, from: u64, markable: bool) {
         let now = self.now;
         if self.trace {
             eprintln!("{:?} {index} -> {segment:?}", now - self.start);
@@ -260,7 +260,10 @@ impl World {
             false => Vec::new(),
         };
         for at in self.ways[index].send(segment.len + HEADERS, now) {
-            let packet = Some((segment.clone(), bytes.clone()));
+            let mut segment = segment.clone();
+            segment.marked = markable && self.ways[index].marks;
+            self.ways[index].marked += u64::from(segment.marked);
+            let packet = Some((segment, bytes.clone()));
             let place = match self.free.pop() {
                 Some(place) => {
                     self.packets[place] = packet;
@@ -333,7 +336,7 @@ impl World {
         };
         if let Some(record) = end.time_wait {
             if let Answer::Acknowledge { .. } = record.answer(&segment) {
-                self.send(index, record.acknowledgement(), 0);
+                self.send(index, record.acknowledgement(), 0, false);
             }
             return;
         }
@@ -345,7 +348,7 @@ impl World {
                     flags: RST,
                     ..Segment::default()
                 };
-                self.send(index, reset, 0);
+                self.send(index, reset, 0, false);
             }
             return;
         }

@@ -3,7 +3,7 @@
 use super::{CHALLENGE_EVERY, Cause, News, Reset, Taken, Tcb};
 use crate::tcp::block::delayed_ack::Arrival;
 use crate::tcp::block::receiver::{Cut, Kept};
-use crate::tcp::block::recovery::Ack;
+use crate::tcp::block::recovery::{Ack, Phase};
 use crate::tcp::block::segment::{ACK, FIN, PSH, RST, SYN, Segment, TIMESTAMPS_LEN};
 use crate::tcp::block::seq::signed;
 use crate::tcp::block::state::{self, Event};
@@ -92,6 +92,7 @@ impl Tcb {
         self.agreed.timestamps = self.offered.timestamps && options.timestamps.is_some();
         self.agreed.sack = self.offered.sack && options.sack_permitted;
         self.agreed.scaled = self.offered.scaled && options.window_scale.is_some();
+        self.ecn.synchronise(syn.flags, false);
         self.receiver.synchronise(syn.seq, self.agreed.scaled);
         let scale = options.window_scale.filter(|_| self.agreed.scaled);
         let scale = scale.map_or(0, |scale| scale.min(14));
@@ -277,6 +278,7 @@ impl Tcb {
             self.delayed_ack.demand();
         } else if !segment.has(ACK) {
             // The peer has not heard our answer.
+            self.ecn.synchronise(segment.flags, true);
             self.handshake.due = true;
         }
     }
@@ -371,8 +373,20 @@ impl Tcb {
             repeated,
             now,
         };
+        let before = self.recovery.phase();
         self.recovery
             .acknowledged(&ack, &mut self.congestion, &mut self.timers);
+        self.note_reduction(before);
+        self.hear_mark(segment, now);
+    }
+
+    /// RFC 3168 6.1.2: the peer has received a mark. What is being recovered has reduced the window already.
+    fn hear_mark(&mut self, segment: &Segment, now: Instant) {
+        let marked = self.ecn.is_marked(segment.flags, self.sender.una());
+        if marked && self.recovery.phase() == Phase::Open {
+            self.congestion.marked(self.recovery.pipe(), now);
+            self.ecn.reduced(self.sender.nxt());
+        }
     }
 
     /// The blocks of a SACK option that can be true, and what came twice (RFC 2883 4: the first block, if
@@ -441,6 +455,7 @@ impl Tcb {
         if segment.len > 0 {
             self.receiver.note_duplicate(cut.start, segment.len);
         }
+        let marked = cut.len > 0 && self.ecn.received(segment.flags, segment.marked);
         let holes = self.receiver.has_holes();
         let kept = self.receiver.take(cut);
         let growth = kept.map_or(0, |kept| kept.growth);
@@ -451,10 +466,12 @@ impl Tcb {
         }
         let fin = self.receiver.fin_taken();
         let arrival = match kept {
-            Some(kept) if !fin && !holes && kept.growth == kept.len as u64 => Arrival::InOrder {
-                bytes: kept.len,
-                pushed: segment.has(PSH),
-            },
+            Some(kept) if !fin && !holes && !marked && kept.growth == kept.len as u64 => {
+                Arrival::InOrder {
+                    bytes: kept.len,
+                    pushed: segment.has(PSH),
+                }
+            }
             _ => Arrival::Urgent,
         };
         let at = self.delayed_ack.receive(arrival, self.receiver.mss(), now);

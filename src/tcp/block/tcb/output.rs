@@ -48,6 +48,7 @@ impl Tcb {
             payload: 0..0,
             size: 0,
             again: false,
+            markable: false,
             dont_fragment: true,
         }
     }
@@ -93,9 +94,10 @@ impl Tcb {
         let agreed = if answer { self.agreed } else { self.offered };
         let (flags, ack, window) = if answer {
             let told = self.receiver.advertise_syn();
-            (SYN | ACK, told.ack, told.window)
+            (SYN | ACK | self.ecn.syn_ack(), told.ack, told.window)
         } else {
-            (SYN, 0, self.receiver.syn_window())
+            let flags = SYN | self.ecn.syn(self.handshake.again);
+            (flags, 0, self.receiver.syn_window())
         };
         let mut emission = self.bare(Segment {
             seq: self.sender.iss(),
@@ -110,6 +112,7 @@ impl Tcb {
                 ..SegmentOptions::default()
             },
             len: 0,
+            marked: false,
         });
         emission.again = !first;
         Some(emission)
@@ -143,7 +146,7 @@ impl Tcb {
         Segment {
             seq,
             ack: told.ack,
-            flags: ACK | flags,
+            flags: ACK | flags | self.ecn.echo(),
             window: told.window,
             options: SegmentOptions {
                 timestamps: self.stamps(now),
@@ -151,6 +154,7 @@ impl Tcb {
                 ..SegmentOptions::default()
             },
             len,
+            marked: false,
         }
     }
 
@@ -190,6 +194,7 @@ impl Tcb {
             payload,
             size,
             again,
+            markable: false,
             dont_fragment: self.path.dont_fragment(),
         }
     }
@@ -206,6 +211,7 @@ impl Tcb {
         let most = (most as u64).max(mss) / mss * mss;
         let free = self.pacer.free();
         let most = rate.map_or(most, |rate| most.min(Pacer::burst(rate, mss).max(free)));
+        let most = if self.ecn.must_tell() { mss } else { most };
         let idle = self.recovery.record().is_empty();
         if let Some(at) = self.pacer.release(now).filter(|_| rate.is_some() && !idle) {
             if self.recovery.owes() || self.sender.nxt() < self.sender.end() {
@@ -308,6 +314,7 @@ impl Tcb {
         }
         let mut emission = self.packet(start..start + len, false, now);
         emission.size = size;
+        self.mark_new(&mut emission);
         self.path.probe_sent(start..start + len);
         self.sender.sent(len, false, len);
         self.recovery
@@ -315,11 +322,21 @@ impl Tcb {
         Some(emission)
     }
 
+    /// RFC 3168 6.1.2, 6.1.5, 6.1.6: what was never sent, and is no probe of a closed window.
+    fn mark_new(&mut self, emission: &mut Emission) {
+        if emission.segment.len > 0 {
+            let (flags, markable) = self.ecn.sent();
+            emission.segment.flags |= flags;
+            emission.markable = markable;
+        }
+    }
+
     fn send_new(&mut self, len: u64, fin: bool, now: Instant) -> Emission {
         let start = self.sender.nxt();
         let range = start..start + len + u64::from(fin);
         let full = self.full() as u64;
-        let emission = self.packet(range.clone(), false, now);
+        let mut emission = self.packet(range.clone(), false, now);
+        self.mark_new(&mut emission);
         self.sender.sent(len, fin, full);
         self.recovery
             .sent(range, emission.full(), now, &mut self.timers);

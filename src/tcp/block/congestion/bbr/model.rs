@@ -42,6 +42,8 @@ pub(super) struct Latest {
     pub(super) inflight: f64,
     /// BBR.is_loss_in_round.
     pub(super) loss_in_round: bool,
+    /// A router has marked something in the round.
+    pub(super) marked: bool,
     /// BBR.loss_round_delivered.
     pub(super) loss_round: u64,
     /// BBR.loss_round_start.
@@ -60,6 +62,7 @@ impl Latest {
     /// ResetCongestionSignals.
     pub(super) fn reset(&mut self) {
         self.loss_in_round = false;
+        self.marked = false;
         self.bw = 0.0;
         self.inflight = 0.0;
     }
@@ -145,11 +148,13 @@ impl Bbr {
         if !self.latest.loss_round_start {
             return;
         }
-        let is_loss = self.latest.loss_in_round && self.noise.is_exceeded(sample, flow.mss);
+        let exceeded = self.latest.marked || self.noise.is_exceeded(sample, flow.mss);
+        let is_loss = self.latest.loss_in_round && exceeded;
         if is_loss && !self.state.is_accelerating() {
             self.lower_bounds(flow);
         }
         self.latest.loss_in_round = false;
+        self.latest.marked = false;
     }
 
     /// InitLowerBounds, LossLowerBounds (5.5.10.3).

@@ -233,7 +233,7 @@ impl Bbr {
             }
         }
         let too_high = self.is_inflight_too_high(sample.lost, sample.in_flight, flow);
-        if too_high || self.inflight_longterm.is_infinite() {
+        if too_high || self.latest.marked || self.inflight_longterm.is_infinite() {
             return false;
         }
         self.inflight_longterm = self.inflight_longterm.max(sample.in_flight as f64);
@@ -250,16 +250,29 @@ impl Bbr {
         lost as f64 > most || (lost > 0 && !flow.sack)
     }
 
-    /// The rest of HandleLostPacket, and HandleInflightTooHigh (5.5.10.2).
+    /// The rest of HandleLostPacket (5.5.10.2).
     pub(super) fn note_probe_loss(&mut self, loss: &Loss, flow: &Flow) {
         if !self.probing.is_sample || !self.is_inflight_too_high(loss.lost, loss.in_flight, flow) {
             return;
         }
+        let safe = self.inflight_at_loss(loss, flow);
+        self.probe_was_too_high((!loss.app_limited).then_some(safe), flow);
+    }
+
+    /// A router has marked what was sent to ask for more.
+    pub(super) fn probe_was_marked(&mut self, flow: &Flow) {
+        if self.probing.is_sample {
+            self.probe_was_too_high(Some(flow.in_flight), flow);
+        }
+    }
+
+    /// HandleInflightTooHigh; so much in flight was not.
+    fn probe_was_too_high(&mut self, safe: Option<f64>, flow: &Flow) {
         self.probing.too_high = true;
         self.probing.is_sample = false;
-        if !loss.app_limited {
+        if let Some(safe) = safe {
             let least = BETA * self.target(flow);
-            self.inflight_longterm = self.inflight_at_loss(loss, flow).max(least);
+            self.inflight_longterm = safe.max(least);
         }
         if self.state == State::Up {
             self.undo.state = Some(State::Up);
