@@ -666,7 +666,7 @@ impl Shared {
         let options = Options::new(
             !self.config.nagle,
             self.config.keep_alive,
-            self.config.limits,
+            self.config.limits.clone(),
         );
         options.set_congestion(self.config.congestion);
         Conn::new(tuple, end, (&config, options), self.clone())

@@ -129,7 +129,7 @@ pub struct Builder {
     pub(super) affinity: Affinity,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Config {
     pub(super) rcv_buffer: usize,
     pub(super) snd_buffer: usize,
@@ -139,7 +139,7 @@ pub(super) struct Config {
     pub(super) ecn: bool,
     /// Largest segment announced and sent.
     pub(super) mss: Option<usize>,
-    pub(super) limits: Limits,
+    pub(super) limits: Arc<Limits>,
     pub(super) keep_alive: Option<KeepAlive>,
     pub(super) flavor: Flavor,
     pub(super) time_wait: Duration,
@@ -166,7 +166,7 @@ impl Default for Config {
             congestion: Congestion::default(),
             ecn: false,
             mss: None,
-            limits: Limits::default(),
+            limits: Arc::default(),
             keep_alive: None,
             flavor: Flavor::default(),
             time_wait: Duration::from_secs(60),
@@ -183,6 +183,10 @@ impl Default for Config {
 }
 
 impl Builder {
+    fn limits(&mut self) -> &mut Limits {
+        Arc::make_mut(&mut self.config.limits)
+    }
+
     pub(super) fn new(links: Vec<Arc<dyn Link>>) -> Builder {
         Builder {
             links,
@@ -311,7 +315,7 @@ impl Builder {
     /// up earlier; [`syn_retries`](Self::syn_retries) may too. Zero is refused by `build`.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Builder {
-        self.config.limits.connect = timeout.min(LONGEST);
+        self.limits().connect = timeout.min(LONGEST);
         self
     }
 
@@ -339,7 +343,7 @@ impl Builder {
     /// ```
     #[must_use]
     pub fn syn_retries(mut self, retries: u32) -> Builder {
-        self.config.limits.syn_retries = Some(retries);
+        self.limits().syn_retries = Some(retries);
         self
     }
 
@@ -349,7 +353,7 @@ impl Builder {
     /// timeout. Zero is refused by `build`.
     #[must_use]
     pub fn half_open_timeout(mut self, timeout: Duration) -> Builder {
-        self.config.limits.half_open = timeout.min(LONGEST);
+        self.limits().half_open = timeout.min(LONGEST);
         self
     }
 
@@ -360,7 +364,7 @@ impl Builder {
     /// once, and this does not count.
     #[must_use]
     pub fn syn_ack_retries(mut self, retries: u32) -> Builder {
-        self.config.limits.syn_ack_retries = Some(retries);
+        self.limits().syn_ack_retries = Some(retries);
         self
     }
 
@@ -372,7 +376,7 @@ impl Builder {
     /// Zero is refused by `build`.
     #[must_use]
     pub fn user_timeout(mut self, timeout: Duration) -> Builder {
-        self.config.limits.user = timeout.min(LONGEST);
+        self.limits().user = timeout.min(LONGEST);
         self
     }
 
@@ -407,7 +411,7 @@ impl Builder {
     /// connection. Zero is refused by `build`.
     #[must_use]
     pub fn half_closed_timeout(mut self, timeout: Option<Duration>) -> Builder {
-        self.config.limits.half_closed = timeout.map(|timeout| timeout.min(LONGEST));
+        self.limits().half_closed = timeout.map(|timeout| timeout.min(LONGEST));
         self
     }
 
@@ -418,7 +422,7 @@ impl Builder {
     /// connection. Zero is refused by `build`.
     #[must_use]
     pub fn fin_wait_timeout(mut self, timeout: Duration) -> Builder {
-        self.config.limits.fin_wait = timeout.min(LONGEST);
+        self.limits().fin_wait = timeout.min(LONGEST);
         self
     }
 
@@ -440,7 +444,7 @@ impl Builder {
     /// ```
     #[must_use]
     pub fn stall_timeout(mut self, timeout: Option<Duration>) -> Builder {
-        self.config.limits.stall = timeout.map(|timeout| timeout.min(LONGEST));
+        self.limits().stall = timeout.map(|timeout| timeout.min(LONGEST));
         self
     }
 
@@ -910,7 +914,7 @@ impl Builder {
             epoch,
             clock: self.clock,
             network: Mutex::new(network),
-            config: self.config,
+            config: self.config.clone(),
             table: Table::new(
                 self.config.time_wait,
                 self.config.time_wait_limit,

@@ -23,6 +23,7 @@ use crate::buf::{Buf, Chain, Gather};
 use crate::error::SoError;
 use smallvec::SmallVec;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Receive buffers up to this size are offered whole, larger ones as their readers take what comes.
@@ -36,7 +37,7 @@ pub(crate) struct ConnState {
     config: Option<Box<Config>>,
     /// Bytes of `so_rcv`.
     capacity: usize,
-    limits: Limits,
+    limits: Arc<Limits>,
     /// `None` before the SYN has come, and when nothing is left to do.
     block: Option<Box<Tcb>>,
     began: Instant,
@@ -372,13 +373,13 @@ impl ConnState {
             if let Some(config) = &mut self.config {
                 config.nodelay = nodelay;
                 config.congestion = congestion;
-                config.limits = self.limits;
+                config.limits = self.limits.clone();
                 config.keep_alive = keep_alive;
             }
             if let Some(block) = &mut self.block {
                 block.set_nodelay(nodelay);
                 block.set_congestion(congestion, env.now);
-                block.set_limits(self.limits, keep_alive, env.now);
+                block.set_limits(self.limits.clone(), keep_alive, env.now);
             }
         }
         if work.has(Work::DETACH) && !self.detached {

@@ -1,7 +1,7 @@
 //! How long a connection waits for its peer: the time limits that a user can set, and their defaults.
 //!
-//! A stack has one set of them for its connections; each connection has a copy in its
-//! [`options`](super::options), which its user can change. The control block's
+//! A stack has one set of them, which its connections share; one whose user changes it, in its
+//! [`options`](super::options), has its own. The control block's
 //! [`watch`](super::block::watch) looks at them. Nothing here reads a clock.
 
 use std::time::Duration;
@@ -12,7 +12,7 @@ const FIRST: Duration = Duration::from_secs(1);
 const LARGEST: Duration = Duration::from_secs(60);
 
 /// Time limits of a connection. The documentation of the module `stack` has a table of them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Limits {
     /// SYN-SENT and SYN-RECEIVED.
     pub(crate) connect: Duration,

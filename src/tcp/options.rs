@@ -8,6 +8,7 @@ use super::limits::Limits;
 use crate::congestion::Congestion;
 use crate::keep_alive::KeepAlive;
 use crate::lock::{LEAF, Mutex};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -26,11 +27,15 @@ pub(crate) struct Options {
     /// In nanoseconds.
     linger: AtomicU64,
     keep_alive: Mutex<Option<KeepAlive>, LEAF>,
-    limits: Mutex<Limits, LEAF>,
+    limits: Mutex<Arc<Limits>, LEAF>,
 }
 
 impl Options {
-    pub(crate) fn new(nodelay: bool, keep_alive: Option<KeepAlive>, limits: Limits) -> Options {
+    pub(crate) fn new(
+        nodelay: bool,
+        keep_alive: Option<KeepAlive>,
+        limits: Arc<Limits>,
+    ) -> Options {
         Options {
             nodelay: AtomicBool::new(nodelay),
             congestion: AtomicU8::new(Congestion::default().number()),
@@ -86,11 +91,11 @@ impl Options {
         *self.keep_alive.lock() = keep_alive;
     }
 
-    pub(crate) fn limits(&self) -> Limits {
-        *self.limits.lock()
+    pub(crate) fn limits(&self) -> Arc<Limits> {
+        self.limits.lock().clone()
     }
 
     pub(crate) fn change_limits(&self, change: impl FnOnce(&mut Limits)) {
-        change(&mut self.limits.lock());
+        change(Arc::make_mut(&mut self.limits.lock()));
     }
 }

@@ -48,6 +48,7 @@ use crate::tcp::limits::Limits;
 use crate::tcp::memory::Appetite;
 use crate::tcp::state::TcpState;
 use smallvec::SmallVec;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a connection is made.
@@ -77,7 +78,7 @@ pub(crate) struct Config {
     pub(crate) congestion: Kind,
     /// Offer ECN (RFC 3168).
     pub(crate) ecn: bool,
-    pub(crate) limits: Limits,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) keep_alive: Option<KeepAlive>,
 }
 
@@ -101,7 +102,7 @@ impl Default for Config {
             minimum_rto: MINIMUM_RTO,
             congestion: Kind::Cubic,
             ecn: false,
-            limits: Limits::default(),
+            limits: Arc::default(),
             keep_alive: None,
         }
     }
@@ -262,7 +263,7 @@ impl Tcb {
             pacer: Pacer::default(),
             path,
             timers: Timers::default(),
-            watch: Watch::new(config.limits, config.keep_alive, now),
+            watch: Watch::new(config.limits.clone(), config.keep_alive, now),
             stamps: config.timestamps.map(|offset| StampClock::new(now, offset)),
             offered: Agreed {
                 timestamps: config.timestamps.is_some(),
@@ -487,7 +488,7 @@ impl Tcb {
 
     pub(crate) fn set_limits(
         &mut self,
-        limits: Limits,
+        limits: Arc<Limits>,
         keep_alive: Option<KeepAlive>,
         now: Instant,
     ) {

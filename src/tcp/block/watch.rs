@@ -13,6 +13,7 @@ use crate::tcp::block::time::Instant;
 use crate::tcp::keep_alive::{Due, Vigil};
 use crate::tcp::limits::Limits;
 use crate::tcp::state::TcpState;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where a connection is, as far as its limits are concerned.
@@ -28,7 +29,7 @@ pub(crate) struct Standing {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    limits: Limits,
+    limits: Arc<Limits>,
     vigil: Vigil,
     began: Instant,
     /// When something acceptable was last heard, or something was first outstanding since.
@@ -49,7 +50,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(limits: Limits, keep_alive: Option<KeepAlive>, now: Instant) -> Watch {
+    pub(crate) fn new(limits: Arc<Limits>, keep_alive: Option<KeepAlive>, now: Instant) -> Watch {
         let mut vigil = Vigil::new(now);
         vigil.set(keep_alive, now);
         Watch {
@@ -69,7 +70,7 @@ impl Watch {
         }
     }
 
-    pub(crate) fn set(&mut self, limits: Limits, keep_alive: Option<KeepAlive>, now: Instant) {
+    pub(crate) fn set(&mut self, limits: Arc<Limits>, keep_alive: Option<KeepAlive>, now: Instant) {
         self.limits = limits;
         self.vigil.set(keep_alive, now);
         self.at = self.next();
@@ -236,7 +237,7 @@ mod tests {
     #[test]
     fn a_limit_is_computed_when_it_would_be_reached() {
         let start = any_time();
-        let mut watch = Watch::new(Limits::default(), None, start);
+        let mut watch = Watch::new(Arc::default(), None, start);
         watch.update(at(TcpState::Established, 0, true), start);
         let first = Some(start + seconds(300));
         assert_eq!(watch.deadline(), first);
@@ -262,7 +263,7 @@ mod tests {
             interval: seconds(60),
             probes: 3,
         };
-        let mut watch = Watch::new(Limits::default(), Some(keep_alive), start);
+        let mut watch = Watch::new(Arc::default(), Some(keep_alive), start);
         watch.update(at(TcpState::Established, 0, false), start);
         assert_eq!(watch.due(start + seconds(5)), Some(Due::Probe));
         assert_eq!(watch.deadline(), Some(start + seconds(65)));

@@ -12,7 +12,6 @@ use crate::sync::model::{claim, explore, explore_without, join, spawn};
 use crate::tcp::block::path_mtu::Finding;
 use crate::tcp::block::time::Clocked;
 use crate::tcp::host::{Counters, Home, TimerKey};
-use crate::tcp::limits::Limits;
 use crate::tcp::memory::Memory;
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::{self, ACK, Header, SYN, SynOptions};
@@ -132,7 +131,7 @@ fn accepted() -> (Arc<Conn>, Arc<Stack>) {
         began: now,
     };
     let end = SocketEnd::new(100, 100);
-    let options = Options::new(true, None, Limits::default());
+    let options = Options::new(true, None, Arc::default());
     let conn = Conn::new(tuple, end, (&config, options), stack.clone());
     for (flags, number) in [(SYN, 0), (ACK, 1)] {
         assert_eq!(conn.leave(segment(&conn, flags, number, b"")), Left::First);

@@ -5,6 +5,7 @@ use crate::error::SoError;
 use crate::keep_alive::KeepAlive;
 use crate::tcp::block::segment::RST;
 use crate::tcp::limits::Limits;
+use std::sync::Arc;
 
 fn ended(raw: &mut Raw) -> Option<SoError> {
     raw.events().into_iter().find_map(|news| match news {
@@ -118,10 +119,10 @@ fn a_closed_socket_does_not_wait_for_ever_for_a_closed_window() {
 #[test]
 fn limits_of_the_half_closed_and_of_the_half_open() {
     let limited = Config {
-        limits: Limits {
+        limits: Arc::new(Limits {
             half_closed: Some(ms(10_000)),
             ..Limits::default()
-        },
+        }),
         ..config()
     };
     let mut raw = Raw::established(&limited, ms(50));
