@@ -20,6 +20,7 @@ const ARROWS: &str = "
     interest        ->
     busy            ->
     columns         ->
+    congestion      ->
     keep_alive      ->
     buf             -> lock sync
     sockbuf         -> buf
@@ -38,8 +39,8 @@ const ARROWS: &str = "
     sockopt         -> splice socket error lock
     sockopt::layout -> error
     conformance     -> splice socket protocol sockbuf buf clock error lock
-    tcp             -> protocol link sockbuf buf keep_alive events error lock sync
-    stack           -> tcp socket protocol link run_list timer busy columns events callbacks sockbuf buf affinity clock end keep_alive error lock sync
+    tcp             -> protocol link sockbuf buf congestion keep_alive events error lock sync
+    stack           -> tcp socket protocol link run_list timer busy columns congestion events callbacks sockbuf buf affinity clock end keep_alive error lock sync
 ";
 
 /// The modules that may name the engine.
