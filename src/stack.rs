@@ -101,10 +101,9 @@
 //! both are equal, when it is beyond the last sequence number received, or has the first timestamp
 //! between these ends (RFC 6191 2). The new connection's numbers are larger than the old one's (RFC 1122
 //! 4.2.2.13). Any other SYN, also one with a FIN or an acknowledgement, draws the last acknowledgement.
-//! Connecting takes the port of
-//! one that is at least a second old, again with larger numbers, where the ports to a destination are
-//! used up: a proxy may open as many connections a second to one server as there are ports. Of too
-//! many records ([`Builder::time_wait_limit`]) the oldest goes.
+//! Connecting takes the port of one that is at least a second old, again with larger numbers, where the
+//! ports to a destination are used up: a proxy may open as many connections a second to one server as there
+//! are ports. Of too many records ([`Builder::time_wait_limit`]) the oldest goes.
 //!
 //! # Locks
 //!

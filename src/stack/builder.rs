@@ -503,7 +503,7 @@ impl Builder {
     /// listener's backlog, or are as many as the stack [may have](Self::max_half_open), so that a
     /// flood of them shuts nobody out; they are by default. Such a connection takes no memory
     /// before its handshake is over, and has all it would have otherwise but a maximum
-    /// segment size above 1460. With `false` such SYNs are dropped. SYNs that a
+    /// segment size above 1460 and congestion notification. With `false` such SYNs are dropped. SYNs that a
     /// [`DecidingListener`](crate::DecidingListener) would hold are always dropped.
     ///
     /// ```
