@@ -52,6 +52,22 @@ fn closed_by_us_first() {
     assert!(raw.tcb.deadline().is_none());
 }
 
+/// The acknowledgement of the FIN may leave later than the FIN came: the link was busy.
+#[test]
+fn timestamps_do_not_go_back_in_time_wait() {
+    let mut raw = Raw::established(&stamped(), ms(50));
+    raw.shutdown();
+    raw.one();
+    raw.ack = seq(1);
+    raw.send(ACK | FIN, 0);
+    raw.now += ms(20);
+    let last = raw.one().segment.options.timestamps;
+    let [News::PeerClosed, News::TimeWait(record)] = raw.events()[..] else {
+        panic!()
+    };
+    assert_eq!(record.timestamps, last);
+}
+
 #[test]
 fn closed_by_both_at_once() {
     let mut raw = Raw::established(&config(), ms(50));

@@ -1,7 +1,7 @@
 //! What is to be sent, in this order: resets, the handshake, what tells of out-of-order data, what was
 //! lost, probes, new data, acknowledgements.
 
-use super::{Reset, Tcb};
+use super::{News, Reset, Tcb};
 use crate::tcp::block::congestion::rate::Departure;
 use crate::tcp::block::pace::Pacer;
 use crate::tcp::block::recovery::Phase;
@@ -161,6 +161,10 @@ impl Tcb {
     fn emit_ack(&mut self, now: Instant) -> Emission {
         let seq = self.sender.bare_seq();
         let segment = self.head(seq, 0, 0, now);
+        if let Some(News::TimeWait(record)) = self.news.last_mut() {
+            // What is kept of the connection goes on from here: no timestamp goes back (RFC 7323 3.2).
+            record.timestamps = segment.options.timestamps;
+        }
         self.bare(segment)
     }
 
