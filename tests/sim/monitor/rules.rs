@@ -141,7 +141,7 @@ impl View {
         self.acknowledged(ack);
         self.incoming.edge = known.max(edge);
         let late = now + limits.ack_delay + limits.lateness;
-        self.due = (ack < self.taken()).then_some(late);
+        self.due = (ack < self.taken() && !self.reset).then_some(late);
         Ok(())
     }
 

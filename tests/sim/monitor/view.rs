@@ -222,7 +222,7 @@ impl View {
         let reach = self.taken();
         let waits = reach - self.incoming.acked;
         // Behind a hole, in one, or again.
-        let apart = start > self.arrived.reach(0) || reach > range.end || start < before;
+        let apart = start > self.arrived.reach(0) || reach > range.end || range.end <= before;
         let at_once = apart || segment.fin || waits >= 2 * self.full.max(LEAST_FULL);
         let due = now + if at_once { Duration::ZERO } else { delay };
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
