@@ -7,7 +7,7 @@
 //! | ACK and right edge never go back; what is acknowledged has arrived | 9293 3.8.6, 7323 2.4 |
 //! | one SYN, one FIN, nothing behind it; the same bytes whenever they are sent again | 9293 3.4 |
 //! | a SACK block has arrived, the first one has what came last; a D-SACK has arrived twice | 2018 4, 2883 4 |
-//! | timestamps and their echoes never go back, are there if agreed on, and echo what has arrived | 7323 3.2, 4.3 |
+//! | timestamps and their echoes never go back, are there if agreed on, and echo what has arrived; what is sent again may be dated back to when it first was | 7323 3.2, 4.3 |
 //! | options are answers to offers; segments are no larger than the peer's MSS and the link's MTU | 9293 3.7.1, 6691, 7323 1.3 |
 //! | what is sent again and again without an answer is so in intervals that double, but for a first probe | 6298 5.5, 8985 7.3 |
 //! | a reset answers a segment or ends the connection, and so does an ACK that tells nothing | 9293 3.10.7, 5961 7 |

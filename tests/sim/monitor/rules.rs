@@ -91,7 +91,7 @@ impl View {
         check(agreed || segment.syn, || {
             "a timestamp that is not agreed on".into()
         })?;
-        let before = self.out.stamp.replace(value);
+        let before = self.stamp_before(segment, value);
         let older = before.is_some_and(|before| is_older(value, before));
         check(!older, || format!("a timestamp that goes back to {value}"))?;
         if segment.ack.is_some() {
@@ -103,6 +103,23 @@ impl View {
             check(!older, || format!("an echo that goes back to {echo}"))?;
         }
         Ok(())
+    }
+
+    /// The timestamp that this one must not be older than: the newest so far. What is sent again may be dated back,
+    /// but not to before it was sent for the first time.
+    fn stamp_before(&mut self, segment: &Segment, value: u32) -> Option<u32> {
+        let end = self.out.end;
+        let start = self.out.position(segment.seq, end).max(0).cast_unsigned();
+        let behind = start + segment.len as u64 + u64::from(segment.fin || segment.syn);
+        let first = self.dates.partition_point(|(behind, _)| *behind <= start);
+        let first = self.dates.get(first).map(|(_, value)| *value);
+        if behind > end {
+            self.dates.push((behind, value));
+        }
+        if segment.occupies() && !segment.syn && start < end {
+            return first;
+        }
+        self.out.stamp.replace(value)
     }
 
     /// ACK and window never retreat (RFC 9293 3.8.6), and what is acknowledged has arrived.
@@ -214,7 +231,10 @@ impl View {
         let ack = self.incoming.acked;
         let first = blocks.first();
         let mut latest = self.latest.iter().filter(|(at, _)| *at > ack);
-        let none = latest.clone().all(|(_, sure)| !sure);
+        // What may have been taken since then may have moved the ACK.
+        let moved = self.latest.iter().rev().take_while(|(_, sure)| !sure);
+        let moved = moved.map(|(at, _)| at).any(|at| *at <= ack);
+        let none = moved || latest.clone().all(|(_, sure)| !sure);
         let right = latest.any(|(at, _)| first.is_some_and(|first| first.contains(at)));
         check(none || right || self.waited, || {
             let latest = &self.latest;

@@ -397,6 +397,18 @@ fn timestamps() {
     wire.leaves(stamped(77, 77));
     wire.breaks("a timestamp that goes back");
 
+    // What is sent again may have an older one, but not one from before it was sent.
+    let mut wire = Wire::established(true);
+    for (value, start, len) in [(80, 0, 10), (90, 10, 10), (80, 0, 10), (80, 10, 10)] {
+        wire.holds();
+        wire.leaves(TcpRepr {
+            seq_number: bare(true).seq_number + start,
+            payload: bytes(start as u32, len),
+            ..stamped(value, 77)
+        });
+    }
+    wire.breaks("a timestamp that goes back to 80");
+
     let mut wire = Wire::established(true);
     wire.leaves(stamped(78, 76));
     wire.breaks("an echo of 76, which never arrived");

@@ -3,7 +3,7 @@
 use super::Batch;
 use super::ranges::Ranges;
 use super::segment::Segment;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// Payload of a full segment is taken to be no less than this (RFC 9293 3.7.1).
@@ -54,7 +54,9 @@ pub(super) struct View {
     pub(super) arrived: Ranges,
     pub(super) twice: Ranges,
     sure: Ranges,
-    stamps: std::collections::HashSet<u32>,
+    stamps: HashSet<u32>,
+    /// Timestamps of what was sent for the first time, and where that ended.
+    pub(super) dates: Vec<(u64, u32)>,
     pub(super) echo: Option<u32>,
     /// Where data began that came ahead of a hole: of the last batch, and one before. Not all of it need have
     /// been taken.
