@@ -46,6 +46,8 @@ pub(crate) enum State {
 pub(crate) enum Read {
     Bytes(usize),
     End,
+    /// The end was there.
+    Forgotten,
     Nothing,
 }
 
@@ -234,6 +236,8 @@ pub(crate) struct Plain {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     clock: Arc<SetClock>,
+    /// It has had the peer's FIN, which it forgets when TIME-WAIT is over.
+    ended: bool,
 }
 
 impl Plain {
@@ -266,6 +270,7 @@ impl Plain {
             sockets,
             handle,
             clock: clock.clone(),
+            ended: false,
         }
     }
 
@@ -284,6 +289,13 @@ impl End for Plain {
         let now = smoltcp::time::Instant::from_micros(micros);
         self.interface
             .poll(now, &mut self.device, &mut self.sockets);
+        self.ended |= matches!(
+            self.socket().state(),
+            tcp::State::CloseWait
+                | tcp::State::Closing
+                | tcp::State::LastAck
+                | tcp::State::TimeWait
+        );
         std::mem::take(&mut self.device.outbox)
     }
 
@@ -293,6 +305,7 @@ impl End for Plain {
 
     fn read(&mut self, bytes: &mut [u8]) -> Read {
         match self.socket().recv_slice(bytes) {
+            Err(tcp::RecvError::InvalidState) if self.ended => Read::Forgotten,
             Ok(0) | Err(tcp::RecvError::InvalidState) => Read::Nothing,
             Ok(count) => Read::Bytes(count),
             Err(tcp::RecvError::Finished) => Read::End,

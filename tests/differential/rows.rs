@@ -160,3 +160,23 @@ fn a_fin_that_comes_again() {
     assert_eq!(twins.excuses, [Excuse::FinAgain]);
     twins.finish();
 }
+
+#[test]
+fn the_end_after_time_wait() {
+    let mut twins = Twins::new(SETTING);
+    twins.shuts();
+    twins.fin = Some(0);
+    twins.cast(&Cast {
+        fin: true,
+        ..cast(0, 0)
+    });
+    twins.cast(&cast(1, 0));
+    assert_eq!(twins.states(), [State::TimeWait; 2]);
+    twins.pass(Duration::from_secs(11));
+    assert_eq!(twins.states(), [State::TimeWait, State::Gone]);
+    let read = |side: &mut Side| side.end.read(&mut [0]);
+    let found: Vec<_> = twins.sides.iter_mut().map(read).collect();
+    assert_eq!(found, [Read::End, Read::Forgotten]);
+    twins.finish();
+    assert_eq!(twins.excuses, [Excuse::ForgottenEnd]);
+}

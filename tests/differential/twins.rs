@@ -46,10 +46,11 @@ pub(crate) enum Excuse {
     CutFin,
     EmptyAtEdge,
     FinAgain,
+    ForgottenEnd,
 }
 
 /// The section that ours follows, and what smoltcp does in its place.
-pub(crate) const EXCUSES: [(Excuse, &str, &str); 7] = [
+pub(crate) const EXCUSES: [(Excuse, &str, &str); 8] = [
     (
         Excuse::ResetInWindow,
         "RFC 5961 3.2",
@@ -86,6 +87,11 @@ pub(crate) const EXCUSES: [(Excuse, &str, &str); 7] = [
         Excuse::FinAgain,
         "RFC 9293 3.10.7.4",
         "drops a segment with the FIN that it has had, with its acknowledgement; ours takes the latter",
+    ),
+    (
+        Excuse::ForgottenEnd,
+        "RFC 9293 3.10.3",
+        "tells a reader that there is no connection, once TIME-WAIT is over; ours that the stream has ended",
     ),
 ];
 
@@ -156,6 +162,7 @@ struct Side {
     shut: bool,
     read: u64,
     at_end: bool,
+    forgot: bool,
     /// It has sent a reset.
     resets: bool,
     /// It takes no more part.
@@ -181,6 +188,7 @@ impl Side {
             shut: false,
             read: 0,
             at_end: false,
+            forgot: false,
             resets: false,
             out: false,
         }
@@ -265,6 +273,7 @@ impl Side {
                     self.read += count as u64;
                 }
                 Read::End => self.at_end = true,
+                Read::Forgotten => (self.at_end, self.forgot) = (true, true),
                 Read::Nothing => break,
             }
         }
@@ -727,6 +736,9 @@ impl Twins {
         }
         for index in self.parts() {
             self.check_finished(index, total);
+        }
+        if self.sides[PLAIN].forgot {
+            self.excuse(Excuse::ForgottenEnd);
         }
     }
 
