@@ -355,6 +355,11 @@ impl Tcb {
     }
 
     #[cfg(test)]
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.recovery.pipe()
+    }
+
+    #[cfg(test)]
     pub(crate) fn recovery_phase(&self) -> Phase {
         self.recovery.phase()
     }

@@ -146,6 +146,10 @@ fn a_peer_that_asks_again_without_does_not_agree() {
     assert_eq!(raw.one().segment.flags, SYN | ACK);
     raw.send(ACK, 0);
     assert!(!is_agreed(&mut raw));
+    // Nor does one that asks with the flags only then.
+    let (mut raw, _) = listening(&willing(), 0);
+    hear_syn(&mut raw, SYN | ECE | CWR);
+    assert_eq!(raw.one().segment.flags, SYN | ACK);
 }
 
 /// RFC 3168 6.1.4, 6.1.5.
@@ -236,6 +240,8 @@ fn an_echo_reduces_the_window_once_in_a_round_trip() {
         }
         let window = raw.tcb.congestion_window();
         assert!(window >= reduced, "{kind}: {window} in the same round trip");
+        // The link would cut a larger packet into segments that all have the flag.
+        raw.most = 10 * MSS;
         let next = raw.soon();
         assert_eq!((flags(&next[0]), next[0].segment.len), (CWR, MSS), "alone");
         assert!(next[1..].iter().all(|one| flags(one) == 0), "once");

@@ -1,6 +1,7 @@
 //! RFC 8985, 6937bis, 6298, 3522, 5682, 3708, 6582, 3042.
 
 use super::*;
+use crate::tcp::block::congestion::controller::Kind;
 use crate::tcp::block::recovery::Phase;
 
 fn phase(raw: &Raw) -> Phase {
@@ -114,14 +115,24 @@ fn a_timeout_for_nothing_is_undone() {
 /// F-RTO (RFC 5682), without timestamps.
 #[test]
 fn a_timeout_is_undone_by_what_was_sent_once() {
-    let mut raw = Raw::established(&config(), ms(50));
-    raw.flight(10);
-    raw.pass(ms(1200));
-    assert_eq!(phase(&raw), Phase::Loss);
-    raw.acknowledge(2000, &[]);
-    assert_eq!(phase(&raw), Phase::Open);
-    assert_eq!(raw.tcb.congestion_window(), 10_000 + 2000);
-    raw.none();
+    for kind in [Kind::Cubic, Kind::Reno, Kind::Bbr] {
+        let mut raw = Raw::established(
+            &Config {
+                congestion: kind,
+                ..config()
+            },
+            ms(50),
+        );
+        raw.write(10 * MSS);
+        raw.soon();
+        raw.pass(ms(1200));
+        assert_eq!(phase(&raw), Phase::Loss);
+        assert_eq!(raw.tcb.congestion_window(), 1000, "{kind}");
+        raw.acknowledge(2000, &[]);
+        assert_eq!(phase(&raw), Phase::Open);
+        assert_eq!(raw.tcb.congestion_window(), 10_000 + 2000, "{kind}");
+        raw.none();
+    }
 }
 
 /// RFC 3708: what was sent again had arrived.

@@ -4,6 +4,7 @@ use super::goodput::{downloading_with, ms};
 use super::path::{Direction, Path};
 use super::world::World;
 use crate::tcp::block::congestion::controller::Kind;
+use crate::tcp::block::recovery::Phase;
 use crate::tcp::block::tcb::Config;
 use crate::tcp::block::time::Instant;
 use std::time::Duration;
@@ -64,7 +65,6 @@ fn each_uses_all_of_a_clean_path() {
     for kind in KINDS {
         for rtt in [2.0, 20.0, 50.0] {
             let share = share(kind, path(rtt, 1.0), rtt);
-            println!("{kind} {rtt} ms: {share:.3}");
             assert!(share > 0.9, "{kind} at {rtt} ms: {share}");
         }
     }
@@ -81,7 +81,6 @@ fn bbr_uses_a_path_that_loses_packets_at_random() {
             };
             let bbr = share(Kind::Bbr, there.clone(), rtt);
             let cubic = share(Kind::Cubic, there, rtt);
-            println!("{loss} {rtt} ms: bbr {bbr:.3}, cubic {cubic:.3}");
             assert!(bbr > 0.85, "{loss}: {bbr}");
             assert!(cubic < 0.6, "{loss}: {cubic}, so it is no test");
         }
@@ -100,7 +99,6 @@ fn queue(kind: Kind) -> f64 {
 #[test]
 fn the_queue_of_bbr_is_short_whatever_there_is_room_for() {
     let (bbr, cubic) = (queue(Kind::Bbr), queue(Kind::Cubic));
-    println!("bbr {bbr:.2} cubic {cubic:.2}");
     assert!(bbr < 1.0, "{bbr}");
     assert!(cubic > 2.0, "{cubic}: so it is no test");
 }
@@ -121,6 +119,19 @@ impl Shared {
             way: Direction::new(there.clone(), 1, worlds[0].start),
             worlds,
         }
+    }
+
+    /// Until a time after the beginning, at which one of them begins.
+    fn run_but_for(&mut self, late: usize, time: Duration) {
+        let app = &mut self.worlds[late].ends[1].app;
+        (app.total, app.closes) = (0, false);
+        self.run(time);
+        let world = &mut self.worlds[late];
+        world.ends[1].app.total = MUCH;
+        world.now = world.start + time;
+        std::mem::swap(&mut world.ways[1], &mut self.way);
+        world.serve(1);
+        std::mem::swap(&mut world.ways[1], &mut self.way);
     }
 
     /// Until a time after the beginning.
@@ -160,10 +171,8 @@ impl Shared {
 fn two_flows_of_the_same_kind_get_about_the_same() {
     for kind in KINDS {
         let mut shared = Shared::new(&[kind, kind], &path(20.0, 1.0), 20.0);
-        // One is there before the other.
-        shared.run(ms(1.0));
+        shared.run_but_for(1, seconds(5));
         let rates = shared.rates(seconds(20), seconds(60));
-        println!("{kind}: {rates:.1?}");
         let (least, most) = (rates[0].min(rates[1]), rates[0].max(rates[1]));
         assert!(most < 2.0 * least, "{kind}: {rates:?}");
         assert!(least + most > 0.85 * FULL, "{kind}: {rates:?}");
@@ -176,7 +185,6 @@ fn bbr_and_cubic_live_beside_each_other() {
     for queue in [0.5, 1.0, 4.0] {
         let mut shared = Shared::new(&[Kind::Bbr, Kind::Cubic], &path(30.0, queue), 30.0);
         let rates = shared.rates(seconds(20), seconds(60));
-        println!("{queue}: bbr, cubic {rates:.1?}");
         assert!(rates[0].min(rates[1]) > 0.1 * FULL, "{queue}: {rates:?}");
     }
 }
@@ -209,7 +217,6 @@ fn marks_take_the_place_of_drops() {
     for kind in KINDS {
         let (share, marked, dropped, longest) = marking(kind, true);
         let without = marking(kind, false);
-        println!("{kind}: {share:.3} {marked} {dropped} {longest:.2}, {without:?}");
         assert!(
             share > 0.85 && marked > 0,
             "{kind}: {share}, {marked} marks"
@@ -221,4 +228,95 @@ fn marks_take_the_place_of_drops() {
         );
         assert!(longest < 0.75 * without.3, "{kind}: {longest}");
     }
+}
+
+/// Bytes in flight of the sender over time, each tenth of a round trip of 50 ms: in round trips' bytes.
+fn in_flight(world: &mut World, from: Duration, to: Duration) -> Vec<f64> {
+    let mut all = Vec::new();
+    let mut at = from;
+    while at < to {
+        world.run(at);
+        let pipe = world.ends[1].tcb.as_ref().map_or(0, |tcb| tcb.in_flight());
+        all.push(pipe as f64 / (RATE * 0.05));
+        at += ms(5.0);
+    }
+    all
+}
+
+/// draft-ietf-ccwg-bbr 5.3.4.
+#[test]
+fn bbr_looks_for_the_shortest_round_trip_every_five_seconds() {
+    let mut world = endless(Kind::Bbr, path(50.0, 2.0), 50.0, 1);
+    let before = in_flight(&mut world, seconds(2), ms(4900.0));
+    let pause = in_flight(&mut world, ms(4900.0), ms(6900.0));
+    let least = |all: &[f64]| all.iter().copied().fold(f64::MAX, f64::min);
+    assert!(least(&before) > 0.8, "{}", least(&before));
+    // For a fifth of a second and a round trip.
+    let short = pause.iter().filter(|pipe| **pipe < 0.6).count();
+    assert!((35..100).contains(&short), "{short} times 5 ms");
+    let after = in_flight(&mut world, ms(7000.0), seconds(9));
+    assert!(least(&after) > 0.8, "{}", least(&after));
+}
+
+/// draft-ietf-ccwg-bbr 5.5.3: two cycles.
+#[test]
+fn bbr_follows_a_path_that_gets_slower_and_faster() {
+    let mut world = endless(Kind::Bbr, path(50.0, 4.0), 50.0, 1);
+    world.run(seconds(6));
+    world.ways[1].path.rate = Some(RATE / 4.0);
+    world.run(seconds(20));
+    world.ways[1].longest = 0;
+    let slow = rate(&mut world, seconds(20), seconds(25)) / (FULL / 4.0);
+    let queue = world.ways[1].longest as f64 / (RATE / 4.0 * 0.05);
+    assert!(slow > 0.85 && queue < 2.0, "{slow}, a queue of {queue}");
+    world.ways[1].path.rate = Some(RATE);
+    let fast = rate(&mut world, seconds(32), seconds(37)) / FULL;
+    assert!(fast > 0.85, "{fast}");
+}
+
+/// draft-ietf-ccwg-bbr 5.5.10.2: what a shallow queue cannot hold is not sent again and again.
+#[test]
+fn bbr_leaves_room_in_a_shallow_queue() {
+    let mut world = endless(Kind::Bbr, path(50.0, 0.15), 50.0, 1);
+    world.run(seconds(3));
+    let (dropped, packets) = (world.ways[1].dropped, world.ways[1].packets);
+    let share = rate(&mut world, seconds(3), seconds(23)) / FULL;
+    let dropped = (world.ways[1].dropped - dropped) as f64;
+    let lost = dropped / (world.ways[1].packets - packets) as f64;
+    assert!(share > 0.85, "{share}");
+    assert!(lost < 0.01, "{lost}");
+}
+
+/// draft-ietf-ccwg-bbr 5.6.4.4: the window comes back after a timeout.
+#[test]
+fn bbr_is_back_soon_after_an_outage() {
+    let there = Path {
+        outage: Some((seconds(4), seconds(6))),
+        ..path(50.0, 1.0)
+    };
+    let mut world = endless(Kind::Bbr, there, 50.0, 1);
+    let window = |world: &World| {
+        world.ends[1]
+            .tcb
+            .as_ref()
+            .map(|tcb| tcb.congestion_window())
+    };
+    world.run(ms(3900.0));
+    let before = window(&world);
+    world.run(ms(5900.0));
+    assert_eq!(window(&world), Some(1448), "a segment at a time");
+    world.run(seconds(6));
+    let arrived = received(&world);
+    let phase = |world: &World| world.ends[1].tcb.as_ref().map(|tcb| tcb.recovery_phase());
+    while received(&world) == arrived || phase(&world) != Some(Phase::Open) {
+        world.step();
+    }
+    assert!(
+        window(&world) >= before,
+        "{:?} of {before:?}",
+        window(&world)
+    );
+    let back = world.now - world.start;
+    let share = rate(&mut world, back + ms(200.0), back + ms(1200.0)) / FULL;
+    assert!(share > 0.8, "{share} from {back:?} on");
 }

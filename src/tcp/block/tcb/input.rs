@@ -455,7 +455,7 @@ impl Tcb {
         if segment.len > 0 {
             self.receiver.note_duplicate(cut.start, segment.len);
         }
-        let marked = cut.len > 0 && self.ecn.received(segment.flags, segment.marked);
+        let marked = self.ecn.received(segment.flags, segment.marked);
         let holes = self.receiver.has_holes();
         let kept = self.receiver.take(cut);
         let growth = kept.map_or(0, |kept| kept.growth);
