@@ -662,11 +662,7 @@ impl Shared {
             ecn: self.config.ecn,
             began: now,
         };
-        let options = Options::new(
-            !self.config.nagle,
-            self.config.keep_alive,
-            self.config.limits.clone(),
-        );
+        let options = Options::new(!self.config.nagle, self.config.limits.clone());
         options.set_congestion(self.config.congestion);
         Conn::new(tuple, end, (&config, options), self.clone())
     }

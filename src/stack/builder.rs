@@ -140,7 +140,6 @@ pub(super) struct Config {
     /// Largest segment announced and sent.
     pub(super) mss: Option<usize>,
     pub(super) limits: Arc<Limits>,
-    pub(super) keep_alive: Option<KeepAlive>,
     pub(super) flavor: Flavor,
     pub(super) time_wait: Duration,
     pub(super) time_wait_limit: usize,
@@ -167,7 +166,6 @@ impl Default for Config {
             ecn: false,
             mss: None,
             limits: Arc::default(),
-            keep_alive: None,
             flavor: Flavor::default(),
             time_wait: Duration::from_secs(60),
             time_wait_limit: 65_536,
@@ -471,7 +469,7 @@ impl Builder {
             interval,
             probes,
         };
-        self.config.keep_alive = Some(keep_alive.clamped(LONGEST));
+        self.limits().keep_alive = Some(keep_alive.clamped(LONGEST));
         self
     }
 
@@ -972,7 +970,12 @@ impl Builder {
         if let Some(bad) = self.config.mss.filter(|mss| !MSS.contains(mss)) {
             return Err(BuildError::Mss(bad));
         }
-        if self.config.keep_alive.is_some_and(|one| !one.is_valid()) {
+        if self
+            .config
+            .limits
+            .keep_alive
+            .is_some_and(|one| !one.is_valid())
+        {
             return Err(BuildError::KeepAlive);
         }
         if let Some(zero) = self.config.limits.zero() {

@@ -310,6 +310,9 @@ impl Conn {
 
     /// Tells what has happened. Entered with no lock held; another owner may have told more by then.
     fn tell(&self, news: &News) {
+        if !news.established && news.done.is_none() {
+            return;
+        }
         let (local, peer) = self.tuple.ends();
         if news.established {
             tell!(debug, "tcp", %local, %peer, "connection established");

@@ -55,7 +55,7 @@ pub(crate) struct ConnState {
     /// Nothing can be sent any more, so nothing waits to be.
     down: bool,
     ended: Option<Ending>,
-    record: Option<TimeWait>,
+    record: Option<Box<TimeWait>>,
     /// It has given back memory, and when something had moved last.
     rested: Option<Instant>,
     /// When something is due, as of the last service step.
@@ -93,7 +93,6 @@ impl ConnState {
             congestion: options.congestion(),
             ecn: config.ecn,
             limits: options.limits(),
-            keep_alive: options.keep_alive(),
             ..Config::default()
         };
         let active = config.opening == Opening::Active;
@@ -261,10 +260,10 @@ impl ConnState {
                     });
                 }
                 News::TimeWait(record) => {
-                    self.record = Some(TimeWait {
+                    self.record = Some(Box::new(TimeWait {
                         tuple: self.tuple,
                         record,
-                    });
+                    }));
                 }
             }
         }
@@ -368,18 +367,16 @@ impl ConnState {
     fn apply(&mut self, work: Work, env: &Env<'_>) {
         if work.has(Work::OPTIONS) {
             self.limits = env.options.limits();
-            let (nodelay, keep_alive) = (env.options.nodelay(), env.options.keep_alive());
-            let congestion = env.options.congestion();
+            let (nodelay, congestion) = (env.options.nodelay(), env.options.congestion());
             if let Some(config) = &mut self.config {
                 config.nodelay = nodelay;
                 config.congestion = congestion;
                 config.limits = self.limits.clone();
-                config.keep_alive = keep_alive;
             }
             if let Some(block) = &mut self.block {
                 block.set_nodelay(nodelay);
                 block.set_congestion(congestion, env.now);
-                block.set_limits(self.limits.clone(), keep_alive, env.now);
+                block.set_limits(self.limits.clone(), env.now);
             }
         }
         if work.has(Work::DETACH) && !self.detached {
@@ -558,9 +555,9 @@ impl ConnState {
         if !self.inbox.is_empty() || (self.waiting.is_some() && !self.down) {
             return None;
         }
-        if let Some(record) = self.record {
+        if let Some(record) = self.record.take() {
             self.finish(None, env);
-            return Some(Done::TimeWait(record));
+            return Some(Done::TimeWait(*record));
         }
         let ending = self.ended?;
         env.counters.attempts_failed.add(u64::from(ending.failed()));

@@ -19,7 +19,6 @@ pub(crate) enum Due {
 /// The watch over one connection.
 #[derive(Debug)]
 pub(crate) struct Vigil {
-    setting: Option<KeepAlive>,
     /// When the peer was last heard, or the latest probe was sent since.
     from: Instant,
     /// Probes since the peer was last heard.
@@ -28,19 +27,7 @@ pub(crate) struct Vigil {
 
 impl Vigil {
     pub(crate) fn new(now: Instant) -> Vigil {
-        Vigil {
-            setting: None,
-            from: now,
-            sent: 0,
-        }
-    }
-
-    /// Takes a new setting; the time of idleness begins anew.
-    pub(crate) fn set(&mut self, setting: Option<KeepAlive>, now: Instant) {
-        if self.setting != setting {
-            self.setting = setting;
-            self.heard(now);
-        }
+        Vigil { from: now, sent: 0 }
     }
 
     /// The peer is there.
@@ -54,8 +41,9 @@ impl Vigil {
         self.sent > 0
     }
 
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        let setting = self.setting?;
+    /// When something is due, with this setting.
+    pub(crate) fn deadline(&self, setting: Option<KeepAlive>) -> Option<Instant> {
+        let setting = setting?;
         let pause = match self.sent {
             0 => setting.idle,
             _ => setting.interval,
@@ -64,11 +52,11 @@ impl Vigil {
     }
 
     /// What is due now, if anything. A probe must then be sent.
-    pub(crate) fn due(&mut self, now: Instant) -> Option<Due> {
-        if self.deadline()? > now {
+    pub(crate) fn due(&mut self, setting: Option<KeepAlive>, now: Instant) -> Option<Due> {
+        if self.deadline(setting)? > now {
             return None;
         }
-        if self.sent >= self.setting?.probes {
+        if self.sent >= setting?.probes {
             return Some(Due::Dead);
         }
         self.from = now;

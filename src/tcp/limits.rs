@@ -4,6 +4,7 @@
 //! [`options`](super::options), has its own. The control block's
 //! [`watch`](super::block::watch) looks at them. Nothing here reads a clock.
 
+use crate::keep_alive::KeepAlive;
 use std::time::Duration;
 
 /// The first retransmission timeout of a SYN and the largest; it is doubled in between
@@ -30,6 +31,8 @@ pub(crate) struct Limits {
     pub(crate) half_closed: Option<Duration>,
     /// FIN-WAIT-2 of a socket that nobody holds any more.
     pub(crate) fin_wait: Duration,
+    /// Whether an idle peer is asked for a sign of life.
+    pub(crate) keep_alive: Option<KeepAlive>,
     /// Standing still, before memory of its queues is freed.
     pub(crate) rest: Option<Duration>,
 }
@@ -45,6 +48,7 @@ impl Default for Limits {
             stall: None,
             half_closed: None,
             fin_wait: Duration::from_secs(60),
+            keep_alive: None,
             rest: Some(Duration::from_secs(5)),
         }
     }

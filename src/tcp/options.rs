@@ -1,8 +1,7 @@
 //! What a user has set for one connection, as its owner reads it.
 //!
 //! Setters store here and leave [`Work::OPTIONS`](super::service::Work), so the next service step sees
-//! it; getters read what was stored. Atomic, but for the keep-alive and the time
-//! limits, each a leaf (5).
+//! it; getters read what was stored. Atomic, but for the time limits, a leaf (5).
 
 use super::limits::Limits;
 use crate::congestion::Congestion;
@@ -26,22 +25,16 @@ pub(crate) struct Options {
     hop_limit: AtomicU8,
     /// In nanoseconds.
     linger: AtomicU64,
-    keep_alive: Mutex<Option<KeepAlive>, LEAF>,
     limits: Mutex<Arc<Limits>, LEAF>,
 }
 
 impl Options {
-    pub(crate) fn new(
-        nodelay: bool,
-        keep_alive: Option<KeepAlive>,
-        limits: Arc<Limits>,
-    ) -> Options {
+    pub(crate) fn new(nodelay: bool, limits: Arc<Limits>) -> Options {
         Options {
             nodelay: AtomicBool::new(nodelay),
             congestion: AtomicU8::new(Congestion::default().number()),
             hop_limit: AtomicU8::new(HOP_LIMIT),
             linger: AtomicU64::new(NO_LINGER),
-            keep_alive: Mutex::new(keep_alive),
             limits: Mutex::new(limits),
         }
     }
@@ -84,11 +77,11 @@ impl Options {
     }
 
     pub(crate) fn keep_alive(&self) -> Option<KeepAlive> {
-        *self.keep_alive.lock()
+        self.limits().keep_alive
     }
 
     pub(crate) fn set_keep_alive(&self, keep_alive: Option<KeepAlive>) {
-        *self.keep_alive.lock() = keep_alive;
+        self.change_limits(|limits| limits.keep_alive = keep_alive);
     }
 
     pub(crate) fn limits(&self) -> Arc<Limits> {

@@ -102,7 +102,7 @@ pub(crate) struct Recovery {
     phase: Phase,
     /// RecoveryPoint: SND.NXT when the present recovery began.
     point: u64,
-    episode: Option<Episode>,
+    episode: Option<Box<Episode>>,
     /// Duplicate acknowledgements of a peer without SACK, less what was acknowledged since.
     repeated: u64,
     /// The peer takes SACK.
@@ -433,12 +433,12 @@ impl Recovery {
         self.point = ack.nxt;
         self.tlp.give_up();
         self.prr = Prr::new(self.pipe() + self.record.lost() + delivered);
-        self.episode = Some(Episode {
+        self.episode = Some(Box::new(Episode {
             began: ack.una,
             first: None,
             resent: 0,
             duplicated: 0,
-        });
+        }));
         cc.lost();
     }
 
@@ -505,12 +505,12 @@ impl Recovery {
         let again = self.phase != Phase::Open && una < self.point;
         cc.timed_out(!again, nxt);
         if !again {
-            self.episode = Some(Episode {
+            self.episode = Some(Box::new(Episode {
                 began: una,
                 first: None,
                 resent: 0,
                 duplicated: 0,
-            });
+            }));
         }
         self.phase = Phase::Loss;
         self.point = nxt;

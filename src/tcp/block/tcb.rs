@@ -40,14 +40,12 @@ use super::time_wait::Record;
 use super::timers::{Timer, Timers};
 use super::watch::{Standing, Watch};
 use crate::error::SoError;
-use crate::keep_alive::KeepAlive;
 use crate::tcp::block::time::Instant;
 use crate::tcp::icmp::Trouble;
 use crate::tcp::keep_alive::Due;
 use crate::tcp::limits::Limits;
 use crate::tcp::memory::Appetite;
 use crate::tcp::state::TcpState;
-use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,7 +77,6 @@ pub(crate) struct Config {
     /// Offer ECN (RFC 3168).
     pub(crate) ecn: bool,
     pub(crate) limits: Arc<Limits>,
-    pub(crate) keep_alive: Option<KeepAlive>,
 }
 
 /// The smallest retransmission timeout, unless another is set.
@@ -103,7 +100,6 @@ impl Default for Config {
             congestion: Kind::Cubic,
             ecn: false,
             limits: Arc::default(),
-            keep_alive: None,
         }
     }
 }
@@ -237,7 +233,7 @@ pub(crate) struct Tcb {
     keep_alive_due: bool,
     /// When a challenge was last answered (RFC 5961 7).
     challenged: Option<Instant>,
-    news: SmallVec<[News; 2]>,
+    news: Vec<News>,
 }
 
 /// RFC 5961 7: no more than one challenge in this time.
@@ -263,7 +259,7 @@ impl Tcb {
             pacer: Pacer::default(),
             path,
             timers: Timers::default(),
-            watch: Watch::new(config.limits.clone(), config.keep_alive, now),
+            watch: Watch::new(config.limits.clone(), now),
             stamps: config.timestamps.map(|offset| StampClock::new(now, offset)),
             offered: Agreed {
                 timestamps: config.timestamps.is_some(),
@@ -279,7 +275,7 @@ impl Tcb {
             reset: None,
             keep_alive_due: false,
             challenged: None,
-            news: SmallVec::new(),
+            news: Vec::new(),
         }
     }
 
@@ -491,13 +487,8 @@ impl Tcb {
         }
     }
 
-    pub(crate) fn set_limits(
-        &mut self,
-        limits: Arc<Limits>,
-        keep_alive: Option<KeepAlive>,
-        now: Instant,
-    ) {
-        self.watch.set(limits, keep_alive, now);
+    pub(crate) fn set_limits(&mut self, limits: Arc<Limits>, now: Instant) {
+        self.watch.set(limits, now);
     }
 
     /// Nothing is written any more (RFC 9293 3.10.4). Before the connection is established that waits.

@@ -8,7 +8,6 @@
 //! computed again when it would be reached, or when the connection's state changes.
 
 use crate::error::SoError;
-use crate::keep_alive::KeepAlive;
 use crate::tcp::block::time::Instant;
 use crate::tcp::keep_alive::{Due, Vigil};
 use crate::tcp::limits::Limits;
@@ -50,12 +49,10 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(limits: Arc<Limits>, keep_alive: Option<KeepAlive>, now: Instant) -> Watch {
-        let mut vigil = Vigil::new(now);
-        vigil.set(keep_alive, now);
+    pub(crate) fn new(limits: Arc<Limits>, now: Instant) -> Watch {
         Watch {
             limits,
-            vigil,
+            vigil: Vigil::new(now),
             began: now,
             heard: now,
             progress: now,
@@ -70,9 +67,12 @@ impl Watch {
         }
     }
 
-    pub(crate) fn set(&mut self, limits: Arc<Limits>, keep_alive: Option<KeepAlive>, now: Instant) {
+    pub(crate) fn set(&mut self, limits: Arc<Limits>, now: Instant) {
+        if self.limits.keep_alive != limits.keep_alive {
+            // The time of idleness begins anew.
+            self.vigil.heard(now);
+        }
         self.limits = limits;
-        self.vigil.set(keep_alive, now);
         self.at = self.next();
     }
 
@@ -165,7 +165,7 @@ impl Watch {
             return Some(Due::Dead);
         }
         let due = match self.is_watched() {
-            true => self.vigil.due(now),
+            true => self.vigil.due(self.limits.keep_alive, now),
             false => None,
         };
         self.at = self.next();
@@ -174,7 +174,10 @@ impl Watch {
 
     /// When the next limit is reached, or a probe is to be sent.
     fn next(&self) -> Option<Instant> {
-        let vigil = self.vigil.deadline().filter(|_| self.is_watched());
+        let vigil = self
+            .vigil
+            .deadline(self.limits.keep_alive)
+            .filter(|_| self.is_watched());
         self.limit().into_iter().chain(vigil).min()
     }
 
@@ -237,7 +240,7 @@ mod tests {
     #[test]
     fn a_limit_is_computed_when_it_would_be_reached() {
         let start = any_time();
-        let mut watch = Watch::new(Arc::default(), None, start);
+        let mut watch = Watch::new(Arc::default(), start);
         watch.update(at(TcpState::Established, 0, true), start);
         let first = Some(start + seconds(300));
         assert_eq!(watch.deadline(), first);
@@ -258,12 +261,16 @@ mod tests {
     #[test]
     fn an_answered_probe_brings_the_next_one_nearer_than_the_interval() {
         let start = any_time();
-        let keep_alive = KeepAlive {
+        let keep_alive = crate::keep_alive::KeepAlive {
             idle: seconds(5),
             interval: seconds(60),
             probes: 3,
         };
-        let mut watch = Watch::new(Arc::default(), Some(keep_alive), start);
+        let limits = Limits {
+            keep_alive: Some(keep_alive),
+            ..Limits::default()
+        };
+        let mut watch = Watch::new(Arc::new(limits), start);
         watch.update(at(TcpState::Established, 0, false), start);
         assert_eq!(watch.due(start + seconds(5)), Some(Due::Probe));
         assert_eq!(watch.deadline(), Some(start + seconds(65)));

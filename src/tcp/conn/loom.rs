@@ -131,7 +131,7 @@ fn accepted() -> (Arc<Conn>, Arc<Stack>) {
         began: now,
     };
     let end = SocketEnd::new(100, 100);
-    let options = Options::new(true, None, Arc::default());
+    let options = Options::new(true, Arc::default());
     let conn = Conn::new(tuple, end, (&config, options), stack.clone());
     for (flags, number) in [(SYN, 0), (ACK, 1)] {
         assert_eq!(conn.leave(segment(&conn, flags, number, b"")), Left::First);

@@ -41,10 +41,13 @@ fn unacknowledged_data_times_out() {
 #[test]
 fn a_dead_peer_is_asked_and_then_given_up() {
     let watched = Config {
-        keep_alive: Some(KeepAlive {
-            idle: ms(60_000),
-            interval: ms(10_000),
-            probes: 3,
+        limits: Arc::new(Limits {
+            keep_alive: Some(KeepAlive {
+                idle: ms(60_000),
+                interval: ms(10_000),
+                probes: 3,
+            }),
+            ..Limits::default()
         }),
         ..config()
     };

@@ -352,7 +352,10 @@ impl Tcb {
         self.watch.heard(new, now);
         let in_flight = self.sender.una() < self.sender.nxt();
         let repeated = !new && !moved && !cut.occupies && in_flight;
-        self.recover(segment, repeated, now);
+        // While nothing is in flight the data of the peer says nothing about ours.
+        if new || in_flight || !segment.options.sack.is_empty() {
+            self.recover(segment, repeated, now);
+        }
         Some(new)
     }
 
