@@ -81,7 +81,6 @@
 //!   7.3).
 //! * Header prediction: each segment goes the whole way.
 
-#![allow(dead_code, reason = "what only tests ask, and what is not wired yet")]
 
 pub(crate) mod auto_tune;
 pub(crate) mod congestion;

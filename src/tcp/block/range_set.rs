@@ -44,6 +44,7 @@ impl RangeSet {
     }
 
     /// Whether all of it is here.
+    #[cfg(test)]
     pub(crate) fn covers(&self, range: &Range<u64>) -> bool {
         self.covering(range.start)
             .is_some_and(|known| known.end >= range.end)

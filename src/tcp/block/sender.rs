@@ -129,6 +129,7 @@ impl Sender {
         self.closed && self.una > self.written
     }
 
+    #[cfg(test)]
     pub(crate) fn fin_sent(&self) -> bool {
         self.closed && self.max > self.written
     }

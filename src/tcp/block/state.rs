@@ -28,6 +28,7 @@ pub(crate) enum Event {
 }
 
 impl Event {
+    #[cfg(test)]
     pub(crate) const ALL: [Event; 8] = [
         Event::Connect,
         Event::Accept,

@@ -311,6 +311,7 @@ impl Tcb {
     }
 
     /// Bytes of the received stream that are in order.
+    #[cfg(test)]
     pub(crate) fn in_order(&self) -> u64 {
         self.receiver.in_order()
     }
@@ -341,6 +342,7 @@ impl Tcb {
     }
 
     /// cwnd, in bytes.
+    #[cfg(test)]
     pub(crate) fn congestion_window(&self) -> u64 {
         self.congestion.window()
     }
