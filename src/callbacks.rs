@@ -14,7 +14,7 @@
 //! | subscribers of events | `events` | yes |
 //! | what is dropped with the upcalls and wakers of a closed socket | `socket` | yes |
 //! | a socket that is dropped in [`Upcall::closing`](crate::protocol::Upcall::closing) | `socket` | yes |
-//! | the hook for frames, [`Upcall::closing`](crate::protocol::Upcall::closing) itself | `stack::unclaimed`, `socket` | no, the library needs its result ([`during`]); what it brings about does |
+//! | the hook for frames, [`Upcall::closing`](crate::protocol::Upcall::closing) itself | `stack::demux::unhandled`, `socket` | no, the library needs its result ([`during`]); what it brings about does |
 //!
 //! Upcalls that run under a buffer's lock, links and clocks may call nothing that calls back. A
 //! [`Protocol`](crate::protocol::Protocol) is entered at once: the stack is as deep as protocols are built upon

@@ -110,46 +110,35 @@
 //! All leaves: the table's shards, addresses and routes, path MTUs, listeners, half-open connections, held SYNs,
 //! the agenda, the control interface.
 
-mod active;
-pub(crate) mod agenda;
-mod backoff;
+mod accept;
 mod builder;
-pub(crate) mod control;
-mod cookie;
+mod conditional;
+mod connect;
+mod demux;
 mod driver;
-mod held;
+mod fused_link;
 mod listener;
 mod loopback;
+mod netstat;
 mod numbers;
-mod passive;
+#[cfg(test)]
+mod packet;
 mod paths;
-mod pending;
-pub(crate) mod queue;
-mod quota;
-mod route;
-mod rule;
-mod sockets;
-mod source;
+mod routes;
+mod source_address;
 mod stats;
 mod stream;
-pub(crate) mod table;
-#[cfg(target_os = "linux")]
-mod together;
-#[cfg(test)]
-mod traps;
-mod unclaimed;
-mod uplink;
 
 pub use crate::congestion::{Congestion, UnknownCongestion};
 pub use crate::keep_alive::KeepAlive;
 pub use crate::tcp::state::TcpState;
+pub use accept::intercept::Intercept;
 pub use builder::{BuildError, Builder};
+pub use conditional::{DecidingListener, Pending};
 pub use driver::Driver;
 pub use listener::{DEFAULT_BACKLOG, TcpListener};
-pub use pending::{DecidingListener, Pending};
-pub use route::{Route, RouteError};
-pub use rule::Intercept;
-pub use sockets::{ListenInfo, SocketInfo, SocketTable};
+pub use netstat::{ListenInfo, SocketInfo, SocketTable};
+pub use routes::{Route, RouteError};
 pub use stats::{DriverStats, QueueStats, Stats};
 pub use stream::TcpStream;
 
@@ -169,16 +158,18 @@ use crate::tcp::options::Options;
 use crate::tcp::service::Work;
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::{TCP_HEADER, Tuple};
+use accept::admission::Peers;
+use accept::syn_queue::HeldSyns;
 use builder::Config;
-use control::Control;
-use held::HeldSyns;
+use demux::conn_table::Table;
+use demux::stateless::Control;
+use demux::unhandled::Unclaimed;
+use driver::queue::Queue;
 use ipnet::IpNet;
 use listener::Listening;
 use numbers::Numbers;
 use paths::Paths;
-use queue::Queue;
-use quota::Peers;
-use route::Network;
+use routes::Network;
 use stats::Received;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -187,8 +178,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
-use table::Table;
-use unclaimed::Unclaimed;
 
 /// See the module.
 #[derive(Debug, Clone)]

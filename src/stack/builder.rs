@@ -1,16 +1,5 @@
 //! How a stack is built, and what it is told.
 
-use super::control::Control;
-use super::driver::Running;
-use super::numbers::{self, Numbers};
-use super::paths::Paths;
-use super::queue::Queue;
-use super::quota::{self, Peers};
-use super::route::{Network, Route, RouteError};
-use super::stats::Received;
-use super::table::Table;
-use super::unclaimed::Unclaimed;
-use super::{Driver, Handle, Shared, Stack};
 use crate::affinity::Affinity;
 use crate::clock::{self, Clock};
 use crate::congestion::Congestion;
@@ -21,6 +10,17 @@ use crate::keep_alive::KeepAlive;
 use crate::link::Checksum;
 use crate::link::{Capabilities, Frame, Link};
 use crate::lock::Mutex;
+use crate::stack::accept::admission::{self, Peers};
+use crate::stack::demux::conn_table::Table;
+use crate::stack::demux::stateless::Control;
+use crate::stack::demux::unhandled::Unclaimed;
+use crate::stack::driver::Running;
+use crate::stack::driver::queue::Queue;
+use crate::stack::numbers::{self, Numbers};
+use crate::stack::paths::Paths;
+use crate::stack::routes::{Network, Route, RouteError};
+use crate::stack::stats::Received;
+use crate::stack::{Driver, Handle, Shared, Stack};
 use crate::tcp::limits::Limits;
 use crate::tcp::memory::Memory;
 use ipnet::IpNet;
@@ -171,9 +171,9 @@ impl Default for Config {
             time_wait_limit: 65_536,
             ports: (*numbers::EPHEMERAL.start(), *numbers::EPHEMERAL.end()),
             syn_cookies: true,
-            max_connections: quota::MAX_CONNECTIONS,
+            max_connections: admission::MAX_CONNECTIONS,
             max_connections_per_peer: None,
-            max_half_open: quota::MAX_HALF_OPEN,
+            max_half_open: admission::MAX_HALF_OPEN,
             max_buffer_memory: BUFFER_MEMORY,
             busy_poll: Duration::ZERO,
         }
@@ -248,7 +248,7 @@ impl Builder {
     /// stack that is to reach nothing else needs a route for all the rest, for each family.
     ///
     /// A route holds for both directions: segments of new connections that come from where nobody can
-    /// be reached are dropped unanswered and counted ([`Stats::frames_unrouted`](super::Stats)).
+    /// be reached are dropped unanswered and counted ([`Stats::frames_unrouted`](crate::stack::Stats)).
     /// A look-up walks the routes; there is one for each connection that begins.
     ///
     /// ```
@@ -482,7 +482,7 @@ impl Builder {
 
     /// How many connections in TIME-WAIT are remembered; 65,536 by default, of less than 256 bytes
     /// each. Beyond it the oldest is forgotten and counted
-    /// ([`Stats::time_wait_dropped`](super::Stats)); 0 forgets each at once.
+    /// ([`Stats::time_wait_dropped`](crate::stack::Stats)); 0 forgets each at once.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -521,7 +521,7 @@ impl Builder {
     /// 1,048,576 by default, as many as a process has descriptors in Linux (`fs.nr_open`). Beyond it SYNs
     /// and acknowledgements of cookies are dropped, and attempts to connect fail with
     /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded); both are counted
-    /// ([`Stats::connections_refused`](super::Stats)). When one has ended there is room again.
+    /// ([`Stats::connections_refused`](crate::stack::Stats)). When one has ended there is room again.
     ///
     /// ```
     /// use sosplice::{Stack, TcpStream, link::memory};
@@ -551,7 +551,7 @@ impl Builder {
     /// Those count whose handshake is over, so that nobody uses up what an address may have by forging
     /// its SYNs. Then SYNs of the peer are dropped; if more of its handshakes are under way, the
     /// connections beyond the limit are reset when they stand. Both are counted
-    /// ([`Stats::peer_connections_refused`](super::Stats)). Connections that the stack opens do not count.
+    /// ([`Stats::peer_connections_refused`](crate::stack::Stats)). Connections that the stack opens do not count.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -572,7 +572,7 @@ impl Builder {
     /// `tcp_max_syn_backlog`), which take about 20 MB. Each listener has a
     /// [backlog](crate::TcpListener) of its own besides. A SYN beyond either is answered with a
     /// [cookie](Self::syn_cookies), or dropped, and those that are there stay: so it takes no memory, and
-    /// nobody's handshake is cut short. It is counted ([`Stats::half_open_full`](super::Stats)).
+    /// nobody's handshake is cut short. It is counted ([`Stats::half_open_full`](crate::stack::Stats)).
     /// SYNs that wait for a decision are no connections yet and do not count.
     ///
     /// ```
@@ -592,14 +592,14 @@ impl Builder {
     /// GiB where addresses have 32 bits). A library does not know how much of a machine it may have, so
     /// it is a fixed number: large enough that who has not asked for a limit seldom meets it. What is
     /// counted is real memory: `so_rcv`, `so_snd`, and data that has arrived out of order
-    /// ([`Stats::buffer_memory`](super::Stats)).
+    /// ([`Stats::buffer_memory`](crate::stack::Stats)).
     ///
     /// As it comes near, everything becomes slower and nothing ends. Beyond three quarters, until half of
     /// it is free again, each connection opens its window only up to a floor (an eighth of its buffer, 16
     /// KiB and four packets at least) and fills `so_snd` only so far, and data that arrives out of order is
     /// dropped. Beyond the limit data in order is dropped too, for connections that hold more than the
     /// floor. Dropped data is not acknowledged, so its sender sends it again, and it is counted
-    /// ([`Stats::segments_pressed`](super::Stats)). So it is no exact limit: what peers were promised
+    /// ([`Stats::segments_pressed`](crate::stack::Stats)). So it is no exact limit: what peers were promised
     /// before, and the floor for each connection, come on top.
     ///
     /// ```
@@ -707,7 +707,7 @@ impl Builder {
     /// Who is asked about frames that nobody here claims, before they are dropped: other protocols
     /// than TCP and ICMP, fragments, IPv6 extension headers, ICMP that is neither a ping for the stack
     /// nor an error of one of its connections. It is not asked about packets with addresses that no host
-    /// on the link has, which are dropped ([`Stats::frames_bad_address`](super::Stats)); those to a
+    /// on the link has, which are dropped ([`Stats::frames_bad_address`](crate::stack::Stats)); those to a
     /// broadcast or multicast address are not among them, also if they come from the unspecified one (DHCP,
     /// neighbour discovery). `true` means that the hook has taken the frame; what it
     /// does not take is dropped and counted as without a hook. So a second stack can stand beside this

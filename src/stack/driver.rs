@@ -7,19 +7,25 @@
 //! served, so that a batch draws one acknowledgement; timers, what users' threads handed over, and
 //! connections that wait for room in the link.
 
-use super::backoff::Backoff;
-use super::control;
-use super::listener::Listening;
-use super::passive::Begun;
-use super::queue::Queue;
-use super::table::Entry;
-use super::uplink::Uplink;
-use super::{Down, Shared};
+pub(in crate::stack) mod backoff;
+#[cfg(target_os = "linux")]
+mod multi;
+pub(in crate::stack) mod queue;
+pub(in crate::stack) mod run_queue;
+
 use crate::buf;
 use crate::busy::Busy;
 use crate::events::tell;
 use crate::link::{Frame, Interest, Link, ReceiveError};
 use crate::run_list::{self, Budget};
+use crate::stack::accept::begin::Begun;
+use crate::stack::demux::conn_table::Entry;
+use crate::stack::demux::stateless;
+use crate::stack::driver::backoff::Backoff;
+use crate::stack::driver::queue::Queue;
+use crate::stack::fused_link::Uplink;
+use crate::stack::listener::Listening;
+use crate::stack::{Down, Shared};
 use crate::sync::{Protection, intact};
 use crate::tcp::block::time_wait::Answer;
 use crate::tcp::conn::{Conn, Left, Runner};
@@ -43,7 +49,7 @@ const LAG: (u32, usize) = (4, 32 * 1024);
 /// How long a stack that nobody holds any more may take to deliver what was sent.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Runs a stack that was built with [`manual`](super::Builder::manual): call by call, or beside others in
+/// Runs a stack that was built with [`manual`](crate::stack::Builder::manual): call by call, or beside others in
 /// a thread ([`run_all`](Self::run_all)).
 /// Dropping it ends every connection with [`DriverDropped`](crate::error::SoError::DriverDropped), also if
 /// the stack has others, unless its link was gone before.
@@ -107,7 +113,7 @@ impl Driver {
 
     /// Does what there is to do now, within a bound. `false` if there was nothing.
     ///
-    /// A frame that the link could not receive is counted ([`Stats::receive_errors`](super::Stats)), and no
+    /// A frame that the link could not receive is counted ([`Stats::receive_errors`](crate::stack::Stats)), and no
     /// error.
     ///
     /// # Errors
@@ -440,7 +446,7 @@ impl Driver {
         }
         let answer = self.shared.control.lock().icmp(frame);
         match answer {
-            Some(answer) => drop(control::send(&self.home().link, &answer, ip_header_len)),
+            Some(answer) => drop(stateless::send(&self.home().link, &answer, ip_header_len)),
             None => drop(self.claimed(frame)),
         }
     }
@@ -534,7 +540,7 @@ impl Driver {
     fn acknowledge(&self, record: &TimeWait, looped: bool) {
         let ack = record.acknowledgement(false);
         let link = self.home().way_back(looped);
-        control::send(link, &ack, record.tuple.ip_header_len());
+        stateless::send(link, &ack, record.tuple.ip_header_len());
     }
 
     /// A segment without a connection: a SYN for a listener, or something to reset. `after` is a former
@@ -597,7 +603,7 @@ impl Driver {
         // acknowledges nor opens is dropped.
         let dropped = || !header.has(wire::ACK) && self.shared.listener_for(&tuple, own).is_some();
         if own && !header.has(wire::RST) && !dropped() {
-            control::reset(self.home().way_back(segment.looped), &segment);
+            stateless::reset(self.home().way_back(segment.looped), &segment);
         }
     }
 

@@ -1,14 +1,14 @@
 //! Listening: the backlog, and the user's [`TcpListener`].
 
-use super::Stack;
-use super::held::Key;
-use super::rule::{Intercept, Rule};
-use super::stream::{TcpStream, each};
 use crate::error::SoError;
 use crate::lock::{Condvar, LEAF, Mutex};
 use crate::protocol::{Protocol, SoState, SocketEnd, Upcall, Upcalls, Wakeup, is_same};
 use crate::socket::Socket;
 use crate::socket::poller::{Condition, Pollable, Sealed, Watched};
+use crate::stack::Stack;
+use crate::stack::accept::intercept::{Intercept, Rule};
+use crate::stack::accept::syn_queue::Key;
+use crate::stack::stream::{TcpStream, each};
 use crate::tcp::conn::Conn;
 use std::collections::VecDeque;
 use std::fmt;

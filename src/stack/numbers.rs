@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Ports for connections that do not ask for one (RFC 6335 6).
-pub(super) const EPHEMERAL: RangeInclusive<u16> = 49_152..=65_535;
+pub(in crate::stack) const EPHEMERAL: RangeInclusive<u16> = 49_152..=65_535;
 /// Counters of dials, each shared by the destinations that hash to it.
 const COUNTERS: usize = 512;
 
 #[derive(Debug)]
-pub(super) struct Numbers {
+pub(in crate::stack) struct Numbers {
     /// Keys the initial sequence numbers (RFC 6528).
     secret: RandomState,
     /// A test gave the seed, and wants the same numbers again.
@@ -28,7 +28,11 @@ pub(super) struct Numbers {
 }
 
 impl Numbers {
-    pub(super) fn new(seed: u64, repeatable: bool, ports: RangeInclusive<u16>) -> Numbers {
+    pub(in crate::stack) fn new(
+        seed: u64,
+        repeatable: bool,
+        ports: RangeInclusive<u16>,
+    ) -> Numbers {
         let mut numbers = Numbers {
             secret: RandomState::new(),
             repeatable,
@@ -44,7 +48,11 @@ impl Numbers {
 
     /// RFC 6528: a clock of 4 us ticks, and a keyed hash of both ends.
     #[expect(clippy::cast_possible_truncation, reason = "sequence numbers wrap")]
-    pub(super) fn initial_sequence_number(&self, tuple: &Tuple, since_epoch: Duration) -> u32 {
+    pub(in crate::stack) fn initial_sequence_number(
+        &self,
+        tuple: &Tuple,
+        since_epoch: Duration,
+    ) -> u32 {
         let ticks = since_epoch.as_micros() / 4;
         (self.keyed_hash(tuple) as u32).wrapping_add(ticks as u32)
     }
@@ -52,13 +60,13 @@ impl Numbers {
     /// RFC 7323 5.4, 7.1: a clock of milliseconds, and a keyed hash of both ends. So a connection's are later
     /// than those of any former one between the same ends, which a peer in TIME-WAIT looks at.
     #[expect(clippy::cast_possible_truncation, reason = "timestamps wrap")]
-    pub(super) fn initial_timestamp(&self, tuple: &Tuple, since_epoch: Duration) -> u32 {
+    pub(in crate::stack) fn initial_timestamp(&self, tuple: &Tuple, since_epoch: Duration) -> u32 {
         let offset = self.keyed_hash((tuple, "timestamps")) as u32;
         offset.wrapping_add(since_epoch.as_millis() as u32)
     }
 
     /// With the secret of the initial sequence numbers.
-    pub(super) fn keyed_hash(&self, value: impl Hash) -> u64 {
+    pub(in crate::stack) fn keyed_hash(&self, value: impl Hash) -> u64 {
         match self.repeatable {
             true => {
                 BuildHasherDefault::<DefaultHasher>::default().hash_one((self.port_secret, value))
@@ -68,7 +76,7 @@ impl Numbers {
     }
 
     /// SplitMix64: for ports; sequence numbers on the wire do not depend on it.
-    pub(super) fn random(&self) -> u64 {
+    pub(in crate::stack) fn random(&self) -> u64 {
         let step = 0x9e37_79b9_7f4a_7c15;
         let mut z = self
             .random
@@ -89,7 +97,7 @@ impl Numbers {
     }
 
     /// All ephemeral ports, from a random one on (RFC 6056 3.3.1).
-    pub(super) fn ephemeral(&self) -> impl Iterator<Item = u16> {
+    pub(in crate::stack) fn ephemeral(&self) -> impl Iterator<Item = u16> {
         let first = self.random() % self.count();
         (0..self.count()).map(move |i| self.port(first + i))
     }
@@ -99,7 +107,11 @@ impl Numbers {
     /// taken a second time if they were random, and while the peer remembers its former connection
     /// (TIME-WAIT) that is refused if the connection was faster than the clock of initial sequence
     /// numbers. A single counter of all dials would tell each peer how many others there are.
-    pub(super) fn ports_to(&self, local: IpAddr, to: SocketAddr) -> impl Iterator<Item = u16> {
+    pub(in crate::stack) fn ports_to(
+        &self,
+        local: IpAddr,
+        to: SocketAddr,
+    ) -> impl Iterator<Item = u16> {
         let first = self.hash(0, local, to) % self.count();
         let dialled = &self.dialled[self.counter_of(local, to)];
         (0..self.count()).map(move |_| {

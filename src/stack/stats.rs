@@ -1,8 +1,8 @@
 //! What a stack counts.
 
-use super::listener::Queued;
-use super::queue::Queue;
 use crate::busy::Busy;
+use crate::stack::driver::queue::Queue;
+use crate::stack::listener::Queued;
 use crate::tcp::conn::Conn;
 use crate::tcp::host::Counter;
 use crate::tcp::state::TcpState;
@@ -134,9 +134,9 @@ pub struct Stats {
     /// Frames for nobody here.
     pub frames_stray: u64,
     /// Segments of no connection from where nobody can be reached
-    /// ([`Route`](super::Route)), dropped unanswered.
+    /// ([`Route`](crate::stack::Route)), dropped unanswered.
     pub frames_unrouted: u64,
-    /// Frames for nobody here that [`Builder::unclaimed`](super::Builder::unclaimed) took; in no other
+    /// Frames for nobody here that [`Builder::unclaimed`](crate::stack::Builder::unclaimed) took; in no other
     /// counter but that of all frames.
     pub frames_claimed: u64,
     /// Segments sent by connections. (Answers to segments of no connection are not counted.)
@@ -151,7 +151,7 @@ pub struct Stats {
     /// connections.
     pub syns_dropped: u64,
     /// SYNs answered with a cookie because half-open connections filled a listener's backlog
-    /// ([`Builder::syn_cookies`](super::Builder::syn_cookies)).
+    /// ([`Builder::syn_cookies`](crate::stack::Builder::syn_cookies)).
     pub syn_cookies_sent: u64,
     /// Connections that began with such an answer.
     pub syn_cookies_accepted: u64,
@@ -167,15 +167,15 @@ pub struct Stats {
     /// Connections reset because an invariant of this crate was broken: always 0, or a bug.
     pub broken: u64,
     /// Connections that did not begin because the stack had as many as it may have
-    /// ([`Builder::max_connections`](super::Builder::max_connections)): SYNs, and acknowledgements of
+    /// ([`Builder::max_connections`](crate::stack::Builder::max_connections)): SYNs, and acknowledgements of
     /// cookies, that were dropped, and attempts to connect that failed.
     pub connections_refused: u64,
     /// The same for the limit of each peer
-    /// ([`Builder::max_connections_per_peer`](super::Builder::max_connections_per_peer)): SYNs that were
+    /// ([`Builder::max_connections_per_peer`](crate::stack::Builder::max_connections_per_peer)): SYNs that were
     /// dropped, and connections that were reset when their handshake was over.
     pub peer_connections_refused: u64,
     /// SYNs that found as many half-open connections in the stack as there may be
-    /// ([`Builder::max_half_open`](super::Builder::max_half_open)): answered with a cookie or dropped.
+    /// ([`Builder::max_half_open`](crate::stack::Builder::max_half_open)): answered with a cookie or dropped.
     pub half_open_full: u64,
     /// Segments of TCP received, of whatever connection or none, those that are dropped by the parser
     /// not counted.
@@ -221,7 +221,7 @@ pub struct Stats {
     /// was looked at.
     pub buffer_memory: usize,
     /// Times that it came near its limit
-    /// ([`Builder::max_buffer_memory`](super::Builder::max_buffer_memory)).
+    /// ([`Builder::max_buffer_memory`](crate::stack::Builder::max_buffer_memory)).
     pub memory_pressures: u64,
     /// Segments whose text was dropped for that.
     pub segments_pressed: u64,
@@ -276,7 +276,7 @@ impl Stats {
 pub struct DriverStats {
     /// How long its thread has been at work: not asleep, in real time (that of the stack's clock), also
     /// when another thread had the processor. Of a thread that drives several stacks, and of one that
-    /// looks on before it sleeps ([`Builder::busy_poll`](super::Builder::busy_poll)), all of that. Zero for
+    /// looks on before it sleeps ([`Builder::busy_poll`](crate::stack::Builder::busy_poll)), all of that. Zero for
     /// a driver whose author calls it.
     pub busy: Duration,
 }

@@ -1,10 +1,10 @@
 //! A user's TCP connection.
 
-use super::builder::LONGEST;
-use super::{Congestion, KeepAlive, Stack};
 use crate::protocol::Protocol;
 use crate::socket::poller::pollable;
 use crate::socket::{ConnectError, Socket, blocking};
+use crate::stack::builder::LONGEST;
+use crate::stack::{Congestion, KeepAlive, Stack};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::limits::Limits;
 use crate::tcp::service::Work;
@@ -68,9 +68,9 @@ impl TcpStream {
     /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if the stack has no address of that
     /// family or all ephemeral ports to it are in use,
     /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the stack has as many connections as it
-    /// may have ([`Builder::max_connections`](super::Builder::max_connections)),
+    /// may have ([`Builder::max_connections`](crate::stack::Builder::max_connections)),
     /// [`HostUnreachable`](io::ErrorKind::HostUnreachable) or
-    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) if a [`Route`](super::Route) says so,
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) if a [`Route`](crate::stack::Route) says so,
     /// [`InvalidInput`](io::ErrorKind::InvalidInput), before anything is sent, for a destination that no
     /// host has (unspecified, loopback, multicast, reserved, the broadcast address of a network of the
     /// stack, an IPv4 address in the form of IPv6, port 0), or for no address at all. What the operating system says of a name.
@@ -249,7 +249,7 @@ impl TcpStream {
 
     /// Sets the congestion control (`TCP_CONGESTION`), at any time: what is sent from now on follows it, and
     /// it begins with the window that the connection has. By default it is as
-    /// [`Builder::congestion`](super::Builder::congestion) says. For accepted connections too it is set
+    /// [`Builder::congestion`](crate::stack::Builder::congestion) says. For accepted connections too it is set
     /// here.
     ///
     /// ```
@@ -308,7 +308,7 @@ impl TcpStream {
     /// What becomes of data that was not delivered when the last handle is closed (`SO_LINGER`).
     ///
     /// * `None`, the default: the connection delivers it in the background, within the stack's
-    ///   [user timeout](super::Builder::user_timeout).
+    ///   [user timeout](crate::stack::Builder::user_timeout).
     /// * `Some(0)`: the last close resets the connection, whatever there is to deliver.
     /// * `Some(d)`: what the peer has not acknowledged after `d` (its bytes and the end) is given up
     ///   with a reset.
@@ -327,7 +327,7 @@ impl TcpStream {
 
     /// Switches keep-alive on or (`None`) off (`SO_KEEPALIVE`, `TCP_KEEPIDLE`, `TCP_KEEPINTVL`,
     /// `TCP_KEEPCNT`; RFC 1122 4.2.3.6). By default it is as
-    /// [`Builder::keep_alive`](super::Builder::keep_alive) says, or else off. The time of idleness
+    /// [`Builder::keep_alive`](crate::stack::Builder::keep_alive) says, or else off. The time of idleness
     /// begins when it is changed. A peer that answers no probe ends the connection with
     /// [`TimedOut`](io::ErrorKind::TimedOut), after `idle + probes * interval`. While data is on its
     /// way there are no probes; then the user timeout counts.
@@ -353,7 +353,7 @@ impl TcpStream {
 
     /// How long data may stay unacknowledged without any sign of the peer before the connection ends
     /// with [`TimedOut`](io::ErrorKind::TimedOut) (`TCP_USER_TIMEOUT`, RFC 5482 without the option on
-    /// the wire). By default it is as [`Builder::user_timeout`](super::Builder::user_timeout) says. It
+    /// the wire). By default it is as [`Builder::user_timeout`](crate::stack::Builder::user_timeout) says. It
     /// holds for what is unacknowledged already.
     ///
     /// ```
@@ -381,7 +381,7 @@ impl TcpStream {
     }
 
     /// How long the connection may stand still once one direction has ended, see
-    /// [`Builder::half_closed_timeout`](super::Builder::half_closed_timeout). The time counts from when
+    /// [`Builder::half_closed_timeout`](crate::stack::Builder::half_closed_timeout). The time counts from when
     /// something last moved, also if that was before.
     ///
     /// # Errors
@@ -398,7 +398,7 @@ impl TcpStream {
     }
 
     /// How long the connection waits for its peer's end when its last handle is gone (`TCP_LINGER2`),
-    /// see [`Builder::fin_wait_timeout`](super::Builder::fin_wait_timeout).
+    /// see [`Builder::fin_wait_timeout`](crate::stack::Builder::fin_wait_timeout).
     ///
     /// # Errors
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) for zero.

@@ -1,6 +1,6 @@
 //! A stack whose driver is called by the test, over a link whose other end the test holds.
 
-use super::passive::Begun;
+use super::accept::begin::Begun;
 use super::*;
 use crate::link::memory::{self, MemoryLink};
 use std::io;
@@ -101,7 +101,7 @@ fn syn_from(remote_port: u16) -> crate::tcp::wire::Segment {
         window: 1000,
         options: crate::tcp::wire::SynOptions::default(),
     };
-    held::Syn::from(syn).segment(tuple)
+    accept::syn_queue::Syn::from(syn).segment(tuple)
 }
 
 #[test]

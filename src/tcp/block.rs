@@ -35,7 +35,7 @@
 //! | RFC 9293 3.8.6.1 | zero-window probes | `a_closed_window_is_probed_after_an_rto`, `a_window_that_closes_on_waiting_data_is_probed_once_after_an_rto`, `a_probe_that_is_taken_counts` |
 //! | RFC 9293 3.8.6.2 | no silly windows, on both sides | `no_silly_segments`, `a_window_closes_and_opens_by_what_is_worth_it` |
 //! | RFC 9293 3.8.6.3, 5681 4.2 | delayed acknowledgements | `every_second_segment_is_acknowledged_or_after_40_ms` |
-//! | RFC 4987 3.6 | a connection whose SYN was answered with a cookie (`stack::cookie`) | `who_has_answered_a_cookie_is_established_at_once` |
+//! | RFC 4987 3.6 | a connection whose SYN was answered with a cookie (`stack::accept::syn_cookie`) | `who_has_answered_a_cookie_is_established_at_once` |
 //! | RFC 1337, 6191, 9293 3.10.7.4 | TIME-WAIT | `rules_of_rfc_9293_and_1337`, `a_newer_timestamp_makes_room_rfc_6191` |
 //! | RFC 5961 3, 4, 5, 7 | resets, SYNs and data of strangers | `only_the_next_sequence_number_resets`, `a_syn_is_challenged`, `an_acknowledgement_of_what_was_never_sent_is_challenged` |
 //! | RFC 7323 2 | window scale | `windows_are_scaled_but_for_those_of_a_syn` |
@@ -80,7 +80,6 @@
 //! * A path's MTU is not searched for upwards beyond what was given up without a router's word (RFC 4821
 //!   7.3).
 //! * Header prediction: each segment goes the whole way.
-
 
 pub(crate) mod auto_tune;
 pub(crate) mod congestion;

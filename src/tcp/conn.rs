@@ -17,7 +17,7 @@
 //!    splices that run behind the batch come to the same connections, and do it. It comes back for
 //!    what nobody has done ([`Conn::catch_up`]).
 //! 6. Any driver may run a connection: frames come by any queue of a link that has several
-//!    (`stack::queue`). Home, for life, is one queue: by that the connection transmits, and its driver
+//!    (`stack::driver::queue`). Home, for life, is one queue: by that the connection transmits, and its driver
 //!    is the one that is told.
 //! 7. Events are told when the connection is free again: a subscriber may use it. What two owners have
 //!    to tell may then come in another order.

@@ -1,11 +1,11 @@
 //! Passive opens: who listens, and how a SYN becomes a connection.
 
-use super::listener::{Listening, Unaccepted};
-use super::quota::Refusal;
-use super::rule::Rule;
-use super::table::Entry;
-use super::{Intercept, Shared, Stack};
 use crate::events::tell;
+use crate::stack::accept::admission::Refusal;
+use crate::stack::accept::intercept::Rule;
+use crate::stack::demux::conn_table::Entry;
+use crate::stack::listener::{Listening, Unaccepted};
+use crate::stack::{Intercept, Shared, Stack};
 use crate::sync::{Protection, intact};
 use crate::tcp::conn::{Conn, Opening, Runner};
 use crate::tcp::host::{Home, Host};
@@ -169,14 +169,14 @@ impl Shared {
 
     /// A connection whose handshake is not over. Before others can find it: whoever ends the handshake
     /// looks for its listener.
-    pub(super) fn half_open(&self, conn: &Arc<Conn>, listening: &Arc<Listening>) {
+    pub(in crate::stack) fn half_open(&self, conn: &Arc<Conn>, listening: &Arc<Listening>) {
         let half_open = (conn.tuple, listening.clone());
         self.half_open.lock().insert(conn.end.id(), half_open);
     }
 
     /// Puts a half-open connection into the table, unless its tuple is taken: by another driver that
     /// got the same SYN, or by a user of this stack who dialled the other way.
-    pub(super) fn put(
+    pub(in crate::stack) fn put(
         &self,
         conn: Arc<Conn>,
         listening: &Arc<Listening>,
@@ -211,7 +211,7 @@ pub(crate) enum Begun {
 
 /// Which connection has a place in the table.
 #[derive(Debug)]
-pub(super) enum Put {
+pub(in crate::stack) enum Put {
     /// The one that was to have it.
     Taken(Arc<Conn>),
     /// Another one.
@@ -221,7 +221,7 @@ pub(super) enum Put {
 }
 
 /// A peer has begun a connection.
-pub(super) fn tell_of_peer(tuple: &Tuple) {
+pub(in crate::stack) fn tell_of_peer(tuple: &Tuple) {
     let (local, peer) = tuple.ends();
     tell!(debug, "tcp", %local, %peer, "peer is connecting");
 }

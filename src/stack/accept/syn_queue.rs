@@ -11,12 +11,12 @@
 //!
 //! Locks: the list's, a leaf, taken alone.
 
-use super::control;
-use super::listener::Listening;
-use super::quota::Refusal;
-use super::table::Entry;
-use super::{Shared, Work};
 use crate::buf::Gather;
+use crate::stack::accept::admission::Refusal;
+use crate::stack::demux::conn_table::Entry;
+use crate::stack::demux::stateless;
+use crate::stack::listener::Listening;
+use crate::stack::{Shared, Work};
 use crate::tcp::block::time_wait::Answer;
 use crate::tcp::conn::{Conn, Opening, Runner};
 use crate::tcp::host::{Home, Host};
@@ -63,7 +63,7 @@ impl Syn {
         }
     }
 
-    pub(super) fn segment(&self, tuple: Tuple) -> Segment {
+    pub(in crate::stack) fn segment(&self, tuple: Tuple) -> Segment {
         Segment {
             tuple,
             header: self.header,
@@ -272,7 +272,7 @@ impl Shared {
             }
         }
         self.counters(key.queue).passive_opens.add(1);
-        super::passive::tell_of_peer(&tuple);
+        crate::stack::accept::begin::tell_of_peer(&tuple);
         if self.end_if_down(&conn, Runner::User) {
             return Err(self.why_down().into());
         }
@@ -285,7 +285,7 @@ impl Shared {
         if let Some(record) = self.take_syn(key) {
             let queue = &self.queues[usize::from(key.queue)];
             let link = queue.way_back(record.home.looped);
-            control::reset(link, &record.syn.segment(key.tuple));
+            stateless::reset(link, &record.syn.segment(key.tuple));
         }
     }
 

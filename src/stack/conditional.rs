@@ -3,12 +3,12 @@
 //! What a proxy wants: it dials its backend first, and the client's `connect()` succeeds or is
 //! refused as the proxy's own did. See `held` for the records behind it.
 
-use super::held::Key;
-use super::rule::Intercept;
-use super::stream::TcpStream;
-use super::{Stack, TcpListener};
 use crate::socket::Socket;
 use crate::socket::poller::{Pollable, Sealed, Watched};
+use crate::stack::accept::intercept::Intercept;
+use crate::stack::accept::syn_queue::Key;
+use crate::stack::stream::TcpStream;
+use crate::stack::{Stack, TcpListener};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ impl DecidingListener {
     /// # Errors
     /// As there.
     pub fn bind(stack: &Stack, address: SocketAddr) -> io::Result<DecidingListener> {
-        DecidingListener::bind_with_backlog(stack, address, super::DEFAULT_BACKLOG)
+        DecidingListener::bind_with_backlog(stack, address, crate::stack::DEFAULT_BACKLOG)
     }
 
     /// As [`TcpListener::bind_with_backlog`]; a backlog of 0 counts as 1.
@@ -189,7 +189,7 @@ impl Pending {
     /// [`AddrInUse`](io::ErrorKind::AddrInUse) if this stack has meanwhile dialled that peer itself,
     /// from the port that it wants to reach;
     /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the stack has as many connections as it may
-    /// have ([`Builder::max_connections`](super::Builder::max_connections));
+    /// have ([`Builder::max_connections`](crate::stack::Builder::max_connections));
     /// [`NetworkDown`](io::ErrorKind::NetworkDown) if the stack is down.
     pub fn accept(self) -> io::Result<TcpStream> {
         let conn = self.stack.shared().accept_held(self.key)?;

@@ -10,7 +10,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-/// The destinations of an intercepting listener ([`TcpListener::intercept`](super::TcpListener::intercept)):
+/// The destinations of an intercepting listener ([`TcpListener::intercept`](crate::stack::TcpListener::intercept)):
 /// by default all addresses, of both families, and all ports. What no host has (loopback, multicast,
 /// broadcast and the like) is no destination of any rule.
 ///

@@ -10,7 +10,7 @@ const DOUBLINGS: u32 = 7;
 
 /// Whether a link may be received from. See the module.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(in crate::stack) struct Backoff {
     /// Calls in a row that gave nothing but an error.
     failures: u32,
     until: Option<Instant>,
@@ -18,22 +18,22 @@ pub(super) struct Backoff {
 
 impl Backoff {
     /// When the link may be asked again, if it is left alone.
-    pub(super) fn until(&self) -> Option<Instant> {
+    pub(in crate::stack) fn until(&self) -> Option<Instant> {
         self.until
     }
 
     /// Whether the link is still left alone.
-    pub(super) fn holds(&self, now: impl FnOnce() -> Instant) -> bool {
+    pub(in crate::stack) fn holds(&self, now: impl FnOnce() -> Instant) -> bool {
         self.until.is_some_and(|until| now() < until)
     }
 
     /// A call has given a frame, or there was none to give.
-    pub(super) fn succeeded(&mut self) {
+    pub(in crate::stack) fn succeeded(&mut self) {
         *self = Backoff::default();
     }
 
     /// A call has given nothing but an error.
-    pub(super) fn failed(&mut self, now: Instant) {
+    pub(in crate::stack) fn failed(&mut self, now: Instant) {
         self.until = Some(now + FIRST * (1 << self.failures));
         self.failures = (self.failures + 1).min(DOUBLINGS);
     }

@@ -157,7 +157,7 @@ fn record_against_sleep() {
     let stream = TcpStream::start_on(&stack, 1, "10.0.0.2:9".parse().unwrap()).unwrap();
     let shared = stack.shared().clone();
     let tuple = stream.conn().tuple;
-    let Some(crate::stack::table::Entry::Conn(conn)) = shared.table.get(&tuple) else {
+    let Some(crate::stack::demux::conn_table::Entry::Conn(conn)) = shared.table.get(&tuple) else {
         panic!("it is in the table");
     };
     let record = TimeWait {

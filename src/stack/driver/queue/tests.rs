@@ -6,7 +6,7 @@ use crate::link::{
     Capabilities, Checksum, Flow, Frame, Interest, Link, Packet, ReceiveError, TransmitError,
 };
 use crate::lock::Mutex;
-use crate::stack::traps::TestClock;
+use crate::stack::packet::TestClock;
 use crate::stack::{BuildError, Driver, Stack, TcpListener, TcpStream};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};

@@ -1,6 +1,6 @@
 //! How many connections a stack takes on: in all, half-open ones, and those that one peer has opened.
 //!
-//! What is counted where: all connections in the [table](super::table), half-open ones by their own
+//! What is counted where: all connections in the [table](crate::stack::demux::conn_table), half-open ones by their own
 //! map, those of a peer here. A peer's connection counts when its handshake is over: who only forges
 //! SYNs of an address cannot use up what its owner may have. Those that this side opened do not count,
 //! or a proxy could not have more of them to its backend.
@@ -8,11 +8,11 @@
 //! Locks: the map of peers, a leaf, taken alone, and only if there is such a limit: when a connection
 //! is asked for, stands and ends.
 
-use super::Shared;
-use super::listener::Listening;
-use super::queue::Queue;
 use crate::events::tell;
 use crate::lock::{LEAF, Mutex};
+use crate::stack::Shared;
+use crate::stack::driver::queue::Queue;
+use crate::stack::listener::Listening;
 use crate::tcp::conn::Conn;
 use crate::tcp::wire::{Segment, Tuple};
 use std::collections::HashMap;
@@ -22,9 +22,9 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Linux's `fs.nr_open`: as many descriptors as a process can have there, unless it is told otherwise.
-pub(super) const MAX_CONNECTIONS: usize = 1 << 20;
+pub(in crate::stack) const MAX_CONNECTIONS: usize = 1 << 20;
 /// Linux's largest default of `tcp_max_syn_backlog`. Each takes 4.6 kB: 20 MB.
-pub(super) const MAX_HALF_OPEN: usize = 4096;
+pub(in crate::stack) const MAX_HALF_OPEN: usize = 4096;
 
 /// Why a connection does not begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub(crate) enum Refusal {
 /// Connections of each peer. There is an entry only for who has one, so the map is no larger than the
 /// table of connections.
 #[derive(Debug, Default)]
-pub(super) struct Peers {
+pub(in crate::stack) struct Peers {
     counts: Mutex<HashMap<IpAddr, usize>, LEAF>,
 }
 
@@ -88,7 +88,7 @@ impl Peers {
     }
 
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::stack) fn len(&self) -> usize {
         self.counts.lock().len()
     }
 }
@@ -96,7 +96,7 @@ impl Peers {
 impl Shared {
     /// Whether a connection that a peer asks for may begin, as far as the stack's limits go. Nothing is
     /// taken yet. The cheapest questions first: a flood asks them all.
-    pub(super) fn admits(&self, tuple: &Tuple) -> Result<(), Refusal> {
+    pub(in crate::stack) fn admits(&self, tuple: &Tuple) -> Result<(), Refusal> {
         if !self.table.has_room() {
             return Err(Refusal::Connections);
         }
@@ -107,14 +107,14 @@ impl Shared {
     }
 
     /// As [`admits`](Self::admits), for one that is to be half-open.
-    pub(super) fn admits_half_open(&self) -> Result<(), Refusal> {
+    pub(in crate::stack) fn admits_half_open(&self) -> Result<(), Refusal> {
         let count = self.half_open.lock().len();
         let room = count < self.config.max_half_open;
         room.then_some(()).ok_or(Refusal::HalfOpen)
     }
 
     /// A connection stands. `false`: its peer has as many as it may have.
-    pub(super) fn admit(&self, conn: &Conn) -> bool {
+    pub(in crate::stack) fn admit(&self, conn: &Conn) -> bool {
         let Some(most) = self
             .config
             .max_connections_per_peer
@@ -129,7 +129,7 @@ impl Shared {
     }
 
     /// A connection is over.
-    pub(super) fn dismiss(&self, conn: &Conn) {
+    pub(in crate::stack) fn dismiss(&self, conn: &Conn) {
         if conn.counts_for_peer.swap(false, Ordering::Relaxed) {
             self.peers.give_back(conn.tuple.remote);
         }
@@ -138,7 +138,7 @@ impl Shared {
     /// A SYN begins no connection: it is answered with a cookie, if only connections that do not stand
     /// yet are in its way, or dropped. So is one in the place of a former connection, whose record would
     /// take what comes back for its own.
-    pub(super) fn turn_away(
+    pub(in crate::stack) fn turn_away(
         &self,
         queue: &Queue,
         refusal: Refusal,
@@ -159,7 +159,7 @@ impl Shared {
     }
 
     /// A segment that would have begun a connection is dropped.
-    pub(super) fn count_dropped(&self, refusal: Refusal, now: Instant) {
+    pub(in crate::stack) fn count_dropped(&self, refusal: Refusal, now: Instant) {
         let counter = match refusal {
             Refusal::Taken | Refusal::Backlog | Refusal::HalfOpen => &self.received.backlog_full,
             Refusal::Connections => &self.received.connections_refused,
@@ -179,7 +179,7 @@ impl Shared {
     }
 
     /// The error of a user whose connection does not begin.
-    pub(super) fn too_many_connections(&self) -> io::Error {
+    pub(in crate::stack) fn too_many_connections(&self) -> io::Error {
         self.count_dropped(Refusal::Connections, self.clock.now());
         let why = format!(
             "the stack has {} connections, as many as it may have: close some, or build it with a \

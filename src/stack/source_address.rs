@@ -14,7 +14,7 @@ use std::net::IpAddr;
 type Rank = (bool, (bool, i8), bool, u8);
 
 /// The best source for a destination among addresses, if one has its family.
-pub(super) fn select<'a>(
+pub(in crate::stack) fn select<'a>(
     addresses: impl DoubleEndedIterator<Item = &'a IpNet>,
     destination: IpAddr,
 ) -> Option<IpAddr> {

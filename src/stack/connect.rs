@@ -1,11 +1,11 @@
 //! Active opens: which source address, port and home a connection that is dialled gets.
 
-use super::quota::Refusal;
-use super::route::Route;
-use super::{Shared, Stack};
 use crate::error::SoError;
 use crate::events::tell;
 use crate::link::{Flow, Link};
+use crate::stack::accept::admission::Refusal;
+use crate::stack::routes::Route;
+use crate::stack::{Shared, Stack};
 use crate::tcp::conn::{Conn, Opening, Runner};
 use crate::tcp::host::{Home, Host};
 use crate::tcp::service::Work;

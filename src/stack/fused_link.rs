@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 #[derive(Debug)]
-pub(super) struct Uplink {
+pub(in crate::stack) struct Uplink {
     link: Arc<dyn Link>,
     /// What a call said of the link's end.
     gone: OnceLock<io::Error>,
@@ -23,7 +23,7 @@ pub(super) struct Uplink {
 }
 
 impl Uplink {
-    pub(super) fn new(link: Arc<dyn Link>) -> Uplink {
+    pub(in crate::stack) fn new(link: Arc<dyn Link>) -> Uplink {
         Uplink {
             link,
             gone: OnceLock::new(),
@@ -33,7 +33,7 @@ impl Uplink {
     }
 
     /// Packets that were refused for good.
-    pub(super) fn refused(&self) -> u64 {
+    pub(in crate::stack) fn refused(&self) -> u64 {
         self.refused.get()
     }
 
@@ -45,7 +45,7 @@ impl Uplink {
     }
 
     /// Why the last of them was, said once.
-    pub(super) fn take_refusal(&self) -> Option<io::Error> {
+    pub(in crate::stack) fn take_refusal(&self) -> Option<io::Error> {
         self.refusal.lock().take()
     }
 }

@@ -63,7 +63,7 @@ impl std::fmt::Debug for Control {
 }
 
 /// Sends a header without a connection, with TSval and TSecr if there are any, if the link has room.
-pub(super) fn answer(
+pub(in crate::stack) fn answer(
     link: &dyn Link,
     tuple: &Tuple,
     (header, timestamps): (&Header, Option<(u32, u32)>),
@@ -89,7 +89,7 @@ pub(super) fn answer(
 }
 
 /// Answers a segment without a connection with a reset (RFC 9293 3.10.7.1).
-pub(super) fn reset(link: &dyn Link, segment: &Segment) {
+pub(in crate::stack) fn reset(link: &dyn Link, segment: &Segment) {
     let theirs = &segment.header;
     if theirs.has(RST) {
         return;

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::stack::DecidingListener;
+use crate::stack::accept::syn_queue::Syn;
 use crate::stack::driver::Running;
-use crate::stack::held::Syn;
 use std::sync::Barrier;
 
 /// A stack over two queues: a driver and a wire for each.

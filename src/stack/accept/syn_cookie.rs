@@ -16,13 +16,13 @@
 //!
 //! Locks: none of its own.
 
-use super::control;
-use super::held::Syn;
-use super::listener::Listening;
-use super::passive::Put;
-use super::queue::Queue;
-use super::quota::Refusal;
-use super::{Shared, Work};
+use crate::stack::accept::admission::Refusal;
+use crate::stack::accept::begin::Put;
+use crate::stack::accept::syn_queue::Syn;
+use crate::stack::demux::stateless;
+use crate::stack::driver::queue::Queue;
+use crate::stack::listener::Listening;
+use crate::stack::{Shared, Work};
 use crate::tcp::conn::{Conn, Opening, Runner};
 use crate::tcp::host::{Home, Host};
 use crate::tcp::wire::{self, ACK, Header, SYN, Segment, SynOptions, Tuple};
@@ -41,7 +41,7 @@ const UNSCALED: u8 = 15;
 
 /// What the hash of a cookie is of.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Claim {
+pub(in crate::stack) struct Claim {
     tuple: Tuple,
     irs: u32,
     slot: u64,
@@ -160,7 +160,7 @@ impl Shared {
             (ours, theirs)
         });
         let link = queue.way_back(syn.looped);
-        control::answer(link, &tuple, (&header, timestamps));
+        stateless::answer(link, &tuple, (&header, timestamps));
         true
     }
 
@@ -227,7 +227,7 @@ impl Shared {
             Put::Taken(conn) => {
                 self.received.cookies_accepted.add(1);
                 self.counters(queue).passive_opens.add(1);
-                super::passive::tell_of_peer(&tuple);
+                crate::stack::accept::begin::tell_of_peer(&tuple);
                 conn
             }
             Put::Other(conn) => conn,

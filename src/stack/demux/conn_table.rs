@@ -1,7 +1,7 @@
 //! The table of connections: sharded, found by a hash of both ends.
 
-use super::quota::Refusal;
 use crate::lock::{LEAF, Mutex};
+use crate::stack::accept::admission::Refusal;
 use crate::tcp::conn::Conn;
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::Tuple;

@@ -36,11 +36,11 @@ use crate::link::{Capabilities, Checksum, Packet};
 use crate::tcp::wire::{
     self, ACK, FIN, Header, MAX_CANONICAL, PSH, Parsed, RST, SYN, Segment, SynOptions,
 };
+use demux::conn_table::Entry;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
-use table::Entry;
 
 /// Time that only moves when told to.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! Several drivers in one thread.
 
-use super::driver::{Driver, Running, Turn};
 use crate::clock::{Clock, SystemClock};
 use crate::link::{Interest, Link, poll_flags, poll_until};
+use crate::stack::driver::{Driver, Running, Turn};
 use rustix::event::{PollFd, PollFlags};
 use smallvec::SmallVec;
 use std::io;
@@ -19,7 +19,7 @@ impl Driver {
     /// be faster.
     ///
     /// If the links have several receive queues, each thread may have a queue's drivers of all stacks
-    /// ([`manual_queues`](super::Builder::manual_queues)); a thread may also have several drivers of one
+    /// ([`manual_queues`](crate::stack::Builder::manual_queues)); a thread may also have several drivers of one
     /// stack.
     ///
     /// ```no_run

@@ -1,7 +1,7 @@
 //! The path MTU of a destination is learnt once, and not by each connection for itself.
 
 use super::*;
-use crate::stack::traps::queues::nets;
+use crate::stack::packet::queues::nets;
 
 /// The sizes of the payloads that leave for so many bytes.
 fn sizes(net: &mut Net, mut stream: &TcpStream, len: usize) -> Vec<usize> {

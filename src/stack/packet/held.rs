@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::socket::poller::{Events, Interest, Mode, Poller, Token};
-use crate::stack::held::Syn;
+use crate::stack::accept::syn_queue::Syn;
 use crate::stack::{DecidingListener, Pending};
 use crate::tcp::conn::Opening;
 

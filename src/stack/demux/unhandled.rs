@@ -1,7 +1,7 @@
 //! Frames that nobody here claims, and who may take them.
 //!
 //! A hook lets an author put a second stack (UDP, his own protocol) beside this one, on the same
-//! link. The [driver](super::Driver) asks it, holding no lock, before it drops a frame; it sends
+//! link. The [driver](crate::stack::Driver) asks it, holding no lock, before it drops a frame; it sends
 //! through the link that it shares ([`Link`](crate::link::Link) is implemented for `Arc`s). What it
 //! does not take goes the way of all frames without a hook: dropped and counted, a TCP segment reset.
 
@@ -14,20 +14,20 @@ type Hook = dyn Fn(&Frame) -> bool + Send + Sync;
 
 /// The hook, if there is one. See the module.
 #[derive(Default)]
-pub(super) struct Unclaimed {
-    pub(super) hook: Option<Box<Hook>>,
+pub(in crate::stack) struct Unclaimed {
+    pub(in crate::stack) hook: Option<Box<Hook>>,
     /// It is asked about TCP segments too.
-    pub(super) tcp: bool,
+    pub(in crate::stack) tcp: bool,
 }
 
 impl Unclaimed {
     /// A frame that the hook is asked about when it turns out that nobody claims it: a TCP segment,
     /// whose frame is taken apart before that is known.
-    pub(super) fn keep_segment(&self, frame: &Frame) -> Option<Frame> {
+    pub(in crate::stack) fn keep_segment(&self, frame: &Frame) -> Option<Frame> {
         (self.tcp && self.hook.is_some()).then(|| frame.clone())
     }
 
-    pub(super) fn takes(&self, frame: &Frame) -> bool {
+    pub(in crate::stack) fn takes(&self, frame: &Frame) -> bool {
         lock::assert_none_held();
         let hook = self.hook.as_deref();
         hook.is_some_and(|hook| callbacks::during(|| hook(frame)))

@@ -4,12 +4,12 @@
 //! latest step. The table's shards are locked one after the other, each for a copy of references; then
 //! the buffers of each connection, one after the other. So the sockets are not all from the same moment.
 
-use super::listener::Listening;
-use super::table::{Entry, Term};
-use super::{Stack, TcpState};
 use crate::columns::{self, Column};
 use crate::end::Role;
 use crate::protocol::{SocketName, Upcall};
+use crate::stack::demux::conn_table::{Entry, Term};
+use crate::stack::listener::Listening;
+use crate::stack::{Stack, TcpState};
 use crate::tcp::conn::Conn;
 use crate::tcp::time_wait::TimeWait;
 use std::fmt;
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SocketInfo {
-    /// This side's address; of a listener, [`TcpListener::local_addr`](super::TcpListener::local_addr).
+    /// This side's address; of a listener, [`TcpListener::local_addr`](crate::stack::TcpListener::local_addr).
     pub local: SocketAddr,
     /// The peer's; none of a listener.
     pub peer: Option<SocketAddr>,

@@ -37,11 +37,11 @@
 //!
 //! Locks: the agenda, a leaf.
 
-use super::agenda::Agenda;
-use super::loopback::Loopback;
-use super::uplink::Uplink;
 use crate::link::Link;
 use crate::lock::{LEAF, Mutex};
+use crate::stack::driver::run_queue::Agenda;
+use crate::stack::fused_link::Uplink;
+use crate::stack::loopback::Loopback;
 use crate::tcp::host::{Counter, Counters};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,23 +50,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Queue {
-    pub(super) link: Uplink,
+    pub(in crate::stack) link: Uplink,
     /// The link is gone: nothing begins here, and what was here has ended.
-    pub(super) gone: AtomicBool,
+    pub(in crate::stack) gone: AtomicBool,
     /// By which connections of the stack with itself transmit that have their home here.
-    pub(super) loopback: Loopback,
+    pub(in crate::stack) loopback: Loopback,
     /// The same for answers that no connection gives.
     answers: Loopback,
     pub(crate) agenda: Mutex<Agenda, LEAF>,
     /// What its connections count.
-    pub(super) counters: Counters,
-    pub(super) frames: Counter,
+    pub(in crate::stack) counters: Counters,
+    pub(in crate::stack) frames: Counter,
     /// Of these, segments of connections whose home is elsewhere.
-    pub(super) astray: Counter,
+    pub(in crate::stack) astray: Counter,
 }
 
 impl Queue {
-    pub(super) fn new(link: Arc<dyn Link>) -> Queue {
+    pub(in crate::stack) fn new(link: Arc<dyn Link>) -> Queue {
         let [loopback, answers] = Loopback::new(&link);
         Queue {
             link: Uplink::new(link),
@@ -80,16 +80,16 @@ impl Queue {
         }
     }
 
-    pub(super) fn is_gone(&self) -> bool {
+    pub(in crate::stack) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::SeqCst)
     }
 
     /// By which a segment without a connection is answered.
-    pub(super) fn way_back(&self, looped: bool) -> &dyn Link {
+    pub(in crate::stack) fn way_back(&self, looped: bool) -> &dyn Link {
         if looped { &self.answers } else { &self.link }
     }
 
-    pub(super) fn wake_if(&self, needed: bool) {
+    pub(in crate::stack) fn wake_if(&self, needed: bool) {
         if needed {
             self.link.wake();
         }

@@ -8,7 +8,7 @@
 //! of that is said by the address alone ([`wire::is_endpoint`]); the rest follows from the stack's own
 //! addresses, and is here.
 
-use super::source;
+use crate::stack::source_address;
 use crate::tcp::wire;
 use ipnet::IpNet;
 use std::cmp::Reverse;
@@ -19,7 +19,7 @@ use std::ops::RangeInclusive;
 const MTU_V4: RangeInclusive<usize> = 576..=65_535;
 const MTU_V6: RangeInclusive<usize> = 1280..=65_535;
 
-/// How a network is reached, see [`Builder::route`](super::Builder::route).
+/// How a network is reached, see [`Builder::route`](crate::stack::Builder::route).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Route {
     /// Over the link.
@@ -86,14 +86,14 @@ pub enum RouteError {
 
 /// The addresses and routes of a stack.
 #[derive(Debug, Default)]
-pub(super) struct Network {
+pub(in crate::stack) struct Network {
     addresses: Vec<IpNet>,
     /// The longest prefixes first.
     routes: Vec<(IpNet, Route)>,
 }
 
 impl Network {
-    pub(super) fn new(
+    pub(in crate::stack) fn new(
         addresses: Vec<IpNet>,
         routes: Vec<(IpNet, Route)>,
     ) -> Result<Network, RouteError> {
@@ -105,29 +105,29 @@ impl Network {
         Ok(network)
     }
 
-    pub(super) fn addresses(&self) -> &[IpNet] {
+    pub(in crate::stack) fn addresses(&self) -> &[IpNet] {
         &self.addresses
     }
 
-    pub(super) fn routes(&self) -> &[(IpNet, Route)] {
+    pub(in crate::stack) fn routes(&self) -> &[(IpNet, Route)] {
         &self.routes
     }
 
-    pub(super) fn is_own(&self, address: IpAddr) -> bool {
+    pub(in crate::stack) fn is_own(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|net| net.addr() == address)
     }
 
     /// Whether it stands for all hosts of one of the stack's networks.
-    pub(super) fn is_broadcast(&self, address: IpAddr) -> bool {
+    pub(in crate::stack) fn is_broadcast(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|net| means_all(net, address)) && !self.is_own(address)
     }
 
     /// Whether no other host sends from there.
-    pub(super) fn is_martian(&self, source: IpAddr) -> bool {
+    pub(in crate::stack) fn is_martian(&self, source: IpAddr) -> bool {
         !wire::is_endpoint(source) || self.is_own(source) || self.is_broadcast(source)
     }
 
-    pub(super) fn add_address(&mut self, net: IpNet) -> Result<(), RouteError> {
+    pub(in crate::stack) fn add_address(&mut self, net: IpNet) -> Result<(), RouteError> {
         let address = net.addr();
         if !wire::is_endpoint(address) {
             return Err(RouteError::BadAddress(address));
@@ -145,7 +145,7 @@ impl Network {
         Ok(())
     }
 
-    pub(super) fn remove_address(&mut self, address: IpAddr) -> Result<(), RouteError> {
+    pub(in crate::stack) fn remove_address(&mut self, address: IpAddr) -> Result<(), RouteError> {
         let named = |route: &Route| matches!(route, Route::Link { source: Some(source), .. } if *source == address);
         if let Some((net, _)) = self.routes.iter().find(|(_, route)| named(route)) {
             return Err(RouteError::InUse(*net, address));
@@ -157,7 +157,7 @@ impl Network {
     }
 
     /// All or none.
-    pub(super) fn set_routes(
+    pub(in crate::stack) fn set_routes(
         &mut self,
         routes: impl IntoIterator<Item = (IpNet, Route)>,
     ) -> Result<(), RouteError> {
@@ -193,7 +193,7 @@ impl Network {
     }
 
     /// The route with the longest prefix. One of the author's own comes before an address's network.
-    pub(super) fn route_to(&self, destination: IpAddr) -> Route {
+    pub(in crate::stack) fn route_to(&self, destination: IpAddr) -> Route {
         let mut routes = self.routes.iter();
         let Some((net, route)) = routes.find(|(net, _)| net.contains(&destination)) else {
             return Route::LINK;
@@ -208,25 +208,25 @@ impl Network {
     }
 
     /// The address to connect from.
-    pub(super) fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
+    pub(in crate::stack) fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
         match self.route_to(destination) {
             Route::Link {
                 source: Some(source),
                 ..
             } => Some(source),
-            _ => source::select(self.addresses.iter(), destination),
+            _ => source_address::select(self.addresses.iter(), destination),
         }
     }
 
     /// Largest packet to a destination, if its route says so.
-    pub(super) fn mtu_to(&self, destination: IpAddr) -> Option<usize> {
+    pub(in crate::stack) fn mtu_to(&self, destination: IpAddr) -> Option<usize> {
         match self.route_to(destination) {
             Route::Link { mtu, .. } => mtu,
             Route::Unreachable | Route::Prohibited => None,
         }
     }
 
-    pub(super) fn is_routed(&self, peer: IpAddr) -> bool {
+    pub(in crate::stack) fn is_routed(&self, peer: IpAddr) -> bool {
         matches!(self.route_to(peer), Route::Link { .. })
     }
 }
