@@ -10,18 +10,20 @@
 //! | `store` | out-of-order payload |
 //! | `icmp` | ICMP errors: what they say and what they quote |
 //! | `state` | the states of a connection, as others see them |
-//! | `conn` | ownership: who runs a connection |
+//! | `conn` | ownership: which thread runs a connection, and what it needs of the stack |
 //! | `options` | what its user has set |
 //! | `limits` | how long it waits for its peer |
 //! | `memory` | what the buffers of all connections hold, and the pressure when that is too much |
 //! | `keep_alive` | when an idle peer is asked for a sign of life |
 //! | `time_wait` | what remains of it |
-//! | `host` | what it needs of the stack |
+//! | `home` | where it belongs in the stack |
+//! | `counters` | what connections count |
 
 pub(crate) mod block;
 pub(crate) mod conn;
-mod conn_state;
-pub(crate) mod host;
+pub(crate) mod conn_state;
+pub(crate) mod counters;
+pub(crate) mod home;
 pub(crate) mod icmp;
 pub(crate) mod keep_alive;
 pub(crate) mod limits;

@@ -10,13 +10,14 @@ use crate::keep_alive::KeepAlive;
 use crate::link::Checksum;
 use crate::link::{Capabilities, Frame, Link};
 use crate::lock::Mutex;
-use crate::stack::accept::admission::{self, Peers};
+use crate::stack::accept::admission::Peers;
+use crate::stack::config::{Config, LONGEST};
 use crate::stack::demux::conn_table::Table;
 use crate::stack::demux::stateless::Control;
 use crate::stack::demux::unhandled::Unclaimed;
 use crate::stack::driver::Running;
 use crate::stack::driver::queue::Queue;
-use crate::stack::numbers::{self, Numbers};
+use crate::stack::numbers::Numbers;
 use crate::stack::paths::Paths;
 use crate::stack::routes::{Network, Route, RouteError};
 use crate::stack::stats::Received;
@@ -37,18 +38,8 @@ const BUFFER: RangeInclusive<usize> = 2048..=(1 << 30) - 1;
 const MTU: RangeInclusive<usize> = 1280..=65_535;
 /// Smallest and largest MSS: what every host takes (RFC 9293 3.7.1), and what IPv4 can carry.
 const MSS: RangeInclusive<usize> = 536..=65_495;
-/// Longer times are as good as for ever, and can be added to any other.
-pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// FreeBSD's `net.inet.tcp.delacktime`, Linux' `TCP_DELACK_MIN`.
-const ACK_DELAY: Duration = Duration::from_millis(40);
 /// Most receive queues: more than any link has (a TUN 256).
 const QUEUES: RangeInclusive<usize> = 1..=1024;
-/// 4 GiB: what two thousand connections of the default sizes hold at the very most, and hundreds of
-/// thousands that carry text.
-#[cfg(target_pointer_width = "64")]
-const BUFFER_MEMORY: usize = 4 << 30;
-#[cfg(not(target_pointer_width = "64"))]
-const BUFFER_MEMORY: usize = 1 << 30;
 const LONGEST_ACK_DELAY: Duration = Duration::from_millis(500);
 
 /// Why a stack was not built.
@@ -127,57 +118,6 @@ pub struct Builder {
     pub(super) seed: Option<u64>,
     pub(super) unclaimed: Unclaimed,
     pub(super) affinity: Affinity,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Config {
-    pub(super) rcv_buffer: usize,
-    pub(super) snd_buffer: usize,
-    pub(super) nagle: bool,
-    pub(super) ack_delay: Option<Duration>,
-    pub(super) congestion: Congestion,
-    pub(super) ecn: bool,
-    /// Largest segment announced and sent.
-    pub(super) mss: Option<usize>,
-    pub(super) limits: Arc<Limits>,
-    pub(super) flavor: Flavor,
-    pub(super) time_wait: Duration,
-    pub(super) time_wait_limit: usize,
-    /// First and last ephemeral port.
-    pub(super) ports: (u16, u16),
-    pub(super) syn_cookies: bool,
-    pub(super) max_connections: usize,
-    /// Of those that the peer opened.
-    pub(super) max_connections_per_peer: Option<usize>,
-    pub(super) max_half_open: usize,
-    pub(super) max_buffer_memory: usize,
-    /// How long the driver's thread looks on before it sleeps.
-    pub(super) busy_poll: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            rcv_buffer: crate::sockbuf::DEFAULT_HIWAT,
-            snd_buffer: crate::sockbuf::DEFAULT_HIWAT,
-            nagle: false,
-            ack_delay: Some(ACK_DELAY),
-            congestion: Congestion::default(),
-            ecn: false,
-            mss: None,
-            limits: Arc::default(),
-            flavor: Flavor::default(),
-            time_wait: Duration::from_secs(60),
-            time_wait_limit: 65_536,
-            ports: (*numbers::EPHEMERAL.start(), *numbers::EPHEMERAL.end()),
-            syn_cookies: true,
-            max_connections: admission::MAX_CONNECTIONS,
-            max_connections_per_peer: None,
-            max_half_open: admission::MAX_HALF_OPEN,
-            max_buffer_memory: BUFFER_MEMORY,
-            busy_poll: Duration::ZERO,
-        }
-    }
 }
 
 impl Builder {

@@ -5,8 +5,8 @@
 
 use crate::socket::Socket;
 use crate::socket::poller::{Pollable, Sealed, Watched};
+use crate::stack::accept::backlog::Key;
 use crate::stack::accept::intercept::Intercept;
-use crate::stack::accept::syn_queue::Key;
 use crate::stack::stream::TcpStream;
 use crate::stack::{Stack, TcpListener};
 use std::io;

@@ -6,7 +6,7 @@
 
 use crate::link::{Capabilities, Flow, Frame, Interest, Link, Packet, ReceiveError, TransmitError};
 use crate::lock::{LEAF, Mutex};
-use crate::tcp::host::Counter;
+use crate::tcp::counters::Counter;
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;

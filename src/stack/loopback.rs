@@ -1,7 +1,7 @@
 //! Connections of a stack with itself: what one end transmits, the driver of its queue receives.
 //!
 //! Whether a connection is such a one is decided when it begins: its peer is an address of the stack
-//! ([`Home::looped`](crate::tcp::host::Home)). It then transmits by the [`Loopback`] of its queue in the
+//! ([`Home::looped`](crate::tcp::home::Home)). It then transmits by the [`Loopback`] of its queue in the
 //! place of the link; the other end begins there, so both have the same home. Nothing of it ever comes or
 //! goes by the link: what comes by it with addresses of such a connection is forged, and dropped. All other
 //! connections cost nothing more than before, and a driver one look at a flag for each batch.

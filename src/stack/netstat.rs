@@ -7,8 +7,8 @@
 use crate::columns::{self, Column};
 use crate::end::Role;
 use crate::protocol::{SocketName, Upcall};
+use crate::stack::accept::backlog::Listening;
 use crate::stack::demux::conn_table::{Entry, Term};
-use crate::stack::listener::Listening;
 use crate::stack::{Stack, TcpState};
 use crate::tcp::conn::Conn;
 use crate::tcp::time_wait::TimeWait;

@@ -1,10 +1,10 @@
 //! What a stack counts.
 
 use crate::busy::Busy;
+use crate::stack::accept::backlog::Queued;
 use crate::stack::driver::queue::Queue;
-use crate::stack::listener::Queued;
 use crate::tcp::conn::Conn;
-use crate::tcp::host::Counter;
+use crate::tcp::counters::Counter;
 use crate::tcp::state::TcpState;
 use crate::tcp::wire::Malformed;
 use std::time::{Duration, Instant};

@@ -3,7 +3,7 @@
 use crate::protocol::Protocol;
 use crate::socket::poller::pollable;
 use crate::socket::{ConnectError, Socket, blocking};
-use crate::stack::builder::LONGEST;
+use crate::stack::config::LONGEST;
 use crate::stack::{Congestion, KeepAlive, Stack};
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::limits::Limits;

@@ -22,25 +22,31 @@
 //! 7. Events are told when the connection is free again: a subscriber may use it. What two owners have
 //!    to tell may then come in another order.
 
-use super::block::path_mtu::Known;
+use super::block::path_mtu::Finding;
+use super::block::time::Clocked;
 use super::block::time::Instant as BlockInstant;
-use super::conn_state::ConnState;
-use super::host::{Home, Host, Sent};
+use super::conn_state::{ConnConfig, ConnState, Opening};
+use super::counters::{Counters, Sent};
+use super::home::{Home, TimerKey};
 use super::icmp::IcmpError;
+use super::memory::Memory;
 use super::options::Options;
 use super::service::{Absorbed, Done, Ending, Env, Work};
 use super::state::TcpState;
+use super::time_wait::TimeWait;
 use super::wire::{Segment, Tuple};
 use crate::events::tell;
+use crate::link::Link;
 use crate::lock::{self, CONNECTION, Guard, LEAF};
 use crate::protocol::{Protocol, SocketEnd};
 use crate::sync::{Protection, intact};
 use std::collections::VecDeque;
 use std::fmt;
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Segments that wait for the owner: at most this many.
 const BACKLOG: usize = 512;
@@ -95,6 +101,36 @@ impl Runner {
     }
 }
 
+/// The stack, as a connection sees it. All methods take only leaf locks (rank 5).
+pub(crate) trait Host: Send + Sync {
+    /// By which a connection that belongs there transmits.
+    fn link(&self, home: Home) -> &dyn Link;
+    /// How many queues there are.
+    fn queues(&self) -> usize;
+    fn now(&self) -> Instant;
+    /// How its time is that of control blocks.
+    fn clocked(&self) -> Clocked;
+    /// What the buffers of all connections hold.
+    fn memory(&self) -> &Memory;
+    /// Of the connections of this queue.
+    fn counters(&self, queue: u16) -> &Counters;
+    /// The connection is to be served no later than this. The former timer, if it is still there,
+    /// goes.
+    fn arm(&self, conn: &Arc<Conn>, at: Instant, former: Option<TimerKey>) -> TimerKey;
+    /// The connection waits for room in the link.
+    fn blocked(&self, conn: &Arc<Conn>);
+    /// The connection has segments that its owner left to the driver of its queue.
+    fn hand_over(&self, conn: &Arc<Conn>);
+    /// The handshake is over.
+    fn established(&self, conn: &Arc<Conn>);
+    /// A connection to this address has found out something about the path.
+    fn path_found(&self, to: IpAddr, finding: Finding);
+    /// The last handle of a socket was closed.
+    fn detached(&self);
+    /// The connection is over.
+    fn closed(&self, conn: &Arc<Conn>, record: Option<TimeWait>);
+}
+
 /// One TCP connection.
 pub(crate) struct Conn {
     me: Weak<Conn>,
@@ -135,35 +171,6 @@ struct News {
 enum Over {
     Closed(Ending),
     TimeWait,
-}
-
-/// Sizes of a connection, and where it begins.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ConnConfig {
-    pub(crate) home: Home,
-    pub(crate) rcv_ring: usize,
-    pub(crate) iss: u32,
-    /// Bytes of a packet at most.
-    pub(crate) mtu: usize,
-    /// What is known of the path to the peer.
-    pub(crate) path: Option<Known>,
-    /// The first timestamp (RFC 7323 3.2).
-    pub(crate) timestamp: u32,
-    pub(crate) ack_delay: Option<Duration>,
-    pub(crate) opening: Opening,
-    pub(crate) ecn: bool,
-    pub(crate) began: Instant,
-}
-
-/// Who opens a connection, and how far that has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Opening {
-    /// We do.
-    Active,
-    /// The peer: its SYN is left with the connection.
-    Passive,
-    /// The same, and the SYN was answered with a cookie.
-    Cookie,
 }
 
 impl Conn {

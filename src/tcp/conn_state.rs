@@ -4,11 +4,12 @@
 //! Everything here runs under the connection's ownership (rank 1) and takes the locks of the two
 //! socket buffers (2, 3) one at a time. Nothing here reads a clock.
 
-use super::block::segment::{Emission, Segment, SegmentOptions, Timestamps};
+use super::block::path_mtu::Known;
+use super::block::segment::{Emission, Segment, SegmentOptions};
 use super::block::tcb::{Cause, Config, News, Tcb};
 use super::block::time::Instant;
-use super::conn::{ConnConfig, Opening};
-use super::host::TimerKey;
+use super::home::Home;
+use super::home::TimerKey;
 use super::icmp::{IcmpError, Trouble};
 use super::limits::Limits;
 use super::memory::{Account, Appetite};
@@ -28,6 +29,35 @@ use std::time::Duration;
 
 /// Receive buffers up to this size are offered whole, larger ones as their readers take what comes.
 const INITIAL_WINDOW: usize = 256 * 1024;
+
+/// Sizes of a connection, and where it begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConnConfig {
+    pub(crate) home: Home,
+    pub(crate) rcv_ring: usize,
+    pub(crate) iss: u32,
+    /// Bytes of a packet at most.
+    pub(crate) mtu: usize,
+    /// What is known of the path to the peer.
+    pub(crate) path: Option<Known>,
+    /// The first timestamp (RFC 7323 3.2).
+    pub(crate) timestamp: u32,
+    pub(crate) ack_delay: Option<Duration>,
+    pub(crate) opening: Opening,
+    pub(crate) ecn: bool,
+    pub(crate) began: std::time::Instant,
+}
+
+/// Who opens a connection, and how far that has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// We do.
+    Active,
+    /// The peer: its SYN is left with the connection.
+    Passive,
+    /// The same, and the SYN was answered with a cookie.
+    Cookie,
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -180,7 +210,7 @@ impl ConnState {
             env.counters.refused.add(1);
             return;
         }
-        let received = received(segment);
+        let received = segment.bare();
         let floor = self.floor();
         let Some(block) = &mut self.block else {
             self.accept(&received, env);
@@ -580,32 +610,6 @@ impl ConnState {
         self.account.set_snd(0);
         self.store = Store::default();
         drop(unsent);
-    }
-}
-
-/// A received segment without its payload.
-pub(super) fn received(segment: &wire::Segment) -> Segment {
-    let header = &segment.header;
-    Segment {
-        seq: header.seq,
-        ack: header.ack,
-        flags: header.flags,
-        window: header.window,
-        options: SegmentOptions {
-            mss: header.options.mss,
-            window_scale: header.options.window_scale,
-            sack_permitted: header.options.sack_permitted,
-            timestamps: segment
-                .timestamps
-                .map(|(value, echo)| Timestamps { value, echo }),
-            sack: segment
-                .sack
-                .as_deref()
-                .map(SmallVec::from_slice)
-                .unwrap_or_default(),
-        },
-        len: segment.payload_len,
-        marked: segment.marked,
     }
 }
 

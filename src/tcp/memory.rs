@@ -22,7 +22,7 @@
 //!
 //! No locks: atomic.
 
-use super::host::Counter;
+use super::counters::Counter;
 use crate::sockbuf::SockBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 

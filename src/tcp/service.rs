@@ -2,7 +2,7 @@
 
 use super::block::path_mtu::Finding;
 use super::block::time::Instant;
-use super::host::{Counters, Sent};
+use super::counters::{Counters, Sent};
 use super::memory::Memory;
 use super::options::Options;
 use super::state::TcpState;

@@ -2,7 +2,6 @@
 //! ([`block::time_wait`](super::block::time_wait), where the rules are).
 
 use super::block::time_wait::{Answer, Record};
-use super::conn_state::received;
 use super::wire::{self, Header, MAX_CANONICAL, Segment, SynOptions, Tuple};
 use smallvec::SmallVec;
 
@@ -16,7 +15,7 @@ pub(crate) struct TimeWait {
 impl TimeWait {
     /// What a segment of the same ends means.
     pub(crate) fn answer(&self, segment: &Segment) -> Answer {
-        self.record.answer(&received(segment))
+        self.record.answer(&segment.bare())
     }
 
     /// The ACK: IP and TCP header, checksums filled in.

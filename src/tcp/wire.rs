@@ -4,6 +4,7 @@
 //! never reaches a connection: it is an ICMP packet for the control interface, or it is dropped and
 //! counted by reason. RFC 791, 8200, 9293, 7323, 2018.
 
+use super::block::segment as block;
 use super::options::HOP_LIMIT;
 use crate::buf::Gather;
 use crate::link::{self, Frame};
@@ -122,6 +123,34 @@ pub(crate) struct Segment {
     pub(crate) marked: bool,
     /// TSval and TSecr (RFC 7323 3.2).
     pub(crate) timestamps: Option<(u32, u32)>,
+}
+
+impl Segment {
+    /// As the control block takes it: without its payload.
+    pub(crate) fn bare(&self) -> block::Segment {
+        let header = &self.header;
+        block::Segment {
+            seq: header.seq,
+            ack: header.ack,
+            flags: header.flags,
+            window: header.window,
+            options: block::SegmentOptions {
+                mss: header.options.mss,
+                window_scale: header.options.window_scale,
+                sack_permitted: header.options.sack_permitted,
+                timestamps: self
+                    .timestamps
+                    .map(|(value, echo)| block::Timestamps { value, echo }),
+                sack: self
+                    .sack
+                    .as_deref()
+                    .map(SmallVec::from_slice)
+                    .unwrap_or_default(),
+            },
+            len: self.payload_len,
+            marked: self.marked,
+        }
+    }
 }
 
 /// What a frame turned out to be.

@@ -2,13 +2,16 @@
 
 use crate::events::tell;
 use crate::stack::accept::admission::Refusal;
+use crate::stack::accept::backlog::tell_of_peer;
+use crate::stack::accept::backlog::{Listening, Unaccepted};
 use crate::stack::accept::intercept::Rule;
 use crate::stack::demux::conn_table::Entry;
-use crate::stack::listener::{Listening, Unaccepted};
 use crate::stack::{Intercept, Shared, Stack};
 use crate::sync::{Protection, intact};
-use crate::tcp::conn::{Conn, Opening, Runner};
-use crate::tcp::host::{Home, Host};
+use crate::tcp::conn::Host;
+use crate::tcp::conn::{Conn, Runner};
+use crate::tcp::conn_state::Opening;
+use crate::tcp::home::Home;
 use crate::tcp::service::Work;
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::{Segment, Tuple};
@@ -218,10 +221,4 @@ pub(in crate::stack) enum Put {
     Other(Arc<Conn>),
     /// One that is there no longer.
     Nobody,
-}
-
-/// A peer has begun a connection.
-pub(in crate::stack) fn tell_of_peer(tuple: &Tuple) {
-    let (local, peer) = tuple.ends();
-    tell!(debug, "tcp", %local, %peer, "peer is connecting");
 }

@@ -17,14 +17,16 @@
 //! Locks: none of its own.
 
 use crate::stack::accept::admission::Refusal;
+use crate::stack::accept::backlog::Listening;
 use crate::stack::accept::begin::Put;
 use crate::stack::accept::syn_queue::Syn;
 use crate::stack::demux::stateless;
 use crate::stack::driver::queue::Queue;
-use crate::stack::listener::Listening;
 use crate::stack::{Shared, Work};
-use crate::tcp::conn::{Conn, Opening, Runner};
-use crate::tcp::host::{Home, Host};
+use crate::tcp::conn::Host;
+use crate::tcp::conn::{Conn, Runner};
+use crate::tcp::conn_state::Opening;
+use crate::tcp::home::Home;
 use crate::tcp::wire::{self, ACK, Header, SYN, Segment, SynOptions, Tuple};
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr};
@@ -227,7 +229,7 @@ impl Shared {
             Put::Taken(conn) => {
                 self.received.cookies_accepted.add(1);
                 self.counters(queue).passive_opens.add(1);
-                crate::stack::accept::begin::tell_of_peer(&tuple);
+                crate::stack::accept::backlog::tell_of_peer(&tuple);
                 conn
             }
             Put::Other(conn) => conn,

@@ -13,29 +13,22 @@
 
 use crate::buf::Gather;
 use crate::stack::accept::admission::Refusal;
+use crate::stack::accept::backlog::Key;
+use crate::stack::accept::backlog::Listening;
 use crate::stack::demux::conn_table::Entry;
 use crate::stack::demux::stateless;
-use crate::stack::listener::Listening;
 use crate::stack::{Shared, Work};
 use crate::tcp::block::time_wait::Answer;
-use crate::tcp::conn::{Conn, Opening, Runner};
-use crate::tcp::host::{Home, Host};
+use crate::tcp::conn::Host;
+use crate::tcp::conn::{Conn, Runner};
+use crate::tcp::conn_state::Opening;
+use crate::tcp::home::Home;
 use crate::tcp::wire::{Header, Segment, Tuple};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-
-/// One record: its tuple, and a number that no other record has, so that a late decision is none
-/// about the next SYN of that tuple.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Key {
-    pub(crate) tuple: Tuple,
-    /// By which queue the first SYN came.
-    pub(crate) queue: u16,
-    serial: u64,
-}
 
 /// What a SYN says. Its payload, if any, does not count (RFC 9293 3.10.7.2 lets the peer send it again).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -272,7 +265,7 @@ impl Shared {
             }
         }
         self.counters(key.queue).passive_opens.add(1);
-        crate::stack::accept::begin::tell_of_peer(&tuple);
+        crate::stack::accept::backlog::tell_of_peer(&tuple);
         if self.end_if_down(&conn, Runner::User) {
             return Err(self.why_down().into());
         }

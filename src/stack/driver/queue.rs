@@ -42,7 +42,7 @@ use crate::lock::{LEAF, Mutex};
 use crate::stack::driver::run_queue::Agenda;
 use crate::stack::fused_link::Uplink;
 use crate::stack::loopback::Loopback;
-use crate::tcp::host::{Counter, Counters};
+use crate::tcp::counters::{Counter, Counters};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 

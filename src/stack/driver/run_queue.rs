@@ -2,7 +2,7 @@
 //! and connections that users' threads have handed over.
 
 use crate::tcp::conn::Conn;
-use crate::tcp::host::TimerKey;
+use crate::tcp::home::TimerKey;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Instant;

@@ -6,7 +6,7 @@ use super::*;
 use crate::socket::poller::{Events, Interest, Mode, Poller, Token};
 use crate::stack::accept::syn_queue::Syn;
 use crate::stack::{DecidingListener, Pending};
-use crate::tcp::conn::Opening;
+use crate::tcp::conn_state::Opening;
 
 const BACKLOG: usize = 2;
 const HOME: Home = Home {

@@ -8,6 +8,7 @@
 //! that leaves, arrives or is lost, and sets the window after each acknowledgement. Deterministic; time is
 //! an argument.
 
+pub(crate) mod algorithm;
 pub(crate) mod bbr;
 pub(crate) mod controller;
 pub(crate) mod cubic;
@@ -17,8 +18,9 @@ pub(crate) mod reno;
 
 use super::recovery::record::Sent;
 use crate::tcp::block::time::Instant;
+use algorithm::{Algorithm, Kind};
 use bbr::{Bbr, Flow, bytes};
-use controller::{Algorithm, Controller, Growth, Kind};
+use controller::{Controller, Growth};
 use hystart::{HyStart, Round};
 use rate::Departure;
 use std::time::Duration;

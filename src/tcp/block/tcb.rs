@@ -25,7 +25,7 @@ mod output;
 
 use super::auto_tune;
 use super::congestion::Congestion;
-use super::congestion::controller::Kind;
+use super::congestion::algorithm::Kind;
 use super::delayed_ack::DelayedAck;
 use super::ecn::Ecn;
 use super::pace::Pacer;

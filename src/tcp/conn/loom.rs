@@ -11,7 +11,8 @@ use crate::link::{Capabilities, Frame, Interest, Link, Packet, ReceiveError, Tra
 use crate::sync::model::{claim, explore, explore_without, join, spawn};
 use crate::tcp::block::path_mtu::Finding;
 use crate::tcp::block::time::Clocked;
-use crate::tcp::host::{Counters, Home, TimerKey};
+use crate::tcp::counters::Counters;
+use crate::tcp::home::{Home, TimerKey};
 use crate::tcp::memory::Memory;
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::{self, ACK, Header, SYN, SynOptions};

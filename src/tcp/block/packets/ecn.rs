@@ -1,7 +1,7 @@
 //! RFC 3168: explicit congestion notification.
 
 use super::*;
-use crate::tcp::block::congestion::controller::Kind;
+use crate::tcp::block::congestion::algorithm::Kind;
 use crate::tcp::block::segment::{CWR, ECE};
 
 fn willing() -> Config {

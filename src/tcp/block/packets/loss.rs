@@ -1,7 +1,7 @@
 //! RFC 8985, 6937bis, 6298, 3522, 5682, 3708, 6582, 3042.
 
 use super::*;
-use crate::tcp::block::congestion::controller::Kind;
+use crate::tcp::block::congestion::algorithm::Kind;
 use crate::tcp::block::recovery::Phase;
 
 fn phase(raw: &Raw) -> Phase {

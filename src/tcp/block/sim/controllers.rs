@@ -3,7 +3,7 @@
 use super::goodput::{downloading_with, ms};
 use super::path::{Direction, Path};
 use super::world::World;
-use crate::tcp::block::congestion::controller::Kind;
+use crate::tcp::block::congestion::algorithm::Kind;
 use crate::tcp::block::recovery::Phase;
 use crate::tcp::block::tcb::Config;
 use crate::tcp::block::time::Instant;

@@ -3,7 +3,7 @@
 
 use super::path::{Path, Random};
 use super::world::{App, World};
-use crate::tcp::block::congestion::controller::Kind;
+use crate::tcp::block::congestion::algorithm::Kind;
 use crate::tcp::block::tcb::Config;
 use std::time::Duration;
 

@@ -1,16 +1,7 @@
-//! What a connection needs of the stack it belongs to.
+//! What connections count.
 
-use super::block::path_mtu::Finding;
-use super::block::time::Clocked;
-use super::conn::Conn;
-use super::memory::Memory;
-use super::time_wait::TimeWait;
-use crate::link::Link;
 use std::cell::Cell;
-use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 /// A statistics counter.
 #[derive(Debug, Default)]
@@ -141,46 +132,4 @@ impl Counters {
             resets: sum(|all| &all.resets),
         }
     }
-}
-
-/// An armed timer: its time, and a number of its own.
-pub(crate) type TimerKey = (Instant, u64);
-
-/// Where a connection belongs for life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Home {
-    /// Which queue of the host's link.
-    pub(crate) queue: u16,
-    /// The peer is on the same host: what is transmitted goes to the queue's own driver.
-    pub(crate) looped: bool,
-}
-
-/// The stack, as a connection sees it. All methods take only leaf locks (rank 5).
-pub(crate) trait Host: Send + Sync {
-    /// By which a connection that belongs there transmits.
-    fn link(&self, home: Home) -> &dyn Link;
-    /// How many queues there are.
-    fn queues(&self) -> usize;
-    fn now(&self) -> Instant;
-    /// How its time is that of control blocks.
-    fn clocked(&self) -> Clocked;
-    /// What the buffers of all connections hold.
-    fn memory(&self) -> &Memory;
-    /// Of the connections of this queue.
-    fn counters(&self, queue: u16) -> &Counters;
-    /// The connection is to be served no later than this. The former timer, if it is still there,
-    /// goes.
-    fn arm(&self, conn: &Arc<Conn>, at: Instant, former: Option<TimerKey>) -> TimerKey;
-    /// The connection waits for room in the link.
-    fn blocked(&self, conn: &Arc<Conn>);
-    /// The connection has segments that its owner left to the driver of its queue.
-    fn hand_over(&self, conn: &Arc<Conn>);
-    /// The handshake is over.
-    fn established(&self, conn: &Arc<Conn>);
-    /// A connection to this address has found out something about the path.
-    fn path_found(&self, to: IpAddr, finding: Finding);
-    /// The last handle of a socket was closed.
-    fn detached(&self);
-    /// The connection is over.
-    fn closed(&self, conn: &Arc<Conn>, record: Option<TimeWait>);
 }

@@ -1,0 +1,71 @@
+//! What a stack was built with.
+
+use crate::congestion::Congestion;
+use crate::error::Flavor;
+use crate::stack::accept::admission;
+use crate::stack::numbers;
+use crate::tcp::limits::Limits;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longer times are as good as for ever, and can be added to any other.
+pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// FreeBSD's `net.inet.tcp.delacktime`, Linux' `TCP_DELACK_MIN`.
+const ACK_DELAY: Duration = Duration::from_millis(40);
+/// 4 GiB: what two thousand connections of the default sizes hold at the very most, and hundreds of
+/// thousands that carry text.
+#[cfg(target_pointer_width = "64")]
+const BUFFER_MEMORY: usize = 4 << 30;
+#[cfg(not(target_pointer_width = "64"))]
+const BUFFER_MEMORY: usize = 1 << 30;
+
+#[derive(Debug, Clone)]
+pub(super) struct Config {
+    pub(super) rcv_buffer: usize,
+    pub(super) snd_buffer: usize,
+    pub(super) nagle: bool,
+    pub(super) ack_delay: Option<Duration>,
+    pub(super) congestion: Congestion,
+    pub(super) ecn: bool,
+    /// Largest segment announced and sent.
+    pub(super) mss: Option<usize>,
+    pub(super) limits: Arc<Limits>,
+    pub(super) flavor: Flavor,
+    pub(super) time_wait: Duration,
+    pub(super) time_wait_limit: usize,
+    /// First and last ephemeral port.
+    pub(super) ports: (u16, u16),
+    pub(super) syn_cookies: bool,
+    pub(super) max_connections: usize,
+    /// Of those that the peer opened.
+    pub(super) max_connections_per_peer: Option<usize>,
+    pub(super) max_half_open: usize,
+    pub(super) max_buffer_memory: usize,
+    /// How long the driver's thread looks on before it sleeps.
+    pub(super) busy_poll: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            rcv_buffer: crate::sockbuf::DEFAULT_HIWAT,
+            snd_buffer: crate::sockbuf::DEFAULT_HIWAT,
+            nagle: false,
+            ack_delay: Some(ACK_DELAY),
+            congestion: Congestion::default(),
+            ecn: false,
+            mss: None,
+            limits: Arc::default(),
+            flavor: Flavor::default(),
+            time_wait: Duration::from_secs(60),
+            time_wait_limit: 65_536,
+            ports: (*numbers::EPHEMERAL.start(), *numbers::EPHEMERAL.end()),
+            syn_cookies: true,
+            max_connections: admission::MAX_CONNECTIONS,
+            max_connections_per_peer: None,
+            max_half_open: admission::MAX_HALF_OPEN,
+            max_buffer_memory: BUFFER_MEMORY,
+            busy_poll: Duration::ZERO,
+        }
+    }
+}
