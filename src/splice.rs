@@ -33,6 +33,7 @@ mod machine;
 mod pool;
 mod stats;
 mod task;
+mod worker;
 mod xfer;
 
 pub use crate::end::{Cause, End, Role};
@@ -47,12 +48,13 @@ use crate::run_list::{self, Budget, Job};
 use crate::socket::Socket;
 use crate::sync::{Protection, intact};
 use bucket::Bucket;
-use pool::Shared;
+
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use task::{Party, Status, Task};
+use worker::{Shared, Spliced};
 
 /// Where a splice moves its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -421,7 +423,8 @@ pub(crate) fn set_up(
         pool.counts.give_back_place();
         return Err(error);
     }
-    pool.adopt(&task);
+    let spliced: Arc<dyn Spliced> = task.clone();
+    pool.adopt(&spliced);
     task.tell_set_up();
     let splice = Splice {
         status: task.status.clone(),
@@ -537,7 +540,7 @@ fn new_task(source: &Socket, sink: &Socket, options: &Options, pool: &Arc<Shared
     let flavor = source.flavor();
     let (source, sink) = (party(source), party(sink));
     let now = || -> Instant { pool.now() };
-    let worker = pool.worker_for(&source, &sink);
+    let worker = task::worker_for(pool, &source, &sink);
     Arc::new_cyclic(|me| Task {
         me: me.clone(),
         source,

@@ -2,10 +2,13 @@
 
 use super::machine::{Reason, State};
 use super::task::{Party, Task};
+use super::worker::Spliced;
 use super::{Dispatch, SplicePool};
 use crate::columns::{self, Column};
 use crate::protocol::SocketName;
+use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What a splice is doing.
@@ -109,7 +112,11 @@ impl SplicePool {
     /// ```
     pub fn splices(&self) -> Vec<SpliceInfo> {
         let tasks = self.shared().tasks();
-        let mut splices: Vec<_> = tasks.iter().filter_map(|task| task.info()).collect();
+        let info = |task: Arc<dyn Spliced>| {
+            let task: Arc<dyn Any + Send + Sync> = task;
+            task.downcast::<Task>().ok()?.info()
+        };
+        let mut splices: Vec<_> = tasks.into_iter().filter_map(info).collect();
         splices.sort_by_key(|splice| splice.id);
         splices
     }

@@ -29,7 +29,7 @@
 
 use super::bucket::Bucket;
 use super::machine::{self, Action, Event, Reason, State};
-use super::pool::Shared;
+use super::worker::{Shared, Spliced, Waited};
 use super::xfer::{self, Stop, Terms};
 use super::{Cause, Dispatch, End, Role};
 use crate::callbacks::{self, Callback};
@@ -281,7 +281,10 @@ impl Callback for Waiting {
     fn hand_over(&mut self) -> bool {
         let Waiting(status) = self;
         let pool = status.pool.upgrade();
-        pool.is_some_and(|pool| pool.enqueue_waiting(status.worker, status))
+        pool.is_some_and(|pool| {
+            let waited: Arc<dyn Waited> = status.clone();
+            pool.enqueue_waiting(status.worker, &waited)
+        })
     }
 }
 
@@ -315,6 +318,21 @@ struct Hidden {
     upcalls: [Option<Arc<dyn Upcall>>; 2],
     /// No pass is left: who waits is to be told.
     complete: bool,
+}
+
+/// The worker of the opposite direction; or that of the source's receiving thread, if both sockets
+/// have one of several; or the next one.
+pub(super) fn worker_for(pool: &Arc<Shared>, source: &Party, sink: &Party) -> usize {
+    let opposite = sink.end.rcv().diversion().cloned();
+    if let Some(task) = opposite.as_ref().and_then(Task::of)
+        && task.sink.end.id() == source.end.id()
+        && Arc::ptr_eq(&task.pool, pool)
+    {
+        return task.worker;
+    }
+    let queues = source.protocol.queue().zip(sink.protocol.queue());
+    let next = || pool.next_worker();
+    queues.map_or_else(next, |(queue, _)| queue % pool.workers())
 }
 
 impl Task {
@@ -414,6 +432,7 @@ impl Task {
         if stop == Stop::Rate
             && let Some(me) = self.me.upgrade()
         {
+            let me: Arc<dyn Spliced> = me;
             self.pool.arm(&me);
         }
         moved
@@ -688,5 +707,33 @@ impl Job for Task {
 
     fn hand_over(&self) {
         self.pool.enqueue(self.worker, self.me.clone());
+    }
+}
+
+impl Spliced for Task {
+    fn worker(&self) -> usize {
+        self.worker
+    }
+
+    fn arm(&self) -> Option<Instant> {
+        Task::arm(self)
+    }
+
+    fn disarm(&self, at: Instant) -> bool {
+        Task::disarm(self, at)
+    }
+
+    fn check_timers(&self, now: Instant) {
+        Task::check_timers(self, now);
+    }
+
+    fn pool_closed(&self) {
+        self.dissolve(Cause::PoolClosed);
+    }
+}
+
+impl Waited for Status {
+    fn tell_waiters(self: Arc<Self>) {
+        Status::tell_waiters(&self);
     }
 }

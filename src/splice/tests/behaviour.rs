@@ -26,7 +26,7 @@ fn a_splice_goes_to_the_worker_of_its_receiving_thread() {
         end: SocketEnd::new(1, 1),
         protocol: Arc::new(Queued(queue)),
     };
-    let worker = |source, sink| pool.shared().worker_for(&party(source), &party(sink));
+    let worker = |source, sink| task::worker_for(pool.shared(), &party(source), &party(sink));
     for queue in 0..10 {
         assert_eq!(worker(Some(queue), Some(queue)), queue % 3);
         assert_eq!(worker(Some(queue), Some(queue + 1)), queue % 3);
