@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::str::Chars;
 
 /// A module and whom it may know. A row knows only rows above it; the longest matching row counts.
 const ARROWS: &str = "
@@ -133,6 +134,97 @@ impl Source {
         }
         known
     }
+}
+
+impl Source {
+    /// The files that it names, but for itself and those that it is declared by.
+    fn files<'a>(&self, all: &'a [Source]) -> BTreeSet<&'a [String]> {
+        let text = self.lines.join("\n");
+        let mut found = BTreeSet::new();
+        for up in 0..=self.module.len() {
+            let (start, base) = match up {
+                0 => ("crate::".to_owned(), 0),
+                up => ("super::".repeat(up), self.module.len() - up),
+            };
+            for (at, _) in text.match_indices(&start) {
+                let is_path_start = |c: char| !c.is_alphanumeric() && !"_:$".contains(c);
+                if text[..at].chars().next_back().is_none_or(is_path_start) {
+                    let mut path = self.module[..base].to_vec();
+                    let mut paths = Vec::new();
+                    tree(&mut text[at + start.len()..].chars(), &mut path, &mut paths);
+                    found.extend(paths.iter().filter_map(|path| file_of(path, all)));
+                }
+            }
+        }
+        found.retain(|file| !self.module.starts_with(file));
+        found
+    }
+}
+
+/// Adds a path, or each path of a tree in braces.
+fn tree(rest: &mut Chars<'_>, path: &mut Vec<String>, into: &mut Vec<Vec<String>>) {
+    let is_name = |c: &char| c.is_alphanumeric() || *c == '_';
+    let text = rest.as_str().trim_start();
+    *rest = text.chars();
+    if let Some(group) = text.strip_prefix('{') {
+        *rest = group.chars();
+        loop {
+            tree(rest, path, into);
+            let text = rest.as_str();
+            let end = text.find([',', '{', '}', ';']).unwrap_or(text.len());
+            *rest = text[end..].chars();
+            if rest.next() != Some(',') {
+                return;
+            }
+        }
+    }
+    let name: String = text.chars().take_while(is_name).collect();
+    if name.is_empty() {
+        return;
+    }
+    *rest = text[name.len()..].chars();
+    path.push(name);
+    match rest.as_str().strip_prefix("::") {
+        Some(behind) => {
+            *rest = behind.chars();
+            tree(rest, path, into);
+        }
+        None => into.push(path.clone()),
+    }
+    path.pop();
+}
+
+/// The file that a path leads to: the longest beginning of it that is a module.
+fn file_of<'a>(path: &[String], all: &'a [Source]) -> Option<&'a [String]> {
+    let leads = all.iter().filter(|source| path.starts_with(&source.module));
+    let longest = leads.max_by_key(|source| source.module.len());
+    longest.map(|source| &source.module[..])
+}
+
+/// What is left of files when those that know none of the rest are taken out, again and again: circles, and
+/// what knows them.
+fn circles(sources: &[Source]) -> Vec<String> {
+    let known: Vec<_> = sources.iter().map(|source| source.files(sources)).collect();
+    let mut left: BTreeSet<usize> = (0..sources.len()).collect();
+    loop {
+        let modules: BTreeSet<&[String]> = left.iter().map(|at| &sources[*at].module[..]).collect();
+        let before = left.len();
+        left.retain(|at| known[*at].iter().any(|file| modules.contains(file)));
+        if left.len() == before {
+            break;
+        }
+    }
+    let line = |at: &usize| {
+        let left = left.iter().map(|at| &sources[*at].module[..]);
+        let left: BTreeSet<_> = left.filter(|file| known[*at].contains(file)).collect();
+        let names: Vec<_> = left.iter().map(|file| file.join("::")).collect();
+        format!(
+            "{} knows {}",
+            sources[*at].module.join("::"),
+            names.join(", ")
+        )
+    };
+    left.iter().map(line).collect()
 }
 
 fn without_comment(line: &str) -> &str {
@@ -270,6 +362,43 @@ fn arrows_run_downwards() {
         .flat_map(|source| violations(source, &table))
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn no_file_knows_one_that_knows_it() {
+    let circles = circles(&sources());
+    assert!(circles.is_empty(), "{circles:#?}");
+}
+
+#[test]
+fn circles_are_found() {
+    let found = |texts: &[(&str, &str)]| {
+        let source = |(module, text): &(&str, &str)| {
+            Source::new(&module.split("::").collect::<Vec<_>>(), text)
+        };
+        circles(&texts.iter().map(source).collect::<Vec<_>>())
+    };
+    let one = ("a::b", "use super::{c::{self, D}, e};");
+    assert_eq!(
+        found(&[
+            one,
+            ("a::c", "use crate::a::b::F;"),
+            ("a::e", ""),
+            ("a", "use b::F;")
+        ]),
+        ["a::b knows a::c", "a::c knows a::b"]
+    );
+    assert_eq!(
+        found(&[one, ("a::c", "use super::G;"), ("a::e", ""), ("a", "")]),
+        [""; 0]
+    );
+    let three = [
+        ("a", "use crate::b::X;"),
+        ("b", "fn f() {\n    crate::c::g()\n}"),
+        ("c", "use crate::{d, a::{self}};"),
+        ("d", ""),
+    ];
+    assert_eq!(found(&three).len(), 3);
 }
 
 #[test]

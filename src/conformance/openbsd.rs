@@ -6,6 +6,7 @@
 //! here either. Below: `harness` and `relay` (the rows of `tcp`), `aborts`, `loops`, `relayd`.
 
 mod aborts;
+mod args;
 mod errors;
 mod harness;
 mod loops;
@@ -13,7 +14,8 @@ mod relay;
 mod relayd;
 
 use super::{BOTH, Case, OPENBSD, Outcome, World};
-use harness::{DEFAULT, LONG, SMALL_BUFFERS, SMALL_RECEIVE, SMALL_SEND, run};
+use args::{DEFAULT, LONG, SMALL_BUFFERS, SMALL_RECEIVE, SMALL_SEND};
+use harness::run;
 
 type Run = fn(&World<'_>) -> Outcome;
 

@@ -4,7 +4,8 @@
 //! In all of them what the sink has not taken is still on the source, and what the source had
 //! received still goes to a sink that lives.
 
-use super::harness::{DEFAULT, Turn, assert_same, pattern, turns};
+use super::args::{DEFAULT, assert_same};
+use super::harness::{Turn, pattern, turns};
 use crate::conformance::{Outcome, World};
 use crate::error::{Flavor, SoError};
 use crate::socket::Socket;

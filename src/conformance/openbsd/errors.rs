@@ -3,7 +3,7 @@
 //! Single faults are FreeBSD's `F03` and `F07`; the option as bytes, with its own faults, is
 //! `sockopt`'s. Neighbours: `harness` for the buffers.
 
-use super::harness::DEFAULT;
+use super::args::DEFAULT;
 use crate::conformance::{Outcome, World};
 use crate::error::{Errno, Flavor};
 use crate::splice::{Role, SpliceError, UnspliceError};

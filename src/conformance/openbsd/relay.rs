@@ -5,7 +5,7 @@
 //! of the stream a read must return 0. Then the relay shuts the drain down, and reads what the
 //! splice has left. Neighbours: `harness` drives it.
 
-use super::harness::{Args, MARK, assert_same};
+use super::args::{Args, MARK, assert_same};
 use crate::conformance::World;
 use crate::error::{Flavor, SoError};
 use crate::socket::Socket;

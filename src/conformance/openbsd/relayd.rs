@@ -4,7 +4,8 @@
 //! back to reading. `ETIMEDOUT`: if the other direction has moved bytes since it looked last, it
 //! splices again, else it closes. Anything else, and the end of the stream: it closes both.
 
-use super::harness::{DEFAULT, Turn, assert_same, pattern, turns};
+use super::args::{DEFAULT, assert_same};
+use super::harness::{Turn, pattern, turns};
 use crate::conformance::{Outcome, World};
 use crate::error::{Flavor, SoError};
 use crate::socket::Socket;
