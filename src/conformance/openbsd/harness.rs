@@ -9,9 +9,9 @@
 //! machines that take turns, so it works in virtual time as in real time. Neighbours: `relay`, the
 //! relay; the table of runs is in the parent.
 
-use super::args::{Args, assert_same};
+use super::args::{Args, MARK, assert_same};
 use super::relay::{Mode, Relay};
-use crate::conformance::{Outcome, Setup, World};
+use crate::conformance::{Outcome, World};
 use crate::socket::Socket;
 use std::io::ErrorKind;
 use std::net::Shutdown;

@@ -4,7 +4,8 @@
 //! not. A protocol that copies bytes begins to count anew at each of its connections, so nothing is
 //! to be seen there.
 
-use super::harness::{DEFAULT, Turn, turns};
+use super::args::DEFAULT;
+use super::harness::{Turn, turns};
 use crate::buf::{Buf, Chain};
 use crate::conformance::{Outcome, World};
 use crate::error::{Flavor, SoError};
