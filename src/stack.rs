@@ -126,6 +126,7 @@ mod numbers;
 mod packet;
 mod paths;
 mod routes;
+mod shared;
 mod source_address;
 mod stats;
 mod stream;
@@ -143,45 +144,16 @@ pub use routes::{Route, RouteError};
 pub use stats::{DriverStats, QueueStats, Stats};
 pub use stream::TcpStream;
 
-use crate::busy::Busy;
-use crate::clock::Clock;
-use crate::error::SoError;
-use crate::events::{Seldom, tell};
-use crate::link::{Capabilities, Link};
-use crate::lock::{LEAF, Mutex};
-use crate::protocol::SocketEnd;
-use crate::tcp::block::path_mtu::Finding;
-use crate::tcp::block::time::Clocked;
-use crate::tcp::conn::Host;
+use crate::link::Link;
 use crate::tcp::conn::{Conn, Runner};
-use crate::tcp::conn_state::{ConnConfig, Opening};
 use crate::tcp::counters::Counters;
-use crate::tcp::home::{Home, TimerKey};
-use crate::tcp::memory::Memory;
-use crate::tcp::options::Options;
 use crate::tcp::service::Work;
-use crate::tcp::time_wait::TimeWait;
-use crate::tcp::wire::{TCP_HEADER, Tuple};
-use accept::admission::Peers;
-use accept::backlog::Listening;
-use accept::syn_queue::HeldSyns;
-use config::Config;
-use demux::conn_table::Table;
-use demux::stateless::Control;
-use demux::unhandled::Unclaimed;
-use driver::queue::Queue;
 use ipnet::IpNet;
-use numbers::Numbers;
-use paths::Paths;
-use routes::Network;
-use stats::Received;
-use std::collections::HashMap;
+use shared::{Down, Shared};
 use std::net::IpAddr;
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -196,95 +168,8 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.closing.store(true, Ordering::Release);
+        self.shared.lifecycle.closing.store(true, Ordering::Release);
         self.shared.wake_all();
-    }
-}
-
-/// What handles, connections and the drivers share.
-pub(crate) struct Shared {
-    /// One at least.
-    pub(crate) queues: Box<[Queue]>,
-    clock: Arc<dyn Clock>,
-    epoch: Instant,
-    network: Mutex<Network, LEAF>,
-    config: Config,
-    pub(crate) table: Table,
-    /// The most precise rules first.
-    listeners: Mutex<Vec<Arc<Listening>>, LEAF>,
-    /// Connections whose handshake is not over, by the numbers of their sockets, and their listeners.
-    half_open: Mutex<HashMap<u64, (Tuple, Arc<Listening>)>, LEAF>,
-    /// Connections of each peer, if there is a limit of them.
-    peers: Peers,
-    /// SYNs about which a user is to decide.
-    pub(crate) held: Mutex<HeldSyns, LEAF>,
-    pub(crate) control: Mutex<Control, LEAF>,
-    unclaimed: Unclaimed,
-    /// What the buffers of all connections hold.
-    memory: Memory,
-    pub(crate) received: Received,
-    numbers: Numbers,
-    /// What is known of the paths to peers.
-    paths: Paths,
-    /// Connections dialled that may have any home.
-    dialled: AtomicUsize,
-    /// In which slot of time a SYN was last answered with a cookie.
-    cookies_sent_in: AtomicU64,
-    /// A listener whose user decides was there, so SYNs may be held.
-    decides: AtomicBool,
-    closing: AtomicBool,
-    /// The link or a driver is gone.
-    down: AtomicBool,
-    /// Why, and before that is said.
-    why_down: OnceLock<Down>,
-    /// Sockets whose last handle is still there.
-    attached: AtomicUsize,
-    /// How long each driver's thread has been at work.
-    drivers: Mutex<Vec<Arc<Busy>>, LEAF>,
-    syns_dropped: Seldom,
-    segments_dropped: Seldom,
-    cookies_sent: Seldom,
-    frames_lost: Seldom,
-    packets_refused: Seldom,
-}
-
-/// Why a stack is down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Down {
-    /// Its link is gone.
-    Link,
-    /// A driver was dropped.
-    Driver,
-    /// Nobody holds it, or a socket of it.
-    Unheld,
-}
-
-impl Down {
-    /// What it leaves connections to do, and what they end with.
-    fn of_connections(self) -> (Work, SoError) {
-        match self {
-            Down::Driver => (Work::DRIVER_DROPPED, SoError::DriverDropped),
-            Down::Link | Down::Unheld => (Work::NETWORK_DOWN, SoError::NetworkDown),
-        }
-    }
-}
-
-impl std::fmt::Display for Down {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Down::Link => "link gone",
-            Down::Driver => "driver dropped",
-            Down::Unheld => "nobody holds it",
-        })
-    }
-}
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stack")
-            .field("network", &self.network)
-            .field("queues", &self.queues)
-            .finish_non_exhaustive()
     }
 }
 
@@ -348,7 +233,7 @@ impl Stack {
 
     /// The stack's addresses at this moment.
     pub fn addresses(&self) -> Vec<IpNet> {
-        self.shared().network.lock().addresses().to_vec()
+        self.shared().addressing.network.lock().addresses().to_vec()
     }
 
     /// Adds an address with its prefix length, as [`Builder::address`] does.
@@ -368,7 +253,7 @@ impl Stack {
     /// [`BroadcastAddress`](RouteError::BroadcastAddress) and
     /// [`DuplicateAddress`](RouteError::DuplicateAddress).
     pub fn add_address(&self, address: IpNet) -> Result<(), RouteError> {
-        self.shared().network.lock().add_address(address)
+        self.shared().addressing.network.lock().add_address(address)
     }
 
     /// Takes an address away, also the last one. The connections of the address end with
@@ -380,7 +265,7 @@ impl Stack {
     /// it.
     pub fn remove_address(&self, address: IpAddr) -> Result<(), RouteError> {
         let shared = self.shared();
-        shared.network.lock().remove_address(address)?;
+        shared.addressing.network.lock().remove_address(address)?;
         let of_address = |conn: &Arc<Conn>| {
             let tuple = &conn.tuple;
             tuple.local == address || conn.home.looped && tuple.remote == address
@@ -396,7 +281,7 @@ impl Stack {
 
     /// The routes that were given, the longest prefixes first.
     pub fn routes(&self) -> Vec<(IpNet, Route)> {
-        self.shared().network.lock().routes().to_vec()
+        self.shared().addressing.network.lock().routes().to_vec()
     }
 
     /// Replaces all routes at once, see [`Builder::route`]. What holds for a connection is decided when
@@ -423,7 +308,7 @@ impl Stack {
     ) -> Result<(), RouteError> {
         // The author's iterator runs with no lock held.
         let routes: Vec<_> = routes.into_iter().collect();
-        self.shared().network.lock().set_routes(routes)
+        self.shared().addressing.network.lock().set_routes(routes)
     }
 
     /// Counters, and what there is at this moment. Looks at every connection, and locks none: its
@@ -486,7 +371,7 @@ impl Stack {
         for conn in shared.table.all() {
             stats.add_connection(&conn);
         }
-        let listeners = shared.listeners.lock().clone();
+        let listeners = shared.accepting.listeners.lock().clone();
         for listening in listeners {
             stats.add_listener(listening.queued());
         }
@@ -520,288 +405,5 @@ impl Stack {
     }
 }
 
-impl Shared {
-    pub(crate) fn is_own(&self, address: IpAddr) -> bool {
-        self.network.lock().is_own(address)
-    }
-
-    /// Nobody holds the stack, or a socket of it, any more.
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.closing.load(Ordering::Acquire) && self.attached.load(Ordering::Acquire) == 0
-    }
-
-    /// The link of a queue is gone, and with it the connections whose home that is. The others go on; with
-    /// the last queue the stack goes down.
-    pub(crate) fn queue_gone(&self, queue: u16) {
-        self.queues[usize::from(queue)]
-            .gone
-            .store(true, Ordering::SeqCst);
-        if self.queues.iter().all(Queue::is_gone) {
-            return self.go_down(Down::Link);
-        }
-        // One of them has something to forget now that this one did.
-        self.wake_all();
-        self.end_connections(Work::NETWORK_DOWN, |conn| conn.home.queue == queue);
-        self.end_agenda(&self.queues[usize::from(queue)]);
-    }
-
-    fn end_connections(&self, work: Work, which: impl Fn(&Conn) -> bool) {
-        for conn in self.table.all().into_iter().filter(|conn| which(conn)) {
-            let end = || conn.run(work, Runner::Driver);
-            if thread::panicking() {
-                // The connection at fault may do it again; the others' users are not to wait.
-                drop(panic::catch_unwind(AssertUnwindSafe(end)));
-            } else {
-                end();
-            }
-        }
-    }
-
-    fn end_agenda(&self, queue: &Queue) {
-        let mut forgotten = queue.agenda.lock().end();
-        queue.loopback.end();
-        let (handed_over, _) = forgotten.take(self.clock.now());
-        for conn in handed_over.iter().filter_map(Weak::upgrade) {
-            conn.resume();
-        }
-    }
-
-    /// A driver is gone, for this reason: ends every connection, and nothing new begins. The other drivers
-    /// end too, each with a call of this.
-    fn go_down(&self, why: Down) {
-        let (work, error) = self.why_down.get_or_init(|| why).of_connections();
-        let was_up = !self.down.swap(true, Ordering::SeqCst);
-        self.wake_all();
-        self.end_connections(work, |_| true);
-        let listeners = self.listeners.lock().clone();
-        listeners
-            .iter()
-            .for_each(|listening| listening.go_down(error));
-        self.forget_syns();
-        self.queues.iter().for_each(|queue| self.end_agenda(queue));
-        if was_up && !thread::panicking() {
-            tell!(info, "stack", %why, "stack down");
-        }
-    }
-
-    /// Whether nothing can be sent or received by a queue any more.
-    fn is_down(&self, queue: u16) -> bool {
-        self.down.load(Ordering::SeqCst) || self.queues[usize::from(queue)].is_gone()
-    }
-
-    /// The queue whose driver forgets what is no connection: the first that there is.
-    fn first_up(&self) -> u16 {
-        let mut up = (0..)
-            .zip(&self.queues)
-            .filter(|(_, queue)| !queue.is_gone());
-        up.next().map_or(0, |(first, _)| first)
-    }
-
-    /// The error of who wants something of a stack that is down.
-    pub(crate) fn why_down(&self) -> SoError {
-        self.down_for_connections().1
-    }
-
-    fn down_for_connections(&self) -> (Work, SoError) {
-        let why = self.why_down.get().copied();
-        why.unwrap_or(Down::Link).of_connections()
-    }
-
-    /// A connection that was put into the table. Either `go_down` or `queue_gone` has found it there, or
-    /// this finds its home down.
-    fn end_if_down(&self, conn: &Arc<Conn>, runner: Runner) -> bool {
-        let down = self.is_down(conn.home.queue);
-        if down {
-            conn.run(self.down_for_connections().0, runner);
-        }
-        down
-    }
-
-    /// Something that the first driver is to forget at this time was added.
-    fn expires_at(&self, at: Instant) {
-        let first = &self.queues[usize::from(self.first_up())];
-        let wake = first.agenda.lock().expires_at(at);
-        first.wake_if(wake);
-    }
-
-    /// A socket is handed out.
-    pub(crate) fn attach(&self) {
-        self.attached.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// A connection that is in no table yet.
-    fn connection(
-        self: &Arc<Self>,
-        home: Home,
-        (tuple, opening): (Tuple, Opening),
-        iss: u32,
-        now: Instant,
-    ) -> Arc<Conn> {
-        let end = SocketEnd::new(self.config.rcv_buffer, self.config.snd_buffer);
-        end.set_flavor(self.config.flavor);
-        // Of one to an address of the stack's own nothing is learnt.
-        let known = (!home.looped).then(|| self.paths.get(tuple.remote, now));
-        let config = ConnConfig {
-            home,
-            rcv_ring: self.config.rcv_buffer,
-            iss,
-            mtu: self.mtu_for(&tuple),
-            path: known.flatten(),
-            timestamp: self
-                .numbers
-                .initial_timestamp(&tuple, self.since_epoch(now)),
-            ack_delay: self.config.ack_delay,
-            opening,
-            ecn: self.config.ecn,
-            began: now,
-        };
-        let options = Options::new(!self.config.nagle, self.config.limits.clone());
-        options.set_congestion(self.config.congestion);
-        Conn::new(tuple, end, (&config, options), self.clone())
-    }
-
-    /// A connection announces and sends what this has room for.
-    fn mtu_for(&self, tuple: &Tuple) -> usize {
-        let mtu = self.capabilities().mtu;
-        let route = self.network.lock().mtu_to(tuple.remote);
-        let clamp = self.config.mss;
-        let clamp = clamp.map(|mss| tuple.ip_header_len() + TCP_HEADER + mss);
-        [route, clamp].into_iter().flatten().fold(mtu, usize::min)
-    }
-
-    /// RFC 6528; RFC 1122 4.2.2.13: behind the last one of a former connection, which a fast
-    /// connection's are soon.
-    fn initial_sequence_number(
-        &self,
-        tuple: &Tuple,
-        former: Option<&TimeWait>,
-        now: Instant,
-    ) -> u32 {
-        if let Some(former) = former {
-            return former.record.snd_nxt.wrapping_add(1 << 16);
-        }
-        self.numbers
-            .initial_sequence_number(tuple, self.since_epoch(now))
-    }
-
-    fn since_epoch(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.epoch)
-    }
-
-    /// What the link can do; all queues are alike.
-    fn capabilities(&self) -> Capabilities {
-        self.queues[0].link.capabilities()
-    }
-
-    /// Has every driver look whether it is to end.
-    fn wake_all(&self) {
-        self.queues.iter().for_each(|queue| queue.link.wake());
-    }
-
-    fn wake_all_if_abandoned(&self) {
-        if self.is_abandoned() {
-            self.wake_all();
-        }
-    }
-
-    fn home(&self, conn: &Conn) -> &Queue {
-        &self.queues[usize::from(conn.home.queue)]
-    }
-}
-
 #[cfg(test)]
 mod tests;
-
-impl Host for Shared {
-    fn link(&self, home: Home) -> &dyn Link {
-        let queue = &self.queues[usize::from(home.queue)];
-        if home.looped {
-            &queue.loopback
-        } else {
-            &queue.link
-        }
-    }
-
-    fn queues(&self) -> usize {
-        self.queues.len()
-    }
-
-    fn now(&self) -> Instant {
-        self.clock.now()
-    }
-
-    fn clocked(&self) -> Clocked {
-        Clocked { epoch: self.epoch }
-    }
-
-    fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
-    fn counters(&self, queue: u16) -> &Counters {
-        &self.queues[usize::from(queue)].counters
-    }
-
-    fn arm(&self, conn: &Arc<Conn>, at: Instant, former: Option<TimerKey>) -> TimerKey {
-        let home = self.home(conn);
-        let (key, wake) = home.agenda.lock().arm(conn, at, former);
-        home.wake_if(wake);
-        key
-    }
-
-    fn blocked(&self, conn: &Arc<Conn>) {
-        let home = self.home(conn);
-        let wake = home.agenda.lock().block(conn);
-        home.wake_if(wake);
-    }
-
-    fn hand_over(&self, conn: &Arc<Conn>) {
-        let home = self.home(conn);
-        let wake = home.agenda.lock().hand_over(conn);
-        home.wake_if(wake);
-        if self.is_down(conn.home.queue) {
-            conn.resume();
-        }
-    }
-
-    fn established(&self, conn: &Arc<Conn>) {
-        let half_open = self.half_open.lock().remove(&conn.end.id());
-        let listening = half_open.map(|(_, listening)| listening);
-        let admitted = self.admit(conn);
-        let wanted = match listening {
-            Some(listening) if admitted => listening.ready(conn),
-            Some(listening) => {
-                listening.release();
-                false
-            }
-            None => admitted,
-        };
-        if !wanted {
-            conn.leave_work(Work::ABORT);
-        }
-    }
-
-    fn path_found(&self, to: IpAddr, finding: Finding) {
-        self.paths.learn(to, finding, self.clock.now());
-    }
-
-    fn detached(&self) {
-        self.attached.fetch_sub(1, Ordering::AcqRel);
-        self.wake_all_if_abandoned();
-    }
-
-    fn closed(&self, conn: &Arc<Conn>, record: Option<TimeWait>) {
-        let half_open = self.half_open.lock().remove(&conn.end.id());
-        if let Some((_, listening)) = half_open {
-            listening.release();
-        }
-        self.dismiss(conn);
-        let now = self.clock.now();
-        drop(self.table.end(conn, record, now));
-        if record.is_some() {
-            self.expires_at(now + self.config.time_wait);
-        }
-        // The drivers may wait for the last connection to end.
-        self.wake_all_if_abandoned();
-    }
-}

@@ -37,7 +37,7 @@ const MAX_SPLICES: usize = 2 << 20;
 /// A pool of worker threads for splices.
 ///
 /// Clones are the same pool. Its threads start with the first splice. When the last clone is
-/// dropped, splices that still run end with [`Cause::PoolClosed`] and the threads finish; nobody
+/// dropped, splices that still run end with [`Cause::PoolClosed`](super::Cause::PoolClosed) and the threads finish; nobody
 /// waits for them.
 ///
 /// ```

@@ -26,14 +26,14 @@ impl Shared {
             return Err(Refusal::Connections);
         }
         match self.config.max_connections_per_peer {
-            Some(most) if self.peers.count(tuple.remote) >= most => Err(Refusal::Peer),
+            Some(most) if self.accepting.peers.count(tuple.remote) >= most => Err(Refusal::Peer),
             _ => Ok(()),
         }
     }
 
     /// As [`admits`](Self::admits), for one that is to be half-open.
     pub(in crate::stack) fn admits_half_open(&self) -> Result<(), Refusal> {
-        let count = self.half_open.lock().len();
+        let count = self.accepting.half_open.lock().len();
         let room = count < self.config.max_half_open;
         room.then_some(()).ok_or(Refusal::HalfOpen)
     }
@@ -47,7 +47,7 @@ impl Shared {
         else {
             return true;
         };
-        let admitted = self.peers.take(conn.tuple.remote, most);
+        let admitted = self.accepting.peers.take(conn.tuple.remote, most);
         conn.counts_for_peer.store(admitted, Ordering::Relaxed);
         self.received.peers_refused.add(u64::from(!admitted));
         admitted
@@ -56,7 +56,7 @@ impl Shared {
     /// A connection is over.
     pub(in crate::stack) fn dismiss(&self, conn: &Conn) {
         if conn.counts_for_peer.swap(false, Ordering::Relaxed) {
-            self.peers.give_back(conn.tuple.remote);
+            self.accepting.peers.give_back(conn.tuple.remote);
         }
     }
 
@@ -91,7 +91,7 @@ impl Shared {
             Refusal::Peer => &self.received.peers_refused,
         };
         counter.add(1);
-        if self.syns_dropped.is_due(now) {
+        if self.reports.syns_dropped.is_due(now) {
             let so_far = counter.get();
             tell!(
                 warn,

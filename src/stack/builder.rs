@@ -4,13 +4,12 @@ use crate::affinity::Affinity;
 use crate::clock::{self, Clock};
 use crate::congestion::Congestion;
 use crate::error::Flavor;
-use crate::events::{Seldom, tell};
+use crate::events::tell;
 use crate::keep_alive::KeepAlive;
 #[cfg(doc)]
 use crate::link::Checksum;
 use crate::link::{Capabilities, Frame, Link};
 use crate::lock::Mutex;
-use crate::stack::accept::admission::Peers;
 use crate::stack::config::{Config, LONGEST};
 use crate::stack::demux::conn_table::Table;
 use crate::stack::demux::stateless::Control;
@@ -20,6 +19,7 @@ use crate::stack::driver::queue::Queue;
 use crate::stack::numbers::Numbers;
 use crate::stack::paths::Paths;
 use crate::stack::routes::{Network, Route, RouteError};
+use crate::stack::shared::{Accepting, Addressing, Lifecycle, Reports};
 use crate::stack::stats::Received;
 use crate::stack::{Driver, Handle, Shared, Stack};
 use crate::tcp::limits::Limits;
@@ -27,8 +27,8 @@ use crate::tcp::memory::Memory;
 use ipnet::IpNet;
 use std::io;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::thread;
 use std::time::Duration;
 
@@ -851,36 +851,26 @@ impl Builder {
             queues: self.links.into_iter().map(Queue::new).collect(),
             epoch,
             clock: self.clock,
-            network: Mutex::new(network),
             config: self.config.clone(),
             table: Table::new(
                 self.config.time_wait,
                 self.config.time_wait_limit,
                 self.config.max_connections,
             ),
-            listeners: Mutex::default(),
-            half_open: Mutex::default(),
-            peers: Peers::default(),
-            held: Mutex::default(),
             control: Mutex::new(Control::new(&caps)),
             unclaimed: self.unclaimed,
             memory: Memory::new(self.config.max_buffer_memory),
             received: Received::default(),
-            numbers: Numbers::new(seed, repeatable, first..=last),
-            paths: Paths::default(),
-            dialled: AtomicUsize::new(0),
-            cookies_sent_in: AtomicU64::new(0),
-            decides: AtomicBool::new(false),
-            closing: AtomicBool::new(false),
-            down: AtomicBool::new(false),
-            why_down: OnceLock::new(),
-            attached: AtomicUsize::new(0),
             drivers: Mutex::default(),
-            syns_dropped: Seldom::new(epoch),
-            segments_dropped: Seldom::new(epoch),
-            cookies_sent: Seldom::new(epoch),
-            frames_lost: Seldom::new(epoch),
-            packets_refused: Seldom::new(epoch),
+            accepting: Accepting::default(),
+            addressing: Addressing {
+                network: Mutex::new(network),
+                numbers: Numbers::new(seed, repeatable, first..=last),
+                paths: Paths::default(),
+                dialled: AtomicUsize::new(0),
+            },
+            lifecycle: Lifecycle::default(),
+            reports: Reports::new(epoch),
         });
         tell!(info, "stack", ?addresses, mtu = caps.mtu, "stack up");
         let numbers = (0..).take(shared.queues.len());

@@ -55,7 +55,7 @@ impl Stack {
         // so are most of the others, and a look at all of them would cost more than the connection.
         const ENOUGH: usize = 8;
         let mut reusable = None;
-        let ports = shared.numbers.ports_to(local, to);
+        let ports = shared.addressing.numbers.ports_to(local, to);
         let ports = ports.filter(|port| !way.is_itself(*port));
         for (looked, port) in ports.enumerate() {
             if let Some(conn) = shared.connect(&way, port, Place::Free)? {
@@ -127,7 +127,7 @@ impl Shared {
     fn source_of(&self, from: IpAddr, to: SocketAddr) -> io::Result<(IpAddr, bool)> {
         let destination = to.ip();
         let error = |kind, why| Err(io::Error::new(kind, why));
-        let network = self.network.lock();
+        let network = self.addressing.network.lock();
         if to.port() == 0 || !wire::is_endpoint(destination) || network.is_broadcast(destination) {
             let why = format!(
                 "no host can be reached at {to}: give a port and the address of one host (not a loopback, \
@@ -197,7 +197,7 @@ impl Shared {
         let is_up = |queue: &usize| !self.queues[*queue].is_gone();
         let Some(steered) = steered else {
             // They take turns, those whose link is gone left out.
-            let turn = self.dialled.fetch_add(1, Ordering::Relaxed);
+            let turn = self.addressing.dialled.fetch_add(1, Ordering::Relaxed);
             let turns = (0..count).map(|next| (turn + next) % count);
             let any = || turns.clone().find(is_up).unwrap_or(turn % count);
             return wanted.or_else(|| u16::try_from(any()).ok());

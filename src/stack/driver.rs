@@ -217,7 +217,7 @@ impl Driver {
 
     fn frame_lost(&self, error: &io::Error, now: Instant) {
         self.shared.received.lost.add(1);
-        if self.shared.frames_lost.is_due(now) {
+        if self.shared.reports.frames_lost.is_due(now) {
             let so_far = self.shared.received.lost.get();
             let (error, queue) = (error.to_string(), self.queue);
             tell!(warn, "stack", %error, queue, so_far, "frame lost: the link failed to receive it");
@@ -227,7 +227,7 @@ impl Driver {
     /// Who transmits cannot tell of it: he holds a lock.
     fn tell_of_refusals(&mut self, now: Instant) {
         let so_far = self.home().link.refused();
-        if so_far == self.refused || !self.shared.packets_refused.is_due(now) {
+        if so_far == self.refused || !self.shared.reports.packets_refused.is_due(now) {
             return;
         }
         self.refused = so_far;
@@ -369,7 +369,7 @@ impl Driver {
         if !self.is_first() {
             return None;
         }
-        let held = self.shared.held.lock().next();
+        let held = self.shared.accepting.held.lock().next();
         let record = self.shared.table.next_expiry();
         held.into_iter().chain(record).min()
     }
@@ -424,7 +424,7 @@ impl Driver {
         let to_many = destination.is_multicast() || destination == IpAddr::V4(Ipv4Addr::BROADCAST);
         let nowhere = !to_many && !wire::is_endpoint(destination);
         let beginner = to_many && source.is_unspecified();
-        nowhere || !beginner && self.shared.network.lock().is_martian(source)
+        nowhere || !beginner && self.shared.addressing.network.lock().is_martian(source)
     }
 
     fn icmp(&mut self, ip_header_len: usize, frame: &Frame) {
@@ -453,7 +453,13 @@ impl Driver {
 
     fn icmp_error(&mut self, error: IcmpError, frame: &Frame) {
         // It quotes what was sent to the peer, and there is no such peer.
-        if self.shared.network.lock().is_martian(error.tuple.remote) {
+        if self
+            .shared
+            .addressing
+            .network
+            .lock()
+            .is_martian(error.tuple.remote)
+        {
             self.shared.received.bad_address.add(1);
             return;
         }
@@ -503,7 +509,7 @@ impl Driver {
             // The connection is run behind the batch.
             Left::First => self.touched.push(conn),
             Left::Behind => {}
-            Left::Dropped if self.shared.segments_dropped.is_due(now) => {
+            Left::Dropped if self.shared.reports.segments_dropped.is_due(now) => {
                 let (local, peer) = conn.tuple.ends();
                 let so_far = self.home().counters.backlog_full.get();
                 tell!(warn, "stack", %local, %peer, so_far, "segment dropped: backlog of its connection full");
@@ -515,7 +521,7 @@ impl Driver {
     fn time_wait(&mut self, record: &TimeWait, segment: Segment, now: Instant) {
         let tuple = &record.tuple;
         let (own, looped) = {
-            let network = self.shared.network.lock();
+            let network = self.shared.addressing.network.lock();
             (network.is_own(tuple.local), network.is_own(tuple.remote))
         };
         if looped != segment.looped {
@@ -556,7 +562,7 @@ impl Driver {
         let tuple = segment.tuple;
         let header = &segment.header;
         let (own, routed, martian) = {
-            let network = self.shared.network.lock();
+            let network = self.shared.addressing.network.lock();
             let nobody = network.is_martian(tuple.remote) || network.is_broadcast(tuple.local);
             let martian = !segment.looped && (nobody || tuple.local == tuple.remote);
             let routed = segment.looped || network.is_routed(tuple.remote);
@@ -640,7 +646,7 @@ impl Shared {
     /// A SYN, or what a cookie has brought, is beyond the backlog.
     pub(super) fn drop_syn(&self, listening: &Listening, now: Instant) {
         self.received.backlog_full.add(1);
-        if self.syns_dropped.is_due(now) {
+        if self.reports.syns_dropped.is_due(now) {
             let so_far = self.received.backlog_full.get();
             let accepts = listening.rule.clone();
             tell!(warn, "stack", %accepts, so_far, "SYN dropped: backlog full");
@@ -648,7 +654,7 @@ impl Shared {
     }
 
     pub(super) fn tell_of_cookies(&self, listening: &Listening, now: Instant) {
-        if self.cookies_sent.is_due(now) {
+        if self.reports.cookies_sent.is_due(now) {
             let so_far = self.received.cookies_sent.get();
             let accepts = listening.rule.clone();
             tell!(warn, "stack", %accepts, so_far, "SYN answered with a cookie: backlog full");

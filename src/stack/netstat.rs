@@ -105,7 +105,7 @@ impl Stack {
     pub fn sockets(&self) -> Vec<SocketInfo> {
         let shared = self.shared();
         let now = self.now();
-        let listeners = shared.listeners.lock().clone();
+        let listeners = shared.accepting.listeners.lock().clone();
         let mut sockets: Vec<_> = listeners.iter().map(|one| listener(one)).collect();
         let first = sockets.len();
         let entries = shared.table.entries();

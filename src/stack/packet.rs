@@ -29,17 +29,22 @@ mod unclaimed;
 
 use super::*;
 use crate::buf::Buf;
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::error::SoError;
 use crate::link::memory::{self, MemoryLink};
 use crate::link::{Capabilities, Checksum, Packet};
+use crate::lock::{LEAF, Mutex};
+use crate::tcp::conn::Host;
+use crate::tcp::home::Home;
 use crate::tcp::wire::{
-    self, ACK, FIN, Header, MAX_CANONICAL, PSH, Parsed, RST, SYN, Segment, SynOptions,
+    self, ACK, FIN, Header, MAX_CANONICAL, PSH, Parsed, RST, SYN, Segment, SynOptions, Tuple,
 };
 use demux::conn_table::Entry;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::num::NonZeroU16;
+use std::sync::atomic::AtomicUsize;
+use std::thread;
 use std::time::Duration;
 
 /// Time that only moves when told to.

@@ -2,9 +2,13 @@
 
 use super::accept::begin::Begun;
 use super::*;
+use crate::clock::Clock;
 use crate::link::memory::{self, MemoryLink};
+use crate::tcp::wire::Tuple;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicUsize;
+use std::thread;
 use std::time::Duration;
 
 fn stack(frames: usize) -> (Stack, Driver, MemoryLink) {
@@ -118,7 +122,7 @@ fn a_syn_whose_place_is_taken_is_its_connections() {
         other => panic!("{other:?}"),
     };
     assert!(Arc::ptr_eq(&begin(), &begin()));
-    assert_eq!(shared.half_open.lock().len(), 1);
+    assert_eq!(shared.accepting.half_open.lock().len(), 1);
     assert!(listener.reserve(), "one of two places is taken");
     assert!(!listener.reserve());
 }

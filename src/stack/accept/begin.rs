@@ -38,7 +38,7 @@ impl Stack {
         if at.port() != 0 {
             return at_port(at.port());
         }
-        let mut listening = shared.numbers.ephemeral().map(at_port);
+        let mut listening = shared.addressing.numbers.ephemeral().map(at_port);
         listening
             .find_map(Result::ok)
             .ok_or_else(|| io::ErrorKind::AddrInUse.into())
@@ -61,7 +61,7 @@ impl Stack {
     pub(crate) fn unlisten(&self, listening: &Arc<Listening>, unaccepted: Unaccepted) {
         let shared = self.shared();
         let gone = {
-            let mut listeners = shared.listeners.lock();
+            let mut listeners = shared.accepting.listeners.lock();
             let at = listeners
                 .iter()
                 .position(|other| Arc::ptr_eq(other, listening));
@@ -73,7 +73,7 @@ impl Stack {
         }
         drop(gone);
         let half_open: Vec<(u64, Tuple)> = {
-            let half_open = shared.half_open.lock();
+            let half_open = shared.accepting.half_open.lock();
             let mine = half_open
                 .iter()
                 .filter(|(_, (_, other))| Arc::ptr_eq(other, listening));
@@ -105,8 +105,8 @@ impl Shared {
     ) -> io::Result<Arc<Listening>> {
         let backlog = backlog.max(1);
         let listening = Arc::new(Listening::new(rule, backlog, decides));
-        let mut listeners = self.listeners.lock();
-        if self.down.load(Ordering::SeqCst) {
+        let mut listeners = self.accepting.listeners.lock();
+        if self.lifecycle.down.load(Ordering::SeqCst) {
             return Err(self.why_down().into());
         }
         let rule = &listening.rule;
@@ -115,7 +115,7 @@ impl Shared {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
         }
         // Before the listener is found, and only who has found it holds a SYN.
-        self.decides.fetch_or(decides, Ordering::Relaxed);
+        self.accepting.decides.fetch_or(decides, Ordering::Relaxed);
         listeners.push(listening.clone());
         listeners.sort_by_key(|one| one.rule.rank());
         drop(listeners);
@@ -125,7 +125,7 @@ impl Shared {
     }
 
     pub(crate) fn listener_for(&self, tuple: &Tuple, own: bool) -> Option<Arc<Listening>> {
-        let listeners = self.listeners.lock();
+        let listeners = self.accepting.listeners.lock();
         let mut listeners = listeners.iter();
         let wanted = |one: &&Arc<Listening>| one.rule.matches(tuple.local, tuple.local_port, own);
         listeners.find(wanted).cloned()
@@ -174,7 +174,10 @@ impl Shared {
     /// looks for its listener.
     pub(in crate::stack) fn half_open(&self, conn: &Arc<Conn>, listening: &Arc<Listening>) {
         let half_open = (conn.tuple, listening.clone());
-        self.half_open.lock().insert(conn.end.id(), half_open);
+        self.accepting
+            .half_open
+            .lock()
+            .insert(conn.end.id(), half_open);
     }
 
     /// Puts a half-open connection into the table, unless its tuple is taken: by another driver that
@@ -189,7 +192,7 @@ impl Shared {
             self.end_if_down(&conn, Runner::Driver);
             return Ok(Put::Taken(conn));
         };
-        let forgotten = self.half_open.lock().remove(&conn.end.id());
+        let forgotten = self.accepting.half_open.lock().remove(&conn.end.id());
         if forgotten.is_some() {
             listening.release();
         }

@@ -119,7 +119,7 @@ impl Shared {
 
     #[expect(clippy::cast_possible_truncation, reason = "32 bits of a hash")]
     fn claim_hash(&self) -> impl Fn(&Claim) -> u32 + use<'_> {
-        |claim| self.numbers.keyed_hash(claim) as u32
+        |claim| self.addressing.numbers.keyed_hash(claim) as u32
     }
 
     /// Answers a SYN that finds the backlog full. `false`: it is to be dropped.
@@ -140,7 +140,9 @@ impl Shared {
             slot,
             bits: pack(options, slot),
         };
-        self.cookies_sent_in.store(slot, Ordering::Relaxed);
+        self.accepting
+            .cookies_sent_in
+            .store(slot, Ordering::Relaxed);
         self.received.cookies_sent.add(1);
         let capacity = self.config.rcv_buffer;
         let mtu = self.mtu_for(&tuple) - tuple.ip_header_len() - wire::TCP_HEADER;
@@ -157,6 +159,7 @@ impl Shared {
         };
         let timestamps = syn.timestamps.map(|(theirs, _)| {
             let ours = self
+                .addressing
                 .numbers
                 .initial_timestamp(&tuple, self.since_epoch(now));
             (ours, theirs)
@@ -169,7 +172,7 @@ impl Shared {
     /// What the SYN said that a segment without a connection acknowledges, if it was answered with a
     /// cookie.
     pub(crate) fn cookie_of(&self, segment: &Segment, now: Instant) -> Option<Syn> {
-        let sent_in = self.cookies_sent_in.load(Ordering::Relaxed);
+        let sent_in = self.accepting.cookies_sent_in.load(Ordering::Relaxed);
         if sent_in == 0 {
             return None;
         }
@@ -199,7 +202,10 @@ impl Shared {
 
     /// Whether a cookie of the last two minutes had this timestamp.
     fn is_of_cookie(&self, tuple: &Tuple, echo: u32, now: Instant) -> bool {
-        let latest = self.numbers.initial_timestamp(tuple, self.since_epoch(now));
+        let latest = self
+            .addressing
+            .numbers
+            .initial_timestamp(tuple, self.since_epoch(now));
         u64::from(latest.wrapping_sub(echo)) <= 2 * SLOT * 1000
     }
 
@@ -281,7 +287,10 @@ mod tests {
         };
         let guessed = Syn::from(header).segment(tuple);
         assert_eq!(shared.cookie_of(&guessed, shared.now()), None);
-        shared.cookies_sent_in.store(slot, Ordering::Relaxed);
+        shared
+            .accepting
+            .cookies_sent_in
+            .store(slot, Ordering::Relaxed);
         assert!(shared.cookie_of(&guessed, shared.now()).is_some());
     }
 

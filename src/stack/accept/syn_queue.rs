@@ -175,11 +175,11 @@ impl HeldSyns {
 impl Shared {
     /// A SYN came again. `false`: it is not held.
     pub(crate) fn refresh_syn(&self, syn: &Segment, now: Instant) -> bool {
-        if !self.decides.load(Ordering::Relaxed) {
+        if !self.accepting.decides.load(Ordering::Relaxed) {
             return false;
         }
         let until = now + self.config.limits.connect;
-        (self.held.lock()).refresh(&syn.tuple, Syn::of(syn), until)
+        (self.accepting.held.lock()).refresh(&syn.tuple, Syn::of(syn), until)
     }
 
     /// Holds a SYN, if the listener's backlog has room. A connection is given back if one has come to
@@ -198,13 +198,13 @@ impl Shared {
         let until = now + self.config.limits.connect;
         let looped = syn.looped;
         let place = (syn.tuple, Home { queue, looped });
-        let key = (self.held.lock()).insert(place, listening, Syn::of(syn), until);
+        let key = (self.accepting.held.lock()).insert(place, listening, Syn::of(syn), until);
         let Some(key) = key else {
             listening.release();
             return None;
         };
         // Either go_down() has forgotten it, or this finds the stack down.
-        if self.down.load(Ordering::SeqCst) {
+        if self.lifecycle.down.load(Ordering::SeqCst) {
             self.ignore_syn(key);
             return None;
         }
@@ -222,7 +222,7 @@ impl Shared {
     /// Forgets those about which nobody has decided in time.
     pub(crate) fn expire_syns(&self, now: Instant) {
         loop {
-            let due = self.held.lock().take_due(now);
+            let due = self.accepting.held.lock().take_due(now);
             let Some((key, record)) = due else { return };
             record.listening.withdraw(key);
             record.listening.release();
@@ -232,9 +232,9 @@ impl Shared {
     /// Begins the connection.
     pub(crate) fn accept_held(self: &Arc<Self>, key: Key) -> io::Result<Arc<Conn>> {
         let tuple = key.tuple;
-        let syn = self.held.lock().begin(key);
+        let syn = self.accepting.held.lock().begin(key);
         let Some((home, syn)) = syn else {
-            return Err(match self.down.load(Ordering::SeqCst) {
+            return Err(match self.lifecycle.down.load(Ordering::SeqCst) {
                 true => self.why_down().into(),
                 false => io::Error::new(
                     io::ErrorKind::TimedOut,
@@ -288,14 +288,14 @@ impl Shared {
     }
 
     fn take_syn(&self, key: Key) -> Option<Record> {
-        let record = self.held.lock().take(key)?;
+        let record = self.accepting.held.lock().take(key)?;
         record.listening.release();
         Some(record)
     }
 
     /// The stack is down.
     pub(crate) fn forget_syns(&self) {
-        let all = std::mem::take(&mut *self.held.lock());
+        let all = std::mem::take(&mut *self.accepting.held.lock());
         drop(all);
     }
 }

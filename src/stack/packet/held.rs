@@ -37,7 +37,7 @@ fn held(net: &mut Net, listener: &DecidingListener, raw: &Raw) -> Pending {
 
 /// All places of the backlog are free, and nothing is left of any record.
 fn nothing_is_held(net: &mut Net, listener: &DecidingListener) {
-    assert_eq!(net.stack.shared().held.lock().len(), (0, 0));
+    assert_eq!(net.stack.shared().accepting.held.lock().len(), (0, 0));
     let dropped = net.stack.stats().syns_dropped;
     let pending: Vec<Pending> = (0..BACKLOG as u16)
         .map(|i| held(net, listener, &Raw::new(60_000 + i)))
@@ -47,7 +47,7 @@ fn nothing_is_held(net: &mut Net, listener: &DecidingListener) {
     assert!(none_pending(listener));
     assert_eq!(net.stack.stats().syns_dropped, dropped + 1);
     drop(pending);
-    assert_eq!(net.stack.shared().held.lock().len(), (0, 0));
+    assert_eq!(net.stack.shared().accepting.held.lock().len(), (0, 0));
 }
 
 /// The peer's side after `accept()`.
@@ -114,7 +114,7 @@ fn a_syn_that_comes_again_is_the_same_one() {
         assert!(net.seen().is_empty());
         assert!(none_pending(&listener));
     }
-    assert_eq!(net.stack.shared().held.lock().len(), (1, 1));
+    assert_eq!(net.stack.shared().accepting.held.lock().len(), (1, 1));
     let stream = pending.accept().unwrap();
     finish(&mut net, &mut raw, &stream);
     nothing_is_held(&mut net, &listener);
@@ -130,7 +130,7 @@ fn who_does_not_try_again_is_forgotten() {
     assert_eq!(net.driver.next_deadline(), Some(at), "the driver wakes up");
     Raw::new(5001).send(&net, SYN, b"");
     net.pass(Duration::from_secs(74));
-    assert_eq!(net.stack.shared().held.lock().len(), (2, 2));
+    assert_eq!(net.stack.shared().accepting.held.lock().len(), (2, 2));
     net.pass(Duration::from_secs(2));
     assert!(net.seen().is_empty(), "silently");
     assert!(none_pending(&listener), "nobody was handed this one");
@@ -191,7 +191,7 @@ fn a_closed_listener_refuses_whom_nobody_was_handed() {
     assert!(net.seen().is_empty(), "this one is still its user's");
     let stream = pending.accept().unwrap();
     finish(&mut net, &mut raw, &stream);
-    assert_eq!(net.stack.shared().held.lock().len(), (0, 0));
+    assert_eq!(net.stack.shared().accepting.held.lock().len(), (0, 0));
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn a_stack_that_goes_down_holds_nothing() {
     let other = held(&mut net, &elsewhere, &to_port(81));
     let Net { stack, driver, .. } = net;
     drop(driver);
-    assert_eq!(stack.shared().held.lock().len(), (0, 0));
+    assert_eq!(stack.shared().accepting.held.lock().len(), (0, 0));
     assert_eq!(pending.accept().unwrap_err().kind(), ErrorKind::NetworkDown);
     assert_eq!(
         listener.pending().unwrap_err().kind(),

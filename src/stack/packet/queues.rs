@@ -151,7 +151,7 @@ fn a_syn_by_two_queues_is_one_connection() {
         nets.iter_mut().for_each(|net| drop(net.seen()));
     }
     let shared = nets[0].stack.shared();
-    assert!(shared.half_open.lock().is_empty());
+    assert!(shared.accepting.half_open.lock().is_empty());
     assert_eq!(nets[0].stack.stats().connections, 0);
     assert_eq!(nets[0].stack.stats().syns_dropped, 0, "no place was lost");
     nets[0].healthy();
@@ -170,7 +170,7 @@ fn a_held_syn_by_two_queues_is_one_decision() {
         raw.send(&nets[0], SYN, b"");
         raw.send(&nets[1], SYN, b"");
         turn_at_once(&mut nets);
-        assert_eq!(shared.held.lock().len(), (1, 1));
+        assert_eq!(shared.accepting.held.lock().len(), (1, 1));
         let pending = listener.pending().unwrap();
         assert!(listener.pending().is_err(), "one decision");
         if port % 2 == 0 {
@@ -192,7 +192,7 @@ fn a_held_syn_by_two_queues_is_one_decision() {
         stream.abort();
         nets.iter_mut().for_each(|net| drop(net.seen()));
     }
-    assert_eq!(shared.held.lock().len(), (0, 0));
+    assert_eq!(shared.accepting.held.lock().len(), (0, 0));
     assert_eq!(nets[0].stack.stats().syns_dropped, 0, "no place was lost");
 }
 
@@ -224,7 +224,7 @@ fn a_cookie_by_two_queues_is_one_connection() {
     }
     let stats = nets[0].stack.stats();
     assert_eq!((stats.syn_cookies_accepted, stats.syns_dropped), (300, 0));
-    assert_eq!(nets[0].stack.shared().half_open.lock().len(), 4);
+    assert_eq!(nets[0].stack.shared().accepting.half_open.lock().len(), 4);
     nets[0].healthy();
 }
 
@@ -348,7 +348,7 @@ fn a_connection_that_begins_while_the_stack_goes_down_ends() {
         while second.driver.run_once().is_ok() {}
     });
     assert_eq!(second.stack.stats().connections, 0);
-    assert!(second.stack.shared().half_open.lock().is_empty());
+    assert!(second.stack.shared().accepting.half_open.lock().is_empty());
     assert_eq!(
         listener.accept().unwrap_err().kind(),
         ErrorKind::NetworkDown

@@ -170,7 +170,7 @@ fn in_listen_what_neither_opens_nor_acknowledges_is_dropped() {
             assert_eq!(net.stack.stats().connections, 0);
         }
     }
-    assert_eq!(net.stack.shared().held.lock().len(), (0, 0));
+    assert_eq!(net.stack.shared().accepting.held.lock().len(), (0, 0));
 }
 
 /// Only who has seen our SYN can refuse or accept it.
@@ -275,7 +275,7 @@ fn held_syns_count_in_the_backlog() {
         net.turn();
     }
     assert!(net.seen().is_empty());
-    assert_eq!(net.stack.shared().held.lock().len(), (3, 3));
+    assert_eq!(net.stack.shared().accepting.held.lock().len(), (3, 3));
     assert_eq!(net.stack.stats().syns_dropped, 997);
     drop(listener);
 }

@@ -122,7 +122,7 @@ fn a_held_syn_needs_a_place_when_it_is_accepted() {
     net.seen();
     assert!(listener.pending().is_err(), "not even held");
     assert_eq!(net.stack.stats().connections_refused, 2);
-    assert_eq!(net.stack.shared().held.lock().len(), (0, 0));
+    assert_eq!(net.stack.shared().accepting.held.lock().len(), (0, 0));
     stream.abort();
     net.turn();
     client(4, 5000).send(&net, SYN, b"");
@@ -284,8 +284,8 @@ fn ten_thousand_random_openings_and_endings_leave_no_count() {
         let shared = net.stack.shared();
         let standing = shared.table.all().len();
         assert_eq!(net.stack.stats().connections, standing, "step {step}");
-        assert!(standing <= 40 && shared.half_open.lock().len() <= 12);
-        assert!(shared.peers.len() <= standing);
+        assert!(standing <= 40 && shared.accepting.half_open.lock().len() <= 12);
+        assert!(shared.accepting.peers.len() <= standing);
     }
     let stats = net.stack.stats();
     assert!(stats.connections_refused > 10, "{stats:?}");
@@ -294,7 +294,10 @@ fn ten_thousand_random_openings_and_endings_leave_no_count() {
     drop((streams, listener));
     net.pass(Duration::from_secs(600));
     let shared = net.stack.shared();
-    assert_eq!((net.stack.stats().connections, shared.peers.len()), (0, 0));
-    assert_eq!(shared.half_open.lock().len(), 0);
+    assert_eq!(
+        (net.stack.stats().connections, shared.accepting.peers.len()),
+        (0, 0)
+    );
+    assert_eq!(shared.accepting.half_open.lock().len(), 0);
     net.healthy();
 }

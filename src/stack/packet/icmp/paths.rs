@@ -115,7 +115,7 @@ fn a_forged_report_is_not_remembered() {
     net.icmp(&other, too_big(600));
     // Larger than what was sent says nothing.
     net.icmp(&text, too_big(1500));
-    assert_eq!(net.stack.shared().paths.len(), 0);
+    assert_eq!(net.stack.shared().addressing.paths.len(), 0);
     assert_eq!(net.stack.stats().mtu_lowered, 0);
     let (_raw, stream) = standing(&mut net, false);
     assert_eq!(sizes(&mut net, &stream, 5000)[0], 1460);
@@ -144,7 +144,7 @@ fn all_queues_know_what_one_has_learnt() {
     one.icmp(&text, too_big(1400));
     let (_raw, stream) = begun(&mut other, 1);
     assert_eq!(sizes(&mut other, &stream, 5000)[0], 1360);
-    assert_eq!(other.stack.shared().paths.len(), 1);
+    assert_eq!(other.stack.shared().addressing.paths.len(), 1);
 }
 
 /// Routers that drop what does not fit and say nothing (RFC 4821): the second connection does not wait for
@@ -175,7 +175,7 @@ fn a_black_hole_is_found_out_once() {
     raw.ack = raw.ack.wrapping_add(8000);
     raw.send(&net, ACK, b"");
     net.turn();
-    assert_eq!(net.stack.shared().paths.len(), 0);
+    assert_eq!(net.stack.shared().addressing.paths.len(), 0);
     let (_raw, stream) = standing(&mut net, false);
     assert_eq!(sizes(&mut net, &stream, 2000), [1460, 540]);
     net.healthy();
