@@ -188,14 +188,7 @@ mod end;
 pub mod endings {}
 pub mod error;
 mod events;
-mod interest;
-mod keep_alive;
-#[cfg(target_os = "linux")]
-pub mod kernel;
-pub mod link;
-pub mod local;
-pub mod lock;
-#[doc = include_str!("doc/performance.md")]
+#[doc = include_str!("doc/experiments.md")]
 #[doc = "<div>"]
 #[doc = include_str!("doc/soak.svg")]
 #[doc = "</div>\n\n# Plots: messages, connections, loss\n\n<div>"]
@@ -205,6 +198,17 @@ pub mod lock;
 #[doc = "</div>\n\n<div>"]
 #[doc = include_str!("doc/loss.svg")]
 #[doc = "</div>"]
+pub mod experiments {}
+#[doc = include_str!("doc/glossary.md")]
+pub mod glossary {}
+mod interest;
+mod keep_alive;
+#[cfg(target_os = "linux")]
+pub mod kernel;
+pub mod link;
+pub mod local;
+pub mod lock;
+#[doc = include_str!("doc/performance.md")]
 pub mod performance {}
 pub mod protocol;
 mod run_list;
