@@ -173,6 +173,8 @@
 //! ([list](stack#tcp-which-standards-hold)).
 
 mod affinity;
+#[doc = include_str!("doc/differences.md")]
+#[doc = "\n\n# Row by row\n\n"]
 #[doc = include_str!("doc/behaviour.md")]
 pub mod behaviour {}
 pub mod buf;
@@ -201,6 +203,8 @@ mod events;
 pub mod experiments {}
 #[doc = include_str!("doc/glossary.md")]
 pub mod glossary {}
+#[doc = include_str!("doc/guide.md")]
+pub mod guide {}
 mod interest;
 mod keep_alive;
 #[cfg(target_os = "linux")]
