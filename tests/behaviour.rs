@@ -137,6 +137,37 @@ fn each_test_that_a_page_names_is_there() {
     }
 }
 
+/// Words in backquotes, and targets of links, that are written as paths.
+#[test]
+fn each_file_that_a_page_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = vec![root.join("README.md"), root.join("tests/README.md")];
+    pages.extend(["CONTRIBUTING.md", "CHANGELOG.md"].map(|page| root.join(page)));
+    let manual = fs::read_dir(root.join("src/doc")).unwrap();
+    pages.extend(manual.map(|page| page.unwrap().path()));
+    // A package has neither all pages nor all folders.
+    pages.retain(|page| page.extension().is_some_and(|kind| kind == "md") && page.exists());
+    let folders = ["src", "tests", "benches", "examples", ".ci", "findings"];
+    let here = folders.iter().filter(|folder| root.join(folder).exists());
+    let here: BTreeSet<_> = here.copied().collect();
+    let mut checked = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for word in text.split(['`', '(', ')', ' ', '\n', '#', ',']) {
+            let Some((folder, rest)) = word.split_once('/') else {
+                continue;
+            };
+            if !here.contains(folder) || rest.starts_with("fuzz/") {
+                continue;
+            }
+            let (shown, path) = (page.display(), root.join(word.trim_end_matches(['.', ':'])));
+            assert!(path.exists(), "{shown}: no file {word}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 60, "{checked}");
+}
+
 /// The table of limits: what it calls a setting is one, with that default, and its counters are counted.
 #[test]
 fn the_table_of_limits_is_that_of_the_builders() {
