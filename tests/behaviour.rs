@@ -141,28 +141,28 @@ fn each_test_that_a_page_names_is_there() {
 #[test]
 fn each_file_that_a_page_names_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut pages = vec![root.join("README.md"), root.join("tests/README.md")];
-    pages.extend(["CONTRIBUTING.md", "CHANGELOG.md"].map(|page| root.join(page)));
+    if !root.join(".ci").exists() {
+        // A package, which does not have every file.
+        return;
+    }
+    let pages = ["README", "CONTRIBUTING", "CHANGELOG", "tests/README"];
+    let mut pages: Vec<_> = pages.map(|page| root.join(page.to_owned() + ".md")).into();
     let manual = fs::read_dir(root.join("src/doc")).unwrap();
     pages.extend(manual.map(|page| page.unwrap().path()));
-    // A package has neither all pages nor all folders.
-    pages.retain(|page| page.extension().is_some_and(|kind| kind == "md") && page.exists());
+    pages.retain(|page| page.extension().is_some_and(|kind| kind == "md"));
     let folders = ["src", "tests", "benches", "examples", ".ci", "findings"];
-    let here = folders.iter().filter(|folder| root.join(folder).exists());
-    let here: BTreeSet<_> = here.copied().collect();
     let mut checked = 0;
     for page in pages {
         let text = fs::read_to_string(&page).unwrap();
         for word in text.split(['`', '(', ')', ' ', '\n', '#', ',']) {
-            let Some((folder, rest)) = word.split_once('/') else {
-                continue;
-            };
-            if !here.contains(folder) || rest.starts_with("fuzz/") {
-                continue;
+            let is_path = word
+                .split_once('/')
+                .is_some_and(|(folder, _)| folders.contains(&folder));
+            if is_path {
+                let path = root.join(word.trim_end_matches(['.', ':']));
+                assert!(path.exists(), "{}: no file {word}", page.display());
+                checked += 1;
             }
-            let (shown, path) = (page.display(), root.join(word.trim_end_matches(['.', ':'])));
-            assert!(path.exists(), "{shown}: no file {word}");
-            checked += 1;
         }
     }
     assert!(checked > 60, "{checked}");
