@@ -16,12 +16,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const HEAD: &str = "\
-What a splice does, beside what both kernels do. Each row is a test; the table is made from them.
+The behaviour of a splice, beside both kernels'. Each row is a test; the table is generated from the tests.
 
 Rows of the suite are run over pairs in memory and over TCP, IPv4 and IPv6 and mixed, with one and
 several workers, with direct and adaptive dispatch, in real and in virtual time, as far as they apply, and in
 both flavors if they hold in both: `cargo test --test conformance -- 'name'`. Other protocols run
-them with the feature `conformance`. An empty cell says: as in the column before.
+them with the feature `conformance`. An empty cell means: as in the column before.
 ";
 
 /// A line of the table.
