@@ -15,7 +15,7 @@ use std::io;
 /// ([`Socket::set_flavor`](crate::Socket::set_flavor)). The flavor of a splice is its source's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Flavor {
-    /// A read takes what happens to be there; splices end without `so_error`; rings go on.
+    /// A read takes the bytes that are queued; splices end without `so_error`; rings go on.
     #[default]
     FreeBsd,
     /// A read finds nothing while the splice lasts; `so_error` says why it ended; rings end with

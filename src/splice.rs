@@ -5,7 +5,7 @@
 //! proxied connection are two splices. It behaves as FreeBSD documents it:
 //!
 //! * While it lasts, the source's arriving bytes wake nobody and the sink's space wakes nobody. A
-//!   [`recv`](Socket::recv) on the source takes what happens to be there; a reader that sleeps goes
+//!   [`recv`](Socket::recv) on the source takes the bytes that are queued; a reader that sleeps goes
 //!   on sleeping. When it ends, whoever sleeps on either socket is woken, always.
 //!   (That is the FreeBSD [flavor](crate::error::Flavor); in OpenBSD's a read finds nothing there.)
 //! * It ends on the limit (to the byte), on the end of the stream after the last byte, when the sink

@@ -32,7 +32,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "eof before the splice",
-        behaviour: "a source at its end can be spliced: what is queued is moved in the call",
+        behaviour: "a source at its end can be spliced: queued bytes are moved in the call",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -41,7 +41,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "shutdown of the source for reading",
-        behaviour: "`shutdown(source, SHUT_RD)` discards what is queued and ends the splice as end of file",
+        behaviour: "`shutdown(source, SHUT_RD)` discards the queued bytes and ends the splice as end of file",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -122,7 +122,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "source reset by its peer",
-        behaviour: "the source is reset: what it had received is moved first, the error stays",
+        behaviour: "the source is reset: its received bytes are moved first, the error stays",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -158,7 +158,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "sink closed with data",
-        behaviour: "the sink is closed: what it had taken is delivered, the rest stays on the source",
+        behaviour: "the sink is closed: bytes that it had taken are delivered, the rest stays on the source",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -185,7 +185,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a splice keeps no connection open",
-        behaviour: "the last handle closes, whatever is spliced; other handles do not",
+        behaviour: "the last handle closes, spliced or not; other handles do not",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -206,7 +206,7 @@ pub(super) const CASES: &[Case] = &[
         behaviour: "`SO_ERROR` of source and sink after the limit",
         freebsd: "0, 0",
         openbsd: "`EFBIG`, 0",
-        here: "and the end of the splice says it",
+        here: "and the end of the splice has the cause",
         flavors: BOTH,
         run: error_after_limit,
     },
@@ -215,7 +215,7 @@ pub(super) const CASES: &[Case] = &[
         behaviour: "`SO_ERROR` of source and sink after the timeout",
         freebsd: "0, 0",
         openbsd: "`ETIMEDOUT`, 0",
-        here: "and the end of the splice says it",
+        here: "and the end of the splice has the cause",
         flavors: BOTH,
         run: error_after_timeout,
     },

@@ -107,7 +107,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "burst after a rest",
-        behaviour: "a rest saves up a splice's burst, and no more",
+        behaviour: "an idle splice saves up its burst, and no more",
         freebsd: NO_KERNEL,
         openbsd: NO_KERNEL,
         here: "`Options::rate`",

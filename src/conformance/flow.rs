@@ -129,7 +129,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a connecting source",
-        behaviour: "a source still connects: what arrives once it stands passes",
+        behaviour: "a source still connects: bytes pass as soon as it is established",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -138,7 +138,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "end of file before a connecting sink stands",
-        behaviour: "end of file before a connecting sink stands: bytes are moved, then the splice ends",
+        behaviour: "end of file before a connecting sink is established: bytes are moved, then the splice ends",
         freebsd: "taken and lost",
         openbsd: "held",
         here: "as OpenBSD",

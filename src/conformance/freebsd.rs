@@ -77,7 +77,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "F09 splice_nonblock",
-        behaviour: "what was written until `EAGAIN` arrives whole and in order",
+        behaviour: "bytes written until `EAGAIN` arrive completely and in order",
         freebsd: "",
         openbsd: "",
         here: "",

@@ -13,7 +13,7 @@ use std::time::Duration;
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "a limit inside of what is queued",
-        behaviour: "a limit inside of what is queued splits it; the call succeeds and the splice has ended",
+        behaviour: "a limit inside of the queued bytes splits them; the call succeeds and the splice has ended",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -40,7 +40,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "end of file below the limit",
-        behaviour: "end of file below the limit ends the splice with what there was",
+        behaviour: "end of file below the limit ends the splice after the bytes that there were",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -49,7 +49,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a limit behind a full sink",
-        behaviour: "a limit counts what was moved, not what waits for a full sink",
+        behaviour: "a limit counts moved bytes, not those that wait for a full sink",
         freebsd: "",
         openbsd: "",
         here: "",
@@ -184,7 +184,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "idle time and lifetime together",
-        behaviour: "of idle time and lifetime, what is over first ends the splice",
+        behaviour: "of idle time and lifetime, the first to expire ends the splice",
         freebsd: "has only the lifetime",
         openbsd: "has only the idle time",
         here: "both",

@@ -274,7 +274,7 @@ pub(super) const CASES: &[Case] = &[
         ..alike(
             "args-relay-read",
             "the relay reads from the source meanwhile",
-            "what happens to be there",
+            "the bytes that are queued",
             |world| run(world, LONG.reads().server_sleeps(3000)),
         )
     },
@@ -282,7 +282,7 @@ pub(super) const CASES: &[Case] = &[
         openbsd: "each question about both",
         ..alike(
             "args-order",
-            "which of two faults is told, and that nothing changes",
+            "which of two faults is reported, and that nothing changes",
             "all of the source's first",
             errors::order,
         )
@@ -336,7 +336,7 @@ pub(super) const CASES: &[Case] = &[
         openbsd: "goes on, the error stays",
         ..alike(
             "args-max-both",
-            "one direction has ended by its limit, nobody has fetched the error",
+            "one direction has ended by its limit, and its error was not read yet",
             "goes on",
             aborts::errors_apart,
         )
@@ -378,7 +378,7 @@ pub(super) const CASES: &[Case] = &[
     },
     alike(
         "L03 slow-drain",
-        "bytes that wait for the drain are looked at often",
+        "bytes that wait for the drain are checked often",
         "they pass",
         loops::slow_drain,
     ),

@@ -89,7 +89,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "a slow sink is no ring",
-        behaviour: "300 looks at bytes that cannot go on are no 300 splices",
+        behaviour: "300 checks of bytes that cannot go on do not count as 300 splices",
         freebsd: "",
         openbsd: "`ELOOP` until 2026",
         here: "as OpenBSD since",
@@ -98,7 +98,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "unsplice of what is not spliced",
-        behaviour: "unsplice of what is not spliced: never, no longer, the sink, twice",
+        behaviour: "unsplice of a socket that is not spliced: never, no longer, the sink, twice",
         freebsd: "`ENOTCONN`",
         openbsd: "`EPROTO`",
         here: "by flavor",
@@ -152,7 +152,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "the order of errors",
-        behaviour: "two things are wrong at once: which one is told",
+        behaviour: "two faults at once: which one is reported",
         freebsd: "all about the source, then all about the sink",
         openbsd: "listening of both, connected of both, busy of both",
         here: "by flavor of the source",
@@ -161,7 +161,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "the kind of socket is looked at first",
-        behaviour: "no stream: told before anything else is asked or touched",
+        behaviour: "no stream: reported before anything else is checked or changed",
         freebsd: "`EPROTONOSUPPORT`",
         openbsd: "`EPROTONOSUPPORT`; a panic until 2020",
         here: "`EPROTONOSUPPORT`",

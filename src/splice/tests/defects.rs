@@ -188,8 +188,8 @@ fn defect_5_a_blocked_reader_stalls_nothing_and_wakes_at_the_end() {
     });
 }
 
-// Row: an end without data on the source | poll may wait for ever | woken if readable | upcalls
-// and pollers are always told
+// Row: an end without data on the source | poll may wait for ever | woken if readable
+// | upcalls and pollers are always notified
 #[test]
 fn defect_6_every_end_is_observable_without_data() {
     type EndIt = fn(&Bench);
@@ -282,8 +282,8 @@ fn defect_9_n_workers_are_n_threads() {
     );
 }
 
-// Row: a timer fires while a pass runs | waits for it, on a thread that all share | waits for the
-// buffer | waits for nobody
+// Row: a timer fires while a pass runs | waits for it, on a thread that all share | waits for the buffer
+// | does not wait
 #[test]
 fn defect_10_a_timer_never_waits_for_a_pass() {
     let bench = Bench::new();

@@ -235,7 +235,7 @@ fn lesson_2013_a_limit_can_be_told_from_the_end_of_file() {
 }
 
 // Row: many small pieces before a pass | moved one by one in the wake-up | so until tasks came |
-// one pass, and a look
+// one pass, and a check
 #[test]
 fn lesson_1_133_wakeups_are_batched() {
     let bench = Bench::new();
@@ -491,8 +491,7 @@ fn lesson_2024_07_reads_during_set_up() {
     assert!(both == sent, "a byte is lost or doubled");
 }
 
-// Row: a socket is closed by the thread that runs its splice | - | waited for itself (2025) | waits
-// for nobody
+// Row: a socket is closed by the thread that runs its splice | - | waited for itself (2025) | does not wait
 #[test]
 fn lesson_2025_07_close_inside_the_worker() {
     let options = threads(1);
@@ -518,7 +517,7 @@ fn lesson_2025_07_close_inside_the_worker() {
     }
 }
 
-// Row: many looks at a packet that cannot go on | - | counted as hops until 2026 | only moves count
+// Row: many checks of a packet that cannot go on | - | counted as hops until 2026 | only moves count
 #[test]
 fn lesson_2026_looks_are_no_hops() {
     let bench = Bench::new();
@@ -542,7 +541,7 @@ fn lesson_2026_looks_are_no_hops() {
     assert_eq!((splice.end(), bench.left[1].take_error()), (None, None));
 }
 
-// Row: unsplice of what is not spliced | `ENOTCONN` | `EPROTO`; 0 until 2025 | by flavor
+// Row: unsplice of a socket that is not spliced | `ENOTCONN` | `EPROTO`; 0 until 2025 | by flavor
 #[test]
 fn lesson_2025_unsplice_of_an_unspliced_socket_fails() {
     let bench = Bench::new();
