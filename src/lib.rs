@@ -1,10 +1,13 @@
 //! BSD socket splicing (`SO_SPLICE`) for userspace TCP stacks.
 //!
-//! A splice joins two connections: what one receives, the other one sends, and the program that
-//! owns both neither wakes up nor touches a byte. FreeBSD and OpenBSD have this in the kernel; this
-//! crate is the socket layer, the splices and their worker threads for programs that bring their own
-//! TCP. One comes with it, over TUN devices or links in memory: a TCP that keeps positions and no
-//! payload (see [which standards hold](stack#tcp-which-standards-hold)).
+//! A splice joins two connections: bytes that one receives are sent by the other one, and the program that
+//! owns both is not woken and does not copy them. FreeBSD and OpenBSD have this in their kernels. This
+//! crate is the socket layer, the splices and their worker threads for programs with a TCP of their own. It
+//! contains one, over TUN devices or links in memory, that keeps positions and no payload (see
+//! [which standards hold](stack#tcp-which-standards-hold)).
+//!
+//! The manual: a [`guide`] to programs, a [`glossary`], [`behaviour`] beside FreeBSD and OpenBSD, [`endings`]
+//! (shutdown), [timers](stack#timers), [`security`], [`performance`], [`scale`], [`experiments`].
 //!
 //! ```
 //! use sosplice::{Stack, TcpListener, TcpStream, link::memory, splice::{Cause, Options}};
@@ -45,26 +48,23 @@
 //!
 //! # The map
 //!
-//! | module | what it is |
+//! | module | contents |
 //! |---|---|
 //! | [`splice`] | splices: options, ends, the pool of worker threads |
-//! | [`behaviour`] | what a splice does beside FreeBSD and OpenBSD, row by row, each with its test |
-//! | [`endings`] | what becomes of the rest when a socket, listener, stack, link or pool goes |
-//! | [`security`] | what a hostile peer can do, and the limit or rule that holds against it |
-//! | [`sockopt`] | the option as bytes: `setsockopt` and `getsockopt` as the kernels have them |
-//! | [`socket`] | a user's socket: blocking and non-blocking I/O, shutdown, close, upcalls |
+//! | [`sockopt`] | the option as bytes: `setsockopt` and `getsockopt` of both kernels |
+//! | [`socket`] | a program's socket: blocking and non-blocking I/O, shutdown, close, upcalls |
 //! | [`socket::poller`] | waiting for many sockets and listeners at once, level- or edge-triggered; ends of splices are events |
-//! | [`protocol`] | what a socket and its protocol know of each other (`protosw`): where other stacks plug in |
-//! | [`sockbuf`], [`buf`] | socket buffers, and the reference-counted buffers that they are chains of (mbufs) |
+//! | [`protocol`] | the interface between a socket and its protocol (`protosw`), for other stacks |
+//! | [`sockbuf`], [`buf`] | socket buffers, and the chains of reference-counted buffers (mbufs) in them |
 //! | [`local`] | a stream pair in memory: the reference protocol |
 //! | `kernel` | the operating system's connections as sockets |
 //! | [`stack`] | a TCP/IP stack over one link: addresses, ports, listeners, streams, the driver thread |
 //! | `tcp` | one connection: control block, store, service step (private) |
-//! | [`link`] | where packets come from and go to: in memory, TUN devices |
+//! | [`link`] | sources and destinations of packets: in memory, TUN devices |
 //! | [`clock`], [`error`], [`lock`] | time, errors, ranked locks |
-//! | `sync` | what threads meet at: `std`'s, or [loom](https://docs.rs/loom)'s for the models (private) |
+//! | `sync` | locks, atomics and threads: `std`'s, or [loom](https://docs.rs/loom)'s for the models (private) |
 //!
-//! Arrows mean "knows"; none goes up:
+//! Arrows mean "uses"; none points upwards (`tests/arrows.rs`):
 //!
 //! ```text
 //!   sockopt ──> splice ──> socket ──> protocol ──> sockbuf ──> buf
@@ -73,79 +73,78 @@
 //!                            └───────┴──────────> link ──────> buf
 //! ```
 //!
-//! The socket layer does not know splices (it offers an upcall that diverts a buffer), splices know
-//! neither stack nor TCP. Only `tcp` and `stack` know [smoltcp](https://docs.rs/smoltcp), which answers
-//! pings, and is a peer and a twin in tests and benchmarks.
+//! The socket layer does not use splices (it offers an upcall that diverts a buffer), splices use neither
+//! stack nor TCP. Only `tcp` and `stack` use [smoltcp](https://docs.rs/smoltcp), which answers pings, and is a
+//! peer and a twin in tests and benchmarks.
 //!
 //! # How a byte travels
 //!
 //! 1. The driver reads a frame from the link. Its headers are parsed once; the connection is found by
 //!    a hash look-up.
-//! 2. The connection's *control block* decides by RFC 9293, 5961 and 7323 what of the segment counts. It
-//!    keeps sequence numbers, windows and timers, and sees no payload: only its position and length.
-//! 3. The payload stays in the frame that it came in; a reference to it is appended to `so_rcv`.
-//!    Out-of-order data waits until the hole before it is filled, and is reported to the peer (SACK).
-//! 4. A splice is told, and one of its passes moves the reference from `so_rcv` to the `so_snd` of
+//! 2. The connection's *control block* decides by RFC 9293, 5961 and 7323 which part of the segment is
+//!    acceptable. It keeps sequence numbers, windows and timers; of the payload it has only position and length.
+//! 3. The payload stays in its frame; a reference to it is appended to `so_rcv`. Out-of-order data waits until
+//!    the hole before it is filled, and is reported to the peer (SACK).
+//! 4. An upcall notifies the splice, and one of its passes moves the reference from `so_rcv` to the `so_snd` of
 //!    the other socket.
 //! 5. That socket's control block emits a header and a range of positions. The range picks the
 //!    references out of `so_snd`, and the link sends header and payload with one gathering write.
-//! 6. When the range is acknowledged, the last reference goes, and the frame returns to its pool.
+//! 6. When the range is acknowledged, the last reference is dropped, and the frame returns to its pool.
 //!
 //! The bytes stay counted in the receiving connection's window until the splice has moved them, so
 //! back-pressure is exact from one end to the other.
 //!
 //! # Threads
 //!
-//! * Each stack has a *driver* that receives, runs timers, and sends what its segments caused; one for
-//!   each receive queue, if its link has several ([`Stack::over`]).
-//! * A [`SplicePool`] has *workers*. A splice's worker moves its bytes when the receiving thread lags
-//!   behind, so that receiving and sending overlap; while that keeps up it does so itself, after its
-//!   batch. [`Dispatch`](splice::Dispatch) has it one way or the other always.
+//! * Each stack has a *driver*, a thread that receives, runs timers, and sends the answers to received
+//!   segments; one for each receive queue, if its link has several ([`Stack::over`]).
+//! * A [`SplicePool`] has *workers*. While a receiving thread keeps up, it moves the bytes of splices itself,
+//!   after its batch; while it lags behind, the splice's worker moves them, so that receiving and sending
+//!   overlap. [`Dispatch`](splice::Dispatch) can fix either way.
 //!   One thread can receive for several stacks ([`stack::Driver::run_all`]).
-//! * A user's thread sends in its own calls, and waits in them unless told not to.
-//! * A simulator uses none of these: stacks, pools and clocks can be run by hand
+//! * A thread of the program sends in its own calls, and waits in them unless the socket is non-blocking.
+//! * A simulator needs no threads: it runs stacks, pools and clocks itself
 //!   ([`stack::Builder::manual`], [`splice::Builder::manual`], [`clock::Clock`]).
 //!
-//! # What is called back
+//! # Callbacks
 //!
-//! Code of the program's that the library calls does not nest: it may call the library, and what becomes due
-//! there is called when it has returned, in the same thread, in order. So the stack of a thread does not
-//! grow with what callbacks bring about, whatever peers do. In turn code that is called back must not wait
-//! for other code that is.
+//! Callbacks do not nest: a callback may call the library, and further callbacks that become due there are
+//! called when it has returned, in the same thread, in order. So the stack of a thread does not grow with
+//! callbacks, whatever peers do. In return a callback must not wait for another one.
 //!
-//! | code | where it is called |
+//! | code of the program | thread that calls it |
 //! |---|---|
-//! | [`Splice::on_end`], the wakers of `Splice::ended` | in the thread that ends the splice |
-//! | the wakers of sockets | in the thread that brings the bytes or the room, or one for wakers |
-//! | subscribers of events (below) | in the thread that has something to tell |
-//! | the hook for frames ([`stack::Builder::unclaimed`]) | in the driver |
-//! | what is dropped with the upcalls and wakers of a closed socket | where the socket is closed |
-//! | [upcalls](protocol::Upcall) | under a buffer's lock, where they call nothing; [`closing`](protocol::Upcall::closing) where the socket is closed |
+//! | [`Splice::on_end`], the wakers of `Splice::ended` | the one that ends the splice |
+//! | the wakers of sockets | the one that delivers the bytes or the space, or the thread for wakers |
+//! | subscribers of events (below) | the one that reports the event |
+//! | the hook for frames ([`stack::Builder::unclaimed`]) | the driver's |
+//! | destructors of values in upcalls and wakers of a closed socket | the one that closes the socket |
+//! | [upcalls](protocol::Upcall) | any, under a buffer's lock: they must call nothing; [`closing`](protocol::Upcall::closing): the one that closes the socket |
 //!
-//! The wakers of sockets do not wait for such code: in it, the thread for wakers calls them, so code that is
-//! called back may wait for a task of another thread. After 64 callbacks in a row that each other have brought
-//! about, those for ends are called by the worker of the splice, so that the thread gets on with what else it
-//! has to do. A [`Poller`] calls nobody.
+//! The wakers of sockets are not delayed by a running callback: meanwhile the thread for wakers calls them, so a
+//! callback may wait for a task of another thread. After 64 callbacks in a row, each caused by the one before,
+//! those for ends are called by the worker of the splice, so that the thread can do its other work. A [`Poller`]
+//! calls no code of the program.
 //!
-//! # What an administrator sees
+//! # Counters, tables and events
 //!
 //! * Counters, queues and memory of a stack ([`Stack::stats`], [`Stack::driver_stats`]) and of a pool
 //!   ([`SplicePool::stats`], [`SplicePool::worker_stats`]).
-//! * What netstat shows: [`Stack::sockets`] and [`SplicePool::splices`], and both as tables
+//! * Lists like netstat's: [`Stack::sockets`] and [`SplicePool::splices`], and both as tables
 //!   ([`stack::SocketTable`], [`splice::SpliceTable`]).
-//! * Events of [tracing](https://docs.rs/tracing), of life cycles and never of a segment or a pass:
+//! * Events of [tracing](https://docs.rs/tracing) about life cycles, never about a segment or a pass:
 //!
-//! | target | level | what |
+//! | target | level | events |
 //! |---|---|---|
-//! | `sosplice::stack` | info | stack up, stack down (and why: link gone, driver dropped, nobody holds it), listener bound, listener closed |
-//! | `sosplice::stack` | warn | link gone; once a second at most: frame lost and packet lost (the link's error), and SYN dropped, SYN answered with a cookie, segment dropped, since a backlog is full |
-//! | `sosplice::tcp` | debug | connecting, peer is connecting, connection established, in TIME-WAIT, ended, failed (with the error, and whether it stood) |
+//! | `sosplice::stack` | info | stack up, stack down (with the reason: link gone, driver dropped, no handle left), listener bound, listener closed |
+//! | `sosplice::stack` | warn | link gone; at most once a second: frame lost and packet lost (with the link's error), and SYN dropped, SYN answered with a cookie, segment dropped, because a backlog is full |
+//! | `sosplice::tcp` | debug | connecting, peer is connecting, connection established, in TIME-WAIT, ended, failed (with the error, and whether it had been established) |
 //! | `sosplice::splice` | debug | splice set up; splice ended, with its cause and bytes |
 //!
-//! A subscriber runs in whatever thread has something to tell, with no lock held, and may use every
-//! socket, but in the thread of a driver or a worker it must not wait for one. What its own calls, or those
-//! of other code that is called back, give to tell is told afterwards. If it panics in a driver's thread,
-//! the stack goes down.
+//! A subscriber runs in the thread that reports the event, with no lock held, and may use every
+//! socket, but in the thread of a driver or a worker it must not wait for one. Events that its own calls, or
+//! those of other callbacks, cause are reported afterwards. If it panics in a driver's thread, the stack goes
+//! down.
 //!
 //! # Locks
 //!
@@ -163,13 +162,14 @@
 //! | `async` | `Splice::ended`, a future; `Socket::poll_recv` and its like |
 //! | `futures-io` | the traits of `futures-io` for all sockets |
 //! | `tokio` | tokio's traits for all sockets (its runtime is not needed) |
-//! | `conformance` | the suite that any protocol's sockets are to pass |
+//! | `conformance` | a suite of cases for the sockets of any protocol |
 //!
 //! `link::tun` and `kernel` need Linux; the rest is portable.
 //!
-//! # What is not done
+//! # Not supported
 //!
-//! UDP, Ethernet (ARP, neighbour discovery), reassembly of IP fragments; of TCP, urgent data
+//! UDP, Ethernet (ARP, neighbour discovery), reassembly of IP fragments, KTLS, TUN devices of other systems than
+//! Linux; of TCP, Fast Open and urgent data
 //! ([list](stack#tcp-which-standards-hold)).
 
 mod affinity;

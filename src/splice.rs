@@ -300,7 +300,7 @@ impl Splice {
     /// with no lock held. It may do anything, splice again too, but the splices of that worker
     /// wait for it. If it panics, the others are called, and [`Stats::panics`] counts it.
     ///
-    /// Callbacks do not nest (see [the crate's page](crate#what-is-called-back)): in a callback, and in
+    /// Callbacks do not nest (see [the crate's page](crate#callbacks)): in a callback, and in
     /// all other code of the user's that the library calls, nothing else is called at once. What becomes
     /// due there, also by [`on_end`](Self::on_end) for an end that is there already, is called when that
     /// code has returned. So a callback must not wait for what another one does. A stream may be
