@@ -157,7 +157,7 @@
 //!
 //! None is on by default.
 //!
-//! | feature | what it adds |
+//! | feature | adds |
 //! |---|---|
 //! | `async` | `Splice::ended`, a future; `Socket::poll_recv` and its like |
 //! | `futures-io` | the traits of `futures-io` for all sockets |
