@@ -16,7 +16,7 @@
 //! **Endings.** Sockets and listeners keep their stack running. When the last of them and the last
 //! `Stack` handle are gone, the driver delivers what was sent for up to five seconds, resets what is left
 //! and ends. When the link is gone, or a [`Driver`] is dropped before, every connection ends with
-//! [`NetworkDown`](SoError::NetworkDown) or [`DriverDropped`](SoError::DriverDropped) (both are
+//! [`NetworkDown`](crate::error::SoError::NetworkDown) or [`DriverDropped`](crate::error::SoError::DriverDropped) (both are
 //! [`ErrorKind::NetworkDown`](std::io::ErrorKind::NetworkDown)), and so does every attempt to connect or to
 //! accept one. What had arrived until then can be read. Of several receive queues, one whose link is gone
 //! takes only the connections along whose home it is. A frame that a link cannot receive or send is lost
@@ -257,7 +257,7 @@ impl Stack {
     }
 
     /// Takes an address away, also the last one. The connections of the address end with
-    /// [`AddressRemoved`](SoError::AddressRemoved), and their peers get a reset, but for those on
+    /// [`AddressRemoved`](crate::error::SoError::AddressRemoved), and their peers get a reset, but for those on
     /// the stack itself, which end alike; listeners stay, and hear nothing until the address is back.
     ///
     /// # Errors

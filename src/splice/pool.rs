@@ -108,7 +108,7 @@ impl Builder {
     /// The processors that the workers run on, counted from 0 as in `/proc/cpuinfo`: the first worker on
     /// the first of them, and so on, beginning again when there are more workers. By default the system
     /// decides. A processor that is not there makes the first splice fail with
-    /// [`NoProcessor`](SpliceError::NoProcessor).
+    /// [`NoProcessor`](super::SpliceError::NoProcessor).
     ///
     /// ```
     /// use sosplice::{local, splice::{Options, SpliceError, SplicePool}};
@@ -127,7 +127,7 @@ impl Builder {
     /// How many splices the pool has at most at a time; 2,097,152 if not set, one for each direction of
     /// as many pairs of connections as two stacks have by default. Beyond it
     /// [`splice_to`](crate::Socket::splice_to) fails with
-    /// [`TooManySplices`](SpliceError::TooManySplices), which is counted
+    /// [`TooManySplices`](super::SpliceError::TooManySplices), which is counted
     /// ([`Stats::refused`]); a splice that has ended makes room.
     ///
     /// ```
