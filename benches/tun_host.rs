@@ -10,9 +10,8 @@ mod program {
     use clap::{Parser, ValueEnum};
     use sosplice::kernel::KernelStream;
     use sosplice::link::tun::Tun;
-    use sosplice::splice::{Dispatch, Options};
+    use sosplice::splice::{self, Dispatch, Options};
     use sosplice::{Stack, TcpListener, TcpStream};
-    use std::sync::Arc;
 
     #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
     enum Mode {
@@ -39,23 +38,17 @@ mod program {
         bench: bool,
     }
 
-    fn splice(client: TcpStream, dispatch: Dispatch, buffer: usize) -> anyhow::Result<()> {
+    fn join(client: TcpStream, dispatch: Dispatch, buffer: usize) -> anyhow::Result<()> {
         let server = KernelStream::start(client.local_addr())?;
         server.set_rcv_hiwat(buffer);
         server.set_snd_hiwat(buffer);
-        let pair = Arc::new((client, server));
-        let options = || Options {
+        let options = Options {
             forward_eof: true,
             forward_reset: true,
             dispatch: Some(dispatch),
             ..Options::default()
         };
-        let up = pair.0.splice_to(&pair.1, options())?;
-        let down = pair.1.splice_to(&pair.0, options())?;
-        for splice in [up, down] {
-            let pair = pair.clone();
-            splice.on_end(move |_| drop(pair));
-        }
+        splice::join(client, server, options)?;
         Ok(())
     }
 
@@ -86,8 +79,8 @@ mod program {
         println!("listening");
         for client in listener.incoming() {
             match arguments.mode {
-                Mode::Worker => splice(client?, Dispatch::Worker, arguments.buffer)?,
-                Mode::Direct => splice(client?, Dispatch::Direct, arguments.buffer)?,
+                Mode::Worker => join(client?, Dispatch::Worker, arguments.buffer)?,
+                Mode::Direct => join(client?, Dispatch::Direct, arguments.buffer)?,
                 Mode::Copy => drop(runtime.spawn(copy(client?))),
             }
         }

@@ -5,7 +5,7 @@
 //! ```
 
 use sosplice::link::memory;
-use sosplice::splice::Options;
+use sosplice::splice::{self, Options};
 use sosplice::{Stack, TcpListener, TcpStream};
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -40,15 +40,17 @@ fn main() -> Outcome {
     let mut user = TcpStream::connect(&client, "10.0.1.2:80")?;
     let (inside, _) = proxy.accept()?;
     let outside = TcpStream::connect(&back, "10.0.2.1:80")?;
-    let up = inside.splice_to(&outside, Options::default())?;
-    let down = outside.splice_to(&inside, Options::default())?;
+    let options = Options {
+        forward_eof: true,
+        ..Options::default()
+    };
+    let join = splice::join(inside, outside, options)?;
 
     user.write_all(b"hello through two stacks")?;
     user.shutdown(Shutdown::Write)?;
-    println!("up:     {:?}", up.wait());
-    outside.shutdown(Shutdown::Write)?;
-    println!("down:   {:?}", down.wait());
-    inside.shutdown(Shutdown::Write)?;
+    let ends = join.wait();
+    println!("up:     {:?}", ends.a_to_b);
+    println!("down:   {:?}", ends.b_to_a);
 
     let mut answer = String::new();
     user.read_to_string(&mut answer)?;

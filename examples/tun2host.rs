@@ -14,9 +14,8 @@ use clap::Parser;
 use ipnet::IpNet;
 use sosplice::kernel::KernelStream;
 use sosplice::link::tun::Tun;
-use sosplice::splice::Options;
+use sosplice::splice::{self, Options};
 use sosplice::{DecidingListener, Intercept, Pending, Stack};
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -40,8 +39,8 @@ struct Arguments {
     idle: u64,
 }
 
-/// Dials the destination, then answers the client, and splices both ways. The connections live as long
-/// as one of the splices does.
+/// Dials the destination, then answers the client, and joins both. The connections live until both
+/// directions have ended.
 fn serve(client: Pending, timeout: Duration, options: &Options) -> anyhow::Result<()> {
     let server = match KernelStream::connect_timeout(client.local_addr(), timeout) {
         Ok(server) => server,
@@ -50,13 +49,7 @@ fn serve(client: Pending, timeout: Duration, options: &Options) -> anyhow::Resul
             return Err(error.into());
         }
     };
-    let pair = Arc::new((client.accept()?, server));
-    let up = pair.0.splice_to(&pair.1, options.clone())?;
-    let down = pair.1.splice_to(&pair.0, options.clone())?;
-    for splice in [up, down] {
-        let pair = pair.clone();
-        splice.on_end(move |_| drop(pair));
-    }
+    splice::join(client.accept()?, server, options.clone())?;
     Ok(())
 }
 

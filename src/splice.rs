@@ -1,8 +1,9 @@
 //! Splices: bytes that a socket receives leave through another one, without their process
 //! (SO_SPLICE).
 //!
-//! [`Socket::splice_to`] joins a *source*'s `so_rcv` to a *sink*'s `so_snd`; both directions of a
-//! proxied connection are two splices. It behaves as FreeBSD documents it:
+//! [`Socket::splice_to`] joins a *source*'s `so_rcv` to a *sink*'s `so_snd`. Both directions of a
+//! proxied connection are two splices; [`join`](join()) sets up both, and owns the sockets. A splice behaves
+//! as FreeBSD documents it:
 //!
 //! * While it lasts, the source's arriving bytes wake nobody and the sink's space wakes nobody. A
 //!   [`recv`](Socket::recv) on the source takes the bytes that are queued; a reader that sleeps goes
@@ -24,10 +25,11 @@
 //! [`SplicePool::splices`] lists them, and [`SplicePool::stats`] counts what they have done.
 //!
 //! Inside: `machine` (states), `xfer` (moving), `task` (both, bound to locks and time), `pool`
-//! (threads). Locks: `so_rcv` of the source (2), `so_snd` of the sink (3), the splice's state (4),
+//! (threads), `join` (two splices). Locks: `so_rcv` of the source (2), `so_snd` of the sink (3), the splice's state (4),
 //! queues (5).
 
 mod bucket;
+mod join;
 mod list;
 mod machine;
 mod pool;
@@ -38,6 +40,9 @@ mod xfer;
 
 pub use crate::end::{Cause, End, Role};
 pub use bucket::Rate;
+#[cfg(feature = "async")]
+pub use join::JoinEnded;
+pub use join::{Ends, Join, join};
 pub use list::{SpliceInfo, SpliceState, SpliceTable};
 pub use pool::{Builder, DEFAULT_QUANTUM, SplicePool};
 pub use stats::{Stats, WorkerStats};
@@ -241,6 +246,20 @@ impl fmt::Debug for Task {
 }
 
 impl Splice {
+    fn of(task: &Arc<Task>) -> Splice {
+        Splice {
+            status: task.status.clone(),
+            task: Arc::downgrade(task),
+        }
+    }
+
+    /// Ends it like this, if it is still there.
+    fn end_by(&self, cause: Cause) {
+        if let Some(task) = self.task.upgrade() {
+            task.dissolve(cause);
+        }
+    }
+
     /// Waits until it has ended, and what it moved was given to the sink's protocol. Not for a
     /// worker or driver thread, which may be the one to end it.
     pub fn wait(&self) -> End {
@@ -415,8 +434,50 @@ pub(crate) fn set_up(
     order: Flavor,
 ) -> Result<Splice, SpliceError> {
     let pool = start_pool(options)?;
+    set_up_in(source, sink, options, order, pool)
+}
+
+/// As [`set_up`], in a pool that works.
+fn set_up_in(
+    source: &Socket,
+    sink: &Socket,
+    options: &Options,
+    order: Flavor,
+    pool: &Arc<Shared>,
+) -> Result<Splice, SpliceError> {
     check_options(options)?;
     check(source, sink, order)?;
+    let task = put_on(source, sink, options, pool)?;
+    run_list::scope(Budget::USER, || task.run());
+    Ok(Splice::of(&task))
+}
+
+/// Splices two sockets to each other. Neither direction moves a byte before both are there.
+fn set_up_both(
+    [a, b]: &[Socket; 2],
+    options: &Options,
+    pool: &Arc<Shared>,
+) -> Result<[Splice; 2], SpliceError> {
+    check(a, b, a.flavor())?;
+    check(b, a, b.flavor())?;
+    let there = put_on(a, b, options, pool)?;
+    let back = put_on(b, a, options, pool).inspect_err(|_| {
+        there.dissolve(Cause::Unspliced);
+    })?;
+    run_list::scope(Budget::USER, || {
+        there.run();
+        back.run();
+    });
+    Ok([Splice::of(&there), Splice::of(&back)])
+}
+
+/// A splice on both buffers, which has not moved anything yet: it is queued until it first runs.
+fn put_on(
+    source: &Socket,
+    sink: &Socket,
+    options: &Options,
+    pool: &Arc<Shared>,
+) -> Result<Arc<Task>, SpliceError> {
     pool.take_place()?;
     let task = new_task(source, sink, options, pool);
     if let Err(error) = attach(&task) {
@@ -426,12 +487,7 @@ pub(crate) fn set_up(
     let spliced: Arc<dyn Spliced> = task.clone();
     pool.adopt(&spliced);
     task.tell_set_up();
-    let splice = Splice {
-        status: task.status.clone(),
-        task: Arc::downgrade(&task),
-    };
-    run_list::scope(Budget::USER, || task.run());
-    Ok(splice)
+    Ok(task)
 }
 
 /// Whether the pool of these options works; FreeBSD asks that before anything about the sockets.

@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use sosplice::link::memory;
-use sosplice::splice::{Cause, Options};
+use sosplice::splice::{self, Cause, Options};
 use sosplice::{Socket, Stack, TcpListener, TcpStream, local};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -48,16 +48,15 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     Ok(Response::new(Full::new(shouted.into())))
 }
 
-/// hyper's client and server, each over one of our connections, with a splice between them.
+/// hyper's client and server, each over one of our connections, with a join between them.
 #[test]
-fn http_through_a_splice() {
+fn http_through_a_join() {
     let ((user, front), (back, service)) = (connection(), connection());
-    let options = || Options {
+    let options = Options {
         forward_eof: true,
         ..Options::default()
     };
-    let up = front.splice_to(&back, options()).unwrap();
-    let down = back.splice_to(&front, options()).unwrap();
+    let join = splice::join(front, back, options).unwrap();
     let serving = thread::Builder::new().spawn(move || {
         let connection = hyper::server::conn::http1::Builder::new()
             .serve_connection(TokioIo::new(service), service_fn(answer));
@@ -82,8 +81,9 @@ fn http_through_a_splice() {
         connection.unwrap();
     });
     serving.unwrap().join().unwrap();
-    let ends = block_on(async { (up.ended().await, down.ended().await) });
-    assert_eq!((ends.0.cause, ends.1.cause), (Cause::Eof, Cause::Eof));
+    let ends = block_on(join.ended());
+    let causes = (ends.a_to_b.cause, ends.b_to_a.cause);
+    assert_eq!(causes, (Cause::Eof, Cause::Eof));
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! What a splice does, step by step: a pool without threads, and a clock that is set.
 //!
-//! Here the bench; the tests are in `defects`, `lessons`, `fairness`, `places`, `behaviour` and
+//! Here the bench; the tests are in `defects`, `lessons`, `fairness`, `join`, `places`, `behaviour` and
 //! `counters`.
 
 mod behaviour;
 mod counters;
 mod defects;
 mod fairness;
+mod join;
 mod lessons;
 mod places;
 

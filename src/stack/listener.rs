@@ -137,7 +137,7 @@ impl TcpListener {
     /// # Errors
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if none is there and the listener is non-blocking;
     /// [`NetworkDown`](io::ErrorKind::NetworkDown) if none is there and the stack is down:
-    /// [`NetworkDown`](crate::SoError::NetworkDown) or [`DriverDropped`](crate::SoError::DriverDropped) is inside.
+    /// [`NetworkDown`](crate::error::SoError::NetworkDown) or [`DriverDropped`](crate::error::SoError::DriverDropped) is inside.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let conn = self.open.listening.accept()?;
         let stream = TcpStream::new(&self.open.stack, conn);
