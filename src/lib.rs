@@ -235,7 +235,7 @@ mod timer;
 pub use socket::Socket;
 pub use socket::poller::Poller;
 pub use splice::{Splice, SplicePool};
-pub use stack::{DecidingListener, Intercept, Pending, Stack, TcpListener, TcpStream};
+pub use stack::{DecidingListener, Intercept, Pending, Stack, TcpListener, TcpSocket, TcpStream};
 
 /// The examples of the README are tests.
 #[cfg(doctest)]

@@ -127,7 +127,7 @@ pub trait Link: Send + Sync + fmt::Debug {
     /// other one sends on a connection. `None`: that is not known beforehand, or there is one queue
     /// only.
     ///
-    /// A stack asks before it connects ([`TcpStream::connect_on`](crate::TcpStream::connect_on)); it
+    /// A stack asks before it connects ([`TcpSocket::queue`](crate::TcpSocket::queue)); it
     /// takes a frame by any queue.
     fn steer(&self, flow: &Flow) -> Option<usize> {
         let _ = flow;

@@ -10,7 +10,7 @@
 //! transmits; the link is to give what its peer sends to that queue (a TUN does, it learns from what is
 //! sent; [`memory::queues`](crate::link::memory::queues) do by a hash). Nothing but speed depends on
 //! it: a segment that arrives by any other queue finds its connection too.
-//! [`TcpStream::connect_on`] connects so that answers come to a given queue, e.g. that of the
+//! [`TcpSocket::queue`] connects so that answers come to a given queue, e.g. that of the
 //! connection which the new one is to be spliced to.
 //!
 //! **Endings.** Sockets and listeners keep their stack running. When the last of them and the last
@@ -59,7 +59,7 @@
 //! for a network ([`Builder::route`], [`Stack::set_routes`]): the source address, a smaller MTU, or that
 //! nobody is to be reached there. The longest prefix counts.
 //!
-//! [`TcpStream::connect_from`] takes the source address that it is given; else the route's; else the
+//! A connection is made from the address that it is bound to ([`TcpSocket::bind`]); else the route's; else the
 //! stack chooses by RFC 6724 section 5, rules 1, 2, 6 and 8, among IPv4 addresses by network (RFC 1122
 //! 3.3.4.3). A link-local destination is on the only link: the scope of a
 //! [`SocketAddrV6`](std::net::SocketAddrV6) does not count. Who cannot be reached is not heard either:
@@ -76,7 +76,7 @@
 //!
 //! **A stack's own addresses** are reached inside the stack, whatever the routes say, as on any host: such a
 //! connection goes from one of its sockets to another, with its segments looped back to the driver of its
-//! queue ([`TcpStream::connect_on`] chooses that; the link is not asked). Listeners of every kind accept it,
+//! queue ([`TcpSocket::queue`] chooses that; the link is not asked). Listeners of every kind accept it,
 //! a closed port refuses at once, and the wire sees nothing. All else is as over a link, with segments of the
 //! link's MTU in packets of 64 KiB. [`Stats`] and [`Stack::sockets`] count and show both ends. A socket
 //! connected to itself, which BSD and Linux make by a simultaneous open, is refused with `InvalidInput`.
@@ -130,6 +130,7 @@ mod shared;
 mod source_address;
 mod stats;
 mod stream;
+mod tcp_socket;
 
 pub use crate::congestion::{Congestion, UnknownCongestion};
 pub use crate::keep_alive::KeepAlive;
@@ -143,6 +144,7 @@ pub use netstat::{ListenInfo, SocketInfo, SocketTable};
 pub use routes::{Route, RouteError};
 pub use stats::{DriverStats, QueueStats, Stats};
 pub use stream::TcpStream;
+pub use tcp_socket::TcpSocket;
 
 use crate::link::Link;
 use crate::tcp::conn::{Conn, Runner};
@@ -194,13 +196,13 @@ impl Stack {
     /// one device, or of [`memory::queues`](crate::link::memory::queues).
     ///
     /// ```
-    /// use sosplice::{Stack, TcpListener, TcpStream, link::memory};
+    /// use sosplice::{Stack, TcpListener, TcpSocket, link::memory};
     /// let (near, far) = memory::queues(2, memory::Config::default());
     /// let server = Stack::over(near).address("10.0.0.1/24".parse()?).build()?;
     /// let client = Stack::over(far).address("10.0.0.2/24".parse()?).build()?;
     /// let listener = TcpListener::bind(&server, "10.0.0.1:80")?;
     /// for queue in 0..client.queues() {
-    ///     let near = TcpStream::connect_on(&client, queue, "10.0.0.1:80".parse()?)?;
+    ///     let near = TcpSocket::new(&client).queue(queue).connect("10.0.0.1:80".parse()?)?;
     ///     let (far, _) = listener.accept()?;
     ///     assert_eq!((near.queue(), far.queue()), (queue, queue));
     /// }

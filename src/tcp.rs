@@ -30,6 +30,7 @@ pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod options;
 mod output;
+pub(crate) mod preset;
 pub(crate) mod service;
 pub(crate) mod state;
 pub(crate) mod store;

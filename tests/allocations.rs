@@ -13,7 +13,7 @@ use sosplice::buf::{Buf, Chain};
 use sosplice::link::memory;
 use sosplice::splice::{Dispatch, Options, SplicePool};
 use sosplice::stack::Driver;
-use sosplice::{Stack, TcpListener, TcpStream};
+use sosplice::{Stack, TcpListener, TcpSocket, TcpStream};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -77,8 +77,12 @@ impl World {
             listener
         };
         let (front, service) = (listen(1, "10.0.1.2:80"), listen(3, "10.0.2.1:80"));
-        let client = TcpStream::start(&sides[0].0, "10.0.1.2:80".parse().unwrap()).unwrap();
-        let outside = TcpStream::start(&sides[2].0, "10.0.2.1:80".parse().unwrap()).unwrap();
+        let client = TcpSocket::new(&sides[0].0)
+            .start("10.0.1.2:80".parse().unwrap())
+            .unwrap();
+        let outside = TcpSocket::new(&sides[2].0)
+            .start("10.0.2.1:80".parse().unwrap())
+            .unwrap();
         drive(&mut sides, &pool);
         let (inside, server) = (front.accept().unwrap().0, service.accept().unwrap().0);
         let options = Options {

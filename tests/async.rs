@@ -14,7 +14,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use sosplice::link::memory;
 use sosplice::splice::{self, Cause, Options};
-use sosplice::{Socket, Stack, TcpListener, TcpStream, local};
+use sosplice::{Socket, Stack, TcpListener, TcpSocket, TcpStream, local};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -189,7 +189,9 @@ fn connecting_is_awaited() {
         .address("10.0.0.2/24".parse().unwrap())
         .build()
         .unwrap();
-    let refused = TcpStream::start(&stack, "10.0.0.1:9".parse().unwrap()).unwrap();
+    let refused = TcpSocket::new(&stack)
+        .start("10.0.0.1:9".parse().unwrap())
+        .unwrap();
     let error = connected(&refused).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     drop(nobody);

@@ -15,7 +15,7 @@ mod stacks;
 
 use sosplice::clock::{Clock, SystemClock};
 use sosplice::link::memory;
-use sosplice::{Stack, TcpListener, TcpStream};
+use sosplice::{Stack, TcpListener, TcpSocket, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 

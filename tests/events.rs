@@ -11,7 +11,7 @@ use clock::SetClock;
 use sosplice::link::memory;
 use sosplice::splice::{Dispatch, Options, SplicePool, SpliceTable};
 use sosplice::stack::{Driver, SocketTable};
-use sosplice::{Stack, TcpListener, TcpStream};
+use sosplice::{Stack, TcpListener, TcpSocket, TcpStream};
 use std::cell::Cell;
 use std::fmt::{Debug, Write};
 use std::net::Shutdown;
@@ -129,7 +129,9 @@ impl World {
     }
 
     fn connect(&self, side: usize, to: &str) -> TcpStream {
-        let stream = TcpStream::start(&self.sides[side].0, to.parse().unwrap()).unwrap();
+        let stream = TcpSocket::new(&self.sides[side].0)
+            .start(to.parse().unwrap())
+            .unwrap();
         stream.set_nonblocking(true);
         stream
     }

@@ -10,7 +10,7 @@ use clock::SetClock;
 use sosplice::buf::{Buf, Chain};
 use sosplice::link::memory;
 use sosplice::stack::Driver;
-use sosplice::{Stack, TcpListener, TcpStream};
+use sosplice::{Stack, TcpListener, TcpSocket, TcpStream};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::Duration;
@@ -90,7 +90,9 @@ fn a_connection_at_rest_holds_little() {
     let listener = TcpListener::bind(&there, "10.0.0.2:80").unwrap();
     listener.set_nonblocking(true);
     let open = |drivers: &mut [Driver]| {
-        let client = TcpStream::start(&here, "10.0.0.2:80".parse().unwrap()).unwrap();
+        let client = TcpSocket::new(&here)
+            .start("10.0.0.2:80".parse().unwrap())
+            .unwrap();
         drive(drivers);
         let server = listener.accept().unwrap().0;
         client.set_nonblocking(true);

@@ -11,7 +11,7 @@ use sosplice::link::{
 };
 use sosplice::splice::{Cause, Dispatch, Options, Role};
 use sosplice::stack::Driver;
-use sosplice::{Stack, TcpListener, TcpStream};
+use sosplice::{Stack, TcpListener, TcpSocket, TcpStream};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -272,7 +272,11 @@ fn a_link_that_fails_ends_its_stack_and_no_other() {
         outside.send(b"x").unwrap_err().kind(),
         ErrorKind::NetworkDown
     );
-    assert!(TcpStream::start(&world.stack(1), "10.0.2.1:1".parse().unwrap()).is_err());
+    assert!(
+        TcpSocket::new(&world.stack(1))
+            .start("10.0.2.1:1".parse().unwrap())
+            .is_err()
+    );
     (&near).write_all(b"still").unwrap();
     assert_eq!(inside.recv_chain(5).unwrap().to_vec(), b"still");
     inside.send(b"alive").unwrap();
@@ -301,7 +305,9 @@ fn a_link_without_descriptors_runs_alone_or_not_at_all() {
     let refused = Driver::run_all([first, second]).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InvalidInput);
     for (stack, to) in [(&one, "10.0.0.2:1"), (&other, "10.0.0.1:1")] {
-        let down = TcpStream::start(stack, to.parse().unwrap()).unwrap_err();
+        let down = TcpSocket::new(stack)
+            .start(to.parse().unwrap())
+            .unwrap_err();
         assert_eq!(down.kind(), ErrorKind::NetworkDown);
     }
     let (a, b) = memory::pair(memory::Config::default());
@@ -354,11 +360,17 @@ fn each_queue_of_two_stacks_has_a_thread() {
     thread::scope(|scope| {
         for count in 0..CLIENTS {
             let queue = count % QUEUES;
-            let near = TcpStream::connect_on(&client, queue, listener.local_addr()).unwrap();
+            let near = TcpSocket::new(&client)
+                .queue(queue)
+                .connect(listener.local_addr())
+                .unwrap();
             let (inside, _) = listener.accept().unwrap();
             assert_eq!(inside.queue(), queue);
             let to = service.local_addr();
-            let outside = TcpStream::connect_on(&back, inside.queue(), to).unwrap();
+            let outside = TcpSocket::new(&back)
+                .queue(inside.queue())
+                .connect(to)
+                .unwrap();
             let (far, _) = service.accept().unwrap();
             let options = Options {
                 dispatch: Some(Dispatch::Direct),

@@ -355,7 +355,10 @@ fn dialled_flows_come_by_the_queue_that_was_chosen() {
     for queue in [0, 1] {
         let before = stack.queue_stats();
         let dial = |_| {
-            let ours = sosplice::TcpStream::connect_on(&stack, queue, to).unwrap();
+            let ours = sosplice::TcpSocket::new(&stack)
+                .queue(queue)
+                .connect(to)
+                .unwrap();
             (service.accept().unwrap().0, ours)
         };
         let (kernels, ours): (Vec<_>, Vec<_>) = (0..STREAMS).map(dial).unzip();

@@ -10,7 +10,7 @@ use sosplice::link::memory::{self, MemoryLink};
 use sosplice::link::{Checksum, Flow, Frame, Link, Packet};
 use sosplice::splice::{Dispatch, Options};
 use sosplice::stack::{Builder, Driver, Stats};
-use sosplice::{SplicePool, Stack, TcpListener, TcpStream};
+use sosplice::{SplicePool, Stack, TcpListener, TcpSocket, TcpStream};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -244,7 +244,9 @@ impl Ours {
     fn accept(&mut self) {
         while let Ok((client, _)) = self.listener.accept() {
             let to = SocketAddr::new(SERVER.into(), SERVER_PORT);
-            let server = TcpStream::start_on(&self.back.stack, client.queue(), to);
+            let server = TcpSocket::new(&self.back.stack)
+                .queue(client.queue())
+                .start(to);
             let server = server.expect("a connection");
             let pair = Arc::new((client, server));
             for (source, sink) in [(&pair.0, &pair.1), (&pair.1, &pair.0)] {

@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use sosplice::clock::{Clock, SystemClock};
 use sosplice::protocol::{Upcall, Wakeup};
 use sosplice::splice::{Cause, End, Options, Splice, SplicePool};
-use sosplice::{Stack, TcpListener, TcpStream};
+use sosplice::{Stack, TcpListener, TcpSocket, TcpStream};
 use std::collections::HashMap;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -246,7 +246,9 @@ impl Relay {
         let id = self.totals.connections;
         self.totals.connections += 1;
         let queue = client.queue() % self.config.dial.queues();
-        let started = TcpStream::start_on(&self.config.dial, queue, self.config.backend);
+        let started = TcpSocket::new(&self.config.dial)
+            .queue(queue)
+            .start(self.config.backend);
         let server = match started {
             Ok(server) => server,
             Err(error) => {

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use sosplice::error::Flavor;
 use sosplice::link::memory;
 use sosplice::splice::SplicePool;
-use sosplice::{Stack, TcpListener, TcpStream};
+use sosplice::{Stack, TcpListener, TcpSocket};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -101,7 +101,7 @@ impl Network {
     pub(crate) fn connect(&self, from: usize) -> io::Result<(Handle, Arrival)> {
         let (dialler, server) = (&self.hosts[from % 2], &self.hosts[(from + 1) % 2]);
         let listener = TcpListener::bind(&server.stack, server.at(0))?;
-        let stream = TcpStream::start(&dialler.stack, listener.local_addr())?;
+        let stream = TcpSocket::new(&dialler.stack).start(listener.local_addr())?;
         let dialled = stream.local_addr();
         Ok((stream.into(), Arrival { listener, dialled }))
     }

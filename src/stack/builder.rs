@@ -464,16 +464,16 @@ impl Builder {
     /// ([`Stats::connections_refused`](crate::stack::Stats)). When one has ended there is room again.
     ///
     /// ```
-    /// use sosplice::{Stack, TcpStream, link::memory};
+    /// use sosplice::{Stack, TcpSocket, link::memory};
     /// use std::io::ErrorKind;
     /// let (link, _other) = memory::pair(memory::Config::default());
     /// let builder = Stack::builder(link).address("10.0.0.1/24".parse()?);
     /// let (stack, _driver) = builder.max_connections(1).manual()?;
-    /// let first = TcpStream::start(&stack, "10.0.0.2:80".parse()?)?;
-    /// let second = TcpStream::start(&stack, "10.0.0.2:80".parse()?);
+    /// let first = TcpSocket::new(&stack).start("10.0.0.2:80".parse()?)?;
+    /// let second = TcpSocket::new(&stack).start("10.0.0.2:80".parse()?);
     /// assert_eq!(second.unwrap_err().kind(), ErrorKind::QuotaExceeded);
     /// first.abort();
-    /// TcpStream::start(&stack, "10.0.0.2:80".parse()?)?;
+    /// TcpSocket::new(&stack).start("10.0.0.2:80".parse()?)?;
     /// assert_eq!(stack.stats().connections_refused, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -821,7 +821,7 @@ impl Builder {
     ///
     /// A proxy between two links may run the drivers of both for a queue in one thread
     /// ([`Driver::run_all`]), and connect to the backend on the client's queue
-    /// ([`TcpStream::connect_on`](crate::TcpStream::connect_on)): then all of a client is in that thread.
+    /// ([`TcpSocket::queue`](crate::TcpSocket::queue)): then all of a client is in that thread.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};

@@ -24,7 +24,7 @@ use std::sync::Arc;
 /// port does. A `Pending` that was handed out is still its user's to decide.
 ///
 /// ```
-/// use sosplice::{DecidingListener, TcpListener, TcpStream, Stack, link::memory, splice};
+/// use sosplice::{DecidingListener, TcpListener, TcpSocket, TcpStream, Stack, link::memory, splice};
 /// use std::io::{ErrorKind, Read, Write};
 ///
 /// # let (left, left_end) = memory::pair(memory::Config::default());
@@ -35,7 +35,7 @@ use std::sync::Arc;
 /// let back = Stack::builder(right).address("10.2.0.2/24".parse()?).build()?;
 /// let listener = DecidingListener::bind(&front, "10.1.0.2:80".parse()?)?;
 ///
-/// # let connecting = TcpStream::start(&client, "10.1.0.2:80".parse()?)?;
+/// # let connecting = TcpSocket::new(&client).start("10.1.0.2:80".parse()?)?;
 /// // Nobody serves yet: the client's connect() is refused, as if there were no proxy.
 /// let pending = listener.pending()?;
 /// match TcpStream::connect(&back, "10.2.0.1:8080") {
@@ -46,7 +46,7 @@ use std::sync::Arc;
 /// assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
 ///
 /// let service = TcpListener::bind(&server, "10.2.0.1:8080")?;
-/// # let mut connecting = TcpStream::start(&client, "10.1.0.2:80".parse()?)?;
+/// # let mut connecting = TcpSocket::new(&client).start("10.1.0.2:80".parse()?)?;
 /// let pending = listener.pending()?;
 /// let outside = TcpStream::connect(&back, "10.2.0.1:8080")?;
 /// // Now the SYN|ACK goes out.

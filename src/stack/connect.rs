@@ -10,6 +10,7 @@ use crate::tcp::conn::Host;
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::conn_state::Opening;
 use crate::tcp::home::Home;
+use crate::tcp::preset::Preset;
 use crate::tcp::service::Work;
 use crate::tcp::wire::{self, Tuple};
 use std::io;
@@ -19,12 +20,13 @@ use std::sync::atomic::Ordering;
 
 impl Stack {
     /// Begins to connect. An unspecified address and port of `from` are chosen, the port so that
-    /// answers come to `queue`, if the link can say that.
+    /// answers come to `queue`, if the link can say that. The preset holds from the SYN on.
     pub(crate) fn dial(
         &self,
         from: SocketAddr,
         to: SocketAddr,
         queue: Option<usize>,
+        preset: &Preset,
     ) -> io::Result<Arc<Conn>> {
         let shared = self.shared();
         let queue = queue.map(|queue| shared.queue_number(queue)).transpose()?;
@@ -38,6 +40,7 @@ impl Stack {
             to,
             queue,
             looped,
+            preset,
         };
         if way.is_itself(from.port()) {
             let why = format!("a connection from {to} to itself: give another port");
@@ -87,16 +90,17 @@ impl Stack {
 
 /// Between which ends a connection is dialled, all but the port.
 #[derive(Debug)]
-struct Way {
+struct Way<'a> {
     local: IpAddr,
     to: SocketAddr,
     /// The home that is wanted.
     queue: Option<u16>,
     /// The other end is an address of the stack.
     looped: bool,
+    preset: &'a Preset,
 }
 
-impl Way {
+impl Way<'_> {
     fn tuple(&self, local_port: u16) -> Tuple {
         Tuple {
             local: self.local,
@@ -181,7 +185,7 @@ impl Shared {
 
     /// The queue of a connection that is dialled. `None`: answers would come by another than the one that
     /// is wanted.
-    fn home_for(&self, tuple: &Tuple, way: &Way) -> Option<u16> {
+    fn home_for(&self, tuple: &Tuple, way: &Way<'_>) -> Option<u16> {
         let wanted = way.queue;
         let count = self.queues.len();
         if count == 1 {
@@ -213,7 +217,7 @@ impl Shared {
     /// answers would not come by the queue that is wanted.
     fn connect(
         self: &Arc<Self>,
-        way: &Way,
+        way: &Way<'_>,
         local_port: u16,
         place: Place,
     ) -> io::Result<Option<Arc<Conn>>> {
@@ -239,6 +243,7 @@ impl Shared {
         let home = Home { queue, looped };
         let number = self.initial_sequence_number(&tuple, former.as_ref(), now);
         let conn = self.connection(home, (tuple, Opening::Active), number, now);
+        way.preset.apply(&conn.options);
         match self.table.insert(&conn, former.as_ref()) {
             Ok(()) => {}
             Err(Refusal::Connections) => return Err(self.too_many_connections()),
@@ -257,7 +262,11 @@ impl Shared {
         if self.end_if_down(&conn, Runner::User) {
             return Err(self.why_down().into());
         }
-        conn.run(Work::SERVE, Runner::User);
+        let mut work = Work::SERVE;
+        if !way.preset.is_empty() {
+            work.add(Work::OPTIONS);
+        }
+        conn.run(work, Runner::User);
         Ok(Some(conn))
     }
 }

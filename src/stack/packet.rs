@@ -18,6 +18,7 @@ mod icmp;
 mod listings;
 mod loopback;
 mod options;
+mod presets;
 mod queues;
 mod recovery;
 mod routes;
@@ -206,7 +207,9 @@ impl Net {
 
     /// A connection that the stack opens; its SYN has been seen.
     fn dialled(&mut self) -> (Raw, TcpStream) {
-        let stream = TcpStream::start(&self.stack, "10.0.0.2:9".parse().unwrap()).unwrap();
+        let stream = TcpSocket::new(&self.stack)
+            .start("10.0.0.2:9".parse().unwrap())
+            .unwrap();
         stream.set_nonblocking(true);
         let syn = self.one();
         assert_eq!(syn.header.flags, SYN);

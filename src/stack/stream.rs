@@ -2,7 +2,7 @@
 
 use crate::protocol::Protocol;
 use crate::socket::poller::pollable;
-use crate::socket::{ConnectError, Socket, blocking};
+use crate::socket::{Socket, blocking};
 use crate::stack::config::LONGEST;
 use crate::stack::{Congestion, KeepAlive, Stack};
 use crate::tcp::conn::{Conn, Runner};
@@ -38,179 +38,6 @@ impl TcpStream {
         let socket = Socket::new(conn.end.clone(), protocol);
         stack.shared().attach();
         TcpStream { socket, conn }
-    }
-
-    /// Connects to an address and waits until the connection stands. The source address is the one
-    /// that is nearest to the destination, the port a free one that is hard to
-    /// guess and was not in use lately (RFC 6056).
-    ///
-    /// An address of the stack itself is reached within the stack: the connection is accepted by one of its
-    /// listeners, or refused at once.
-    ///
-    /// Of several addresses each is tried in turn. Names are resolved by the operating system, which
-    /// need not be in the network of the stack; an address, also as text, needs nobody.
-    ///
-    /// ```
-    /// use sosplice::{Stack, TcpListener, TcpStream, link::memory};
-    /// let (a, b) = memory::pair(memory::Config::default());
-    /// let server = Stack::builder(a).address("10.0.0.1/24".parse()?).build()?;
-    /// let client = Stack::builder(b).address("10.0.0.2/24".parse()?).build()?;
-    /// let listener = TcpListener::bind(&server, "10.0.0.1:80")?;
-    /// let stream = TcpStream::connect(&client, "10.0.0.1:80")?;
-    /// assert_eq!(stream.peer_addr(), listener.local_addr());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    /// That of the last address that was tried:
-    /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused),
-    /// [`TimedOut`](io::ErrorKind::TimedOut) after the stack's connect timeout,
-    /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if the stack has no address of that
-    /// family or all ephemeral ports to it are in use,
-    /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the stack has as many connections as it
-    /// may have ([`Builder::max_connections`](crate::stack::Builder::max_connections)),
-    /// [`HostUnreachable`](io::ErrorKind::HostUnreachable) or
-    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) if a [`Route`](crate::stack::Route) says so,
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput), before anything is sent, for a destination that no
-    /// host has (unspecified, loopback, multicast, reserved, the broadcast address of a network of the
-    /// stack, an IPv4 address in the form of IPv6, port 0), or for no address at all. What the operating system says of a name.
-    pub fn connect(stack: &Stack, address: impl ToSocketAddrs) -> io::Result<TcpStream> {
-        each(address, |address| {
-            let stream = TcpStream::start(stack, address)?;
-            stream.socket.wait_connected(None)?;
-            Ok(stream)
-        })
-    }
-
-    /// As [`connect`](Self::connect) to one address, but waits no longer than `timeout`. Of an attempt that
-    /// takes longer nothing is left.
-    ///
-    /// # Errors
-    /// As for [`connect`](Self::connect), [`TimedOut`](io::ErrorKind::TimedOut) after `timeout` too, and
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a zero
-    /// timeout: [`start`](Self::start) does not wait.
-    pub fn connect_timeout(
-        stack: &Stack,
-        address: SocketAddr,
-        timeout: Duration,
-    ) -> io::Result<TcpStream> {
-        if timeout.is_zero() {
-            let why = "a zero timeout: start() begins to connect and does not wait";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        }
-        let deadline = stack.now().checked_add(timeout);
-        let stream = TcpStream::start(stack, address)?;
-        let connected = stream.socket.wait_connected(deadline);
-        connected.map_err(|error| match error {
-            ConnectError::Pending => {
-                let why = format!("{address} has not answered within {timeout:?}: allow more time");
-                io::Error::new(io::ErrorKind::TimedOut, why)
-            }
-            failed => failed.into(),
-        })?;
-        Ok(stream)
-    }
-
-    /// Begins to connect and does not wait. The connecting socket can be spliced at once: data for
-    /// it is held until the connection stands. Dropping the last handle cancels the attempt, and so
-    /// does [`abort`](Socket::abort) of any handle: nothing of it remains, and who waits in
-    /// [`wait_connected`](Socket::wait_connected) is told `ConnectionAborted`. A
-    /// [`shutdown`](Self::shutdown) for writing wakes whoever waits there, too.
-    ///
-    /// # Errors
-    /// As for [`connect`](Self::connect), if nothing can be sent at all.
-    pub fn start(stack: &Stack, address: SocketAddr) -> io::Result<TcpStream> {
-        TcpStream::start_from(stack, any_like(address), address)
-    }
-
-    /// As [`connect`](Self::connect) to one address, from a given one: `bind` before `connect`. An
-    /// unspecified address or a port 0 is chosen as there.
-    ///
-    /// A port that is used again at once may be refused or not answered while the peer remembers its
-    /// former connection (TIME-WAIT): ports that are chosen come round later.
-    ///
-    /// ```
-    /// use sosplice::{Stack, TcpListener, TcpStream, link::memory};
-    /// let (a, b) = memory::pair(memory::Config::default());
-    /// let server = Stack::builder(a).address("10.0.0.1/24".parse()?).build()?;
-    /// let client = Stack::builder(b)
-    ///     .address("10.0.0.2/24".parse()?)
-    ///     .address("10.0.0.3/24".parse()?)
-    ///     .build()?;
-    /// let listener = TcpListener::bind(&server, "10.0.0.1:80")?;
-    /// let from = "10.0.0.3:1023".parse()?;
-    /// let stream = TcpStream::connect_from(&client, from, "10.0.0.1:80".parse()?)?;
-    /// assert_eq!(stream.local_addr(), from);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As for [`connect`](Self::connect), and
-    /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if the address is not the stack's,
-    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if there is a connection of both addresses and ports,
-    /// or its TIME-WAIT, [`InvalidInput`](io::ErrorKind::InvalidInput) for addresses of two families, and
-    /// if both ends are the same.
-    pub fn connect_from(
-        stack: &Stack,
-        local: SocketAddr,
-        address: SocketAddr,
-    ) -> io::Result<TcpStream> {
-        let stream = TcpStream::start_from(stack, local, address)?;
-        stream.socket.wait_connected(None)?;
-        Ok(stream)
-    }
-
-    /// As [`start`](Self::start), from a given address, see [`connect_from`](Self::connect_from).
-    ///
-    /// # Errors
-    /// As for [`connect_from`](Self::connect_from), if nothing can be sent at all.
-    pub fn start_from(
-        stack: &Stack,
-        local: SocketAddr,
-        address: SocketAddr,
-    ) -> io::Result<TcpStream> {
-        Ok(TcpStream::new(stack, stack.dial(local, address, None)?))
-    }
-
-    /// As [`connect`](Self::connect) to one address, so that what the peer sends arrives by a given
-    /// receive queue of a stack that has several ([`Stack::over`]), counted from 0. That queue's driver
-    /// runs the connection then; if it is the one that runs the other connection of a pair, and the
-    /// pair's splices ([`queue`](Self::queue)), one thread does all of it.
-    ///
-    /// If the link can tell where answers arrive ([`Link::steer`](crate::link::Link::steer)), the port is
-    /// chosen accordingly, in the order of [`connect`](Self::connect); each queue has its share of the
-    /// ephemeral ports then. If it cannot, nothing but the connection's home depends on it: a TUN learns
-    /// from what is sent where the answers are to go.
-    ///
-    /// ```
-    /// use sosplice::{Stack, TcpListener, TcpStream, link::memory};
-    /// let (near, far) = memory::queues(4, memory::Config::default());
-    /// let server = Stack::over(near).address("10.0.0.1/24".parse()?).build()?;
-    /// let client = Stack::over(far).address("10.0.0.2/24".parse()?).build()?;
-    /// let listener = TcpListener::bind(&server, "10.0.0.1:80")?;
-    /// let stream = TcpStream::connect_on(&client, 3, "10.0.0.1:80".parse()?)?;
-    /// assert_eq!(stream.queue(), 3);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As for [`connect`](Self::connect), [`InvalidInput`](io::ErrorKind::InvalidInput) if there is no
-    /// such queue, and [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if all ports are in use
-    /// whose answers come by it.
-    pub fn connect_on(stack: &Stack, queue: usize, address: SocketAddr) -> io::Result<TcpStream> {
-        let stream = TcpStream::start_on(stack, queue, address)?;
-        stream.socket.wait_connected(None)?;
-        Ok(stream)
-    }
-
-    /// As [`start`](Self::start), so that answers come by a given queue, see
-    /// [`connect_on`](Self::connect_on).
-    ///
-    /// # Errors
-    /// As for [`connect_on`](Self::connect_on), if nothing can be sent at all.
-    pub fn start_on(stack: &Stack, queue: usize, address: SocketAddr) -> io::Result<TcpStream> {
-        let conn = stack.dial(any_like(address), address, Some(queue))?;
-        Ok(TcpStream::new(stack, conn))
     }
 
     /// Which receive queue of its stack is the connection's home, counted from 0: by that it sends, and
@@ -253,10 +80,10 @@ impl TcpStream {
     /// here.
     ///
     /// ```
-    /// use sosplice::{Stack, TcpStream, link::memory, stack::Congestion};
+    /// use sosplice::{Stack, TcpSocket, link::memory, stack::Congestion};
     /// let (link, _other) = memory::pair(memory::Config::default());
     /// let (stack, _driver) = Stack::builder(link).address("10.0.0.1/24".parse()?).manual()?;
-    /// let stream = TcpStream::start(&stack, "10.0.0.2:80".parse()?)?;
+    /// let stream = TcpSocket::new(&stack).start("10.0.0.2:80".parse()?)?;
     /// assert_eq!(stream.congestion(), Congestion::Cubic);
     /// stream.set_congestion(Congestion::Bbr);
     /// assert_eq!(stream.congestion(), Congestion::Bbr);
@@ -291,12 +118,7 @@ impl TcpStream {
     /// # Errors
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) outside 1 to 255.
     pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
-        let hops = u8::try_from(ttl).ok().filter(|hops| *hops > 0);
-        let Some(hops) = hops else {
-            let why = format!("a time to live of {ttl} is out of range: use 1 to 255");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        };
-        self.conn.options.set_hop_limit(hops);
+        self.conn.options.set_hop_limit(hop_limit(ttl)?);
         Ok(())
     }
 
@@ -335,13 +157,7 @@ impl TcpStream {
     /// # Errors
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if something of it is zero.
     pub fn set_keep_alive(&self, keep_alive: Option<KeepAlive>) -> io::Result<()> {
-        if keep_alive.is_some_and(|one| !one.is_valid()) {
-            let why =
-                "a keep-alive with a zero in it: give times above zero and one probe at least";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        }
-        let keep_alive = keep_alive.map(|one| one.clamped(LONGEST));
-        self.conn.options.set_keep_alive(keep_alive);
+        self.conn.options.set_keep_alive(usable(keep_alive)?);
         self.options_changed();
         Ok(())
     }
@@ -357,11 +173,11 @@ impl TcpStream {
     /// holds for what is unacknowledged already.
     ///
     /// ```
-    /// use sosplice::{Stack, TcpStream, link::memory};
+    /// use sosplice::{Stack, TcpSocket, link::memory};
     /// use std::time::Duration;
     /// let (link, _other) = memory::pair(memory::Config::default());
     /// let (stack, _driver) = Stack::builder(link).address("10.0.0.1/24".parse()?).manual()?;
-    /// let stream = TcpStream::start(&stack, "10.0.0.2:80".parse()?)?;
+    /// let stream = TcpSocket::new(&stack).start("10.0.0.2:80".parse()?)?;
     /// stream.set_user_timeout(Duration::from_secs(30))?;
     /// assert_eq!(stream.user_timeout(), Duration::from_secs(30));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -427,16 +243,26 @@ impl TcpStream {
     }
 }
 
-/// The unspecified address of the same family.
-fn any_like(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V4(_) => SocketAddr::from(([0; 4], 0)),
-        SocketAddr::V6(_) => SocketAddr::from(([0; 16], 0)),
+/// How many routers a packet may pass.
+pub(super) fn hop_limit(ttl: u32) -> io::Result<u8> {
+    let hops = u8::try_from(ttl).ok().filter(|hops| *hops > 0);
+    hops.ok_or_else(|| {
+        let why = format!("a time to live of {ttl} is out of range: use 1 to 255");
+        io::Error::new(io::ErrorKind::InvalidInput, why)
+    })
+}
+
+/// A keep-alive without a zero, with times that can be added to any time.
+pub(super) fn usable(keep_alive: Option<KeepAlive>) -> io::Result<Option<KeepAlive>> {
+    if keep_alive.is_some_and(|one| !one.is_valid()) {
+        let why = "a keep-alive with a zero in it: give times above zero and one probe at least";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
+    Ok(keep_alive.map(|one| one.clamped(LONGEST)))
 }
 
 /// A time limit, no longer than can be added to any time.
-fn above_zero(timeout: Duration) -> io::Result<Duration> {
+pub(super) fn above_zero(timeout: Duration) -> io::Result<Duration> {
     if timeout.is_zero() {
         let why = "a time limit of zero would end the connection at once: give a time above zero";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));

@@ -29,7 +29,7 @@ fn peer() -> SocketAddr {
 #[test]
 fn a_connection_has_one_timer() {
     let (stack, mut driver, _far) = stack(1);
-    let connecting = [(); 3].map(|()| TcpStream::start(&stack, peer()).unwrap());
+    let connecting = [(); 3].map(|()| TcpSocket::new(&stack).start(peer()).unwrap());
     for _ in 0..100 {
         driver.run_once().unwrap();
     }
@@ -44,7 +44,7 @@ fn a_port_is_taken_again_only_after_all_others() {
     let (stack, mut driver, _far) = stack(100_000);
     let mut ports = std::collections::HashSet::new();
     for count in 1..=10_000 {
-        let stream = TcpStream::start(&stack, peer()).unwrap();
+        let stream = TcpSocket::new(&stack).start(peer()).unwrap();
         assert!(ports.insert(stream.local_addr().port()), "after {count}");
         stream.abort();
         drop(stream);
@@ -58,7 +58,7 @@ fn a_stack_without_its_link_fails_at_once() {
     let listener = TcpListener::bind(&stack, "10.0.0.1:80").unwrap();
     let waiting = {
         let stack = stack.clone();
-        let connecting = TcpStream::start(&stack, peer()).unwrap();
+        let connecting = TcpSocket::new(&stack).start(peer()).unwrap();
         spawn(move || connecting.wait_connected(None))
     };
     drop(far);
@@ -79,7 +79,7 @@ fn a_stack_without_its_link_fails_at_once() {
 #[test]
 fn nothing_is_left_of_a_stack_whose_link_is_full() {
     let (stack, mut driver, far) = stack(1);
-    let connecting = [(); 3].map(|()| TcpStream::start(&stack, peer()).unwrap());
+    let connecting = [(); 3].map(|()| TcpSocket::new(&stack).start(peer()).unwrap());
     driver.run_once().unwrap();
     let shared = Arc::downgrade(stack.shared());
     drop(connecting);
@@ -150,7 +150,9 @@ fn a_new_connection_reads_the_clock_once() {
         begin();
         clock.0.load(Ordering::Relaxed) - before
     };
-    let dialled = readings(&|| drop(stack.dial("0.0.0.0:0".parse().unwrap(), peer(), None)));
+    let preset = crate::tcp::preset::Preset::default();
+    let any = "0.0.0.0:0".parse().unwrap();
+    let dialled = readings(&|| drop(stack.dial(any, peer(), None, &preset)));
     assert_eq!(dialled, 2);
     let listener = stack
         .listen("10.0.0.1:80".parse().unwrap(), 2, false)
@@ -212,7 +214,7 @@ fn no_argument_panics() {
     let (server, mut serving) = build(near, "10.0.0.2/24", None);
     let (client, mut dialling) = build(far, "10.0.0.1/24", Some(Duration::MAX));
     let listener = TcpListener::bind(&server, peer()).unwrap();
-    let stream = TcpStream::start(&client, peer()).unwrap();
+    let stream = TcpSocket::new(&client).start(peer()).unwrap();
     let run = |serving: &mut Driver, dialling: &mut Driver| {
         for _ in 0..20 {
             serving.run_once().unwrap();
@@ -240,7 +242,7 @@ fn no_argument_panics() {
 #[test]
 fn a_driver_that_panics_leaves_nobody_waiting() {
     let (stack, driver, _far) = stack(100);
-    let connecting = TcpStream::start(&stack, peer()).unwrap();
+    let connecting = TcpSocket::new(&stack).start(peer()).unwrap();
     let died = spawn(move || {
         let _driver = driver;
         panic!("a bug");

@@ -4,7 +4,7 @@ use crate::clock::SetClock;
 use sosplice::clock::Clock;
 use sosplice::conformance::{Connecting, Factory, Setup, Time, Verdict};
 use sosplice::stack::{Builder, Driver};
-use sosplice::{Socket, Stack, TcpListener, TcpStream, link};
+use sosplice::{Socket, Stack, TcpListener, TcpSocket, TcpStream, link};
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
@@ -186,7 +186,9 @@ impl Factory for Manual {
     fn connect(&self, setup: Setup) -> (Socket, Socket) {
         let (client, server) = self.stacks(setup);
         let listener = TcpListener::bind(&server, "10.0.0.2:0").unwrap();
-        let client = TcpStream::start(&client, listener.local_addr()).unwrap();
+        let client = TcpSocket::new(&client)
+            .start(listener.local_addr())
+            .unwrap();
         let server = self.drivers.accept(&listener);
         (client.as_ref().clone(), server)
     }
@@ -200,7 +202,7 @@ impl Factory for Manual {
     fn connecting(&self) -> Option<Connecting> {
         let (client, server) = self.stacks(Setup::default());
         let at: SocketAddr = "10.0.0.2:7".parse().unwrap();
-        let client = TcpStream::start(&client, at).unwrap();
+        let client = TcpSocket::new(&client).start(at).unwrap();
         let socket = client.as_ref().clone();
         let drivers = self.drivers.clone();
         // Nothing moves until the drivers run: the SYN is still on the link.

@@ -10,7 +10,7 @@ use sosplice::clock::Clock;
 use sosplice::link::memory::{self, MemoryLink};
 use sosplice::link::{Capabilities, Checksum, Frame, Link, Packet};
 use sosplice::stack::{Driver, TcpState};
-use sosplice::{Stack, TcpListener, TcpStream};
+use sosplice::{Stack, TcpListener, TcpSocket, TcpStream};
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
@@ -99,7 +99,9 @@ impl Ours {
             .unwrap();
         let (mut listener, mut stream) = (None, None);
         if setting.dials {
-            stream = TcpStream::start(&stack, SocketAddr::from((PEER, PORT))).ok();
+            stream = TcpSocket::new(&stack)
+                .start(SocketAddr::from((PEER, PORT)))
+                .ok();
         } else {
             let any = TcpListener::bind(&stack, (OWN, PORT)).unwrap();
             any.set_nonblocking(true);

@@ -53,9 +53,9 @@ fn syns_that_nobody_was_handed_are_refused_the_others_are_their_users() {
     let (server, client) = stacks();
     let at = "10.0.0.1:80".parse().unwrap();
     let listener = DecidingListener::bind(&server, at).unwrap();
-    let first = TcpStream::start(&client, at).unwrap();
+    let first = TcpSocket::new(&client).start(at).unwrap();
     let pending = listener.pending().unwrap();
-    let second = TcpStream::start(&client, at).unwrap();
+    let second = TcpSocket::new(&client).start(at).unwrap();
     eventually("the second SYN is held", || {
         server.stats().frames_received >= 2
     });

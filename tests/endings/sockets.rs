@@ -122,7 +122,9 @@ fn one_end_of_a_pair_in_memory() {
 fn a_dropped_attempt_to_connect_leaves_nothing() {
     let (_server, client) = stacks();
     // Nobody has this address, so nobody answers.
-    let attempt = TcpStream::start(&client, "10.0.0.9:80".parse().unwrap()).unwrap();
+    let attempt = TcpSocket::new(&client)
+        .start("10.0.0.9:80".parse().unwrap())
+        .unwrap();
     assert_eq!(client.stats().connections, 1);
     drop(attempt);
     eventually("it is forgotten", || client.stats().connections == 0);

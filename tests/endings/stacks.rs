@@ -146,7 +146,9 @@ fn everybody_is_told(end: impl FnOnce(), down: SoError, stack: &Stack, near: &Tc
     poller
         .add(near, Token(2), Interest::READABLE, Mode::Edge)
         .unwrap();
-    let dialling = TcpStream::start(stack, "10.0.0.77:1".parse().unwrap()).unwrap();
+    let dialling = TcpSocket::new(stack)
+        .start("10.0.0.77:1".parse().unwrap())
+        .unwrap();
     thread::scope(|scope| {
         let accepting = scope.spawn(|| listener.accept().map(drop).unwrap_err());
         let deciding = scope.spawn(|| deciding.pending().map(drop).unwrap_err());
@@ -172,7 +174,9 @@ fn everybody_is_told(end: impl FnOnce(), down: SoError, stack: &Stack, near: &Tc
         events.iter().for_each(|event| seen[event.token().0] = true);
     }
     says(
-        &TcpStream::start(stack, "10.0.0.2:1".parse().unwrap()).unwrap_err(),
+        &TcpSocket::new(stack)
+            .start("10.0.0.2:1".parse().unwrap())
+            .unwrap_err(),
         down,
     );
     says(&TcpListener::bind(stack, "10.0.0.1:82").unwrap_err(), down);
@@ -209,7 +213,9 @@ fn a_driver_that_is_dropped_ends_all() {
     let peer = Stack::builder(right).address("10.0.0.2/24".parse().unwrap());
     let peer = peer.build().unwrap();
     let listener = TcpListener::bind(&peer, "10.0.0.2:80").unwrap();
-    let near = TcpStream::start(&stack, "10.0.0.2:80".parse().unwrap()).unwrap();
+    let near = TcpSocket::new(&stack)
+        .start("10.0.0.2:80".parse().unwrap())
+        .unwrap();
     while near.wait_connected(Some(now())).is_err() {
         driver.run_once().unwrap();
     }
@@ -225,7 +231,7 @@ fn no_text_says_that_the_link_of_a_dropped_driver_is_gone() {
     let (stack, mut drivers) = stack.manual_queues().unwrap();
     let listener = TcpListener::bind(&stack, "10.0.0.1:80").unwrap();
     let to = "10.0.0.2:80".parse().unwrap();
-    let [stream, other] = [(); 2].map(|()| TcpStream::start(&stack, to).unwrap());
+    let [stream, other] = [(); 2].map(|()| TcpSocket::new(&stack).start(to).unwrap());
     drop(drivers.pop());
     let said = [
         drivers[0].run_once().map(drop).unwrap_err(),
@@ -235,7 +241,7 @@ fn no_text_says_that_the_link_of_a_dropped_driver_is_gone() {
         TcpListener::bind(&stack, "10.0.0.1:81")
             .map(drop)
             .unwrap_err(),
-        TcpStream::start(&stack, to).map(drop).unwrap_err(),
+        TcpSocket::new(&stack).start(to).map(drop).unwrap_err(),
     ];
     for error in said.map(|error| error.to_string()) {
         assert!(

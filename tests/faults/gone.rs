@@ -4,7 +4,7 @@
 use crate::world::{BACK, BYTES, FRONT, Fault, Plan, World};
 use sosplice::error::SoError;
 use sosplice::splice::{Cause, Dispatch};
-use sosplice::{TcpListener, TcpStream};
+use sosplice::{TcpListener, TcpSocket};
 use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 
@@ -50,7 +50,7 @@ fn is_down(world: &World, side: usize) {
     }
     let stack = &world.sides[side].stack;
     assert_eq!(stack.stats().connections, 0);
-    let refused = TcpStream::start(stack, "10.0.9.9:1".parse().unwrap());
+    let refused = TcpSocket::new(stack).start("10.0.9.9:1".parse().unwrap());
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::NetworkDown);
     assert!(TcpListener::bind(stack, "0.0.0.0:81").is_err());
     if side == FRONT {

@@ -14,7 +14,7 @@ use sosplice::link::{Capabilities, Frame, Interest, Link, Packet, ReceiveError, 
 use sosplice::socket::poller::{Events, Mode, Poller, Token};
 use sosplice::splice::{Cause, Dispatch, Options, Splice, SplicePool};
 use sosplice::stack::{Driver, Stats};
-use sosplice::{Stack, TcpListener, TcpStream};
+use sosplice::{Stack, TcpListener, TcpSocket, TcpStream};
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -296,7 +296,7 @@ impl World {
         };
         let listeners = [listen(FRONT, "10.0.1.2:80"), listen(SERVER, "10.0.2.1:80")];
         let to = "10.0.1.2:80".parse().unwrap();
-        let client = User::new(TcpStream::start(&sides[CLIENT].stack, to).unwrap());
+        let client = User::new(TcpSocket::new(&sides[CLIENT].stack).start(to).unwrap());
         World {
             pool: SplicePool::builder()
                 .workers(1)
@@ -329,7 +329,7 @@ impl World {
             return false;
         };
         let to = "10.0.2.1:80".parse().unwrap();
-        let Ok(outside) = TcpStream::start(&self.sides[BACK].stack, to) else {
+        let Ok(outside) = TcpSocket::new(&self.sides[BACK].stack).start(to) else {
             inside.abort();
             return true;
         };

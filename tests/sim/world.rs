@@ -21,7 +21,7 @@ use sosplice::clock::Clock;
 use sosplice::sockbuf::SockBuf;
 use sosplice::splice::{Cause, Dispatch, End, SplicePool};
 use sosplice::stack::Driver;
-use sosplice::{Socket, Stack, TcpListener, TcpStream, buf};
+use sosplice::{Socket, Stack, TcpListener, TcpSocket, buf};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -380,7 +380,7 @@ impl World {
             return Ok(false);
         }
         self.begun[conn] = true;
-        let socket = match TcpStream::start(&self.stacks[0], address(1, plan.v6)) {
+        let socket = match TcpSocket::new(&self.stacks[0]).start(address(1, plan.v6)) {
             Ok(socket) => socket,
             Err(error) => {
                 check(self.scene.is_rude(), || {
@@ -416,7 +416,7 @@ impl World {
             return Ok(true);
         }
         let v6 = self.scene.plan.conns[conn].v6;
-        match TcpStream::start(&self.stacks[2], address(3, v6)) {
+        match TcpSocket::new(&self.stacks[2]).start(address(3, v6)) {
             Ok(outside) => {
                 self.relayed.insert(outside.local_addr(), conn);
                 let relay = Relay::new(&self.scene, conn, &socket, &outside, &mut self.rng);

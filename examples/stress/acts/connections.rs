@@ -6,7 +6,7 @@ use crate::stage::Stage;
 use crate::verdict::{self, Verdict, forbidden, nothing_there};
 use crate::world::Host;
 use sosplice::clock::{Clock, SystemClock};
-use sosplice::{TcpListener, TcpStream, local};
+use sosplice::{TcpListener, TcpSocket, TcpStream, local};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -70,7 +70,11 @@ pub(super) fn connect_timeout(stage: &Stage, random: &mut Random) -> Verdict {
 
 pub(super) fn start(stage: &Stage, random: &mut Random) -> Verdict {
     let (from, to) = ends(stage, random);
-    connected(stage, random, TcpStream::start(&from.stack, to.service()))
+    connected(
+        stage,
+        random,
+        TcpSocket::new(&from.stack).start(to.service()),
+    )
 }
 
 pub(super) fn wait_connected(stage: &Stage, random: &mut Random) -> Verdict {
@@ -113,7 +117,7 @@ pub(super) fn connect_badly(stage: &Stage, random: &mut Random) -> Verdict {
         1 => (([224, 0, 0, 1], 80).into(), ErrorKind::InvalidInput),
         _ => (other_family, ErrorKind::AddrNotAvailable),
     };
-    verdict::of_mistake(TcpStream::start(&from.stack, address), right)
+    verdict::of_mistake(TcpSocket::new(&from.stack).start(address), right)
 }
 
 /// Whoever waits in `accept` returns, and who has not been accepted is reset.

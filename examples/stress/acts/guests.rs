@@ -6,7 +6,7 @@ use crate::verdict::{Verdict, forbidden, nothing_there};
 use anyhow::Context;
 use sosplice::link::memory;
 use sosplice::splice::{Cause, Options, SpliceError, SplicePool};
-use sosplice::{Stack, TcpListener, TcpStream};
+use sosplice::{Stack, TcpListener, TcpSocket, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -76,7 +76,7 @@ pub(super) fn lost_link(stage: &Arc<Stage>, random: &mut Random) -> Verdict {
         let (server, mut driver) = builder.manual()?;
         let listener = TcpListener::bind(&server, "10.9.0.2:80")?;
         listener.set_nonblocking(true);
-        let dialled = TcpStream::start(&client, "10.9.0.2:80".parse()?)?;
+        let dialled = TcpSocket::new(&client).start("10.9.0.2:80".parse()?)?;
         for _ in 0..TURNS {
             driver.run_once()?;
             if let Ok((accepted, _)) = listener.accept() {

@@ -306,7 +306,7 @@ mod tests {
     use super::*;
     use crate::clock::{Clock, SystemClock};
     use crate::link::memory;
-    use crate::stack::{Stack, TcpStream};
+    use crate::stack::{Stack, TcpSocket};
     use crate::tcp::block::time_wait::Record;
 
     /// A connection, and what it leaves behind in TIME-WAIT.
@@ -314,7 +314,9 @@ mod tests {
         let (link, _far) = memory::pair(memory::Config::default());
         let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
         let (stack, _driver) = builder.manual().unwrap();
-        let stream = TcpStream::start(&stack, "10.0.0.2:80".parse().unwrap()).unwrap();
+        let stream = TcpSocket::new(&stack)
+            .start("10.0.0.2:80".parse().unwrap())
+            .unwrap();
         let tuple = stream.conn().tuple;
         let record = TimeWait {
             tuple,

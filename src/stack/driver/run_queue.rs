@@ -131,7 +131,7 @@ mod tests {
     use super::*;
     use crate::clock::{Clock, SystemClock};
     use crate::link::memory;
-    use crate::stack::{Stack, TcpStream};
+    use crate::stack::{Stack, TcpSocket};
     use std::time::Duration;
 
     /// What arming a timer anew (so cancelling the former one) and firing it cost beside others.
@@ -142,7 +142,9 @@ mod tests {
         let (link, _far) = memory::pair(memory::Config::default());
         let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
         let (stack, _driver) = builder.manual().unwrap();
-        let stream = TcpStream::start(&stack, "10.0.0.2:80".parse().unwrap()).unwrap();
+        let stream = TcpSocket::new(&stack)
+            .start("10.0.0.2:80".parse().unwrap())
+            .unwrap();
         let conn = stack.shared().table.conn(&stream.conn().tuple);
         let start = SystemClock.now();
         let at = |micros: u64| start + Duration::from_micros(micros.wrapping_mul(7919) % 1_000_000);

@@ -269,7 +269,7 @@ fn no_error_is_believed_from_or_about_where_no_host_is() {
         let mut net = Net::new();
         let (own, peer) = (own_of(odd), peer_of(odd));
         let to = SocketAddr::new(peer, 9);
-        let stream = TcpStream::start(&net.stack, to).unwrap();
+        let stream = TcpSocket::new(&net.stack).start(to).unwrap();
         let syn = net.one();
         let from_odd = error(&syn, (odd, own), (own, peer));
         let about_odd = error(&syn, (peer, own), (own, odd));
@@ -392,11 +392,11 @@ fn connecting_to_where_no_host_is_is_refused_at_once() {
         let results = [
             TcpStream::connect(stack, to),
             TcpStream::connect_timeout(stack, to, second),
-            TcpStream::connect_from(stack, from, to),
-            TcpStream::connect_on(stack, 0, to),
-            TcpStream::start(stack, to),
-            TcpStream::start_from(stack, from, to),
-            TcpStream::start_on(stack, 0, to),
+            TcpSocket::new(stack).bind(from).connect(to),
+            TcpSocket::new(stack).queue(0).connect(to),
+            TcpSocket::new(stack).start(to),
+            TcpSocket::new(stack).bind(from).start(to),
+            TcpSocket::new(stack).queue(0).start(to),
         ];
         for error in results.map(Result::unwrap_err) {
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{to}");

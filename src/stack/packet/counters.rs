@@ -268,8 +268,12 @@ fn a_reset_that_waits_for_room_is_of_a_closed_connection() {
     let mut config = one_packet_each();
     config.frames = 1;
     let net = Net::with(config, |builder| builder);
-    let stream = TcpStream::start(&net.stack, "10.0.0.2:9".parse().unwrap()).unwrap();
-    let other = TcpStream::start(&net.stack, "10.0.0.2:9".parse().unwrap()).unwrap();
+    let stream = TcpSocket::new(&net.stack)
+        .start("10.0.0.2:9".parse().unwrap())
+        .unwrap();
+    let other = TcpSocket::new(&net.stack)
+        .start("10.0.0.2:9".parse().unwrap())
+        .unwrap();
     let stats = net.stack.stats();
     only(&stats, &[(TcpState::SynSent, 2)]);
     assert_eq!(

@@ -64,7 +64,9 @@ impl Net {
 /// An attempt to connect, and its SYN.
 fn dialling(net: &mut Net, v6: bool) -> (Seen, TcpStream) {
     let to = if v6 { "[fd00::2]:9" } else { "10.0.0.2:9" };
-    let stream = TcpStream::start(&net.stack, to.parse().unwrap()).unwrap();
+    let stream = TcpSocket::new(&net.stack)
+        .start(to.parse().unwrap())
+        .unwrap();
     stream.set_nonblocking(true);
     (net.one(), stream)
 }
@@ -484,7 +486,9 @@ fn no_more_than_the_clamp_is_announced_or_sent() {
     for v6 in [false, true] {
         let mut net = Net::with(one_packet_each(), |builder| builder.mss(1000));
         let to = if v6 { "[fd00::2]:9" } else { "10.0.0.2:9" };
-        let dialled = TcpStream::start(&net.stack, to.parse().unwrap()).unwrap();
+        let dialled = TcpSocket::new(&net.stack)
+            .start(to.parse().unwrap())
+            .unwrap();
         assert_eq!(net.one().header.options.mss, Some(1000), "{v6}");
         drop(dialled);
         net.seen();

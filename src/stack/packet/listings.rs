@@ -166,7 +166,9 @@ fn a_listing_waits_for_no_owner() {
     let builder = Stack::builder(link.clone()).address("10.0.0.1/24".parse().unwrap());
     let (stack, driver) = builder.manual().unwrap();
     *link.stack.lock() = Some(stack.clone());
-    let stream = TcpStream::start(&stack, "10.0.0.2:9".parse().unwrap()).unwrap();
+    let stream = TcpSocket::new(&stack)
+        .start("10.0.0.2:9".parse().unwrap())
+        .unwrap();
     let seen = std::mem::take(&mut *link.seen.lock());
     assert_eq!(seen.len(), 1);
     assert_eq!(

@@ -26,7 +26,10 @@ fn with_others(builder: Builder) -> Builder {
 }
 
 fn dial(net: &Net, (from, to): (&str, &str), port: u16) -> TcpStream {
-    let stream = TcpStream::start_from(&net.stack, at(from, 0), at(to, port)).unwrap();
+    let stream = TcpSocket::new(&net.stack)
+        .bind(at(from, 0))
+        .start(at(to, port))
+        .unwrap();
     stream.set_nonblocking(true);
     stream
 }
@@ -116,7 +119,9 @@ fn routes_do_not_lead_to_own_addresses() {
         let to_all = [("10.0.0.0/8".parse().unwrap(), route)];
         net.stack.set_routes(to_all).unwrap();
         let listener = net.listen(80);
-        let stream = TcpStream::start(&net.stack, at("10.0.0.1", 80)).unwrap();
+        let stream = TcpSocket::new(&net.stack)
+            .start(at("10.0.0.1", 80))
+            .unwrap();
         net.turn();
         stream.wait_connected(None).unwrap();
         assert_eq!(stream.local_addr().ip(), stream.peer_addr().ip());
@@ -279,8 +284,8 @@ fn a_full_queue_holds_connections_up_and_loses_nothing() {
     };
     let mut net = Net::with(config, |builder| builder);
     // The link is full, and stays so.
-    let outside = TcpStream::start(&net.stack, at("10.0.0.2", 9)).unwrap();
-    let also_outside = TcpStream::start(&net.stack, at("10.0.0.2", 9)).unwrap();
+    let outside = TcpSocket::new(&net.stack).start(at("10.0.0.2", 9)).unwrap();
+    let also_outside = TcpSocket::new(&net.stack).start(at("10.0.0.2", 9)).unwrap();
     let listener = TcpListener::bind_with_backlog(&net.stack, at("10.0.0.1", 80), 1000).unwrap();
     listener.set_nonblocking(true);
     let near: Vec<_> = (0..1000).map(|_| dial(&net, PAIRS[0], 80)).collect();
@@ -419,7 +424,9 @@ fn an_address_that_goes_ends_both_ends() {
             let still = other
                 .iter()
                 .find(|one| **one != gone && one.contains(':') == gone.contains(':'));
-            let stream = TcpStream::start_from(&net.stack, at(still.unwrap(), 0), at(gone, 80));
+            let stream = TcpSocket::new(&net.stack)
+                .bind(at(still.unwrap(), 0))
+                .start(at(gone, 80));
             assert_eq!(net.one().header.flags, SYN);
             drop(stream);
             net.healthy();
@@ -442,7 +449,7 @@ fn a_stack_that_goes_down_ends_both_ends() {
     let shared = stack.shared();
     assert!(!shared.queues[0].loopback.has_frames());
     assert_eq!(stack.stats().connections, 0);
-    let late = TcpStream::start(&stack, at("10.0.0.1", 80));
+    let late = TcpSocket::new(&stack).start(at("10.0.0.1", 80));
     assert_eq!(late.unwrap_err().kind(), ErrorKind::NetworkDown);
 }
 
@@ -452,7 +459,10 @@ fn a_connection_to_itself_is_refused() {
     let net = net();
     for address in ["10.0.0.1", "fd00::1"] {
         let itself = at(address, 7000);
-        let error = TcpStream::start_from(&net.stack, itself, itself).unwrap_err();
+        let error = TcpSocket::new(&net.stack)
+            .bind(itself)
+            .start(itself)
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(
             error.to_string().ends_with("to itself: give another port"),
@@ -490,7 +500,7 @@ fn a_driver_does_not_sleep_while_its_stack_talks_to_itself() {
     let mut sleeper = Running::new(driver);
     let timers = sleeper.fall_asleep();
     assert!(timers.is_some(), "nothing to do but timers");
-    let second = TcpStream::start(&stack, at("10.0.0.1", 80)).unwrap();
+    let second = TcpSocket::new(&stack).start(at("10.0.0.1", 80)).unwrap();
     // It was woken: this returns at once, and not at the deadline.
     let limit = SystemClock.now() + Duration::from_secs(20);
     sleeper
@@ -519,7 +529,10 @@ fn both_ends_belong_to_one_queue() {
     let mut nets = queues::nets(with_others);
     let listener = nets[0].listen(80);
     for queue in [0, 1, 1, 0] {
-        let stream = TcpStream::start_on(&nets[0].stack, queue, at("10.0.0.9", 80)).unwrap();
+        let stream = TcpSocket::new(&nets[0].stack)
+            .queue(queue)
+            .start(at("10.0.0.9", 80))
+            .unwrap();
         nets[1 - queue].turn();
         assert!(
             listener.accept().is_err(),

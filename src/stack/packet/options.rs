@@ -228,7 +228,7 @@ fn the_time_to_live_is_on_every_packet() {
     let mut net = Net::new();
     for address in ["10.0.0.2", "fd00::2"] {
         let to = SocketAddr::new(address.parse().unwrap(), 9);
-        let stream = TcpStream::start(&net.stack, to).unwrap();
+        let stream = TcpSocket::new(&net.stack).start(to).unwrap();
         let hops = |net: &mut Net| {
             net.turn();
             let mut frames = Vec::new();

@@ -70,17 +70,23 @@ fn who_dials_may_choose_a_home() {
     let to = "10.0.0.2:9".parse().unwrap();
     let mut streams = Vec::new();
     for queue in [1, 0, 1] {
-        let stream = TcpStream::start_on(&nets[0].stack, queue, to).unwrap();
+        let stream = TcpSocket::new(&nets[0].stack)
+            .queue(queue)
+            .start(to)
+            .unwrap();
         assert_eq!(stream.queue(), queue);
         assert_eq!(nets[queue].one().header.flags, SYN);
         assert!(nets[1 - queue].seen().is_empty());
         streams.push(stream);
     }
-    let dialled = [(); 4].map(|()| TcpStream::start(&nets[0].stack, to).unwrap());
+    let dialled = [(); 4].map(|()| TcpSocket::new(&nets[0].stack).start(to).unwrap());
     let homes = dialled.each_ref().map(TcpStream::queue);
     assert_eq!(homes.iter().sum::<usize>(), 2, "{homes:?}");
     for queue in [2, usize::MAX] {
-        let error = TcpStream::start_on(&nets[0].stack, queue, to).unwrap_err();
+        let error = TcpSocket::new(&nets[0].stack)
+            .queue(queue)
+            .start(to)
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().ends_with("use 0 to 1"), "{error}");
     }

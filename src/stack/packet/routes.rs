@@ -16,11 +16,11 @@ fn kind(result: io::Result<TcpStream>) -> ErrorKind {
 }
 
 fn start(net: &Net, to: &str) -> io::Result<TcpStream> {
-    TcpStream::start(&net.stack, at(to))
+    TcpSocket::new(&net.stack).start(at(to))
 }
 
 fn start_from(net: &Net, from: &str, to: &str) -> io::Result<TcpStream> {
-    TcpStream::start_from(&net.stack, at(from), at(to))
+    TcpSocket::new(&net.stack).bind(at(from)).start(at(to))
 }
 
 fn link(source: Option<&str>, mtu: Option<usize>) -> Route {
@@ -86,7 +86,7 @@ fn a_route_clamps_the_segment_size() {
         });
         let mss = Some((1300 - headers) as u16);
         let to = SocketAddr::new(remote.parse().unwrap(), 80);
-        let _stream = TcpStream::start(&net.stack, to).unwrap();
+        let _stream = TcpSocket::new(&net.stack).start(to).unwrap();
         assert_eq!(net.one().header.options.mss, mss, "dialled");
         let any = SocketAddr::new(local.parse().unwrap(), 80);
         let listener = TcpListener::bind(&net.stack, any).unwrap();
@@ -149,7 +149,7 @@ fn connecting_from_an_address() {
         let again = start_from(&net, from, to);
         assert_eq!(kind(again), ErrorKind::AddrInUse);
         let other_end = SocketAddr::new(at(to).ip(), 81);
-        let other = TcpStream::start_from(&net.stack, at(from), other_end);
+        let other = TcpSocket::new(&net.stack).bind(at(from)).start(other_end);
         assert_eq!(other.unwrap().local_addr(), at(from), "another connection");
         stream.abort();
         net.turn();
@@ -276,7 +276,9 @@ fn an_address_comes_and_goes() {
         raw.handshake(&mut net);
         let (accepted, _) = listener.accept().unwrap();
         accepted.set_nonblocking(true);
-        let dialled = TcpStream::start(&net.stack, SocketAddr::new(to, 9)).unwrap();
+        let dialled = TcpSocket::new(&net.stack)
+            .start(SocketAddr::new(to, 9))
+            .unwrap();
         assert_eq!(dialled.local_addr().ip(), address);
         let other = start(&net, "10.0.0.2:80").unwrap();
         net.seen();
@@ -292,7 +294,9 @@ fn an_address_comes_and_goes() {
         raw.send(&net, SYN, b"");
         assert!(net.seen().is_empty(), "nobody is there");
         let from = SocketAddr::new(address, 9);
-        let late = TcpStream::start_from(&net.stack, from, SocketAddr::new(to, 80));
+        let late = TcpSocket::new(&net.stack)
+            .bind(from)
+            .start(SocketAddr::new(to, 80));
         assert_eq!(late.unwrap_err().kind(), ErrorKind::AddrNotAvailable);
         net.stack
             .add_address(IpNet::new(address, 24).unwrap())
@@ -435,7 +439,7 @@ fn a_port_is_used_again_at_once() {
             }
         };
         let (from, to) = (at("[fd00::2]:1023"), at("[fd00::1]:80"));
-        let stream = TcpStream::start_from(&client, from, to).unwrap();
+        let stream = TcpSocket::new(&client).bind(from).start(to).unwrap();
         turn();
         // The server closes first, and has the record.
         drop(listener.accept().unwrap());

@@ -304,7 +304,7 @@ fn a_time_out_with_a_full_link_ends_the_connection() {
     let mut raw = Raw::new(5000);
     raw.syn(&mut net);
     // Somebody else's frame fills the link.
-    let unanswered = TcpStream::start(&net.stack, "10.0.0.2:9".parse().unwrap());
+    let unanswered = TcpSocket::new(&net.stack).start("10.0.0.2:9".parse().unwrap());
     *net.clock.0.lock() += Duration::from_millis(600);
     net.turn();
     for _ in 0..5 {

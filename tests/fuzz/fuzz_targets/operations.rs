@@ -26,7 +26,7 @@ use sosplice::splice::{
     Cause, Dispatch, End, Options, Rate, Role, Splice, SpliceError, SplicePool,
 };
 use sosplice::stack::Driver;
-use sosplice::{Socket, Stack, TcpListener, TcpStream, local};
+use sosplice::{Socket, Stack, TcpListener, TcpSocket, TcpStream, local};
 use sosplice_fuzz::Input;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
@@ -108,7 +108,7 @@ fn network(clock: &Arc<SetClock>) -> (Network, [Socket; 2]) {
     let mut stacks = [stack(a, "10.0.0.1/24"), stack(b, "10.0.0.2/24")];
     let listener = TcpListener::bind(&stacks[1].0, "10.0.0.2:80").unwrap();
     listener.set_nonblocking(true);
-    let near = TcpStream::start(&stacks[0].0, "10.0.0.2:80".parse().unwrap()).unwrap();
+    let near = TcpSocket::new(&stacks[0].0).start("10.0.0.2:80".parse().unwrap()).unwrap();
     for _ in 0..4 {
         for (_, driver) in &mut stacks {
             while driver.run_once().unwrap() {}

@@ -3,7 +3,7 @@
 use super::*;
 use crate::link::memory::{self, MemoryLink};
 use crate::stack::Driver;
-use crate::{Stack, TcpListener, TcpStream};
+use crate::{Stack, TcpListener, TcpSocket, TcpStream};
 
 /// Two stacks that the test drives.
 struct Net {
@@ -34,7 +34,7 @@ impl Net {
 
     fn connect(&mut self) -> TcpStream {
         let at = self.listener.local_addr();
-        let stream = TcpStream::start(&self.client.0, at).unwrap();
+        let stream = TcpSocket::new(&self.client.0).start(at).unwrap();
         for _ in 0..10 {
             self.client.1.run_once().unwrap();
             self.server.1.run_once().unwrap();

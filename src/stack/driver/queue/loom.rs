@@ -8,7 +8,7 @@ use crate::link::{
     Capabilities, Checksum, Frame, Interest, Link, Packet, ReceiveError, TransmitError,
 };
 use crate::stack::driver::Running;
-use crate::stack::{Driver, Stack, TcpStream};
+use crate::stack::{Driver, Stack, TcpSocket, TcpStream};
 use crate::sync::Protection;
 use crate::sync::model::{claim, explore, explore_without, join, spawn};
 use crate::tcp::block::time_wait::Record;
@@ -155,7 +155,10 @@ fn fails_if_a_connection_can_be_found_before_its_listener() {
 /// The first driver falls asleep; a connection of the second one begins to be in TIME-WAIT.
 fn record_against_sleep() {
     let (stack, [one, other], queues) = stack([&[], &[]]);
-    let stream = TcpStream::start_on(&stack, 1, "10.0.0.2:9".parse().unwrap()).unwrap();
+    let stream = TcpSocket::new(&stack)
+        .queue(1)
+        .start("10.0.0.2:9".parse().unwrap())
+        .unwrap();
     let shared = stack.shared().clone();
     let tuple = stream.conn().tuple;
     let Some(crate::stack::demux::conn_table::Entry::Conn(conn)) = shared.table.get(&tuple) else {

@@ -7,7 +7,7 @@ use crate::link::{
 };
 use crate::lock::Mutex;
 use crate::stack::packet::TestClock;
-use crate::stack::{BuildError, Driver, Stack, TcpListener, TcpStream};
+use crate::stack::{BuildError, Driver, Stack, TcpListener, TcpSocket, TcpStream};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -257,7 +257,10 @@ fn connections_land_on_the_queue_that_was_asked_for() {
     let listener = TcpListener::bind(&server_stack, SERVER).unwrap();
     for count in 0..100 {
         let queue = count % 3;
-        let near = TcpStream::connect_on(&client, queue, server()).unwrap();
+        let near = TcpSocket::new(&client)
+            .queue(queue)
+            .connect(server())
+            .unwrap();
         let (far, _) = listener.accept().unwrap();
         assert_eq!((near.queue(), far.queue()), (queue, queue));
         near.abort();
@@ -280,7 +283,7 @@ fn a_queue_has_its_share_of_the_ports() {
     let (client, _drivers) = builder.manual_queues().unwrap();
     let mut streams = Vec::new();
     let error = loop {
-        match TcpStream::start_on(&client, 1, server()) {
+        match TcpSocket::new(&client).queue(1).start(server()) {
             Ok(stream) => streams.push(stream),
             Err(error) => break error,
         }
@@ -288,9 +291,9 @@ fn a_queue_has_its_share_of_the_ports() {
     assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
     assert!(error.to_string().contains("by queue 1"), "{error}");
     assert!((20..80).contains(&streams.len()), "{}", streams.len());
-    let rest = (streams.len()..100).map(|_| TcpStream::start_on(&client, 0, server()));
+    let rest = (streams.len()..100).map(|_| TcpSocket::new(&client).queue(0).start(server()));
     let rest: Vec<_> = rest.collect::<Result<_, _>>().unwrap();
-    assert!(TcpStream::start(&client, server()).is_err());
+    assert!(TcpSocket::new(&client).start(server()).is_err());
     drop(rest);
 }
 
@@ -311,7 +314,10 @@ fn all_threads_end_with_the_last_handle() {
     let listener = TcpListener::bind(&server_stack, SERVER).unwrap();
     let streams: Vec<_> = (0..4)
         .map(|queue| {
-            let near = TcpStream::connect_on(&client, queue, server()).unwrap();
+            let near = TcpSocket::new(&client)
+                .queue(queue)
+                .connect(server())
+                .unwrap();
             (near, listener.accept().unwrap().0)
         })
         .collect();
@@ -329,13 +335,15 @@ fn one_queue_that_fails_ends_the_stack_and_its_threads() {
     let builder = Stack::over(near).address("10.0.0.1/24".parse().unwrap());
     let stack = builder.build().unwrap();
     let listener = TcpListener::bind(&stack, SERVER).unwrap();
-    let connecting = TcpStream::start(&stack, "10.0.0.2:9".parse().unwrap()).unwrap();
+    let connecting = TcpSocket::new(&stack)
+        .start("10.0.0.2:9".parse().unwrap())
+        .unwrap();
     drop(far.remove(1));
     let down = ErrorKind::NetworkDown;
     assert_eq!(listener.accept().unwrap_err().kind(), down);
     let error = connecting.wait_connected(None).unwrap_err();
     assert_eq!(io::Error::from(error).kind(), down);
-    let late = TcpStream::start(&stack, "10.0.0.2:9".parse().unwrap());
+    let late = TcpSocket::new(&stack).start("10.0.0.2:9".parse().unwrap());
     assert_eq!(late.unwrap_err().kind(), down);
     let shared = Arc::downgrade(stack.shared());
     drop((listener, connecting, stack));
@@ -403,13 +411,16 @@ fn a_queue_that_fails_takes_only_its_own() {
         let (stack, client, fails) = failing(2);
         let listener = TcpListener::bind(&stack, SERVER).unwrap();
         let pairs = [0, 1].map(|queue| {
-            let near = TcpStream::connect_on(&client, queue, server()).unwrap();
+            let near = TcpSocket::new(&client)
+                .queue(queue)
+                .connect(server())
+                .unwrap();
             (near, listener.accept().unwrap().0)
         });
         let stays = 1 - fails_first;
         fails.store(1 << fails_first, Ordering::Release);
         // Wakes its driver, which finds it gone.
-        drop(TcpStream::start_on(&client, fails_first, server()));
+        drop(TcpSocket::new(&client).queue(fails_first).start(server()));
         assert!(is_network_down(&pairs[fails_first].1));
         let (mut near, mut inside) = (&pairs[stays].0, &pairs[stays].1);
         near.write_all(b"still there").unwrap();
@@ -417,19 +428,25 @@ fn a_queue_that_fails_takes_only_its_own() {
         inside.read_exact(&mut heard).unwrap();
         assert_eq!(&heard, b"still there");
         // A new one by the queue that is left, both ways, and none by the other.
-        let more = TcpStream::connect_on(&client, stays, server()).unwrap();
+        let more = TcpSocket::new(&client)
+            .queue(stays)
+            .connect(server())
+            .unwrap();
         drop((more, listener.accept().unwrap()));
         let back = TcpListener::bind(&client, "10.0.0.2:80").unwrap();
         let to = "10.0.0.2:80".parse().unwrap();
         for _ in 0..4 {
-            let dialled = TcpStream::start(&stack, to).unwrap();
+            let dialled = TcpSocket::new(&stack).start(to).unwrap();
             assert_eq!(dialled.queue(), stays);
             drop((dialled, back.accept().unwrap()));
         }
-        let error = TcpStream::connect_on(&stack, fails_first, to).unwrap_err();
+        let error = TcpSocket::new(&stack)
+            .queue(fails_first)
+            .connect(to)
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NetworkDown);
         fails.store(3, Ordering::Release);
-        drop(TcpStream::start_on(&client, stays, server()));
+        drop(TcpSocket::new(&client).queue(stays).start(server()));
         assert!(is_network_down(inside));
         let error = listener.accept().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NetworkDown);
@@ -442,12 +459,12 @@ fn when_the_first_queue_is_gone_another_one_forgets() {
     let (stack, client, fails) = failing(2);
     let listener = TcpListener::bind(&stack, SERVER).unwrap();
     fails.store(1, Ordering::Release);
-    drop(TcpStream::start_on(&client, 0, server()));
+    drop(TcpSocket::new(&client).queue(0).start(server()));
     while !stack.shared().queues[0].is_gone() {
         thread::yield_now();
     }
     assert_eq!(stack.shared().first_up(), 1);
-    let near = TcpStream::connect_on(&client, 1, server()).unwrap();
+    let near = TcpSocket::new(&client).queue(1).connect(server()).unwrap();
     let (inside, _) = listener.accept().unwrap();
     drop(inside);
     drop(near);
@@ -578,7 +595,7 @@ fn two_drivers_in_turn_in_one_thread() {
     let (client, mut dialling) = manual(far, "10.0.0.2/24");
     let listener = TcpListener::bind(&server_stack, SERVER).unwrap();
     let streams: Vec<_> = (0..10)
-        .map(|_| TcpStream::start(&client, server()).unwrap())
+        .map(|_| TcpSocket::new(&client).start(server()).unwrap())
         .collect();
     let mut turn = || {
         for driver in serving.iter_mut().chain(&mut dialling) {

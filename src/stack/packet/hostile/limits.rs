@@ -42,7 +42,7 @@ fn a_stack_has_no_more_connections_than_its_limit() {
     let late = client(9, 5000);
     late.send(&net, SYN, b"");
     assert!(net.seen().is_empty(), "no connection and no cookie");
-    let dial = |net: &Net| TcpStream::start(&net.stack, "10.0.0.2:9".parse().unwrap());
+    let dial = |net: &Net| TcpSocket::new(&net.stack).start("10.0.0.2:9".parse().unwrap());
     let error = dial(&net).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::QuotaExceeded);
     assert!(error.to_string().contains("has 3 connections"), "{error}");
@@ -83,7 +83,9 @@ fn a_cookie_is_no_place_in_a_stack_that_has_become_full() {
     let mut late = to_port_81(3);
     late.syn(&mut net);
     assert_eq!(net.stack.stats().syn_cookies_sent, 1);
-    let dialled = TcpStream::start(&net.stack, "10.0.0.2:9".parse().unwrap()).unwrap();
+    let dialled = TcpSocket::new(&net.stack)
+        .start("10.0.0.2:9".parse().unwrap())
+        .unwrap();
     net.seen();
     late.send(&net, ACK, b"");
     assert!(net.seen().is_empty());
@@ -197,7 +199,11 @@ fn one_peer_does_not_take_the_places_of_others() {
     works(&mut net, &mut raw, &stream);
     // This side's own connections to it do not count.
     reset(&mut net, &raw);
-    drop(TcpStream::start(&net.stack, "10.0.0.2:9".parse().unwrap()).unwrap());
+    drop(
+        TcpSocket::new(&net.stack)
+            .start("10.0.0.2:9".parse().unwrap())
+            .unwrap(),
+    );
     net.seen();
     // One that ends makes room for one.
     let (raw, _) = greedy.pop().unwrap();
@@ -275,7 +281,7 @@ fn ten_thousand_random_openings_and_endings_leave_no_count() {
             }
             9 => {
                 let to = SocketAddr::new([10, 0, 0, 2 + random.u8(..8)].into(), 9);
-                streams.extend(TcpStream::start(&net.stack, to));
+                streams.extend(TcpSocket::new(&net.stack).start(to));
             }
             _ => net.pass(Duration::from_millis(random.u64(..500))),
         }

@@ -127,7 +127,7 @@ fn all_queues_know_what_one_has_learnt() {
     let [mut one, mut other] = nets(|builder| builder);
     let to = "10.0.0.2:9".parse().unwrap();
     let begun = |net: &mut Net, queue| {
-        let stream = TcpStream::start_on(&net.stack, queue, to).unwrap();
+        let stream = TcpSocket::new(&net.stack).queue(queue).start(to).unwrap();
         let syn = net.one();
         let mut raw = Raw::new(9);
         raw.to.1 = stream.local_addr().port();
