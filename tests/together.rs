@@ -360,17 +360,12 @@ fn each_queue_of_two_stacks_has_a_thread() {
     thread::scope(|scope| {
         for count in 0..CLIENTS {
             let queue = count % QUEUES;
-            let near = TcpSocket::new(&client)
-                .queue(queue)
-                .connect(listener.local_addr())
-                .unwrap();
+            let to = listener.local_addr();
+            let near = TcpSocket::new(&client).queue(queue).connect(to).unwrap();
             let (inside, _) = listener.accept().unwrap();
             assert_eq!(inside.queue(), queue);
             let to = service.local_addr();
-            let outside = TcpSocket::new(&back)
-                .queue(inside.queue())
-                .connect(to)
-                .unwrap();
+            let outside = TcpSocket::new(&back).queue(queue).connect(to).unwrap();
             let (far, _) = service.accept().unwrap();
             let options = Options {
                 dispatch: Some(Dispatch::Direct),
