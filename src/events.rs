@@ -20,15 +20,15 @@ pub(crate) use tell;
 
 /// What may happen with every segment, and is told once a second at most.
 #[derive(Debug)]
-pub(crate) struct Seldom {
+pub(crate) struct RateLimited {
     epoch: Instant,
     /// Seconds from the epoch to when it may be told again.
     next: AtomicU64,
 }
 
-impl Seldom {
-    pub(crate) fn new(epoch: Instant) -> Seldom {
-        Seldom {
+impl RateLimited {
+    pub(crate) fn new(epoch: Instant) -> RateLimited {
+        RateLimited {
             epoch,
             next: AtomicU64::new(0),
         }
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn once_a_second() {
         let epoch = SystemClock.now();
-        let seldom = Seldom::new(epoch);
+        let seldom = RateLimited::new(epoch);
         let millis = [0, 1, 999, 1000, 1999, 5500, 5999, 6000];
         let due = millis.map(|at| seldom.is_due(epoch + Duration::from_millis(at)));
         let expected = [true, false, false, true, false, true, false, true];

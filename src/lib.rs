@@ -181,11 +181,11 @@ pub mod buf;
 mod busy;
 mod callbacks;
 pub mod clock;
-mod columns;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod congestion;
 mod end;
+mod text_table;
 #[doc = include_str!("doc/endings.md")]
 pub mod endings {}
 pub mod error;

@@ -28,37 +28,37 @@
 //! (threads), `join` (two splices). Locks: `so_rcv` of the source (2), `so_snd` of the sink (3), the splice's state (4),
 //! queues (5).
 
-mod bucket;
+mod info;
 mod join;
-mod list;
 mod machine;
 mod pool;
 mod stats;
 mod task;
+mod token_bucket;
 mod worker;
 mod xfer;
 
 pub use crate::end::{Cause, End, Role};
-pub use bucket::Rate;
+pub use info::{SpliceInfo, SpliceState, SpliceTable};
 #[cfg(feature = "async")]
 pub use join::JoinEnded;
 pub use join::{Ends, Join, join};
-pub use list::{SpliceInfo, SpliceState, SpliceTable};
 pub use pool::{Builder, DEFAULT_QUANTUM, SplicePool};
 pub use stats::{Stats, WorkerStats};
+pub use token_bucket::Rate;
 
 use crate::error::{Errno, Flavor};
 use crate::protocol::SoState;
 use crate::run_list::{self, Budget, Job};
 use crate::socket::Socket;
 use crate::sync::{Protection, intact};
-use bucket::Bucket;
+use token_bucket::TokenBucket;
 
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-use task::{Party, Status, Task};
+use task::{Endpoint, Status, Task};
 use worker::{Shared, Spliced};
 
 /// Where a splice moves its bytes.
@@ -589,7 +589,7 @@ fn check_free(socket: &Socket, role: Role) -> Result<(), SpliceError> {
 }
 
 fn new_task(source: &Socket, sink: &Socket, options: &Options, pool: &Arc<Shared>) -> Arc<Task> {
-    let party = |socket: &Socket| Party {
+    let party = |socket: &Socket| Endpoint {
         end: socket.end().clone(),
         protocol: socket.protocol().clone(),
     };
@@ -604,7 +604,7 @@ fn new_task(source: &Socket, sink: &Socket, options: &Options, pool: &Arc<Shared
         status: Arc::new(Status::new(
             (pool, worker),
             options.idle.map(|_| now()),
-            options.rate.map(|rate| Bucket::new(rate, now())),
+            options.rate.map(|rate| TokenBucket::new(rate, now())),
         )),
         pool: pool.clone(),
         worker,

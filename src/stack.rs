@@ -108,7 +108,7 @@
 //! # Locks
 //!
 //! All leaves: the table's shards, addresses and routes, path MTUs, listeners, half-open connections, held SYNs,
-//! the agenda, the control interface.
+//! the run queue, the control interface.
 
 mod accept;
 mod builder;
@@ -364,10 +364,10 @@ impl Stack {
             ..Stats::default()
         };
         for queue in &shared.queues {
-            let agenda = queue.agenda.lock();
-            stats.timers += agenda.timers();
-            stats.blocked += agenda.blocked();
-            stats.handed_over += agenda.handed_over();
+            let run_queue = queue.run_queue.lock();
+            stats.timers += run_queue.timers();
+            stats.blocked += run_queue.blocked();
+            stats.handed_over += run_queue.handed_over();
         }
         stats.add_sockets(TcpState::TimeWait, stats.time_wait);
         for conn in shared.table.all() {

@@ -20,7 +20,7 @@ const ARROWS: &str = "
     timer           ->
     interest        ->
     busy            ->
-    columns         ->
+    text_table         ->
     congestion      ->
     keep_alive      ->
     buf             -> lock sync
@@ -33,15 +33,15 @@ const ARROWS: &str = "
     socket::poller  -> protocol clock end error interest lock
     kernel          -> socket protocol run_list sockbuf buf clock keep_alive error lock sync
     local           -> socket protocol sockbuf buf error lock sync
-    splice          -> socket protocol run_list timer busy columns events callbacks sockbuf buf affinity clock end error lock sync
+    splice          -> socket protocol run_list timer busy text_table events callbacks sockbuf buf affinity clock end error lock sync
     splice::machine -> protocol error sync
     splice::xfer    -> sockbuf buf
-    splice::bucket  ->
+    splice::token_bucket ->
     sockopt         -> splice socket error lock
     sockopt::layout -> error
     conformance     -> splice socket protocol sockbuf buf clock error lock
     tcp             -> protocol link sockbuf buf congestion keep_alive events error lock sync
-    stack           -> tcp socket protocol link run_list timer busy columns congestion events callbacks sockbuf buf affinity clock end keep_alive error lock sync
+    stack           -> tcp socket protocol link run_list timer busy text_table congestion events callbacks sockbuf buf affinity clock end keep_alive error lock sync
 ";
 
 /// The modules that may name the engine.

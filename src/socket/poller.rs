@@ -59,7 +59,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::lock::{self, Condvar, LEAF, Mutex};
 use crate::protocol::Upcalls;
 use crate::socket::Socket;
-use registration::{Registration, Terms};
+use registration::{Registration, XferLimits};
 use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
@@ -222,7 +222,7 @@ impl Poller {
         mode: Mode,
     ) -> io::Result<()> {
         let watched = what.watched();
-        let terms = Terms {
+        let terms = XferLimits {
             token,
             interest,
             mode,
@@ -276,7 +276,7 @@ impl Poller {
         });
         let registration = found.as_ref().and_then(Registration::of);
         let registration = registration.ok_or_else(not_found)?;
-        registration.set_terms(Terms {
+        registration.set_terms(XferLimits {
             token,
             interest,
             mode,

@@ -27,10 +27,10 @@
 //!    that could still enter a protocol: by that pass, or by who has ended the splice
 //!    (`unsplice_against_worker`, `close_against_everything`).
 
-use super::bucket::Bucket;
 use super::machine::{self, Action, Event, Reason, State};
+use super::token_bucket::TokenBucket;
 use super::worker::{Shared, Spliced, Waited};
-use super::xfer::{self, Stop, Terms};
+use super::xfer::{self, Stop, XferLimits};
 use super::{Cause, Dispatch, End, Role};
 use crate::callbacks::{self, Callback};
 use crate::error::{Flavor, SoError};
@@ -49,7 +49,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// One of the two sockets of a splice, without the handle that keeps it open.
-pub(super) struct Party {
+pub(super) struct Endpoint {
     pub(super) end: Arc<SocketEnd>,
     pub(super) protocol: Arc<dyn Protocol>,
 }
@@ -70,7 +70,7 @@ struct Progress {
     passes: u64,
     /// When bytes were moved last (or the splice began); kept only for an idle timeout.
     moved_at: Option<Instant>,
-    bucket: Option<Bucket>,
+    bucket: Option<TokenBucket>,
     /// The time of the timer that counts; earlier and later ones in the queue do not.
     armed: Option<Instant>,
     waiters: Vec<Waiter>,
@@ -114,7 +114,7 @@ impl Status {
     pub(super) fn new(
         (pool, worker): (&Arc<Shared>, usize),
         moved_at: Option<Instant>,
-        bucket: Option<Bucket>,
+        bucket: Option<TokenBucket>,
     ) -> Status {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         Status {
@@ -291,8 +291,8 @@ impl Callback for Waiting {
 /// A splice at work.
 pub(super) struct Task {
     pub(super) me: Weak<Task>,
-    pub(super) source: Party,
-    pub(super) sink: Party,
+    pub(super) source: Endpoint,
+    pub(super) sink: Endpoint,
     pub(super) status: Arc<Status>,
     pub(super) pool: Arc<Shared>,
     pub(super) worker: usize,
@@ -322,7 +322,7 @@ struct Hidden {
 
 /// The worker of the opposite direction; or that of the source's receiving thread, if both sockets
 /// have one of several; or the next one.
-pub(super) fn worker_for(pool: &Arc<Shared>, source: &Party, sink: &Party) -> usize {
+pub(super) fn worker_for(pool: &Arc<Shared>, source: &Endpoint, sink: &Endpoint) -> usize {
     let opposite = sink.end.rcv().diversion().cloned();
     if let Some(task) = opposite.as_ref().and_then(Task::of)
         && task.sink.end.id() == source.end.id()
@@ -485,14 +485,14 @@ impl Task {
         snd: &Side,
         sink_error: Option<SoError>,
         now: Option<Instant>,
-    ) -> Terms {
+    ) -> XferLimits {
         let counted = self.source.end.spliced();
         let allowance = now.and_then(|now| {
             let mut progress = self.status.progress.lock();
             let bucket = progress.bucket.as_mut();
             bucket.map(|bucket| bucket.allowance(now))
         });
-        Terms {
+        XferLimits {
             limit: self.limit.map(|limit| limit.saturating_sub(counted)),
             quantum: self.pool.quantum,
             allowance: allowance.unwrap_or(usize::MAX),
@@ -641,7 +641,7 @@ impl Progress {
 fn refill_deadline(progress: &Progress) -> Option<Instant> {
     let waits = progress.state == State::Idle(Reason::Rate);
     let bucket = progress.bucket.as_ref().filter(|_| waits);
-    bucket.and_then(Bucket::refilled_at)
+    bucket.and_then(TokenBucket::refilled_at)
 }
 
 /// What `so_error` of the source holds afterwards in the OpenBSD flavor.

@@ -7,7 +7,7 @@ use crate::sockbuf::SockBuf;
 
 /// What one pass may do.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Terms {
+pub(super) struct XferLimits {
     /// Bytes until the limit.
     pub(super) limit: Option<u64>,
     /// Bytes for this pass.
@@ -46,7 +46,7 @@ pub(super) enum Stop {
 }
 
 /// Moves what the terms allow. Returns the number of bytes and why there were no more.
-pub(super) fn transfer(rcv: &mut SockBuf, snd: &mut SockBuf, terms: Terms) -> (usize, Stop) {
+pub(super) fn transfer(rcv: &mut SockBuf, snd: &mut SockBuf, terms: XferLimits) -> (usize, Stop) {
     if snd.is_closed() || terms.failed {
         return (0, Stop::SinkGone);
     }
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PLENTY: Terms = Terms {
+    const PLENTY: XferLimits = XferLimits {
         limit: None,
         quantum: 1000,
         allowance: usize::MAX,
@@ -119,7 +119,7 @@ mod tests {
         (rcv, snd)
     }
 
-    fn run(queued: usize, space: usize, terms: Terms) -> (usize, Stop) {
+    fn run(queued: usize, space: usize, terms: XferLimits) -> (usize, Stop) {
         let (mut rcv, mut snd) = buffers(queued, space);
         let result = transfer(&mut rcv, &mut snd, terms);
         assert_eq!((rcv.len(), snd.len()), (queued - result.0, result.0));
@@ -131,42 +131,42 @@ mod tests {
         assert_eq!(run(5, 9, PLENTY), (5, Stop::NoData));
         assert_eq!(run(9, 5, PLENTY), (5, Stop::NoRoom));
         assert_eq!(run(0, 0, PLENTY), (0, Stop::NoData));
-        let quantum = Terms {
+        let quantum = XferLimits {
             quantum: 3,
             ..PLENTY
         };
         assert_eq!(run(9, 5, quantum), (3, Stop::Quantum));
         assert_eq!(run(9, 3, quantum), (3, Stop::NoRoom));
-        let limit = Terms {
+        let limit = XferLimits {
             limit: Some(4),
             ..PLENTY
         };
         assert_eq!(run(9, 9, limit), (4, Stop::Limit));
         assert_eq!(run(4, 9, limit), (4, Stop::Limit));
         assert_eq!(run(9, 3, limit), (3, Stop::NoRoom));
-        let connecting = Terms {
+        let connecting = XferLimits {
             connected: false,
             ..PLENTY
         };
         assert_eq!(run(9, 9, connecting), (0, Stop::NoRoom));
         assert_eq!(run(0, 9, connecting), (0, Stop::NoData));
-        let rate = Terms {
+        let rate = XferLimits {
             allowance: 2,
             ..PLENTY
         };
         assert_eq!(run(9, 9, rate), (2, Stop::Rate));
         assert_eq!(run(2, 9, rate), (2, Stop::NoData));
         assert_eq!(run(9, 2, rate), (2, Stop::NoRoom));
-        let lowat = Terms { lowat: 5, ..PLENTY };
+        let lowat = XferLimits { lowat: 5, ..PLENTY };
         assert_eq!(run(4, 9, lowat), (0, Stop::NoData));
         assert_eq!(run(5, 9, lowat), (5, Stop::NoData));
-        let last = Terms {
+        let last = XferLimits {
             limit: Some(3),
             ..lowat
         };
         assert_eq!(run(2, 9, last), (0, Stop::NoData));
         assert_eq!(run(4, 9, last), (3, Stop::Limit));
-        let failed = Terms {
+        let failed = XferLimits {
             failed: true,
             ..PLENTY
         };
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn low_water_of_the_source_holds_back_neither_the_last_bytes_nor_the_end() {
-        let terms = Terms { lowat: 5, ..PLENTY };
+        let terms = XferLimits { lowat: 5, ..PLENTY };
         let (mut rcv, mut snd) = buffers(4, 9);
         assert_eq!(transfer(&mut rcv, &mut snd, terms), (0, Stop::NoData));
         rcv.close();
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn bytes_that_went_round_are_moved_no_more() {
-        let terms = Terms {
+        let terms = XferLimits {
             max_hops: Some(3),
             quantum: 10_000,
             ..PLENTY
@@ -234,7 +234,7 @@ mod tests {
             if closed {
                 rcv.close();
             }
-            let terms = Terms { limit: limit.map(|limit| limit as u64), quantum, ..PLENTY };
+            let terms = XferLimits { limit: limit.map(|limit| limit as u64), quantum, ..PLENTY };
             let (count, stop) = transfer(&mut rcv, &mut snd, terms);
             let left = limit.unwrap_or(usize::MAX);
             prop_assert_eq!(count, queued.min(space).min(quantum).min(left));

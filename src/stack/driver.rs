@@ -24,7 +24,7 @@ use crate::stack::demux::conn_table::Entry;
 use crate::stack::demux::stateless;
 use crate::stack::driver::backoff::Backoff;
 use crate::stack::driver::queue::Queue;
-use crate::stack::fused_link::Uplink;
+use crate::stack::fused_link::FusedLink;
 use crate::stack::{Down, Shared};
 use crate::sync::{Protection, intact};
 use crate::tcp::block::time_wait::Answer;
@@ -179,7 +179,7 @@ impl Driver {
             for conn in self.touched.drain(..) {
                 conn.catch_up();
             }
-            self.serve_agenda(now)
+            self.serve_run_queue(now)
         });
         self.frames = frames;
         self.tell_of_refusals(now);
@@ -302,23 +302,23 @@ impl Driver {
     /// is something to do after all.
     fn fall_asleep(&self) -> Option<(Option<Instant>, bool)> {
         let home = self.home();
-        let agenda = &home.agenda;
+        let run_queue = &home.run_queue;
         let too_early = (!intact(Protection::SleepFirst)).then(|| self.next_expiry());
         let (timer, blocked) = {
-            let mut agenda = agenda.lock();
-            if !agenda.fall_asleep() {
+            let mut run_queue = run_queue.lock();
+            if !run_queue.fall_asleep() {
                 return None;
             }
-            (agenda.next(), agenda.has_blocked())
+            (run_queue.next(), run_queue.has_blocked())
         };
         if !home.loopback.fall_asleep() {
-            agenda.lock().wake_up();
+            run_queue.lock().wake_up();
             return None;
         }
         // Now that others can see that it sleeps: who adds something after this look wakes it.
         let expiry = too_early.unwrap_or_else(|| self.next_expiry());
         if let Some(expiry) = expiry {
-            agenda.lock().sleeps_until(expiry);
+            run_queue.lock().sleeps_until(expiry);
         }
         let all = timer.into_iter().chain(expiry).chain(self.backoff.until());
         Some((all.min(), blocked))
@@ -326,7 +326,7 @@ impl Driver {
 
     fn wake_up(&self) {
         let home = self.home();
-        home.agenda.lock().wake_up();
+        home.run_queue.lock().wake_up();
         home.loopback.wake_up();
     }
 
@@ -343,7 +343,7 @@ impl Driver {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn interest(&self) -> Interest {
-        let blocked = self.home().agenda.lock().has_blocked();
+        let blocked = self.home().run_queue.lock().has_blocked();
         self.interest_if(blocked)
     }
 
@@ -374,8 +374,8 @@ impl Driver {
         held.into_iter().chain(record).min()
     }
 
-    fn serve_agenda(&mut self, now: Instant) -> bool {
-        let (due, blocked) = self.home().agenda.lock().take(now);
+    fn serve_run_queue(&mut self, now: Instant) -> bool {
+        let (due, blocked) = self.home().run_queue.lock().take(now);
         let worked = !due.is_empty();
         for conn in due
             .into_iter()
@@ -714,7 +714,7 @@ impl Running {
         }
     }
 
-    pub(super) fn link(&self) -> &Uplink {
+    pub(super) fn link(&self) -> &FusedLink {
         &self.driver.home().link
     }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 #[derive(Debug)]
-pub(in crate::stack) struct Uplink {
+pub(in crate::stack) struct FusedLink {
     link: Arc<dyn Link>,
     /// What a call said of the link's end.
     gone: OnceLock<io::Error>,
@@ -22,9 +22,9 @@ pub(in crate::stack) struct Uplink {
     refusal: Mutex<Option<io::Error>, LEAF>,
 }
 
-impl Uplink {
-    pub(in crate::stack) fn new(link: Arc<dyn Link>) -> Uplink {
-        Uplink {
+impl FusedLink {
+    pub(in crate::stack) fn new(link: Arc<dyn Link>) -> FusedLink {
+        FusedLink {
             link,
             gone: OnceLock::new(),
             refused: Counter::default(),
@@ -54,7 +54,7 @@ fn copy_of(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), error.to_string())
 }
 
-impl Link for Uplink {
+impl Link for FusedLink {
     fn capabilities(&self) -> Capabilities {
         self.link.capabilities()
     }
@@ -143,8 +143,8 @@ mod tests {
         }
     }
 
-    fn fail_to_send(uplink: &Uplink) {
-        let said = uplink.transmit(&Packet {
+    fn fail_to_send(fused_link: &FusedLink) {
+        let said = fused_link.transmit(&Packet {
             header: &[],
             payload: &[],
             ip_header_len: 0,
@@ -160,40 +160,40 @@ mod tests {
             fails: Some(ReceiveError::Gone),
             ..Stub::default()
         });
-        let uplink = Uplink::new(stub.clone());
+        let fused_link = FusedLink::new(stub.clone());
         let mut frames = Vec::new();
-        assert_eq!(uplink.receive(&mut frames, 9).ok(), Some(1));
+        assert_eq!(fused_link.receive(&mut frames, 9).ok(), Some(1));
         assert_eq!((frames.len(), stub.woken.load(Ordering::Relaxed)), (1, 1));
-        let gone = uplink.receive(&mut frames, 9).unwrap_err();
+        let gone = fused_link.receive(&mut frames, 9).unwrap_err();
         assert!(matches!(gone, ReceiveError::Gone(_)), "{gone}");
     }
 
     #[test]
     fn a_link_that_is_gone_and_says_that_frames_are_lost_is_gone() {
-        let uplink = Uplink::new(Arc::new(Stub {
+        let fused_link = FusedLink::new(Arc::new(Stub {
             fails: Some(ReceiveError::Lost),
             ..Stub::default()
         }));
-        fail_to_send(&uplink);
+        fail_to_send(&fused_link);
         let mut frames = Vec::new();
-        let lost = uplink.receive(&mut frames, 9).unwrap_err();
+        let lost = fused_link.receive(&mut frames, 9).unwrap_err();
         assert!(matches!(lost, ReceiveError::Lost(_)), "{lost}");
         assert_eq!(frames.len(), 1);
-        let gone = uplink.receive(&mut frames, 9).unwrap_err();
+        let gone = fused_link.receive(&mut frames, 9).unwrap_err();
         assert!(matches!(gone, ReceiveError::Gone(_)), "{gone}");
     }
 
     #[test]
     fn what_had_arrived_comes_first_and_the_driver_is_woken_once() {
         let stub = Arc::new(Stub::default());
-        let uplink = Uplink::new(stub.clone());
+        let fused_link = FusedLink::new(stub.clone());
         for _ in 0..2 {
-            fail_to_send(&uplink);
+            fail_to_send(&fused_link);
         }
         assert_eq!(stub.woken.load(Ordering::Relaxed), 1);
         let mut frames = Vec::new();
-        assert_eq!(uplink.receive(&mut frames, 9).ok(), Some(1));
-        let gone = uplink.receive(&mut frames, 9).unwrap_err();
+        assert_eq!(fused_link.receive(&mut frames, 9).ok(), Some(1));
+        let gone = fused_link.receive(&mut frames, 9).unwrap_err();
         assert_eq!(gone.to_string(), "the link is gone: pulled");
     }
 }

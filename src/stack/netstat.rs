@@ -4,7 +4,6 @@
 //! latest step. The table's shards are locked one after the other, each for a copy of references; then
 //! the buffers of each connection, one after the other. So the sockets are not all from the same moment.
 
-use crate::columns::{self, Column};
 use crate::end::Role;
 use crate::protocol::{SocketName, Upcall};
 use crate::stack::accept::backlog::Listening;
@@ -12,6 +11,7 @@ use crate::stack::demux::conn_table::{Entry, Term};
 use crate::stack::{Stack, TcpState};
 use crate::tcp::conn::Conn;
 use crate::tcp::time_wait::TimeWait;
+use crate::text_table::{self, Column};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -254,6 +254,6 @@ const COLUMNS: [Column; 10] = [
 impl fmt::Display for SocketTable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows: Vec<_> = self.0.iter().map(SocketInfo::row).collect();
-        columns::write(f, COLUMNS, &rows)
+        text_table::write(f, COLUMNS, &rows)
     }
 }

@@ -3,13 +3,13 @@
 use crate::busy::Busy;
 use crate::clock::Clock;
 use crate::error::SoError;
-use crate::events::{Seldom, tell};
+use crate::events::{RateLimited, tell};
 use crate::link::{Capabilities, Link};
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::SocketEnd;
 use crate::stack::accept::admission::Peers;
 use crate::stack::accept::backlog::Listening;
-use crate::stack::accept::syn_queue::HeldSyns;
+use crate::stack::accept::syn_queue::SynQueue;
 use crate::stack::config::Config;
 use crate::stack::demux::conn_table::Table;
 use crate::stack::demux::stateless::Control;
@@ -70,7 +70,7 @@ pub(crate) struct Accepting {
     /// Connections of each peer, if there is a limit of them.
     pub(super) peers: Peers,
     /// SYNs about which a user is to decide.
-    pub(crate) held: Mutex<HeldSyns, LEAF>,
+    pub(crate) held: Mutex<SynQueue, LEAF>,
     /// A listener whose user decides was there, so SYNs may be held.
     pub(super) decides: AtomicBool,
     /// In which slot of time a SYN was last answered with a cookie.
@@ -101,21 +101,21 @@ pub(super) struct Lifecycle {
 
 /// What is reported once a second at most.
 pub(super) struct Reports {
-    pub(super) syns_dropped: Seldom,
-    pub(super) segments_dropped: Seldom,
-    pub(super) cookies_sent: Seldom,
-    pub(super) frames_lost: Seldom,
-    pub(super) packets_refused: Seldom,
+    pub(super) syns_dropped: RateLimited,
+    pub(super) segments_dropped: RateLimited,
+    pub(super) cookies_sent: RateLimited,
+    pub(super) frames_lost: RateLimited,
+    pub(super) packets_refused: RateLimited,
 }
 
 impl Reports {
     pub(super) fn new(epoch: Instant) -> Reports {
         Reports {
-            syns_dropped: Seldom::new(epoch),
-            segments_dropped: Seldom::new(epoch),
-            cookies_sent: Seldom::new(epoch),
-            frames_lost: Seldom::new(epoch),
-            packets_refused: Seldom::new(epoch),
+            syns_dropped: RateLimited::new(epoch),
+            segments_dropped: RateLimited::new(epoch),
+            cookies_sent: RateLimited::new(epoch),
+            frames_lost: RateLimited::new(epoch),
+            packets_refused: RateLimited::new(epoch),
         }
     }
 }
@@ -183,7 +183,7 @@ impl Shared {
         // One of them has something to forget now that this one did.
         self.wake_all();
         self.end_connections(Work::NETWORK_DOWN, |conn| conn.home.queue == queue);
-        self.end_agenda(&self.queues[usize::from(queue)]);
+        self.end_run_queue(&self.queues[usize::from(queue)]);
     }
 
     pub(super) fn end_connections(&self, work: Work, which: impl Fn(&Conn) -> bool) {
@@ -198,8 +198,8 @@ impl Shared {
         }
     }
 
-    pub(super) fn end_agenda(&self, queue: &Queue) {
-        let mut forgotten = queue.agenda.lock().end();
+    pub(super) fn end_run_queue(&self, queue: &Queue) {
+        let mut forgotten = queue.run_queue.lock().end();
         queue.loopback.end();
         let (handed_over, _) = forgotten.take(self.clock.now());
         for conn in handed_over.iter().filter_map(Weak::upgrade) {
@@ -219,7 +219,9 @@ impl Shared {
             .iter()
             .for_each(|listening| listening.go_down(error));
         self.forget_syns();
-        self.queues.iter().for_each(|queue| self.end_agenda(queue));
+        self.queues
+            .iter()
+            .for_each(|queue| self.end_run_queue(queue));
         if was_up && !thread::panicking() {
             tell!(info, "stack", %why, "stack down");
         }
@@ -261,7 +263,7 @@ impl Shared {
     /// Something that the first driver is to forget at this time was added.
     pub(super) fn expires_at(&self, at: Instant) {
         let first = &self.queues[usize::from(self.first_up())];
-        let wake = first.agenda.lock().expires_at(at);
+        let wake = first.run_queue.lock().expires_at(at);
         first.wake_if(wake);
     }
 
@@ -384,20 +386,20 @@ impl Host for Shared {
 
     fn arm(&self, conn: &Arc<Conn>, at: Instant, former: Option<TimerKey>) -> TimerKey {
         let home = self.home(conn);
-        let (key, wake) = home.agenda.lock().arm(conn, at, former);
+        let (key, wake) = home.run_queue.lock().arm(conn, at, former);
         home.wake_if(wake);
         key
     }
 
     fn blocked(&self, conn: &Arc<Conn>) {
         let home = self.home(conn);
-        let wake = home.agenda.lock().block(conn);
+        let wake = home.run_queue.lock().block(conn);
         home.wake_if(wake);
     }
 
     fn hand_over(&self, conn: &Arc<Conn>) {
         let home = self.home(conn);
-        let wake = home.agenda.lock().hand_over(conn);
+        let wake = home.run_queue.lock().hand_over(conn);
         home.wake_if(wake);
         if self.is_down(conn.home.queue) {
             conn.resume();

@@ -34,7 +34,7 @@ fn a_connection_has_one_timer() {
         driver.run_once().unwrap();
     }
     assert_eq!(
-        stack.shared().queues[0].agenda.lock().timers(),
+        stack.shared().queues[0].run_queue.lock().timers(),
         connecting.len()
     );
 }

@@ -10,9 +10,9 @@ use super::block::tcb::{Cause, Config, News, Tcb};
 use super::block::time::Instant;
 use super::home::Home;
 use super::home::TimerKey;
-use super::icmp::{IcmpError, Trouble};
+use super::icmp::{IcmpError, IcmpErrorKind};
 use super::limits::Limits;
-use super::memory::{Account, Appetite};
+use super::memory::{AcceptPolicy, Account};
 use super::options::Options;
 use super::output::Waiting;
 use super::service::{Absorbed, Done, Ending, Env, Served, Work};
@@ -217,9 +217,9 @@ impl ConnState {
             return;
         };
         let memory = env.memory;
-        block.set_appetite(match memory.is_pressed() {
-            true => memory.appetite(self.account.unread(), floor),
-            false => Appetite::Everything,
+        block.set_accept_policy(match memory.is_pressed() {
+            true => memory.accept_policy(self.account.unread(), floor),
+            false => AcceptPolicy::Everything,
         });
         let taken = block.handle_segment(&received, env.now);
         env.counters.refused.add(u64::from(!taken.accepted));
@@ -266,12 +266,12 @@ impl ConnState {
             return;
         };
         let before = block.mss();
-        if !block.handle_icmp(error.seq, error.trouble, env.now) {
+        if !block.handle_icmp(error.seq, error.kind, env.now) {
             env.counters.icmp_ignored.add(1);
             return;
         }
         env.counters.icmp_errors.add(1);
-        let lowered = matches!(error.trouble, Trouble::TooBig(_)) && block.mss() < before;
+        let lowered = matches!(error.kind, IcmpErrorKind::TooBig(_)) && block.mss() < before;
         env.counters.mtu_lowered.add(u64::from(lowered));
         self.note();
     }

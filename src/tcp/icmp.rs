@@ -17,7 +17,7 @@ const QUOTE: usize = 8;
 
 /// What an error says about the way to the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub(crate) enum IcmpErrorKind {
     /// It may pass: the way is broken somewhere.
     Soft,
     /// It will not pass. An attempt to connect ends with this.
@@ -32,7 +32,7 @@ pub(crate) struct IcmpError {
     pub(crate) tuple: Tuple,
     /// Sequence number of the quoted segment, as it was on the wire.
     pub(crate) seq: u32,
-    pub(crate) trouble: Trouble,
+    pub(crate) kind: IcmpErrorKind,
 }
 
 /// The error in an ICMP packet. `None` if it is none, or is not about TCP of its receiver.
@@ -48,7 +48,7 @@ pub(crate) fn parse(frame: &Frame, ip_header_len: usize) -> Option<IcmpError> {
     if icmp.len() < HEADER {
         return None;
     }
-    let trouble = if v4 {
+    let kind = if v4 {
         trouble_v4(icmp)
     } else {
         trouble_v6(icmp)
@@ -59,33 +59,29 @@ pub(crate) fn parse(frame: &Frame, ip_header_len: usize) -> Option<IcmpError> {
     }
     let (tuple, seq) = quoted(&icmp[HEADER..], v4)?;
     // It is sent to whom the segment was from.
-    (tuple.local == to).then_some(IcmpError {
-        tuple,
-        seq,
-        trouble,
-    })
+    (tuple.local == to).then_some(IcmpError { tuple, seq, kind })
 }
 
-fn trouble_v4(icmp: &[u8]) -> Option<Trouble> {
+fn trouble_v4(icmp: &[u8]) -> Option<IcmpErrorKind> {
     Some(match (icmp[0], icmp[1]) {
-        (3, 3) => Trouble::Hard(SoError::ConnectionRefused),
+        (3, 3) => IcmpErrorKind::Hard(SoError::ConnectionRefused),
         // Protocol; network, host, communication administratively prohibited.
-        (3, 2 | 9 | 10 | 13) => Trouble::Hard(SoError::HostUnreachable),
-        (3, 4) => Trouble::TooBig(usize::from(wire::be16(icmp, 6))),
+        (3, 2 | 9 | 10 | 13) => IcmpErrorKind::Hard(SoError::HostUnreachable),
+        (3, 4) => IcmpErrorKind::TooBig(usize::from(wire::be16(icmp, 6))),
         // Network, host, source route and the like; time exceeded in transit.
-        (3, _) | (11, 0) => Trouble::Soft,
+        (3, _) | (11, 0) => IcmpErrorKind::Soft,
         _ => return None,
     })
 }
 
-fn trouble_v6(icmp: &[u8]) -> Option<Trouble> {
+fn trouble_v6(icmp: &[u8]) -> Option<IcmpErrorKind> {
     Some(match (icmp[0], icmp[1]) {
-        (1, 4) => Trouble::Hard(SoError::ConnectionRefused),
+        (1, 4) => IcmpErrorKind::Hard(SoError::ConnectionRefused),
         // Prohibited, refused by policy, route rejects; next header unknown to the peer.
-        (1, 1 | 5 | 6) | (4, 1) => Trouble::Hard(SoError::HostUnreachable),
-        (2, _) => Trouble::TooBig(usize::try_from(wire::be32(icmp, 4)).unwrap_or(usize::MAX)),
+        (1, 1 | 5 | 6) | (4, 1) => IcmpErrorKind::Hard(SoError::HostUnreachable),
+        (2, _) => IcmpErrorKind::TooBig(usize::try_from(wire::be32(icmp, 4)).unwrap_or(usize::MAX)),
         // No route, beyond scope, address; time exceeded in transit.
-        (1, _) | (3, 0) => Trouble::Soft,
+        (1, _) | (3, 0) => IcmpErrorKind::Soft,
         _ => return None,
     })
 }

@@ -3,7 +3,7 @@
 //! A probe is an empty ACK one sequence number below SND.NXT, which every peer answers. When none of
 //! them is answered the connection ends with `TimedOut`, after `idle + probes * interval`.
 //!
-//! Nothing here reads a clock or sends: [`Vigil`] says what is due, the control block does it.
+//! Nothing here reads a clock or sends: [`KeepAliveTimer`] says what is due, the control block does it.
 
 use crate::keep_alive::KeepAlive;
 use crate::tcp::block::time::Instant;
@@ -18,16 +18,16 @@ pub(crate) enum Due {
 
 /// The watch over one connection.
 #[derive(Debug)]
-pub(crate) struct Vigil {
+pub(crate) struct KeepAliveTimer {
     /// When the peer was last heard, or the latest probe was sent since.
     from: Instant,
     /// Probes since the peer was last heard.
     sent: u32,
 }
 
-impl Vigil {
-    pub(crate) fn new(now: Instant) -> Vigil {
-        Vigil { from: now, sent: 0 }
+impl KeepAliveTimer {
+    pub(crate) fn new(now: Instant) -> KeepAliveTimer {
+        KeepAliveTimer { from: now, sent: 0 }
     }
 
     /// The peer is there.

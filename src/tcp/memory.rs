@@ -47,7 +47,7 @@ impl Default for Memory {
 
 /// What a connection takes of what arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Appetite {
+pub(crate) enum AcceptPolicy {
     #[default]
     Everything,
     /// Nothing that arrives ahead of its turn.
@@ -78,13 +78,13 @@ impl Memory {
 
     /// What a connection takes that has so many bytes to be read. Bytes, not memory: a splice that waits
     /// for its low-water mark waits for bytes, and they must come.
-    pub(crate) fn appetite(&self, unread: usize, floor: usize) -> Appetite {
+    pub(crate) fn accept_policy(&self, unread: usize, floor: usize) -> AcceptPolicy {
         if !self.is_pressed() {
-            Appetite::Everything
+            AcceptPolicy::Everything
         } else if self.in_use() < self.limit || unread < floor {
-            Appetite::InOrder
+            AcceptPolicy::InOrder
         } else {
-            Appetite::Nothing
+            AcceptPolicy::Nothing
         }
     }
 
@@ -207,15 +207,15 @@ mod tests {
     fn who_holds_less_than_the_floor_takes_text_beyond_the_limit_too() {
         let memory = Memory::new(1000);
         let mut account = Account::default();
-        let mut appetite = |bytes, unread| {
+        let mut accept_policy = |bytes, unread| {
             account.rcv = clipped(bytes);
             account.tell(0, &memory);
-            memory.appetite(unread, 100)
+            memory.accept_policy(unread, 100)
         };
-        assert_eq!(appetite(750, 750), Appetite::Everything);
-        assert_eq!(appetite(999, 999), Appetite::InOrder);
-        assert_eq!(appetite(1000, 100), Appetite::Nothing);
-        assert_eq!(appetite(1000, 99), Appetite::InOrder);
+        assert_eq!(accept_policy(750, 750), AcceptPolicy::Everything);
+        assert_eq!(accept_policy(999, 999), AcceptPolicy::InOrder);
+        assert_eq!(accept_policy(1000, 100), AcceptPolicy::Nothing);
+        assert_eq!(accept_policy(1000, 99), AcceptPolicy::InOrder);
     }
 
     #[test]

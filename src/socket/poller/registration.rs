@@ -129,7 +129,7 @@ impl Event {
 
 /// What the user wants to be told, and how.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Terms {
+pub(super) struct XferLimits {
     pub(super) token: Token,
     pub(super) interest: Interest,
     pub(super) mode: Mode,
@@ -146,7 +146,7 @@ pub(super) struct Registration {
 /// What has happened since the last look.
 #[derive(Debug)]
 struct News {
-    terms: Terms,
+    terms: XferLimits,
     /// It is in the poller's list.
     queued: bool,
     /// The directions that something has happened to.
@@ -159,7 +159,7 @@ impl Registration {
     pub(super) fn new(
         list: &Arc<ReadyList>,
         watched: &Arc<dyn Watched>,
-        terms: Terms,
+        terms: XferLimits,
     ) -> Arc<Registration> {
         Arc::new_cyclic(|me| Registration {
             me: me.clone(),
@@ -190,7 +190,7 @@ impl Registration {
         self.list.strong_count() == 0
     }
 
-    pub(super) fn set_terms(&self, terms: Terms) {
+    pub(super) fn set_terms(&self, terms: XferLimits) {
         self.news.lock().terms = terms;
     }
 

@@ -22,7 +22,7 @@ impl Protocol for Queued {
 #[test]
 fn a_splice_goes_to_the_worker_of_its_receiving_thread() {
     let pool = SplicePool::builder().workers(3).manual().build();
-    let party = |queue| Party {
+    let party = |queue| Endpoint {
         end: SocketEnd::new(1, 1),
         protocol: Arc::new(Queued(queue)),
     };

@@ -83,14 +83,14 @@ struct Record {
 
 /// All records of a stack.
 #[derive(Debug, Default)]
-pub(crate) struct HeldSyns {
+pub(crate) struct SynQueue {
     records: HashMap<Tuple, Record>,
     /// When they are forgotten.
     deadlines: BTreeMap<(Instant, u64), Tuple>,
     serial: u64,
 }
 
-impl HeldSyns {
+impl SynQueue {
     /// `None`: another driver has held this SYN, or one before it, meanwhile.
     fn insert(
         &mut self,

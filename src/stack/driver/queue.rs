@@ -1,7 +1,7 @@
 //! The receive queues of a stack's link, one driver each: what is a driver's own, and the rules that
 //! let there be several.
 //!
-//! A link has one queue or several, and each has an [`Uplink`], an [`Agenda`] and counters of its own.
+//! A link has one queue or several, and each has an [`FusedLink`], an [`RunQueue`] and counters of its own.
 //! A connection has a home among them for life: it transmits by that queue, and its timers are there,
 //! and so is what it leaves to a driver (segments beyond a user's share, room in the link to wait
 //! for). Home is where its SYN arrived, or, if it was dialled, where the link says that its answers
@@ -35,12 +35,12 @@
 //!    driver puts into the table, it puts there before it asks whether the queue or the stack is down, and
 //!    that is marked before the table is walked: one of them finds the connection.
 //!
-//! Locks: the agenda, a leaf.
+//! Locks: the run queue, a leaf.
 
 use crate::link::Link;
 use crate::lock::{LEAF, Mutex};
-use crate::stack::driver::run_queue::Agenda;
-use crate::stack::fused_link::Uplink;
+use crate::stack::driver::run_queue::RunQueue;
+use crate::stack::fused_link::FusedLink;
 use crate::stack::loopback::Loopback;
 use crate::tcp::counters::{Counter, Counters};
 use std::sync::Arc;
@@ -50,14 +50,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Queue {
-    pub(in crate::stack) link: Uplink,
+    pub(in crate::stack) link: FusedLink,
     /// The link is gone: nothing begins here, and what was here has ended.
     pub(in crate::stack) gone: AtomicBool,
     /// By which connections of the stack with itself transmit that have their home here.
     pub(in crate::stack) loopback: Loopback,
     /// The same for answers that no connection gives.
     answers: Loopback,
-    pub(crate) agenda: Mutex<Agenda, LEAF>,
+    pub(crate) run_queue: Mutex<RunQueue, LEAF>,
     /// What its connections count.
     pub(in crate::stack) counters: Counters,
     pub(in crate::stack) frames: Counter,
@@ -69,11 +69,11 @@ impl Queue {
     pub(in crate::stack) fn new(link: Arc<dyn Link>) -> Queue {
         let [loopback, answers] = Loopback::new(&link);
         Queue {
-            link: Uplink::new(link),
+            link: FusedLink::new(link),
             gone: AtomicBool::new(false),
             loopback,
             answers,
-            agenda: Mutex::default(),
+            run_queue: Mutex::default(),
             counters: Counters::default(),
             frames: Counter::default(),
             astray: Counter::default(),

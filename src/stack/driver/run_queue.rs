@@ -9,7 +9,7 @@ use std::time::Instant;
 
 /// Under one leaf lock, which also decides whether the driver must be woken.
 #[derive(Debug, Default)]
-pub(crate) struct Agenda {
+pub(crate) struct RunQueue {
     timers: BTreeMap<TimerKey, Weak<Conn>>,
     serial: u64,
     blocked: Vec<Arc<Conn>>,
@@ -22,7 +22,7 @@ pub(crate) struct Agenda {
     over: bool,
 }
 
-impl Agenda {
+impl RunQueue {
     /// Adds a timer in the place of the connection's former one, so that each connection has one at
     /// most. `true`: wake the driver.
     pub(crate) fn arm(
@@ -74,10 +74,10 @@ impl Agenda {
     }
 
     /// There is no driver any more. What it had to do is given back, to be dropped with no lock held.
-    pub(crate) fn end(&mut self) -> Agenda {
-        let over = Agenda {
+    pub(crate) fn end(&mut self) -> RunQueue {
+        let over = RunQueue {
             over: true,
-            ..Agenda::default()
+            ..RunQueue::default()
         };
         std::mem::replace(self, over)
     }
@@ -149,19 +149,19 @@ mod tests {
         let start = SystemClock.now();
         let at = |micros: u64| start + Duration::from_micros(micros.wrapping_mul(7919) % 1_000_000);
         for count in [1_u64, 1_000, 100_000, 1_000_000] {
-            let mut agenda = Agenda::default();
+            let mut run_queue = RunQueue::default();
             let mut keys: Vec<_> = (0..count)
-                .map(|i| agenda.arm(&conn, at(i), None).0)
+                .map(|i| run_queue.arm(&conn, at(i), None).0)
                 .collect();
             let rounds = 1_000_000_u64;
             let begun = SystemClock.now();
             for i in 0..rounds {
                 let slot = usize::try_from(i.wrapping_mul(7919) % count).unwrap();
-                keys[slot] = agenda.arm(&conn, at(i), Some(keys[slot])).0;
+                keys[slot] = run_queue.arm(&conn, at(i), Some(keys[slot])).0;
             }
             let armed = (SystemClock.now() - begun) / u32::try_from(rounds).unwrap();
             let begun = SystemClock.now();
-            let (due, _) = agenda.take(start + Duration::from_secs(1));
+            let (due, _) = run_queue.take(start + Duration::from_secs(1));
             let fired = (SystemClock.now() - begun) / u32::try_from(due.len()).unwrap();
             assert_eq!(due.len() as u64, count);
             println!("{count:>8} armed: arming anew {armed:?}, firing {fired:?}");

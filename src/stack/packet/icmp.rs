@@ -85,7 +85,7 @@ fn standing(net: &mut Net, v6: bool) -> (Raw, TcpStream) {
     (raw, stream)
 }
 
-/// Guards `Trouble::Hard` in `Tcb::icmp`.
+/// Guards `IcmpErrorKind::Hard` in `Tcb::icmp`.
 #[test]
 fn a_hard_error_ends_an_attempt_to_connect_at_once() {
     for v6 in [false, true] {

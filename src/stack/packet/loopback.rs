@@ -480,7 +480,7 @@ fn a_connection_to_itself_is_refused() {
     stays_inside(&mut net);
 }
 
-/// Guards `Loopback::fall_asleep`, `Agenda::fall_asleep` and the wake-up in `Loopback::transmit`.
+/// Guards `Loopback::fall_asleep`, `RunQueue::fall_asleep` and the wake-up in `Loopback::transmit`.
 #[test]
 fn a_driver_does_not_sleep_while_its_stack_talks_to_itself() {
     let mut net = net();

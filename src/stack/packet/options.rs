@@ -25,7 +25,7 @@ fn is_probe(raw: &Raw, seen: &Seen) -> bool {
         && seen.payload.is_empty()
 }
 
-/// Guards `Vigil::due` and `Tcb::expire` (RFC 1122 4.2.3.6).
+/// Guards `KeepAliveTimer::due` and `Tcb::expire` (RFC 1122 4.2.3.6).
 #[test]
 fn a_dead_peer_is_asked_and_then_given_up() {
     let mut net = keeping();
@@ -47,7 +47,7 @@ fn a_dead_peer_is_asked_and_then_given_up() {
     net.healthy();
 }
 
-/// Guards `Vigil::heard`: a live peer answers, and nothing else happens.
+/// Guards `KeepAliveTimer::heard`: a live peer answers, and nothing else happens.
 #[test]
 fn a_live_peer_answers_and_stays() {
     let mut net = keeping();
@@ -69,7 +69,7 @@ fn a_live_peer_answers_and_stays() {
     net.healthy();
 }
 
-/// Guards the call of `Vigil::heard` in `Tcb::input`, for what carries text, and `Tcb::is_watched`,
+/// Guards the call of `KeepAliveTimer::heard` in `Tcb::input`, for what carries text, and `Tcb::is_watched`,
 /// for what awaits an acknowledgement: then retransmissions ask.
 #[test]
 fn only_an_idle_connection_is_asked() {
@@ -153,7 +153,7 @@ fn a_probe_of_the_peer_is_answered() {
     net.healthy();
 }
 
-/// Guards `Vigil::set`.
+/// Guards `KeepAliveTimer::set`.
 #[test]
 fn keep_alive_is_off_until_it_is_set() {
     let mut net = Net::new();

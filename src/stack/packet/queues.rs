@@ -92,7 +92,7 @@ fn who_dials_may_choose_a_home() {
     }
 }
 
-/// Guards the agenda of the home: its driver, and no other, has the timers.
+/// Guards the run queue of the home: its driver, and no other, has the timers.
 #[test]
 fn timers_are_the_home_drivers() {
     let mut nets = two();
@@ -163,7 +163,7 @@ fn a_syn_by_two_queues_is_one_connection() {
     nets[0].healthy();
 }
 
-/// Guards `HeldSyns::insert`: two drivers that have both found no record make one.
+/// Guards `SynQueue::insert`: two drivers that have both found no record make one.
 #[test]
 fn a_held_syn_by_two_queues_is_one_decision() {
     let mut nets = two();

@@ -247,7 +247,7 @@ fn the_first_flight_is_bounded_by_congestion_control() {
     assert!(flight > 0 && flight <= 20_000, "{flight}");
 }
 
-/// Guards `Waiting` and the agenda's blocked list.
+/// Guards `Waiting` and the run queue's blocked list.
 #[test]
 fn a_full_link_drops_nothing() {
     let mut config = one_packet_each();
@@ -1092,7 +1092,7 @@ fn timers_do_not_pile_up_while_the_link_is_full() {
         *net.clock.0.lock() += Duration::from_micros(10);
         net.turn();
     }
-    let timers = net.stack.shared().queues[0].agenda.lock().timers();
+    let timers = net.stack.shared().queues[0].run_queue.lock().timers();
     assert!(timers <= 8, "{timers}");
 }
 

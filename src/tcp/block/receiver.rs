@@ -14,7 +14,7 @@ use super::range_set::RangeSet;
 use super::segment::{FIN, SACK_BLOCKS, Segment};
 use super::seq::{Space, older, signed};
 use crate::tcp::block::time::Instant;
-use crate::tcp::memory::Appetite;
+use crate::tcp::memory::AcceptPolicy;
 use smallvec::SmallVec;
 use std::ops::Range;
 use std::time::Duration;
@@ -112,7 +112,7 @@ pub(crate) struct Receiver {
     floor: Floor,
     /// Payload of the peer's largest segment so far, for windows and acknowledgements.
     mss: usize,
-    appetite: Appetite,
+    accept_policy: AcceptPolicy,
     /// Payload of the last segment was not taken for want of memory.
     declined: bool,
 }
@@ -140,7 +140,7 @@ impl Receiver {
                 at: 0,
             },
             mss: mss.clamp(1, LEAST_MSS),
-            appetite: Appetite::Everything,
+            accept_policy: AcceptPolicy::Everything,
             declined: false,
         };
         receiver.adv = u64::from(receiver.syn_window());
@@ -197,8 +197,8 @@ impl Receiver {
         !self.ahead.is_empty()
     }
 
-    pub(crate) fn set_appetite(&mut self, appetite: Appetite) {
-        self.appetite = appetite;
+    pub(crate) fn set_accept_policy(&mut self, accept_policy: AcceptPolicy) {
+        self.accept_policy = accept_policy;
         self.declined = false;
     }
 
@@ -263,7 +263,7 @@ impl Receiver {
 
     /// Where memory is short, payload is dropped as if it had been lost behind its header.
     pub(crate) fn decline(&mut self, cut: Cut) -> Cut {
-        if self.appetite != Appetite::Nothing || cut.len == 0 {
+        if self.accept_policy != AcceptPolicy::Nothing || cut.len == 0 {
             return cut;
         }
         self.declined = true;
@@ -377,7 +377,7 @@ impl Receiver {
 
     fn take_ahead(&mut self, range: Range<u64>) -> bool {
         let full = self.ahead.len() >= MOST_RANGES && !self.ahead.touches(&range);
-        if full || self.appetite != Appetite::Everything {
+        if full || self.accept_policy != AcceptPolicy::Everything {
             self.declined = true;
             return false;
         }

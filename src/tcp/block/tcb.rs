@@ -41,10 +41,10 @@ use super::timers::{Timer, Timers};
 use super::watch::{Standing, Watch};
 use crate::error::SoError;
 use crate::tcp::block::time::Instant;
-use crate::tcp::icmp::Trouble;
+use crate::tcp::icmp::IcmpErrorKind;
 use crate::tcp::keep_alive::Due;
 use crate::tcp::limits::Limits;
-use crate::tcp::memory::Appetite;
+use crate::tcp::memory::AcceptPolicy;
 use crate::tcp::state::TcpState;
 use std::sync::Arc;
 use std::time::Duration;
@@ -469,8 +469,8 @@ impl Tcb {
     }
 
     /// What is taken of what arrives from now on.
-    pub(crate) fn set_appetite(&mut self, appetite: Appetite) {
-        self.receiver.set_appetite(appetite);
+    pub(crate) fn set_accept_policy(&mut self, accept_policy: AcceptPolicy) {
+        self.receiver.set_accept_policy(accept_policy);
     }
 
     pub(crate) fn set_nodelay(&mut self, nodelay: bool) {
@@ -676,20 +676,20 @@ impl Tcb {
 
     /// Takes what an ICMP error says about a segment of ours with this sequence number (RFC 5927 4.1,
     /// 9293 3.9.2.2, 5461). `false`: it is not about something in flight.
-    pub(crate) fn handle_icmp(&mut self, seq: u32, trouble: Trouble, now: Instant) -> bool {
+    pub(crate) fn handle_icmp(&mut self, seq: u32, kind: IcmpErrorKind, now: Instant) -> bool {
         if !self.is_in_flight(seq) {
             return false;
         }
         let attempt = self.state == TcpState::SynSent;
-        match trouble {
-            Trouble::Hard(error) if attempt => self.abort(Cause::Icmp(error)),
-            Trouble::Soft if attempt && self.watch.despairs(now) => {
+        match kind {
+            IcmpErrorKind::Hard(error) if attempt => self.abort(Cause::Icmp(error)),
+            IcmpErrorKind::Soft if attempt && self.watch.despairs(now) => {
                 self.abort(Cause::Icmp(SoError::HostUnreachable));
             }
-            Trouble::Hard(_) | Trouble::Soft => {
+            IcmpErrorKind::Hard(_) | IcmpErrorKind::Soft => {
                 self.watch.note_soft_error(SoError::HostUnreachable);
             }
-            Trouble::TooBig(mtu) => self.too_big(mtu),
+            IcmpErrorKind::TooBig(mtu) => self.too_big(mtu),
         }
         true
     }

@@ -9,7 +9,7 @@
 
 use crate::error::SoError;
 use crate::tcp::block::time::Instant;
-use crate::tcp::keep_alive::{Due, Vigil};
+use crate::tcp::keep_alive::{Due, KeepAliveTimer};
 use crate::tcp::limits::Limits;
 use crate::tcp::state::TcpState;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(crate) struct Standing {
 #[derive(Debug)]
 pub(crate) struct Watch {
     limits: Arc<Limits>,
-    vigil: Vigil,
+    keep_alive: KeepAliveTimer,
     began: Instant,
     /// When something acceptable was last heard, or something was first outstanding since.
     heard: Instant,
@@ -52,7 +52,7 @@ impl Watch {
     pub(crate) fn new(limits: Arc<Limits>, now: Instant) -> Watch {
         Watch {
             limits,
-            vigil: Vigil::new(now),
+            keep_alive: KeepAliveTimer::new(now),
             began: now,
             heard: now,
             progress: now,
@@ -70,7 +70,7 @@ impl Watch {
     pub(crate) fn set(&mut self, limits: Arc<Limits>, now: Instant) {
         if self.limits.keep_alive != limits.keep_alive {
             // The time of idleness begins anew.
-            self.vigil.heard(now);
+            self.keep_alive.heard(now);
         }
         self.limits = limits;
         self.at = self.next();
@@ -94,8 +94,8 @@ impl Watch {
 
     /// Something acceptable has arrived; `progress`: it acknowledges something new.
     pub(crate) fn heard(&mut self, progress: bool, now: Instant) {
-        let asked = self.vigil.has_asked();
-        self.vigil.heard(now);
+        let asked = self.keep_alive.has_asked();
+        self.keep_alive.heard(now);
         if progress {
             self.soft_error = None;
             self.progress = now;
@@ -165,7 +165,7 @@ impl Watch {
             return Some(Due::Dead);
         }
         let due = match self.is_watched() {
-            true => self.vigil.due(self.limits.keep_alive, now),
+            true => self.keep_alive.due(self.limits.keep_alive, now),
             false => None,
         };
         self.at = self.next();
@@ -174,11 +174,11 @@ impl Watch {
 
     /// When the next limit is reached, or a probe is to be sent.
     fn next(&self) -> Option<Instant> {
-        let vigil = self
-            .vigil
+        let keep_alive = self
+            .keep_alive
             .deadline(self.limits.keep_alive)
             .filter(|_| self.is_watched());
-        self.limit().into_iter().chain(vigil).min()
+        self.limit().into_iter().chain(keep_alive).min()
     }
 
     /// Keep-alive is for connections that wait for their peer: data under way asks for itself, and a

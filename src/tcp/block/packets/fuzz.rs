@@ -4,8 +4,8 @@
 use super::*;
 use crate::tcp::block::segment::{PSH, RST};
 use crate::tcp::block::sim::path::Random;
-use crate::tcp::icmp::Trouble;
-use crate::tcp::memory::Appetite;
+use crate::tcp::icmp::IcmpErrorKind;
+use crate::tcp::memory::AcceptPolicy;
 
 struct Fuzz {
     raw: Raw,
@@ -106,15 +106,21 @@ impl Fuzz {
                 self.raw.tcb.read(self.read, idle, now);
             }
             16 => {
-                let all = [Appetite::Everything, Appetite::InOrder, Appetite::Nothing];
-                let appetite = all[usize::try_from(self.random.below(3)).unwrap()];
-                self.raw.tcb.set_appetite(appetite);
+                let all = [
+                    AcceptPolicy::Everything,
+                    AcceptPolicy::InOrder,
+                    AcceptPolicy::Nothing,
+                ];
+                let accept_policy = all[usize::try_from(self.random.below(3)).unwrap()];
+                self.raw.tcb.set_accept_policy(accept_policy);
             }
             17 => {
                 let (una, _) = self.raw.tcb.send_span();
                 let at = self.number(seq(una), 3000);
                 let mtu = usize::try_from(self.random.below(2000)).unwrap();
-                self.raw.tcb.handle_icmp(at, Trouble::TooBig(mtu), now);
+                self.raw
+                    .tcb
+                    .handle_icmp(at, IcmpErrorKind::TooBig(mtu), now);
             }
             18 => {
                 let time = ms(self.random.below(2000));

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::error::SoError;
-use crate::tcp::icmp::Trouble;
+use crate::tcp::icmp::IcmpErrorKind;
 
 /// Known fault: after "packet too big" all but the first waited for a timeout.
 #[test]
@@ -11,7 +11,7 @@ fn what_does_not_fit_is_sent_again_at_once() {
     raw.flight(10);
     assert!(
         raw.tcb
-            .handle_icmp(seq(3000), Trouble::TooBig(640), raw.now)
+            .handle_icmp(seq(3000), IcmpErrorKind::TooBig(640), raw.now)
     );
     let all = raw.all();
     let sizes: Vec<_> = all.iter().map(|one| one.segment.len).collect();
@@ -45,7 +45,7 @@ fn a_window_that_does_not_fit_is_no_burst() {
     assert!(flight > 30_000, "{flight}");
     let first = sent as u64;
     raw.tcb
-        .handle_icmp(seq(first), Trouble::TooBig(640), raw.now);
+        .handle_icmp(seq(first), IcmpErrorKind::TooBig(640), raw.now);
     let burst = raw.all();
     assert!(burst.iter().all(|one| one.again));
     assert!((9000..14_000).contains(&bytes(&burst)), "{}", bytes(&burst));
@@ -59,7 +59,8 @@ fn a_window_that_does_not_fit_is_no_burst() {
 fn below_the_floor_routers_may_cut() {
     let mut raw = Raw::established(&config(), ms(50));
     raw.flight(1);
-    raw.tcb.handle_icmp(seq(0), Trouble::TooBig(68), raw.now);
+    raw.tcb
+        .handle_icmp(seq(0), IcmpErrorKind::TooBig(68), raw.now);
     let all = raw.all();
     assert_eq!(
         all.iter().map(|one| one.segment.len).collect::<Vec<_>>(),
@@ -76,7 +77,7 @@ fn only_what_quotes_something_in_flight_is_believed() {
     for wrong in [999, 2000, 1 << 31] {
         assert!(
             !raw.tcb
-                .handle_icmp(seq(wrong), Trouble::TooBig(576), raw.now)
+                .handle_icmp(seq(wrong), IcmpErrorKind::TooBig(576), raw.now)
         );
     }
     assert_eq!(raw.tcb.mss(), 1000);
@@ -100,7 +101,7 @@ fn full_segments_that_time_out_get_smaller() {
 #[test]
 fn a_hard_error_ends_an_attempt_to_connect_and_nothing_else() {
     let mut raw = Raw::dialling(&config());
-    let refused = Trouble::Hard(SoError::ConnectionRefused);
+    let refused = IcmpErrorKind::Hard(SoError::ConnectionRefused);
     assert!(!raw.tcb.handle_icmp(OURS + 5, refused, raw.now));
     assert!(raw.tcb.handle_icmp(OURS, refused, raw.now));
     let [News::Ended(ending)] = raw.events()[..] else {
@@ -127,11 +128,11 @@ fn a_hard_error_ends_an_attempt_to_connect_and_nothing_else() {
 #[test]
 fn a_soft_error_that_stays_ends_an_attempt_to_connect() {
     let mut raw = Raw::dialling(&config());
-    raw.tcb.handle_icmp(OURS, Trouble::Soft, raw.now);
+    raw.tcb.handle_icmp(OURS, IcmpErrorKind::Soft, raw.now);
     raw.pass(ms(14_000));
-    raw.tcb.handle_icmp(OURS, Trouble::Soft, raw.now);
+    raw.tcb.handle_icmp(OURS, IcmpErrorKind::Soft, raw.now);
     assert_eq!(raw.state(), TcpState::SynSent);
     raw.pass(ms(1500));
-    raw.tcb.handle_icmp(OURS, Trouble::Soft, raw.now);
+    raw.tcb.handle_icmp(OURS, IcmpErrorKind::Soft, raw.now);
     assert_eq!(raw.state(), TcpState::Closed);
 }

@@ -29,16 +29,16 @@ pub struct Rate {
 
 /// A rate at work. Full in the beginning.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(super) struct TokenBucket {
     rate: Rate,
     /// Bytes times [`NANOS`], so that nothing is lost by rounding.
     level: u128,
     at: Instant,
 }
 
-impl Bucket {
-    pub(super) fn new(rate: Rate, now: Instant) -> Bucket {
-        Bucket {
+impl TokenBucket {
+    pub(super) fn new(rate: Rate, now: Instant) -> TokenBucket {
+        TokenBucket {
             rate,
             level: u128::from(rate.burst.get()) * NANOS,
             at: now,
@@ -92,7 +92,7 @@ mod tests {
             steps in proptest::collection::vec((0u64..2_000_000_000, 0u64..=100), 1..50),
         ) {
             let start = SystemClock.now();
-            let mut bucket = Bucket::new(rate(bytes_per_second, burst), start);
+            let mut bucket = TokenBucket::new(rate(bytes_per_second, burst), start);
             let (mut now, mut taken) = (start, 0u128);
             for (nanos, percent) in steps {
                 now += Duration::from_nanos(nanos);
@@ -108,7 +108,7 @@ mod tests {
         #[test]
         fn a_wait_is_worth_it(bytes_per_second in 1u64..5_000_000_000, burst in 1u64..1_000_000) {
             let start = SystemClock.now();
-            let mut bucket = Bucket::new(rate(bytes_per_second, burst), start);
+            let mut bucket = TokenBucket::new(rate(bytes_per_second, burst), start);
             bucket.take(burst);
             let wake = bucket.refilled_at().expect("soon");
             let step = (bytes_per_second / 100).clamp(1, burst);

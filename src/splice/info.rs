@@ -1,11 +1,11 @@
 //! What the splices of a pool are doing, at one moment.
 
 use super::machine::{Reason, State};
-use super::task::{Party, Task};
+use super::task::{Endpoint, Task};
 use super::worker::Spliced;
 use super::{Dispatch, SplicePool};
-use crate::columns::{self, Column};
 use crate::protocol::SocketName;
+use crate::text_table::{self, Column};
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
@@ -122,7 +122,7 @@ impl SplicePool {
     }
 }
 
-impl Party {
+impl Endpoint {
     pub(super) fn name(&self) -> SocketName {
         SocketName::of(&self.end, &*self.protocol)
     }
@@ -182,6 +182,6 @@ const COLUMNS: [Column; 9] = [
 impl fmt::Display for SpliceTable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows: Vec<_> = self.0.iter().map(SpliceInfo::row).collect();
-        columns::write(f, COLUMNS, &rows)
+        text_table::write(f, COLUMNS, &rows)
     }
 }
