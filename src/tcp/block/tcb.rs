@@ -12,7 +12,7 @@
 //!   [`deadline`](Tcb::deadline), by which `handle_timeout` is to be called.
 //!
 //! Payload of a received segment is kept by the owner as [`Taken`] says: bytes by position, of which
-//! those below [`in_order`](Tcb::in_order) go to the reader. Payload that is sent is picked out of what the
+//! those below RCV.NXT go to the reader. Payload that is sent is picked out of what the
 //! user has written by [`Emission::payload`](super::segment::Emission).
 //!
 //! Each variable of the RFC has one owner: receive sequence space and window [`Receiver`], send
@@ -157,7 +157,7 @@ impl Ending {
 pub(crate) enum News {
     /// The handshake is over.
     Established,
-    /// The peer's FIN came in order: nothing more is to be read behind [`Tcb::in_order`].
+    /// The peer's FIN came in order: nothing more is to be read behind RCV.NXT.
     PeerClosed,
     /// Nothing remains, but for a reset that [`Tcb::poll_transmit`] may still have.
     Ended(Ending),
