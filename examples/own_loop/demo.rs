@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let equal = beside
         .join()
         .expect("invariant: the other end does not panic")?;
-    println!("{equal} of {connections} digests are equal");
+    println!("{equal} of {connections} connections brought every byte back");
     ensure!(equal == connections, "bytes differ from what was sent");
     Ok(())
 }
@@ -178,11 +178,5 @@ fn exchange(mut stream: &TcpStream, number: u16, bytes: u32) -> io::Result<u16> 
         stream.read_to_end(&mut received)?;
         sender.join().expect("invariant: the sender does not panic")
     })?;
-    Ok(u16::from(digest(&received) == digest(&sent)))
-}
-
-/// FNV-1a. It finds accidents, not forgeries.
-fn digest(bytes: &[u8]) -> u64 {
-    let fold = |digest: u64, byte: &u8| (digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, fold)
+    Ok(u16::from(received == sent))
 }
