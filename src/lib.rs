@@ -159,7 +159,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `async` | `Splice::ended`, a future; `Socket::poll_recv` and its like |
+//! | `async` | futures: `Splice::ended`, `Join::ended`, `TcpListener::accept_async`, `DecidingListener::pending_async`, `TcpSocket::connect_async`; `Socket::poll_recv` and its like |
 //! | `futures-io` | the traits of `futures-io` for all sockets |
 //! | `tokio` | tokio's traits for all sockets (its runtime is not needed) |
 //! | `conformance` | a suite of cases for the sockets of any protocol |

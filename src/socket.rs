@@ -225,10 +225,14 @@ impl Socket {
     /// # Errors
     /// As [`recv`](Self::recv).
     pub fn peek(&self, out: &mut [u8]) -> io::Result<usize> {
+        self.peek_into(self.wait_for_bytes(), out)
+    }
+
+    fn peek_into(&self, wait: Wait, out: &mut [u8]) -> io::Result<usize> {
         if out.is_empty() {
             return Ok(0);
         }
-        let rcv = self.wait_readable(self.wait_for_bytes(), out.len())?;
+        let rcv = self.wait_readable(wait, out.len())?;
         Ok(rcv.map_or(0, |rcv| rcv.buf.chain().peek(out)))
     }
 

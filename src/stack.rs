@@ -111,6 +111,8 @@
 //! the run queue, the control interface.
 
 mod accept;
+#[cfg(feature = "async")]
+mod aio;
 mod builder;
 mod conditional;
 mod config;

@@ -14,8 +14,9 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use sosplice::link::memory;
 use sosplice::splice::{self, Cause, Options};
-use sosplice::{Socket, Stack, TcpListener, TcpSocket, TcpStream, local};
+use sosplice::{DecidingListener, Socket, Stack, TcpListener, TcpSocket, TcpStream, local};
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -193,6 +194,122 @@ fn connecting_is_awaited() {
         .start("10.0.0.1:9".parse().unwrap())
         .unwrap();
     let error = connected(&refused).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     drop(nobody);
+}
+
+fn stacks() -> (Stack, Stack) {
+    let (a, b) = memory::pair(memory::Config::default());
+    let server = Stack::builder(a).address("10.0.0.1/24".parse().unwrap());
+    let client = Stack::builder(b).address("10.0.0.2/24".parse().unwrap());
+    (server.build().unwrap(), client.build().unwrap())
+}
+
+/// A waker that tells when it is called.
+fn bell() -> (Waker, crossbeam_channel::Receiver<()>) {
+    let (sender, rung) = crossbeam_channel::bounded(16);
+    let count = Arc::new(Count(AtomicUsize::new(0), sender));
+    (Waker::from(count), rung)
+}
+
+#[test]
+fn a_task_accepts_what_comes_while_it_waits() {
+    let (server, client) = stacks();
+    let listener = TcpListener::bind(&server, "10.0.0.1:80").unwrap();
+    let (waker, rung) = bell();
+    let mut cx = Context::from_waker(&waker);
+    for _ in 0..3 {
+        assert!(listener.poll_accept(&mut cx).is_pending());
+        let near = TcpStream::connect(&client, "10.0.0.1:80").unwrap();
+        rung.recv().unwrap();
+        let Poll::Ready(accepted) = listener.poll_accept(&mut cx) else {
+            panic!("a connection is there");
+        };
+        assert_eq!(accepted.unwrap().1, near.local_addr());
+    }
+}
+
+#[test]
+fn a_close_and_a_stack_that_is_down_wake_who_waits_to_accept() {
+    let (link, _far) = memory::pair(memory::Config::default());
+    let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
+    let (stack, driver) = builder.manual().unwrap();
+    let closes = TcpListener::bind(&stack, "10.0.0.1:80").unwrap();
+    let stays = TcpListener::bind(&stack, "10.0.0.1:81").unwrap();
+    let decides = DecidingListener::bind(&stack, "10.0.0.1:82".parse().unwrap()).unwrap();
+    let (waker, rung) = bell();
+    let mut cx = Context::from_waker(&waker);
+    assert!(closes.poll_accept(&mut cx).is_pending());
+    closes.close();
+    rung.recv().unwrap();
+    let accepted = closes.poll_accept(&mut cx).map_err(|error| error.kind());
+    assert!(matches!(
+        accepted,
+        Poll::Ready(Err(ErrorKind::InvalidInput))
+    ));
+    assert!(stays.poll_accept(&mut cx).is_pending());
+    assert!(decides.poll_pending(&mut cx).is_pending());
+    drop(driver);
+    for _ in 0..2 {
+        rung.recv().unwrap();
+    }
+    let accepted = stays.poll_accept(&mut cx).map_err(|error| error.kind());
+    assert!(matches!(accepted, Poll::Ready(Err(ErrorKind::NetworkDown))));
+    let pending = decides.poll_pending(&mut cx).map_err(|error| error.kind());
+    assert!(matches!(pending, Poll::Ready(Err(ErrorKind::NetworkDown))));
+}
+
+/// One task dials, another one decides and a third one accepts, all in one thread.
+#[test]
+fn a_proxy_of_tasks_decides_and_dials() {
+    let ((front, client), (back, server)) = (stacks(), stacks());
+    let listener = DecidingListener::bind(&front, "10.0.0.1:80".parse().unwrap()).unwrap();
+    let service = TcpListener::bind(&server, "10.0.0.2:80").unwrap();
+    runtime().block_on(async {
+        let user = async {
+            let socket = TcpSocket::new(&client);
+            let mut stream = socket.connect_async("10.0.0.1:80".parse().unwrap()).await?;
+            tokio::io::AsyncWriteExt::write_all(&mut stream, b"hello").await?;
+            tokio::io::AsyncWriteExt::shutdown(&mut stream).await
+        };
+        let proxy = async {
+            let pending = listener.pending_async().await?;
+            let socket = TcpSocket::new(&back);
+            let outside = socket.connect_async("10.0.0.2:80".parse().unwrap()).await?;
+            let options = Options {
+                forward_eof: true,
+                ..Options::default()
+            };
+            let join = splice::join(pending.accept()?, outside, options).unwrap();
+            std::io::Result::Ok(join.ended().await)
+        };
+        let server = async {
+            let (mut stream, _) = service.accept_async().await?;
+            let mut peeked = [0; 5];
+            let count = std::future::poll_fn(|cx| stream.poll_peek(cx, &mut peeked)).await?;
+            let mut all = Vec::new();
+            tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut all).await?;
+            assert_eq!(&all, b"hello");
+            assert!(all.starts_with(&peeked[..count]));
+            std::io::Result::Ok(())
+        };
+        let (user, proxy, server) = tokio::join!(user, proxy, server);
+        user.unwrap();
+        server.unwrap();
+        assert_eq!(proxy.unwrap().a_to_b.bytes, 5);
+    });
+}
+
+#[test]
+fn nothing_is_left_of_a_future_that_connects_and_is_dropped() {
+    let (link, _far) = memory::pair(memory::Config::default());
+    let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
+    let (stack, _driver) = builder.manual().unwrap();
+    let socket = TcpSocket::new(&stack);
+    let mut connecting = Box::pin(socket.connect_async("10.0.0.2:80".parse().unwrap()));
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(connecting.as_mut().poll(&mut cx).is_pending());
+    assert_eq!(stack.stats().connections, 1);
+    drop(connecting);
+    assert_eq!(stack.stats().connections, 0);
 }

@@ -8,7 +8,7 @@
 //!
 //! Locks: `so_rcv` (2) or `so_snd` (3), then the list of wakers (5).
 
-use super::Socket;
+use super::{Socket, Wait};
 use crate::callbacks::{self, Callback};
 use crate::error::SoError;
 use crate::lock::{LEAF, Mutex};
@@ -190,6 +190,18 @@ impl Socket {
         ready()
     }
 
+    /// Waits for something else than the buffers of this socket, which belongs to it: `register` puts the
+    /// upcall there, once.
+    pub(crate) fn poll_beside<R>(
+        &self,
+        register: impl FnOnce(Arc<dyn Upcall>),
+        cx: &Context<'_>,
+        attempt: impl FnMut() -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        register(self.wakers()?.clone());
+        self.poll(Side::Read, cx, attempt)
+    }
+
     /// As [`recv`](Socket::recv), for a task: if there is nothing yet, it is woken when there is.
     /// Whether the socket is non-blocking plays no part, and neither do its timeouts.
     ///
@@ -197,6 +209,28 @@ impl Socket {
     /// As for [`recv`](Socket::recv); once, if the thread for wakers cannot be started.
     pub fn poll_recv(&self, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<io::Result<usize>> {
         self.poll(Side::Read, cx, || self.try_recv(out))
+    }
+
+    /// As [`peek`](Socket::peek), for a task.
+    ///
+    /// ```
+    /// # futures_lite::future::block_on(async {
+    /// use std::future::poll_fn;
+    /// let (a, b) = sosplice::local::pair();
+    /// a.send(b"GET / HTTP/1.1")?;
+    /// let mut method = [0; 3];
+    /// let count = poll_fn(|cx| b.poll_peek(cx, &mut method)).await?;
+    /// assert_eq!((count, &method), (3, b"GET"));
+    /// assert_eq!(b.readable_bytes(), 14);
+    /// # std::io::Result::Ok(())
+    /// # })?;
+    /// # std::io::Result::Ok(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`poll_recv`](Self::poll_recv).
+    pub fn poll_peek(&self, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.poll(Side::Read, cx, || self.peek_into(Wait::Never, out))
     }
 
     /// As [`send`](Socket::send), for a task.
@@ -222,6 +256,15 @@ impl Socket {
     }
 
     /// As [`wait_connected`](Socket::wait_connected), for a task.
+    ///
+    /// ```
+    /// # futures_lite::future::block_on(async {
+    /// let (a, _b) = sosplice::local::pair();
+    /// std::future::poll_fn(|cx| a.poll_connected(cx)).await?;
+    /// # std::io::Result::Ok(())
+    /// # })?;
+    /// # std::io::Result::Ok(())
+    /// ```
     ///
     /// # Errors
     /// What has ended the connection.

@@ -5,7 +5,7 @@
 
 use crate::socket::Socket;
 use crate::socket::poller::{Pollable, Sealed, Watched};
-use crate::stack::accept::backlog::Key;
+use crate::stack::accept::backlog::{Key, Listening};
 use crate::stack::accept::intercept::Intercept;
 use crate::stack::stream::TcpStream;
 use crate::stack::{Stack, TcpListener};
@@ -107,11 +107,13 @@ impl DecidingListener {
     /// [`NetworkDown`](io::ErrorKind::NetworkDown) if none is there and the stack is down, as for
     /// [`TcpListener::accept`].
     pub fn pending(&self) -> io::Result<Pending> {
-        let (stack, listening) = self.listener.parts();
-        Ok(Pending {
-            key: listening.pending()?,
-            stack: stack.clone(),
-        })
+        let (stack, listening) = self.parts();
+        Ok(Pending::new(stack, listening.pending()?))
+    }
+
+    /// The stack and what it knows of the listener.
+    pub(super) fn parts(&self) -> (&Stack, &Listening) {
+        self.listener.parts()
     }
 
     /// An iterator over SYNs that never ends.
@@ -159,6 +161,13 @@ pub struct Pending {
 }
 
 impl Pending {
+    pub(super) fn new(stack: &Stack, key: Key) -> Pending {
+        Pending {
+            stack: stack.clone(),
+            key,
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn key(&self) -> Key {
         self.key

@@ -185,6 +185,10 @@ impl Listening {
             let held = std::mem::take(&mut queue.held);
             (Unaccepted { ready, held }, upcalls)
         };
+        // Tasks that wait find it closed.
+        upcalls
+            .iter()
+            .for_each(|upcall| upcall.wakeup(Wakeup::RcvClosed));
         drop(upcalls);
         unaccepted
     }
@@ -205,14 +209,30 @@ impl Listening {
     }
 
     pub(crate) fn accept(&self) -> io::Result<Arc<Conn>> {
-        self.wait(|queue| queue.ready.pop_front())
+        self.wait(self.is_nonblocking(), |queue| queue.ready.pop_front())
     }
 
     pub(crate) fn pending(&self) -> io::Result<Key> {
-        self.wait(|queue| queue.held.pop_front())
+        self.wait(self.is_nonblocking(), |queue| queue.held.pop_front())
     }
 
-    fn wait<T>(&self, take: impl Fn(&mut Queue) -> Option<T>) -> io::Result<T> {
+    /// As [`accept`](Self::accept), but never waits.
+    #[cfg(feature = "async")]
+    pub(crate) fn try_accept(&self) -> io::Result<Arc<Conn>> {
+        self.wait(true, |queue| queue.ready.pop_front())
+    }
+
+    /// As [`pending`](Self::pending), but never waits.
+    #[cfg(feature = "async")]
+    pub(crate) fn try_pending(&self) -> io::Result<Key> {
+        self.wait(true, |queue| queue.held.pop_front())
+    }
+
+    fn is_nonblocking(&self) -> bool {
+        self.nonblocking.load(Ordering::Relaxed)
+    }
+
+    fn wait<T>(&self, nonblocking: bool, take: impl Fn(&mut Queue) -> Option<T>) -> io::Result<T> {
         let mut queue = self.queue.lock();
         loop {
             if let Some(taken) = take(&mut queue) {
@@ -225,7 +245,7 @@ impl Listening {
             if let Some(why) = queue.down {
                 return Err(why.into());
             }
-            if self.nonblocking.load(Ordering::Relaxed) {
+            if nonblocking {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             self.changed.wait(&mut queue);
