@@ -113,14 +113,10 @@ fn ours(pairs: u16, timers: bool) {
     let flows = usize::from(pairs);
     let rest = |rig: &mut Rig<Ours>| {
         clock.leap(10);
-        while rig
-            .proxy
-            .next_deadline()
-            .is_some_and(|at| at <= clock.now())
-        {
+        while rig.proxy.poll_at().is_some_and(|at| at <= clock.now()) {
             rig.proxy.turn();
         }
-        let due = rig.proxy.next_deadline();
+        let due = rig.proxy.poll_at();
         assert_eq!(due.is_some(), timers, "{due:?}: whoever rests has no timer");
     };
     rest(&mut rig);

@@ -374,7 +374,7 @@ fn flooded(driver: &mut sosplice::stack::Driver, far: &MemoryLink, syn: &mut Syn
         for _ in 0..32 {
             far.transmit(&syn.next()).expect("room");
         }
-        driver.run_once().expect("the link is there");
+        driver.poll().expect("the link is there");
         frames.clear();
         far.receive(&mut frames, 1000).expect("the link is there");
     }
@@ -386,7 +386,7 @@ fn count(which: Flood) {
         .address(ipnet::IpNet::new(FRONT.into(), 24).expect("a prefix"))
         .syn_cookies(which.cookies)
         .max_connections(if which.spare { 10_000 } else { 0 });
-    let (stack, mut driver) = builder.manual().expect("a stack");
+    let (stack, mut driver) = builder.build_with_driver().expect("a stack");
     let at = SocketAddr::new(FRONT.into(), PROXY_PORT);
     let _listener = TcpListener::bind(&stack, at).expect("a listener");
     let mut syn = Syn::new(which.port);

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use sosplice::kernel::KernelStream;
 use sosplice::link::tun::Tun;
 use sosplice::splice::{self, Options};
-use sosplice::{DecidingListener, Intercept, Pending, Stack};
+use sosplice::{ConditionalListener, ConnectionRequest, Intercept, Stack};
 use std::thread;
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ struct Arguments {
 
 /// Dials the destination, then answers the client, and joins both. The connections live until both
 /// directions have ended.
-fn serve(client: Pending, timeout: Duration, options: &Options) -> anyhow::Result<()> {
+fn serve(client: ConnectionRequest, timeout: Duration, options: &Options) -> anyhow::Result<()> {
     let server = match KernelStream::connect_timeout(client.local_addr(), timeout) {
         Ok(server) => server,
         Err(error) => {
@@ -62,7 +62,7 @@ fn main() -> anyhow::Result<()> {
     let stack = Stack::builder(builder.build()?)
         .address(arguments.address)
         .build()?;
-    let listener = DecidingListener::intercept(&stack, Intercept::all(), DIALLING)?;
+    let listener = ConditionalListener::intercept(&stack, Intercept::all(), DIALLING)?;
     println!(
         "every connection into {} goes to its destination",
         arguments.tun

@@ -138,7 +138,7 @@ pub trait Time: Send + Sync {
     fn run(&self) -> bool;
 
     /// How long nothing will happen by itself.
-    fn next_deadline(&self) -> Option<Duration>;
+    fn poll_at(&self) -> Option<Duration>;
 }
 
 /// How the splices of a case are to work, and how long it may take.

@@ -97,14 +97,14 @@
 //! # Threads
 //!
 //! * Each stack has a *driver*, a thread that receives, runs timers, and sends the answers to received
-//!   segments; one for each receive queue, if its link has several ([`Stack::over`]).
+//!   segments; one for each receive queue, if its link has several ([`Stack::with_queues`]).
 //! * A [`SplicePool`] has *workers*. While a receiving thread keeps up, it moves the bytes of splices itself,
 //!   after its batch; while it lags behind, the splice's worker moves them, so that receiving and sending
 //!   overlap. [`Dispatch`](splice::Dispatch) can fix either way.
 //!   One thread can receive for several stacks ([`stack::Driver::run_all`]).
 //! * A thread of the program sends in its own calls, and waits in them unless the socket is non-blocking.
 //! * A simulator needs no threads: it runs stacks, pools and clocks itself
-//!   ([`stack::Builder::manual`], [`splice::Builder::manual`], [`clock::Clock`]).
+//!   ([`stack::Builder::build_with_driver`], [`splice::Builder::manual`], [`clock::Clock`]).
 //!
 //! # Callbacks
 //!
@@ -117,7 +117,7 @@
 //! | [`Splice::on_end`], the wakers of `Splice::ended` | the one that ends the splice |
 //! | the wakers of sockets | the one that delivers the bytes or the space, or the thread for wakers |
 //! | subscribers of events (below) | the one that reports the event |
-//! | the hook for frames ([`stack::Builder::unclaimed`]) | the driver's |
+//! | the hook for frames ([`stack::Builder::on_unhandled`]) | the driver's |
 //! | destructors of values in upcalls and wakers of a closed socket | the one that closes the socket |
 //! | [upcalls](protocol::Upcall) | any, under a buffer's lock: they must call nothing; [`closing`](protocol::Upcall::closing): the one that closes the socket |
 //!
@@ -159,7 +159,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `async` | futures: `Splice::ended`, `Join::ended`, `TcpListener::accept_async`, `DecidingListener::pending_async`, `TcpSocket::connect_async`; `Socket::poll_recv` and its like |
+//! | `async` | futures: `Splice::ended`, `Join::ended`, `TcpListener::accept_async`, `ConditionalListener::pending_async`, `TcpSocket::connect_async`; `Socket::poll_recv` and its like |
 //! | `futures-io` | the traits of `futures-io` for all sockets |
 //! | `tokio` | tokio's traits for all sockets (its runtime is not needed) |
 //! | `conformance` | a suite of cases for the sockets of any protocol |
@@ -235,7 +235,9 @@ mod timer;
 pub use socket::Socket;
 pub use socket::poller::Poller;
 pub use splice::{Splice, SplicePool};
-pub use stack::{DecidingListener, Intercept, Pending, Stack, TcpListener, TcpSocket, TcpStream};
+pub use stack::{
+    ConditionalListener, ConnectionRequest, Intercept, Stack, TcpListener, TcpSocket, TcpStream,
+};
 
 /// The examples of the README are tests.
 #[cfg(doctest)]

@@ -157,7 +157,7 @@ pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> R
 }
 
 /// A shared link: what a second stack beside ours transmits through
-/// ([`Builder::unclaimed`](crate::stack::Builder::unclaimed)).
+/// ([`Builder::on_unhandled`](crate::stack::Builder::on_unhandled)).
 impl<L: Link + ?Sized> Link for Arc<L> {
     fn capabilities(&self) -> Capabilities {
         (**self).capabilities()

@@ -1,11 +1,11 @@
 //! A TCP/IP stack over one link: addresses, ports, connections, and the threads that receive.
 //!
 //! A [`Stack`] is a handle; clones are the same stack. Its driver (a thread, or, built with
-//! [`Builder::manual`], calls of [`Driver::run_once`]) receives frames and finds each connection by a
+//! [`Builder::build_with_driver`], calls of [`Driver::poll`]) receives frames and finds each connection by a
 //! hash look-up; each connection has a control block and a lock of its own, so nothing global is locked
 //! or walked for a segment.
 //!
-//! **Several receiving threads.** A link with several receive queues ([`Stack::over`],
+//! **Several receiving threads.** A link with several receive queues ([`Stack::with_queues`],
 //! [`Builder::queue`]) has a driver for each. A connection has one queue as its home, by which it
 //! transmits; the link is to give what its peer sends to that queue (a TUN does, it learns from what is
 //! sent; [`memory::queues`](crate::link::memory::queues) do by a hash). Nothing but speed depends on
@@ -42,7 +42,7 @@
 //! 5.3), and connections that begin later begin with it, over whichever queue; those that are there already
 //! find out for themselves. Where it was a guess they try the former size once more, and if that passes the
 //! guess is forgotten. Of more than 1,024 destinations the one that was learnt first goes. [`Builder::mss`]
-//! and [`Route`] set a smaller size from the start; [`Builder::unclaimed`] is for frames that are not TCP's.
+//! and [`Route`] set a smaller size from the start; [`Builder::on_unhandled`] is for frames that are not TCP's.
 //!
 //! # Timers
 //!
@@ -72,7 +72,7 @@
 //! has chosen the route (IPv4's options LSRR and SSRR). Connecting there fails with
 //! [`InvalidInput`](std::io::ErrorKind::InvalidInput), no rule intercepts it, and what comes from there, or
 //! is an ICMP error from or about there, is dropped and counted ([`Stats::frames_bad_address`]): it begins
-//! nothing, draws no answer, and [`Builder::unclaimed`] is not asked.
+//! nothing, draws no answer, and [`Builder::on_unhandled`] is not asked.
 //!
 //! **A stack's own addresses** are reached inside the stack, whatever the routes say, as on any host: such a
 //! connection goes from one of its sockets to another, with its segments looped back to the driver of its
@@ -139,7 +139,7 @@ pub use crate::keep_alive::KeepAlive;
 pub use crate::tcp::state::TcpState;
 pub use accept::intercept::Intercept;
 pub use builder::{BuildError, Builder};
-pub use conditional::{DecidingListener, Pending};
+pub use conditional::{ConditionalListener, ConnectionRequest};
 pub use driver::Driver;
 pub use listener::{DEFAULT_BACKLOG, TcpListener};
 pub use netstat::{ListenInfo, SocketInfo, SocketTable};
@@ -200,8 +200,8 @@ impl Stack {
     /// ```
     /// use sosplice::{Stack, TcpListener, TcpSocket, link::memory};
     /// let (near, far) = memory::queues(2, memory::Config::default());
-    /// let server = Stack::over(near).address("10.0.0.1/24".parse()?).build()?;
-    /// let client = Stack::over(far).address("10.0.0.2/24".parse()?).build()?;
+    /// let server = Stack::with_queues(near).address("10.0.0.1/24".parse()?).build()?;
+    /// let client = Stack::with_queues(far).address("10.0.0.2/24".parse()?).build()?;
     /// let listener = TcpListener::bind(&server, "10.0.0.1:80")?;
     /// for queue in 0..client.queues() {
     ///     let near = TcpSocket::new(&client).queue(queue).connect("10.0.0.1:80".parse()?)?;
@@ -210,7 +210,7 @@ impl Stack {
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn over<L: Link + 'static>(queues: impl IntoIterator<Item = L>) -> Builder {
+    pub fn with_queues<L: Link + 'static>(queues: impl IntoIterator<Item = L>) -> Builder {
         let queues = queues.into_iter();
         Builder::new(queues.map(|link| Arc::new(link) as Arc<dyn Link>).collect())
     }
@@ -225,7 +225,7 @@ impl Stack {
     /// ```
     /// use sosplice::{Stack, link::memory};
     /// let (links, _far) = memory::queues(3, memory::Config::default());
-    /// let stack = Stack::over(links).address("10.0.0.1/24".parse()?).build()?;
+    /// let stack = Stack::with_queues(links).address("10.0.0.1/24".parse()?).build()?;
     /// let counters = stack.queue_stats();
     /// assert!(counters.iter().map(|one| one.frames_received).eq([0, 0, 0]));
     /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -66,7 +66,7 @@ impl World {
         let mut sides: Vec<_> = links
             .map(|(link, address)| {
                 let builder = Stack::builder(link).address(address.parse().unwrap());
-                builder.clock(clock.clone()).manual().unwrap()
+                builder.clock(clock.clone()).build_with_driver().unwrap()
             })
             .collect();
         let pool = SplicePool::builder().workers(1).dispatch(dispatch);
@@ -124,7 +124,7 @@ fn drive(sides: &mut [(Stack, Driver)], pool: &SplicePool) -> u64 {
     loop {
         let mut worked = false;
         for (_, driver) in &mut *sides {
-            worked |= driver.run_once().unwrap();
+            worked |= driver.poll().unwrap();
         }
         worked |= pool.run_one();
         if !worked {

@@ -14,7 +14,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use sosplice::link::memory;
 use sosplice::splice::{self, Cause, Options};
-use sosplice::{DecidingListener, Socket, Stack, TcpListener, TcpSocket, TcpStream, local};
+use sosplice::{ConditionalListener, Socket, Stack, TcpListener, TcpSocket, TcpStream, local};
 use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -233,10 +233,10 @@ fn a_task_accepts_what_comes_while_it_waits() {
 fn a_close_and_a_stack_that_is_down_wake_who_waits_to_accept() {
     let (link, _far) = memory::pair(memory::Config::default());
     let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
-    let (stack, driver) = builder.manual().unwrap();
+    let (stack, driver) = builder.build_with_driver().unwrap();
     let closes = TcpListener::bind(&stack, "10.0.0.1:80").unwrap();
     let stays = TcpListener::bind(&stack, "10.0.0.1:81").unwrap();
-    let decides = DecidingListener::bind(&stack, "10.0.0.1:82".parse().unwrap()).unwrap();
+    let decides = ConditionalListener::bind(&stack, "10.0.0.1:82".parse().unwrap()).unwrap();
     let (waker, rung) = bell();
     let mut cx = Context::from_waker(&waker);
     assert!(closes.poll_accept(&mut cx).is_pending());
@@ -263,7 +263,7 @@ fn a_close_and_a_stack_that_is_down_wake_who_waits_to_accept() {
 #[test]
 fn a_proxy_of_tasks_decides_and_dials() {
     let ((front, client), (back, server)) = (stacks(), stacks());
-    let listener = DecidingListener::bind(&front, "10.0.0.1:80".parse().unwrap()).unwrap();
+    let listener = ConditionalListener::bind(&front, "10.0.0.1:80".parse().unwrap()).unwrap();
     let service = TcpListener::bind(&server, "10.0.0.2:80").unwrap();
     runtime().block_on(async {
         let user = async {
@@ -304,7 +304,7 @@ fn a_proxy_of_tasks_decides_and_dials() {
 fn nothing_is_left_of_a_future_that_connects_and_is_dropped() {
     let (link, _far) = memory::pair(memory::Config::default());
     let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
-    let (stack, _driver) = builder.manual().unwrap();
+    let (stack, _driver) = builder.build_with_driver().unwrap();
     let socket = TcpSocket::new(&stack);
     let mut connecting = Box::pin(socket.connect_async("10.0.0.2:80".parse().unwrap()));
     let mut cx = Context::from_waker(Waker::noop());

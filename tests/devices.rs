@@ -403,7 +403,7 @@ fn a_header_that_another_program_changes_garbles_nothing() {
 }
 
 fn stack(tuns: Vec<Tun>) -> Stack {
-    let builder = Stack::over(tuns).address("10.99.1.2/24".parse().unwrap());
+    let builder = Stack::with_queues(tuns).address("10.99.1.2/24".parse().unwrap());
     builder.build().unwrap()
 }
 
@@ -472,7 +472,7 @@ fn a_queue_that_is_gone_does_not_take_the_others_along() {
     assert_eq!(error.kind(), ErrorKind::NetworkDown);
 }
 
-/// The echo of `Builder::unclaimed`'s documentation, for the kernel's datagrams, whose checksums are left
+/// The echo of `Builder::on_unhandled`'s documentation, for the kernel's datagrams, whose checksums are left
 /// to the reader with offload on.
 #[test]
 fn a_hook_answers_datagrams_with_and_without_offload() {
@@ -502,7 +502,7 @@ fn a_hook_answers_datagrams_with_and_without_offload() {
             second.transmit(&answer).is_ok()
         };
         let builder = Stack::builder(tun).address("10.99.1.2/24".parse().unwrap());
-        let stack = builder.unclaimed(echo).build().unwrap();
+        let stack = builder.on_unhandled(echo).build().unwrap();
         namespace.wait_until_up("t0");
         let socket = namespace.enter(|| UdpSocket::bind("10.99.1.1:0").unwrap());
         socket

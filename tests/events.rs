@@ -102,7 +102,7 @@ impl World {
         let links = [a, b, c, d].into_iter().zip(addresses);
         let build = |(link, address): (_, &str)| {
             let builder = Stack::builder(link).address(address.parse().unwrap());
-            builder.clock(clock.clone()).manual().unwrap()
+            builder.clock(clock.clone()).build_with_driver().unwrap()
         };
         let sides = links.map(build).collect();
         let pool = SplicePool::builder().workers(1).clock(clock.clone());
@@ -114,7 +114,7 @@ impl World {
         loop {
             let mut worked = false;
             for (_, driver) in &mut self.sides {
-                worked |= driver.run_once().unwrap();
+                worked |= driver.poll().unwrap();
             }
             if !(worked | self.pool.run_one()) {
                 return;
@@ -329,7 +329,7 @@ fn refusals_limits_and_ends(
     // With them goes their end of the link.
     drop((side.0, client, refused));
     let (_, gone) = &mut world.sides[0];
-    let turns = (0..1000).take_while(|_| gone.run_once().is_ok());
+    let turns = (0..1000).take_while(|_| gone.poll().is_ok());
     assert!(turns.count() < 1000);
     let expected = [
         "WARN stack: link gone error=",

@@ -89,13 +89,13 @@ fn the_kernel_connects_through_a_flood() {
         sent: AtomicU16::new(0),
     };
     let builder = Stack::builder(link).address("10.99.1.2/24".parse().unwrap());
-    let (stack, mut driver) = builder.manual().unwrap();
+    let (stack, mut driver) = builder.build_with_driver().unwrap();
     let listener = TcpListener::bind_with_backlog(&stack, "10.99.1.2:80", BACKLOG).unwrap();
     for _ in 0..usize::from(FORGED) / 32 {
-        driver.run_once().unwrap();
+        driver.poll().unwrap();
     }
     thread::spawn(move || {
-        while let Ok(worked) = driver.run_once() {
+        while let Ok(worked) = driver.poll() {
             if !worked {
                 thread::yield_now();
             }

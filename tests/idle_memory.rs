@@ -52,7 +52,7 @@ fn drive(drivers: &mut [Driver]) {
     loop {
         let mut worked = false;
         for driver in &mut *drivers {
-            worked |= driver.run_once().unwrap();
+            worked |= driver.poll().unwrap();
         }
         if !worked {
             return;
@@ -82,7 +82,7 @@ fn a_connection_at_rest_holds_little() {
     let (a, b) = memory::pair(memory::Config::default());
     let build = |link, address: &str| {
         let builder = Stack::builder(link).address(address.parse().unwrap());
-        builder.clock(clock.clone()).manual().unwrap()
+        builder.clock(clock.clone()).build_with_driver().unwrap()
     };
     let (here, near) = build(a, "10.0.0.1/24");
     let (there, far) = build(b, "10.0.0.2/24");

@@ -5,7 +5,7 @@ use sosplice::clock::{Clock, SystemClock};
 use sosplice::link::{Link, memory};
 use sosplice::splice::{Cause, Dispatch, Options};
 use sosplice::stack::Intercept;
-use sosplice::{DecidingListener, Stack, TcpListener, TcpStream};
+use sosplice::{ConditionalListener, Stack, TcpListener, TcpStream};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
@@ -22,7 +22,9 @@ fn stack(queues: usize) -> (Stack, Vec<memory::MemoryLink>) {
     let addresses = addresses.map(|net| net.parse().unwrap());
     let builder = addresses
         .into_iter()
-        .fold(Stack::over(near), |builder, net| builder.address(net));
+        .fold(Stack::with_queues(near), |builder, net| {
+            builder.address(net)
+        });
     (builder.build().unwrap(), far)
 }
 
@@ -132,7 +134,7 @@ fn a_proxy_may_dial_its_own_stack() {
         let client = client.build().unwrap();
         let proxy = Stack::builder(near).address("10.0.0.1/24".parse().unwrap());
         let proxy = proxy.build().unwrap();
-        let front = DecidingListener::intercept(&proxy, Intercept::all().ports(443..=443), 9);
+        let front = ConditionalListener::intercept(&proxy, Intercept::all().ports(443..=443), 9);
         let front = front.unwrap();
         let service = TcpListener::bind(&proxy, "10.0.0.1:80").unwrap();
         thread::scope(|scope| {
@@ -196,10 +198,10 @@ fn a_loop_of_ones_own_misses_nothing() {
     let link = Arc::new(link);
     let builder = Stack::builder(link.clone()).address("10.0.0.1/24".parse().unwrap());
     let builder = builder.connect_timeout(Duration::from_secs(1));
-    let (stack, mut driver) = builder.manual().unwrap();
+    let (stack, mut driver) = builder.build_with_driver().unwrap();
     let run = move || {
-        while let Ok(busy) = driver.run_once() {
-            let deadline = driver.next_deadline();
+        while let Ok(busy) = driver.poll() {
+            let deadline = driver.poll_at();
             if !busy && link.wait(driver.interest(), deadline).is_err() {
                 break;
             }

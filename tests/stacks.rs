@@ -41,7 +41,7 @@ impl Site {
     fn new() -> Site {
         let (near, far) = memory::pair(memory::Config::default());
         let ours = Stack::builder(near).address("10.0.0.1/24".parse().unwrap());
-        let (ours, mut driver) = ours.manual().unwrap();
+        let (ours, mut driver) = ours.build_with_driver().unwrap();
         let peer = Stack::builder(far).address("10.0.0.2/24".parse().unwrap());
         let peer = peer.build().unwrap();
         let end = Arc::new(AtomicBool::new(false));
@@ -87,7 +87,7 @@ impl Drop for Site {
 
 /// `false`: the stack has ended.
 fn run(driver: &mut Driver) -> bool {
-    match driver.run_once() {
+    match driver.poll() {
         Ok(true) => true,
         Ok(false) => {
             thread::yield_now();

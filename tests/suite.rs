@@ -91,7 +91,7 @@ impl Time for BusyHoles {
     fn run(&self) -> bool {
         true
     }
-    fn next_deadline(&self) -> Option<Duration> {
+    fn poll_at(&self) -> Option<Duration> {
         None
     }
 }

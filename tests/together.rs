@@ -135,7 +135,7 @@ impl World {
             let builder = builder(link, address).busy_poll(busy_poll);
             builder
                 .connect_timeout(Duration::from_millis(300))
-                .manual()
+                .build_with_driver()
                 .unwrap()
         };
         let (front, one) = manual(b, "10.0.1.2/24");
@@ -300,8 +300,8 @@ fn the_thread_ends_when_nobody_holds_its_stacks() {
 #[test]
 fn a_link_without_descriptors_runs_alone_or_not_at_all() {
     let (a, b) = memory::pair(memory::Config::default());
-    let (one, first) = builder(a, "10.0.0.1/24").manual().unwrap();
-    let (other, second) = builder(b, "10.0.0.2/24").manual().unwrap();
+    let (one, first) = builder(a, "10.0.0.1/24").build_with_driver().unwrap();
+    let (other, second) = builder(b, "10.0.0.2/24").build_with_driver().unwrap();
     let refused = Driver::run_all([first, second]).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InvalidInput);
     for (stack, to) in [(&one, "10.0.0.2:1"), (&other, "10.0.0.1:1")] {
@@ -311,7 +311,7 @@ fn a_link_without_descriptors_runs_alone_or_not_at_all() {
         assert_eq!(down.kind(), ErrorKind::NetworkDown);
     }
     let (a, b) = memory::pair(memory::Config::default());
-    let (alone, driver) = builder(a, "10.0.0.1/24").manual().unwrap();
+    let (alone, driver) = builder(a, "10.0.0.1/24").build_with_driver().unwrap();
     let peer = builder(b, "10.0.0.2/24").build().unwrap();
     let thread = thread::Builder::new()
         .spawn(|| Driver::run_all([driver]))
@@ -332,7 +332,7 @@ fn queues() -> (Vec<Arc<Datagrams>>, Vec<Arc<Datagrams>>) {
 }
 
 fn over(queues: Vec<Arc<Datagrams>>, address: &str) -> sosplice::stack::Builder {
-    Stack::over(queues).address(address.parse().unwrap())
+    Stack::with_queues(queues).address(address.parse().unwrap())
 }
 
 /// Queue i of a proxy's both stacks in thread i: a client's splices never leave it.
@@ -342,8 +342,8 @@ fn each_queue_of_two_stacks_has_a_thread() {
     let ((a, b), (c, d)) = (queues(), queues());
     let client = over(a, "10.0.1.1/24").build().unwrap();
     let server = over(d, "10.0.2.1/24").build().unwrap();
-    let (front, fronts) = over(b, "10.0.1.2/24").manual_queues().unwrap();
-    let (back, backs) = over(c, "10.0.2.2/24").manual_queues().unwrap();
+    let (front, fronts) = over(b, "10.0.1.2/24").build_with_drivers().unwrap();
+    let (back, backs) = over(c, "10.0.2.2/24").build_with_drivers().unwrap();
     let threads: Vec<_> = fronts
         .into_iter()
         .zip(backs)

@@ -264,7 +264,7 @@ fn two_queues() -> (Namespace, Stack) {
     namespace.tun_queues("t0", &["10.99.1.1/24"], 1500);
     let builder = Tun::builder("t0").netns(namespace.name());
     let queues = builder.queues(2).build_queues().unwrap();
-    let stack = Stack::over(queues).address("10.99.1.2/24".parse().unwrap());
+    let stack = Stack::with_queues(queues).address("10.99.1.2/24".parse().unwrap());
     let stack = stack.build().unwrap();
     namespace.wait_until_up("t0");
     (namespace, stack)

@@ -82,11 +82,11 @@ impl Side {
         };
         config.capabilities.segment_v4 = offload.size();
         let (links, peers) = memory::queues(queues, config);
-        let builder = Stack::over(links.into_iter().map(between))
+        let builder = Stack::with_queues(links.into_iter().map(between))
             .address(ipnet::IpNet::new(address, 24).expect("a prefix"))
             .receive_buffer(ring)
             .send_buffer(ring);
-        let (stack, drivers) = tune(builder).manual_queues().expect("a stack");
+        let (stack, drivers) = tune(builder).build_with_drivers().expect("a stack");
         let side = |(driver, link)| {
             // Of its own: threads that share one would count references to it in turns.
             let mut payload = FrameMut::with_capacity(segment);
@@ -235,9 +235,9 @@ impl Ours {
     }
 
     /// When there is something to do, if nothing arrives before.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let drivers = [&self.front, &self.back].map(|side| side.driver.next_deadline());
-        let all = drivers.into_iter().chain([self.pool.next_deadline()]);
+    pub(crate) fn poll_at(&self) -> Option<Instant> {
+        let drivers = [&self.front, &self.back].map(|side| side.driver.poll_at());
+        let all = drivers.into_iter().chain([self.pool.poll_at()]);
         all.flatten().min()
     }
 
@@ -294,11 +294,11 @@ impl Proxy for Ours {
     }
 
     fn turn(&mut self) {
-        self.front.driver.run_once().expect("the link is there");
+        self.front.driver.poll().expect("the link is there");
         if self.comes_and_goes || self.streams.len() < self.flows {
             self.accept();
         }
-        self.back.driver.run_once().expect("the link is there");
+        self.back.driver.poll().expect("the link is there");
         while self.pool.run_one() {}
     }
 

@@ -1,8 +1,8 @@
 //! A stack and its splices in a loop of one's own, beside whatever else the program waits for: no thread
 //! of the library runs. The same proxy in two loops, with `poll(2)`, and as a task of tokio (`--tokio`).
 //!
-//! A turn of either is: the driver receives and sends (`run_once`), new clients are spliced to the
-//! backend, and the pool makes a pass (`run_one`; most splices have moved their bytes in `run_once`
+//! A turn of either is: the driver receives and sends (`poll`), new clients are spliced to the
+//! backend, and the pool makes a pass (`run_one`; most splices have moved their bytes in `poll`
 //! already). If there was nothing to do, the loop sleeps until the earlier one of two deadlines, or until
 //! the link is ready in the directions that the driver names. *The deadline is asked for first*: from
 //! then on a thread that gives the driver something to do wakes the link.
@@ -24,7 +24,7 @@ use sosplice::link::tun::Tun;
 use sosplice::link::{Interest, Link};
 use sosplice::splice::{Dispatch, Options, Splice, SplicePool};
 use sosplice::stack::Driver;
-use sosplice::{Stack, TcpListener, TcpStream};
+use sosplice::{Stack, TcpListener, TcpSocket, TcpStream};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -85,7 +85,7 @@ struct Proxy {
 impl Proxy {
     fn new(link: Arc<dyn Link>, arguments: &Arguments) -> anyhow::Result<Proxy> {
         let builder = Stack::builder(link.clone()).address(arguments.address);
-        let (stack, driver) = builder.manual()?;
+        let (stack, driver) = builder.build_with_driver()?;
         let listener = TcpListener::bind(&stack, (arguments.address.addr(), arguments.port))?;
         listener.set_nonblocking(true);
         let pool = SplicePool::builder().workers(1).dispatch(Dispatch::Direct);
@@ -101,7 +101,7 @@ impl Proxy {
 
     /// Does what there is to do now, within a bound. `false` if there was nothing.
     fn turn(&mut self, watch: impl Fn([Splice; 2], [TcpStream; 2])) -> io::Result<bool> {
-        let mut busy = self.driver.run_once()?;
+        let mut busy = self.driver.poll()?;
         while let Ok((client, peer)) = self.listener.accept() {
             busy = true;
             match self.splice(client) {
@@ -114,7 +114,7 @@ impl Proxy {
 
     /// Both ways, to a backend that need not have answered yet.
     fn splice(&self, client: TcpStream) -> io::Result<([Splice; 2], [TcpStream; 2])> {
-        let server = TcpStream::start(&self.stack, self.backend)?;
+        let server = TcpSocket::new(&self.stack).start(self.backend)?;
         let options = Options {
             forward_eof: true,
             forward_reset: true,
@@ -130,7 +130,7 @@ impl Proxy {
 
     /// What ends the sleep that follows. Until the next turn the driver counts as asleep.
     fn fall_asleep(&self) -> (Option<Instant>, Interest) {
-        let deadlines = [self.driver.next_deadline(), self.pool.next_deadline()];
+        let deadlines = [self.driver.poll_at(), self.pool.poll_at()];
         let deadline = deadlines.into_iter().flatten().min();
         (deadline, self.driver.interest())
     }

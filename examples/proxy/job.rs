@@ -126,7 +126,7 @@ struct Network {
 impl Network {
     fn new(buffer: usize, queues: usize, congestion: Congestion) -> anyhow::Result<Network> {
         let stack = |links: Vec<MemoryLink>, address: &str| -> anyhow::Result<Stack> {
-            let builder = Stack::over(links)
+            let builder = Stack::with_queues(links)
                 .address(address.parse()?)
                 .congestion(congestion);
             Ok(builder.receive_buffer(buffer).send_buffer(buffer).build()?)

@@ -120,7 +120,7 @@ fn open_all(arguments: &Arguments) -> anyhow::Result<Vec<Side>> {
     for spec in &arguments.tun {
         let (name, builder) = open(spec, arguments)?;
         let stack = if arguments.dispatch != Mode::Worker {
-            let (stack, all) = builder.manual_queues().with_context(|| name.clone())?;
+            let (stack, all) = builder.build_with_drivers().with_context(|| name.clone())?;
             for driver in all {
                 drivers[driver.queue()].push(driver);
             }
@@ -161,7 +161,7 @@ fn open(spec: &TunSpec, arguments: &Arguments) -> anyhow::Result<(String, Builde
     }
     let queues = builder.build_queues()?;
     let name = queues[0].place().to_string();
-    let mut builder = Stack::over(queues)
+    let mut builder = Stack::with_queues(queues)
         .receive_buffer(arguments.buffer.unwrap_or(BUFFER))
         .send_buffer(arguments.buffer.unwrap_or(BUFFER))
         .busy_poll(Duration::from_micros(arguments.busy_poll))

@@ -87,7 +87,7 @@ pub(crate) fn nothing_is_left(stage: &Stage, main: &Post) {
         check("ends of splices", &|| wrong().is_empty(), &|| {
             format!("a difference in {}: {}", pool.name, wrong().join("; "))
         });
-        let timer = || pool.pool.next_deadline();
+        let timer = || pool.pool.poll_at();
         check("timers", &|| timer().is_none(), &|| {
             format!("{:?} in {}", timer(), pool.name)
         });

@@ -154,7 +154,7 @@ impl<'a> World<'a> {
             if now >= end {
                 return;
             }
-            let step = self.next_deadline().unwrap_or(Duration::MAX);
+            let step = self.poll_at().unwrap_or(Duration::MAX);
             time.advance(step.clamp(Duration::from_nanos(1), end - now));
         }
     }
@@ -188,19 +188,19 @@ impl<'a> World<'a> {
 
     /// Virtual time jumps to the next deadline, if there is one.
     fn skip(&self) -> bool {
-        let deadline = self.next_deadline();
+        let deadline = self.poll_at();
         if let (Some(time), Some(wait)) = (self.factory.time(), deadline) {
             time.advance(wait.max(Duration::from_nanos(1)));
         }
         deadline.is_some()
     }
 
-    fn next_deadline(&self) -> Option<Duration> {
+    fn poll_at(&self) -> Option<Duration> {
         let time = self.factory.time()?;
         let now = time.clock().now();
-        let pool = self.pool.next_deadline();
+        let pool = self.pool.poll_at();
         let pool = pool.map(|at| at.saturating_duration_since(now));
-        [time.next_deadline(), pool].into_iter().flatten().min()
+        [time.poll_at(), pool].into_iter().flatten().min()
     }
 
     /// Sends all of `bytes`, in virtual time as room comes.

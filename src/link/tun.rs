@@ -11,7 +11,7 @@
 //! cannot hand over at once.
 //!
 //! **Several queues** ([`Builder::queues`]), for as many receiving threads
-//! ([`Stack::over`](crate::Stack::over)): the device is made with `ip tuntap add tun0 mode tun
+//! ([`Stack::with_queues`](crate::Stack::with_queues)): the device is made with `ip tuntap add tun0 mode tun
 //! multi_queue`, and opened once for each. The kernel sends what belongs to a connection to the queue
 //! that has last sent something of it, and what it does not know, or has heard nothing of for three
 //! seconds, where a hash of its own says. It learns a moment after it has answered, so that a SYN|ACK

@@ -91,7 +91,7 @@ pub(crate) use sealed::Pollable as Sealed;
 
 /// What a [`Poller`] can watch: a [`Socket`], and what is one ([`TcpStream`](crate::TcpStream) and, on
 /// Linux, `KernelStream`), a [`TcpListener`](crate::TcpListener), and a
-/// [`DecidingListener`](crate::DecidingListener).
+/// [`ConditionalListener`](crate::ConditionalListener).
 pub trait Pollable: Sealed {}
 
 /// For types that are sockets.

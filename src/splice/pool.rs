@@ -241,7 +241,7 @@ impl SplicePool {
 
     /// The next time at which [`run_one`](Self::run_one) may have something to do, if nothing else
     /// happens: a simulator lets its clock jump to it.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub fn poll_at(&self) -> Option<Instant> {
         let workers = self.handle.shared.workers.iter();
         workers
             .filter_map(|worker| worker.timers.lock().next())

@@ -7,7 +7,7 @@ use crate::protocol::{Upcall, is_same};
 use crate::socket::Socket;
 use crate::socket::poller::Watched;
 use crate::stack::accept::backlog::Listening;
-use crate::stack::conditional::{DecidingListener, Pending};
+use crate::stack::conditional::{ConditionalListener, ConnectionRequest};
 use crate::stack::listener::TcpListener;
 use crate::stack::stream::TcpStream;
 use crate::stack::tcp_socket::TcpSocket;
@@ -74,30 +74,30 @@ impl TcpListener {
     }
 }
 
-impl DecidingListener {
+impl ConditionalListener {
     /// As [`pending`](Self::pending), for a task, see [`TcpListener::poll_accept`].
     ///
     /// # Errors
     /// As for [`pending`](Self::pending), but for `WouldBlock`; once, if the thread for wakers cannot be
     /// started.
-    pub fn poll_pending(&self, cx: &mut Context<'_>) -> Poll<io::Result<Pending>> {
+    pub fn poll_pending(&self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionRequest>> {
         let (stack, listening) = self.parts();
         let socket: &Socket = self.as_ref();
         let watch = |upcall| register(listening, &upcall);
         let key = socket.poll_beside(watch, cx, || listening.try_pending());
-        key.map_ok(|key| Pending::new(stack, key))
+        key.map_ok(|key| ConnectionRequest::new(stack, key))
     }
 
     /// As [`pending`](Self::pending), for any executor. Dropping the future loses no SYN.
     ///
     /// ```
     /// # futures_lite::future::block_on(async {
-    /// use sosplice::{DecidingListener, Stack, TcpSocket, link::memory};
+    /// use sosplice::{ConditionalListener, Stack, TcpSocket, link::memory};
     /// use std::io::ErrorKind;
     /// let (a, b) = memory::pair(memory::Config::default());
     /// let server = Stack::builder(a).address("10.0.0.1/24".parse()?).build()?;
     /// let client = Stack::builder(b).address("10.0.0.2/24".parse()?).build()?;
-    /// let listener = DecidingListener::bind(&server, "10.0.0.1:80".parse()?)?;
+    /// let listener = ConditionalListener::bind(&server, "10.0.0.1:80".parse()?)?;
     /// let socket = TcpSocket::new(&client);
     /// let connecting = socket.connect_async("10.0.0.1:80".parse()?);
     /// let deciding = async { listener.pending_async().await.map(|pending| pending.refuse()) };
@@ -111,7 +111,7 @@ impl DecidingListener {
     ///
     /// # Errors
     /// As for [`poll_pending`](Self::poll_pending).
-    pub async fn pending_async(&self) -> io::Result<Pending> {
+    pub async fn pending_async(&self) -> io::Result<ConnectionRequest> {
         poll_fn(|cx| self.poll_pending(cx)).await
     }
 }

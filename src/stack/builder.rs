@@ -65,7 +65,7 @@ pub enum BuildError {
         first: Capabilities,
     },
     /// Several drivers where one was asked for.
-    #[error("a link with {0} receive queues needs as many drivers: use manual_queues()")]
+    #[error("a link with {0} receive queues needs as many drivers: use build_with_drivers()")]
     SeveralDrivers(usize),
     /// Addresses or routes that make no sense.
     #[error(transparent)]
@@ -141,7 +141,7 @@ impl Builder {
     /// Adds a receive queue of the link, behind those that are there: what
     /// `tun::Builder::build_queues` (Linux) or
     /// [`memory::queues`](crate::link::memory::queues) give, in that order. All queues have the same
-    /// [capabilities](Link::capabilities). Each has a driver of its own. See also [`Stack::over`].
+    /// [capabilities](Link::capabilities). Each has a driver of its own. See also [`Stack::with_queues`].
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -442,7 +442,7 @@ impl Builder {
     /// flood of them shuts nobody out; they are by default. Such a connection takes no memory
     /// before its handshake is over, and has all it would have otherwise but a maximum
     /// segment size above 1460 and congestion notification. With `false` such SYNs are dropped. SYNs that a
-    /// [`DecidingListener`](crate::DecidingListener) would hold are always dropped.
+    /// [`ConditionalListener`](crate::ConditionalListener) would hold are always dropped.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -468,7 +468,7 @@ impl Builder {
     /// use std::io::ErrorKind;
     /// let (link, _other) = memory::pair(memory::Config::default());
     /// let builder = Stack::builder(link).address("10.0.0.1/24".parse()?);
-    /// let (stack, _driver) = builder.max_connections(1).manual()?;
+    /// let (stack, _driver) = builder.max_connections(1).build_with_driver()?;
     /// let first = TcpSocket::new(&stack).start("10.0.0.2:80".parse()?)?;
     /// let second = TcpSocket::new(&stack).start("10.0.0.2:80".parse()?);
     /// assert_eq!(second.unwrap_err().kind(), ErrorKind::QuotaExceeded);
@@ -696,8 +696,8 @@ impl Builder {
     /// };
     /// let (stack, mut driver) = Stack::builder(link)
     ///     .address("10.0.0.1/24".parse()?)
-    ///     .unclaimed(answer_udp)
-    ///     .manual()?;
+    ///     .on_unhandled(answer_udp)
+    ///     .build_with_driver()?;
     ///
     /// let mut udp = [
     ///     0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0x66, 0xcb, 10, 0, 0, 2, 10, 0, 0, 1, // IPv4
@@ -710,7 +710,7 @@ impl Builder {
     ///     checksum: Checksum::Complete,
     ///     segment: None,
     /// })?;
-    /// driver.run_once()?;
+    /// driver.poll()?;
     /// assert_eq!(stack.stats().frames_claimed, 1);
     /// let mut answers = Vec::new();
     /// assert_eq!(far.receive(&mut answers, 1)?, 1);
@@ -719,12 +719,15 @@ impl Builder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
-    pub fn unclaimed(mut self, hook: impl Fn(&Frame) -> bool + Send + Sync + 'static) -> Builder {
+    pub fn on_unhandled(
+        mut self,
+        hook: impl Fn(&Frame) -> bool + Send + Sync + 'static,
+    ) -> Builder {
         self.unclaimed.hook = Some(Box::new(hook));
         self
     }
 
-    /// Whether the hook ([`unclaimed`](Self::unclaimed)) is asked about TCP segments too that belong to no
+    /// Whether the hook ([`on_unhandled`](Self::on_unhandled)) is asked about TCP segments too that belong to no
     /// connection and no listener, before they are reset; by default it is not. It is not asked about
     /// those that the stack has sent to itself. It costs each received segment a clone of its frame.
     ///
@@ -733,13 +736,13 @@ impl Builder {
     /// let (link, _other) = memory::pair(memory::Config::default());
     /// let stack = Stack::builder(link)
     ///     .address("10.0.0.1/24".parse()?)
-    ///     .unclaimed(|frame| frame.head[0] == 0x45 && frame.head[9] == 6)
-    ///     .unclaimed_tcp(true)
+    ///     .on_unhandled(|frame| frame.head[0] == 0x45 && frame.head[9] == 6)
+    ///     .unhandled_tcp(true)
     ///     .build()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
-    pub fn unclaimed_tcp(mut self, ask: bool) -> Builder {
+    pub fn unhandled_tcp(mut self, ask: bool) -> Builder {
         self.unclaimed.tcp = ask;
         self
     }
@@ -773,7 +776,7 @@ impl Builder {
         let affinity = self.affinity.clone();
         let checked = affinity.check();
         checked.map_err(|(cpu, error)| BuildError::NoProcessor { cpu, error })?;
-        let (stack, drivers) = self.manual_queues()?;
+        let (stack, drivers) = self.build_with_drivers()?;
         // If one does not start, the others end with the stack: its driver was dropped.
         for driver in drivers {
             let name = match driver.queue() {
@@ -798,24 +801,24 @@ impl Builder {
     /// ```
     /// use sosplice::{Stack, link::memory};
     /// let (link, _other) = memory::pair(memory::Config::default());
-    /// let (stack, mut driver) = Stack::builder(link).address("10.0.0.1/24".parse()?).manual()?;
-    /// assert!(!driver.run_once()?, "nothing has arrived");
+    /// let (stack, mut driver) = Stack::builder(link).address("10.0.0.1/24".parse()?).build_with_driver()?;
+    /// assert!(!driver.poll()?, "nothing has arrived");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
     /// See [`BuildError`]; [`SeveralDrivers`](BuildError::SeveralDrivers) if the link has several
     /// receive queues.
-    pub fn manual(self) -> Result<(Stack, Driver), BuildError> {
+    pub fn build_with_driver(self) -> Result<(Stack, Driver), BuildError> {
         if self.links.len() > 1 {
             return Err(BuildError::SeveralDrivers(self.links.len()));
         }
-        let (stack, drivers) = self.manual_queues()?;
+        let (stack, drivers) = self.build_with_drivers()?;
         let driver = drivers.into_iter().next();
         Ok((stack, driver.ok_or(BuildError::QueueCount(0))?))
     }
 
-    /// As [`manual`](Self::manual), for a link with any number of receive queues: a driver for each, in
+    /// As [`build_with_driver`](Self::build_with_driver), for a link with any number of receive queues: a driver for each, in
     /// their order. They may run in as many threads, or several of them in one; all are to be run, since
     /// connections have their timers with one of them each. Dropping one ends the stack.
     ///
@@ -826,17 +829,17 @@ impl Builder {
     /// ```
     /// use sosplice::{Stack, link::memory};
     /// let (links, _far) = memory::queues(2, memory::Config::default());
-    /// let builder = Stack::over(links).address("10.0.0.1/24".parse()?);
-    /// let (stack, mut drivers) = builder.manual_queues()?;
+    /// let builder = Stack::with_queues(links).address("10.0.0.1/24".parse()?);
+    /// let (stack, mut drivers) = builder.build_with_drivers()?;
     /// for driver in &mut drivers {
-    ///     assert!(!driver.run_once()?, "nothing has arrived");
+    ///     assert!(!driver.poll()?, "nothing has arrived");
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
     /// See [`BuildError`].
-    pub fn manual_queues(self) -> Result<(Stack, Vec<Driver>), BuildError> {
+    pub fn build_with_drivers(self) -> Result<(Stack, Vec<Driver>), BuildError> {
         let caps = self.check()?;
         let seed = match self.seed {
             Some(seed) => seed,

@@ -13,18 +13,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// A listener that hands out each SYN before it is answered, as a [`Pending`].
+/// A listener that hands out each SYN before it is answered, as a [`ConnectionRequest`].
 ///
 /// A held SYN is a small record. It counts against the backlog until it is decided, and beyond that
 /// SYNs are dropped. A SYN that comes again refreshes its record and is not a second one. If it does
 /// not come again for the stack's connect timeout, the record is forgotten silently. For a poller the
-/// listener is readable when a `Pending` is there, or the stack is down.
+/// listener is readable when a `ConnectionRequest` is there, or the stack is down.
 ///
 /// Dropping the listener refuses those that nobody was handed, and answers further SYNs as a closed
-/// port does. A `Pending` that was handed out is still its user's to decide.
+/// port does. A `ConnectionRequest` that was handed out is still its user's to decide.
 ///
 /// ```
-/// use sosplice::{DecidingListener, TcpListener, TcpSocket, TcpStream, Stack, link::memory, splice};
+/// use sosplice::{ConditionalListener, TcpListener, TcpSocket, TcpStream, Stack, link::memory, splice};
 /// use std::io::{ErrorKind, Read, Write};
 ///
 /// # let (left, left_end) = memory::pair(memory::Config::default());
@@ -33,7 +33,7 @@ use std::sync::Arc;
 /// # let server = Stack::builder(right_end).address("10.2.0.1/24".parse()?).build()?;
 /// let front = Stack::builder(left).address("10.1.0.2/24".parse()?).build()?;
 /// let back = Stack::builder(right).address("10.2.0.2/24".parse()?).build()?;
-/// let listener = DecidingListener::bind(&front, "10.1.0.2:80".parse()?)?;
+/// let listener = ConditionalListener::bind(&front, "10.1.0.2:80".parse()?)?;
 ///
 /// # let connecting = TcpSocket::new(&client).start("10.1.0.2:80".parse()?)?;
 /// // Nobody serves yet: the client's connect() is refused, as if there were no proxy.
@@ -59,17 +59,17 @@ use std::sync::Arc;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct DecidingListener {
+pub struct ConditionalListener {
     listener: TcpListener,
 }
 
-impl DecidingListener {
+impl ConditionalListener {
     /// As [`TcpListener::bind`].
     ///
     /// # Errors
     /// As there.
-    pub fn bind(stack: &Stack, address: SocketAddr) -> io::Result<DecidingListener> {
-        DecidingListener::bind_with_backlog(stack, address, crate::stack::DEFAULT_BACKLOG)
+    pub fn bind(stack: &Stack, address: SocketAddr) -> io::Result<ConditionalListener> {
+        ConditionalListener::bind_with_backlog(stack, address, crate::stack::DEFAULT_BACKLOG)
     }
 
     /// As [`TcpListener::bind_with_backlog`]; a backlog of 0 counts as 1.
@@ -80,10 +80,10 @@ impl DecidingListener {
         stack: &Stack,
         address: SocketAddr,
         backlog: usize,
-    ) -> io::Result<DecidingListener> {
+    ) -> io::Result<ConditionalListener> {
         let listening = stack.listen(address, backlog, true)?;
         let listener = TcpListener::new(stack, listening);
-        Ok(DecidingListener { listener })
+        Ok(ConditionalListener { listener })
     }
 
     /// As [`TcpListener::intercept`]; a backlog of 0 counts as 1.
@@ -94,10 +94,10 @@ impl DecidingListener {
         stack: &Stack,
         rule: Intercept,
         backlog: usize,
-    ) -> io::Result<DecidingListener> {
+    ) -> io::Result<ConditionalListener> {
         let listening = stack.intercept(rule, backlog, true)?;
         let listener = TcpListener::new(stack, listening);
-        Ok(DecidingListener { listener })
+        Ok(ConditionalListener { listener })
     }
 
     /// Waits for a SYN and returns it, unanswered.
@@ -106,9 +106,9 @@ impl DecidingListener {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if none is there and the listener is non-blocking;
     /// [`NetworkDown`](io::ErrorKind::NetworkDown) if none is there and the stack is down, as for
     /// [`TcpListener::accept`].
-    pub fn pending(&self) -> io::Result<Pending> {
+    pub fn pending(&self) -> io::Result<ConnectionRequest> {
         let (stack, listening) = self.parts();
-        Ok(Pending::new(stack, listening.pending()?))
+        Ok(ConnectionRequest::new(stack, listening.pending()?))
     }
 
     /// The stack and what it knows of the listener.
@@ -117,7 +117,7 @@ impl DecidingListener {
     }
 
     /// An iterator over SYNs that never ends.
-    pub fn incoming(&self) -> impl Iterator<Item = io::Result<Pending>> + '_ {
+    pub fn incoming(&self) -> impl Iterator<Item = io::Result<ConnectionRequest>> + '_ {
         std::iter::repeat_with(|| self.pending())
     }
 
@@ -137,32 +137,32 @@ impl DecidingListener {
     }
 }
 
-impl Sealed for DecidingListener {
+impl Sealed for ConditionalListener {
     fn watched(&self) -> Arc<dyn Watched> {
         self.listener.watched()
     }
 }
 
-impl Pollable for DecidingListener {}
+impl Pollable for ConditionalListener {}
 
 /// As for [`TcpListener`].
-impl AsRef<Socket> for DecidingListener {
+impl AsRef<Socket> for ConditionalListener {
     fn as_ref(&self) -> &Socket {
         self.listener.as_ref()
     }
 }
 
-/// A SYN that waits for a decision; dropping it ignores it. Made by [`DecidingListener::pending`].
+/// A SYN that waits for a decision; dropping it ignores it. Made by [`ConditionalListener::pending`].
 #[derive(Debug)]
 #[must_use = "dropping it ignores the SYN: accept or refuse it"]
-pub struct Pending {
+pub struct ConnectionRequest {
     stack: Stack,
     key: Key,
 }
 
-impl Pending {
-    pub(super) fn new(stack: &Stack, key: Key) -> Pending {
-        Pending {
+impl ConnectionRequest {
+    pub(super) fn new(stack: &Stack, key: Key) -> ConnectionRequest {
+        ConnectionRequest {
             stack: stack.clone(),
             key,
         }
@@ -194,7 +194,7 @@ impl Pending {
     /// can be spliced at once. It no longer counts against the backlog.
     ///
     /// # Errors
-    /// [`TimedOut`](io::ErrorKind::TimedOut) if the SYN is held no longer, see [`DecidingListener`];
+    /// [`TimedOut`](io::ErrorKind::TimedOut) if the SYN is held no longer, see [`ConditionalListener`];
     /// [`AddrInUse`](io::ErrorKind::AddrInUse) if this stack has meanwhile dialled that peer itself,
     /// from the port that it wants to reach;
     /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the stack has as many connections as it may
@@ -211,11 +211,11 @@ impl Pending {
         self.stack.shared().refuse_syn(self.key);
     }
 
-    /// Does not answer: the same as dropping it. The peer's next SYN is a new [`Pending`].
+    /// Does not answer: the same as dropping it. The peer's next SYN is a new [`ConnectionRequest`].
     pub fn ignore(self) {}
 }
 
-impl Drop for Pending {
+impl Drop for ConnectionRequest {
     fn drop(&mut self) {
         self.stack.shared().ignore_syn(self.key);
     }

@@ -1,7 +1,7 @@
 //! The driver: the thread that receives for a stack, and its timers. Of a link with several receive
 //! queues each has one (`queue`).
 //!
-//! One [`run_once`](Driver::run_once) takes a batch of frames, leaves each with its connection, then
+//! One [`poll`](Driver::poll) takes a batch of frames, leaves each with its connection, then
 //! has every connection that got something receive it. The splices that are to run in this thread
 //! run then, with nothing held. Last comes one service step for each connection that no splice has
 //! served, so that a batch draws one acknowledgement; timers, what users' threads handed over, and
@@ -49,7 +49,7 @@ const LAG: (u32, usize) = (4, 32 * 1024);
 /// How long a stack that nobody holds any more may take to deliver what was sent.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Runs a stack that was built with [`manual`](crate::stack::Builder::manual): call by call, or beside others in
+/// Runs a stack that was built with [`build_with_driver`](crate::stack::Builder::build_with_driver): call by call, or beside others in
 /// a thread ([`run_all`](Self::run_all)).
 /// Dropping it ends every connection with [`DriverDropped`](crate::error::SoError::DriverDropped), also if
 /// the stack has others, unless its link was gone before.
@@ -121,7 +121,7 @@ impl Driver {
     /// [`NetworkDown`](crate::error::SoError::NetworkDown), and so do all further calls. If there are
     /// other queues, they go on, with their drivers; with the last one the stack is down. If another driver
     /// of the stack was dropped, with [`DriverDropped`](crate::error::SoError::DriverDropped).
-    pub fn run_once(&mut self) -> io::Result<bool> {
+    pub fn poll(&mut self) -> io::Result<bool> {
         self.wake_up();
         let done = self
             .batch()
@@ -132,7 +132,7 @@ impl Driver {
         done
     }
 
-    /// As [`run_once`](Self::run_once): how many frames there were, and whether anything else.
+    /// As [`poll`](Self::poll): how many frames there were, and whether anything else.
     fn batch(&mut self) -> io::Result<(usize, bool)> {
         // What has failed stays so, also if the link has changed its mind.
         if self.shared.is_down(self.queue) {
@@ -265,7 +265,7 @@ impl Driver {
         self.full == batches
     }
 
-    /// When [`run_once`](Self::run_once) has something to do, if no frame arrives before. Until its next call
+    /// When [`poll`](Self::poll) has something to do, if no frame arrives before. Until its next call
     /// the driver counts as asleep: whoever gives it something else to do, e.g. a timer that is due
     /// earlier, [wakes](Link::wake) its link. So this is a loop of one's own that misses nothing:
     ///
@@ -275,11 +275,11 @@ impl Driver {
     /// let (link, other) = memory::pair(memory::Config::default());
     /// let link = Arc::new(link);
     /// let builder = Stack::builder(link.clone()).address("10.0.0.1/24".parse()?);
-    /// let (stack, mut driver) = builder.manual()?;
+    /// let (stack, mut driver) = builder.build_with_driver()?;
     /// let driving = thread::spawn(move || {
-    ///     while let Ok(busy) = driver.run_once() {
+    ///     while let Ok(busy) = driver.poll() {
     ///         // In this order: what begins to wait for room behind the first look wakes the link.
-    ///         let deadline = driver.next_deadline();
+    ///         let deadline = driver.poll_at();
     ///         if !busy && link.wait(driver.interest(), deadline).is_err() {
     ///             break; // the link is gone
     ///         }
@@ -291,7 +291,7 @@ impl Driver {
     /// driving.join().ok();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub fn poll_at(&self) -> Option<Instant> {
         match self.fall_asleep() {
             Some((deadline, _)) => deadline,
             None => Some(self.shared.now()),
@@ -330,15 +330,15 @@ impl Driver {
         home.loopback.wake_up();
     }
 
-    /// What its link is to be [waited for](Link::wait) before the next [`run_once`](Self::run_once): to be
+    /// What its link is to be [waited for](Link::wait) before the next [`poll`](Self::poll): to be
     /// readable, unless it has just failed to receive a frame; to be writable, if a connection waits for
-    /// room. To be asked behind [`next_deadline`](Self::next_deadline).
+    /// room. To be asked behind [`poll_at`](Self::poll_at).
     ///
     /// ```
     /// use sosplice::{Stack, link::{Interest, memory}};
     /// let (link, _other) = memory::pair(memory::Config::default());
-    /// let (stack, mut driver) = Stack::builder(link).address("10.0.0.1/24".parse()?).manual()?;
-    /// driver.run_once()?;
+    /// let (stack, mut driver) = Stack::builder(link).address("10.0.0.1/24".parse()?).build_with_driver()?;
+    /// driver.poll()?;
     /// assert_eq!(driver.interest(), Interest::READABLE);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

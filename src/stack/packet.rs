@@ -107,7 +107,7 @@ impl Net {
             .address("10.0.0.1/24".parse().unwrap())
             .address("fd00::1/64".parse().unwrap())
             .clock(clock.clone());
-        let (stack, driver) = build(builder).manual().unwrap();
+        let (stack, driver) = build(builder).build_with_driver().unwrap();
         Net {
             clock,
             stack,
@@ -119,7 +119,7 @@ impl Net {
     /// Lets the driver do what there is to do now.
     fn turn(&mut self) {
         for _ in 0..100_000 {
-            if !self.driver.run_once().unwrap() {
+            if !self.driver.poll().unwrap() {
                 return;
             }
         }
@@ -131,10 +131,7 @@ impl Net {
         let until = self.clock.now() + time;
         loop {
             self.turn();
-            let next = self
-                .driver
-                .next_deadline()
-                .map_or(until, |at| at.min(until));
+            let next = self.driver.poll_at().map_or(until, |at| at.min(until));
             let now = self.clock.now();
             if now >= until {
                 return;

@@ -136,7 +136,7 @@ pub struct Stats {
     /// Segments of no connection from where nobody can be reached
     /// ([`Route`](crate::stack::Route)), dropped unanswered.
     pub frames_unrouted: u64,
-    /// Frames for nobody here that [`Builder::unclaimed`](crate::stack::Builder::unclaimed) took; in no other
+    /// Frames for nobody here that [`Builder::on_unhandled`](crate::stack::Builder::on_unhandled) took; in no other
     /// counter but that of all frames.
     pub frames_claimed: u64,
     /// Segments sent by connections. (Answers to segments of no connection are not counted.)

@@ -82,7 +82,7 @@ impl TcpStream {
     /// ```
     /// use sosplice::{Stack, TcpSocket, link::memory, stack::Congestion};
     /// let (link, _other) = memory::pair(memory::Config::default());
-    /// let (stack, _driver) = Stack::builder(link).address("10.0.0.1/24".parse()?).manual()?;
+    /// let (stack, _driver) = Stack::builder(link).address("10.0.0.1/24".parse()?).build_with_driver()?;
     /// let stream = TcpSocket::new(&stack).start("10.0.0.2:80".parse()?)?;
     /// assert_eq!(stream.congestion(), Congestion::Cubic);
     /// stream.set_congestion(Congestion::Bbr);
@@ -176,7 +176,7 @@ impl TcpStream {
     /// use sosplice::{Stack, TcpSocket, link::memory};
     /// use std::time::Duration;
     /// let (link, _other) = memory::pair(memory::Config::default());
-    /// let (stack, _driver) = Stack::builder(link).address("10.0.0.1/24".parse()?).manual()?;
+    /// let (stack, _driver) = Stack::builder(link).address("10.0.0.1/24".parse()?).build_with_driver()?;
     /// let stream = TcpSocket::new(&stack).start("10.0.0.2:80".parse()?)?;
     /// stream.set_user_timeout(Duration::from_secs(30))?;
     /// assert_eq!(stream.user_timeout(), Duration::from_secs(30));

@@ -79,7 +79,7 @@ impl TcpSocket {
     }
 
     /// Connects so that what the peer sends arrives by this receive queue of a stack that has several
-    /// ([`Stack::over`]), counted from 0. That queue's driver runs the connection then; if it is the one that
+    /// ([`Stack::with_queues`]), counted from 0. That queue's driver runs the connection then; if it is the one that
     /// runs the other connection of a pair, and the pair's splices ([`TcpStream::queue`]), one thread does
     /// all of it.
     ///
@@ -91,8 +91,8 @@ impl TcpSocket {
     /// ```
     /// use sosplice::{Stack, TcpListener, TcpSocket, link::memory};
     /// let (near, far) = memory::queues(4, memory::Config::default());
-    /// let server = Stack::over(near).address("10.0.0.1/24".parse()?).build()?;
-    /// let client = Stack::over(far).address("10.0.0.2/24".parse()?).build()?;
+    /// let server = Stack::with_queues(near).address("10.0.0.1/24".parse()?).build()?;
+    /// let client = Stack::with_queues(far).address("10.0.0.2/24".parse()?).build()?;
     /// let listener = TcpListener::bind(&server, "10.0.0.1:80")?;
     /// let stream = TcpSocket::new(&client).queue(3).connect("10.0.0.1:80".parse()?)?;
     /// assert_eq!(stream.queue(), 3);

@@ -18,7 +18,7 @@ fn stack(frames: usize) -> (Stack, Driver, MemoryLink) {
     };
     let (link, far) = memory::pair(config);
     let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
-    let (stack, driver) = builder.manual().unwrap();
+    let (stack, driver) = builder.build_with_driver().unwrap();
     (stack, driver, far)
 }
 
@@ -31,7 +31,7 @@ fn a_connection_has_one_timer() {
     let (stack, mut driver, _far) = stack(1);
     let connecting = [(); 3].map(|()| TcpSocket::new(&stack).start(peer()).unwrap());
     for _ in 0..100 {
-        driver.run_once().unwrap();
+        driver.poll().unwrap();
     }
     assert_eq!(
         stack.shared().queues[0].run_queue.lock().timers(),
@@ -48,7 +48,7 @@ fn a_port_is_taken_again_only_after_all_others() {
         assert!(ports.insert(stream.local_addr().port()), "after {count}");
         stream.abort();
         drop(stream);
-        driver.run_once().unwrap();
+        driver.poll().unwrap();
     }
 }
 
@@ -63,7 +63,7 @@ fn a_stack_without_its_link_fails_at_once() {
     };
     drop(far);
     // What had been sent before is received first.
-    while driver.run_once().is_ok() {}
+    while driver.poll().is_ok() {}
     let down = io::ErrorKind::NetworkDown;
     assert_eq!(
         io::Error::from(waiting.join().unwrap().unwrap_err()).kind(),
@@ -80,11 +80,11 @@ fn a_stack_without_its_link_fails_at_once() {
 fn nothing_is_left_of_a_stack_whose_link_is_full() {
     let (stack, mut driver, far) = stack(1);
     let connecting = [(); 3].map(|()| TcpSocket::new(&stack).start(peer()).unwrap());
-    driver.run_once().unwrap();
+    driver.poll().unwrap();
     let shared = Arc::downgrade(stack.shared());
     drop(connecting);
     drop(stack);
-    driver.run_once().unwrap();
+    driver.poll().unwrap();
     assert!(shared.strong_count() > 1, "resets wait for room");
     drop(driver);
     assert_eq!(shared.strong_count(), 0);
@@ -144,7 +144,7 @@ fn a_new_connection_reads_the_clock_once() {
     let clock = Arc::new(Counting::default());
     let (link, _far) = memory::pair(memory::Config::default());
     let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
-    let (stack, _driver) = builder.clock(clock.clone()).manual().unwrap();
+    let (stack, _driver) = builder.clock(clock.clone()).build_with_driver().unwrap();
     let readings = |begin: &dyn Fn()| {
         let before = clock.0.load(Ordering::Relaxed);
         begin();
@@ -175,7 +175,7 @@ fn who_has_no_socket_is_not_asked_to_close_it() {
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     let said = "10.0.0.2:80 has not answered within 5ms: allow more time";
     assert_eq!(error.to_string(), said);
-    driver.run_once().unwrap();
+    driver.poll().unwrap();
     assert_eq!(
         stack.stats().connections,
         0,
@@ -189,12 +189,17 @@ fn no_argument_panics() {
     config.capabilities.mtu = 1 << 20;
     let (link, _far) = memory::pair(config);
     let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
-    assert!(matches!(builder.manual(), Err(BuildError::Mtu(_))));
+    assert!(matches!(
+        builder.build_with_driver(),
+        Err(BuildError::Mtu(_))
+    ));
 
     for mss in [0, 535, 65_496, usize::MAX] {
         let (link, _far) = memory::pair(memory::Config::default());
         let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
-        assert!(matches!(builder.mss(mss).manual(), Err(BuildError::Mss(bad)) if bad == mss));
+        assert!(
+            matches!(builder.mss(mss).build_with_driver(), Err(BuildError::Mss(bad)) if bad == mss)
+        );
     }
 
     let mut config = memory::Config::default();
@@ -209,7 +214,7 @@ fn no_argument_panics() {
             .ack_delay(delay)
             .send_buffer(1 << 20)
             .receive_buffer(1 << 20);
-        builder.manual().unwrap()
+        builder.build_with_driver().unwrap()
     };
     let (server, mut serving) = build(near, "10.0.0.2/24", None);
     let (client, mut dialling) = build(far, "10.0.0.1/24", Some(Duration::MAX));
@@ -217,8 +222,8 @@ fn no_argument_panics() {
     let stream = TcpSocket::new(&client).start(peer()).unwrap();
     let run = |serving: &mut Driver, dialling: &mut Driver| {
         for _ in 0..20 {
-            serving.run_once().unwrap();
-            dialling.run_once().unwrap();
+            serving.poll().unwrap();
+            dialling.poll().unwrap();
         }
     };
     run(&mut serving, &mut dialling);

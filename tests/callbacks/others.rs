@@ -289,7 +289,7 @@ tests! {
             sockets.again();
             true
         };
-        let _stack = builder.unclaimed(hook).build().unwrap();
+        let _stack = builder.on_unhandled(hook).build().unwrap();
         far.transmit(&Packet {
             header: &UDP,
             payload: &[],

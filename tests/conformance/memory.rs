@@ -34,7 +34,7 @@ impl Time for Still {
         false
     }
 
-    fn next_deadline(&self) -> Option<Duration> {
+    fn poll_at(&self) -> Option<Duration> {
         None
     }
 }

@@ -138,7 +138,7 @@ impl Drivers {
 
     fn run(&self) -> bool {
         let mut all = self.all.lock().unwrap();
-        let turns = all.iter_mut().map(|driver| driver.run_once().unwrap());
+        let turns = all.iter_mut().map(|driver| driver.poll().unwrap());
         turns.fold(false, |any, worked| any | worked)
     }
 }
@@ -162,7 +162,11 @@ impl Manual {
         let mut pairs = self.pairs.lock().unwrap();
         if !pairs.iter().any(|pair| pair.setup == setup) {
             let [client, server] = builders(setup).map(|builder| {
-                let (stack, driver) = builder.clock(self.clock.clone()).seed(1).manual().unwrap();
+                let (stack, driver) = builder
+                    .clock(self.clock.clone())
+                    .seed(1)
+                    .build_with_driver()
+                    .unwrap();
                 self.drivers.all.lock().unwrap().push(driver);
                 stack
             });
@@ -240,10 +244,10 @@ impl Time for Drivers {
         Drivers::run(self)
     }
 
-    fn next_deadline(&self) -> Option<Duration> {
+    fn poll_at(&self) -> Option<Duration> {
         let now = self.clock.now();
         let all = self.all.lock().unwrap();
-        let deadlines = all.iter().filter_map(Driver::next_deadline);
+        let deadlines = all.iter().filter_map(Driver::poll_at);
         deadlines.min().map(|at| at.saturating_duration_since(now))
     }
 }

@@ -95,7 +95,7 @@ impl Ours {
             .ack_delay(None)
             .clock(clock.clone())
             .seed(1)
-            .manual()
+            .build_with_driver()
             .unwrap();
         let (mut listener, mut stream) = (None, None);
         if setting.dials {
@@ -135,7 +135,7 @@ impl End for Ours {
 
     fn poll(&mut self) -> Vec<Vec<u8>> {
         let mut frames: Vec<Frame> = Vec::new();
-        while self.driver.run_once().expect("the link is there") {}
+        while self.driver.poll().expect("the link is there") {}
         if let Some(Ok((stream, _))) = self.listener.as_ref().map(TcpListener::accept) {
             stream.set_nonblocking(true);
             self.stream = Some(stream);

@@ -1,7 +1,7 @@
 //! Listeners with connections that nobody has accepted.
 
 use super::*;
-use sosplice::DecidingListener;
+use sosplice::ConditionalListener;
 use std::io::ErrorKind;
 
 #[test]
@@ -52,7 +52,7 @@ fn a_close_wakes_who_waits_in_accept() {
 fn syns_that_nobody_was_handed_are_refused_the_others_are_their_users() {
     let (server, client) = stacks();
     let at = "10.0.0.1:80".parse().unwrap();
-    let listener = DecidingListener::bind(&server, at).unwrap();
+    let listener = ConditionalListener::bind(&server, at).unwrap();
     let first = TcpSocket::new(&client).start(at).unwrap();
     let pending = listener.pending().unwrap();
     let second = TcpSocket::new(&client).start(at).unwrap();

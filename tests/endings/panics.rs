@@ -121,7 +121,7 @@ fn a_hook_that_panics_ends_its_stack_and_no_other() {
     let (link, far) = memory::pair(memory::Config::default());
     let stack = Stack::builder(link)
         .address("10.0.0.1/24".parse().unwrap())
-        .unclaimed(|_| panic!("on purpose"))
+        .on_unhandled(|_| panic!("on purpose"))
         .build()
         .unwrap();
     let listener = TcpListener::bind(&stack, "10.0.0.1:80").unwrap();

@@ -5,7 +5,7 @@ use sosplice::error::SoError;
 use sosplice::link::{Capabilities, Frame, Interest, Link, Packet, ReceiveError, TransmitError};
 use sosplice::socket::poller::{Events, Mode, Poller, Token};
 use sosplice::splice::{Cause, Dispatch, Options};
-use sosplice::{DecidingListener, Intercept, local};
+use sosplice::{ConditionalListener, Intercept, local};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -131,7 +131,7 @@ fn says(error: &io::Error, down: SoError) {
 /// Everything that waits on a stack, and what it is told.
 fn everybody_is_told(end: impl FnOnce(), down: SoError, stack: &Stack, near: &TcpStream) {
     let listener = TcpListener::bind(stack, "10.0.0.1:81").unwrap();
-    let deciding = DecidingListener::intercept(stack, Intercept::all(), 10).unwrap();
+    let deciding = ConditionalListener::intercept(stack, Intercept::all(), 10).unwrap();
     let (a, b) = local::pair();
     let out = near.splice_to(&a, Options::default()).unwrap();
     let direct = Options {
@@ -209,7 +209,7 @@ fn a_link_that_fails_ends_all_and_tells_all() {
 fn a_driver_that_is_dropped_ends_all() {
     let (left, right) = memory::pair(memory::Config::default());
     let stack = Stack::builder(left).address("10.0.0.1/24".parse().unwrap());
-    let (stack, mut driver) = stack.manual().unwrap();
+    let (stack, mut driver) = stack.build_with_driver().unwrap();
     let peer = Stack::builder(right).address("10.0.0.2/24".parse().unwrap());
     let peer = peer.build().unwrap();
     let listener = TcpListener::bind(&peer, "10.0.0.2:80").unwrap();
@@ -217,7 +217,7 @@ fn a_driver_that_is_dropped_ends_all() {
         .start("10.0.0.2:80".parse().unwrap())
         .unwrap();
     while near.wait_connected(Some(now())).is_err() {
-        driver.run_once().unwrap();
+        driver.poll().unwrap();
     }
     everybody_is_told(move || drop(driver), SoError::DriverDropped, &stack, &near);
     drop(listener);
@@ -227,14 +227,14 @@ fn a_driver_that_is_dropped_ends_all() {
 #[test]
 fn no_text_says_that_the_link_of_a_dropped_driver_is_gone() {
     let (links, _far) = memory::queues(2, memory::Config::default());
-    let stack = Stack::over(links).address("10.0.0.1/24".parse().unwrap());
-    let (stack, mut drivers) = stack.manual_queues().unwrap();
+    let stack = Stack::with_queues(links).address("10.0.0.1/24".parse().unwrap());
+    let (stack, mut drivers) = stack.build_with_drivers().unwrap();
     let listener = TcpListener::bind(&stack, "10.0.0.1:80").unwrap();
     let to = "10.0.0.2:80".parse().unwrap();
     let [stream, other] = [(); 2].map(|()| TcpSocket::new(&stack).start(to).unwrap());
     drop(drivers.pop());
     let said = [
-        drivers[0].run_once().map(drop).unwrap_err(),
+        drivers[0].poll().map(drop).unwrap_err(),
         stream.wait_connected(None).unwrap_err().into(),
         other.recv(&mut [0; 1]).map(drop).unwrap_err(),
         listener.accept().map(drop).unwrap_err(),

@@ -210,7 +210,7 @@ impl Side {
             .address(address.parse().unwrap())
             .clock(clock.clone())
             .keep_alive(Duration::from_secs(30), Duration::from_secs(5), 3);
-        let (stack, driver) = builder.manual().unwrap();
+        let (stack, driver) = builder.build_with_driver().unwrap();
         Side {
             stack,
             driver,
@@ -219,7 +219,7 @@ impl Side {
     }
 
     fn run(&mut self) -> bool {
-        match (self.driver.run_once(), &self.gone) {
+        match (self.driver.poll(), &self.gone) {
             (Ok(worked), None) => worked,
             (Ok(_), Some(gone)) => panic!("a driver whose link is gone ({gone}) goes on"),
             (Err(error), gone) => {
@@ -408,8 +408,8 @@ impl World {
                 return done(self);
             }
             let living = self.sides.iter().filter(|side| side.gone.is_none());
-            let timers = living.filter_map(|side| side.driver.next_deadline());
-            let next = timers.chain(self.pool.next_deadline()).min();
+            let timers = living.filter_map(|side| side.driver.poll_at());
+            let next = timers.chain(self.pool.poll_at()).min();
             let step = now + Duration::from_micros(1);
             // A link that is full has room after some time, without anybody's deadline.
             let look = now + Duration::from_secs(1);

@@ -169,7 +169,7 @@ impl Scene {
         check(right, || {
             format!("pool {index} counts {stats:?}, right is {tally:?}")
         })?;
-        check(pool.next_deadline().is_none(), || {
+        check(pool.poll_at().is_none(), || {
             format!("pool {index} still has a timer")
         })
     }
@@ -267,7 +267,7 @@ fn stack(index: usize, plan: &Plan, network: &Network, clock: &Arc<SetClock>) ->
             .fin_wait_timeout(seconds(60))
             .stall_timeout(Some(seconds(120))),
     };
-    builder.manual().unwrap()
+    builder.build_with_driver().unwrap()
 }
 
 impl World {
@@ -357,7 +357,7 @@ impl World {
                     return Ok(false);
                 };
                 driver
-                    .run_once()
+                    .poll()
                     .map_err(|gone| format!("stack {index}: {gone}"))
             }
             Actor::Pool(index) => Ok(scene.pools.borrow()[index]
@@ -469,12 +469,8 @@ impl World {
         let begins = (0..self.begun.len()).filter(|&conn| !self.begun[conn]);
         let begins = begins.map(|conn| start + scene.plan.conns[conn].begins);
         let pools = scene.pools.borrow();
-        let timers = pools.iter().flatten().filter_map(SplicePool::next_deadline);
-        let drivers = self
-            .drivers
-            .iter()
-            .flatten()
-            .filter_map(Driver::next_deadline);
+        let timers = pools.iter().flatten().filter_map(SplicePool::poll_at);
+        let drivers = self.drivers.iter().flatten().filter_map(Driver::poll_at);
         let networks = self.networks.iter().filter_map(Network::next);
         let pauses = self.peers.iter().flatten().filter(|peer| !peer.is_over());
         let pauses = pauses.filter_map(|peer| peer.pause);

@@ -73,12 +73,12 @@ pub(super) fn lost_link(stage: &Arc<Stage>, random: &mut Random) -> Verdict {
         let (a, b) = memory::pair(memory::Config::default());
         let client = Stack::builder(a).address("10.9.0.1/24".parse()?).build()?;
         let builder = Stack::builder(b).address("10.9.0.2/24".parse()?);
-        let (server, mut driver) = builder.manual()?;
+        let (server, mut driver) = builder.build_with_driver()?;
         let listener = TcpListener::bind(&server, "10.9.0.2:80")?;
         listener.set_nonblocking(true);
         let dialled = TcpSocket::new(&client).start("10.9.0.2:80".parse()?)?;
         for _ in 0..TURNS {
-            driver.run_once()?;
+            driver.poll()?;
             if let Ok((accepted, _)) = listener.accept() {
                 return Ok([dialled, accepted]);
             }

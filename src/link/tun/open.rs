@@ -231,7 +231,7 @@ impl Builder {
     /// ```no_run
     /// use sosplice::{Stack, link::tun::Tun};
     /// let queues = Tun::builder("tun0").queues(4).build_queues()?;
-    /// let stack = Stack::over(queues).address("10.1.0.2/24".parse()?).build()?;
+    /// let stack = Stack::with_queues(queues).address("10.1.0.2/24".parse()?).build()?;
     /// assert_eq!(stack.queues(), 4);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

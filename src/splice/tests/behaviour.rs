@@ -96,7 +96,7 @@ fn idle_ends_a_splice_that_moves_nothing() {
     });
     bench.clock.advance(999);
     assert_eq!(
-        bench.pool.next_deadline().map(|at| at > bench.clock.now()),
+        bench.pool.poll_at().map(|at| at > bench.clock.now()),
         Some(true)
     );
     bench.run();
@@ -106,7 +106,7 @@ fn idle_ends_a_splice_that_moves_nothing() {
     bench.clock.advance(1);
     bench.run();
     assert_eq!(cause(&splice), Some(Cause::Idle));
-    assert_eq!(bench.pool.next_deadline(), None);
+    assert_eq!(bench.pool.poll_at(), None);
 }
 
 #[test]

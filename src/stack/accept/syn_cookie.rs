@@ -269,7 +269,7 @@ mod tests {
     fn a_cookie_counts_only_while_cookies_are_sent() {
         let (link, _far) = memory::pair(memory::Config::default());
         let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
-        let (stack, _driver) = builder.manual().unwrap();
+        let (stack, _driver) = builder.build_with_driver().unwrap();
         let (shared, tuple) = (stack.shared(), tuple());
         let slot = shared.slot(shared.now());
         let claim = Claim {

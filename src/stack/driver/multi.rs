@@ -19,13 +19,13 @@ impl Driver {
     /// be faster.
     ///
     /// If the links have several receive queues, each thread may have a queue's drivers of all stacks
-    /// ([`manual_queues`](crate::stack::Builder::manual_queues)); a thread may also have several drivers of one
+    /// ([`build_with_drivers`](crate::stack::Builder::build_with_drivers)); a thread may also have several drivers of one
     /// stack.
     ///
     /// ```no_run
     /// use sosplice::{Stack, link::tun::Tun, stack::Driver};
-    /// let (front, driver) = Stack::builder(Tun::open("tun0")?).address("10.1.0.2/24".parse()?).manual()?;
-    /// let (back, other) = Stack::builder(Tun::open("tun1")?).address("10.2.0.2/24".parse()?).manual()?;
+    /// let (front, driver) = Stack::builder(Tun::open("tun0")?).address("10.1.0.2/24".parse()?).build_with_driver()?;
+    /// let (back, other) = Stack::builder(Tun::open("tun1")?).address("10.2.0.2/24".parse()?).build_with_driver()?;
     /// std::thread::spawn(|| Driver::run_all([driver, other]));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -143,7 +143,7 @@ mod tests {
     fn running() -> Running {
         let (a, b) = UnixDatagram::pair().unwrap();
         let stack = Stack::builder(Quiet([a, b])).address("10.0.0.1/24".parse().unwrap());
-        Running::new(stack.manual().unwrap().1)
+        Running::new(stack.build_with_driver().unwrap().1)
     }
 
     #[test]

@@ -141,7 +141,7 @@ mod tests {
     fn beside_many_timers() {
         let (link, _far) = memory::pair(memory::Config::default());
         let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
-        let (stack, _driver) = builder.manual().unwrap();
+        let (stack, _driver) = builder.build_with_driver().unwrap();
         let stream = TcpSocket::new(&stack)
             .start("10.0.0.2:80".parse().unwrap())
             .unwrap();

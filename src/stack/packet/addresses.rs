@@ -2,7 +2,7 @@
 //! there, nobody is reached there, and the stack does not take them for its own.
 
 use super::*;
-use crate::stack::{DecidingListener, Intercept};
+use crate::stack::{ConditionalListener, Intercept};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -110,7 +110,7 @@ fn nobody_is_answered_where_no_host_is() {
     for source in NOBODY.into_iter().chain(OWN).map(ip) {
         let mut net = Net::new();
         let _bound = net.listen(80);
-        let _deciding = DecidingListener::bind(&net.stack, "10.0.0.1:82".parse().unwrap());
+        let _deciding = ConditionalListener::bind(&net.stack, "10.0.0.1:82".parse().unwrap());
         let _all = TcpListener::intercept(&net.stack, Intercept::all().ports(83..=90), 9).unwrap();
         let mut raw = raw(source, own_of(source));
         let mut sent = 0;
@@ -297,7 +297,7 @@ fn hooked() -> (Net, Asked) {
             kept.lock().push(wire::addresses(&frame.head).0);
             true
         };
-        builder.unclaimed(hook).unclaimed_tcp(true)
+        builder.on_unhandled(hook).unhandled_tcp(true)
     });
     (net, asked)
 }

@@ -353,7 +353,7 @@ fn a_driver_is_busy_between_waking_and_sleeping() {
     };
     let builder = Stack::builder(link).clock(clock.clone());
     let builder = builder.address("10.0.0.1/24".parse().unwrap());
-    let (stack, driver) = builder.manual().unwrap();
+    let (stack, driver) = builder.build_with_driver().unwrap();
     let busy = || {
         stack
             .driver_stats()

@@ -5,7 +5,7 @@
 use super::*;
 use crate::socket::poller::{Events, Interest, Mode, Poller, Token};
 use crate::stack::accept::syn_queue::Syn;
-use crate::stack::{DecidingListener, Pending};
+use crate::stack::{ConditionalListener, ConnectionRequest};
 use crate::tcp::conn_state::Opening;
 
 const BACKLOG: usize = 2;
@@ -14,19 +14,19 @@ const HOME: Home = Home {
     looped: false,
 };
 
-fn deciding(net: &Net) -> DecidingListener {
+fn deciding(net: &Net) -> ConditionalListener {
     let at = "10.0.0.1:80".parse().unwrap();
-    let listener = DecidingListener::bind_with_backlog(&net.stack, at, BACKLOG).unwrap();
+    let listener = ConditionalListener::bind_with_backlog(&net.stack, at, BACKLOG).unwrap();
     listener.set_nonblocking(true);
     listener
 }
 
-fn none_pending(listener: &DecidingListener) -> bool {
+fn none_pending(listener: &ConditionalListener) -> bool {
     (listener.pending()).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
 }
 
 /// A SYN that nobody has answered yet.
-fn held(net: &mut Net, listener: &DecidingListener, raw: &Raw) -> Pending {
+fn held(net: &mut Net, listener: &ConditionalListener, raw: &Raw) -> ConnectionRequest {
     raw.send(net, SYN, b"");
     assert!(net.seen().is_empty(), "not before the decision");
     let pending = listener.pending().unwrap();
@@ -36,10 +36,10 @@ fn held(net: &mut Net, listener: &DecidingListener, raw: &Raw) -> Pending {
 }
 
 /// All places of the backlog are free, and nothing is left of any record.
-fn nothing_is_held(net: &mut Net, listener: &DecidingListener) {
+fn nothing_is_held(net: &mut Net, listener: &ConditionalListener) {
     assert_eq!(net.stack.shared().accepting.held.lock().len(), (0, 0));
     let dropped = net.stack.stats().syns_dropped;
-    let pending: Vec<Pending> = (0..BACKLOG as u16)
+    let pending: Vec<ConnectionRequest> = (0..BACKLOG as u16)
         .map(|i| held(net, listener, &Raw::new(60_000 + i)))
         .collect();
     Raw::new(60_100).send(net, SYN, b"");
@@ -127,7 +127,7 @@ fn who_does_not_try_again_is_forgotten() {
     let raw = Raw::new(5000);
     let late = held(&mut net, &listener, &raw);
     let at = net.clock.now() + Duration::from_secs(75);
-    assert_eq!(net.driver.next_deadline(), Some(at), "the driver wakes up");
+    assert_eq!(net.driver.poll_at(), Some(at), "the driver wakes up");
     Raw::new(5001).send(&net, SYN, b"");
     net.pass(Duration::from_secs(74));
     assert_eq!(net.stack.shared().accepting.held.lock().len(), (2, 2));
@@ -215,8 +215,8 @@ fn a_stack_that_goes_down_holds_nothing() {
     assert_eq!(stack.stats().connections, 0);
 }
 
-fn deciding_elsewhere(net: &Net) -> DecidingListener {
-    DecidingListener::bind(&net.stack, "10.0.0.1:81".parse().unwrap()).unwrap()
+fn deciding_elsewhere(net: &Net) -> ConditionalListener {
+    ConditionalListener::bind(&net.stack, "10.0.0.1:81".parse().unwrap()).unwrap()
 }
 
 fn to_port(port: u16) -> Raw {

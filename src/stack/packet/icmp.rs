@@ -382,7 +382,7 @@ fn a_link_that_cuts_is_told_the_smaller_size() {
             .address("10.0.0.1/24".parse().unwrap())
             .clock(clock.clone())
             .mss(clamp)
-            .manual()
+            .build_with_driver()
             .unwrap();
         let mut net = Net {
             clock,

@@ -164,7 +164,7 @@ fn a_listing_waits_for_no_owner() {
         seen: Mutex::default(),
     });
     let builder = Stack::builder(link.clone()).address("10.0.0.1/24".parse().unwrap());
-    let (stack, driver) = builder.manual().unwrap();
+    let (stack, driver) = builder.build_with_driver().unwrap();
     *link.stack.lock() = Some(stack.clone());
     let stream = TcpSocket::new(&stack)
         .start("10.0.0.2:9".parse().unwrap())

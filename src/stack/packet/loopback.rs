@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::stack::driver::{Running, Turn};
-use crate::stack::{DecidingListener, Intercept};
+use crate::stack::{ConditionalListener, Intercept};
 
 /// Two addresses of each family: to itself, and from one to the other.
 const PAIRS: [(&str, &str); 4] = [
@@ -156,8 +156,8 @@ fn a_stack_decides_about_its_own_syns() {
     let mut net = net();
     let some = Intercept::all().ports(82..=82);
     let deciding = [
-        DecidingListener::bind(&net.stack, at("0.0.0.0", 80)).unwrap(),
-        DecidingListener::intercept(&net.stack, some, 9).unwrap(),
+        ConditionalListener::bind(&net.stack, at("0.0.0.0", 80)).unwrap(),
+        ConditionalListener::intercept(&net.stack, some, 9).unwrap(),
     ];
     for (listener, port) in deciding.iter().zip([80, 82]) {
         listener.set_nonblocking(true);
@@ -395,8 +395,8 @@ fn numbers(net: &Net) -> (u32, u32) {
 fn the_hook_is_not_asked_about_looped_segments() {
     let mut net = Net::with(one_packet_each(), |builder| {
         builder
-            .unclaimed(|frame| panic!("asked about {frame:?}"))
-            .unclaimed_tcp(true)
+            .on_unhandled(|frame| panic!("asked about {frame:?}"))
+            .unhandled_tcp(true)
     });
     let stream = dial(&net, PAIRS[0], 81);
     net.turn();
@@ -486,10 +486,10 @@ fn a_driver_does_not_sleep_while_its_stack_talks_to_itself() {
     let mut net = net();
     let listener = net.listen(80);
     net.turn();
-    assert_eq!(net.driver.next_deadline(), None);
+    assert_eq!(net.driver.poll_at(), None);
     let first = dial(&net, PAIRS[0], 80);
-    assert_eq!(net.driver.next_deadline(), Some(net.clock.now()));
-    assert!(net.driver.run_once().unwrap(), "there is something to do");
+    assert_eq!(net.driver.poll_at(), Some(net.clock.now()));
+    assert!(net.driver.poll().unwrap(), "there is something to do");
     net.turn();
     let Net {
         stack,

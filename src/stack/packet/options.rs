@@ -177,7 +177,7 @@ fn keep_alive_is_off_until_it_is_set() {
     let stack = Stack::builder(link)
         .address("10.0.0.1/24".parse().unwrap())
         .keep_alive(SECOND, Duration::ZERO, 1)
-        .manual();
+        .build_with_driver();
     assert!(matches!(stack, Err(BuildError::KeepAlive)));
 }
 

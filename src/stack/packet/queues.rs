@@ -1,7 +1,7 @@
 //! Several receive queues: the raw peer chooses by which each of its segments arrives.
 
 use super::*;
-use crate::stack::DecidingListener;
+use crate::stack::ConditionalListener;
 use crate::stack::accept::syn_queue::Syn;
 use crate::stack::driver::Running;
 use std::sync::Barrier;
@@ -11,10 +11,10 @@ pub(super) fn nets(build: impl FnOnce(Builder) -> Builder) -> [Net; 2] {
     let clock = Arc::new(TestClock(Mutex::new(SystemClock.now())));
     let pairs = [(); 2].map(|()| memory::pair(one_packet_each()));
     let (links, wires): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-    let builder = Stack::over(links)
+    let builder = Stack::with_queues(links)
         .address("10.0.0.1/24".parse().unwrap())
         .clock(clock.clone());
-    let (stack, drivers) = build(builder).manual_queues().unwrap();
+    let (stack, drivers) = build(builder).build_with_drivers().unwrap();
     let nets = drivers.into_iter().zip(wires).map(|(driver, wire)| Net {
         clock: clock.clone(),
         stack: stack.clone(),
@@ -168,7 +168,7 @@ fn a_syn_by_two_queues_is_one_connection() {
 fn a_held_syn_by_two_queues_is_one_decision() {
     let mut nets = two();
     let at = "10.0.0.1:80".parse().unwrap();
-    let listener = DecidingListener::bind_with_backlog(&nets[0].stack, at, 2).unwrap();
+    let listener = ConditionalListener::bind_with_backlog(&nets[0].stack, at, 2).unwrap();
     listener.set_nonblocking(true);
     let shared = nets[0].stack.shared().clone();
     for port in 1000..1300 {
@@ -322,11 +322,11 @@ fn one_driver_that_is_dropped_ends_the_stack() {
     drop(first.driver);
     assert_eq!(error_kind(&stream), Some(ErrorKind::NetworkDown));
     assert_eq!(
-        second.driver.run_once().unwrap_err().kind(),
+        second.driver.poll().unwrap_err().kind(),
         ErrorKind::NetworkDown
     );
     let limit = SystemClock.now() + Duration::from_secs(20);
-    second.driver.run_once().unwrap_err();
+    second.driver.poll().unwrap_err();
     Running::new(second.driver)
         .link()
         .wait(crate::link::Interest::READABLE, Some(limit))
@@ -351,7 +351,7 @@ fn a_connection_that_begins_while_the_stack_goes_down_ends() {
         };
         drop(thread::Builder::new().spawn_scoped(scope, fall).unwrap());
         barrier.wait();
-        while second.driver.run_once().is_ok() {}
+        while second.driver.poll().is_ok() {}
     });
     assert_eq!(second.stack.stats().connections, 0);
     assert!(second.stack.shared().accepting.half_open.lock().is_empty());
@@ -407,10 +407,10 @@ fn an_owner_that_never_comes_to_an_end_hands_over() {
     };
     raw.text(&nets[1], b"hello");
     *clock.conn.lock() = Some((conn, header));
-    assert!(nets[1].driver.run_once().unwrap());
+    assert!(nets[1].driver.poll().unwrap());
     let rounds = clock.count.load(Ordering::Relaxed);
     assert!(rounds < 1000, "it went on for {rounds} rounds");
     *clock.conn.lock() = None;
     assert_eq!(read(&stream), b"hello");
-    assert!(nets[0].driver.run_once().unwrap(), "its own driver has it");
+    assert!(nets[0].driver.poll().unwrap(), "its own driver has it");
 }

@@ -246,12 +246,14 @@ fn ports_out_of_range_are_refused() {
     for range in [0..=9, 0..=0, 9..=8] {
         let (link, _far) = memory::pair(one_packet_each());
         let builder = Stack::builder(link).address(net("10.0.0.1/24"));
-        let built = builder.ephemeral_ports(range.clone()).manual();
+        let built = builder.ephemeral_ports(range.clone()).build_with_driver();
         assert!(matches!(built, Err(BuildError::EphemeralPorts(bad)) if bad == range));
     }
     let (link, _far) = memory::pair(one_packet_each());
     let builder = Stack::builder(link).address(net("10.0.0.1/24"));
-    let built = builder.route(net("10.0.0.0/8"), link_of(1)).manual();
+    let built = builder
+        .route(net("10.0.0.0/8"), link_of(1))
+        .build_with_driver();
     assert!(matches!(built, Err(BuildError::Route(RouteError::Mtu(..)))));
 }
 
@@ -325,7 +327,7 @@ fn the_oldest_record_makes_room() {
     assert_eq!((stats.time_wait, stats.time_wait_dropped), (2, 1));
     let answers = closed.iter().map(|raw| {
         raw.send_at(&net, -1, ACK | FIN, b"");
-        net.driver.run_once().unwrap();
+        net.driver.poll().unwrap();
         net.drain()[0].header.flags & RST
     });
     assert_eq!(answers.collect::<Vec<_>>(), [RST, 0, 0]);
@@ -425,7 +427,7 @@ fn a_port_is_used_again_at_once() {
     let clock = Arc::new(TestClock(Mutex::new(SystemClock.now())));
     let build = |link, address| {
         let builder = Stack::builder(link).address(net(address));
-        builder.clock(clock.clone()).manual().unwrap()
+        builder.clock(clock.clone()).build_with_driver().unwrap()
     };
     let (server, mut serving) = build(a, "fd00::1/64");
     let (client, mut dialling) = build(b, "fd00::2/64");
@@ -434,8 +436,8 @@ fn a_port_is_used_again_at_once() {
     for _ in 0..20 {
         let mut turn = || {
             for _ in 0..10 {
-                serving.run_once().unwrap();
-                dialling.run_once().unwrap();
+                serving.poll().unwrap();
+                dialling.poll().unwrap();
             }
         };
         let (from, to) = (at("[fd00::2]:1023"), at("[fd00::1]:80"));

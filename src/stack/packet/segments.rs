@@ -1,7 +1,7 @@
 //! Segments around the ends of windows, streams and connections, and a link that is full.
 
 use super::*;
-use crate::stack::{DecidingListener, Intercept};
+use crate::stack::{ConditionalListener, Intercept};
 
 // The first two rows: what a peer could reach from outside.
 
@@ -795,8 +795,8 @@ fn a_backlog_of_nothing_is_one() {
     for (intercepts, backlog) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
         let mut net = Net::with(one_packet_each(), |builder| builder.syn_cookies(false));
         let listener = match intercepts {
-            false => DecidingListener::bind_with_backlog(&net.stack, at, backlog),
-            true => DecidingListener::intercept(&net.stack, Intercept::all(), backlog),
+            false => ConditionalListener::bind_with_backlog(&net.stack, at, backlog),
+            true => ConditionalListener::intercept(&net.stack, Intercept::all(), backlog),
         };
         let listener = listener.unwrap();
         for port in [5001, 5002] {
@@ -1107,7 +1107,7 @@ fn a_gone_link_ends_connections() {
         ..
     } = net;
     drop(wire);
-    while driver.run_once().is_ok() {}
+    while driver.poll().is_ok() {}
     assert_eq!(stream.take_error(), Some(SoError::NetworkDown));
     assert!(is_end(&stream));
     assert_eq!(stack.stats().connections, 0);

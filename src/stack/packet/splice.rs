@@ -233,7 +233,7 @@ fn a_worker_moves_the_bytes_while_the_driver_lags_behind() {
         }
         let mut workers = Vec::new();
         for _ in 0..batches {
-            assert!(net.driver.run_once().unwrap());
+            assert!(net.driver.poll().unwrap());
             workers.push(std::iter::from_fn(|| pool.run_one().then_some(())).count() > 0);
             sent += (count * len) as u64;
             assert_eq!(splice.bytes(), sent, "nothing is left behind");

@@ -1,7 +1,7 @@
 //! Timestamps (RFC 7323) where the stack and not a connection answers: TIME-WAIT, held SYNs, cookies.
 
 use super::*;
-use crate::stack::DecidingListener;
+use crate::stack::ConditionalListener;
 
 /// What a peer with timestamps offers besides, as Linux writes it: MSS, SACK, window scale of 7.
 const OFFER: [u8; 12] = [2, 4, 5, 180, 4, 2, 1, 1, 1, 3, 3, 7];
@@ -121,7 +121,7 @@ fn a_held_syn_keeps_its_timestamps() {
             peer.value += 1;
         }
         let at = "10.0.0.1:80".parse().unwrap();
-        let listener = DecidingListener::bind(&net.stack, at).unwrap();
+        let listener = ConditionalListener::bind(&net.stack, at).unwrap();
         listener.set_nonblocking(true);
         peer.send(&net, SYN, b"");
         assert!(net.seen().is_empty());

@@ -243,7 +243,7 @@ fn zero_and_for_ever() {
     for (name, set) in setters {
         let (link, _other) = memory::pair(one_packet_each());
         let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
-        match set(builder, Duration::ZERO).manual() {
+        match set(builder, Duration::ZERO).build_with_driver() {
             Err(BuildError::Timeout(said)) => assert_eq!(said, name),
             other => panic!("{name}: {other:?}"),
         }
@@ -287,7 +287,7 @@ fn a_cancelled_attempt_leaves_nothing() {
         assert_eq!(net.stack.stats().connections, 0);
         net.pass(SECOND * 100);
         assert!(net.seen().is_empty(), "no SYN comes again");
-        assert_eq!(net.driver.next_deadline(), None, "no timer is left");
+        assert_eq!(net.driver.poll_at(), None, "no timer is left");
         raw.send(&net, SYN | ACK, b"");
         let answer = net.one();
         assert_eq!(answer.header.flags, RST);

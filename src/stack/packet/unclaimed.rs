@@ -14,7 +14,7 @@ fn net(take: bool, tcp: bool) -> (Net, Asked) {
             kept.lock().push(frame.to_vec());
             take
         };
-        builder.unclaimed(hook).unclaimed_tcp(tcp)
+        builder.on_unhandled(hook).unhandled_tcp(tcp)
     });
     (net, asked)
 }

@@ -95,7 +95,7 @@ impl World {
             .send_buffer(8192)
             .clock(clock.clone())
             .seed(1)
-            .manual()
+            .build_with_driver()
             .unwrap();
         let listener = TcpListener::bind_with_backlog(&stack, ("0.0.0.0", PORT), 4);
         let listener = listener.unwrap();
@@ -158,7 +158,7 @@ impl World {
 
     fn run(&mut self) {
         for _ in 0..100 {
-            let busy = self.driver.run_once().expect("the link is there");
+            let busy = self.driver.poll().expect("the link is there");
             self.wire
                 .receive(&mut self.frames, 1000)
                 .expect("the stack is there");
@@ -303,6 +303,6 @@ fuzz_target!(|input: &[u8]| {
     world.run();
     assert_eq!(world.stack.stats().broken, 0);
     drop(world.accepted);
-    world.driver.run_once().ok();
+    world.driver.poll().ok();
     assert_eq!(world.stack.stats().broken, 0);
 });

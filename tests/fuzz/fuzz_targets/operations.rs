@@ -102,7 +102,7 @@ fn network(clock: &Arc<SetClock>) -> (Network, [Socket; 2]) {
             .send_buffer(2048)
             .clock(clock.clone())
             .seed(1)
-            .manual()
+            .build_with_driver()
             .unwrap()
     };
     let mut stacks = [stack(a, "10.0.0.1/24"), stack(b, "10.0.0.2/24")];
@@ -111,7 +111,7 @@ fn network(clock: &Arc<SetClock>) -> (Network, [Socket; 2]) {
     let near = TcpSocket::new(&stacks[0].0).start("10.0.0.2:80".parse().unwrap()).unwrap();
     for _ in 0..4 {
         for (_, driver) in &mut stacks {
-            while driver.run_once().unwrap() {}
+            while driver.poll().unwrap() {}
         }
     }
     let (far, _) = listener.accept().unwrap();
@@ -450,7 +450,7 @@ impl World {
         let time = match input.byte() {
             // A simulator lets its clock jump.
             255 => {
-                let next = self.pool().next_deadline();
+                let next = self.pool().poll_at();
                 next.map_or(Duration::ZERO, |at| {
                     at.saturating_duration_since(self.clock.now())
                 })
@@ -467,7 +467,7 @@ impl World {
         if let Some(network) = &mut self.network {
             for (stack, driver) in &mut network.stacks {
                 for _ in 0..20 {
-                    if !driver.run_once().unwrap() {
+                    if !driver.poll().unwrap() {
                         break;
                     }
                 }
@@ -654,7 +654,7 @@ impl World {
     /// Nothing is left to be done, so nothing is left that could be.
     fn rest(&self) {
         let now = self.clock.now();
-        let deadline = self.pool().next_deadline();
+        let deadline = self.pool().poll_at();
         assert!(deadline.is_none_or(|at| at > now));
         for watch in &self.live {
             let idle = watch.options.idle.map(|idle| watch.moved_at + idle);

@@ -14,7 +14,7 @@ struct Net {
 
 fn stack(link: MemoryLink, address: &str) -> (Stack, Driver) {
     let builder = Stack::builder(link).address(address.parse().unwrap());
-    builder.manual().unwrap()
+    builder.build_with_driver().unwrap()
 }
 
 impl Net {
@@ -36,8 +36,8 @@ impl Net {
         let at = self.listener.local_addr();
         let stream = TcpSocket::new(&self.client.0).start(at).unwrap();
         for _ in 0..10 {
-            self.client.1.run_once().unwrap();
-            self.server.1.run_once().unwrap();
+            self.client.1.poll().unwrap();
+            self.server.1.poll().unwrap();
         }
         assert!(stream.end().snd().is_connected());
         stream
@@ -149,6 +149,6 @@ fn listeners_and_streams_share_a_poller() {
         .unwrap();
     assert_eq!(now(&poller), []);
     client.send(b"request").unwrap();
-    net.server.1.run_once().unwrap();
+    net.server.1.poll().unwrap();
     assert_eq!(now(&poller), [(1, true, false)]);
 }

@@ -104,13 +104,13 @@ fn stack(flags: [&'static [u8]; 2]) -> (Stack, [Driver; 2], [Arc<Queue>; 2]) {
             ..Queue::default()
         })
     });
-    let builder = Stack::over(queues.clone())
+    let builder = Stack::with_queues(queues.clone())
         .address("10.0.0.1/24".parse().unwrap())
         .receive_buffer(2048)
         .send_buffer(2048)
         .seed(1)
         .clock(Arc::new(Still(SystemClock.now())));
-    let (stack, drivers) = builder.manual_queues().unwrap();
+    let (stack, drivers) = builder.build_with_drivers().unwrap();
     (stack, drivers.try_into().unwrap(), queues)
 }
 
@@ -120,10 +120,10 @@ fn same_syn() {
     let listening = stack.listen("10.0.0.1:80".parse().unwrap(), BACKLOG, false);
     let listening = listening.unwrap();
     let thread = spawn(move || {
-        other.run_once().unwrap();
+        other.poll().unwrap();
         other
     });
-    one.run_once().unwrap();
+    one.poll().unwrap();
     let other = join(thread);
     let shared = stack.shared();
     let connections = shared.table.connections();

@@ -24,8 +24,8 @@ fn server() -> SocketAddr {
 }
 
 fn stacks<A: Link + 'static, B: Link + 'static>(near: Vec<A>, far: Vec<B>) -> (Stack, Stack) {
-    let server = Stack::over(near).address("10.0.0.1/24".parse().unwrap());
-    let client = Stack::over(far).address("10.0.0.2/24".parse().unwrap());
+    let server = Stack::with_queues(near).address("10.0.0.1/24".parse().unwrap());
+    let client = Stack::with_queues(far).address("10.0.0.2/24".parse().unwrap());
     (server.build().unwrap(), client.build().unwrap())
 }
 
@@ -278,9 +278,9 @@ fn connections_land_on_the_queue_that_was_asked_for() {
 #[test]
 fn a_queue_has_its_share_of_the_ports() {
     let (_near, far) = queues(2);
-    let builder = Stack::over(far).address("10.0.0.2/24".parse().unwrap());
+    let builder = Stack::with_queues(far).address("10.0.0.2/24".parse().unwrap());
     let builder = builder.ephemeral_ports(1000..=1099);
-    let (client, _drivers) = builder.manual_queues().unwrap();
+    let (client, _drivers) = builder.build_with_drivers().unwrap();
     let mut streams = Vec::new();
     let error = loop {
         match TcpSocket::new(&client).queue(1).start(server()) {
@@ -332,7 +332,7 @@ fn all_threads_end_with_the_last_handle() {
 #[test]
 fn one_queue_that_fails_ends_the_stack_and_its_threads() {
     let (near, mut far) = queues(3);
-    let builder = Stack::over(near).address("10.0.0.1/24".parse().unwrap());
+    let builder = Stack::with_queues(near).address("10.0.0.1/24".parse().unwrap());
     let stack = builder.build().unwrap();
     let listener = TcpListener::bind(&stack, SERVER).unwrap();
     let connecting = TcpSocket::new(&stack)
@@ -392,9 +392,9 @@ fn failing(count: usize) -> (Stack, Stack, Arc<AtomicUsize>) {
         fails: fails.clone(),
         own,
     });
-    let builder = Stack::over(failing).address("10.0.0.1/24".parse().unwrap());
+    let builder = Stack::with_queues(failing).address("10.0.0.1/24".parse().unwrap());
     let builder = builder.time_wait(Duration::from_millis(20));
-    let client = Stack::over(far).address("10.0.0.2/24".parse().unwrap());
+    let client = Stack::with_queues(far).address("10.0.0.2/24".parse().unwrap());
     (builder.build().unwrap(), client.build().unwrap(), fails)
 }
 
@@ -523,7 +523,7 @@ fn what_a_link_loses_is_counted_and_ends_nothing() {
     };
     let clock = Arc::new(TestClock(Mutex::new(SystemClock.now())));
     let builder = Stack::builder(losing).address("10.0.0.1/24".parse().unwrap());
-    let (stack, mut driver) = builder.clock(clock.clone()).manual().unwrap();
+    let (stack, mut driver) = builder.clock(clock.clone()).build_with_driver().unwrap();
     let ping = |driver: &mut Driver| {
         drop(far.transmit(&Packet {
             header: &[0x45; 40],
@@ -532,7 +532,7 @@ fn what_a_link_loses_is_counted_and_ends_nothing() {
             checksum: Checksum::Complete,
             segment: None,
         }));
-        driver.run_once().unwrap()
+        driver.poll().unwrap()
     };
     assert!(ping(&mut driver));
     assert_eq!(driver.interest(), Interest::READABLE);
@@ -543,18 +543,18 @@ fn what_a_link_loses_is_counted_and_ends_nothing() {
         (stack.stats().receive_errors, stack.stats().frames_received),
         (2, 3)
     );
-    assert_eq!(driver.next_deadline(), None);
+    assert_eq!(driver.poll_at(), None);
     // Without.
     loses.store(usize::MAX, Ordering::Release);
     let mut asked = Vec::new();
     for milli in 0..400 {
         let left = loses.load(Ordering::Acquire);
-        assert!(!driver.run_once().unwrap());
+        assert!(!driver.poll().unwrap());
         if loses.load(Ordering::Acquire) < left {
             asked.push(milli);
         }
         assert_eq!(driver.interest(), Interest::NONE);
-        assert!(driver.next_deadline().is_some());
+        assert!(driver.poll_at().is_some());
         *clock.0.lock() += Duration::from_millis(1);
     }
     assert_eq!(asked, [0, 1, 3, 7, 15, 31, 63, 127, 255, 383]);
@@ -569,7 +569,7 @@ fn what_a_link_loses_is_counted_and_ends_nothing() {
 #[test]
 fn what_is_no_set_of_queues_is_explained() {
     let address = || "10.0.0.1/24".parse().unwrap();
-    let none = Stack::over(Vec::<MemoryLink>::new()).address(address());
+    let none = Stack::with_queues(Vec::<MemoryLink>::new()).address(address());
     let error = none.build().unwrap_err();
     assert!(matches!(error, BuildError::QueueCount(0)), "{error}");
     let (first, _far) = memory::pair(memory::Config::default());
@@ -583,7 +583,10 @@ fn what_is_no_set_of_queues_is_explained() {
         "{error}"
     );
     let (links, _far) = queues(2);
-    let error = Stack::over(links).address(address()).manual().unwrap_err();
+    let error = Stack::with_queues(links)
+        .address(address())
+        .build_with_driver()
+        .unwrap_err();
     assert!(matches!(error, BuildError::SeveralDrivers(2)), "{error}");
 }
 
@@ -599,7 +602,7 @@ fn two_drivers_in_turn_in_one_thread() {
         .collect();
     let mut turn = || {
         for driver in serving.iter_mut().chain(&mut dialling) {
-            driver.run_once().unwrap();
+            driver.poll().unwrap();
         }
     };
     (0..5).for_each(|_| turn());
@@ -614,8 +617,8 @@ fn two_drivers_in_turn_in_one_thread() {
 }
 
 fn manual(links: Vec<MemoryLink>, address: &str) -> (Stack, Vec<Driver>) {
-    let builder = Stack::over(links).address(address.parse().unwrap());
-    builder.manual_queues().unwrap()
+    let builder = Stack::with_queues(links).address(address.parse().unwrap());
+    builder.build_with_drivers().unwrap()
 }
 
 /// A frame that nobody here claims, for the hook.
@@ -651,8 +654,8 @@ fn driver_threads_have_names_and_run_where_they_are_to() {
         let name = thread::current().name().unwrap_or_default().to_owned();
         sender.send((name, set.count(), set.is_set(0))).is_ok()
     };
-    let builder = Stack::over(near).address("10.0.0.1/24".parse().unwrap());
-    let _stack = builder.affinity([0]).unclaimed(hook).build().unwrap();
+    let builder = Stack::with_queues(near).address("10.0.0.1/24".parse().unwrap());
+    let _stack = builder.affinity([0]).on_unhandled(hook).build().unwrap();
     for (far, name) in far.iter().zip(["sosplice:driver", "sosplice:driver:1"]) {
         udp(far, 9);
         let seen = receiver.recv_timeout(LIMIT).unwrap();

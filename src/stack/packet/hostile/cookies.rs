@@ -138,7 +138,7 @@ fn in_listen_what_neither_opens_nor_acknowledges_is_dropped() {
     let mut net = Net::new();
     let _listener = net.listen(80);
     let at = "10.0.0.1:81".parse().unwrap();
-    let _deciding = DecidingListener::bind(&net.stack, at).unwrap();
+    let _deciding = ConditionalListener::bind(&net.stack, at).unwrap();
     for flags in [
         0,
         PSH,
@@ -269,7 +269,7 @@ fn a_tiny_mss_does_not_multiply_segments() {
 fn held_syns_count_in_the_backlog() {
     let mut net = Net::new();
     let at = "10.0.0.1:80".parse().unwrap();
-    let listener = DecidingListener::bind_with_backlog(&net.stack, at, 3).unwrap();
+    let listener = ConditionalListener::bind_with_backlog(&net.stack, at, 3).unwrap();
     for port in 1..=1000 {
         Raw::new(port).send(&net, SYN, b"");
         net.turn();

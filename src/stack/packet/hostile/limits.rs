@@ -110,7 +110,7 @@ fn a_cookie_is_no_place_in_a_stack_that_has_become_full() {
 #[test]
 fn a_held_syn_needs_a_place_when_it_is_accepted() {
     let mut net = Net::with(one_packet_each(), |builder| builder.max_connections(1));
-    let listener = DecidingListener::bind(&net.stack, "10.0.0.1:80".parse().unwrap()).unwrap();
+    let listener = ConditionalListener::bind(&net.stack, "10.0.0.1:80".parse().unwrap()).unwrap();
     listener.set_nonblocking(true);
     for host in [2, 3] {
         client(host, 5000).send(&net, SYN, b"");
