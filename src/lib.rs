@@ -185,7 +185,6 @@ pub mod clock;
 pub mod conformance;
 mod congestion;
 mod end;
-mod text_table;
 #[doc = include_str!("doc/endings.md")]
 pub mod endings {}
 pub mod error;
@@ -230,6 +229,7 @@ pub mod splice;
 pub mod stack;
 mod sync;
 mod tcp;
+mod text_table;
 mod timer;
 
 pub use socket::Socket;

@@ -105,6 +105,22 @@
 //! ports to a destination are used up: a proxy may open as many connections a second to one server as there
 //! are ports. Of too many records ([`Builder::time_wait_limit`]) the oldest goes.
 //!
+//! # Files
+//!
+//! | file | contents |
+//! |---|---|
+//! | `builder`, `config` | how a stack is built, and with which settings |
+//! | `shared` | what handles, connections and drivers share, by owner |
+//! | `driver` | receiving: a batch; several stacks in one thread (`multi`), queues, timers (`run_queue`) |
+//! | `demux` | to which connection a packet belongs (`conn_table`); answers without one (`stateless`); the hook (`unhandled`) |
+//! | `accept` | connections that peers open: backlog, SYN queue, cookies, limits, rules of interception |
+//! | `connect`, `tcp_socket` | connections that this side opens |
+//! | `stream`, `listener`, `conditional`, `aio` | the handles of users |
+//! | `routes`, `source_address`, `paths`, `numbers` | addresses and routes, path MTUs, ports and initial sequence numbers |
+//! | `loopback`, `fused_link` | the two ways out: to the stack itself, and by the link |
+//! | `stats`, `netstat` | counters and listings |
+//! | `packet` | tests that read like packet traces |
+//!
 //! # Locks
 //!
 //! All leaves: the table's shards, addresses and routes, path MTUs, listeners, half-open connections, held SYNs,
