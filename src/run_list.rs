@@ -92,7 +92,7 @@ pub(crate) fn scope<R>(budget: Budget, body: impl FnOnce() -> R) -> R {
     }
     let rest = HandOver;
     let result = body();
-    drain(budget);
+    drain(&mut { budget });
     drop(rest);
     result
 }
@@ -116,15 +116,14 @@ fn next() -> Option<Weak<dyn Job>> {
     with_list(|list| list.jobs.pop_front()).flatten()
 }
 
-fn drain(budget: Budget) {
+/// Does what is in the list, within a budget, from which that is taken.
+pub(crate) fn drain(left: &mut Budget) {
     lock::assert_none_held();
-    let mut bytes = 0;
-    for _ in 0..budget.jobs {
-        if bytes >= budget.bytes {
-            return;
-        }
+    while left.jobs > 0 && left.bytes > 0 {
         let Some(job) = next() else { return };
-        bytes += job.upgrade().map_or(0, |job| job.run());
+        left.jobs -= 1;
+        let moved = job.upgrade().map_or(0, |job| job.run());
+        left.bytes = left.bytes.saturating_sub(moved);
     }
 }
 

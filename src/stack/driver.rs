@@ -170,17 +170,16 @@ impl Driver {
             self.strangers = 0;
             self.home().frames.add((received + looped) as u64);
             self.count();
-            for conn in &self.touched {
-                conn.receive();
-            }
-        });
-        // Most were served by the splices that have run.
-        let worked = run_list::scope(budget, || {
+            let mut left = budget;
+            // One connection after the other, with the splices that it wakes: while the caches still have it.
             for conn in self.touched.drain(..) {
+                conn.receive();
+                run_list::drain(&mut left);
+                // Most is done by then.
                 conn.catch_up();
             }
-            self.serve_run_queue(now)
         });
+        let worked = run_list::scope(budget, || self.serve_run_queue(now));
         self.frames = frames;
         self.tell_of_refusals(now);
         match gone {
