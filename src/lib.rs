@@ -61,7 +61,8 @@
 //! | [`stack`] | a TCP/IP stack over one link: addresses, ports, listeners, streams, the driver thread |
 //! | `tcp` | one connection: control block, store, service step (private) |
 //! | [`link`] | sources and destinations of packets: in memory, TUN devices |
-//! | [`clock`], [`error`], [`lock`] | time, errors, ranked locks |
+//! | [`clock`], [`error`] | time, errors |
+//! | `lock` | ranked locks (private) |
 //! | `sync` | locks, atomics and threads: `std`'s, or [loom](https://docs.rs/loom)'s for the models (private) |
 //!
 //! Arrows mean "uses"; none points upwards (`tests/arrows.rs`):
@@ -151,7 +152,7 @@
 //! A thread takes only locks of higher rank than it holds, and one of each rank: a connection's
 //! ownership (1), `so_rcv` (2), `so_snd` (3), a splice's state (4), tables and queues (5), free
 //! frames (6). Protocol methods and user callbacks are entered with none held. Builds with debug
-//! assertions check it; [`lock`] has the reasons.
+//! assertions check it; the source of `lock` has the reasons.
 //!
 //! # Features
 //!
@@ -210,7 +211,7 @@ mod keep_alive;
 pub mod kernel;
 pub mod link;
 pub mod local;
-pub mod lock;
+mod lock;
 #[doc = include_str!("doc/performance.md")]
 pub mod performance {}
 pub mod protocol;

@@ -22,17 +22,17 @@ use std::ops::{Deref, DerefMut};
 use std::time::Instant;
 
 /// Rank of a connection's ownership.
-pub const CONNECTION: u8 = 1;
+pub(crate) const CONNECTION: u8 = 1;
 /// Rank of a socket's receive buffer.
-pub const RCV: u8 = 2;
+pub(crate) const RCV: u8 = 2;
 /// Rank of a socket's send buffer.
-pub const SND: u8 = 3;
+pub(crate) const SND: u8 = 3;
 /// Rank of a splice's state.
-pub const SPLICE: u8 = 4;
+pub(crate) const SPLICE: u8 = 4;
 /// Rank of everything that is never held while another lock is taken.
-pub const LEAF: u8 = 5;
+pub(crate) const LEAF: u8 = 5;
 /// Rank of the frame pools, which are entered whenever a buffer is made or dropped.
-pub const POOL: u8 = 6;
+pub(crate) const POOL: u8 = 6;
 
 #[cfg(debug_assertions)]
 mod witness {
@@ -79,19 +79,19 @@ mod witness {
 ///
 /// [`Protocol`](crate::protocol::Protocol) methods and user callbacks are entered this way.
 #[track_caller]
-pub fn assert_none_held() {
+pub(crate) fn assert_none_held() {
     #[cfg(debug_assertions)]
     assert!(witness::nothing_held(), "a lock is held where none may be");
 }
 
 /// A mutual-exclusion lock of a fixed rank.
-pub struct Mutex<T, const RANK: u8> {
+pub(crate) struct Mutex<T, const RANK: u8> {
     raw: RawMutex<T, RANK>,
 }
 
 impl<T, const RANK: u8> Mutex<T, RANK> {
     /// A lock around `value`.
-    pub const fn new(value: T) -> Self {
+    pub(crate) const fn new(value: T) -> Self {
         Mutex {
             raw: RawMutex::new(value),
         }
@@ -102,7 +102,7 @@ impl<T, const RANK: u8> Mutex<T, RANK> {
     /// # Panics
     /// With debug assertions, if this thread already holds a lock of this rank or a higher one.
     #[track_caller]
-    pub fn lock(&self) -> Guard<'_, T, RANK> {
+    pub(crate) fn lock(&self) -> Guard<'_, T, RANK> {
         witness::check(RANK);
         let raw = self.raw.lock();
         witness::took(RANK);
@@ -111,14 +111,14 @@ impl<T, const RANK: u8> Mutex<T, RANK> {
 
     /// Takes the lock if it is free. Never waits, and is therefore exempt from the order of ranks
     /// (but not from the rule of one lock of each rank).
-    pub fn try_lock(&self) -> Option<Guard<'_, T, RANK>> {
+    pub(crate) fn try_lock(&self) -> Option<Guard<'_, T, RANK>> {
         let raw = self.raw.try_lock()?;
         witness::took(RANK);
         Some(Guard { raw })
     }
 
     /// The value, when nobody else can hold the lock.
-    pub fn get_mut(&mut self) -> &mut T {
+    pub(crate) fn get_mut(&mut self) -> &mut T {
         self.raw.get_mut()
     }
 }
@@ -138,7 +138,7 @@ impl<T: Default, const RANK: u8> Default for Mutex<T, RANK> {
 }
 
 /// A held [`Mutex`].
-pub struct Guard<'a, T, const RANK: u8> {
+pub(crate) struct Guard<'a, T, const RANK: u8> {
     raw: RawGuard<'a, T, RANK>,
 }
 
@@ -169,26 +169,26 @@ impl<T: fmt::Debug, const RANK: u8> fmt::Debug for Guard<'_, T, RANK> {
 
 /// A condition variable for [`Mutex`]. A thread that waits must hold no other lock.
 #[derive(Debug, Default)]
-pub struct Condvar {
+pub(crate) struct Condvar {
     raw: RawCondvar,
 }
 
 impl Condvar {
     /// A condition that nobody waits for.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Condvar {
             raw: RawCondvar::new(),
         }
     }
 
     /// Releases the lock, sleeps until notified (or woken for no reason), takes the lock again.
-    pub fn wait<T, const RANK: u8>(&self, guard: &mut Guard<'_, T, RANK>) {
+    pub(crate) fn wait<T, const RANK: u8>(&self, guard: &mut Guard<'_, T, RANK>) {
         self.raw.wait(&mut guard.raw);
     }
 
     /// As [`wait`](Self::wait), but no later than `deadline`; `true` if that has passed.
     /// `None` waits without limit.
-    pub fn wait_until<T, const RANK: u8>(
+    pub(crate) fn wait_until<T, const RANK: u8>(
         &self,
         guard: &mut Guard<'_, T, RANK>,
         deadline: Option<Instant>,
@@ -203,12 +203,12 @@ impl Condvar {
     }
 
     /// Wakes every waiter.
-    pub fn notify_all(&self) {
+    pub(crate) fn notify_all(&self) {
         self.raw.notify_all();
     }
 
     /// Wakes one waiter.
-    pub fn notify_one(&self) {
+    pub(crate) fn notify_one(&self) {
         self.raw.notify_one();
     }
 }

@@ -16,8 +16,8 @@
 //! Each of these wakes who waits: sleeping threads, and the [`Upcall`]s on the buffer. While a splice
 //! diverts the buffer, its upcall is told instead of the others and of sleeping readers. (A sleeping
 //! writer is told too: a splice shares the sink with writers.) An upcall runs with that buffer's
-//! lock held (rank 2 or 3), so it takes only ranks 4 and 5, moves nothing, and calls no socket and no
-//! splice. So it brings about no other upcall, and upcalls do not nest.
+//! lock held, so it takes only locks that no thread holds while it calls this crate, moves nothing, and calls
+//! no socket and no splice. So it brings about no other upcall, and upcalls do not nest.
 //!
 //! **Protocol methods are entered with no lock held.**
 
@@ -150,7 +150,8 @@ pub enum Wakeup {
 /// Somebody who is told of wake-ups: beside the sleeping threads, or, when it diverts the buffer,
 /// instead of them.
 pub trait Upcall: Any + Send + Sync {
-    /// Runs with the buffer's lock held: takes only locks of rank 4 and 5, and enqueues.
+    /// Runs with the buffer's lock held: it must not call this crate, nor take a lock that is held while a
+    /// socket is called. It enqueues, or notes what has happened.
     fn wakeup(&self, what: Wakeup);
 
     /// The splice that diverted this buffer has ended like this; the socket was its `role`. Runs as
@@ -178,9 +179,9 @@ pub trait Upcall: Any + Send + Sync {
 pub(crate) type Upcalls = SmallVec<[Arc<dyn Upcall>; 1]>;
 
 /// A socket buffer, and who is told about it.
-pub struct Side {
+pub(crate) struct Side {
     /// The buffer.
-    pub buf: SockBuf,
+    pub(crate) buf: SockBuf,
     upcalls: Upcalls,
     diversion: Option<Arc<dyn Upcall>>,
     ended: Option<End>,
@@ -199,18 +200,18 @@ impl Side {
     }
 
     /// Adds an upcall, which is then told of every wake-up, as sleeping threads are.
-    pub fn add_upcall(&mut self, upcall: Arc<dyn Upcall>) {
+    pub(crate) fn add_upcall(&mut self, upcall: Arc<dyn Upcall>) {
         self.upcalls.push(upcall);
     }
 
     /// Takes this upcall off; `None` if it is not there. The caller drops it after the lock.
-    pub fn remove_upcall(&mut self, upcall: &dyn Upcall) -> Option<Arc<dyn Upcall>> {
+    pub(crate) fn remove_upcall(&mut self, upcall: &dyn Upcall) -> Option<Arc<dyn Upcall>> {
         let at = self.upcalls.iter().position(|other| is_same(other, upcall));
         at.map(|at| self.upcalls.remove(at))
     }
 
     /// The upcalls that do not divert.
-    pub fn upcalls(&self) -> &[Arc<dyn Upcall>] {
+    pub(crate) fn upcalls(&self) -> &[Arc<dyn Upcall>] {
         &self.upcalls
     }
 
@@ -222,7 +223,7 @@ impl Side {
     /// Puts an upcall on this buffer that is told of wake-ups instead of the others and of sleeping
     /// readers (`SB_SPLICED`). There is room for one: `false`, and nothing changes, if there is one
     /// already.
-    pub fn divert(&mut self, upcall: Arc<dyn Upcall>) -> bool {
+    pub(crate) fn divert(&mut self, upcall: Arc<dyn Upcall>) -> bool {
         let free = self.diversion.is_none();
         if free {
             self.diversion = Some(upcall);
@@ -232,27 +233,27 @@ impl Side {
     }
 
     /// Takes the diverting upcall off. The caller drops it after the lock.
-    pub fn take_diversion(&mut self) -> Option<Arc<dyn Upcall>> {
+    pub(crate) fn take_diversion(&mut self) -> Option<Arc<dyn Upcall>> {
         self.diversion.take()
     }
 
     /// The upcall that keeps the wake-ups for itself.
-    pub fn diversion(&self) -> Option<&Arc<dyn Upcall>> {
+    pub(crate) fn diversion(&self) -> Option<&Arc<dyn Upcall>> {
         self.diversion.as_ref()
     }
 
     /// How the latest splice of this buffer has ended; none while one is on it.
-    pub fn ended(&self) -> Option<End> {
+    pub(crate) fn ended(&self) -> Option<End> {
         self.ended
     }
 
     /// Whether an upcall keeps the wake-ups from sleeping threads.
-    pub fn is_diverted(&self) -> bool {
+    pub(crate) fn is_diverted(&self) -> bool {
         self.diversion.is_some()
     }
 
     /// Send side: whether bytes can go out yet. A connecting socket's cannot.
-    pub fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.connected
     }
 }
@@ -277,8 +278,8 @@ pub(crate) fn is_same(upcall: &Arc<dyn Upcall>, other: &dyn Upcall) -> bool {
 ///
 /// | field | lock |
 /// |---|---|
-/// | `so_rcv`, its closed flag, its upcalls | rank 2 |
-/// | `so_snd`, its closed flag, its upcalls, connected | rank 3 |
+/// | `so_rcv`, its closed flag, its upcalls | that of `so_rcv` |
+/// | `so_snd`, its closed flag, its upcalls, connected | that of `so_snd` |
 /// | `so_error`, byte counter, flavor | atomic |
 #[derive(Debug)]
 pub struct SocketEnd {
@@ -316,23 +317,102 @@ impl SocketEnd {
 
     /// Locks `so_rcv` (rank 2).
     #[track_caller]
-    pub fn rcv(&self) -> Guard<'_, Side, RCV> {
+    pub(crate) fn rcv(&self) -> Guard<'_, Side, RCV> {
         self.rcv.lock()
     }
 
     /// Locks `so_snd` (rank 3).
     #[track_caller]
-    pub fn snd(&self) -> Guard<'_, Side, SND> {
+    pub(crate) fn snd(&self) -> Guard<'_, Side, SND> {
         self.snd.lock()
     }
 
+    /// Looks at `so_rcv`, which is locked meanwhile: `look` must not call this or another socket, nor wait.
+    ///
+    /// ```
+    /// use sosplice::{buf::Buf, protocol::SocketEnd};
+    /// let end = SocketEnd::new(1000, 1000);
+    /// end.append_rcv([Buf::copy_of(b"hello")]);
+    /// let window = end.with_rcv(|so_rcv| so_rcv.space());
+    /// assert_eq!(window, 995);
+    /// ```
+    ///
+    /// # Panics
+    /// With debug assertions, if `look` is called inside that of another socket, or calls a socket.
+    pub fn with_rcv<R>(&self, look: impl FnOnce(&SockBuf) -> R) -> R {
+        look(&self.rcv().buf)
+    }
+
+    /// As [`with_rcv`](Self::with_rcv), for `so_snd`. To send bytes from there that may have to be sent again, clone
+    /// their buffers ([`SockBuf::chain`]); [`drop_snd`](Self::drop_snd) removes them when they are acknowledged, and
+    /// [`take_snd`](Self::take_snd) takes bytes that are sent once.
+    ///
+    /// # Panics
+    /// As [`with_rcv`](Self::with_rcv).
+    pub fn with_snd<R>(&self, look: impl FnOnce(&SockBuf) -> R) -> R {
+        look(&self.snd().buf)
+    }
+
+    /// Whether the connection is established, or was: [`connected`](Self::connected) has been called. Nothing can
+    /// be sent before.
+    pub fn is_connected(&self) -> bool {
+        self.snd().is_connected()
+    }
+
+    /// Puts an upcall on a buffer that is told of wake-ups instead of the others and of sleeping readers
+    /// (`SB_SPLICED`): on `so_rcv` for the source of a splice, on `so_snd` for its sink. There is room for one on
+    /// each: `false`, and nothing changes, if there is one already.
+    ///
+    /// ```
+    /// use sosplice::{buf::Buf, local};
+    /// use sosplice::protocol::{Upcall, Wakeup};
+    /// use sosplice::splice::Role;
+    /// use std::sync::{Arc, atomic::{AtomicUsize, Ordering}};
+    /// struct Count(AtomicUsize);
+    /// impl Upcall for Count {
+    ///     fn wakeup(&self, _what: Wakeup) {
+    ///         self.0.fetch_add(1, Ordering::Relaxed);
+    ///     }
+    /// }
+    /// let (a, b) = local::pair();
+    /// let count = Arc::new(Count(AtomicUsize::new(0)));
+    /// assert!(b.end().divert(Role::Source, count.clone()));
+    /// assert!(!b.end().divert(Role::Source, count.clone()));
+    /// a.send(b"hello")?;
+    /// assert_eq!(count.0.load(Ordering::Relaxed), 1);
+    /// assert!(b.end().take_diversion(Role::Source).is_some());
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn divert(&self, role: Role, upcall: Arc<dyn Upcall>) -> bool {
+        match role {
+            Role::Source => self.rcv().divert(upcall),
+            Role::Sink => self.snd().divert(upcall),
+        }
+    }
+
+    /// Takes the upcall off that diverts a buffer, which may be that of a splice. It may still run at this moment.
+    pub fn take_diversion(&self, role: Role) -> Option<Arc<dyn Upcall>> {
+        match role {
+            Role::Source => self.rcv().take_diversion(),
+            Role::Sink => self.snd().take_diversion(),
+        }
+    }
+
+    /// Whether an upcall diverts a buffer: whether the socket is the source, or the sink, of a splice.
+    pub fn is_diverted(&self, role: Role) -> bool {
+        match role {
+            Role::Source => self.rcv().is_diverted(),
+            Role::Sink => self.snd().is_diverted(),
+        }
+    }
+
     /// Where readers sleep, with `so_rcv` locked.
-    pub fn rcv_wait(&self) -> &Condvar {
+    pub(crate) fn rcv_wait(&self) -> &Condvar {
         &self.rcv_wait
     }
 
     /// Where writers and connecting threads sleep, with `so_snd` locked.
-    pub fn snd_wait(&self) -> &Condvar {
+    pub(crate) fn snd_wait(&self) -> &Condvar {
         &self.snd_wait
     }
 
@@ -374,6 +454,37 @@ impl SocketEnd {
         self.sowwakeup(&snd, Wakeup::Space);
         drop(snd);
         drop(sent);
+    }
+
+    /// Takes up to `max` bytes from the front of `so_snd`, and wakes: for a protocol that sends each byte once.
+    ///
+    /// ```
+    /// use sosplice::protocol::SocketEnd;
+    /// use std::io::Write;
+    /// # use sosplice::{Socket, protocol::Protocol};
+    /// # #[derive(Debug)]
+    /// # struct Nothing;
+    /// # impl Protocol for Nothing {
+    /// #     fn output(&self) {}
+    /// #     fn rcvd(&self, _idle: bool) {}
+    /// #     fn abort(&self) {}
+    /// #     fn detach(&self) {}
+    /// #     fn name(&self) -> &'static str { "nothing" }
+    /// # }
+    /// # let end = SocketEnd::new(1000, 1000);
+    /// # end.connected();
+    /// # let mut socket = Socket::new(end.clone(), std::sync::Arc::new(Nothing));
+    /// socket.write_all(b"hello")?;
+    /// assert_eq!(end.take_snd(4).to_vec(), b"hell");
+    /// assert_eq!(end.with_snd(|so_snd| so_snd.len()), 1);
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn take_snd(&self, max: usize) -> Chain {
+        let mut snd = self.snd();
+        let count = snd.buf.len().min(max);
+        let taken = snd.buf.take(count);
+        self.sowwakeup(&snd, Wakeup::Space);
+        taken
     }
 
     /// The connection stands (`soisconnected`).
@@ -421,7 +532,8 @@ impl SocketEnd {
     /// use sosplice::{error::SoError, protocol::SocketEnd};
     /// let end = SocketEnd::new(1000, 1000);
     /// end.disconnected(Some(SoError::ConnectionReset));
-    /// assert!(end.rcv().buf.is_closed() && end.snd().buf.is_closed());
+    /// assert!(end.with_rcv(|so_rcv| so_rcv.is_closed()));
+    /// assert!(end.with_snd(|so_snd| so_snd.is_closed()));
     /// assert_eq!(end.take_error(), Some(SoError::ConnectionReset));
     /// ```
     pub fn disconnected(&self, error: Option<SoError>) {
@@ -507,7 +619,7 @@ impl SocketEnd {
 
     /// `sorwakeup_locked`: a splice on `so_rcv` is told; if there is none, upcalls and sleeping
     /// readers are.
-    pub fn sorwakeup(&self, rcv: &Guard<'_, Side, RCV>, what: Wakeup) {
+    pub(crate) fn sorwakeup(&self, rcv: &Guard<'_, Side, RCV>, what: Wakeup) {
         if !tell(rcv, what) {
             self.rcv_wait.notify_all();
         }
@@ -515,7 +627,7 @@ impl SocketEnd {
 
     /// `sowwakeup_locked`: a splice on `so_snd` is told, or, if there is none, upcalls are; and
     /// sleeping writers in any case.
-    pub fn sowwakeup(&self, snd: &Guard<'_, Side, SND>, what: Wakeup) {
+    pub(crate) fn sowwakeup(&self, snd: &Guard<'_, Side, SND>, what: Wakeup) {
         tell(snd, what);
         self.snd_wait.notify_all();
     }

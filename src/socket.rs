@@ -96,8 +96,7 @@ impl Socket {
     /// struct Discard(Arc<SocketEnd>);
     /// impl Protocol for Discard {
     ///     fn output(&self) {
-    ///         let queued = self.0.snd().buf.len();
-    ///         self.0.drop_snd(queued);
+    ///         drop(self.0.take_snd(usize::MAX));
     ///     }
     ///     fn rcvd(&self, _idle: bool) {}
     ///     fn abort(&self) {}

@@ -46,7 +46,7 @@ struct Hole(Arc<SocketEnd>);
 
 impl Protocol for Hole {
     fn output(&self) {
-        let queued = self.0.snd().buf.len();
+        let queued = self.0.with_snd(|buf| buf.len());
         self.0.drop_snd(queued);
     }
     fn rcvd(&self, _idle: bool) {}

@@ -265,7 +265,7 @@ fn a_link_that_fails_ends_its_stack_and_no_other() {
     (&near).write_all(b"there").unwrap();
     (&far).read_exact(&mut [0; 5]).unwrap();
     world.links[1].fail();
-    while inside.end().rcv().is_diverted() {
+    while inside.end().is_diverted(Role::Source) {
         thread::yield_now();
     }
     assert_eq!(

@@ -364,7 +364,7 @@ impl Relay {
     }
 
     fn report_failed_dial(&self, pair: &Pair, direction: Direction, cause: Cause) {
-        let dialled = pair.server.end().snd().is_connected();
+        let dialled = pair.server.end().is_connected();
         let of_backend = match (direction, cause) {
             (Direction::Up, Cause::SinkError(error))
             | (Direction::Down, Cause::SourceError(error)) => Some(error),

@@ -313,7 +313,7 @@ impl Trip {
         let mut text = format!("{}\n  sender {:?}", self.what(), self.sender);
         for hop in &self.hops {
             let queued = hop.source.readable_bytes();
-            let room = hop.sink.end().snd().buf.space();
+            let room = hop.sink.end().with_snd(|buf| buf.space());
             text += &format!("\n  {queued} bytes wait, room for {room}: {hop:?}");
         }
         text + &format!("\n  receiver {:?}", self.receiver)

@@ -127,7 +127,7 @@ impl Upcall for Passes {
     fn wakeup(&self, _what: Wakeup) {}
 
     fn closing(&self, end: &SocketEnd) {
-        drop(end.rcv().take_diversion());
+        drop(end.take_diversion(Role::Source));
         drop(self.0.lock().unwrap().take());
         self.1.count();
     }
@@ -235,7 +235,7 @@ tests! {
         for _ in 0..DEEP {
             let (socket, peer) = local::pair();
             let passes = Passes(Mutex::new(Some(last)), calls.clone());
-            assert!(socket.end().rcv().divert(Arc::new(passes)));
+            assert!(socket.end().divert(Role::Source, Arc::new(passes)));
             peers.push(peer);
             last = socket;
         }

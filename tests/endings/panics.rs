@@ -57,7 +57,7 @@ struct Faulty(Arc<SocketEnd>);
 
 impl Protocol for Faulty {
     fn output(&self) {
-        panic!("on purpose: {} bytes", self.0.snd().buf.len());
+        panic!("on purpose: {} bytes", self.0.with_snd(|buf| buf.len()));
     }
     fn rcvd(&self, _idle: bool) {}
     fn abort(&self) {}

@@ -294,7 +294,7 @@ impl Way {
             Ok(splice) => splice,
             // Both directions are over, and its last bytes are still here: no kernel splices that.
             Err(SpliceError::NotConnected(Role::Source))
-                if self.source.end().rcv().buf.is_closed() =>
+                if self.source.end().with_rcv(|buf| buf.is_closed()) =>
             {
                 self.by_hand = u64::MAX;
                 return Ok(Step::Something);
@@ -381,7 +381,7 @@ impl Way {
                 check(right, || {
                     format!("way {}: after the end of the stream: {result:?}", self.name)
                 })?;
-                let closed = self.sink.end().snd().buf.is_closed();
+                let closed = self.sink.end().with_snd(|buf| buf.is_closed());
                 check(closed >= active.options.forward_eof, || {
                     format!("way {}: the end was not forwarded", self.name)
                 })?;
@@ -413,7 +413,7 @@ impl Way {
             Cause::Lifetime => options
                 .lifetime
                 .is_some_and(|life| now >= active.begun + life),
-            Cause::Eof => self.source.end().rcv().buf.is_finished(),
+            Cause::Eof => self.source.end().with_rcv(|buf| buf.is_finished()),
             Cause::PoolClosed => scene.pools.borrow()[active.pool].is_none(),
             Cause::SourceError(_) | Cause::SinkError(_) | Cause::SinkShutdown => scene.is_rude(),
             _ => false,

@@ -136,8 +136,8 @@ impl Scene {
     /// Memory is under its limits.
     pub(crate) fn check_buffers(&self, socket: &Socket) -> Result<(), Failure> {
         let look = |buf: &SockBuf| (buf.len(), buf.hiwat(), buf.memory(), buf.mbmax());
-        let rcv = look(&socket.end().rcv().buf);
-        let snd = look(&socket.end().snd().buf);
+        let rcv = socket.end().with_rcv(look);
+        let snd = socket.end().with_snd(look);
         for (name, (len, hiwat, memory, mbmax)) in [("so_rcv", rcv), ("so_snd", snd)] {
             // One frame may just have lost its better half.
             let holds = len <= hiwat && memory <= mbmax + MAX_FRAME;

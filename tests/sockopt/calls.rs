@@ -366,7 +366,7 @@ fn the_socket_that_has_the_right_is_the_one_that_is_spliced() {
     let bytes = Splice::to(8).bytes(FREEBSD);
     let set = sockopt::set_splice(&table, 7, Some(&bytes), FREEBSD, &defaults);
     assert_eq!(set, Ok(()));
-    let is_source = [&first, &second].map(|socket| socket.end().rcv().is_diverted());
+    let is_source = [&first, &second].map(|socket| socket.end().is_diverted(Role::Source));
     assert_eq!(is_source, [false, true]);
     let asked = [
         (7, Rights::SETSOCKOPT),

@@ -242,9 +242,7 @@ impl Party {
         }
         if self.dead {
             // With nothing left to read: otherwise the source would be worth a splice.
-            let count = socket.readable_bytes();
-            drop(socket.end().rcv().buf.take(count));
-            socket.end().cantrcvmore();
+            socket.end().flush_rcv();
             socket.end().cantsendmore();
         }
         posed.pose(self.state);

@@ -139,7 +139,7 @@ impl Process {
     }
 
     pub(crate) fn is_source(&self, fd: i32) -> bool {
-        self.socket(fd).end().rcv().is_diverted()
+        self.socket(fd).end().is_diverted(Role::Source)
     }
 
     pub(crate) fn run(&self) {
@@ -164,8 +164,8 @@ impl Process {
     pub(crate) fn trace(&self) -> Trace {
         let socket = |socket: Socket| {
             // One lock at a time.
-            let is_source = socket.end().rcv().is_diverted();
-            let is_sink = socket.end().snd().is_diverted();
+            let is_source = socket.end().is_diverted(Role::Source);
+            let is_sink = socket.end().is_diverted(Role::Sink);
             let ends = [Role::Source, Role::Sink].map(|role| socket.splice_end(role));
             let (bytes, readable) = (socket.spliced(), socket.readable_bytes());
             let (error, flavor) = (socket.end().error(), socket.flavor());

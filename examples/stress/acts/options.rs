@@ -76,10 +76,7 @@ pub(super) fn take_error(stage: &Stage, random: &mut Random) -> Verdict {
 /// What is only read, from every lock that has it.
 pub(super) fn look(stage: &Stage, random: &mut Random) -> Verdict {
     let socket = stage.arena.sockets.get(random).ok_or_else(nothing_there)?;
-    let (memory, bytes) = {
-        let rcv = socket.end().rcv();
-        (rcv.buf.memory(), rcv.buf.len())
-    };
+    let (memory, bytes) = socket.end().with_rcv(|rcv| (rcv.memory(), rcv.len()));
     let low = (socket.rcv_lowat(), socket.snd_lowat());
     if memory < bytes || low.0 == 0 || low.1 == 0 {
         let why = format!("{bytes} bytes in {memory}, low-water marks {low:?}");
@@ -127,21 +124,11 @@ pub(super) fn add_upcall(stage: &Stage, random: &mut Random) -> Verdict {
 /// Most often the upcall is on another socket than this.
 pub(super) fn remove_upcall(stage: &Stage, random: &mut Random) -> Verdict {
     let socket = stage.arena.sockets.get(random).ok_or_else(nothing_there)?;
-    let on_it = match random.one_in(2) {
-        true => socket.end().rcv().upcalls().first().cloned(),
-        false => socket.end().snd().upcalls().first().cloned(),
-    };
-    let removed = match (on_it, stage.arena.bells.take(random)) {
-        (Some(upcall), _) => (
-            socket.remove_rcv_upcall(&*upcall),
-            socket.remove_snd_upcall(&*upcall),
-        ),
-        (None, Some(bell)) => (
-            socket.remove_rcv_upcall(&*bell),
-            socket.remove_snd_upcall(&*bell),
-        ),
-        (None, None) => return Err(nothing_there()),
-    };
+    let bell = stage.arena.bells.take(random).ok_or_else(nothing_there)?;
+    let removed = (
+        socket.remove_rcv_upcall(&*bell),
+        socket.remove_snd_upcall(&*bell),
+    );
     drop(removed);
     Ok(())
 }

@@ -26,7 +26,7 @@ use sosplice::splice::{
     Cause, Dispatch, End, Options, Rate, Role, Splice, SpliceError, SplicePool,
 };
 use sosplice::stack::Driver;
-use sosplice::{Socket, Stack, TcpListener, TcpSocket, TcpStream, local};
+use sosplice::{Socket, Stack, TcpListener, TcpSocket, local};
 use sosplice_fuzz::Input;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
@@ -203,10 +203,9 @@ impl World {
             return;
         };
         let bytes: Vec<u8> = (0..).map(|i| byte(self.serial + i)).take(count).collect();
-        let (closed, space, connected) = {
-            let snd = socket.end().snd();
-            (snd.buf.is_closed(), snd.buf.space(), snd.is_connected())
-        };
+        let end = socket.end();
+        let (closed, space) = end.with_snd(|snd| (snd.is_closed(), snd.space()));
+        let connected = end.is_connected();
         let error = socket.end().error();
         let sent = match form {
             0 => {
@@ -247,10 +246,9 @@ impl World {
         let Some(socket) = self.sides[at].handles.first().cloned() else {
             return;
         };
-        let (unread, diverted, finished) = {
-            let rcv = socket.end().rcv();
-            (rcv.buf.len(), rcv.is_diverted(), rcv.buf.is_finished())
-        };
+        let end = socket.end();
+        let (unread, finished) = end.with_rcv(|rcv| (rcv.len(), rcv.is_finished()));
+        let diverted = end.is_diverted(Role::Source);
         let hidden = diverted && socket.flavor() == Flavor::OpenBsd;
         let mut out = vec![0; count];
         let got = match form {
@@ -312,7 +310,7 @@ impl World {
             side.shut = true;
             side.deaf = true;
             // What nobody has read makes it a reset.
-            self.failed[at / 2] |= !side.end.rcv().buf.is_empty();
+            self.failed[at / 2] |= !side.end.with_rcv(|buf| buf.is_empty());
         }
         side.handles.pop();
     }
@@ -326,7 +324,7 @@ impl World {
         ) else {
             return;
         };
-        let busy = [from.end().rcv().is_diverted(), to.end().snd().is_diverted()];
+        let busy = [from.end().is_diverted(Role::Source), to.end().is_diverted(Role::Sink)];
         let counted = from.spliced();
         match from.splice_to(to, options.clone()) {
             Ok(splice) => {
@@ -369,7 +367,7 @@ impl World {
                         } else {
                             to.end()
                         };
-                        end.rcv().buf.is_closed() && end.snd().buf.is_closed()
+                        end.with_rcv(|buf| buf.is_closed()) && end.with_snd(|buf| buf.is_closed())
                     }
                     _ => false,
                 };
@@ -538,8 +536,8 @@ impl World {
         self.buffers();
         for watch in &self.live {
             assert!(watch.told.lock().unwrap().is_empty());
-            assert!(self.sides[watch.source].end.rcv().is_diverted());
-            assert!(self.sides[watch.sink].end.snd().is_diverted());
+            assert!(self.sides[watch.source].end.is_diverted(Role::Source));
+            assert!(self.sides[watch.sink].end.is_diverted(Role::Sink));
             assert!(!self.sides[watch.source].handles.is_empty());
             assert!(!self.sides[watch.sink].handles.is_empty());
             assert!(self.pools[watch.pool].is_some());
@@ -588,8 +586,8 @@ impl World {
     fn buffers(&self) {
         for (at, side) in self.sides.iter().enumerate() {
             let peer = &self.sides[at ^ 1];
-            let unsent = side.end.snd().buf.len();
-            let unread = peer.end.rcv().buf.len();
+            let unsent = side.end.with_snd(|buf| buf.len());
+            let unread = peer.end.with_rcv(|buf| buf.len());
             if self.is_tcp(at) {
                 assert!(unread <= side.sent.len());
             } else if !self.failed[at / 2] && !peer.deaf {
@@ -675,12 +673,14 @@ impl World {
 
     /// Either there is nothing to move, or no room for it.
     fn stalled(&self, watch: &Watch) {
-        let (queued, closed, most) = {
-            let rcv = self.sides[watch.source].end.rcv();
-            (rcv.buf.len(), rcv.buf.is_closed(), rcv.buf.hiwat() / 2)
-        };
-        let snd = self.sides[watch.sink].end.snd();
-        assert!(!snd.buf.is_closed(), "its sink takes nothing");
+        let source = &self.sides[watch.source].end;
+        let (queued, closed, most) =
+            source.with_rcv(|rcv| (rcv.len(), rcv.is_closed(), rcv.hiwat() / 2));
+        let sink = &self.sides[watch.sink].end;
+        let (space, lowat) = sink.with_snd(|snd| {
+            assert!(!snd.is_closed(), "its sink takes nothing");
+            (snd.space(), snd.lowat())
+        });
         assert!(!closed || queued > 0, "its source is at the end");
         let left = watch
             .options
@@ -689,11 +689,10 @@ impl World {
         let left = usize::try_from(left).unwrap();
         let want = queued.min(left);
         let enough = want >= watch.options.lowat.min(most).min(left) || closed;
-        let space = snd.buf.space();
         // Less than the low-water mark is used if all fits. That it fits now since somebody has read the
         // rest is no news to the splice: the sink will make more room by itself.
         let fits = space >= want && !watch.robbed;
-        let room = space > 0 && (fits || space >= snd.buf.lowat()) && snd.is_connected();
+        let room = space > 0 && (fits || space >= lowat) && sink.is_connected();
         assert!(
             want == 0 || !enough || !room,
             "{want} bytes, room for {space}"

@@ -59,16 +59,9 @@ struct Sight {
 
 fn see(socket: &Socket) -> Sight {
     let end = socket.end();
-    let (source, unread) = {
-        let rcv = end.rcv();
-        (rcv.is_diverted(), rcv.buf.len())
-    };
-    let (sink, unsent) = {
-        let snd = end.snd();
-        (snd.is_diverted(), snd.buf.len())
-    };
+    let (unread, unsent) = (end.with_rcv(|rcv| rcv.len()), end.with_snd(|snd| snd.len()));
     Sight {
-        diverted: [source, sink],
+        diverted: [Role::Source, Role::Sink].map(|role| end.is_diverted(role)),
         ends: [Role::Source, Role::Sink].map(|role| socket.splice_end(role)),
         lengths: [unread, unsent],
         spliced: socket.spliced(),
@@ -140,21 +133,15 @@ fn streams(source: &Socket, sink: &Socket) -> Result<(), Errno> {
 
 /// Whether it has no connection any more, or has never had one.
 fn is_over(socket: &Socket, role: Role) -> bool {
-    let rcv = {
-        let rcv = socket.end().rcv();
-        match role {
-            Role::Source => rcv.buf.is_closed() && rcv.buf.is_empty(),
-            Role::Sink => rcv.buf.is_closed(),
-        }
-    };
-    state(socket) == SoState::Unconnected || rcv && socket.end().snd().buf.is_closed()
+    let rcv = socket.end().with_rcv(|rcv| match role {
+        Role::Source => rcv.is_finished(),
+        Role::Sink => rcv.is_closed(),
+    });
+    state(socket) == SoState::Unconnected || rcv && socket.end().with_snd(|buf| buf.is_closed())
 }
 
 fn is_busy(socket: &Socket, role: Role) -> bool {
-    match role {
-        Role::Source => socket.end().rcv().is_diverted(),
-        Role::Sink => socket.end().snd().is_diverted(),
-    }
+    socket.end().is_diverted(role)
 }
 
 /// The questions about one socket, in FreeBSD's order; whose answer is bad, and with what.
@@ -452,7 +439,7 @@ impl World {
         }
         let source = self.get(fd, Rights::empty(), abi.flavor).unwrap();
         let request = Request::read(bytes, abi).unwrap();
-        let is_source = source.end().rcv().is_diverted();
+        let is_source = source.end().is_diverted(Role::Source);
         let end = source.splice_end(Role::Source);
         assert_eq!(end.is_some(), !is_source);
         if request.fd < 0 {
