@@ -13,6 +13,7 @@ mod program;
 
 use namespace::{Namespace, available};
 use program::Program;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Command, Output};
@@ -20,6 +21,8 @@ use std::thread;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// For the first SYN to be sent.
+const SHORT: Duration = Duration::from_millis(300);
 const LOOPS: [&[&str]; 2] = [&[], &["--tokio"]];
 
 fn own_loop(arguments: &[&str]) -> Output {
@@ -149,6 +152,34 @@ fn both_loops_on_a_device_until_it_is_deleted() {
         scene.namespace.ip("link del tl");
         let status = scene.program.ended(LIMIT);
         assert_eq!(status.code(), Some(1), "{which:?}");
+    }
+}
+
+/// The first SYN to the backend is lost, so the rest depends on the driver's deadline.
+#[test]
+fn both_loops_wake_for_timers() {
+    if !available("both_loops_wake_for_timers") {
+        return;
+    }
+    for which in LOOPS {
+        let scene = Scene::new(which);
+        // The kernel's router solicitations would wake the loop, too.
+        let quiet = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6";
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", scene.namespace.name(), "sh", "-c", quiet]);
+        assert!(command.status().unwrap().success());
+        scene.namespace.ip("addr del 10.97.0.1/24 dev tl");
+        scene.namespace.ip("addr add 10.97.0.9/24 dev tl");
+        let connect = || TcpStream::connect("10.97.0.2:80").unwrap();
+        let mut stream = scene.namespace.enter(connect);
+        stream.set_read_timeout(Some(SHORT)).unwrap();
+        stream.read(&mut [0]).unwrap_err();
+        scene.namespace.ip("addr add 10.97.0.1/24 dev tl");
+        set_socket_timeout(&scene.listener, Timeout::Recv, Some(LIMIT)).unwrap();
+        let (mut server, _) = scene.listener.accept().unwrap();
+        server.write_all(b"x").unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.read_exact(&mut [0]).unwrap();
     }
 }
 

@@ -2,7 +2,7 @@
 //! other end of a link that is a pair of datagram sockets. So that can be waited for as a TUN can; the
 //! library's own links in memory have no descriptors.
 
-use crate::{Arguments, Proxy, run as run_loop};
+use crate::proxy::{Arguments, Proxy, run_loop};
 use anyhow::{Context, ensure};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use sosplice::buf::Buf;
