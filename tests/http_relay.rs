@@ -606,7 +606,7 @@ fn silent_clients_and_backends_are_given_up() {
         "POST / HTTP/1.1\r\nHost: script.example\r\nContent-Length: 5\r\n\r\nhello",
     );
     assert!(rest(&stream).starts_with("HTTP/1.1 504 Gateway Timeout\r\n"));
-    // Who has said nothing, or nothing more, gets no answer.
+    // Without the beginning of a request there is no answer.
     assert_eq!(rest(&world.connect()), "");
     let stream = world.connect();
     send(&stream, "GET / HTTP/1.1\r\nHost: red.example\r\n\r\n");

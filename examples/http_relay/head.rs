@@ -13,14 +13,14 @@ const NOT_FORWARDED: [&str; 6] = [
     "upgrade",
     "host",
 ];
-/// Fields that stay even if `Connection` names them: they say where the body ends.
+/// Fields that stay even if `Connection` names them: they determine where the body ends.
 const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
 
-/// The head is none, or ambiguous about where its body ends. The status answers a client.
+/// The head is malformed, or ambiguous about the end of its body. The status is the client's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bad(pub(crate) u16);
 
-/// A value and the bytes that it took at the front, or `None`: more bytes are needed.
+/// A value and its length at the front of the bytes, or `None`: more bytes are needed.
 pub(crate) type Parsed<T> = Result<Option<(usize, T)>, Bad>;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -218,7 +218,7 @@ impl<'a> Fields<'a> {
         options.any(|named| named.trim().eq_ignore_ascii_case(option))
     }
 
-    /// Writes those that are not for this connection only, and who forwarded them.
+    /// Writes those that do not concern this connection only, and adds `Via`.
     fn forward(&self, head: &mut Vec<u8>) {
         for Header { name, value } in self.0 {
             let is = |other: &&str| name.eq_ignore_ascii_case(other);

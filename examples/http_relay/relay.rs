@@ -41,7 +41,7 @@ pub(crate) struct Relay {
 enum Fault {
     /// The client gets an answer of this status.
     Answer(u16),
-    /// A response was cut off: the client is reset, for nothing else tells it.
+    /// The client is reset: its response was cut off, and only that shows it.
     Reset,
 }
 
@@ -84,7 +84,7 @@ impl Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        // An error says that it has ended before.
+        // Fails if it has ended before.
         self.0.as_ref().map(Splice::unsplice);
     }
 }
@@ -191,7 +191,8 @@ impl Session<'_> {
         Ok(Backend { address, stream })
     }
 
-    /// Starts the splice of a request's body. The backend learns that its client is gone.
+    /// Starts the splice of a request's body. If the client ends or fails within it, so
+    /// does the connection to the backend.
     fn upload(&self, backend: &TcpStream, length: u64) -> Result<Upload, Fault> {
         let options = Options {
             limit: Some(length),
@@ -292,7 +293,7 @@ impl Session<'_> {
         let deadline = SystemClock.now() + self.relay.timeout;
         let mut bytes = vec![0; FIRST_LOOK];
         let mut seen = 0;
-        let found = loop {
+        loop {
             // Sleeps until there is more than was seen.
             stream.set_rcv_lowat(seen + 1);
             let left = deadline.saturating_duration_since(SystemClock.now());
@@ -302,19 +303,17 @@ impl Session<'_> {
             if count <= seen {
                 let late = SystemClock.now() >= deadline;
                 let why = if late { Unread::Late } else { Unread::Ended };
-                break Err(why(seen == 0));
+                return Err(why(seen == 0));
             }
             seen = count;
             match parse(&bytes[..seen]) {
-                Ok(Some(found)) => break Ok(found),
-                Ok(None) if seen == HEAD => break Err(Unread::TooLarge),
+                Ok(Some(found)) => return Ok(found),
+                Ok(None) if seen == HEAD => return Err(Unread::TooLarge),
                 Ok(None) if seen == bytes.len() => bytes.resize(HEAD, 0),
                 Ok(None) => {}
-                Err(bad) => break Err(Unread::Bad(bad.0)),
+                Err(bad) => return Err(Unread::Bad(bad.0)),
             }
-        };
-        stream.set_rcv_lowat(1);
-        found
+        }
     }
 }
 
@@ -351,7 +350,7 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-/// Ends a connection. Bytes that nobody has read would make that a reset, which can overtake the
+/// Ends a connection. Unread bytes would make that a reset, which can overtake the
 /// response (RFC 9112, 9.6): so they are read, until the client has ended too.
 fn linger(client: &TcpStream) {
     client.shutdown(Shutdown::Write).ok();
