@@ -64,12 +64,8 @@ fn table() -> Vec<Row> {
         .collect()
 }
 
-/// What is compiled for tests and for the fuzzer only.
-const FOR_TESTS: [&str; 3] = [
-    "#[cfg(test)]",
-    "#[cfg(sosplice_fuzz)]",
-    "#[cfg(any(test, sosplice_fuzz))]",
-];
+/// What is compiled for tests only.
+const FOR_TESTS: [&str; 1] = ["#[cfg(test)]"];
 
 /// A source file, without what is for tests and without comments.
 #[derive(Debug)]
@@ -445,9 +441,9 @@ fn right_arrows_are_not() {
         #[cfg(test)]\nuse crate::stack;\nuse crate::lock;\n\
         impl A {\n    #[cfg(test)]\n    #[inline]\n    fn f() {\n        crate::stack::f()\n    }\n}";
     assert!(wrong(&["buf"], tests).is_empty());
-    let fuzzed = "#[cfg(any(test, sosplice_fuzz))]\npub(crate) mod oracle;\nuse crate::lock;";
-    let fuzzed = Source::new(&["buf"], fuzzed);
-    assert_eq!(fuzzed.tests, ["oracle"]);
+    let file = "#[cfg(test)]\npub(crate) mod oracle;\nuse crate::lock;";
+    let file = Source::new(&["buf"], file);
+    assert_eq!(file.tests, ["oracle"]);
     let after = "#[cfg(test)]\nmod tests {\n    use crate::tcp;\n}\nuse crate::stack;";
     assert_eq!(wrong(&["buf"], after), ["buf knows stack"]);
 }

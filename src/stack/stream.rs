@@ -46,7 +46,7 @@ impl TcpStream {
         self.conn.home.queue.into()
     }
 
-    #[cfg(any(test, sosplice_fuzz))]
+    #[cfg(test)]
     pub(crate) fn conn(&self) -> &Conn {
         &self.conn
     }
