@@ -35,11 +35,7 @@ const RING: usize = 256 * 1024;
 const ROUNDS: usize = 5;
 
 fn proxy() -> Visits<Ours> {
-    let options = Options {
-        forward_eof: true,
-        forward_reset: true,
-        ..Options::default()
-    };
+    let options = Options::default().forward_eof(true).forward_reset(true);
     let sizes = (visits::WORD as usize, RING);
     // A port may be used again after a second: more than the default's are used in that time.
     let tune = |builder: Builder| builder.ephemeral_ports(1024..=65_535);

@@ -29,10 +29,7 @@ mod handover {
     impl Path {
         fn new(pool: &SplicePool) -> Path {
             let ((near, source), (sink, far)) = (local::pair(), local::pair());
-            let options = Options {
-                pool: Some(pool.clone()),
-                ..Options::default()
-            };
+            let options = Options::default().pool(pool.clone());
             source.splice_to(&sink, options).expect("a splice");
             far.set_nonblocking(true);
             Path {

@@ -99,10 +99,7 @@ fn ours(pairs: u16, timers: bool) {
             false => builder,
         }
     };
-    let options = Options {
-        idle: timers.then_some(Duration::from_secs(86_400)),
-        ..Options::default()
-    };
+    let options = Options::default().idle(timers.then_some(Duration::from_secs(86_400)));
     let before = resident();
     let start = SystemClock.now();
     let proxy = Ours::tuned(pairs, Offload::Nothing, (SEGMENT, RING), &tune, options);

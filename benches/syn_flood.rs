@@ -201,13 +201,7 @@ impl Syn {
         bytes[10..12].fill(0);
         let sum = internet_checksum::checksum(&bytes[..20]);
         bytes[10..12].copy_from_slice(&sum);
-        Packet {
-            header: bytes,
-            payload: &[],
-            ip_header_len: 20,
-            checksum: Checksum::partial_tcp(20),
-            segment: None,
-        }
+        Packet::new(bytes, &[], 20).checksum(Checksum::partial_tcp(20))
     }
 }
 
@@ -242,11 +236,7 @@ struct Contestant {
 
 impl Contestant {
     fn new(case: &Case, which: Flood) -> Contestant {
-        let (near, far) = memory::pair(memory::Config {
-            frames: 16_384,
-            bytes: 16 << 20,
-            ..memory::Config::default()
-        });
+        let (near, far) = memory::pair(memory::Config::default().frames(16_384).bytes(16 << 20));
         let options = |builder: Builder| {
             let most = if which.spare {
                 10_000

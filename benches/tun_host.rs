@@ -42,12 +42,10 @@ mod program {
         let server = KernelStream::start(client.local_addr())?;
         server.set_rcv_hiwat(buffer);
         server.set_snd_hiwat(buffer);
-        let options = Options {
-            forward_eof: true,
-            forward_reset: true,
-            dispatch: Some(dispatch),
-            ..Options::default()
-        };
+        let options = Options::default()
+            .forward_eof(true)
+            .forward_reset(true)
+            .dispatch(dispatch);
         splice::join(client, server, options)?;
         Ok(())
     }

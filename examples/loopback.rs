@@ -40,10 +40,7 @@ fn main() -> Outcome {
     let mut user = TcpStream::connect(&client, "10.0.1.2:80")?;
     let (inside, _) = proxy.accept()?;
     let outside = TcpStream::connect(&back, "10.0.2.1:80")?;
-    let options = Options {
-        forward_eof: true,
-        ..Options::default()
-    };
+    let options = Options::default().forward_eof(true);
     let join = splice::join(inside, outside, options)?;
 
     user.write_all(b"hello through two stacks")?;

@@ -69,12 +69,10 @@ fn main() -> anyhow::Result<()> {
     );
 
     let timeout = Duration::from_secs(arguments.connect_timeout);
-    let options = Options {
-        idle: Some(Duration::from_secs(arguments.idle)),
-        forward_eof: true,
-        forward_reset: true,
-        ..Options::default()
-    };
+    let options = Options::default()
+        .idle(Duration::from_secs(arguments.idle))
+        .forward_eof(true)
+        .forward_reset(true);
     for client in listener.incoming() {
         let client = client.context("the device is gone")?;
         let (to, options) = (client.local_addr(), options.clone());

@@ -77,6 +77,7 @@ pub struct End {
 
 /// The source or the sink of a splice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "a splice has a source and a sink")]
 pub enum Role {
     /// The socket that bytes come from.
     Source,

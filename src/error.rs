@@ -14,6 +14,7 @@ use std::io;
 /// ([`Builder::flavor`](crate::stack::Builder::flavor)); a socket can have one of its own
 /// ([`Socket::set_flavor`](crate::Socket::set_flavor)). The flavor of a splice is its source's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Flavor {
     /// A read takes the bytes that are queued; splices end without `so_error`; rings go on.
     #[default]

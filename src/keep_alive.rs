@@ -18,6 +18,10 @@ use std::time::Duration;
 /// assert_eq!((keep_alive.interval.as_secs(), keep_alive.probes), (75, 8));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "RFC 1122 4.2.3.6 and every system have these three"
+)]
 pub struct KeepAlive {
     /// How long nothing is heard of the peer before the first probe.
     pub idle: Duration,

@@ -28,7 +28,7 @@
 //! let outside = TcpStream::connect(&back, "10.0.2.1:80")?;
 //!
 //! let up = inside.splice_to(&outside, Options::default())?;
-//! outside.splice_to(&inside, Options { limit: Some(4), ..Options::default() })?;
+//! outside.splice_to(&inside, Options::default().limit(4))?;
 //!
 //! user.write_all(b"ping")?;
 //! user.shutdown(std::net::Shutdown::Write)?;

@@ -31,6 +31,7 @@ use std::time::Instant;
 
 /// What a link can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Capabilities {
     /// Largest IP packet in bytes that goes out as one packet on the wire.
     pub mtu: usize,
@@ -45,8 +46,57 @@ pub struct Capabilities {
     pub segment_v6: Option<usize>,
 }
 
+impl Capabilities {
+    /// Those of a link that leaves checksums and segmentation to others.
+    ///
+    /// ```
+    /// use sosplice::link::Capabilities;
+    /// let plain = Capabilities::new(1500);
+    /// assert_eq!((plain.mtu, plain.checksum, plain.segment_v4), (1500, false, None));
+    /// let offloading = plain.checksum(true).segment_v4(65_535);
+    /// assert_eq!(offloading.segment_v4, Some(65_535));
+    /// ```
+    pub const fn new(mtu: usize) -> Capabilities {
+        Capabilities {
+            mtu,
+            checksum: false,
+            segment_v4: None,
+            segment_v6: None,
+        }
+    }
+
+    /// Sets [`mtu`](field@Self::mtu).
+    #[must_use]
+    pub const fn mtu(mut self, bytes: usize) -> Capabilities {
+        self.mtu = bytes;
+        self
+    }
+
+    /// Sets [`checksum`](field@Self::checksum).
+    #[must_use]
+    pub const fn checksum(mut self, checksum: bool) -> Capabilities {
+        self.checksum = checksum;
+        self
+    }
+
+    /// Sets [`segment_v4`](field@Self::segment_v4).
+    #[must_use]
+    pub fn segment_v4(mut self, bytes: impl Into<Option<usize>>) -> Capabilities {
+        self.segment_v4 = bytes.into();
+        self
+    }
+
+    /// Sets [`segment_v6`](field@Self::segment_v6).
+    #[must_use]
+    pub fn segment_v6(mut self, bytes: impl Into<Option<usize>>) -> Capabilities {
+        self.segment_v6 = bytes.into();
+        self
+    }
+}
+
 /// Both ends of a connection, as a link sees it from one side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "a connection has two ends")]
 pub struct Flow {
     /// The end on this side of the link.
     pub local: SocketAddr,
@@ -56,6 +106,7 @@ pub struct Flow {
 
 /// Why a packet was not sent.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TransmitError {
     /// No room now; [`Link::wait`] tells when there is again.
     #[error("the link is full: try again when it is writable")]
@@ -70,6 +121,7 @@ pub enum TransmitError {
 
 /// Why a frame was not received. What was received before it is in the list all the same.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReceiveError {
     /// A frame could not be received, and is lost: the kernel cannot describe it, say. The next one may
     /// be whole. A stack counts it ([`Stats::receive_errors`](crate::stack::Stats)), and leaves a link

@@ -79,6 +79,7 @@ pub trait Protocol: Send + Sync + fmt::Debug {
 
 /// What a socket is to a splice (`so_state`, `so_proto`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum SoState {
     /// A stream, connected or connecting; or it was, then its buffers are closed.
     Stream,
@@ -136,6 +137,7 @@ impl fmt::Display for SocketName {
 
 /// What happened to a socket buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Wakeup {
     /// `so_rcv` has more bytes.
     Data,

@@ -31,6 +31,7 @@
 mod info;
 mod join;
 mod machine;
+mod options;
 mod pool;
 mod stats;
 mod task;
@@ -43,6 +44,7 @@ pub use info::{SpliceInfo, SpliceState, SpliceTable};
 #[cfg(feature = "async")]
 pub use join::JoinEnded;
 pub use join::{Ends, Join, join};
+pub use options::Options;
 pub use pool::{Builder, DEFAULT_QUANTUM, SplicePool};
 pub use stats::{Stats, WorkerStats};
 pub use token_bucket::Rate;
@@ -63,6 +65,7 @@ use worker::{Shared, Spliced};
 
 /// Where a splice moves its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Dispatch {
     /// As [`Direct`](Self::Direct) in a thread that receives and keeps up with what arrives; as
     /// [`Worker`](Self::Worker) in one that lags behind, and in users' threads.
@@ -77,39 +80,6 @@ pub enum Dispatch {
     /// In the thread that brings the bytes or the space, after its batch or call; on the worker
     /// when that is not possible or would take long.
     Direct,
-}
-
-/// How to splice.
-///
-/// ```
-/// use sosplice::splice::Options;
-/// let options = Options { limit: Some(1000), ..Options::default() };
-/// assert_eq!(options.idle, None);
-/// ```
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// Ends after exactly this many bytes; what follows stays on the source.
-    pub limit: Option<u64>,
-    /// Ends when no byte has moved for so long (OpenBSD's meaning of the timeout).
-    pub idle: Option<Duration>,
-    /// Ends after this time, whatever has moved (FreeBSD's meaning).
-    pub lifetime: Option<Duration>,
-    /// When the source's stream has ended and its last byte is moved, shut the sink down for
-    /// writing. Neither kernel does. (A source that has failed has no such end.)
-    pub forward_eof: bool,
-    /// When one of the sockets has failed, abort the other one: its peer gets a reset. Neither
-    /// kernel does.
-    pub forward_reset: bool,
-    /// With fewer bytes than this on the source, wait for more before moving them. The end of the
-    /// stream and the limit override it; half of the source's high-water mark is the most. For bulk
-    /// data only: the last bytes before a pause of the peer wait until it goes on.
-    pub lowat: usize,
-    /// Moves no more bytes than this rate allows.
-    pub rate: Option<Rate>,
-    /// Where it moves its bytes; as the pool says if not set.
-    pub dispatch: Option<Dispatch>,
-    /// The pool it runs in; [`SplicePool::global`] if not set.
-    pub pool: Option<SplicePool>,
 }
 
 /// Why a splice could not be set up. Nothing has changed then.
@@ -221,7 +191,7 @@ impl UnspliceError {
 /// ```
 /// use sosplice::{local, splice::{Cause, Options}};
 /// let ((a, b), (c, d)) = (local::pair(), local::pair());
-/// let splice = b.splice_to(&c, Options { limit: Some(4), ..Options::default() })?;
+/// let splice = b.splice_to(&c, Options::default().limit(4))?;
 /// a.send(b"abcdef")?;
 /// let end = splice.wait();
 /// assert_eq!((end.cause, end.bytes), (Cause::Limit, 4));

@@ -85,10 +85,7 @@ impl World {
             .unwrap();
         drive(&mut sides, &pool);
         let (inside, server) = (front.accept().unwrap().0, service.accept().unwrap().0);
-        let options = Options {
-            pool: Some(pool.clone()),
-            ..Options::default()
-        };
+        let options = Options::default().pool(pool.clone());
         inside.splice_to(&outside, options).unwrap();
         client.set_nonblocking(true);
         server.set_nonblocking(true);
@@ -146,8 +143,8 @@ fn nothing_is_allocated_for_a_segment() {
             let sent = segments(&world) - before;
             // A worker's queue is a list of blocks of 31 places.
             let most = match dispatch {
-                Dispatch::Worker | Dispatch::Adaptive => world.pool.stats().passes / 31 + 1,
                 Dispatch::Direct => 0,
+                _ => world.pool.stats().passes / 31 + 1,
             };
             assert!(sent > 100, "{sent}");
             assert!(

@@ -53,10 +53,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
 #[test]
 fn http_through_a_join() {
     let ((user, front), (back, service)) = (connection(), connection());
-    let options = Options {
-        forward_eof: true,
-        ..Options::default()
-    };
+    let options = Options::default().forward_eof(true);
     let join = splice::join(front, back, options).unwrap();
     let serving = thread::Builder::new().spawn(move || {
         let connection = hyper::server::conn::http1::Builder::new()
@@ -276,10 +273,7 @@ fn a_proxy_of_tasks_decides_and_dials() {
             let pending = listener.pending_async().await?;
             let socket = TcpSocket::new(&back);
             let outside = socket.connect_async("10.0.0.2:80".parse().unwrap()).await?;
-            let options = Options {
-                forward_eof: true,
-                ..Options::default()
-            };
+            let options = Options::default().forward_eof(true);
             let join = splice::join(pending.accept()?, outside, options).unwrap();
             std::io::Result::Ok(join.ended().await)
         };

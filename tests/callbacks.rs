@@ -78,10 +78,7 @@ fn pool(dispatch: Dispatch) -> SplicePool {
 }
 
 fn options(pool: &SplicePool) -> Options {
-    Options {
-        pool: Some(pool.clone()),
-        ..Options::default()
-    }
+    Options::default().pool(pool.clone())
 }
 
 /// Two pairs with room for a million bytes, the second of one to be spliced to the first of the other.

@@ -345,13 +345,7 @@ fn ping(tun: &Tun) -> Result<(), TransmitError> {
         let sum = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
         packet[at..at + 2].copy_from_slice(&(!sum).to_be_bytes());
     }
-    tun.transmit(&Packet {
-        header: &packet,
-        payload: &[],
-        ip_header_len: 20,
-        checksum: sosplice::link::Checksum::Complete,
-        segment: None,
-    })
+    tun.transmit(&Packet::new(&packet, &[], 20).checksum(sosplice::link::Checksum::Complete))
 }
 
 /// The answer to a ping, or the first error.
@@ -491,13 +485,9 @@ fn a_hook_answers_datagrams_with_and_without_offload() {
             }
             packet[12..20].rotate_left(4);
             packet[20..24].rotate_left(2);
-            let answer = Packet {
-                header: &packet,
-                payload: &[],
-                ip_header_len: 20,
-                checksum: frame.checksum,
-                segment: frame.segment,
-            };
+            let answer = Packet::new(&packet, &[], 20)
+                .checksum(frame.checksum)
+                .segment(frame.segment);
             assert_eq!(frame.checksum.is_vouched_for(), offload);
             second.transmit(&answer).is_ok()
         };

@@ -137,10 +137,7 @@ impl World {
     }
 
     fn options(&self) -> Options {
-        Options {
-            pool: Some(self.pool.clone()),
-            ..Options::default()
-        }
+        Options::default().pool(self.pool.clone())
     }
 }
 
@@ -198,23 +195,10 @@ fn splices(
     mut hide: Vec<(String, &'static str)>,
 ) {
     let idle = Some(Duration::from_millis(2500));
-    let up = inside.splice_to(
-        &outside,
-        Options {
-            idle,
-            forward_eof: true,
-            ..world.options()
-        },
-    );
+    let up = inside.splice_to(&outside, world.options().idle(idle).forward_eof(true));
     let up = up.unwrap();
     let limit = Some(1000);
-    let down = outside.splice_to(
-        &inside,
-        Options {
-            limit,
-            ..world.options()
-        },
-    );
+    let down = outside.splice_to(&inside, world.options().limit(limit));
     let down = down.unwrap();
     for (splice, name) in [(&up, "splice=U"), (&down, "splice=D")] {
         hide.push((format!("splice={}", splice.id()), name));

@@ -41,10 +41,7 @@ fn forged(port: u16) -> Frame {
     packet.extend([
         0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0,
     ]);
-    Frame {
-        checksum: Checksum::Verified,
-        ..Frame::new(&packet)
-    }
+    Frame::new(&packet).checksum(Checksum::Verified)
 }
 
 impl Link for Flooded {

@@ -55,12 +55,10 @@ fn use_everything(round: u32) {
         let outside = TcpStream::connect(&back, "10.0.2.1:80").unwrap();
         let (mut at_server, _) = service.accept().unwrap();
         let dispatch = [Dispatch::Worker, Dispatch::Direct][number % 2];
-        let options = Options {
-            pool: Some(pool.clone()),
-            dispatch: Some(dispatch),
-            idle: Some(Duration::from_secs(60)),
-            ..Options::default()
-        };
+        let options = Options::default()
+            .pool(pool.clone())
+            .dispatch(dispatch)
+            .idle(Duration::from_secs(60));
         inside.splice_to(&outside, options.clone()).unwrap();
         outside.splice_to(&inside, options.clone()).unwrap();
         (&user).write_all(&[7; 50_000]).unwrap();

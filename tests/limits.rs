@@ -112,10 +112,7 @@ fn a_kernel_socket_is_refused_while_there_is_no_descriptor_and_taken_later() {
 fn a_pool_whose_threads_do_not_start_has_them_later() {
     alone("a_pool_whose_threads_do_not_start_has_them_later", || {
         let pool = SplicePool::builder().workers(4).build();
-        let options = || Options {
-            pool: Some(pool.clone()),
-            ..Options::default()
-        };
+        let options = || Options::default().pool(pool.clone());
         let ((a, b), (c, d)) = (local::pair(), local::pair());
         let refused = without_threads(|| b.splice_to(&c, options()).unwrap_err());
         assert!(matches!(refused, SpliceError::Threads(_)), "{refused}");

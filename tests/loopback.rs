@@ -124,11 +124,7 @@ fn a_stack_that_sleeps_is_woken_by_itself() {
 #[test]
 fn a_proxy_may_dial_its_own_stack() {
     for dispatch in [Dispatch::Worker, Dispatch::Direct, Dispatch::Adaptive] {
-        let options = Options {
-            dispatch: Some(dispatch),
-            forward_eof: true,
-            ..Options::default()
-        };
+        let options = Options::default().dispatch(dispatch).forward_eof(true);
         let (near, far) = memory::pair(memory::Config::default());
         let client = Stack::builder(far).address("10.0.0.2/24".parse().unwrap());
         let client = client.build().unwrap();

@@ -76,11 +76,11 @@ fn splices_drain_while_memory_is_short() {
         let front = stack(left, "10.1.0.2/24", memory);
         let back = stack(right, "10.2.0.2/24", memory);
         let pool = SplicePool::builder().workers(1).dispatch(dispatch).build();
-        let options = || Options {
-            pool: Some(pool.clone()),
-            forward_eof: true,
-            lowat,
-            ..Options::default()
+        let options = || {
+            Options::default()
+                .pool(pool.clone())
+                .forward_eof(true)
+                .lowat(lowat)
         };
         let inside = TcpListener::bind(&front, "10.1.0.2:80").unwrap();
         let outside = TcpListener::bind(&servers, "10.2.0.1:80").unwrap();

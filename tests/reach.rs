@@ -252,10 +252,7 @@ fn a_source_whose_peer_vanished_ends_after_its_keep_alive() {
         };
         let (source, _accepted) = scene.connected(whose, peer);
         let (sink, user) = local::pair();
-        let options = Options {
-            forward_reset: true,
-            ..Options::default()
-        };
+        let options = Options::default().forward_reset(true);
         let splice = source.splice_to(&sink, options).unwrap();
         scene.vanish();
         let start = SystemClock.now();

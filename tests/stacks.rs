@@ -169,12 +169,10 @@ fn all_ways(sites: &[Site], options: &Options) -> Vec<(usize, usize, Relay)> {
 }
 
 fn options(dispatch: Dispatch, pool: &SplicePool) -> Options {
-    Options {
-        forward_eof: true,
-        dispatch: Some(dispatch),
-        pool: Some(pool.clone()),
-        ..Options::default()
-    }
+    Options::default()
+        .forward_eof(true)
+        .dispatch(dispatch)
+        .pool(pool.clone())
 }
 
 fn from_all_to_all(dispatch: Dispatch) {

@@ -26,10 +26,7 @@ fn some(case: &Case) -> bool {
 }
 
 fn short() -> [Config; 1] {
-    [Config {
-        time_limit: SHORT,
-        ..Config::default()
-    }]
+    [Config::default().time_limit(SHORT)]
 }
 
 struct Memory;

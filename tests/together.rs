@@ -59,12 +59,7 @@ impl Datagrams {
 
 impl Link for Datagrams {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            mtu: 1500,
-            checksum: false,
-            segment_v4: None,
-            segment_v6: None,
-        }
+        Capabilities::new(1500)
     }
 
     fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
@@ -170,10 +165,7 @@ fn connection(from: &Stack, to: &Stack, at: &str) -> (TcpStream, TcpStream) {
 fn spliced(world: &World) -> ([TcpStream; 2], [TcpStream; 2]) {
     let (near, inside) = connection(&world.client, &world.stack(0), "10.0.1.2:0");
     let (outside, far) = connection(&world.stack(1), &world.server, "10.0.2.1:0");
-    let options = Options {
-        dispatch: Some(Dispatch::Direct),
-        ..Options::default()
-    };
+    let options = Options::default().dispatch(Dispatch::Direct);
     inside.splice_to(&outside, options.clone()).unwrap();
     outside.splice_to(&inside, options).unwrap();
     ([near, far], [inside, outside])
@@ -236,10 +228,7 @@ fn stacks_in_one_thread_talk_to_themselves() {
         }
         let refused = TcpStream::connect(&front, "10.0.1.2:1").unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-        let options = Options {
-            dispatch: Some(Dispatch::Direct),
-            ..Options::default()
-        };
+        let options = Options::default().dispatch(Dispatch::Direct);
         inside.splice_to(&outside, options.clone()).unwrap();
         outside.splice_to(&inside, options).unwrap();
         let sent: Vec<u8> = (0..=250).cycle().take(3_000_000).collect();
@@ -367,11 +356,9 @@ fn each_queue_of_two_stacks_has_a_thread() {
             let to = service.local_addr();
             let outside = TcpSocket::new(&back).queue(queue).connect(to).unwrap();
             let (far, _) = service.accept().unwrap();
-            let options = Options {
-                dispatch: Some(Dispatch::Direct),
-                forward_eof: true,
-                ..Options::default()
-            };
+            let options = Options::default()
+                .dispatch(Dispatch::Direct)
+                .forward_eof(true);
             inside.splice_to(&outside, options.clone()).unwrap();
             outside.splice_to(&inside, options).unwrap();
             let sent = &sent;

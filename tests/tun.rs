@@ -162,20 +162,13 @@ fn partial<'a>(header: &'a [u8], payload: &'a [Buf], segment: u16) -> Packet<'a>
         Some(byte) if byte >> 4 == 6 => 40,
         _ => 20,
     };
-    Packet {
-        header,
-        payload,
-        ip_header_len: ip_header_len.into(),
-        checksum: Checksum::partial_tcp(ip_header_len),
-        segment: NonZeroU16::new(segment),
-    }
+    Packet::new(header, payload, ip_header_len.into())
+        .checksum(Checksum::partial_tcp(ip_header_len))
+        .segment(NonZeroU16::new(segment))
 }
 
 fn complete(header: &[u8]) -> Packet<'_> {
-    Packet {
-        checksum: Checksum::Complete,
-        ..partial(header, &[], 0)
-    }
+    partial(header, &[], 0)
 }
 
 fn is_icmp(packet: &[u8]) -> bool {
@@ -660,21 +653,12 @@ fn packets_that_make_no_sense_are_refused() {
     let header = segment.headers(Version::V4);
     let payload = [pattern(3000)];
     refused(&partial(&header, &payload, 0));
-    refused(&Packet {
-        checksum: Checksum::Complete,
-        ..partial(&header, &payload, 1460)
-    });
+    refused(&partial(&header, &payload, 1460));
     for (start, offset) in [(60_000, 16), (20, 60_000), (41, 0)] {
-        refused(&Packet {
-            checksum: Checksum::Partial { start, offset },
-            ..partial(&header, &[], 0)
-        });
+        refused(&partial(&header, &[], 0).checksum(Checksum::Partial { start, offset }));
     }
     // Not TCP, as it seems: nothing else is cut into segments.
-    refused(&Packet {
-        checksum: Checksum::partial_udp(20),
-        ..partial(&header, &payload, 1460)
-    });
+    refused(&partial(&header, &payload, 1460).checksum(Checksum::partial_udp(20)));
     ping(&tun).unwrap();
 }
 

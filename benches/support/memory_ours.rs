@@ -27,13 +27,9 @@ struct MemoryWire {
 impl Wire for MemoryWire {
     fn send(&mut self, header: &[u8], len: usize) -> bool {
         let payload = [self.payload.slice(0..len)];
-        let packet = Packet {
-            header,
-            payload: if len == 0 { &[] } else { &payload },
-            ip_header_len: 20,
-            checksum: Checksum::partial_tcp(20),
-            segment: NonZeroU16::new(MSS).filter(|_| len > usize::from(MSS)),
-        };
+        let packet = Packet::new(header, if len == 0 { &[] } else { &payload }, 20)
+            .checksum(Checksum::partial_tcp(20))
+            .segment(NonZeroU16::new(MSS).filter(|_| len > usize::from(MSS)));
         self.link.transmit(&packet).is_ok()
     }
 
@@ -75,11 +71,9 @@ impl Side {
         (segment, ring): (usize, usize),
         (between, tune): (Between<'_>, Tune<'_>),
     ) -> Vec<Side> {
-        let mut config = memory::Config {
-            frames: FRAMES,
-            bytes: FRAMES * (HEADER_MAX + PAYLOAD_MAX),
-            ..memory::Config::default()
-        };
+        let mut config = memory::Config::default()
+            .frames(FRAMES)
+            .bytes(FRAMES * (HEADER_MAX + PAYLOAD_MAX));
         config.capabilities.segment_v4 = offload.size();
         let (links, peers) = memory::queues(queues, config);
         let builder = Stack::with_queues(links.into_iter().map(between))
@@ -181,10 +175,7 @@ impl Ours {
             Ours {
                 streams: Vec::new(),
                 listener,
-                options: Options {
-                    pool: Some(pool.clone()),
-                    ..options.clone()
-                },
+                options: options.clone().pool(pool.clone()),
                 comes_and_goes: false,
                 pool,
                 front,

@@ -194,13 +194,11 @@ impl Session<'_> {
     /// Starts the splice of a request's body. If the client ends or fails within it, so
     /// does the connection to the backend.
     fn upload(&self, backend: &TcpStream, length: u64) -> Result<Upload, Fault> {
-        let options = Options {
-            limit: Some(length),
-            idle: Some(self.relay.timeout),
-            forward_eof: true,
-            forward_reset: true,
-            ..Options::default()
-        };
+        let options = Options::default()
+            .limit(length)
+            .idle(self.relay.timeout)
+            .forward_eof(true)
+            .forward_reset(true);
         let started = (length > 0).then(|| self.client.splice_to(backend, options));
         started.transpose().map(Upload).map_err(bad_gateway)
     }
@@ -262,11 +260,7 @@ impl Session<'_> {
 
     /// Moves so many bytes to the client, or all until the stream ends, and waits for that.
     fn splice(&self, backend: &TcpStream, limit: Option<u64>) -> Result<(), Fault> {
-        let options = Options {
-            limit,
-            idle: Some(self.relay.timeout),
-            ..Options::default()
-        };
+        let options = Options::default().limit(limit).idle(self.relay.timeout);
         let splice = backend.splice_to(self.client, options).map_err(reset)?;
         match (splice.wait().cause, limit) {
             (Cause::Limit, Some(_)) | (Cause::Eof, None) => Ok(()),

@@ -58,24 +58,18 @@ impl Datagrams {
 
 impl Link for Datagrams {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            mtu: MTU,
-            checksum: false,
-            segment_v4: None,
-            segment_v6: None,
-        }
+        Capabilities::new(MTU)
     }
 
     fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
         let mut bytes = [0; MTU];
         for count in 0..max {
             match self.socket.recv(&mut bytes) {
-                Ok(len) => frames.push(Frame {
-                    head: Buf::copy_of(&bytes[..len]),
-                    rest: Default::default(),
-                    checksum: Checksum::Complete,
-                    segment: None,
-                }),
+                Ok(len) => frames.push(
+                    Frame::with_rest(Buf::copy_of(&bytes[..len]), Default::default())
+                        .checksum(Checksum::Complete)
+                        .segment(None),
+                ),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(count),
                 Err(error) => return Err(ReceiveError::Gone(error)),
             }

@@ -102,12 +102,10 @@ impl Proxy {
     /// Both ways, to a backend that need not have answered yet.
     fn splice(&self, client: TcpStream) -> io::Result<Join> {
         let server = TcpSocket::new(&self.stack).start(self.backend)?;
-        let options = Options {
-            forward_eof: true,
-            forward_reset: true,
-            pool: Some(self.pool.clone()),
-            ..Options::default()
-        };
+        let options = Options::default()
+            .forward_eof(true)
+            .forward_reset(true)
+            .pool(self.pool.clone());
         splice::join(client, server, options).map_err(io::Error::other)
     }
 

@@ -286,12 +286,10 @@ impl Relay {
     fn splice(&self, pair: &mut Pair, direction: Direction) -> bool {
         let other_at_start = pair.lane(direction.opposite()).carried();
         let before = pair.lane(direction).carried();
-        let options = Options {
-            limit: self.config.limit.map(|limit| limit - before),
-            idle: self.config.idle,
-            pool: Some(self.config.pool.clone()),
-            ..Options::default()
-        };
+        let options = Options::default()
+            .limit(self.config.limit.map(|limit| limit - before))
+            .idle(self.config.idle)
+            .pool(self.config.pool.clone());
         let (source, sink) = pair.source_and_sink(direction);
         match source.splice_to(sink, options) {
             Ok(splice) => {

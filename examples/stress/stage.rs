@@ -77,19 +77,18 @@ impl Stage {
     /// Any options for a splice in this pool.
     pub(crate) fn options(&self, random: &mut Random, pool: &Pool) -> Options {
         let slowest = NonZeroU64::MIN.saturating_add(200_000);
-        Options {
-            limit: random.maybe(3, |random| random.size(1 << 20)),
-            idle: random.maybe(6, |random| random.millis(1..=300)),
-            lifetime: random.maybe(6, |random| random.millis(1..=500)),
-            forward_eof: random.one_in(3),
-            forward_reset: random.one_in(4),
-            lowat: random.maybe(4, |random| random.length(8192)).unwrap_or(0),
-            rate: random.maybe(6, |random| Rate {
+        Options::default()
+            .limit(random.maybe(3, |random| random.size(1 << 20)))
+            .idle(random.maybe(6, |random| random.millis(1..=300)))
+            .lifetime(random.maybe(6, |random| random.millis(1..=500)))
+            .forward_eof(random.one_in(3))
+            .forward_reset(random.one_in(4))
+            .lowat(random.maybe(4, |random| random.length(8192)).unwrap_or(0))
+            .rate(random.maybe(6, |random| Rate {
                 bytes_per_second: slowest.saturating_add(random.size(10_000_000)),
                 burst: NonZeroU64::MIN.saturating_add(random.size(1 << 16)),
-            }),
-            dispatch: Some(self.dispatch.dispatch(random.one_in(2))),
-            pool: Some(pool.pool.clone()),
-        }
+            }))
+            .dispatch(self.dispatch.dispatch(random.one_in(2)))
+            .pool(pool.pool.clone())
     }
 }

@@ -190,11 +190,7 @@ fn ordinary() -> anyhow::Result<Network> {
 }
 
 fn narrow() -> anyhow::Result<Network> {
-    let mut config = memory::Config {
-        frames: 8,
-        bytes: 16 * 1024,
-        ..memory::Config::default()
-    };
+    let mut config = memory::Config::default().frames(8).bytes(16 * 1024);
     config.capabilities.mtu = 1280;
     config.capabilities.checksum = false;
     config.capabilities.segment_v4 = None;
@@ -212,10 +208,7 @@ fn narrow() -> anyhow::Result<Network> {
 }
 
 fn jumbo() -> anyhow::Result<Network> {
-    let mut config = memory::Config {
-        frames: 64,
-        ..memory::Config::default()
-    };
+    let mut config = memory::Config::default().frames(64);
     config.capabilities.mtu = 9000;
     config.capabilities.segment_v6 = Some(65_535);
     network("jumbo", config, ["fd00::1/64", "fd00::2/64"], |builder| {

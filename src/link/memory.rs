@@ -33,12 +33,10 @@ use std::time::Instant;
 ///
 /// ```
 /// use sosplice::link::memory::{self, Config};
-/// let mut config = Config::default();
-/// config.capabilities.mtu = 9000;
-/// config.frames = 64;
-/// let (a, b) = memory::pair(config);
+/// let (a, b) = memory::pair(Config::default().mtu(9000).frames(64));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Config {
     /// Most frames that one direction holds.
     pub frames: usize,
@@ -51,6 +49,34 @@ pub struct Config {
 }
 
 impl Config {
+    /// Sets [`frames`](field@Self::frames).
+    #[must_use]
+    pub const fn frames(mut self, frames: usize) -> Config {
+        self.frames = frames;
+        self
+    }
+
+    /// Sets [`bytes`](field@Self::bytes).
+    #[must_use]
+    pub const fn bytes(mut self, bytes: usize) -> Config {
+        self.bytes = bytes;
+        self
+    }
+
+    /// Sets [`capabilities`](field@Self::capabilities).
+    #[must_use]
+    pub const fn capabilities(mut self, capabilities: Capabilities) -> Config {
+        self.capabilities = capabilities;
+        self
+    }
+
+    /// Sets the MTU of the capabilities, in bytes.
+    #[must_use]
+    pub const fn mtu(mut self, bytes: usize) -> Config {
+        self.capabilities.mtu = bytes;
+        self
+    }
+
     /// Who receives wants a length in the IP header.
     fn bounded(mut self) -> Config {
         let can = &mut self.capabilities;
@@ -83,13 +109,7 @@ impl Default for Config {
 /// ```
 /// use sosplice::link::{Checksum, Interest, Link, Packet, memory};
 /// let (a, b) = memory::pair(memory::Config::default());
-/// a.transmit(&Packet {
-///     header: &[0x45; 40],
-///     payload: &[],
-///     ip_header_len: 20,
-///     checksum: Checksum::Complete,
-///     segment: None,
-/// })?;
+/// a.transmit(&Packet::new(&[0x45; 40], &[], 20))?;
 /// let mut frames = Vec::new();
 /// b.wait(Interest::READABLE, None)?;
 /// assert_eq!(b.receive(&mut frames, 16)?, 1);
@@ -125,13 +145,7 @@ const MOST_QUEUES: usize = 64;
 /// syn[9] = 6; // TCP
 /// syn[12..20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
 /// syn[20..24].copy_from_slice(&[0xc0, 0, 0, 80]);
-/// near[1].transmit(&Packet {
-///     header: &syn,
-///     payload: &[],
-///     ip_header_len: 20,
-///     checksum: Checksum::Complete,
-///     segment: None,
-/// })?;
+/// near[1].transmit(&Packet::new(&syn, &[], 20))?;
 /// let flow = Flow { local: "10.0.0.2:80".parse()?, remote: "10.0.0.1:49152".parse()? };
 /// let queue = far[0].steer(&flow).unwrap_or(0);
 /// assert_eq!(far[queue].receive(&mut Vec::new(), 16)?, 1);

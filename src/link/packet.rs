@@ -12,6 +12,7 @@ const PROTO_UDP: u8 = 17;
 /// The same three states describe a received frame and a packet to send, so that a frame can be sent on
 /// as it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "a link has to know them all")]
 pub enum Checksum {
     /// The field is filled in. In a received frame, nobody has verified it.
     Complete,
@@ -68,6 +69,7 @@ impl Checksum {
 /// A received IP packet. The first buffer holds all headers up to TCP's options; the payload may
 /// begin in it and goes on in `rest`.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Frame {
     /// The headers, and as much of the payload as lies behind them in memory.
     pub head: Buf,
@@ -97,6 +99,30 @@ impl Frame {
         }
     }
 
+    /// A frame whose payload goes on in other buffers.
+    pub fn with_rest(head: Buf, rest: Gather) -> Frame {
+        Frame {
+            head,
+            rest,
+            checksum: Checksum::Complete,
+            segment: None,
+        }
+    }
+
+    /// Sets [`checksum`](field@Self::checksum).
+    #[must_use]
+    pub fn checksum(mut self, checksum: Checksum) -> Frame {
+        self.checksum = checksum;
+        self
+    }
+
+    /// Sets [`segment`](field@Self::segment).
+    #[must_use]
+    pub fn segment(mut self, size: impl Into<Option<NonZeroU16>>) -> Frame {
+        self.segment = size.into();
+        self
+    }
+
     /// Length of the whole packet in bytes.
     pub fn len(&self) -> usize {
         self.head.len() + self.rest.iter().map(Buf::len).sum::<usize>()
@@ -123,7 +149,7 @@ impl Frame {
     ///     0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0x66, 0xcb, 10, 0, 0, 2, 10, 0, 0, 1, // IPv4
     ///     0, 7, 0, 7, 0, 12, 0x14, 0x20, b'e', b'c', b'h', b'o', // the pseudo-header's sum is 0x1420
     /// ];
-    /// let frame = Frame { checksum: Checksum::partial_udp(20), ..Frame::new(&udp) };
+    /// let frame = Frame::new(&udp).checksum(Checksum::partial_udp(20));
     /// assert_eq!(frame.to_complete_vec()[26..28], [0x1d, 0xf3]);
     /// ```
     pub fn to_complete_vec(&self) -> Vec<u8> {
@@ -137,6 +163,7 @@ impl Frame {
 
 /// An IP packet to send, by reference.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Packet<'a> {
     /// IP header and transport header.
     pub header: &'a [u8],
@@ -150,7 +177,38 @@ pub struct Packet<'a> {
     pub segment: Option<NonZeroU16>,
 }
 
-impl Packet<'_> {
+impl<'a> Packet<'a> {
+    /// A packet whose checksum is complete and that is sent as it is.
+    ///
+    /// ```
+    /// use sosplice::link::{Checksum, Packet};
+    /// let packet = Packet::new(&[0x45; 40], &[], 20).checksum(Checksum::Verified);
+    /// assert_eq!((packet.len(), packet.segment), (40, None));
+    /// ```
+    pub const fn new(header: &'a [u8], payload: &'a [Buf], ip_header_len: usize) -> Packet<'a> {
+        Packet {
+            header,
+            payload,
+            ip_header_len,
+            checksum: Checksum::Complete,
+            segment: None,
+        }
+    }
+
+    /// Sets [`checksum`](field@Self::checksum).
+    #[must_use]
+    pub const fn checksum(mut self, checksum: Checksum) -> Packet<'a> {
+        self.checksum = checksum;
+        self
+    }
+
+    /// Sets [`segment`](field@Self::segment).
+    #[must_use]
+    pub fn segment(mut self, size: impl Into<Option<NonZeroU16>>) -> Packet<'a> {
+        self.segment = size.into();
+        self
+    }
+
     /// Length of the whole packet in bytes.
     pub fn len(&self) -> usize {
         self.header.len() + self.payload.iter().map(Buf::len).sum::<usize>()

@@ -68,10 +68,15 @@ use std::time::{Duration, Instant};
 
 /// A number of the program's that comes back in the events of a registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "a number of the user")]
 pub struct Token(pub usize);
 
 /// When a condition is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "a poller is level- or edge-triggered"
+)]
 pub enum Mode {
     /// By each wait as long as it holds.
     Level,
@@ -188,7 +193,7 @@ impl ReadyList {
 /// assert!(event.token() == Token(1) && event.is_readable());
 ///
 /// // Spliced, it is silent until the splice ends.
-/// b.splice_to(&c, Options { limit: Some(8), ..Options::default() })?;
+/// b.splice_to(&c, Options::default().limit(8))?;
 /// assert_eq!(poller.wait(&mut events, Some(Duration::ZERO))?, 0);
 /// a.send(b"abcdef")?;
 /// poller.wait(&mut events, None)?;

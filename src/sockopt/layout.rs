@@ -8,6 +8,7 @@ use std::time::Duration;
 /// For which system and machine a program was compiled: how the bytes of its calls are laid out,
 /// which system reads them, and whose numbers its errors have. The byte order is this machine's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "the facts that decide a layout")]
 pub struct Abi {
     /// The system.
     pub flavor: Flavor,
@@ -17,6 +18,7 @@ pub struct Abi {
 
 /// The sizes of C's types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "the layouts that exist")]
 pub enum Layout {
     /// `long` has 64 bits (amd64, arm64).
     Lp64,

@@ -89,11 +89,12 @@ pub struct SpliceInfo {
 /// use sosplice::{local, splice::{Options, SplicePool, SpliceTable}};
 /// let pool = SplicePool::builder().workers(1).build();
 /// let ((a, b), (c, d)) = (local::pair(), local::pair());
-/// b.splice_to(&c, Options { pool: Some(pool.clone()), ..Options::default() })?;
+/// b.splice_to(&c, Options::default().pool(pool.clone()))?;
 /// println!("{}", SpliceTable(&pool.splices()));
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::exhaustive_structs, reason = "a list to be shown")]
 pub struct SpliceTable<'a>(pub &'a [SpliceInfo]);
 
 impl SplicePool {
@@ -103,7 +104,7 @@ impl SplicePool {
     /// use sosplice::{local, splice::{Options, SplicePool, SpliceState}};
     /// let pool = SplicePool::builder().workers(1).manual().build();
     /// let ((a, b), (c, d)) = (local::pair(), local::pair());
-    /// let splice = b.splice_to(&c, Options { pool: Some(pool.clone()), ..Options::default() })?;
+    /// let splice = b.splice_to(&c, Options::default().pool(pool.clone()))?;
     /// let splices = pool.splices();
     /// assert_eq!(splices.len(), 1);
     /// assert_eq!((splices[0].id, splices[0].state), (splice.id(), SpliceState::WaitsForData));

@@ -40,7 +40,7 @@ use std::time::{Duration, Instant};
 /// use sosplice::{local, splice::{self, Cause, Options}};
 /// use std::net::Shutdown;
 /// let ((client, inside), (outside, server)) = (local::pair(), local::pair());
-/// let options = Options { forward_eof: true, forward_reset: true, ..Options::default() };
+/// let options = Options::default().forward_eof(true).forward_reset(true);
 /// let join = splice::join(inside, outside, options)?;
 ///
 /// client.send(b"ping")?;
@@ -99,7 +99,7 @@ pub fn join(
 /// ```
 /// use sosplice::{local, splice::{self, Options}};
 /// let ((client, inside), (outside, server)) = (local::pair(), local::pair());
-/// drop(splice::join(inside, outside, Options { forward_eof: true, ..Options::default() })?);
+/// drop(splice::join(inside, outside, Options::default().forward_eof(true))?);
 /// client.send(b"hello")?;
 /// client.close();
 /// assert_eq!(server.recv_chain(100)?.to_vec(), b"hello");
@@ -134,7 +134,7 @@ impl Join {
     /// use sosplice::{local, splice::{self, Options}};
     /// use std::time::Duration;
     /// let ((client, inside), (outside, _server)) = (local::pair(), local::pair());
-    /// let join = splice::join(inside, outside, Options { forward_reset: true, ..Options::default() })?;
+    /// let join = splice::join(inside, outside, Options::default().forward_reset(true))?;
     /// assert!(join.wait_timeout(Duration::from_millis(1)).is_none());
     /// client.abort();
     /// assert!(join.wait_timeout(Duration::from_secs(60)).is_some());

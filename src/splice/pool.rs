@@ -44,7 +44,7 @@ const MAX_SPLICES: usize = 2 << 20;
 /// use sosplice::{local, splice::{Options, SplicePool}};
 /// let pool = SplicePool::builder().workers(1).build();
 /// let ((a, b), (c, d)) = (local::pair(), local::pair());
-/// b.splice_to(&c, Options { pool: Some(pool.clone()), ..Options::default() })?;
+/// b.splice_to(&c, Options::default().pool(pool.clone()))?;
 /// a.send(b"through the pool")?;
 /// assert_eq!(d.recv_chain(100)?.to_vec(), b"through the pool");
 /// assert_eq!(pool.stats().started, 1);
@@ -114,7 +114,7 @@ impl Builder {
     /// use sosplice::{local, splice::{Options, SpliceError, SplicePool}};
     /// let ((a, b), (c, d)) = (local::pair(), local::pair());
     /// let pool = SplicePool::builder().workers(2).affinity([0, 5000]).build();
-    /// let options = Options { pool: Some(pool), ..Options::default() };
+    /// let options = Options::default().pool(pool);
     /// let error = b.splice_to(&c, options).unwrap_err();
     /// assert_eq!(error, SpliceError::NoProcessor(5000));
     /// ```
@@ -134,7 +134,7 @@ impl Builder {
     /// use sosplice::{local, splice::{Options, SpliceError, SplicePool}};
     /// let pool = SplicePool::builder().workers(1).max_splices(1).build();
     /// let ((_a, b), (c, _d)) = (local::pair(), local::pair());
-    /// let options = || Options { pool: Some(pool.clone()), ..Options::default() };
+    /// let options = || Options::default().pool(pool.clone());
     /// let there = b.splice_to(&c, options())?;
     /// let back = c.splice_to(&b, options());
     /// assert_eq!(back.unwrap_err(), SpliceError::TooManySplices(1));

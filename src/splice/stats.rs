@@ -57,7 +57,7 @@ impl Stats {
     /// let pool = SplicePool::builder().workers(1).manual().build();
     /// let ((a, b), (c, _d)) = (local::pair(), local::pair());
     /// a.send(&[7; 3000])?;
-    /// b.splice_to(&c, Options { pool: Some(pool.clone()), ..Options::default() })?;
+    /// b.splice_to(&c, Options::default().pool(pool.clone()))?;
     /// let sizes: Vec<_> = pool.stats().passes_by_size().filter(|(_, passes)| *passes > 0).collect();
     /// assert_eq!(sizes, [(2048, 1)]);
     /// # Ok::<_, Box<dyn std::error::Error>>(())

@@ -14,10 +14,14 @@ const NANOS: u128 = 1_000_000_000;
 /// use std::num::NonZeroU64;
 /// let megabyte = NonZeroU64::new(1_000_000).ok_or("zero")?;
 /// let rate = Rate { bytes_per_second: megabyte, burst: megabyte };
-/// let options = Options { rate: Some(rate), ..Options::default() };
+/// let options = Options::default().rate(rate);
 /// # Ok::<_, &str>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a token bucket has a rate and a depth"
+)]
 pub struct Rate {
     /// Bytes in a second, in the long run.
     pub bytes_per_second: NonZeroU64,

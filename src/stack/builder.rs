@@ -195,7 +195,7 @@ impl Builder {
     /// use sosplice::stack::Route;
     /// use sosplice::{Stack, link::memory};
     /// let (link, _other) = memory::pair(memory::Config::default());
-    /// let office = Route::Link { source: Some("10.8.0.2".parse()?), mtu: Some(1360) };
+    /// let office = Route::LINK.with_source("10.8.0.2".parse()?).with_mtu(1360);
     /// let stack = Stack::builder(link)
     ///     .address("10.0.0.1/24".parse()?)
     ///     .address("10.8.0.2/32".parse()?)
@@ -685,13 +685,7 @@ impl Builder {
     ///     // Back to where it came from: addresses and ports change places, which changes no sum.
     ///     packet[12..20].rotate_left(4);
     ///     packet[20..24].rotate_left(2);
-    ///     let answer = Packet {
-    ///         header: &packet,
-    ///         payload: &[],
-    ///         ip_header_len: 20,
-    ///         checksum: frame.checksum,
-    ///         segment: frame.segment,
-    ///     };
+    ///     let answer = Packet::new(&packet, &[], 20).checksum(frame.checksum).segment(frame.segment);
     ///     second.transmit(&answer).is_ok()
     /// };
     /// let (stack, mut driver) = Stack::builder(link)
@@ -703,13 +697,7 @@ impl Builder {
     ///     0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0x66, 0xcb, 10, 0, 0, 2, 10, 0, 0, 1, // IPv4
     ///     0xc0, 0, 0, 7, 0, 12, 0, 0, b'e', b'c', b'h', b'o',
     /// ];
-    /// far.transmit(&Packet {
-    ///     header: &udp,
-    ///     payload: &[],
-    ///     ip_header_len: 20,
-    ///     checksum: Checksum::Complete,
-    ///     segment: None,
-    /// })?;
+    /// far.transmit(&Packet::new(&udp, &[], 20))?;
     /// driver.poll()?;
     /// assert_eq!(stack.stats().frames_claimed, 1);
     /// let mut answers = Vec::new();

@@ -81,6 +81,7 @@ pub struct ListenInfo {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::exhaustive_structs, reason = "a list to be shown")]
 pub struct SocketTable<'a>(pub &'a [SocketInfo]);
 
 impl Stack {

@@ -21,8 +21,10 @@ const MTU_V6: RangeInclusive<usize> = 1280..=65_535;
 
 /// How a network is reached, see [`Builder::route`](crate::stack::Builder::route).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Route {
-    /// Over the link.
+    /// Over the link, see [`LINK`](Self::LINK).
+    #[non_exhaustive]
     Link {
         /// The address to connect from, unless the user gives one; else RFC 6724 chooses.
         source: Option<IpAddr>,
@@ -42,6 +44,26 @@ impl Route {
         source: None,
         mtu: None,
     };
+
+    /// Over the link, from this address unless the user gives one.
+    #[must_use]
+    pub fn with_source(self, address: IpAddr) -> Route {
+        let source = Some(address);
+        match self {
+            Route::Link { mtu, .. } => Route::Link { source, mtu },
+            Route::Unreachable | Route::Prohibited => Route::Link { source, mtu: None },
+        }
+    }
+
+    /// Over the link, with packets of at most so many bytes.
+    #[must_use]
+    pub fn with_mtu(self, bytes: usize) -> Route {
+        let mtu = Some(bytes);
+        match self {
+            Route::Link { source, .. } => Route::Link { source, mtu },
+            Route::Unreachable | Route::Prohibited => Route::Link { source: None, mtu },
+        }
+    }
 }
 
 /// Why routes or an address were not taken.

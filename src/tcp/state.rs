@@ -12,6 +12,7 @@ use std::fmt;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
+#[expect(clippy::exhaustive_enums, reason = "the states of RFC 9293 3.3.2")]
 pub enum TcpState {
     /// No connection any more: at most its reset waits for room in the link.
     Closed,

@@ -27,10 +27,7 @@ impl Again {
 
     /// Byte by byte.
     fn by_bytes(self: Arc<Self>) {
-        let limited = Options {
-            limit: Some(1),
-            ..self.options.clone()
-        };
+        let limited = self.options.clone().limit(1);
         let splice = self.source.splice_to(&self.sink, limited).unwrap();
         splice.on_end(move |end| {
             assert_eq!((end.cause, end.bytes), (Cause::Limit, 1));
@@ -92,10 +89,7 @@ fn by_unsplicing_in_the_receiving_thread(
     let (calls, done) = Calls::new(times);
     let again = Again::new(&b, &c, options(&pool), calls);
     let (e, _f) = local::pair();
-    let limited = Options {
-        limit: Some(1),
-        ..options(&pool)
-    };
+    let limited = options(&pool).limit(1);
     let first = far.splice_to(&e, limited).unwrap();
     first.on_end(move |_| again.by_unsplicing());
     near.send(b"!").unwrap();
@@ -263,7 +257,7 @@ tests! {
             let (calls, done) = Calls::new(SPLICES);
             let pairs: Vec<_> = (0..=SPLICES).map(|_| local::pair()).collect();
             for both in pairs.windows(2) {
-                let forwarding = Options { forward_eof: true, ..options(&pool) };
+                let forwarding = options(&pool).forward_eof(true);
                 let splice = both[0].1.splice_to(&both[1].0, forwarding).unwrap();
                 let calls = calls.clone();
                 splice.on_end(move |end| {

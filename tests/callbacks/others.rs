@@ -3,7 +3,7 @@
 
 use super::*;
 use sosplice::Stack;
-use sosplice::link::{Checksum, Link, Packet, memory};
+use sosplice::link::{Link, Packet, memory};
 use sosplice::protocol::{SocketEnd, Upcall, Wakeup};
 use sosplice::socket::poller::{Events, Interest, Mode, Poller, Token};
 use sosplice::splice::{Cause, End, Role};
@@ -290,13 +290,7 @@ tests! {
             true
         };
         let _stack = builder.on_unhandled(hook).build().unwrap();
-        far.transmit(&Packet {
-            header: &UDP,
-            payload: &[],
-            ip_header_len: 20,
-            checksum: Checksum::Complete,
-            segment: None,
-        })
+        far.transmit(&Packet::new(&UDP, &[], 20))
         .unwrap();
         done.recv_timeout(LIMIT).unwrap();
     }
@@ -335,11 +329,7 @@ fn a_callback_may_wait_for_a_task() {
             far.send(&byte).unwrap();
         });
         waits.wait();
-        let options = Options {
-            limit: Some(1),
-            dispatch: Some(dispatch),
-            ..Options::default()
-        };
+        let options = Options::default().limit(1).dispatch(dispatch);
         let splice = b.splice_to(&c, options).unwrap();
         let (sender, heard) = std::sync::mpsc::channel();
         splice.on_end(move |_| {

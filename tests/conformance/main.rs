@@ -169,11 +169,7 @@ impl Factory for Mixed {
 
 fn trial(world: &'static World, case: &'static Case, flavor: Flavor) -> Trial {
     let (name, factory, dispatch, workers) = *world;
-    let config = Config {
-        dispatch,
-        workers,
-        ..Config::default()
-    };
+    let config = Config::default().dispatch(dispatch).workers(workers);
     let test = move || {
         // What lacks a part has nothing to show; the others do.
         let _ = case.run(&factory().into(), config, flavor);

@@ -8,7 +8,7 @@ use smoltcp::socket::tcp;
 use smoltcp::wire::{HardwareAddress, IpCidr, IpEndpoint};
 use sosplice::clock::Clock;
 use sosplice::link::memory::{self, MemoryLink};
-use sosplice::link::{Capabilities, Checksum, Frame, Link, Packet};
+use sosplice::link::{Capabilities, Frame, Link, Packet};
 use sosplice::stack::{Driver, TcpState};
 use sosplice::{Stack, TcpListener, TcpSocket, TcpStream};
 use std::collections::VecDeque;
@@ -74,16 +74,11 @@ pub(crate) struct Ours {
 
 impl Ours {
     pub(crate) fn new(setting: &Setting, clock: &Arc<SetClock>) -> Ours {
-        let (link, wire) = memory::pair(memory::Config {
-            frames: 4096,
-            capabilities: Capabilities {
-                mtu: 1500,
-                checksum: true,
-                segment_v4: None,
-                segment_v6: None,
-            },
-            ..memory::Config::default()
-        });
+        let (link, wire) = memory::pair(
+            memory::Config::default()
+                .frames(4096)
+                .capabilities(Capabilities::new(1500).checksum(true)),
+        );
         let (stack, driver) = Stack::builder(link)
             .address("10.0.0.1/24".parse().unwrap())
             .receive_buffer(setting.receive_buffer)
@@ -123,13 +118,7 @@ impl Ours {
 
 impl End for Ours {
     fn packet(&mut self, packet: &[u8]) {
-        let taken = self.wire.transmit(&Packet {
-            header: packet,
-            payload: &[],
-            ip_header_len: 20,
-            checksum: Checksum::Complete,
-            segment: None,
-        });
+        let taken = self.wire.transmit(&Packet::new(packet, &[], 20));
         taken.expect("the link has room");
     }
 

@@ -10,11 +10,7 @@ use std::sync::Arc;
 /// A pool of one worker: what goes wrong there concerns everybody.
 fn one_worker(dispatch: Dispatch) -> (SplicePool, Options) {
     let pool = SplicePool::builder().workers(1).build();
-    let options = Options {
-        pool: Some(pool.clone()),
-        dispatch: Some(dispatch),
-        ..Options::default()
-    };
+    let options = Options::default().pool(pool.clone()).dispatch(dispatch);
     (pool, options)
 }
 
@@ -35,10 +31,7 @@ fn a_callback_that_panics_is_counted_and_the_others_are_called() {
     for dispatch in BOTH {
         let (pool, options) = one_worker(dispatch);
         let ((a, b), (c, _d)) = (local::pair(), local::pair());
-        let limited = Options {
-            limit: Some(3),
-            ..options.clone()
-        };
+        let limited = options.clone().limit(3);
         let splice = b.splice_to(&c, limited).unwrap();
         let (told, tell) = crossbeam_channel::unbounded();
         splice.on_end(|_| panic!("on purpose"));
@@ -99,10 +92,7 @@ fn a_panic_of_a_callback_does_not_end_a_stack() {
     let (far, near) = connection(&server, &client);
     let (a, b) = local::pair();
     let (pool, options) = one_worker(Dispatch::Direct);
-    let limited = Options {
-        limit: Some(3),
-        ..options
-    };
+    let limited = options.limit(3);
     // This one ends in the thread that receives for the stack.
     far.splice_to(&a, limited)
         .unwrap()
@@ -116,7 +106,7 @@ fn a_panic_of_a_callback_does_not_end_a_stack() {
 
 #[test]
 fn a_hook_that_panics_ends_its_stack_and_no_other() {
-    use sosplice::link::{Checksum, Link, Packet};
+    use sosplice::link::{Link, Packet};
 
     let (link, far) = memory::pair(memory::Config::default());
     let stack = Stack::builder(link)
@@ -130,14 +120,7 @@ fn a_hook_that_panics_ends_its_stack_and_no_other() {
         0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0x66, 0xcf, 10, 0, 0, 2, 10, 0, 0, 1, 0, 7, 0, 7, 0, 8,
         0, 0,
     ];
-    far.transmit(&Packet {
-        header: &udp,
-        payload: &[],
-        ip_header_len: 20,
-        checksum: Checksum::Complete,
-        segment: None,
-    })
-    .unwrap();
+    far.transmit(&Packet::new(&udp, &[], 20)).unwrap();
     let error = listener.accept().map(drop).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::NetworkDown);
     let (server, client) = stacks();

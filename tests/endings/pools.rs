@@ -8,11 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn options(pool: &SplicePool, dispatch: Dispatch) -> Options {
-    Options {
-        pool: Some(pool.clone()),
-        dispatch: Some(dispatch),
-        ..Options::default()
-    }
+    Options::default().pool(pool.clone()).dispatch(dispatch)
 }
 
 const BOTH: [Dispatch; 2] = [Dispatch::Worker, Dispatch::Direct];
@@ -30,18 +26,9 @@ fn splices_of_every_kind_end_with_their_pool() {
         };
         let kinds = [
             plain.clone(),
-            Options {
-                idle: Some(LIMIT),
-                ..plain.clone()
-            },
-            Options {
-                lifetime: Some(LIMIT),
-                ..plain.clone()
-            },
-            Options {
-                rate: Some(slow),
-                ..plain
-            },
+            plain.clone().idle(LIMIT),
+            plain.clone().lifetime(LIMIT),
+            plain.rate(slow),
         ];
         let mut splices = Vec::new();
         for kind in kinds {
@@ -97,10 +84,7 @@ fn a_pool_goes_in_a_callback_on_its_own_worker() {
         let pool = SplicePool::builder().workers(1).build();
         let ((a, b), (c, _d)) = (local::pair(), local::pair());
         let ((_e, f), (g, _h)) = (local::pair(), local::pair());
-        let limited = Options {
-            limit: Some(3),
-            ..options(&pool, Dispatch::Worker)
-        };
+        let limited = options(&pool, Dispatch::Worker).limit(3);
         let other = f.splice_to(&g, options(&pool, Dispatch::Worker)).unwrap();
         let last = b.splice_to(&c, limited).unwrap();
         last.on_end(move |_| drop(pool));

@@ -134,10 +134,7 @@ fn everybody_is_told(end: impl FnOnce(), down: SoError, stack: &Stack, near: &Tc
     let deciding = ConditionalListener::intercept(stack, Intercept::all(), 10).unwrap();
     let (a, b) = local::pair();
     let out = near.splice_to(&a, Options::default()).unwrap();
-    let direct = Options {
-        dispatch: Some(Dispatch::Direct),
-        ..Options::default()
-    };
+    let direct = Options::default().dispatch(Dispatch::Direct);
     let back = a.splice_to(near, direct).unwrap();
     let poller = Poller::new();
     poller

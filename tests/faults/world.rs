@@ -339,11 +339,9 @@ impl World {
                 .add(socket, Token(token), Interest::READABLE, Mode::Edge);
             added.unwrap();
         }
-        let options = Options {
-            pool: Some(self.pool.clone()),
-            dispatch: Some(self.dispatch),
-            ..Options::default()
-        };
+        let options = Options::default()
+            .pool(self.pool.clone())
+            .dispatch(self.dispatch);
         let up = inside.splice_to(&outside, options.clone());
         let down = outside.splice_to(&inside, options);
         let (Ok(up), Ok(down)) = (up, down) else {

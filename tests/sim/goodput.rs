@@ -38,12 +38,7 @@ fn plan(loss: f64, delay: u64, jitter: bool, upload: bool) -> Plan {
         send_buffer: 256 * 1024,
         time_wait: Duration::from_secs(1),
         ack_delay: None,
-        capabilities: Capabilities {
-            mtu: 1500,
-            checksum: false,
-            segment_v4: Some(65_535),
-            segment_v6: None,
-        },
+        capabilities: Capabilities::new(1500).segment_v4(65_535),
     };
     Plan {
         manners: Manners::Polite,

@@ -177,10 +177,7 @@ impl Network {
             };
             if let Some((bytes, checksum)) = event.packet {
                 self.trace.packet(self.name, ">|", event.end, &bytes);
-                state.inboxes[event.end].push_back(Frame {
-                    checksum,
-                    ..Frame::new(&bytes)
-                });
+                state.inboxes[event.end].push_back(Frame::new(&bytes).checksum(checksum));
             }
         }
     }

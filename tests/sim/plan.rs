@@ -180,12 +180,9 @@ fn stack(rng: &mut Rng) -> StackPlan {
         send_buffer: buffer(rng),
         time_wait: millis(rng, 100..60_000),
         ack_delay: pick(rng, &[None, None, Some(Duration::from_millis(10))]),
-        capabilities: Capabilities {
-            mtu: pick(rng, &[1500, 1500, 1500, 9000, 1280]),
-            checksum: rng.bool(),
-            segment_v4: pick(rng, &[None, Some(20_000), Some(65_535)]),
-            segment_v6: None,
-        },
+        capabilities: Capabilities::new(pick(rng, &[1500, 1500, 1500, 9000, 1280]))
+            .checksum(rng.bool())
+            .segment_v4(pick(rng, &[None, Some(20_000), Some(65_535)])),
     }
 }
 

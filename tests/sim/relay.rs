@@ -261,17 +261,15 @@ impl Way {
     }
 
     fn splice(&mut self, scene: &Scene, rng: &mut Rng) -> Result<Step, Failure> {
-        let mut options = Options {
-            limit: (rng.u32(0..3) == 0).then(|| log_uniform(rng, 100_000).max(1)),
-            forward_eof: rng.bool(),
-            forward_reset: rng.bool(),
-            dispatch: match rng.u32(0..3) {
+        let mut options = Options::default()
+            .limit((rng.u32(0..3) == 0).then(|| log_uniform(rng, 100_000).max(1)))
+            .forward_eof(rng.bool())
+            .forward_reset(rng.bool())
+            .dispatch(match rng.u32(0..3) {
                 0 => None,
                 1 => Some(Dispatch::Worker),
                 _ => Some(Dispatch::Direct),
-            },
-            ..Options::default()
-        };
+            });
         if rng.u32(0..8) == 0 {
             options.lowat = rng.usize(0..5000);
         }

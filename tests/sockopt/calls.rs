@@ -198,13 +198,13 @@ fn a_call_has_its_programs_flavor_and_a_splice_its_sources() {
         let cause = socket.splice_end(Role::Source).map(|end| end.cause);
         let expected = match caller.flavor {
             Flavor::FreeBsd => Cause::Lifetime,
-            Flavor::OpenBsd => Cause::Idle,
+            _ => Cause::Idle,
         };
         assert_eq!(cause, Some(expected));
         assert_eq!(socket.take_error().is_some(), source == Flavor::OpenBsd);
         let errno = match caller.flavor {
             Flavor::FreeBsd => Errno::ENOTCONN,
-            Flavor::OpenBsd => Errno::EPROTO,
+            _ => Errno::EPROTO,
         };
         assert_eq!(process.splice(s, Splice::UNSPLICE), Err(errno));
         drop(user);
@@ -217,7 +217,7 @@ fn a_call_has_its_programs_flavor_and_a_splice_its_sources() {
         let listening = process.posed(SoState::Listening);
         let errno = match caller.flavor {
             Flavor::FreeBsd => Errno::ENOTCONN,
-            Flavor::OpenBsd => Errno::EOPNOTSUPP,
+            _ => Errno::EOPNOTSUPP,
         };
         let result = process.splice(unconnected, Splice::to(listening));
         assert_eq!(result, Err(errno));
@@ -228,15 +228,13 @@ fn a_call_has_its_programs_flavor_and_a_splice_its_sources() {
 fn what_the_option_cannot_say_comes_from_the_defaults() {
     let process = Process::new(FREEBSD);
     let ((s, user), (ss, server)) = (process.connect(), process.connect());
-    let defaults = Options {
-        pool: Some(process.pool.clone()),
-        forward_eof: true,
-        // The option says that there are none.
-        limit: Some(1),
-        lifetime: Some(std::time::Duration::from_secs(1)),
-        idle: Some(std::time::Duration::from_secs(1)),
-        ..Options::default()
-    };
+    // The option says that there is no limit and no timeout.
+    let defaults = Options::default()
+        .pool(process.pool.clone())
+        .forward_eof(true)
+        .limit(1)
+        .lifetime(std::time::Duration::from_secs(1))
+        .idle(std::time::Duration::from_secs(1));
     let bytes = Splice::to(ss).bytes(FREEBSD);
     let set = sockopt::set_splice(&process.table, s, Some(&bytes), FREEBSD, &defaults);
     assert_eq!(set, Ok(()));
@@ -305,10 +303,7 @@ fn of_two_threads_that_unsplice_one_succeeds() {
         let process = Process::new(abi);
         let ((s, _user), (ss, _server)) = (process.connect(), process.connect());
         let threads = SplicePool::builder().workers(1).build();
-        let defaults = Options {
-            pool: Some(threads),
-            ..Options::default()
-        };
+        let defaults = Options::default().pool(threads);
         let set = |splice: Splice| {
             let bytes = splice.bytes(abi);
             process.errno(sockopt::set_splice(
@@ -359,10 +354,7 @@ fn the_socket_that_has_the_right_is_the_one_that_is_spliced() {
         sockets: Mutex::new(vec![sink, second.clone(), first.clone()]),
         asked: Mutex::default(),
     };
-    let defaults = Options {
-        pool: Some(process.pool.clone()),
-        ..Options::default()
-    };
+    let defaults = Options::default().pool(process.pool.clone());
     let bytes = Splice::to(8).bytes(FREEBSD);
     let set = sockopt::set_splice(&table, 7, Some(&bytes), FREEBSD, &defaults);
     assert_eq!(set, Ok(()));

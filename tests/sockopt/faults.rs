@@ -211,10 +211,7 @@ impl Call {
 }
 
 fn in_pool(pool: &SplicePool) -> Options {
-    Options {
-        pool: Some(pool.clone()),
-        ..Options::default()
-    }
+    Options::default().pool(pool.clone())
 }
 
 impl Party {

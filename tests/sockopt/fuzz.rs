@@ -4,6 +4,7 @@ use crate::{FREEBSD, OPENBSD, Process, Splice, abi, read};
 use proptest::prelude::*;
 use sosplice::protocol::SoState;
 use sosplice::sockopt::{self, Abi, Layout};
+use sosplice::splice::Options;
 
 fn abis() -> impl Strategy<Value = Abi> {
     let layout = prop_oneof![Just(Layout::Lp64), Just(Layout::Ilp32)];
@@ -71,10 +72,7 @@ proptest! {
         prop_assert_eq!(process.splice(s, limited), Ok(()));
         user.send(b"1234").unwrap();
         process.run();
-        let defaults = sosplice::splice::Options {
-            pool: Some(process.pool.clone()),
-            ..Default::default()
-        };
+        let defaults = Options::default().pool(process.pool.clone());
         for (fd, value, abi, length) in calls {
             let before = process.trace();
             let value = value.bytes(abi);

@@ -66,7 +66,7 @@ impl Splice {
         bytes.extend(self.max.to_ne_bytes());
         match abi.flavor {
             Flavor::FreeBsd => long(&mut bytes, self.idle.0),
-            Flavor::OpenBsd => bytes.extend(self.idle.0.to_ne_bytes()),
+            _ => bytes.extend(self.idle.0.to_ne_bytes()),
         }
         long(&mut bytes, self.idle.1);
         assert_eq!(bytes.len(), abi.size());
@@ -114,10 +114,7 @@ impl Process {
     }
 
     pub(crate) fn set(&self, fd: i32, value: Option<&[u8]>) -> Result<(), SockoptError> {
-        let defaults = Options {
-            pool: Some(self.pool.clone()),
-            ..Options::default()
-        };
+        let defaults = Options::default().pool(self.pool.clone());
         sockopt::set_splice(&self.table, fd, value, self.abi, &defaults)
     }
 

@@ -5,7 +5,7 @@ use crate::stage::Stage;
 use crate::verdict::{Verdict, forbidden, nothing_there};
 use anyhow::Context;
 use sosplice::link::memory;
-use sosplice::splice::{Cause, Options, SpliceError, SplicePool};
+use sosplice::splice::{Cause, SpliceError, SplicePool};
 use sosplice::{Stack, TcpListener, TcpSocket, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,10 +24,7 @@ pub(super) fn guest_pool(stage: &Arc<Stage>, random: &mut Random) -> Verdict {
     for _ in 0..random.size(4) {
         let source = stage.arena.sockets.get(random).ok_or_else(nothing_there)?;
         let sink = stage.arena.sockets.get(random).ok_or_else(nothing_there)?;
-        let options = Options {
-            pool: Some(pool.clone()),
-            ..stage.options(random, &stage.world.chaos)
-        };
+        let options = stage.options(random, &stage.world.chaos).pool(pool.clone());
         match source.splice_to(&sink, options) {
             Ok(splice) => {
                 stage.guest_splices.fetch_add(1, Ordering::Relaxed);

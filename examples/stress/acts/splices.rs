@@ -5,7 +5,7 @@ use crate::random::Random;
 use crate::stage::Stage;
 use crate::verdict::{self, Verdict, forbidden, nothing_there};
 use sosplice::Socket;
-use sosplice::splice::{Cause, Options, Splice, SpliceError, SplicePool};
+use sosplice::splice::{Cause, Splice, SpliceError, SplicePool};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -199,10 +199,7 @@ pub(super) fn splice_badly(stage: &Arc<Stage>, random: &mut Random) -> Verdict {
             SpliceError::ZeroTimeout
         }
         _ => {
-            options = Options {
-                pool: Some(SplicePool::builder().workers(0).build()),
-                ..options
-            };
+            options = options.pool(SplicePool::builder().workers(0).build());
             SpliceError::PoolDisabled
         }
     };

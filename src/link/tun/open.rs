@@ -38,6 +38,10 @@ type Opened = (OwnedFd, Arc<Settings>, Capabilities);
 /// assert_eq!(place.to_string(), "tun0 in network namespace client");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a name, and the namespace that it is a name in"
+)]
 pub struct Place {
     /// Name of the interface.
     pub name: String,

@@ -142,17 +142,17 @@ impl World {
             bytes.len()
         };
         let payload = [Buf::copy_of(&bytes[at..])];
-        let packet = Packet {
-            header: &bytes[..at],
-            payload: if at < bytes.len() { &payload } else { &[] },
-            ip_header_len: 20,
-            checksum: if act.has(Act::VOUCHED) {
-                Checksum::partial_tcp(20)
-            } else {
-                Checksum::Complete
-            },
-            segment: NonZeroU16::new(1460).filter(|_| bytes.len() > 1500),
-        };
+        let packet = Packet::new(
+            &bytes[..at],
+            if at < bytes.len() { &payload } else { &[] },
+            20,
+        )
+        .checksum(if act.has(Act::VOUCHED) {
+            Checksum::partial_tcp(20)
+        } else {
+            Checksum::Complete
+        })
+        .segment(NonZeroU16::new(1460).filter(|_| bytes.len() > 1500));
         self.wire.transmit(&packet).ok();
     }
 

@@ -108,7 +108,9 @@ fn network(clock: &Arc<SetClock>) -> (Network, [Socket; 2]) {
     let mut stacks = [stack(a, "10.0.0.1/24"), stack(b, "10.0.0.2/24")];
     let listener = TcpListener::bind(&stacks[1].0, "10.0.0.2:80").unwrap();
     listener.set_nonblocking(true);
-    let near = TcpSocket::new(&stacks[0].0).start("10.0.0.2:80".parse().unwrap()).unwrap();
+    let near = TcpSocket::new(&stacks[0].0)
+        .start("10.0.0.2:80".parse().unwrap())
+        .unwrap();
     for _ in 0..4 {
         for (_, driver) in &mut stacks {
             while driver.poll().unwrap() {}
@@ -324,7 +326,10 @@ impl World {
         ) else {
             return;
         };
-        let busy = [from.end().is_diverted(Role::Source), to.end().is_diverted(Role::Sink)];
+        let busy = [
+            from.end().is_diverted(Role::Source),
+            to.end().is_diverted(Role::Sink),
+        ];
         let counted = from.spliced();
         match from.splice_to(to, options.clone()) {
             Ok(splice) => {
@@ -339,10 +344,7 @@ impl World {
                     source,
                     sink,
                     flavor: from.flavor(),
-                    options: Options {
-                        pool: None,
-                        ..options
-                    },
+                    options: options.pool(None),
                     pool: self.pools.len() - 1,
                     began: now,
                     moved_at: now,
@@ -381,23 +383,22 @@ impl World {
         let some = |at: u8| form & 1 << at != 0;
         let number = |input: &mut Input<'_>| NonZeroU64::new(u64::from(input.byte()) + 1).unwrap();
         let time = |input: &mut Input<'_>| Duration::from_millis(1 << input.below(33) >> 1);
-        Options {
-            limit: some(0).then(|| input.byte().into()),
-            idle: some(1).then(|| time(input)),
-            lifetime: some(2).then(|| time(input)),
-            forward_eof: some(3),
-            forward_reset: some(4),
-            lowat: if some(5) { input.below(256) } else { 0 },
-            rate: some(6).then(|| Rate {
+        Options::default()
+            .limit(some(0).then(|| input.byte().into()))
+            .idle(some(1).then(|| time(input)))
+            .lifetime(some(2).then(|| time(input)))
+            .forward_eof(some(3))
+            .forward_reset(some(4))
+            .lowat(if some(5) { input.below(256) } else { 0 })
+            .rate(some(6).then(|| Rate {
                 bytes_per_second: number(input),
                 burst: number(input),
-            }),
-            dispatch: some(7).then(|| match input.flag() {
+            }))
+            .dispatch(some(7).then(|| match input.flag() {
                 true => Dispatch::Direct,
                 false => Dispatch::Worker,
-            }),
-            pool: Some(self.pool().clone()),
-        }
+            }))
+            .pool(self.pool().clone())
     }
 
     fn unsplice(&mut self, input: &mut Input<'_>) {

@@ -97,11 +97,11 @@ impl Request {
         let (size, at) = match (abi.flavor, abi.layout) {
             (_, Layout::Lp64) => (32, [8, 16, 24, 32]),
             (Flavor::FreeBsd, Layout::Ilp32) => (20, [4, 12, 16, 20]),
-            (Flavor::OpenBsd, Layout::Ilp32) => (24, [4, 12, 20, 24]),
+            (_, Layout::Ilp32) => (24, [4, 12, 20, 24]),
         };
         let int = || i32::from_ne_bytes(bytes[..4].try_into().unwrap());
         match (abi.flavor, bytes.len()) {
-            (Flavor::OpenBsd, 0) => Ok(only(-1)),
+            (_, 0) => Ok(only(-1)),
             (Flavor::FreeBsd, len) if len < size => Err(Errno::EINVAL),
             (Flavor::OpenBsd, ..4) => Err(Errno::EINVAL),
             (Flavor::OpenBsd, len) if len < size => Ok(only(int())),
@@ -148,7 +148,7 @@ fn is_busy(socket: &Socket, role: Role) -> bool {
 fn questions(socket: &Socket, role: Role, flavor: Flavor) -> [(bool, Errno); 4] {
     let listening = match flavor {
         Flavor::FreeBsd => Errno::EINVAL,
-        Flavor::OpenBsd => Errno::EOPNOTSUPP,
+        _ => Errno::EOPNOTSUPP,
     };
     [
         (state(socket) == SoState::Listening, listening),
@@ -164,7 +164,7 @@ fn both(source: &Socket, sink: &Socket, flavor: Flavor) -> Result<(), Errno> {
     let sink = questions(sink, Role::Sink, flavor);
     let all: Vec<_> = match flavor {
         Flavor::FreeBsd => source.into_iter().chain(sink).collect(),
-        Flavor::OpenBsd => source
+        _ => source
             .into_iter()
             .zip(sink)
             .flat_map(|(a, b)| [a, b])
@@ -393,20 +393,19 @@ fn defaults(input: &mut Input<'_>, pool: SplicePool) -> Options {
     let form = input.byte();
     let some = |at: u8| form & 1 << at != 0;
     let rate = |speed: u64| NonZeroU64::new(speed).unwrap();
-    Options {
-        limit: Some(0),
-        idle: Some(Duration::ZERO),
-        lifetime: Some(Duration::ZERO),
-        forward_eof: some(0),
-        forward_reset: some(1),
-        lowat: if some(2) { 30 } else { 0 },
-        rate: some(3).then_some(Rate {
+    Options::default()
+        .limit(0)
+        .idle(Duration::ZERO)
+        .lifetime(Duration::ZERO)
+        .forward_eof(some(0))
+        .forward_reset(some(1))
+        .lowat(if some(2) { 30 } else { 0 })
+        .rate(some(3).then_some(Rate {
             bytes_per_second: rate(100),
             burst: rate(7),
-        }),
-        dispatch: some(4).then_some(Dispatch::Direct),
-        pool: Some(pool),
-    }
+        }))
+        .dispatch(some(4).then_some(Dispatch::Direct))
+        .pool(pool)
 }
 
 impl World {
@@ -419,7 +418,7 @@ impl World {
         let expected = match (level, name) {
             (SOL_SOCKET, SO_SPLICE) => match abi.flavor {
                 Flavor::FreeBsd => self.freebsd(fd, bytes, abi, pool),
-                Flavor::OpenBsd => self.openbsd(fd, bytes, abi, pool),
+                _ => self.openbsd(fd, bytes, abi, pool),
             },
             _ => self
                 .get(fd, Rights::SETSOCKOPT, abi.flavor)

@@ -62,12 +62,7 @@ fn bare(out: bool) -> TcpRepr<'static> {
 
 impl Wire {
     fn new(stamps: bool) -> Wire {
-        let link = Capabilities {
-            mtu: 1500,
-            checksum: false,
-            segment_v4: Some(40_000),
-            segment_v6: None,
-        };
+        let link = Capabilities::new(1500).segment_v4(40_000);
         let (delay, trip) = (Duration::from_millis(40), Duration::from_millis(300));
         let now = system().now();
         let limits = Limits::new(&link, Some(delay), Duration::ZERO, trip);
@@ -123,13 +118,7 @@ impl Wire {
     }
 
     fn transmit(&mut self, frame: &[u8], size: Option<u16>) {
-        let packet = Packet {
-            header: &frame[..40],
-            payload: &[],
-            ip_header_len: 20,
-            checksum: Checksum::Complete,
-            segment: size.and_then(NonZeroU16::new),
-        };
+        let packet = Packet::new(&frame[..40], &[], 20).segment(size.and_then(NonZeroU16::new));
         self.monitor.leaves(&packet, frame, self.now);
     }
 
