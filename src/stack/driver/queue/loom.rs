@@ -8,7 +8,7 @@ use crate::link::{
     Capabilities, Checksum, Frame, Interest, Link, Packet, ReceiveError, TransmitError,
 };
 use crate::stack::driver::Running;
-use crate::stack::{Driver, Stack, TcpSocket, TcpStream};
+use crate::stack::{Driver, Stack, TcpSocket};
 use crate::sync::Protection;
 use crate::sync::model::{claim, explore, explore_without, join, spawn};
 use crate::tcp::block::time_wait::Record;
@@ -128,7 +128,7 @@ fn same_syn() {
     let shared = stack.shared();
     let connections = shared.table.connections();
     claim(connections <= 1, "one connection");
-    let half_open = shared.half_open.lock().len();
+    let half_open = shared.accepting.half_open.lock().len();
     claim(
         half_open == connections,
         "what is half-open is a connection",
