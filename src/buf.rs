@@ -45,20 +45,21 @@ impl Drop for Frame {
 /// Room for the largest frame that a link carries: 64 KiB of IP packet and a link header.
 pub const MAX_FRAME: usize = 65_536 + 64;
 
-/// Bytes of free frames that the pools keep at this moment.
+/// Bytes of free frames that the pools keep at this moment. For the crate's own tests.
 ///
 /// ```
 /// drop(sosplice::buf::Buf::copy_of(&[1; 100]));
 /// assert!(sosplice::buf::pooled_bytes() >= 256);
 /// ```
+#[doc(hidden)]
 pub fn pooled_bytes() -> usize {
     pool::pooled()
         .map(|(count, capacity)| count * capacity)
         .sum()
 }
 
-/// Frames that somebody refers to at this moment: with none left, nothing has leaked. While other
-/// threads make and drop buffers it is a rough number, and a thread that drives a stack, or works for
+/// Frames that are referred to at this moment: with none left, nothing has leaked. For the crate's own tests.
+/// While other threads make and drop buffers it is a rough number, and a thread that drives a stack, or works for
 /// splices, keeps up to 1 MiB of free ones for itself until it has nothing to do.
 ///
 /// ```standalone_crate
@@ -71,6 +72,7 @@ pub fn pooled_bytes() -> usize {
 /// drop(other);
 /// assert_eq!(frames_in_use(), 0, "free frames, which a pool keeps, are not in use");
 /// ```
+#[doc(hidden)]
 pub fn frames_in_use() -> usize {
     let free: usize = pool::pooled().map(|(count, _)| count).sum();
     FRAMES.load(Ordering::Relaxed).saturating_sub(free)
