@@ -168,7 +168,7 @@ fn partial<'a>(header: &'a [u8], payload: &'a [Buf], segment: u16) -> Packet<'a>
 }
 
 fn complete(header: &[u8]) -> Packet<'_> {
-    partial(header, &[], 0)
+    partial(header, &[], 0).checksum(Checksum::Complete)
 }
 
 fn is_icmp(packet: &[u8]) -> bool {
@@ -653,7 +653,7 @@ fn packets_that_make_no_sense_are_refused() {
     let header = segment.headers(Version::V4);
     let payload = [pattern(3000)];
     refused(&partial(&header, &payload, 0));
-    refused(&partial(&header, &payload, 1460));
+    refused(&partial(&header, &payload, 1460).checksum(Checksum::Complete));
     for (start, offset) in [(60_000, 16), (20, 60_000), (41, 0)] {
         refused(&partial(&header, &[], 0).checksum(Checksum::Partial { start, offset }));
     }

@@ -5,11 +5,8 @@
 use crate::proxy::{Arguments, Proxy, run_loop};
 use anyhow::{Context, ensure};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use sosplice::buf::Buf;
 use sosplice::clock::{Clock, SystemClock};
-use sosplice::link::{
-    Capabilities, Checksum, Frame, Interest, Link, Packet, ReceiveError, TransmitError,
-};
+use sosplice::link::{Capabilities, Frame, Interest, Link, Packet, ReceiveError, TransmitError};
 use sosplice::{Stack, TcpListener, TcpStream};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -65,11 +62,7 @@ impl Link for Datagrams {
         let mut bytes = [0; MTU];
         for count in 0..max {
             match self.socket.recv(&mut bytes) {
-                Ok(len) => frames.push(
-                    Frame::with_rest(Buf::copy_of(&bytes[..len]), Default::default())
-                        .checksum(Checksum::Complete)
-                        .segment(None),
-                ),
+                Ok(len) => frames.push(Frame::new(&bytes[..len])),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(count),
                 Err(error) => return Err(ReceiveError::Gone(error)),
             }
