@@ -14,13 +14,12 @@ use crate::report;
 use crate::watch::Watch;
 use anyhow::{Context, anyhow, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use indicatif::{ProgressBar, ProgressStyle};
 use sosplice::clock::{Clock, SystemClock};
 use sosplice::link::memory::{self, MemoryLink};
 use sosplice::splice::SplicePool;
 use sosplice::stack::Congestion;
 use sosplice::{Stack, TcpListener, TcpStream};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::Shutdown;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -36,7 +35,7 @@ const SERVER: &str = "10.0.2.1:80";
 const CHUNK: usize = 256 * 1024;
 /// If nothing arrives for so long, the job has failed.
 const STALL: Duration = Duration::from_secs(30);
-/// How often the progress bar moves.
+/// How often it is shown how far the job is.
 const TICK: Duration = Duration::from_millis(100);
 /// Stack of a thread that makes or checks bytes.
 const STACK_SIZE: usize = 256 * 1024;
@@ -303,21 +302,22 @@ fn equal(mut sent: Vec<Print>, mut received: Vec<Print>) -> usize {
 fn watch(expected: u64, traffic: Traffic, done: &Receiver<()>) -> anyhow::Result<()> {
     let arrived = traffic.arrived;
     drop(traffic.working);
-    let style = ProgressStyle::with_template(
-        "{bar:40.cyan} {bytes:>10} of {total_bytes} {binary_bytes_per_sec:>12}",
-    )?;
-    let bar = ProgressBar::new(expected).with_style(style);
+    let shown = io::stderr().is_terminal();
     let mut last = (0, SystemClock.now());
     while done.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
         let (now, count) = (SystemClock.now(), arrived.load(Ordering::Relaxed));
-        bar.set_position(count);
+        if shown {
+            eprint!("\r{count:>14} of {expected} bytes");
+        }
         if count != last.0 {
             last = (count, now);
         } else if now - last.1 > STALL {
-            bar.abandon();
             bail!("nothing has arrived for {STALL:?}, after {count} of {expected} bytes");
         }
     }
-    bar.finish_and_clear();
+    if shown {
+        // Back to the line's begin, and nothing is on it.
+        eprint!("\r\x1b[2K");
+    }
     Ok(())
 }

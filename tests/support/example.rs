@@ -6,7 +6,8 @@ use std::process::Command;
 /// The path of one. It is built here, in the profile of the test: `cargo test --test NAME` does not.
 pub(crate) fn path(name: &str) -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--example", name]);
+    // Of the whole workspace: with the features that the library has in tests, so that it is not built anew.
+    cargo.args(["build", "--quiet", "--workspace", "--example", name]);
     cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
     if !cfg!(debug_assertions) {
         cargo.arg("--release");

@@ -8,7 +8,7 @@
     reason = "a test says by panicking what it did not expect"
 )]
 
-#[path = "../support/clock.rs"]
+#[path = "../../../support/clock.rs"]
 mod clock;
 #[cfg(target_os = "linux")]
 mod kernel;

@@ -3,11 +3,11 @@
 //! scripts, byte by byte.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
-#[path = "support/example.rs"]
+#[path = "../../support/example.rs"]
 mod example;
-#[path = "../examples/http_relay/head.rs"]
+#[path = "../../../examples/http_relay/head.rs"]
 mod head;
-#[path = "../examples/http_relay/relay.rs"]
+#[path = "../../../examples/http_relay/relay.rs"]
 mod relay;
 
 use http_body_util::{BodyExt, Full};
@@ -906,10 +906,10 @@ fn bad_arguments_are_explained() {
 }
 
 #[cfg(target_os = "linux")]
-#[path = "support/namespace.rs"]
+#[path = "../../support/namespace.rs"]
 mod namespace;
 #[cfg(target_os = "linux")]
-#[path = "support/program.rs"]
+#[path = "../../support/program.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod program;
 
