@@ -562,6 +562,12 @@ impl Twins {
             assert!(side.read <= side.next, "{}: not acknowledged", side.name);
             if side.at_end {
                 let right = fin == Some(side.read);
+                // Which of its reasons it was, the segment that brought it does not always say.
+                if !right && index == PLAIN {
+                    side.out = true;
+                    self.excuse(Excuse::CutFin);
+                    continue;
+                }
                 assert!(right, "{}: an end at {}", side.name, side.read);
             }
         }

@@ -101,7 +101,7 @@ impl Request {
         };
         let int = || i32::from_ne_bytes(bytes[..4].try_into().unwrap());
         match (abi.flavor, bytes.len()) {
-            (_, 0) => Ok(only(-1)),
+            (Flavor::OpenBsd, 0) => Ok(only(-1)),
             (Flavor::FreeBsd, len) if len < size => Err(Errno::EINVAL),
             (Flavor::OpenBsd, ..4) => Err(Errno::EINVAL),
             (Flavor::OpenBsd, len) if len < size => Ok(only(int())),
