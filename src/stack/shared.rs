@@ -21,8 +21,7 @@ use crate::stack::routes::Network;
 use crate::stack::stats::Received;
 use crate::tcp::block::path_mtu::Finding;
 use crate::tcp::block::time::Clocked;
-use crate::tcp::conn::Host;
-use crate::tcp::conn::{Conn, Runner};
+use crate::tcp::conn::{Conn, Host, Runner};
 use crate::tcp::conn_state::{ConnConfig, Opening};
 use crate::tcp::counters::Counters;
 use crate::tcp::home::{Home, TimerKey};
@@ -286,7 +285,7 @@ impl Shared {
         let known = (!home.looped).then(|| self.addressing.paths.get(tuple.remote, now));
         let config = ConnConfig {
             home,
-            rcv_ring: self.config.rcv_buffer,
+            rcv_buffer: self.config.rcv_buffer,
             iss,
             mtu: self.mtu_for(&tuple),
             path: known.flatten(),

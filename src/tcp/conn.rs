@@ -23,8 +23,7 @@
 //!    to tell may then come in another order.
 
 use super::block::path_mtu::Finding;
-use super::block::time::Clocked;
-use super::block::time::Instant as BlockInstant;
+use super::block::time::{Clocked, Instant as BlockInstant};
 use super::conn_state::{ConnConfig, ConnState, Opening};
 use super::counters::{Counters, Sent};
 use super::home::{Home, TimerKey};

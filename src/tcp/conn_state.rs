@@ -8,8 +8,7 @@ use super::block::path_mtu::Known;
 use super::block::segment::{Emission, Segment, SegmentOptions};
 use super::block::tcb::{Cause, Config, News, Tcb};
 use super::block::time::Instant;
-use super::home::Home;
-use super::home::TimerKey;
+use super::home::{Home, TimerKey};
 use super::icmp::{IcmpError, IcmpErrorKind};
 use super::limits::Limits;
 use super::memory::{AcceptPolicy, Account};
@@ -34,7 +33,7 @@ const INITIAL_WINDOW: usize = 256 * 1024;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConnConfig {
     pub(crate) home: Home,
-    pub(crate) rcv_ring: usize,
+    pub(crate) rcv_buffer: usize,
     pub(crate) iss: u32,
     /// Bytes of a packet at most.
     pub(crate) mtu: usize,
@@ -113,9 +112,9 @@ impl ConnState {
             mtu: config.mtu,
             v6: tuple.local.is_ipv6(),
             path: config.path,
-            receive_buffer: config.rcv_ring,
+            receive_buffer: config.rcv_buffer,
             // Splices wait for their low-water marks: what they may wait for is promised from the start.
-            initial_window: config.rcv_ring.min(INITIAL_WINDOW),
+            initial_window: config.rcv_buffer.min(INITIAL_WINDOW),
             timestamps: Some(config.timestamp),
             answered: config.opening == Opening::Cookie,
             ack_delay: config.ack_delay,
@@ -131,7 +130,7 @@ impl ConnState {
             limits: options.limits(),
             block: active.then(|| Box::new(Tcb::connect(&block, now))),
             config: (!active).then(|| Box::new(block)),
-            capacity: config.rcv_ring,
+            capacity: config.rcv_buffer,
             began: now,
             over: false,
             store: Store::default(),
@@ -148,7 +147,7 @@ impl ConnState {
             due: None,
             dropped: 0,
             pressed: false,
-            step: (config.rcv_ring / 4).min(4 * link_mtu) as u64,
+            step: (config.rcv_buffer / 4).min(4 * link_mtu) as u64,
             account: Account::default(),
             armed: None,
         }

@@ -121,7 +121,7 @@ fn accepted() -> (Arc<Conn>, Arc<Stack>) {
             queue: 0,
             looped: false,
         },
-        rcv_ring: 100,
+        rcv_buffer: 100,
         iss: ISS,
         mtu: 1500,
         path: None,
