@@ -14,8 +14,8 @@
 //!    larger bound: a second driver may go on leaving segments as fast as the first one takes them, and
 //!    that one's other connections are not to wait for it.
 //! 5. A driver that has a batch to receive may leave the service step as work ([`Conn::receive`]): the
-//!    splices that run behind the batch come to the same connections, and do it. It comes back for
-//!    what nobody has done ([`Conn::catch_up`]).
+//!    splices that run right behind it come to the same connection, and do it. The driver then does what is
+//!    left ([`Conn::catch_up`]), before its next connection.
 //! 6. Any driver may run a connection: frames come by any queue of a link that has several
 //!    (`stack::driver::queue`). Home, for life, is one queue: by that the connection transmits, and its driver
 //!    is the one that is told.
