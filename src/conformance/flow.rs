@@ -176,9 +176,7 @@ fn full_sink(world: &World<'_>) -> Outcome {
     let splice = proxy.splice(world);
     for _ in 0..3 {
         let sent = world.stall(&proxy);
-        let stalled_at = splice.bytes();
-        world.settle();
-        assert_eq!(splice.bytes(), stalled_at, "it stands still");
+        let stalled_at = world.standstill(&splice);
         assert!(world.receive(&proxy.server, sent.len()) == sent);
         assert!(splice.bytes() > stalled_at);
     }
@@ -260,7 +258,7 @@ fn sndlowat(world: &World<'_>) -> Outcome {
     let splice = proxy.splice(world);
     proxy.sink.set_snd_lowat(2000);
     let sent = world.stall(&proxy);
-    let stalled_at = splice.bytes();
+    let stalled_at = world.standstill(&splice);
     let mut got = world.receive(&proxy.server, 1);
     world.settle();
     assert_eq!(

@@ -124,6 +124,19 @@ impl World<'_> {
         })
     }
 
+    /// The bytes of `splice` when a moment of waiting adds none. In virtual time that is at once; with
+    /// threads a delayed acknowledgement makes room in the sink once more, later than `stall` waits.
+    #[track_caller]
+    pub(super) fn standstill(&self, splice: &Splice) -> u64 {
+        let attempts = if self.is_virtual() { 1 } else { 100 };
+        let still = (0..attempts).find_map(|_| {
+            let before = splice.bytes();
+            self.settle();
+            (splice.bytes() == before).then_some(before)
+        });
+        still.expect("a splice with a full sink goes on moving bytes")
+    }
+
     /// Looks at one sink after the other until one is full and stays so: an operating system may find room
     /// by itself, and then `attempt` says nothing. Where sinks stand still it has one.
     #[track_caller]
