@@ -11,7 +11,8 @@ use std::fmt;
 pub enum Cause {
     /// [`Socket::unsplice`](crate::Socket::unsplice) or [`Splice::unsplice`](crate::Splice::unsplice).
     Unspliced,
-    /// The limit is reached.
+    /// The limit is reached; or, since a datagram is moved whole or not at all, the next one would
+    /// exceed it: then [`End::bytes`] is less.
     Limit,
     /// No byte has moved for the idle time.
     Idle,
@@ -36,10 +37,12 @@ pub enum Cause {
     /// A [`Protocol`](crate::protocol::Protocol) of one of both sides panicked while the splice called
     /// it. Bytes that were moved are counted.
     Panicked,
+    /// The next datagram is longer than the sink's send buffer ever takes. It stays on the source.
+    MessageSize,
 }
 
 impl Cause {
-    pub(crate) const KINDS: usize = 13;
+    pub(crate) const KINDS: usize = 14;
 
     pub(crate) fn kind(self) -> usize {
         match self {
@@ -56,6 +59,7 @@ impl Cause {
             Cause::PoolClosed => 10,
             Cause::Loop => 11,
             Cause::Panicked => 12,
+            Cause::MessageSize => 13,
         }
     }
 }

@@ -48,6 +48,7 @@ pub enum Errno {
     EPIPE = 32,
     EAGAIN = 35,
     ENOTSOCK = 38,
+    EMSGSIZE = 40,
     ENOPROTOOPT = 42,
     EPROTONOSUPPORT = 43,
     EOPNOTSUPP = 45,
@@ -124,6 +125,11 @@ pub enum SoError {
     /// The socket's address was taken from its stack.
     #[error("network is down: the socket's address was removed from the stack")]
     AddressRemoved = 12,
+    /// A datagram is larger than the socket, or the path, takes.
+    #[error(
+        "the datagram is too long: send smaller ones, or raise the send buffer's high-water mark"
+    )]
+    MessageSize = 13,
 }
 
 impl SoError {
@@ -141,6 +147,7 @@ impl SoError {
             10 => SoError::SpliceLoop,
             11 => SoError::DriverDropped,
             12 => SoError::AddressRemoved,
+            13 => SoError::MessageSize,
             _ => return None,
         })
     }
@@ -164,6 +171,7 @@ impl SoError {
             }
             SoError::SpliceLimit => Errno::EFBIG,
             SoError::SpliceLoop => Errno::ELOOP,
+            SoError::MessageSize => Errno::EMSGSIZE,
         }
     }
 
@@ -196,6 +204,7 @@ impl From<SoError> for io::Error {
             }
             SoError::SpliceLimit => io::ErrorKind::FileTooLarge,
             SoError::SpliceLoop => io::ErrorKind::Other,
+            SoError::MessageSize => io::ErrorKind::InvalidInput,
         };
         io::Error::new(kind, error)
     }
@@ -207,11 +216,11 @@ mod tests {
 
     #[test]
     fn every_value_survives_the_round_trip() {
-        for value in 1..=12 {
+        for value in 1..=13 {
             let error = SoError::from_u8(value).expect("listed");
             assert_eq!(error as u8, value);
         }
         assert_eq!(SoError::from_u8(0), None);
-        assert_eq!(SoError::from_u8(13), None);
+        assert_eq!(SoError::from_u8(14), None);
     }
 }

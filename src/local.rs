@@ -1,4 +1,4 @@
-//! A stream pair in memory: the reference [`Protocol`].
+//! Pairs of sockets in memory: the reference [`Protocol`], and one for datagrams.
 //!
 //! Two sockets whose bytes go from one's `so_snd` into the other's `so_rcv`, by reference, as far as
 //! there is space. It behaves as TCP does: half-close, reset when unread bytes are thrown away,
@@ -7,6 +7,10 @@
 //! Neighbours: [`socket`](crate::socket) above, [`protocol`](crate::protocol) below. Locks: the
 //! receiver's `so_rcv` (2), then the sender's `so_snd` (3). Wake-ups only enqueue, so nothing here
 //! recurses.
+
+mod datagrams;
+
+pub use datagrams::{datagram_pair, datagram_pair_with};
 
 use crate::error::SoError;
 use crate::protocol::{Protocol, SocketEnd, Wakeup};

@@ -21,11 +21,11 @@
 //!
 //! **Protocol methods are entered with no lock held.**
 
-use crate::buf::{Buf, Chain, Taken};
+use crate::buf::{Buf, Chain, Gather, Taken};
 use crate::end::{End, Role};
 use crate::error::{Flavor, SoError};
 use crate::lock::{self, Condvar, Guard, RCV, SND};
-use crate::sockbuf::SockBuf;
+use crate::sockbuf::{Addresses, SockBuf};
 use crate::sync::{Protection, intact};
 use smallvec::SmallVec;
 use std::any::Any;
@@ -87,7 +87,11 @@ pub enum SoState {
     Unconnected,
     /// A listening socket.
     Listening,
-    /// Something that is no stream of bytes.
+    /// Datagrams, to and from the peer that the socket is connected to.
+    Datagrams,
+    /// Datagrams, to and from whichever peer each one names.
+    UnconnectedDatagrams,
+    /// Neither a stream of bytes nor datagrams.
     NotAStream,
     /// A stream whose bytes are encrypted or decrypted below the socket (KTLS), so that its buffers
     /// do not hold what the user sends and receives.
@@ -191,9 +195,9 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    fn new(hiwat: usize) -> Side {
+    fn new(buf: SockBuf) -> Side {
         Side {
-            buf: SockBuf::new(hiwat),
+            buf,
             upcalls: Upcalls::new(),
             diversion: None,
             ended: None,
@@ -286,6 +290,7 @@ pub(crate) fn is_same(upcall: &Arc<dyn Upcall>, other: &dyn Upcall) -> bool {
 #[derive(Debug)]
 pub struct SocketEnd {
     id: u64,
+    for_datagrams: bool,
     rcv: lock::Mutex<Side, RCV>,
     snd: lock::Mutex<Side, SND>,
     rcv_wait: Condvar,
@@ -298,23 +303,46 @@ pub struct SocketEnd {
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl SocketEnd {
-    /// A socket end with these high-water marks in bytes, not connected yet.
+    /// A socket end for a stream, with these high-water marks in bytes, not connected yet.
     pub fn new(rcv_hiwat: usize, snd_hiwat: usize) -> Arc<SocketEnd> {
+        SocketEnd::with(SockBuf::new(rcv_hiwat), SockBuf::new(snd_hiwat), false)
+    }
+
+    /// A socket end for datagrams, with these high-water marks in bytes, and at most so many datagrams in each
+    /// buffer. It has OpenBSD's flavor, for FreeBSD does not splice datagrams.
+    ///
+    /// ```
+    /// use sosplice::protocol::SocketEnd;
+    /// let end = SocketEnd::for_datagrams(65_536, 65_536, 100);
+    /// assert!(end.with_rcv(|so_rcv| so_rcv.holds_records()));
+    /// ```
+    pub fn for_datagrams(rcv_hiwat: usize, snd_hiwat: usize, limit: usize) -> Arc<SocketEnd> {
+        let buf = |hiwat| SockBuf::for_records(hiwat, limit);
+        SocketEnd::with(buf(rcv_hiwat), buf(snd_hiwat), true)
+    }
+
+    fn with(rcv: SockBuf, snd: SockBuf, is_openbsd: bool) -> Arc<SocketEnd> {
         Arc::new(SocketEnd {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            rcv: lock::Mutex::new(Side::new(rcv_hiwat)),
-            snd: lock::Mutex::new(Side::new(snd_hiwat)),
+            for_datagrams: rcv.holds_records(),
+            rcv: lock::Mutex::new(Side::new(rcv)),
+            snd: lock::Mutex::new(Side::new(snd)),
             rcv_wait: Condvar::new(),
             snd_wait: Condvar::new(),
             error: AtomicU8::new(0),
             spliced: AtomicU64::new(0),
-            is_openbsd: AtomicBool::new(false),
+            is_openbsd: AtomicBool::new(is_openbsd),
         })
     }
 
     /// A number that no other socket of this process has or had.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Whether its buffers hold datagrams, and no stream.
+    pub fn is_for_datagrams(&self) -> bool {
+        self.for_datagrams
     }
 
     /// Locks `so_rcv` (rank 2).
@@ -442,6 +470,64 @@ impl SocketEnd {
         } else {
             self.sorwakeup(&rcv, Wakeup::Data);
         }
+    }
+
+    /// Appends a received datagram and wakes (`sbappendaddr`, `sorwakeup`). `false` if there is no room for it, or
+    /// nothing is read any more: then it is dropped, and, for want of room, counted
+    /// ([`SockBuf::dropped`]).
+    ///
+    /// ```
+    /// use sosplice::{buf::Buf, protocol::SocketEnd, sockbuf::Addresses};
+    /// let end = SocketEnd::for_datagrams(8, 8, 100);
+    /// let from = Addresses::to("10.0.0.2:53".parse()?);
+    /// assert!(end.append_record_rcv([Buf::copy_of(b"answer")], from));
+    /// assert!(!end.append_record_rcv([Buf::copy_of(b"another")], from));
+    /// assert_eq!(end.with_rcv(|so_rcv| (so_rcv.records(), so_rcv.dropped())), (1, 1));
+    /// # Ok::<_, std::net::AddrParseError>(())
+    /// ```
+    ///
+    /// # Panics
+    /// If the socket is that of a stream.
+    pub fn append_record_rcv(
+        &self,
+        payload: impl IntoIterator<Item = Buf>,
+        addresses: Addresses,
+    ) -> bool {
+        let mut rcv = self.rcv();
+        if rcv.buf.is_closed() || !rcv.buf.append_record(payload, addresses) {
+            return false;
+        }
+        self.sorwakeup(&rcv, Wakeup::Data);
+        true
+    }
+
+    /// Appends received datagrams, with one wake-up for all of them. Returns how many found room.
+    pub(crate) fn append_records_rcv(
+        &self,
+        datagrams: impl IntoIterator<Item = (Gather, Addresses)>,
+    ) -> usize {
+        let mut rcv = self.rcv();
+        let mut taken = 0;
+        for (payload, addresses) in datagrams {
+            if rcv.buf.is_closed() {
+                break;
+            }
+            taken += usize::from(rcv.buf.append_record(payload, addresses));
+        }
+        if taken > 0 {
+            self.sorwakeup(&rcv, Wakeup::Data);
+        }
+        taken
+    }
+
+    /// Something went wrong that does not end a socket for datagrams, for example that no program listens at the
+    /// peer's port: sets `so_error` and wakes readers, writers and a splice.
+    pub fn fail_once(&self, error: SoError) {
+        let rcv = self.rcv();
+        let snd = self.snd();
+        self.set_error(error);
+        self.sorwakeup(&rcv, Wakeup::Data);
+        self.sowwakeup(&snd, Wakeup::Space);
     }
 
     /// Drops sent bytes from `so_snd` and wakes (`sbdrop`, `sowwakeup`).

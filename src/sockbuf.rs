@@ -3,7 +3,12 @@
 //! A [`SockBuf`] is a [`Chain`] with a high-water mark, a low-water mark, a limit of real memory and
 //! the flag that says that nothing comes (or goes) any more. Pure: the lock is the socket's.
 
+mod records;
+
+pub use records::Addresses;
+
 use crate::buf::{Buf, Chain, Taken};
+use records::Records;
 
 /// Default high-water mark in bytes.
 pub const DEFAULT_HIWAT: usize = 256 * 1024;
@@ -31,6 +36,8 @@ fn highest_lowat(hiwat: usize) -> usize {
 #[derive(Debug)]
 pub struct SockBuf {
     chain: Chain,
+    /// Where datagrams begin and end in the chain; none in the buffer of a stream.
+    records: Option<Box<Records>>,
     hiwat: usize,
     lowat: usize,
     mbmax: usize,
@@ -43,6 +50,7 @@ impl SockBuf {
     pub fn new(hiwat: usize) -> SockBuf {
         SockBuf {
             chain: Chain::default(),
+            records: None,
             hiwat,
             lowat: 1,
             mbmax: hiwat.saturating_mul(MBMAX_FACTOR),
@@ -59,12 +67,31 @@ impl SockBuf {
     /// Whether no byte is queued.
     pub fn is_empty(&self) -> bool {
         self.chain.is_empty()
+            && self
+                .records
+                .as_ref()
+                .is_none_or(|records| records.is_empty())
     }
 
     /// Free space under the high-water mark (`sbspace`), or, while its stack is short of memory, under a
-    /// part of it.
+    /// part of it. None while a buffer for datagrams has as many as it may have.
     pub fn space(&self) -> usize {
+        if self
+            .records
+            .as_ref()
+            .is_some_and(|records| records.is_full())
+        {
+            return 0;
+        }
         self.ceiling().saturating_sub(self.len())
+    }
+
+    /// Whether a read of `want` bytes need not wait: there are as many, or there is a datagram.
+    pub(crate) fn has(&self, want: usize) -> bool {
+        match &self.records {
+            Some(records) => !records.is_empty(),
+            None => self.len() >= want,
+        }
     }
 
     /// Up to where it may be filled now.
@@ -148,6 +175,9 @@ impl SockBuf {
     /// See [`Chain::shrink`].
     pub(crate) fn shrink(&mut self) {
         self.chain.shrink();
+        if let Some(records) = &mut self.records {
+            records.shrink();
+        }
     }
 
     /// Appends everything of `chain`.
@@ -191,6 +221,9 @@ impl SockBuf {
 
     /// Takes everything (`sbflush`). The caller drops it after the lock.
     pub fn take_all(&mut self) -> Chain {
+        if let Some(records) = &mut self.records {
+            records.clear();
+        }
         self.take(self.len())
     }
 

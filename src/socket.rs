@@ -15,7 +15,10 @@
 //!
 //! Locks: `so_rcv` (2) or `so_snd` (3), never both here.
 
+mod datagrams;
 pub mod poller;
+
+pub use datagrams::Datagram;
 
 use crate::buf::Chain;
 use crate::callbacks::{self, Once};
@@ -25,6 +28,7 @@ use crate::error::{Flavor, SoError};
 use crate::lock::{self, Guard, RCV, SND};
 use crate::protocol::{Protocol, Side, SocketEnd, Upcall, Upcalls, Wakeup};
 use crate::run_list::{self, Budget};
+use crate::sockbuf::Addresses;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -164,11 +168,18 @@ impl Socket {
     /// As for [`recv`](Self::recv).
     pub fn recv_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let want = bufs.iter().map(|buf| buf.len()).sum();
-        if want == 0 {
+        if want == 0 && !self.end().is_for_datagrams() {
             return Ok(0);
         }
         let taken = self.receive(self.wait_for_bytes(), want, |rcv| {
-            bufs.iter_mut().map(|buf| rcv.buf.read(buf)).sum()
+            let whole = rcv.buf.first_record().map_or(usize::MAX, |(len, _)| len);
+            let mut left = whole;
+            for buf in bufs.iter_mut() {
+                let room = buf.len().min(left);
+                left -= rcv.buf.read(&mut buf[..room]);
+            }
+            rcv.buf.end_record();
+            whole - left
         })?;
         Ok(taken.unwrap_or(0))
     }
@@ -180,6 +191,9 @@ impl Socket {
     }
 
     fn receive_into(&self, wait: Wait, out: &mut [u8]) -> io::Result<usize> {
+        if self.end().is_for_datagrams() {
+            return Ok(self.receive_datagram(wait, out)?.0);
+        }
         if out.is_empty() {
             return Ok(0);
         }
@@ -209,12 +223,14 @@ impl Socket {
     /// # Errors
     /// As [`recv`](Self::recv).
     pub fn recv_chain(&self, max: usize) -> io::Result<Chain> {
-        if max == 0 {
+        if max == 0 && !self.end().is_for_datagrams() {
             return Ok(Chain::default());
         }
         let taken = self.receive(self.wait_for_bytes(), max, |rcv| {
-            let count = rcv.buf.len().min(max);
-            rcv.buf.take(count)
+            let len = rcv.buf.first_record().map_or(rcv.buf.len(), |(len, _)| len);
+            let taken = rcv.buf.take(len.min(max));
+            rcv.buf.end_record();
+            taken
         })?;
         Ok(taken.unwrap_or_default())
     }
@@ -232,7 +248,10 @@ impl Socket {
             return Ok(0);
         }
         let rcv = self.wait_readable(wait, out.len())?;
-        Ok(rcv.map_or(0, |rcv| rcv.buf.chain().peek(out)))
+        let Some(rcv) = rcv else { return Ok(0) };
+        let most = rcv.buf.first_record().map_or(out.len(), |(len, _)| len);
+        let room = out.len().min(most);
+        Ok(rcv.buf.chain().peek(&mut out[..room]))
     }
 
     fn receive<R>(
@@ -270,7 +289,7 @@ impl Socket {
             // OpenBSD: while the splice lasts, the buffer is as good as empty.
             let hidden = rcv.is_diverted() && end.flavor() == Flavor::OpenBsd;
             if !hidden {
-                if rcv.buf.len() >= enough {
+                if rcv.buf.has(enough) {
                     return Ok(Some(rcv));
                 }
                 if rcv.buf.is_empty()
@@ -328,6 +347,9 @@ impl Socket {
     }
 
     fn send_from(&self, wait: Wait, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        if self.end().is_for_datagrams() {
+            return self.send_slices(wait, bufs, Addresses::default());
+        }
         let want = bufs.iter().map(|buf| buf.len()).sum();
         if want == 0 {
             return Ok(0);
@@ -360,6 +382,14 @@ impl Socket {
     /// # Errors
     /// As [`send`](Self::send).
     pub fn send_chain(&self, chain: &mut Chain) -> io::Result<usize> {
+        if self.end().is_for_datagrams() {
+            let payload = chain.iter().cloned();
+            let mut one = vec![Datagram::new(payload, Addresses::default())];
+            self.send_datagrams(&mut one)?;
+            let count = chain.len();
+            chain.advance(count);
+            return Ok(count);
+        }
         if chain.is_empty() {
             return Ok(0);
         }

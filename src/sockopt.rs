@@ -358,7 +358,7 @@ fn set_openbsd(
     // 2. The length.
     let request = abi.read(value)?;
     // 3. The source is a stream.
-    splice::check_kind(&source, Role::Source)?;
+    splice::check_kind(&source, Role::Source, Flavor::OpenBsd)?;
     // 4. The limit. 5. The timeout.
     let options = options(&request, abi, defaults)?;
     // 6. Unsplicing.

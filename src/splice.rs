@@ -106,9 +106,16 @@ pub enum SpliceError {
     /// A timeout is zero.
     #[error("a timeout of 0, set a longer one, or None for no timeout")]
     ZeroTimeout,
-    /// Not a stream of bytes.
-    #[error("the {0} is no stream socket, only streams can be spliced")]
+    /// Neither a stream of bytes nor, in the OpenBSD flavor, datagrams.
+    #[error(
+        "the {0} is no stream socket, only streams can be spliced (in the OpenBSD flavor, datagrams too)"
+    )]
     NotAStream(Role),
+    /// One is a stream, the other one is for datagrams.
+    #[error(
+        "the source and the sink are of different kinds: splice a stream to a stream, or datagrams to datagrams"
+    )]
+    DifferentKinds,
     /// A listening socket.
     #[error("the {0} is listening, splice a connection that it has accepted")]
     Listening(Role),
@@ -149,7 +156,7 @@ impl SpliceError {
             | SpliceError::ZeroLimit
             | SpliceError::ZeroTimeout
             | SpliceError::Encrypted(_) => Errno::EINVAL,
-            SpliceError::NotAStream(_) => Errno::EPROTONOSUPPORT,
+            SpliceError::NotAStream(_) | SpliceError::DifferentKinds => Errno::EPROTONOSUPPORT,
             SpliceError::NotConnected(_) => Errno::ENOTCONN,
             SpliceError::Busy(_) => Errno::EBUSY,
             SpliceError::TooManySplices(_) => Errno::ENOBUFS,
@@ -416,7 +423,7 @@ fn set_up_in(
     pool: &Arc<Shared>,
 ) -> Result<Splice, SpliceError> {
     check_options(options)?;
-    check(source, sink, order)?;
+    check(source, sink, (options, order))?;
     let task = put_on(source, sink, options, pool)?;
     run_list::scope(Budget::USER, || task.run());
     Ok(Splice::of(&task))
@@ -428,8 +435,8 @@ fn set_up_both(
     options: &Options,
     pool: &Arc<Shared>,
 ) -> Result<[Splice; 2], SpliceError> {
-    check(a, b, a.flavor())?;
-    check(b, a, b.flavor())?;
+    check(a, b, (options, a.flavor()))?;
+    check(b, a, (options, b.flavor()))?;
     let there = put_on(a, b, options, pool)?;
     let back = put_on(b, a, options, pool).inspect_err(|_| {
         there.dissolve(Cause::Unspliced);
@@ -483,7 +490,7 @@ fn check_options(options: &Options) -> Result<(), SpliceError> {
 }
 
 /// Why this socket cannot be spliced in this role, as far as one question goes.
-type Check = fn(&Socket, Role) -> Result<(), SpliceError>;
+type Check = fn(&Socket, Role, &Options) -> Result<(), SpliceError>;
 
 const CHECKS: [Check; 4] = [
     check_listening,
@@ -494,38 +501,53 @@ const CHECKS: [Check; 4] = [
 
 /// What is wrong with one of the two, in the order of that system: FreeBSD asks everything about the
 /// source first, OpenBSD every question about both.
-fn check(source: &Socket, sink: &Socket, order: Flavor) -> Result<(), SpliceError> {
+fn check(
+    source: &Socket,
+    sink: &Socket,
+    (options, order): (&Options, Flavor),
+) -> Result<(), SpliceError> {
     let parties = [(source, Role::Source), (sink, Role::Sink)];
     let both = |check: Check| {
         parties
             .iter()
-            .try_for_each(|(socket, role)| check(socket, *role))
+            .try_for_each(|(socket, role)| check(socket, *role, options))
     };
-    both(check_kind)?;
+    parties
+        .iter()
+        .try_for_each(|(socket, role)| check_kind(socket, *role, order))?;
+    let [a, b] = [source, sink].map(|socket| socket.end().is_for_datagrams());
+    if a != b {
+        return Err(SpliceError::DifferentKinds);
+    }
     match order {
         Flavor::FreeBsd => parties.iter().try_for_each(|(socket, role)| {
-            CHECKS.iter().try_for_each(|check| check(socket, *role))
+            CHECKS
+                .iter()
+                .try_for_each(|check| check(socket, *role, options))
         }),
         Flavor::OpenBsd => CHECKS.iter().try_for_each(|check| both(*check)),
     }
 }
 
-/// Whether it is a stream at all.
-pub(crate) fn check_kind(socket: &Socket, role: Role) -> Result<(), SpliceError> {
-    match socket.protocol().so_state() {
-        SoState::NotAStream => Err(SpliceError::NotAStream(role)),
+/// Whether that system splices sockets of this kind at all.
+pub(crate) fn check_kind(socket: &Socket, role: Role, order: Flavor) -> Result<(), SpliceError> {
+    match (socket.protocol().so_state(), order) {
+        (SoState::NotAStream, _)
+        | (SoState::Datagrams | SoState::UnconnectedDatagrams, Flavor::FreeBsd) => {
+            Err(SpliceError::NotAStream(role))
+        }
         _ => Ok(()),
     }
 }
 
-fn check_listening(socket: &Socket, role: Role) -> Result<(), SpliceError> {
+fn check_listening(socket: &Socket, role: Role, _options: &Options) -> Result<(), SpliceError> {
     match socket.protocol().so_state() {
         SoState::Listening => Err(SpliceError::Listening(role)),
         _ => Ok(()),
     }
 }
 
-fn check_encrypted(socket: &Socket, role: Role) -> Result<(), SpliceError> {
+fn check_encrypted(socket: &Socket, role: Role, _options: &Options) -> Result<(), SpliceError> {
     match socket.protocol().so_state() {
         SoState::Encrypted => Err(SpliceError::Encrypted(role)),
         _ => Ok(()),
@@ -534,20 +556,26 @@ fn check_encrypted(socket: &Socket, role: Role) -> Result<(), SpliceError> {
 
 /// Neither may be at its end: a source with nothing more to give, a sink that takes nothing, and
 /// closed in the other direction too. (A source with unread bytes is worth a splice.)
-fn check_connected(socket: &Socket, role: Role) -> Result<(), SpliceError> {
+fn check_connected(socket: &Socket, role: Role, options: &Options) -> Result<(), SpliceError> {
     let end = socket.end();
     let is_over = match role {
         Role::Source => end.rcv().buf.is_finished() && end.snd().buf.is_closed(),
         Role::Sink => end.rcv().buf.is_closed() && end.snd().buf.is_closed(),
     };
-    if is_over || socket.protocol().so_state() == SoState::Unconnected {
+    let is_unconnected = match socket.protocol().so_state() {
+        SoState::Unconnected => true,
+        // A datagram of the source need not come from one peer, but the sink has to know to whom it goes.
+        SoState::UnconnectedDatagrams => role == Role::Sink && !options.addresses,
+        _ => false,
+    };
+    if is_over || is_unconnected {
         return Err(SpliceError::NotConnected(role));
     }
     Ok(())
 }
 
 /// For the order of the errors only: what counts is [`attach`].
-fn check_free(socket: &Socket, role: Role) -> Result<(), SpliceError> {
+fn check_free(socket: &Socket, role: Role, _options: &Options) -> Result<(), SpliceError> {
     let is_busy = match role {
         Role::Source => socket.end().rcv().is_diverted(),
         Role::Sink => socket.end().snd().is_diverted(),
@@ -585,6 +613,7 @@ fn new_task(source: &Socket, sink: &Socket, options: &Options, pool: &Arc<Shared
         needs_time: options.idle.is_some() || options.rate.is_some(),
         flavor,
         lowat: options.lowat,
+        addressed: options.addresses,
         forward_eof: options.forward_eof,
         forward_reset: options.forward_reset,
     })

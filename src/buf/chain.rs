@@ -186,6 +186,11 @@ impl Chain {
         self.take(count, |buf| taken.push(buf));
     }
 
+    /// Takes the first `count` bytes, buffer by buffer.
+    pub(crate) fn take_each(&mut self, count: usize, each: impl FnMut(Buf)) {
+        self.take(count, each);
+    }
+
     /// Moves the first `count` bytes to the end of `other`.
     ///
     /// # Panics

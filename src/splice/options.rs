@@ -22,6 +22,10 @@ pub struct Options {
     /// When the source's stream has ended and its last byte is moved, shut the sink down for
     /// writing. Neither kernel does. (A source that has failed has no such end.)
     pub forward_eof: bool,
+    /// Datagrams keep their addresses: each goes to the peer, and from the address, that it came with in the place
+    /// of the one that the sink is connected to, which then need not be connected. Neither kernel does. Of a
+    /// stream this says nothing.
+    pub addresses: bool,
     /// When one of the sockets has failed, abort the other one: its peer gets a reset. Neither
     /// kernel does.
     pub forward_reset: bool,
@@ -77,6 +81,13 @@ impl Options {
     #[must_use]
     pub fn pool(mut self, pool: impl Into<Option<SplicePool>>) -> Options {
         self.pool = pool.into();
+        self
+    }
+
+    /// Sets [`addresses`](field@Self::addresses).
+    #[must_use]
+    pub fn addresses(mut self, addresses: bool) -> Options {
+        self.addresses = addresses;
         self
     }
 

@@ -152,7 +152,13 @@ impl Counts {
             Stop::NoData => self.no_data.fetch_add(1, Ordering::Relaxed),
             Stop::NoRoom => self.no_room.fetch_add(1, Ordering::Relaxed),
             Stop::Rate => self.rate.fetch_add(1, Ordering::Relaxed),
-            Stop::SinkGone | Stop::Loop | Stop::Limit | Stop::Eof | Stop::Quantum => 0,
+            Stop::SinkGone
+            | Stop::SourceFailed
+            | Stop::MessageSize
+            | Stop::Loop
+            | Stop::Limit
+            | Stop::Eof
+            | Stop::Quantum => 0,
         };
     }
 

@@ -30,7 +30,7 @@
 use super::machine::{self, Action, Event, Reason, State};
 use super::token_bucket::TokenBucket;
 use super::worker::{Shared, Spliced, Waited};
-use super::xfer::{self, Stop, XferLimits};
+use super::xfer::{self, Moved, Stop, XferLimits};
 use super::{Cause, Dispatch, End, Role};
 use crate::callbacks::{self, Callback};
 use crate::error::{Flavor, SoError};
@@ -304,6 +304,7 @@ pub(super) struct Task {
     pub(super) needs_time: bool,
     pub(super) flavor: Flavor,
     pub(super) lowat: usize,
+    pub(super) addressed: bool,
     pub(super) forward_eof: bool,
     pub(super) forward_reset: bool,
 }
@@ -394,24 +395,30 @@ impl Task {
             return 0;
         }
         let pass = Unwinding(self);
-        let (moved, stop, ended) = self.transfer();
+        let (Moved { bytes, datagrams }, stop, ended) = self.transfer();
+        let moved = bytes as u64;
+        let any = moved > 0 || datagrams > 0;
         let done = match stop {
             Stop::NoData => Event::DoneIdle(Reason::NoData),
             Stop::NoRoom => Event::DoneIdle(Reason::NoRoom),
             Stop::Rate => Event::DoneIdle(Reason::Rate),
-            Stop::SinkGone | Stop::Loop | Stop::Limit | Stop::Eof | Stop::Quantum => {
-                Event::DoneMore
-            }
+            Stop::SinkGone
+            | Stop::SourceFailed
+            | Stop::MessageSize
+            | Stop::Loop
+            | Stop::Limit
+            | Stop::Eof
+            | Stop::Quantum => Event::DoneMore,
         };
         let idle = done != Event::DoneMore;
         let eof = ended == Some(Cause::Eof) && self.forward_eof;
         if eof && !intact(Protection::EofFirst) {
             self.sink.end.cantsendmore();
         }
-        if moved > 0 || eof {
+        if any || eof {
             self.sink.protocol.output();
         }
-        if moved > 0 || idle {
+        if any || idle {
             self.source.protocol.rcvd(idle);
         }
         match ended {
@@ -439,27 +446,34 @@ impl Task {
     }
 
     /// The middle of a pass: moves and counts; ends the splice if that was its last one.
-    fn transfer(&self) -> (u64, Stop, Option<Cause>) {
+    fn transfer(&self) -> (Moved, Stop, Option<Cause>) {
         let now = self.needs_time.then(|| self.pool.now());
         let mut rcv = self.source.end.rcv();
         let mut snd = self.sink.end.snd();
         if !self.is_on(&rcv) && intact(Protection::OnBuffers) {
-            return (0, Stop::Quantum, None);
+            return (Moved::default(), Stop::Quantum, None);
         }
         // What the sink's own splice has left there is none of the connection's errors.
         let is_real = |error: &SoError| !error.is_of_splice();
         let sink_error = self.sink.end.error().filter(is_real);
-        let terms = self.terms(&rcv, &snd, sink_error, now);
-        let (moved, stop) = xfer::transfer(&mut rcv.buf, &mut snd.buf, terms);
-        let moved = moved as u64;
-        self.source.end.add_spliced(moved);
-        if moved > 0 && now.is_some() {
-            self.status.progress.lock().moved(moved, now);
+        let source_error = self.source.end.error().filter(is_real);
+        let terms = self.terms(&rcv, &snd, [source_error, sink_error], now);
+        let transfer = match rcv.buf.holds_records() {
+            true => xfer::transfer_records,
+            false => xfer::transfer,
+        };
+        let (moved, stop) = transfer(&mut rcv.buf, &mut snd.buf, terms);
+        let bytes = moved.bytes as u64;
+        self.source.end.add_spliced(bytes);
+        if moved != Moved::default() && now.is_some() {
+            self.status.progress.lock().moved(bytes, now);
         }
         let cause = match stop {
             Stop::SinkGone => sink_error.map_or(Cause::SinkShutdown, Cause::SinkError),
             Stop::Loop => Cause::Loop,
+            Stop::MessageSize => Cause::MessageSize,
             Stop::Limit => Cause::Limit,
+            Stop::SourceFailed => source_error.map_or(Cause::Eof, Cause::SourceError),
             Stop::Eof => {
                 let error = self.source.end.error().filter(is_real);
                 if self.forward_eof && error.is_none() && intact(Protection::EofFirst) {
@@ -483,24 +497,28 @@ impl Task {
         &self,
         rcv: &Side,
         snd: &Side,
-        sink_error: Option<SoError>,
+        [source_error, sink_error]: [Option<SoError>; 2],
         now: Option<Instant>,
     ) -> XferLimits {
         let counted = self.source.end.spliced();
         let allowance = now.and_then(|now| {
             let mut progress = self.status.progress.lock();
             let bucket = progress.bucket.as_mut();
-            bucket.map(|bucket| bucket.allowance(now))
+            bucket.map(|bucket| (bucket.allowance(now), bucket.burst()))
         });
+        let (allowance, burst) = allowance.unwrap_or((usize::MAX, usize::MAX));
         XferLimits {
             limit: self.limit.map(|limit| limit.saturating_sub(counted)),
             quantum: self.pool.quantum,
-            allowance: allowance.unwrap_or(usize::MAX),
+            allowance,
+            burst,
             // More could never arrive if the window were held back until then.
             lowat: self.lowat.min(rcv.buf.ceiling() / 2),
             max_hops: (self.flavor == Flavor::OpenBsd).then_some(MAX_HOPS),
             connected: snd.is_connected(),
             failed: sink_error.is_some(),
+            source_failed: source_error.is_some(),
+            addressed: self.addressed,
         }
     }
 
@@ -523,6 +541,7 @@ impl Task {
         self.pool.counts.ended(cause);
         if self.flavor == Flavor::OpenBsd
             && let Some(error) = left_on_source(cause)
+            && !self.is_short_of_limit(cause)
         {
             self.source.end.set_splice_error(error);
         }
@@ -546,6 +565,11 @@ impl Task {
             upcalls,
             complete,
         }
+    }
+
+    /// It ends before a datagram that would exceed its limit.
+    fn is_short_of_limit(&self, cause: Cause) -> bool {
+        cause == Cause::Limit && self.limit != Some(self.source.end.spliced())
     }
 
     /// Ends the splice; `None` if it has ended before. Entered with no lock held; never waits for
@@ -650,6 +674,7 @@ fn left_on_source(cause: Cause) -> Option<SoError> {
         Cause::Limit => Some(SoError::SpliceLimit),
         Cause::Idle | Cause::Lifetime => Some(SoError::SpliceTimedOut),
         Cause::Loop => Some(SoError::SpliceLoop),
+        Cause::MessageSize => Some(SoError::MessageSize),
         Cause::SinkShutdown => Some(SoError::BrokenPipe),
         Cause::SinkError(error) => Some(error),
         Cause::Unspliced

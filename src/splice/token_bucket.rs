@@ -59,6 +59,11 @@ impl TokenBucket {
         usize::try_from(self.level / NANOS).unwrap_or(usize::MAX)
     }
 
+    /// Bytes that are ever allowed at once.
+    pub(super) fn burst(&self) -> usize {
+        usize::try_from(self.rate.burst.get()).unwrap_or(usize::MAX)
+    }
+
     /// Takes bytes that were allowed.
     pub(super) fn take(&mut self, bytes: u64) {
         self.level = self.level.saturating_sub(u128::from(bytes) * NANOS);

@@ -14,6 +14,8 @@ pub(super) struct XferLimits {
     pub(super) quantum: usize,
     /// Bytes that the rate allows now.
     pub(super) allowance: usize,
+    /// Bytes that the rate ever allows at once.
+    pub(super) burst: usize,
     /// With fewer bytes on the source it waits for more (but not for more than the limit).
     pub(super) lowat: usize,
     /// Bytes that have passed so many splices go round.
@@ -22,16 +24,24 @@ pub(super) struct XferLimits {
     pub(super) connected: bool,
     /// The sink will never send again although its `so_snd` is not closed: it has an error.
     pub(super) failed: bool,
+    /// The source has an error; it counts for datagrams, which come in spite of it.
+    pub(super) source_failed: bool,
+    /// Datagrams keep their addresses.
+    pub(super) addressed: bool,
 }
 
 /// Why a pass stopped, in order of precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
+    /// The source has an error. Nothing was moved.
+    SourceFailed,
     /// The sink takes no more bytes. Nothing was moved.
     SinkGone,
+    /// The next datagram is longer than the sink ever takes.
+    MessageSize,
     /// The next byte has passed too many splices. Nothing was moved.
     Loop,
-    /// The limit is reached to the byte.
+    /// The limit is reached to the byte, or the next datagram would exceed it.
     Limit,
     /// The source is closed and its last byte is moved.
     Eof,
@@ -45,8 +55,100 @@ pub(super) enum Stop {
     Quantum,
 }
 
+/// What a pass has moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Moved {
+    pub(super) bytes: usize,
+    /// Some, of which each may be empty.
+    pub(super) datagrams: usize,
+}
+
+/// Moves datagrams, each of them whole (`somove` of OpenBSD, for each record). Returns what was moved, and
+/// why there was no more.
+pub(super) fn transfer_records(
+    rcv: &mut SockBuf,
+    snd: &mut SockBuf,
+    terms: XferLimits,
+) -> (Moved, Stop) {
+    let mut moved = Moved::default();
+    if terms.source_failed {
+        return (moved, Stop::SourceFailed);
+    }
+    if snd.is_closed() || terms.failed {
+        return (moved, Stop::SinkGone);
+    }
+    loop {
+        match next_record(rcv, snd, &terms, moved) {
+            Ok(len) => {
+                rcv.move_record_to(snd, terms.addressed);
+                moved.bytes += len;
+                moved.datagrams += 1;
+            }
+            Err(stop) => return (moved, stop),
+        }
+    }
+}
+
+/// The length of the next datagram, if it is to be moved.
+fn next_record(
+    rcv: &SockBuf,
+    snd: &SockBuf,
+    terms: &XferLimits,
+    moved: Moved,
+) -> Result<usize, Stop> {
+    let done = moved.bytes;
+    let left = terms
+        .limit
+        .map(|limit| limit.saturating_sub(done as u64))
+        .map_or(usize::MAX, |left| {
+            usize::try_from(left).unwrap_or(usize::MAX)
+        });
+    if left == 0 {
+        return Err(Stop::Limit);
+    }
+    let Some((len, _)) = rcv.first_record() else {
+        let over = rcv.is_closed();
+        return Err(if over { Stop::Eof } else { Stop::NoData });
+    };
+    let want = rcv.len().min(left);
+    let space = if terms.connected { snd.space() } else { 0 };
+    if space == 0 || space < want && space < snd.lowat() {
+        return Err(Stop::NoRoom);
+    }
+    if terms.max_hops.is_some_and(|hops| rcv.first_hops() >= hops) {
+        return Err(Stop::Loop);
+    }
+    if len > snd.hiwat() {
+        return Err(Stop::MessageSize);
+    }
+    if len > left && left <= space {
+        return Err(Stop::Limit);
+    }
+    if len > space {
+        return Err(Stop::NoRoom);
+    }
+    // More than a burst never comes together.
+    let allowance = terms.allowance.saturating_sub(done);
+    if allowance == 0 || allowance < len.min(terms.burst) {
+        return Err(Stop::Rate);
+    }
+    if done >= terms.quantum || moved.datagrams >= QUANTUM {
+        return Err(Stop::Quantum);
+    }
+    Ok(len)
+}
+
+/// Most datagrams of a pass.
+const QUANTUM: usize = 1024;
+
 /// Moves what the terms allow. Returns the number of bytes and why there were no more.
-pub(super) fn transfer(rcv: &mut SockBuf, snd: &mut SockBuf, terms: XferLimits) -> (usize, Stop) {
+pub(super) fn transfer(rcv: &mut SockBuf, snd: &mut SockBuf, terms: XferLimits) -> (Moved, Stop) {
+    let (bytes, stop) = transfer_bytes(rcv, snd, terms);
+    let datagrams = 0;
+    (Moved { bytes, datagrams }, stop)
+}
+
+fn transfer_bytes(rcv: &mut SockBuf, snd: &mut SockBuf, terms: XferLimits) -> (usize, Stop) {
     if snd.is_closed() || terms.failed {
         return (0, Stop::SinkGone);
     }
@@ -107,10 +209,13 @@ mod tests {
         limit: None,
         quantum: 1000,
         allowance: usize::MAX,
+        burst: usize::MAX,
         lowat: 0,
         max_hops: None,
         connected: true,
         failed: false,
+        source_failed: false,
+        addressed: false,
     };
 
     fn buffers(queued: usize, space: usize) -> (SockBuf, SockBuf) {
@@ -121,7 +226,7 @@ mod tests {
 
     fn run(queued: usize, space: usize, terms: XferLimits) -> (usize, Stop) {
         let (mut rcv, mut snd) = buffers(queued, space);
-        let result = transfer(&mut rcv, &mut snd, terms);
+        let result = transfer_bytes(&mut rcv, &mut snd, terms);
         assert_eq!((rcv.len(), snd.len()), (queued - result.0, result.0));
         result
     }
@@ -177,18 +282,21 @@ mod tests {
     fn end_of_file_only_after_the_last_byte() {
         let (mut rcv, mut snd) = buffers(9, 5);
         rcv.close();
-        assert_eq!(transfer(&mut rcv, &mut snd, PLENTY), (5, Stop::NoRoom));
+        assert_eq!(
+            transfer_bytes(&mut rcv, &mut snd, PLENTY),
+            (5, Stop::NoRoom)
+        );
         snd.drop_front(5);
-        assert_eq!(transfer(&mut rcv, &mut snd, PLENTY), (4, Stop::Eof));
+        assert_eq!(transfer_bytes(&mut rcv, &mut snd, PLENTY), (4, Stop::Eof));
     }
 
     #[test]
     fn low_water_of_the_source_holds_back_neither_the_last_bytes_nor_the_end() {
         let terms = XferLimits { lowat: 5, ..PLENTY };
         let (mut rcv, mut snd) = buffers(4, 9);
-        assert_eq!(transfer(&mut rcv, &mut snd, terms), (0, Stop::NoData));
+        assert_eq!(transfer_bytes(&mut rcv, &mut snd, terms), (0, Stop::NoData));
         rcv.close();
-        assert_eq!(transfer(&mut rcv, &mut snd, terms), (4, Stop::Eof));
+        assert_eq!(transfer_bytes(&mut rcv, &mut snd, terms), (4, Stop::Eof));
     }
 
     #[test]
@@ -200,17 +308,17 @@ mod tests {
         };
         let (mut a, mut b) = buffers(6000, 9000);
         for hop in 0..3 {
-            assert_eq!(transfer(&mut a, &mut b, terms).0, 6000, "hop {hop}");
+            assert_eq!(transfer_bytes(&mut a, &mut b, terms).0, 6000, "hop {hop}");
             std::mem::swap(&mut a, &mut b);
         }
         // Looking does not count, and fresh bytes behind old ones change nothing.
         a.append(crate::buf::Buf::copy_of(&[2; 6000]));
         for _ in 0..300 {
-            assert_eq!(transfer(&mut a, &mut b, terms), (0, Stop::Loop));
+            assert_eq!(transfer_bytes(&mut a, &mut b, terms), (0, Stop::Loop));
         }
         // Fresh bytes before old ones are moved.
         a.drop_front(6000);
-        assert_eq!(transfer(&mut a, &mut b, terms), (6000, Stop::NoData));
+        assert_eq!(transfer_bytes(&mut a, &mut b, terms), (6000, Stop::NoData));
     }
 
     #[test]
@@ -218,9 +326,12 @@ mod tests {
         let (mut rcv, mut snd) = buffers(9, 10);
         snd.append_copy(&[0; 7]);
         snd.set_lowat(4);
-        assert_eq!(transfer(&mut rcv, &mut snd, PLENTY), (0, Stop::NoRoom));
+        assert_eq!(
+            transfer_bytes(&mut rcv, &mut snd, PLENTY),
+            (0, Stop::NoRoom)
+        );
         rcv.drop_front(6);
-        let all_fits = transfer(&mut rcv, &mut snd, PLENTY);
+        let all_fits = transfer_bytes(&mut rcv, &mut snd, PLENTY);
         assert_eq!(all_fits, (3, Stop::NoData));
     }
 
@@ -235,12 +346,12 @@ mod tests {
                 rcv.close();
             }
             let terms = XferLimits { limit: limit.map(|limit| limit as u64), quantum, ..PLENTY };
-            let (count, stop) = transfer(&mut rcv, &mut snd, terms);
+            let (count, stop) = transfer_bytes(&mut rcv, &mut snd, terms);
             let left = limit.unwrap_or(usize::MAX);
             prop_assert_eq!(count, queued.min(space).min(quantum).min(left));
             prop_assert_eq!((rcv.len(), snd.len()), (queued - count, count));
             let reason_holds = match stop {
-                Stop::SinkGone | Stop::Loop | Stop::Rate => false,
+                Stop::SinkGone | Stop::SourceFailed | Stop::MessageSize | Stop::Loop | Stop::Rate => false,
                 Stop::Limit => count == left,
                 Stop::Eof => closed && rcv.is_empty(),
                 Stop::NoData => !closed && rcv.is_empty(),

@@ -54,7 +54,7 @@ impl Watched for SocketEnd {
             let rcv = self.rcv();
             rcv.upcalls().iter().find(|other| is_same(other, upcall))?;
             if !rcv.is_diverted() {
-                let has_bytes = rcv.buf.len() >= rcv.buf.lowat();
+                let has_bytes = rcv.buf.has(rcv.buf.lowat());
                 condition.read_closed = rcv.buf.is_closed();
                 condition.readable = has_bytes || rcv.buf.is_closed() || self.error().is_some();
             }

@@ -1,0 +1,406 @@
+//! Records: where one datagram ends and the next one begins in a socket buffer, and the addresses of each.
+//!
+//! The bytes of all records lie in the buffer's chain, one behind the other, so that its memory is bounded as
+//! that of a stream is. A record without bytes is a record.
+
+use crate::buf::{Buf, Gather};
+use crate::sockbuf::SockBuf;
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+
+/// The addresses of a datagram: from where it came, or where it goes (BSD's `MT_SONAME` and the control
+/// record of `IP_RECVDSTADDR`). A connected socket needs neither to send.
+///
+/// ```
+/// use sosplice::sockbuf::Addresses;
+/// let to = Addresses::to("10.0.0.2:53".parse()?);
+/// assert_eq!((to.peer, to.local), (Some("10.0.0.2:53".parse()?), None));
+/// # Ok::<_, std::net::AddrParseError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub struct Addresses {
+    /// The other side: the source of a received datagram, the destination of one to send.
+    pub peer: Option<SocketAddr>,
+    /// This side's address: the destination of a received datagram, the source of one to send.
+    pub local: Option<IpAddr>,
+}
+
+impl Addresses {
+    /// Those of a datagram to `peer`, from whichever address suits.
+    pub const fn to(peer: SocketAddr) -> Addresses {
+        Addresses {
+            peer: Some(peer),
+            local: None,
+        }
+    }
+
+    /// Sets [`local`](field@Self::local).
+    #[must_use]
+    pub const fn from_local(mut self, local: IpAddr) -> Addresses {
+        self.local = Some(local);
+        self
+    }
+}
+
+/// One datagram's place.
+#[derive(Debug, Clone, Copy)]
+struct Record {
+    /// Position in the chain behind its last byte.
+    end: u64,
+    /// Splices that it has passed.
+    hops: u8,
+    addresses: Addresses,
+}
+
+/// The places of all datagrams in a buffer.
+#[derive(Debug)]
+pub(super) struct Records {
+    queue: VecDeque<Record>,
+    /// Most records.
+    limit: usize,
+    /// Records that found no room.
+    dropped: u64,
+}
+
+impl Records {
+    pub(super) fn new(limit: usize) -> Records {
+        Records {
+            queue: VecDeque::new(),
+            limit,
+            dropped: 0,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.queue.len() >= self.limit
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.queue.shrink_to_fit();
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.queue = VecDeque::new();
+    }
+}
+
+/// Datagrams. On a buffer of a stream these panic.
+impl SockBuf {
+    /// An empty buffer for datagrams: this many bytes of payload, and this many datagrams, at most.
+    ///
+    /// ```
+    /// use sosplice::{buf::Buf, sockbuf::{Addresses, SockBuf}};
+    /// let mut so_rcv = SockBuf::for_records(100, 2);
+    /// let from = Addresses::to("10.0.0.2:53".parse()?);
+    /// assert!(so_rcv.append_record([Buf::copy_of(b"first")], from));
+    /// assert!(so_rcv.append_record([], from));                 // an empty one
+    /// assert!(!so_rcv.append_record([Buf::copy_of(b"third")], from));
+    /// assert_eq!((so_rcv.records(), so_rcv.dropped()), (2, 1));
+    /// let (payload, addresses) = so_rcv.take_record().ok_or("none")?;
+    /// assert_eq!((&payload[0][..], addresses), (&b"first"[..], from));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn for_records(hiwat: usize, limit: usize) -> SockBuf {
+        SockBuf {
+            records: Some(Box::new(Records::new(limit))),
+            ..SockBuf::new(hiwat)
+        }
+    }
+
+    /// Whether it holds datagrams, and no stream.
+    pub fn holds_records(&self) -> bool {
+        self.records.is_some()
+    }
+
+    fn queue(&self) -> &Records {
+        self.records.as_deref().expect("a buffer for datagrams")
+    }
+
+    fn queue_mut(&mut self) -> &mut Records {
+        self.records.as_deref_mut().expect("a buffer for datagrams")
+    }
+
+    /// Number of datagrams queued.
+    pub fn records(&self) -> usize {
+        self.records
+            .as_ref()
+            .map_or(0, |records| records.queue.len())
+    }
+
+    /// Datagrams that found the buffer full, and were dropped.
+    pub fn dropped(&self) -> u64 {
+        self.records.as_ref().map_or(0, |records| records.dropped)
+    }
+
+    /// Most datagrams that it takes.
+    pub fn record_limit(&self) -> usize {
+        self.records.as_ref().map_or(0, |records| records.limit)
+    }
+
+    /// Whether a datagram of so many bytes finds room.
+    pub fn has_room_for(&self, len: usize) -> bool {
+        !self.queue().is_full() && len <= self.space()
+    }
+
+    /// Appends a datagram (`sbappendaddr`). `false` if there is no room: it is dropped, and counted.
+    ///
+    /// # Panics
+    /// If the buffer is that of a stream; so do the other methods for datagrams.
+    pub fn append_record(
+        &mut self,
+        payload: impl IntoIterator<Item = Buf>,
+        addresses: Addresses,
+    ) -> bool {
+        let payload: Gather = payload.into_iter().collect();
+        let len = payload.iter().map(Buf::len).sum();
+        self.append_hopped(payload, len, (addresses, 0))
+    }
+
+    fn append_hopped(
+        &mut self,
+        payload: Gather,
+        len: usize,
+        (addresses, hops): (Addresses, u8),
+    ) -> bool {
+        if !self.has_room_for(len) {
+            self.queue_mut().dropped += 1;
+            return false;
+        }
+        payload.into_iter().for_each(|buf| self.chain.append(buf));
+        self.keep_memory_bounded();
+        let end = self.chain.end();
+        self.queue_mut().queue.push_back(Record {
+            end,
+            hops,
+            addresses,
+        });
+        true
+    }
+
+    /// Length and addresses of the first datagram.
+    pub fn first_record(&self) -> Option<(usize, Addresses)> {
+        let first = self.records.as_ref()?.queue.front()?;
+        Some((self.length(first), first.addresses))
+    }
+
+    fn length(&self, first: &Record) -> usize {
+        usize::try_from(first.end - self.chain.start()).expect("invariant: it is in the chain")
+    }
+
+    /// Takes the first datagram out by reference.
+    pub fn take_record(&mut self) -> Option<(Gather, Addresses)> {
+        let (payload, addresses, _) = self.pop()?;
+        Some((payload, addresses))
+    }
+
+    fn pop(&mut self) -> Option<(Gather, Addresses, u8)> {
+        let first = self.queue_mut().queue.pop_front()?;
+        let len = self.length(&first);
+        let mut payload = Gather::new();
+        self.chain.take_each(len, |buf| payload.push(buf));
+        Some((payload, first.addresses, first.hops))
+    }
+
+    /// Copies the first datagram out, as far as there is room, and leaves it. Returns how much was copied, how
+    /// long it is, and its addresses.
+    pub fn peek_record(&self, out: &mut [u8]) -> Option<(usize, usize, Addresses)> {
+        let (len, addresses) = self.first_record()?;
+        let most = len.min(out.len());
+        let copied = self.chain.peek(&mut out[..most]);
+        Some((copied, len, addresses))
+    }
+
+    /// Drops the first datagram; what it held is to be dropped after the lock.
+    pub(crate) fn drop_record(&mut self) -> Option<Gather> {
+        self.pop().map(|(payload, ..)| payload)
+    }
+
+    /// Of a datagram whose bytes are being taken from the front, drops the rest. Nothing, in the buffer of a
+    /// stream.
+    pub(crate) fn end_record(&mut self) {
+        let first = self.records.as_mut().and_then(|it| it.queue.pop_front());
+        if let Some(first) = first {
+            let rest = self.length(&first);
+            self.chain.advance(rest);
+        }
+    }
+
+    /// Splices that the first datagram has passed.
+    pub(crate) fn first_hops(&self) -> u8 {
+        let first = self.records.as_ref().and_then(|it| it.queue.front());
+        first.map_or(0, |first| first.hops)
+    }
+
+    /// Moves the first datagram to the end of another buffer, which has room for it, by reference, with its
+    /// addresses, and no splice.
+    pub(crate) fn pass_record_to(&mut self, other: &mut SockBuf) {
+        if let Some((payload, addresses, hops)) = self.pop() {
+            let len = payload.iter().map(Buf::len).sum();
+            other.append_hopped(payload, len, (addresses, hops));
+        }
+    }
+
+    /// Moves the first datagram to the end of another buffer, which has room for it, by reference. It has
+    /// then passed one more splice; `addressed`: with its addresses.
+    pub(crate) fn move_record_to(&mut self, other: &mut SockBuf, addressed: bool) {
+        let Some((payload, addresses, hops)) = self.pop() else {
+            return;
+        };
+        let addresses = if addressed {
+            addresses
+        } else {
+            Addresses::default()
+        };
+        let len = payload.iter().map(Buf::len).sum();
+        other.append_hopped(payload, len, (addresses, hops.saturating_add(1)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::Chain;
+    use proptest::prelude::*;
+
+    #[derive(Debug, Clone)]
+    enum Op {
+        Append(Vec<u8>, u16),
+        Take,
+        Read(usize),
+        Move,
+        Pressed(bool),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let payload = prop_oneof![
+            Just(Vec::new()),
+            proptest::collection::vec(any::<u8>(), 1..20),
+            proptest::collection::vec(any::<u8>(), 500..2000),
+        ];
+        prop_oneof![
+            3 => (payload, any::<u16>()).prop_map(|(payload, port)| Op::Append(payload, port)),
+            1 => Just(Op::Take),
+            1 => (0usize..3000).prop_map(Op::Read),
+            1 => Just(Op::Move),
+            1 => any::<bool>().prop_map(Op::Pressed),
+        ]
+    }
+
+    fn from(port: u16) -> Addresses {
+        Addresses::to(([10, 0, 0, 1], port).into())
+    }
+
+    type Datagram = (Vec<u8>, Addresses);
+
+    fn flat(payload: &Gather) -> Vec<u8> {
+        payload.iter().flat_map(|buf| buf.to_vec()).collect()
+    }
+
+    /// A buffer beside a list.
+    struct Pair {
+        buf: SockBuf,
+        other: SockBuf,
+        model: VecDeque<Datagram>,
+        moved: VecDeque<Datagram>,
+        dropped: u64,
+    }
+
+    impl Pair {
+        fn apply(&mut self, op: Op) {
+            match op {
+                Op::Append(payload, port) => {
+                    let room = self.buf.space() >= payload.len() && self.model.len() < 8;
+                    let taken = self.buf.append_record([Buf::copy_of(&payload)], from(port));
+                    assert_eq!(taken, room);
+                    match room {
+                        true => self.model.push_back((payload, from(port))),
+                        false => self.dropped += 1,
+                    }
+                }
+                Op::Take => {
+                    let taken = self.buf.take_record();
+                    let taken = taken.map(|(payload, addresses)| (flat(&payload), addresses));
+                    assert_eq!(taken, self.model.pop_front());
+                }
+                Op::Read(len) => {
+                    let mut out = vec![0; len];
+                    let seen = self.buf.peek_record(&mut out);
+                    let want = self.model.front().map(|(payload, addresses)| {
+                        let copied = payload.len().min(len);
+                        assert_eq!(out[..copied], payload[..copied]);
+                        (copied, payload.len(), *addresses)
+                    });
+                    assert_eq!(seen, want);
+                }
+                Op::Move => {
+                    self.buf.move_record_to(&mut self.other, true);
+                    self.moved.extend(self.model.pop_front());
+                }
+                Op::Pressed(pressed) => self.buf.set_pressed(pressed),
+            }
+            let bytes: usize = self.model.iter().map(|(payload, _)| payload.len()).sum();
+            assert_eq!(
+                (self.buf.len(), self.buf.records()),
+                (bytes, self.model.len())
+            );
+            assert_eq!(self.buf.is_empty(), self.model.is_empty());
+            assert_eq!(self.buf.dropped(), self.dropped);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// A buffer of records is a bounded queue of datagrams.
+        #[test]
+        fn a_queue_of_datagrams(ops in proptest::collection::vec(op(), 1..80)) {
+            let mut pair = Pair {
+                buf: SockBuf::for_records(6000, 8),
+                other: SockBuf::for_records(1 << 20, 1000),
+                model: VecDeque::new(),
+                moved: VecDeque::new(),
+                dropped: 0,
+            };
+            ops.into_iter().for_each(|op| pair.apply(op));
+            for want in pair.moved {
+                let (payload, addresses) = pair.other.take_record().expect("moved");
+                prop_assert_eq!((flat(&payload), addresses), want);
+            }
+            prop_assert!(pair.other.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_closed_buffer_is_finished_when_the_last_empty_datagram_is_taken() {
+        let mut buf = SockBuf::for_records(100, 8);
+        assert!(buf.append_record([], Addresses::default()));
+        buf.close();
+        assert!(!buf.is_finished() && !buf.is_empty());
+        assert!(buf.take_record().is_some());
+        assert!(buf.is_finished());
+    }
+
+    #[test]
+    fn taking_everything_takes_the_records_too() {
+        let mut buf = SockBuf::for_records(100, 8);
+        assert!(buf.append_record([Buf::copy_of(b"abc")], Addresses::default()));
+        assert!(buf.append_record([], Addresses::default()));
+        let all: Chain = buf.take_all();
+        assert_eq!((all.len(), buf.records(), buf.is_empty()), (3, 0, true));
+    }
+
+    #[test]
+    fn tiny_datagrams_of_large_frames_hold_little_memory() {
+        let mut buf = SockBuf::for_records(64 * 1024, 100_000);
+        for _ in 0..60_000 {
+            let tiny = Buf::copy_of(&[1; 40_000]).slice(0..1);
+            assert!(buf.append_record([tiny], Addresses::default()));
+            assert!(buf.memory() <= buf.mbmax() + crate::buf::MAX_FRAME);
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Datagrams: what a socket for them sends and receives.
+//!
+//! A call takes or gives one datagram, whole; one that is read into too little room is cut, as in BSD. The
+//! methods for streams do the same on such a socket: [`Socket::send`] sends one datagram.
+
+use super::{Socket, Wait, would_block};
+use crate::buf::{Buf, FrameMut, Gather};
+use crate::error::SoError;
+use crate::lock::{Guard, SND};
+use crate::protocol::Side;
+use crate::sockbuf::Addresses;
+use std::io::{self, IoSlice};
+
+/// A datagram by reference, and its addresses.
+///
+/// ```
+/// use sosplice::{buf::Buf, sockbuf::Addresses, socket::Datagram};
+/// let query = Datagram::new([Buf::copy_of(b"query")], Addresses::to("10.0.0.2:53".parse()?));
+/// assert_eq!((query.len(), query.to_vec()), (5, b"query".to_vec()));
+/// # Ok::<_, std::net::AddrParseError>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Datagram {
+    /// The bytes, in order.
+    pub payload: Gather,
+    /// From where it came, or where it goes.
+    pub addresses: Addresses,
+}
+
+impl Datagram {
+    /// A datagram of these bytes.
+    pub fn new(payload: impl IntoIterator<Item = Buf>, addresses: Addresses) -> Datagram {
+        Datagram {
+            payload: payload.into_iter().collect(),
+            addresses,
+        }
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.payload.iter().map(Buf::len).sum()
+    }
+
+    /// Whether there is no byte.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A copy of the bytes.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut all = Vec::with_capacity(self.len());
+        self.payload
+            .iter()
+            .for_each(|buf| all.extend_from_slice(buf));
+        all
+    }
+}
+
+/// Sockets for datagrams. On the socket of a stream these fail with
+/// [`Unsupported`](io::ErrorKind::Unsupported).
+impl Socket {
+    /// Receives one datagram: waits for it, and copies it as far as there is room; the rest of it is lost. Returns
+    /// how much was copied, and its addresses. `Ok((0, _))` without a peer once the socket is shut down for reading.
+    ///
+    /// # Errors
+    /// As for [`recv`](Self::recv); once, what has happened to a datagram that was sent before, for example
+    /// that no program listens at the peer's port.
+    pub fn recv_datagram(&self, out: &mut [u8]) -> io::Result<(usize, Addresses)> {
+        self.receive_datagram(self.wait_for_bytes(), out)
+    }
+
+    pub(super) fn receive_datagram(
+        &self,
+        wait: Wait,
+        out: &mut [u8],
+    ) -> io::Result<(usize, Addresses)> {
+        self.for_datagrams()?;
+        let taken = self.receive(wait, 1, |rcv| {
+            let (copied, _, addresses) = rcv.buf.peek_record(out)?;
+            Some((copied, addresses, rcv.buf.drop_record()))
+        })?;
+        let (copied, addresses, _) = taken.flatten().unwrap_or_default();
+        Ok((copied, addresses))
+    }
+
+    /// As [`recv_datagram`](Self::recv_datagram), and leaves the datagram (`MSG_PEEK`).
+    ///
+    /// # Errors
+    /// As for [`recv_datagram`](Self::recv_datagram).
+    pub fn peek_datagram(&self, out: &mut [u8]) -> io::Result<(usize, Addresses)> {
+        self.for_datagrams()?;
+        let rcv = self.wait_readable(self.wait_for_bytes(), 1)?;
+        let seen = rcv.and_then(|rcv| rcv.buf.peek_record(out));
+        let (copied, _, addresses) = seen.unwrap_or_default();
+        Ok((copied, addresses))
+    }
+
+    /// Receives up to `max` datagrams without copying: waits for the first one, and appends those that are there.
+    /// Returns how many; 0 once the socket is shut down for reading.
+    ///
+    /// # Errors
+    /// As for [`recv_datagram`](Self::recv_datagram).
+    pub fn recv_datagrams(&self, datagrams: &mut Vec<Datagram>, max: usize) -> io::Result<usize> {
+        self.receive_datagrams(self.wait_for_bytes(), datagrams, max)
+    }
+
+    pub(super) fn receive_datagrams(
+        &self,
+        wait: Wait,
+        datagrams: &mut Vec<Datagram>,
+        max: usize,
+    ) -> io::Result<usize> {
+        self.for_datagrams()?;
+        if max == 0 {
+            return Ok(0);
+        }
+        let before = datagrams.len();
+        self.receive(wait, 1, |rcv| {
+            let taken = std::iter::from_fn(|| rcv.buf.take_record()).take(max);
+            datagrams.extend(taken.map(|(payload, addresses)| Datagram { payload, addresses }));
+        })?;
+        Ok(datagrams.len() - before)
+    }
+
+    /// Sends one datagram: waits until all of it finds room in the send buffer.
+    ///
+    /// # Errors
+    /// [`SoError::MessageSize`] if it is longer than the send buffer ever takes; else as for
+    /// [`send`](Self::send).
+    pub fn send_datagram(&self, bytes: &[u8], addresses: Addresses) -> io::Result<usize> {
+        self.send_slices(self.wait_for_space(), &[IoSlice::new(bytes)], addresses)
+    }
+
+    pub(super) fn send_slices(
+        &self,
+        wait: Wait,
+        bufs: &[IoSlice<'_>],
+        addresses: Addresses,
+    ) -> io::Result<usize> {
+        let len = bufs.iter().map(|buf| buf.len()).sum();
+        let mut snd = self.wait_room_for(wait, len)?;
+        let mut frame = FrameMut::with_capacity(len);
+        bufs.iter()
+            .for_each(|buf| frame.bytes_mut().extend_from_slice(buf));
+        snd.buf.append_record([frame.freeze()], addresses);
+        drop(snd);
+        self.enter(|protocol| protocol.output());
+        Ok(len)
+    }
+
+    /// Sends datagrams from the front of the list without copying: waits until the first one finds room, and takes
+    /// as many as do. Returns how many; the others stay in the list.
+    ///
+    /// # Errors
+    /// As for [`send_datagram`](Self::send_datagram), about the first one; the list is as it was then.
+    pub fn send_datagrams(&self, datagrams: &mut Vec<Datagram>) -> io::Result<usize> {
+        self.give_datagrams(self.wait_for_space(), datagrams)
+    }
+
+    pub(super) fn give_datagrams(
+        &self,
+        wait: Wait,
+        datagrams: &mut Vec<Datagram>,
+    ) -> io::Result<usize> {
+        self.for_datagrams()?;
+        let Some(first) = datagrams.first() else {
+            return Ok(0);
+        };
+        let mut snd = self.wait_room_for(wait, first.len())?;
+        let mut count = 0;
+        for datagram in &*datagrams {
+            // One that does not fit stays in the list, and does not count as dropped.
+            if !snd.buf.has_room_for(datagram.len()) {
+                break;
+            }
+            let payload = datagram.payload.iter().cloned();
+            snd.buf.append_record(payload, datagram.addresses);
+            count += 1;
+        }
+        drop(snd);
+        datagrams.drain(..count);
+        self.enter(|protocol| protocol.output());
+        Ok(count)
+    }
+
+    fn for_datagrams(&self) -> io::Result<()> {
+        match self.end().is_for_datagrams() {
+            true => Ok(()),
+            false => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the socket is that of a stream: use send and recv",
+            )),
+        }
+    }
+
+    /// `so_snd` with room for a datagram of so many bytes, locked.
+    fn wait_room_for(&self, wait: Wait, len: usize) -> io::Result<Guard<'_, Side, SND>> {
+        self.for_datagrams()?;
+        let end = self.end();
+        let mut timed_out = wait == Wait::Never;
+        let mut snd = end.snd();
+        loop {
+            if let Some(error) = end.take_error() {
+                return Err(error.into());
+            }
+            if snd.buf.is_closed() {
+                return Err(SoError::BrokenPipe.into());
+            }
+            if len > snd.buf.hiwat() {
+                return Err(SoError::MessageSize.into());
+            }
+
+            if snd.is_connected() && snd.buf.has_room_for(len) {
+                return Ok(snd);
+            }
+            if timed_out {
+                return Err(would_block("no room for the datagram"));
+            }
+            timed_out = end.snd_wait().wait_until(&mut snd, wait.deadline());
+        }
+    }
+}
