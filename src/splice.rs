@@ -233,7 +233,7 @@ impl Splice {
     /// Ends it like this, if it is still there.
     fn end_by(&self, cause: Cause) {
         if let Some(task) = self.task.upgrade() {
-            task.dissolve(cause);
+            task.unsplice(cause);
         }
     }
 
@@ -258,7 +258,7 @@ impl Splice {
     /// [`UnspliceError::NotSpliced`] if it has ended before.
     pub fn unsplice(&self) -> Result<End, UnspliceError> {
         let task = self.task.upgrade().ok_or(UnspliceError::NotSpliced)?;
-        let end = task.dissolve(Cause::Unspliced);
+        let end = task.unsplice(Cause::Unspliced);
         end.ok_or(UnspliceError::NotSpliced)
     }
 
@@ -392,7 +392,7 @@ impl Socket {
         }
         let diversion = self.end().rcv().diversion().cloned();
         let task = diversion.as_ref().and_then(Task::of);
-        let end = task.and_then(|task| task.dissolve(Cause::Unspliced));
+        let end = task.and_then(|task| task.unsplice(Cause::Unspliced));
         end.ok_or(UnspliceError::NotSpliced)
     }
 
@@ -439,7 +439,7 @@ fn set_up_both(
     check(b, a, (options, b.flavor()))?;
     let there = put_on(a, b, options, pool)?;
     let back = put_on(b, a, options, pool).inspect_err(|_| {
-        there.dissolve(Cause::Unspliced);
+        there.unsplice(Cause::Unspliced);
     })?;
     run_list::scope(Budget::USER, || {
         there.run();

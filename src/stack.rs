@@ -116,7 +116,7 @@
 //! | `accept` | connections that peers open: backlog, SYN queue, cookies, limits, rules of interception |
 //! | `connect`, `tcp_socket` | connections that this side opens |
 //! | `stream`, `listener`, `conditional`, `aio` | the handles of users |
-//! | `routes`, `source_address`, `paths`, `numbers` | addresses and routes, path MTUs, ports and initial sequence numbers |
+//! | `routes`, `source_address`, `paths`, `isn`, `ephemeral_ports` | addresses and routes, path MTUs, ports and initial sequence numbers |
 //! | `loopback`, `fused_link` | the two ways out: to the stack itself, and by the link |
 //! | `stats`, `netstat` | counters and listings |
 //! | `packet` | tests that read like packet traces |
@@ -135,11 +135,12 @@ mod config;
 mod connect;
 mod demux;
 mod driver;
+mod ephemeral_ports;
 mod fused_link;
+mod isn;
 mod listener;
 mod loopback;
 mod netstat;
-mod numbers;
 #[cfg(test)]
 mod packet;
 mod paths;

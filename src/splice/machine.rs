@@ -54,7 +54,7 @@ pub(super) enum Event {
     /// The pass has stopped for this reason.
     DoneIdle(Reason),
     /// It was taken off both buffers.
-    Hide,
+    Detach,
 }
 
 /// What is to be done about it.
@@ -95,7 +95,7 @@ fn idle(reason: Reason, event: Event) -> (State, Action) {
         (Event::Wake(Wakeup::Data), Reason::NoRoom | Reason::Rate)
         | (Event::Wake(Wakeup::Space), Reason::NoData | Reason::Rate)
         | (Event::Refill, Reason::NoData | Reason::NoRoom) => (stay, Action::Nothing),
-        (Event::Hide, _) => (State::Ended, Action::Complete),
+        (Event::Detach, _) => (State::Ended, Action::Complete),
         (Event::Start | Event::DoneMore | Event::DoneIdle(_), _) => (stay, Action::Invalid),
     }
 }
@@ -104,7 +104,7 @@ fn queued(event: Event) -> (State, Action) {
     match event {
         Event::Wake(_) | Event::Refill => (State::Queued, Action::Nothing),
         Event::Start => (State::Running { rescan: false }, Action::Run),
-        Event::Hide => (State::Ended, Action::Complete),
+        Event::Detach => (State::Ended, Action::Complete),
         Event::DoneMore | Event::DoneIdle(_) => (State::Queued, Action::Invalid),
     }
 }
@@ -118,7 +118,7 @@ fn running(rescan: bool, event: Event) -> (State, Action) {
         Event::DoneMore => (State::Queued, Action::Enqueue),
         Event::DoneIdle(_) if rescan => (State::Queued, Action::Enqueue),
         Event::DoneIdle(reason) => (State::Idle(reason), Action::Nothing),
-        Event::Hide => (State::Closing, Action::Nothing),
+        Event::Detach => (State::Closing, Action::Nothing),
         Event::Start => (State::Running { rescan }, Action::Invalid),
     }
 }
@@ -127,14 +127,14 @@ fn closing(event: Event) -> (State, Action) {
     match event {
         Event::Wake(_) | Event::Refill => (State::Closing, Action::Nothing),
         Event::DoneMore | Event::DoneIdle(_) => (State::Ended, Action::Complete),
-        Event::Start | Event::Hide => (State::Closing, Action::Invalid),
+        Event::Start | Event::Detach => (State::Closing, Action::Invalid),
     }
 }
 
 fn ended(event: Event) -> (State, Action) {
     match event {
         Event::Wake(_) | Event::Refill | Event::Start => (State::Ended, Action::Nothing),
-        Event::DoneMore | Event::DoneIdle(_) | Event::Hide => (State::Ended, Action::Invalid),
+        Event::DoneMore | Event::DoneIdle(_) | Event::Detach => (State::Ended, Action::Invalid),
     }
 }
 
@@ -165,7 +165,7 @@ mod tests {
         Event::DoneIdle(Reason::NoData),
         Event::DoneIdle(Reason::NoRoom),
         Event::DoneIdle(Reason::Rate),
-        Event::Hide,
+        Event::Detach,
     ];
 
     #[test]

@@ -16,7 +16,7 @@
 //!    has seen (`wakeup_against_pass`, `eof_during_a_pass`).
 //! 3. A pass moves bytes only while the splice is on the buffers, and looks with both of them locked
 //!    (`unsplice_against_worker`).
-//! 4. The splice is put on both buffers, and taken off both ([`Task::hide`]), with both locked: exactly
+//! 4. The splice is put on both buffers, and taken off both ([`Task::detach`]), with both locked: exactly
 //!    one ends it, its count is final then, and both sides are woken (`unsplice_against_set_up`,
 //!    `unsplice_against_users`).
 //! 5. A timer that fires ends the splice it was armed for and no other one, and asks with both
@@ -314,7 +314,7 @@ const MAX_HOPS: u8 = 128;
 
 /// A splice that was just taken off its buffers: what is left to be done without locks.
 #[must_use]
-struct Hidden {
+struct Detached {
     end: End,
     upcalls: [Option<Arc<dyn Upcall>>; 2],
     /// No pass is left: who waits is to be told.
@@ -484,11 +484,11 @@ impl Task {
             }
             Stop::NoData | Stop::NoRoom | Stop::Rate | Stop::Quantum => return (moved, stop, None),
         };
-        let hidden = self.hide(&mut rcv, &mut snd, cause);
+        let detached = self.detach(&mut rcv, &mut snd, cause);
         drop(snd);
         drop(rcv);
         // The pass is not over, so nobody is told yet.
-        drop(hidden);
+        drop(detached);
         (moved, stop, Some(cause))
     }
 
@@ -530,12 +530,12 @@ impl Task {
 
     /// Takes the splice off both buffers and wakes both sides unconditionally. The caller drops the
     /// result after the locks.
-    fn hide(
+    fn detach(
         &self,
         rcv: &mut Guard<'_, Side, RCV>,
         snd: &mut Guard<'_, Side, SND>,
         cause: Cause,
-    ) -> Hidden {
+    ) -> Detached {
         let upcalls = [rcv.take_diversion(), snd.take_diversion()];
         // First what needs no lock to be looked at: who is told of the end finds it there.
         self.pool.counts.ended(cause);
@@ -559,8 +559,9 @@ impl Task {
         self.source.end.source_unspliced(rcv, end);
         self.sink.end.sink_unspliced(snd, end);
         // Last: who waits for the end comes back when everything is told.
-        let complete = self.step(Event::Hide) == Action::Complete || !intact(Protection::LastPass);
-        Hidden {
+        let complete =
+            self.step(Event::Detach) == Action::Complete || !intact(Protection::LastPass);
+        Detached {
             end,
             upcalls,
             complete,
@@ -574,25 +575,25 @@ impl Task {
 
     /// Ends the splice; `None` if it has ended before. Entered with no lock held; never waits for
     /// a pass, so any thread may call it.
-    pub(super) fn dissolve(&self, cause: Cause) -> Option<End> {
-        self.dissolve_if(cause, |_| true)
+    pub(super) fn unsplice(&self, cause: Cause) -> Option<End> {
+        self.unsplice_if(cause, |_| true)
     }
 
-    fn dissolve_if(&self, cause: Cause, due: impl FnOnce(&Progress) -> bool) -> Option<End> {
+    fn unsplice_if(&self, cause: Cause, due: impl FnOnce(&Progress) -> bool) -> Option<End> {
         let mut rcv = self.source.end.rcv();
         let mut snd = self.sink.end.snd();
         let is_on = self.is_on(&rcv) || !intact(Protection::OneEnds);
         if !is_on || !due(&self.status.progress.lock()) {
             return None;
         }
-        let hidden = self.hide(&mut rcv, &mut snd, cause);
+        let detached = self.detach(&mut rcv, &mut snd, cause);
         drop(snd);
         drop(rcv);
-        drop(hidden.upcalls);
-        if hidden.complete {
+        drop(detached.upcalls);
+        if detached.complete {
             self.complete();
         }
-        Some(hidden.end)
+        Some(detached.end)
     }
 
     /// A timer is to be armed for the time that this returns; the former one no longer counts.
@@ -635,13 +636,13 @@ impl Task {
     pub(super) fn check_timers(&self, now: Instant) {
         let is_past = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
         if is_past(self.expires) {
-            self.dissolve(Cause::Lifetime);
+            self.unsplice(Cause::Lifetime);
             return;
         }
         if self.idle.is_some() {
             let early = !intact(Protection::DueUnderLocks)
                 && is_past(self.idle_deadline(&self.status.progress.lock()));
-            self.dissolve_if(Cause::Idle, |progress| {
+            self.unsplice_if(Cause::Idle, |progress| {
                 early || is_past(self.idle_deadline(progress))
             });
         }
@@ -696,7 +697,7 @@ impl Upcall for Task {
 
     fn closing(&self, end: &SocketEnd) {
         let is_source = end.id() == self.source.end.id();
-        self.dissolve(if is_source {
+        self.unsplice(if is_source {
             Cause::SourceClosed
         } else {
             Cause::SinkClosed
@@ -717,7 +718,7 @@ struct Unwinding<'a>(&'a Task);
 
 impl Drop for Unwinding<'_> {
     fn drop(&mut self) {
-        self.0.dissolve(Cause::Panicked);
+        self.0.unsplice(Cause::Panicked);
         if self.0.step(Event::DoneMore) == Action::Complete {
             self.0.complete();
         }
@@ -753,7 +754,7 @@ impl Spliced for Task {
     }
 
     fn pool_closed(&self) {
-        self.dissolve(Cause::PoolClosed);
+        self.unsplice(Cause::PoolClosed);
     }
 }
 

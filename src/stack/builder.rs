@@ -12,11 +12,12 @@ use crate::link::{Capabilities, Frame, Link};
 use crate::lock::Mutex;
 use crate::stack::config::{Config, LONGEST};
 use crate::stack::demux::conn_table::Table;
-use crate::stack::demux::stateless::Control;
+use crate::stack::demux::stateless::Stateless;
 use crate::stack::demux::unhandled::Unclaimed;
 use crate::stack::driver::Running;
 use crate::stack::driver::queue::Queue;
-use crate::stack::numbers::Numbers;
+use crate::stack::ephemeral_ports::EphemeralPorts;
+use crate::stack::isn::IsnSecret;
 use crate::stack::paths::Paths;
 use crate::stack::routes::{Network, Route, RouteError};
 use crate::stack::shared::{Accepting, Addressing, Lifecycle, Reports};
@@ -848,7 +849,7 @@ impl Builder {
                 self.config.time_wait_limit,
                 self.config.max_connections,
             ),
-            control: Mutex::new(Control::new(&caps)),
+            stateless: Mutex::new(Stateless::new(&caps)),
             unclaimed: self.unclaimed,
             memory: Memory::new(self.config.max_buffer_memory),
             received: Received::default(),
@@ -856,7 +857,8 @@ impl Builder {
             accepting: Accepting::default(),
             addressing: Addressing {
                 network: Mutex::new(network),
-                numbers: Numbers::new(seed, repeatable, first..=last),
+                isn: IsnSecret::new(repeatable.then_some(seed.rotate_left(32))),
+                ephemeral_ports: EphemeralPorts::new(seed, first..=last),
                 paths: Paths::default(),
                 dialled: AtomicUsize::new(0),
             },

@@ -3,7 +3,7 @@
 use crate::congestion::Congestion;
 use crate::error::Flavor;
 use crate::stack::accept::admission;
-use crate::stack::numbers;
+use crate::stack::ephemeral_ports;
 use crate::tcp::limits::Limits;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,7 +59,10 @@ impl Default for Config {
             flavor: Flavor::default(),
             time_wait: Duration::from_secs(60),
             time_wait_limit: 65_536,
-            ports: (*numbers::EPHEMERAL.start(), *numbers::EPHEMERAL.end()),
+            ports: (
+                *ephemeral_ports::EPHEMERAL.start(),
+                *ephemeral_ports::EPHEMERAL.end(),
+            ),
             syn_cookies: true,
             max_connections: admission::MAX_CONNECTIONS,
             max_connections_per_peer: None,

@@ -57,7 +57,7 @@ impl Stack {
         // so are most of the others, and a look at all of them would cost more than the connection.
         const ENOUGH: usize = 8;
         let mut reusable = None;
-        let ports = shared.addressing.numbers.ports_to(local, to);
+        let ports = shared.addressing.ephemeral_ports.ports_to(local, to);
         let ports = ports.filter(|port| !way.is_itself(*port));
         for (looked, port) in ports.enumerate() {
             if let Some(conn) = shared.connect(&way, port, Place::Free)? {

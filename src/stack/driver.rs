@@ -442,7 +442,7 @@ impl Driver {
             }
             return;
         }
-        let answer = self.shared.control.lock().icmp(frame);
+        let answer = self.shared.stateless.lock().icmp(frame);
         match answer {
             Some(answer) => drop(stateless::send(&self.home().link, &answer, ip_header_len)),
             None => drop(self.claimed(frame)),

@@ -12,10 +12,11 @@ use crate::stack::accept::backlog::Listening;
 use crate::stack::accept::syn_queue::SynQueue;
 use crate::stack::config::Config;
 use crate::stack::demux::conn_table::Table;
-use crate::stack::demux::stateless::Control;
+use crate::stack::demux::stateless::Stateless;
 use crate::stack::demux::unhandled::Unclaimed;
 use crate::stack::driver::queue::Queue;
-use crate::stack::numbers::Numbers;
+use crate::stack::ephemeral_ports::EphemeralPorts;
+use crate::stack::isn::IsnSecret;
 use crate::stack::paths::Paths;
 use crate::stack::routes::Network;
 use crate::stack::stats::Received;
@@ -46,7 +47,7 @@ pub(crate) struct Shared {
     pub(super) epoch: Instant,
     pub(super) config: Config,
     pub(crate) table: Table,
-    pub(crate) control: Mutex<Control, LEAF>,
+    pub(crate) stateless: Mutex<Stateless, LEAF>,
     pub(super) unclaimed: Unclaimed,
     /// What the buffers of all connections hold.
     pub(super) memory: Memory,
@@ -79,7 +80,8 @@ pub(crate) struct Accepting {
 /// From where to where, and with which numbers: addresses, routes, ports, sequence numbers, paths.
 pub(super) struct Addressing {
     pub(super) network: Mutex<Network, LEAF>,
-    pub(super) numbers: Numbers,
+    pub(super) isn: IsnSecret,
+    pub(super) ephemeral_ports: EphemeralPorts,
     /// What is known of the paths to peers.
     pub(super) paths: Paths,
     /// Connections dialled that may have any home.
@@ -291,7 +293,7 @@ impl Shared {
             path: known.flatten(),
             timestamp: self
                 .addressing
-                .numbers
+                .isn
                 .initial_timestamp(&tuple, self.since_epoch(now)),
             ack_delay: self.config.ack_delay,
             opening,
@@ -324,7 +326,7 @@ impl Shared {
             return former.record.snd_nxt.wrapping_add(1 << 16);
         }
         self.addressing
-            .numbers
+            .isn
             .initial_sequence_number(tuple, self.since_epoch(now))
     }
 

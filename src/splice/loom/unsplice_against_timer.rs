@@ -43,7 +43,7 @@ fn a_late_timer_ends_no_other_splice() {
 
 /// The splice that ends twice is what is noticed first.
 #[test]
-#[should_panic(expected = "Ended + Hide")]
+#[should_panic(expected = "Ended + Detach")]
 fn fails_if_any_splice_will_do() {
     explore_without(Protection::Identity, lifetime);
 }

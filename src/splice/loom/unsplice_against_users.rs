@@ -28,7 +28,7 @@ fn one_ends_it() {
 
 /// The splice that ends twice is what is noticed first.
 #[test]
-#[should_panic(expected = "+ Hide")]
+#[should_panic(expected = "+ Detach")]
 fn fails_if_nobody_looks_whether_it_is_there() {
     explore_without(Protection::OneEnds, twice);
 }

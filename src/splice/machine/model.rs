@@ -21,7 +21,7 @@ struct World {
     state: State,
     queued: u8,
     pass: Pass,
-    hidden: bool,
+    detached: bool,
     completed: u8,
     data: u8,
     room: u8,
@@ -42,7 +42,7 @@ impl World {
             state: State::Queued,
             queued: 1,
             pass: Pass::None,
-            hidden: false,
+            detached: false,
             completed: 0,
             data: 1,
             room: 1,
@@ -68,31 +68,31 @@ impl World {
 
     /// A wake-up reaches the splice only while it is on the buffers.
     fn wake(self, wakeup: Wakeup) -> World {
-        if self.hidden {
+        if self.detached {
             return self;
         }
         self.happen(Event::Wake(wakeup)).0
     }
 
-    fn hide(self) -> World {
+    fn detach(self) -> World {
         World {
-            hidden: true,
+            detached: true,
             ..self
         }
-        .happen(Event::Hide)
+        .happen(Event::Detach)
         .0
     }
 
     /// The locked part of a pass: one byte at most.
     fn transfer(mut self) -> World {
         let mut done = Event::DoneMore;
-        if !self.hidden {
+        if !self.detached {
             let count = self.data.min(self.room).min(self.tokens).min(1);
             self.data -= count;
             self.room -= count;
             self.tokens -= count;
             if self.eof && self.data == 0 {
-                self = self.hide();
+                self = self.detach();
             } else if self.data == 0 {
                 done = Event::DoneIdle(Reason::NoData);
             } else if self.room == 0 {
@@ -145,13 +145,13 @@ impl World {
         if self.tokens > 0 && self.state == State::Idle(Reason::Rate) {
             next.push(self.happen(Event::Refill).0);
         }
-        if self.unsplices > 0 && !self.hidden {
+        if self.unsplices > 0 && !self.detached {
             next.push(
                 World {
                     unsplices: 0,
                     ..self
                 }
-                .hide(),
+                .detach(),
             );
         }
         match self.pass {
@@ -183,7 +183,7 @@ impl World {
         let ended = self.state == State::Ended && self.completed == 1;
         let can_move = self.data > 0 && self.room > 0 && self.tokens > 0;
         let can_end = self.eof && self.data == 0;
-        assert_eq!(ended, self.hidden, "{self:?}");
+        assert_eq!(ended, self.detached, "{self:?}");
         assert!(ended || !(can_move || can_end), "stranded: {self:?}");
     }
 }

@@ -118,7 +118,7 @@ impl Shared {
 
     #[expect(clippy::cast_possible_truncation, reason = "32 bits of a hash")]
     fn claim_hash(&self) -> impl Fn(&Claim) -> u32 + use<'_> {
-        |claim| self.addressing.numbers.keyed_hash(claim) as u32
+        |claim| self.addressing.isn.keyed_hash(claim) as u32
     }
 
     /// Answers a SYN that finds the backlog full. `false`: it is to be dropped.
@@ -159,7 +159,7 @@ impl Shared {
         let timestamps = syn.timestamps.map(|(theirs, _)| {
             let ours = self
                 .addressing
-                .numbers
+                .isn
                 .initial_timestamp(&tuple, self.since_epoch(now));
             (ours, theirs)
         });
@@ -203,7 +203,7 @@ impl Shared {
     fn is_of_cookie(&self, tuple: &Tuple, echo: u32, now: Instant) -> bool {
         let latest = self
             .addressing
-            .numbers
+            .isn
             .initial_timestamp(tuple, self.since_epoch(now));
         u64::from(latest.wrapping_sub(echo)) <= 2 * SLOT * 1000
     }

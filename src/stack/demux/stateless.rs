@@ -13,14 +13,14 @@ use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 use smoltcp::wire::HardwareAddress;
 
-pub(crate) struct Control {
+pub(crate) struct Stateless {
     iface: Interface,
     sockets: SocketSet<'static>,
     caps: DeviceCapabilities,
 }
 
-impl Control {
-    pub(crate) fn new(link: &Capabilities) -> Control {
+impl Stateless {
+    pub(crate) fn new(link: &Capabilities) -> Stateless {
         let mut caps = DeviceCapabilities::default();
         caps.medium = Medium::Ip;
         caps.max_transmission_unit = link.mtu;
@@ -32,7 +32,7 @@ impl Control {
         let mut iface = Interface::new(Config::new(HardwareAddress::Ip), &mut port, Instant::ZERO);
         // Which addresses are ours has been checked before.
         iface.set_any_ip(true);
-        Control {
+        Stateless {
             iface,
             sockets: SocketSet::new(Vec::new()),
             caps,
@@ -56,9 +56,9 @@ impl Control {
     }
 }
 
-impl std::fmt::Debug for Control {
+impl std::fmt::Debug for Stateless {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Control").finish_non_exhaustive()
+        f.debug_struct("Stateless").finish_non_exhaustive()
     }
 }
 
@@ -97,8 +97,8 @@ pub(in crate::stack) fn reset(link: &dyn Link, segment: &Segment) {
     let (seq, ack, flags) = if theirs.has(ACK) {
         (theirs.ack, 0, RST)
     } else {
-        let text = u32::try_from(segment.payload_len).unwrap_or(0);
-        let len = text + u32::from(theirs.has(SYN)) + u32::from(theirs.has(FIN));
+        let payload = u32::try_from(segment.payload_len).unwrap_or(0);
+        let len = payload + u32::from(theirs.has(SYN)) + u32::from(theirs.has(FIN));
         (0, theirs.seq.wrapping_add(len), RST | ACK)
     };
     let header = Header {

@@ -184,7 +184,7 @@ fn a_tuple_in_time_wait_is_not_dialled() {
     drop(stream);
 }
 
-/// Guards `Numbers::ports_to` and the range.
+/// Guards `EphemeralPorts::ports_to` and the range.
 #[test]
 fn all_ports_in_use() {
     let mut net = Net::with(one_packet_each(), |builder| {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Guards `Driver::unknown` and `Control`: no answer is larger than its question, and none is sent to
+/// Guards `Driver::unknown` and `Stateless`: no answer is larger than its question, and none is sent to
 /// or about what is not ours.
 #[test]
 fn answers_to_strangers_are_no_larger_than_their_questions() {

@@ -1,0 +1,141 @@
+//! Ephemeral ports that cannot be guessed (RFC 6056). No locks: counters are atomic.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Ports for connections that do not ask for one (RFC 6335 6).
+pub(in crate::stack) const EPHEMERAL: RangeInclusive<u16> = 49_152..=65_535;
+/// Counters of dials, each shared by the destinations that hash to it.
+const COUNTERS: usize = 512;
+
+#[derive(Debug)]
+pub(in crate::stack) struct EphemeralPorts {
+    secret: u64,
+    ports: RangeInclusive<u16>,
+    dialled: Box<[AtomicU64; COUNTERS]>,
+    random: AtomicU64,
+}
+
+impl EphemeralPorts {
+    pub(in crate::stack) fn new(seed: u64, ports: RangeInclusive<u16>) -> EphemeralPorts {
+        let mut made = EphemeralPorts {
+            secret: seed.rotate_left(32),
+            ports,
+            dialled: Box::new(std::array::from_fn(|_| AtomicU64::new(0))),
+            random: AtomicU64::new(seed),
+        };
+        // RFC 6056 3.3.4: each counter starts at a random value.
+        made.dialled = Box::new(std::array::from_fn(|_| AtomicU64::new(made.random())));
+        made
+    }
+
+    /// SplitMix64.
+    fn random(&self) -> u64 {
+        let step = 0x9e37_79b9_7f4a_7c15;
+        let mut z = self
+            .random
+            .fetch_add(step, Ordering::Relaxed)
+            .wrapping_add(step);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn count(&self) -> u64 {
+        u64::from(self.ports.end() - self.ports.start()) + 1
+    }
+
+    fn port(&self, number: u64) -> u16 {
+        let offset = u16::try_from(number % self.count()).expect("invariant: below 65,536");
+        self.ports.start() + offset
+    }
+
+    /// All ephemeral ports, from a random one on (RFC 6056 3.3.1).
+    pub(in crate::stack) fn from_random(&self) -> impl Iterator<Item = u16> {
+        let first = self.random() % self.count();
+        (0..self.count()).map(move |i| self.port(first + i))
+    }
+
+    /// All ephemeral ports for connections to `to`, by RFC 6056 3.3.4 (double hash): from one on that
+    /// only this destination has, each dial a step further. A port that was free again would soon be
+    /// taken a second time if they were random, and while the peer remembers its former connection
+    /// (TIME-WAIT) that is refused if the connection was faster than the clock of initial sequence
+    /// numbers. A single counter of all dials would tell each peer how many others there are.
+    pub(in crate::stack) fn ports_to(
+        &self,
+        local: IpAddr,
+        to: SocketAddr,
+    ) -> impl Iterator<Item = u16> {
+        let first = self.hash(0, local, to) % self.count();
+        let dialled = &self.dialled[self.counter_of(local, to)];
+        (0..self.count()).map(move |_| {
+            let step = dialled.fetch_add(1, Ordering::Relaxed) % self.count();
+            self.port(first + step)
+        })
+    }
+
+    fn counter_of(&self, local: IpAddr, to: SocketAddr) -> usize {
+        let bucket = self.hash(1, local, to) % COUNTERS as u64;
+        usize::try_from(bucket).expect("invariant: below COUNTERS")
+    }
+
+    fn hash(&self, which: u8, local: IpAddr, to: SocketAddr) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.secret, which, local, to).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+
+    fn seeded(seed: u64) -> EphemeralPorts {
+        EphemeralPorts::new(seed, EPHEMERAL)
+    }
+
+    fn to(host: u8) -> SocketAddr {
+        SocketAddr::new([10, 0, 1, host].into(), 443)
+    }
+
+    /// Guards the table of counters: what is dialled elsewhere does not show.
+    #[test]
+    fn a_peer_does_not_see_dials_to_others() {
+        let ports = seeded(3);
+        let dial = |host| ports.ports_to(LOCAL, to(host)).next().unwrap();
+        let first = dial(1);
+        let mut same = 0;
+        for host in 2..=201 {
+            dial(host);
+            same +=
+                usize::from(ports.counter_of(LOCAL, to(host)) == ports.counter_of(LOCAL, to(1)));
+        }
+        assert!(same < 10, "200 destinations share 512 counters");
+        let expected = usize::from(first - EPHEMERAL.start()) + 1 + same;
+        let port = EPHEMERAL.start() + u16::try_from(expected % 16_384).unwrap();
+        assert_eq!(dial(1), port);
+    }
+
+    #[test]
+    fn every_port_once_and_hard_to_guess() {
+        let dialled = seeded(4);
+        let ports: Vec<u16> = dialled.ports_to(LOCAL, to(1)).collect();
+        assert_eq!(ports.iter().collect::<HashSet<_>>().len(), 16_384);
+        assert!(ports.iter().all(|port| EPHEMERAL.contains(port)));
+        let firsts: HashSet<u16> = (0..100)
+            .filter_map(|host| dialled.ports_to(LOCAL, to(host)).next())
+            .collect();
+        assert!(firsts.len() > 90, "each destination begins elsewhere");
+        let other = EphemeralPorts::new(5, EPHEMERAL);
+        assert_ne!(other.ports_to(LOCAL, to(1)).next(), ports.first().copied());
+        let all = EphemeralPorts::new(6, 1..=u16::MAX);
+        assert_eq!(all.from_random().collect::<HashSet<_>>().len(), 65_535);
+        let one = EphemeralPorts::new(6, 7..=7);
+        assert!(one.ports_to(LOCAL, to(1)).eq([7]) && one.from_random().eq([7]));
+    }
+}
