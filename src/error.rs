@@ -1,14 +1,15 @@
 //! Errors: one enum for each operation, the `so_error` of a socket, and their numbers in BSD.
 //!
-//! Messages say what was wrong and what would be right. Each error has an [`Errno`] (`errno()`),
-//! which for some depends on the [`Flavor`]; [`Errno::number`] is what a system call returns.
+//! Messages say what was wrong and what would be right. Each error has an [`Errno`] (`errno()`), which
+//! for some errors depends on the [`Flavor`]; [`Errno::number`] is the value that a system call
+//! returns.
 
 use std::fmt;
 use std::io;
 
-/// Which system a socket behaves like where the two differ: the numbers of some errors, what
-/// `SO_ERROR` holds after a splice has ended, whether a spliced source can be read, what the timeout
-/// of the option means, and whether rings end.
+/// Which system a socket behaves like where the two differ: the numbers of some errors, the value of
+/// `SO_ERROR` after a splice has ended, whether a spliced source can be read, the meaning of the
+/// option's timeout, and whether rings end.
 ///
 /// A stack has a flavor for all its sockets
 /// ([`Builder::flavor`](crate::stack::Builder::flavor)); a socket can have one of its own
@@ -19,10 +20,10 @@ pub enum Flavor {
     /// A read takes the bytes that are queued; splices end without `so_error`; rings go on.
     #[default]
     FreeBsd,
-    /// A read finds nothing while the splice lasts; `so_error` says why it ended; rings end with
-    /// `ELOOP` after 128 splices. Who splices the source again takes that error first
-    /// ([`Socket::take_error`](crate::Socket::take_error)): what the sink has left there would look like
-    /// the source's own at the end of its stream (`somove` would stop at once).
+    /// A read finds nothing while the splice lasts; `so_error` holds the reason of its end; rings end
+    /// with `ELOOP` after 128 splices. Before splicing the source again, take that error
+    /// ([`Socket::take_error`](crate::Socket::take_error)): it came from the sink, but would be taken
+    /// for the source's own at the end of its stream (`somove` would stop at once).
     OpenBsd,
 }
 
@@ -82,7 +83,7 @@ impl fmt::Display for Errno {
     }
 }
 
-/// What went wrong with a connection: BSD's `so_error`.
+/// The error of a connection: BSD's `so_error`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 #[repr(u8)]
@@ -90,13 +91,13 @@ pub enum SoError {
     /// The peer reset the connection.
     #[error("connection reset by peer")]
     ConnectionReset = 1,
-    /// Nobody listens where the connection was to go.
+    /// No listener at the destination.
     #[error("connection refused by peer")]
     ConnectionRefused = 2,
     /// The peer did not answer in time.
     #[error("connection timed out: the peer did not answer")]
     TimedOut = 3,
-    /// This side gave the connection up.
+    /// This side aborted the connection.
     #[error("connection aborted by this side")]
     ConnectionAborted = 4,
     /// Writing after this side was shut down for writing.
@@ -122,7 +123,7 @@ pub enum SoError {
         "network is down: a driver of the stack was dropped, keep all of them as long as the stack is used"
     )]
     DriverDropped = 11,
-    /// The socket's address was taken from its stack.
+    /// The socket's address was removed from its stack.
     #[error("network is down: the socket's address was removed from the stack")]
     AddressRemoved = 12,
     /// A datagram is larger than the socket, or the path, takes.
@@ -152,7 +153,7 @@ impl SoError {
         })
     }
 
-    /// What `SO_ERROR` says for it, the same on both systems.
+    /// The value of `SO_ERROR`, the same on both systems.
     ///
     /// ```
     /// use sosplice::error::{Errno, SoError};
@@ -175,8 +176,8 @@ impl SoError {
         }
     }
 
-    /// Whether it tells of a splice that has ended, and not of the connection: the connection, and
-    /// a splice in the other direction, are as well as before.
+    /// Whether it is the end of a splice and not of the connection: the connection, and a splice in the
+    /// other direction, are unaffected.
     ///
     /// ```
     /// use sosplice::error::SoError;

@@ -11,7 +11,7 @@
 //!
 //! A thread takes only higher ranks than it holds, and one lock of each rank. Since every receive
 //! buffer comes before every send buffer, A->B, B->A and A->A are safe together. `try_lock` never
-//! waits, so it is exempt from the order, but what it took counts from then on.
+//! waits, so it is exempt from the order, but the lock that it took counts from then on.
 //!
 //! In builds with debug assertions each thread remembers which ranks it holds and panics on a
 //! breach, naming both ranks. In release builds the witness is compiled out.
@@ -29,7 +29,7 @@ pub(crate) const RCV: u8 = 2;
 pub(crate) const SND: u8 = 3;
 /// Rank of a splice's state.
 pub(crate) const SPLICE: u8 = 4;
-/// Rank of everything that is never held while another lock is taken.
+/// Rank of locks that are never held while another lock is taken.
 pub(crate) const LEAF: u8 = 5;
 /// Rank of the frame pools, which are entered whenever a buffer is made or dropped.
 pub(crate) const POOL: u8 = 6;
@@ -59,7 +59,7 @@ mod witness {
     }
 
     pub(super) fn released(rank: u8) {
-        // The thread-local may be gone while a thread ends.
+        // The thread-local may be destroyed already while a thread ends.
         let _ = HELD.try_with(|held| held.set(held.get() & !(1 << rank)));
     }
 
@@ -77,7 +77,7 @@ mod witness {
 
 /// Asserts, in builds with debug assertions, that this thread holds no lock of this crate.
 ///
-/// [`Protocol`](crate::protocol::Protocol) methods and user callbacks are entered this way.
+/// [`Protocol`](crate::protocol::Protocol) methods and user callbacks are called without locks.
 #[track_caller]
 pub(crate) fn assert_none_held() {
     #[cfg(debug_assertions)]
@@ -117,7 +117,7 @@ impl<T, const RANK: u8> Mutex<T, RANK> {
         Some(Guard { raw })
     }
 
-    /// The value, when nobody else can hold the lock.
+    /// The value; the exclusive reference shows that no thread holds the lock.
     pub(crate) fn get_mut(&mut self) -> &mut T {
         self.raw.get_mut()
     }
@@ -174,14 +174,14 @@ pub(crate) struct Condvar {
 }
 
 impl Condvar {
-    /// A condition that nobody waits for.
+    /// A condition without waiting threads.
     pub(crate) const fn new() -> Self {
         Condvar {
             raw: RawCondvar::new(),
         }
     }
 
-    /// Releases the lock, sleeps until notified (or woken for no reason), takes the lock again.
+    /// Releases the lock, sleeps until notified (spurious wake-ups are possible), takes the lock again.
     pub(crate) fn wait<T, const RANK: u8>(&self, guard: &mut Guard<'_, T, RANK>) {
         self.raw.wait(&mut guard.raw);
     }

@@ -1,4 +1,4 @@
-//! What a socket and its protocol know of each other: BSD's `protosw`.
+//! The interface between a socket and its protocol: BSD's `protosw`.
 //!
 //! A protocol implements [`Protocol`] and holds a [`SocketEnd`]: both socket buffers, the socket's
 //! error, and the wake-ups. It never sees the `Socket` itself, so there is no cycle of references:
@@ -10,14 +10,14 @@
 //! * Bytes arrive: [`SocketEnd::append_rcv`]. The peer will send no more: [`SocketEnd::cantrcvmore`].
 //! * Bytes were acknowledged: [`SocketEnd::drop_snd`]. Nothing can be sent any more:
 //!   [`SocketEnd::cantsendmore`].
-//! * The connection stands: [`SocketEnd::connected`]. It is over:
-//!   [`SocketEnd::disconnected`], with what went wrong, if anything did.
+//! * The connection is established: [`SocketEnd::connected`]. It has ended:
+//!   [`SocketEnd::disconnected`], with the error, if there is one.
 //!
-//! Each of these wakes who waits: sleeping threads, and the [`Upcall`]s on the buffer. While a splice
-//! diverts the buffer, its upcall is told instead of the others and of sleeping readers. (A sleeping
-//! writer is told too: a splice shares the sink with writers.) An upcall runs with that buffer's
-//! lock held, so it takes only locks that no thread holds while it calls this crate, moves nothing, and calls
-//! no socket and no splice. So it brings about no other upcall, and upcalls do not nest.
+//! Each of these wakes sleeping threads and calls the [`Upcall`]s on the buffer. While a splice diverts
+//! the buffer, only its upcall is called, and sleeping readers are not woken. (Sleeping writers are: a
+//! splice shares the sink with writers.) An upcall runs with that buffer's lock held, so it may take
+//! only locks that no thread holds while it calls this crate, and must not move bytes or call a socket
+//! or a splice. Therefore an upcall causes no other upcall: they do not nest.
 //!
 //! **Protocol methods are entered with no lock held.**
 
@@ -34,56 +34,57 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
-/// What a protocol does for its socket. All methods are entered with no lock held, from any thread,
-/// also several at once; none may wait for the network. One that calls another socket enters that one's
-/// protocol inside itself: the stack is as deep as protocols are built upon each other.
+/// The operations of a protocol for its socket. All methods are called with no lock held, from any
+/// thread, also from several at once; none may wait for the network. A protocol that calls another
+/// socket enters the protocol of that socket on the same thread stack, which grows with the depth of
+/// such layers.
 pub trait Protocol: Send + Sync + fmt::Debug {
     /// `so_snd` has new bytes, or has been closed for writing: send (`pr_send`, `pr_shutdown`).
     /// The bytes before the close are still to be delivered.
     fn output(&self);
 
-    /// Bytes were taken from `so_rcv`: the window may open (`pr_rcvd`). `idle` says that the reader
-    /// now waits, so a window update that was held back to be worth a segment must go out.
+    /// Bytes were taken from `so_rcv`: the window may open (`pr_rcvd`). `idle` means that the reader
+    /// now waits, so a window update that was withheld to make it larger must be sent.
     fn rcvd(&self, idle: bool);
 
-    /// Ends the connection at once and tells the peer (`pr_abort`, a TCP reset).
+    /// Ends the connection at once and notifies the peer (`pr_abort`, a TCP reset).
     fn abort(&self);
 
-    /// The socket is closed and nobody will read or write any more. Unread bytes, and bytes that
-    /// arrive later, are the protocol's to refuse; else what `so_snd` holds is still delivered and
-    /// the protocol closes it ([`cantsendmore`](SocketEnd::cantsendmore)). It is not closed before,
-    /// so that no end of file is sent where a reset is due (`pr_detach`). The last pass of a splice
+    /// The socket is closed: no more reads or writes (`pr_detach`). If there are unread bytes, or bytes
+    /// arrive later, the protocol refuses them (a TCP reset). Otherwise it delivers the bytes in
+    /// `so_snd` and closes that ([`cantsendmore`](SocketEnd::cantsendmore)). The socket layer does not
+    /// close it before, so that no end of file is sent where a reset is due. The last pass of a splice
     /// may still call [`output`](Self::output) or [`rcvd`](Self::rcvd) afterwards.
     fn detach(&self);
 
     /// Name of the kind of protocol; only sockets of stream protocols can be spliced.
     fn name(&self) -> &'static str;
 
-    /// This side's address and the peer's, for listings; `None` if it has none, or has them no longer.
+    /// This side's address and the peer's, for listings; `None` if there are none, or no longer.
     fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
         None
     }
 
-    /// What kind of socket this is, for whoever wants to splice it.
+    /// The kind of socket, which decides whether it can be spliced.
     fn so_state(&self) -> SoState {
         SoState::Stream
     }
 
-    /// Which of several threads, counted from 0, receives what arrives for this socket; `None` if there
-    /// is one only, or it is not known. A splice of which both sockets know goes to that worker of its
-    /// pool, the next ones beginning again with the first.
+    /// The thread, counted from 0, that receives for this socket; `None` if there is only one, or it is
+    /// not known. If it is known for both sockets of a splice, the splice runs on the pool's worker of
+    /// that number (modulo the number of workers).
     fn queue(&self) -> Option<usize> {
         None
     }
 }
 
-/// What a socket is to a splice (`so_state`, `so_proto`).
+/// Whether a socket can be spliced (`so_state`, `so_proto`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SoState {
-    /// A stream, connected or connecting; or it was, then its buffers are closed.
+    /// A stream that is connected, connecting, or disconnected (its buffers are closed then).
     Stream,
-    /// A stream that nobody has connected yet.
+    /// A stream that is not connected yet.
     Unconnected,
     /// A listening socket.
     Listening,
@@ -98,8 +99,8 @@ pub enum SoState {
     Encrypted,
 }
 
-/// Which socket it is, for listings. It is shown as `tcp 10.0.0.1:80-10.0.0.2:4000`: the protocol, this
-/// side's address, the peer's; without addresses, as `local 17`, the last being the number.
+/// The identity of a socket in listings. Displayed as `tcp 10.0.0.1:80-10.0.0.2:4000`: the protocol,
+/// this side's address, the peer's; without addresses, as `local 17`, with the number.
 ///
 /// ```
 /// use sosplice::{local, protocol::SocketName};
@@ -120,7 +121,7 @@ pub struct SocketName {
 }
 
 impl SocketName {
-    /// The name of a socket. Enters the protocol, so with no lock held.
+    /// The name of a socket. Calls the protocol, so no lock may be held.
     pub fn of(end: &SocketEnd, protocol: &dyn Protocol) -> SocketName {
         SocketName {
             id: end.id(),
@@ -139,13 +140,13 @@ impl fmt::Display for SocketName {
     }
 }
 
-/// What happened to a socket buffer.
+/// A change of a socket buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Wakeup {
     /// `so_rcv` has more bytes.
     Data,
-    /// `so_snd` has more space, or the connection now stands.
+    /// `so_snd` has more space, or the connection is now established.
     Space,
     /// `so_rcv` gets no more bytes: end of file or error.
     RcvClosed,
@@ -153,15 +154,15 @@ pub enum Wakeup {
     SndClosed,
 }
 
-/// Somebody who is told of wake-ups: beside the sleeping threads, or, when it diverts the buffer,
-/// instead of them.
+/// A callback for wake-ups of a buffer: in addition to the sleeping threads, or, if it diverts the
+/// buffer, in place of them.
 pub trait Upcall: Any + Send + Sync {
-    /// Runs with the buffer's lock held: it must not call this crate, nor take a lock that is held while a
-    /// socket is called. It enqueues, or notes what has happened.
+    /// Runs with the buffer's lock held: it must not call this crate, nor take a lock that is held
+    /// while a socket is called. It sets a flag or appends to a queue.
     fn wakeup(&self, what: Wakeup);
 
-    /// The splice that diverted this buffer has ended like this; the socket was its `role`. Runs as
-    /// [`wakeup`](Self::wakeup) does, and if it is not implemented is a wake-up, whatever there is to
+    /// The splice that diverted this buffer has ended; the socket had this `role` in it. Runs as
+    /// [`wakeup`](Self::wakeup) does. The default calls that, whether or not there is something to
     /// read or to write.
     fn unspliced(&self, role: Role, _end: End) {
         self.wakeup(match role {
@@ -170,13 +171,14 @@ pub trait Upcall: Any + Send + Sync {
         });
     }
 
-    /// The socket whose buffer this upcall diverts is being closed. Runs with no lock held, before
-    /// the protocol is detached; afterwards the upcall must be off both buffers. Other sockets that are
-    /// dropped here are closed, and callbacks that become due are called, when it has returned.
+    /// The socket whose buffer this upcall diverts is being closed. Runs with no lock held, before the
+    /// protocol is detached; it must have removed the upcall from both buffers when it returns. Other
+    /// sockets that are dropped here are closed, and callbacks that become due are called, after it has
+    /// returned.
     fn closing(&self, _end: &SocketEnd) {}
 
-    /// For listings: the other socket of the splice that diverts this buffer, of which this socket is
-    /// the `role`. Runs with no lock held.
+    /// For listings: the other socket of the splice that diverts this buffer, in which this socket has
+    /// this `role`. Runs with no lock held.
     fn joined(&self, _role: Role) -> Option<SocketName> {
         None
     }
@@ -184,9 +186,8 @@ pub trait Upcall: Any + Send + Sync {
 
 pub(crate) type Upcalls = SmallVec<[Arc<dyn Upcall>; 1]>;
 
-/// A socket buffer, and who is told about it.
+/// A socket buffer and its upcalls.
 pub(crate) struct Side {
-    /// The buffer.
     pub(crate) buf: SockBuf,
     upcalls: Upcalls,
     diversion: Option<Arc<dyn Upcall>>,
@@ -205,12 +206,12 @@ impl Side {
         }
     }
 
-    /// Adds an upcall, which is then told of every wake-up, as sleeping threads are.
+    /// Adds an upcall for every wake-up.
     pub(crate) fn add_upcall(&mut self, upcall: Arc<dyn Upcall>) {
         self.upcalls.push(upcall);
     }
 
-    /// Takes this upcall off; `None` if it is not there. The caller drops it after the lock.
+    /// Removes this upcall; `None` if it is not there. The caller drops it after releasing the lock.
     pub(crate) fn remove_upcall(&mut self, upcall: &dyn Upcall) -> Option<Arc<dyn Upcall>> {
         let at = self.upcalls.iter().position(|other| is_same(other, upcall));
         at.map(|at| self.upcalls.remove(at))
@@ -221,14 +222,13 @@ impl Side {
         &self.upcalls
     }
 
-    /// The upcalls that do not divert, to be changed. What is taken off is dropped after the lock.
+    /// The upcalls that do not divert. The caller drops removed ones after releasing the lock.
     pub(crate) fn upcalls_mut(&mut self) -> &mut Upcalls {
         &mut self.upcalls
     }
 
-    /// Puts an upcall on this buffer that is told of wake-ups instead of the others and of sleeping
-    /// readers (`SB_SPLICED`). There is room for one: `false`, and nothing changes, if there is one
-    /// already.
+    /// Diverts this buffer to an upcall, which is called in place of the others and of waking sleeping
+    /// readers (`SB_SPLICED`). `false`, without a change, if the buffer is diverted already.
     pub(crate) fn divert(&mut self, upcall: Arc<dyn Upcall>) -> bool {
         let free = self.diversion.is_none();
         if free {
@@ -238,27 +238,27 @@ impl Side {
         free
     }
 
-    /// Takes the diverting upcall off. The caller drops it after the lock.
+    /// Removes the diverting upcall. The caller drops it after releasing the lock.
     pub(crate) fn take_diversion(&mut self) -> Option<Arc<dyn Upcall>> {
         self.diversion.take()
     }
 
-    /// The upcall that keeps the wake-ups for itself.
+    /// The diverting upcall.
     pub(crate) fn diversion(&self) -> Option<&Arc<dyn Upcall>> {
         self.diversion.as_ref()
     }
 
-    /// How the latest splice of this buffer has ended; none while one is on it.
+    /// How the latest splice of this buffer has ended; `None` while there is one.
     pub(crate) fn ended(&self) -> Option<End> {
         self.ended
     }
 
-    /// Whether an upcall keeps the wake-ups from sleeping threads.
+    /// Whether an upcall diverts this buffer.
     pub(crate) fn is_diverted(&self) -> bool {
         self.diversion.is_some()
     }
 
-    /// Send side: whether bytes can go out yet. A connecting socket's cannot.
+    /// Send side: whether bytes can go out yet. `false` while the socket connects.
     pub(crate) fn is_connected(&self) -> bool {
         self.connected
     }
@@ -280,7 +280,7 @@ pub(crate) fn is_same(upcall: &Arc<dyn Upcall>, other: &dyn Upcall) -> bool {
     std::ptr::addr_eq(Arc::as_ptr(upcall), other)
 }
 
-/// What a protocol holds of its socket.
+/// The part of a socket that its protocol holds.
 ///
 /// | field | lock |
 /// |---|---|
@@ -357,7 +357,7 @@ impl SocketEnd {
         self.snd.lock()
     }
 
-    /// Looks at `so_rcv`, which is locked meanwhile: `look` must not call this or another socket, nor wait.
+    /// Calls `look` with `so_rcv` locked: it must not call this or another socket, nor wait.
     ///
     /// ```
     /// use sosplice::{buf::Buf, protocol::SocketEnd};
@@ -373,9 +373,9 @@ impl SocketEnd {
         look(&self.rcv().buf)
     }
 
-    /// As [`with_rcv`](Self::with_rcv), for `so_snd`. To send bytes from there that may have to be sent again, clone
-    /// their buffers ([`SockBuf::chain`]); [`drop_snd`](Self::drop_snd) removes them when they are acknowledged, and
-    /// [`take_snd`](Self::take_snd) takes bytes that are sent once.
+    /// As [`with_rcv`](Self::with_rcv), for `so_snd`. A protocol that may retransmit clones the buffers
+    /// ([`SockBuf::chain`]) and removes them with [`drop_snd`](Self::drop_snd) when they are acknowledged;
+    /// one that sends each byte once uses [`take_snd`](Self::take_snd).
     ///
     /// # Panics
     /// As [`with_rcv`](Self::with_rcv).
@@ -389,9 +389,9 @@ impl SocketEnd {
         self.snd().is_connected()
     }
 
-    /// Puts an upcall on a buffer that is told of wake-ups instead of the others and of sleeping readers
-    /// (`SB_SPLICED`): on `so_rcv` for the source of a splice, on `so_snd` for its sink. There is room for one on
-    /// each: `false`, and nothing changes, if there is one already.
+    /// Diverts a buffer to an upcall, which is called in place of the others and of waking sleeping
+    /// readers (`SB_SPLICED`): `so_rcv` for the source of a splice, `so_snd` for its sink. `false`,
+    /// without a change, if the buffer is diverted already.
     ///
     /// ```
     /// use sosplice::{buf::Buf, local};
@@ -420,7 +420,8 @@ impl SocketEnd {
         }
     }
 
-    /// Takes the upcall off that diverts a buffer, which may be that of a splice. It may still run at this moment.
+    /// Removes and returns the upcall that diverts a buffer; it may be that of a splice. Another thread
+    /// may still be running it.
     pub fn take_diversion(&self, role: Role) -> Option<Arc<dyn Upcall>> {
         match role {
             Role::Source => self.rcv().take_diversion(),
@@ -436,12 +437,12 @@ impl SocketEnd {
         }
     }
 
-    /// Where readers sleep, with `so_rcv` locked.
+    /// The condition on which readers wait, with `so_rcv` locked.
     pub(crate) fn rcv_wait(&self) -> &Condvar {
         &self.rcv_wait
     }
 
-    /// Where writers and connecting threads sleep, with `so_snd` locked.
+    /// The condition on which writers and connecting threads wait, with `so_snd` locked.
     pub(crate) fn snd_wait(&self) -> &Condvar {
         &self.snd_wait
     }
@@ -451,14 +452,14 @@ impl SocketEnd {
         self.append_rcv_chain(bufs.into_iter().collect());
     }
 
-    /// As [`append_rcv`](Self::append_rcv), for a chain. If nobody reads any more
-    /// ([`flush_rcv`](Self::flush_rcv)) the bytes are dropped, and count as read.
+    /// As [`append_rcv`](Self::append_rcv), for a chain. After [`flush_rcv`](Self::flush_rcv) the bytes
+    /// are dropped and count as read.
     pub fn append_rcv_chain(&self, mut chain: Chain) {
         self.append_rcv_from(&mut chain);
     }
 
-    /// As [`append_rcv_chain`](Self::append_rcv_chain). The chain is empty afterwards, and keeps the
-    /// memory that it has.
+    /// As [`append_rcv_chain`](Self::append_rcv_chain). The chain is empty afterwards, and keeps its
+    /// allocation.
     pub(crate) fn append_rcv_from(&self, chain: &mut Chain) {
         let mut rcv = self.rcv();
         let unwanted = rcv.buf.is_finished();
@@ -535,7 +536,8 @@ impl SocketEnd {
     /// # Panics
     /// If `so_snd` holds fewer.
     pub fn drop_snd(&self, count: usize) {
-        // The bytes are dropped after the lock: the last reference to a frame may go with them.
+        // The bytes are dropped after the lock is released: they may hold the last reference to a
+        // frame.
         let mut sent = Taken::new();
         let mut snd = self.snd();
         snd.buf.take_bufs(count, &mut sent);
@@ -575,20 +577,21 @@ impl SocketEnd {
         taken
     }
 
-    /// The connection stands (`soisconnected`).
+    /// The connection is established (`soisconnected`).
     pub fn connected(&self) {
         let mut snd = self.snd();
         snd.connected = true;
         self.sowwakeup(&snd, Wakeup::Space);
     }
 
-    /// No more bytes will arrive (`socantrcvmore`). What is queued can still be read.
+    /// No more bytes will arrive (`socantrcvmore`). Queued bytes can still be read.
     pub fn cantrcvmore(&self) {
         self.close_rcv(&mut self.rcv());
     }
 
-    /// No more bytes will be read (`sorflush`): those that are queued are dropped too. Returns how many
-    /// these were. In one step, so that no splice sees the end before its bytes are gone.
+    /// No more bytes will be read (`sorflush`): drops the queued ones and returns their number. Closing
+    /// and dropping are one step, so that a splice does not see the end of the stream before the bytes
+    /// are dropped.
     pub fn flush_rcv(&self) -> usize {
         let mut rcv = self.rcv();
         rcv.buf.close();
@@ -598,7 +601,7 @@ impl SocketEnd {
         unread.len()
     }
 
-    /// Drops what `so_snd` holds: nothing of it can be sent any more.
+    /// Drops the bytes in `so_snd`, which can no longer be sent.
     pub fn flush_snd(&self) {
         let mut snd = self.snd();
         let unsent = snd.buf.take_all();
@@ -612,9 +615,9 @@ impl SocketEnd {
         self.close_snd(&mut self.snd());
     }
 
-    /// The connection is over (`soisdisconnected`): sets `so_error` if there is one, no more bytes will
-    /// arrive and none can be sent. In one step, under both locks: who has been told the error must
-    /// find the socket closed.
+    /// The connection has ended (`soisdisconnected`): sets `so_error` if there is one, and closes both
+    /// buffers. One step under both locks: a thread that has seen the error must find the socket
+    /// closed.
     ///
     /// ```
     /// use sosplice::{error::SoError, protocol::SocketEnd};
@@ -654,8 +657,8 @@ impl SocketEnd {
         self.error.store(error as u8, Ordering::Release);
     }
 
-    /// Sets `so_error` to what a splice leaves there, unless it tells of the connection: who splices
-    /// again would take a reset for the end of the stream.
+    /// Sets `so_error` to the error of an ended splice, unless an error of the connection is there: if
+    /// that were overwritten, the next splice would take a reset for the end of the stream.
     pub(crate) fn set_splice_error(&self, error: SoError) {
         let unless_real = |old| {
             let is_real = SoError::from_u8(old).is_some_and(|old| !old.is_of_splice());
@@ -691,7 +694,7 @@ impl SocketEnd {
         self.spliced.store(0, Ordering::Release);
     }
 
-    /// Whose behaviour this socket has where the systems differ.
+    /// The system that this socket behaves like where the two differ.
     pub fn flavor(&self) -> Flavor {
         match self.is_openbsd.load(Ordering::Relaxed) {
             false => Flavor::FreeBsd,
@@ -699,28 +702,28 @@ impl SocketEnd {
         }
     }
 
-    /// Sets whose behaviour this socket has; FreeBSD's if nobody does.
+    /// Sets the system that this socket behaves like; FreeBSD by default.
     pub fn set_flavor(&self, flavor: Flavor) {
         let is_openbsd = flavor == Flavor::OpenBsd;
         self.is_openbsd.store(is_openbsd, Ordering::Relaxed);
     }
 
-    /// `sorwakeup_locked`: a splice on `so_rcv` is told; if there is none, upcalls and sleeping
-    /// readers are.
+    /// `sorwakeup_locked`: calls the splice on `so_rcv`; if there is none, the upcalls, and wakes
+    /// readers.
     pub(crate) fn sorwakeup(&self, rcv: &Guard<'_, Side, RCV>, what: Wakeup) {
-        if !tell(rcv, what) {
+        if !notify(rcv, what) {
             self.rcv_wait.notify_all();
         }
     }
 
-    /// `sowwakeup_locked`: a splice on `so_snd` is told, or, if there is none, upcalls are; and
-    /// sleeping writers in any case.
+    /// `sowwakeup_locked`: calls the splice on `so_snd` or, if there is none, the upcalls; wakes
+    /// writers in any case.
     pub(crate) fn sowwakeup(&self, snd: &Guard<'_, Side, SND>, what: Wakeup) {
-        tell(snd, what);
+        notify(snd, what);
         self.snd_wait.notify_all();
     }
 
-    /// The splice of this source is off its buffer: tells everybody who waits how it ended.
+    /// The splice of this source is detached: notifies upcalls and waiting threads of its end.
     pub(crate) fn source_unspliced(&self, rcv: &mut Guard<'_, Side, RCV>, end: End) {
         rcv.ended = Some(end);
         rcv.upcalls
@@ -741,8 +744,8 @@ impl SocketEnd {
     }
 }
 
-/// Whether a splice keeps the wake-up.
-fn tell(side: &Side, what: Wakeup) -> bool {
+/// Calls the upcalls. `true` if a splice diverts the wake-up.
+fn notify(side: &Side, what: Wakeup) -> bool {
     if let Some(diversion) = &side.diversion {
         diversion.wakeup(what);
         return true;
@@ -766,7 +769,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upcall_hears_everything_once() {
+    fn an_upcall_is_called_once_for_each_change() {
         let end = SocketEnd::new(100, 100);
         let log = Arc::new(Log::default());
         assert!(end.rcv().divert(log.clone()));
@@ -810,7 +813,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_will_read_is_dropped_and_counts_as_read() {
+    fn flushed_bytes_are_dropped_and_count_as_read() {
         let end = SocketEnd::new(100, 100);
         let log = Arc::new(Log::default());
         assert!(end.rcv().divert(log.clone()));
@@ -834,7 +837,7 @@ mod tests {
     }
 
     #[test]
-    fn a_splice_does_not_hide_what_happened_to_the_connection() {
+    fn a_splice_error_does_not_replace_a_connection_error() {
         let end = SocketEnd::new(100, 100);
         end.set_splice_error(SoError::SpliceLimit);
         end.set_splice_error(SoError::SpliceLoop);

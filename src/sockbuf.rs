@@ -1,7 +1,7 @@
 //! Socket buffers: `so_rcv` and `so_snd`.
 //!
-//! A [`SockBuf`] is a [`Chain`] with a high-water mark, a low-water mark, a limit of real memory and
-//! the flag that says that nothing comes (or goes) any more. Pure: the lock is the socket's.
+//! A [`SockBuf`] is a [`Chain`] with a high-water mark, a low-water mark, a limit of real memory and a
+//! flag: no more bytes will be appended. It has no lock of its own: the socket's protects it.
 
 mod records;
 
@@ -13,11 +13,12 @@ use records::Records;
 /// Default high-water mark in bytes.
 pub const DEFAULT_HIWAT: usize = 256 * 1024;
 
-/// Real memory may be this many times the high-water mark before pieces are copied together
-/// (BSD's `sb_mbmax` follows `sb_hiwat` in the same way).
+/// Limit of real memory as a multiple of the high-water mark; beyond it buffers are compacted (BSD's
+/// `sb_mbmax` follows `sb_hiwat` in the same way).
 const MBMAX_FACTOR: usize = 4;
 
-/// While memory is short, a buffer is filled up to an eighth of its high-water mark, or this much.
+/// While memory is short, a buffer is filled up to an eighth of its high-water mark, or to this if that
+/// is more.
 const PRESSED: usize = 16 * 1024;
 
 fn highest_lowat(hiwat: usize) -> usize {
@@ -73,8 +74,8 @@ impl SockBuf {
                 .is_none_or(|records| records.is_empty())
     }
 
-    /// Free space under the high-water mark (`sbspace`), or, while its stack is short of memory, under a
-    /// part of it. None while a buffer for datagrams has as many as it may have.
+    /// Free space under the high-water mark (`sbspace`), reduced while the stack is short of memory. 0 while a
+    /// buffer for datagrams holds as many as it may.
     pub fn space(&self) -> usize {
         if self
             .records
@@ -94,7 +95,7 @@ impl SockBuf {
         }
     }
 
-    /// Up to where it may be filled now.
+    /// The high-water mark, reduced while memory is short.
     pub(crate) fn ceiling(&self) -> usize {
         if self.pressed {
             self.hiwat.min(PRESSED.max(self.hiwat / 8))
@@ -103,7 +104,7 @@ impl SockBuf {
         }
     }
 
-    /// Memory is short, or no longer. While it is, pieces are copied together earlier.
+    /// Sets whether memory is short. While it is, buffers are compacted earlier.
     pub(crate) fn set_pressed(&mut self, pressed: bool) {
         self.pressed = pressed;
         if pressed {
@@ -123,15 +124,15 @@ impl SockBuf {
         self.lowat = self.lowat.min(highest_lowat(hiwat));
     }
 
-    /// The low-water mark in bytes; less while its stack is short of memory, or who waits for it would
-    /// wait for ever.
+    /// The low-water mark in bytes; reduced while the stack is short of memory, since it could not be
+    /// reached.
     pub fn lowat(&self) -> usize {
         self.lowat.min(highest_lowat(self.ceiling()))
     }
 
     /// Sets the low-water mark, at least 1 and at most three quarters of the high-water mark: a
-    /// protocol may hold back the news that there is room until that is worth a segment, and who
-    /// waits for more than the rest would wait for ever.
+    /// protocol may withhold a window update until it is worth a segment, so that the last quarter of
+    /// the space may never be announced and a thread that waits for it would not be woken.
     pub fn set_lowat(&mut self, lowat: usize) {
         self.lowat = lowat.clamp(1, highest_lowat(self.hiwat));
     }
@@ -141,22 +142,22 @@ impl SockBuf {
         self.chain.footprint()
     }
 
-    /// Limit of real memory (`sb_mbmax`). Beyond it pieces are copied together.
+    /// Limit of real memory (`sb_mbmax`). Beyond it buffers are compacted.
     pub fn mbmax(&self) -> usize {
         self.mbmax
     }
 
-    /// Nothing will be appended any more: `SBS_CANTRCVMORE`, `SBS_CANTSENDMORE`.
+    /// No more bytes will be appended: `SBS_CANTRCVMORE`, `SBS_CANTSENDMORE`.
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// Sets the flag that [`is_closed`](Self::is_closed) reads. It is never taken back.
+    /// Sets the flag that [`is_closed`](Self::is_closed) reads. It is never cleared.
     pub fn close(&mut self) {
         self.closed = true;
     }
 
-    /// Whether the buffer is closed and its last byte is gone.
+    /// Whether the buffer is closed and empty.
     pub fn is_finished(&self) -> bool {
         self.closed && self.is_empty()
     }
@@ -166,7 +167,7 @@ impl SockBuf {
         &self.chain
     }
 
-    /// Appends without copying (`sbappend`). Space is the caller's business.
+    /// Appends without copying (`sbappend`). Does not check for space.
     pub fn append(&mut self, buf: Buf) {
         self.chain.append(buf);
         self.keep_memory_bounded();
@@ -180,13 +181,13 @@ impl SockBuf {
         }
     }
 
-    /// Appends everything of `chain`.
+    /// Appends the whole `chain`.
     pub fn append_chain(&mut self, mut chain: Chain) {
         let count = chain.len();
         self.append_from(&mut chain, count);
     }
 
-    /// Appends the first bytes of `chain`, which keeps the memory that it has.
+    /// Appends the first bytes of `chain`, which keeps its allocation.
     pub(crate) fn append_from(&mut self, chain: &mut Chain, count: usize) {
         chain.move_to(&mut self.chain, count);
         self.keep_memory_bounded();
@@ -214,12 +215,13 @@ impl SockBuf {
         self.chain.split_to(count)
     }
 
-    /// As [`drop_front`](Self::drop_front): the caller drops it after the lock.
+    /// As [`drop_front`](Self::drop_front), but moves the bytes to `taken`, which the caller drops
+    /// after releasing the lock.
     pub(crate) fn take_bufs(&mut self, count: usize, taken: &mut Taken) {
         self.chain.take_bufs(count, taken);
     }
 
-    /// Takes everything (`sbflush`). The caller drops it after the lock.
+    /// Takes everything (`sbflush`). The caller drops it after releasing the lock.
     pub fn take_all(&mut self) -> Chain {
         if let Some(records) = &mut self.records {
             records.clear();
@@ -227,7 +229,7 @@ impl SockBuf {
         self.take(self.len())
     }
 
-    /// Copies bytes out and takes them. Returns how many.
+    /// Copies bytes to `out` and removes them. Returns their number.
     pub fn read(&mut self, out: &mut [u8]) -> usize {
         self.chain.read(out)
     }
@@ -241,7 +243,7 @@ impl SockBuf {
         other.keep_memory_bounded();
     }
 
-    /// As [`move_to`](Self::move_to), and the bytes have passed one more splice.
+    /// As [`move_to`](Self::move_to), and counts one more splice that the bytes have passed.
     pub(crate) fn hop_to(&mut self, other: &mut SockBuf, count: usize) {
         self.chain.hop_to(&mut other.chain, count);
         other.keep_memory_bounded();

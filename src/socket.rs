@@ -1,15 +1,15 @@
-//! A user's socket: blocking and non-blocking I/O, shutdown, close, options.
+//! A program's socket: blocking and non-blocking I/O, shutdown, close, options.
 //!
-//! A [`Socket`] holds a [`SocketEnd`], whose buffers it reads and fills, and the [`Protocol`] that
-//! it tells. It knows nothing of splices: a splice is an [`Upcall`] that diverts a buffer, and that
-//! is told when the socket is being closed.
+//! A [`Socket`] holds a [`SocketEnd`], whose buffers it reads and fills, and the [`Protocol`], which it
+//! calls. It does not depend on splices: a splice is an [`Upcall`] that diverts a buffer and is called
+//! when the socket is being closed.
 //!
-//! * Each method locks one buffer, lets it go, and then enters the protocol: with no lock held, and
-//!   inside a run list, so that splices that are to run in this thread run when the call is over.
-//! * A reader that is about to sleep says so first (`rcvd(true)`), so that no window update is
-//!   withheld while everybody waits.
-//! * Handles are cloned like descriptors are duplicated; the last one closes the socket, which ends
-//!   its splices in both roles. A splice does not keep a socket open.
+//! * Each method locks one buffer, releases it, and then calls the protocol, with no lock held and
+//!   inside a run list: splices that are to run in this thread run after the call.
+//! * A reader calls `rcvd(true)` before it sleeps, so that no window update is withheld while both
+//!   sides wait.
+//! * Cloning a handle is like duplicating a descriptor; the last one closes the socket, which ends its
+//!   splices in both roles. A splice does not keep a socket open.
 //!
 //! [`poller`] waits for many sockets at once.
 //!
@@ -55,7 +55,7 @@ pub struct Socket {
     open: Arc<Open>,
 }
 
-/// The open socket that all handles share (what a file description is to descriptors).
+/// The open socket that all handles share (as descriptors share a file description).
 #[derive(Debug)]
 struct Open {
     end: Arc<SocketEnd>,
@@ -67,14 +67,14 @@ struct Open {
     wakers: std::sync::OnceLock<Arc<aio::Wakers>>,
 }
 
-/// Why a connection does not stand.
+/// Why a connection is not established.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// It failed.
+    /// The connection attempt failed.
     #[error(transparent)]
     Failed(#[from] SoError),
-    /// It still tries; the caller did not want to wait any longer.
+    /// Still connecting when the caller's deadline passed.
     #[error("the peer has not answered in the time given, wait longer or close the socket")]
     Pending,
 }
@@ -89,7 +89,7 @@ impl From<ConnectError> for io::Error {
 }
 
 impl Socket {
-    /// A socket over these two, which belong together.
+    /// A socket over a protocol and the end that it holds.
     ///
     /// ```
     /// use sosplice::{protocol::{Protocol, SocketEnd}, socket::Socket};
@@ -113,7 +113,7 @@ impl Socket {
     /// let end = SocketEnd::new(1000, 1000);
     /// end.connected();
     /// let socket = Socket::new(end.clone(), Arc::new(Discard(end)));
-    /// assert_eq!(socket.send(b"nobody reads this")?, 17);
+    /// assert_eq!(socket.send(b"never received")?, 14);
     /// # std::io::Result::Ok(())
     /// ```
     pub fn new(end: Arc<SocketEnd>, protocol: Arc<dyn Protocol>) -> Socket {
@@ -130,7 +130,7 @@ impl Socket {
         }
     }
 
-    /// What the protocol holds of this socket.
+    /// The part of this socket that the protocol holds.
     pub fn end(&self) -> &Arc<SocketEnd> {
         &self.open.end
     }
@@ -141,13 +141,13 @@ impl Socket {
     }
 
     /// Receives bytes. Waits for the first one (or for the low-water mark, [`set_rcv_lowat`]), then
-    /// returns what is there. `Ok(0)` at the end of the stream.
+    /// returns the bytes that are there. `Ok(0)` at the end of the stream.
     ///
     /// [`set_rcv_lowat`]: Self::set_rcv_lowat
     ///
     /// # Errors
-    /// `WouldBlock` if it would wait and is not to, or has waited for the read timeout; once, what
-    /// has ended the connection.
+    /// `WouldBlock` if the socket is non-blocking and there are no bytes, or after the read timeout;
+    /// once, the error that has ended the connection.
     pub fn recv(&self, out: &mut [u8]) -> io::Result<usize> {
         self.receive_into(self.wait_for_bytes(), out)
     }
@@ -201,12 +201,12 @@ impl Socket {
         Ok(taken.unwrap_or(0))
     }
 
-    /// How a read waits.
+    /// Whether and how long a read waits.
     fn wait_for_bytes(&self) -> Wait {
         Wait::new(self.is_nonblocking(), &self.open.read_timeout)
     }
 
-    /// How a write waits.
+    /// Whether and how long a write waits.
     fn wait_for_space(&self) -> Wait {
         Wait::new(self.is_nonblocking(), &self.open.write_timeout)
     }
@@ -265,7 +265,7 @@ impl Socket {
         };
         let taken = take(&mut rcv);
         if rcv.is_diverted() && rcv.buf.is_finished() {
-            // A splice that waits for room would not look at its source before there is some.
+            // A splice that waits for room must notice that its source is closed.
             self.open.end.sorwakeup(&rcv, Wakeup::RcvClosed);
         }
         drop(rcv);
@@ -286,7 +286,7 @@ impl Socket {
             } else {
                 1
             };
-            // OpenBSD: while the splice lasts, the buffer is as good as empty.
+            // OpenBSD: while the splice lasts, the buffer appears empty to readers.
             let hidden = rcv.is_diverted() && end.flavor() == Flavor::OpenBsd;
             if !hidden {
                 if rcv.buf.has(enough) {
@@ -315,11 +315,11 @@ impl Socket {
         }
     }
 
-    /// Sends bytes. Waits until there is space, then takes as many as fit and returns how many.
+    /// Sends bytes. Waits until there is space, then sends as many as fit and returns their number.
     ///
     /// # Errors
-    /// `WouldBlock` if it would wait (for space, or for the connection) and is not to, or has waited
-    /// for the write timeout; what has ended the connection, or `BrokenPipe`.
+    /// `WouldBlock` if the socket is non-blocking and there is no space or no connection yet, or after
+    /// the write timeout; the error that has ended the connection, or `BrokenPipe`.
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         self.send_from(self.wait_for_space(), &[IoSlice::new(bytes)])
     }
@@ -367,8 +367,8 @@ impl Socket {
         Ok(count)
     }
 
-    /// Sends from the front of `chain` without copying: as [`send`](Self::send), what did not fit
-    /// stays in the chain.
+    /// Sends from the front of `chain` without copying: as [`send`](Self::send), bytes that did not fit
+    /// stay in the chain.
     ///
     /// ```
     /// use sosplice::buf::{Buf, Chain};
@@ -428,7 +428,7 @@ impl Socket {
         }
     }
 
-    /// Waits until the connection stands or has failed; without `deadline` for as long as it takes.
+    /// Waits until the connection is established or has failed; without `deadline`, without limit.
     ///
     /// ```
     /// let (a, _b) = sosplice::local::pair();
@@ -436,7 +436,7 @@ impl Socket {
     /// ```
     ///
     /// # Errors
-    /// What has ended the connection (it is then no longer in [`take_error`](Self::take_error));
+    /// The error that has ended the connection ([`take_error`](Self::take_error) no longer returns it);
     /// [`ConnectError::Pending`] after the deadline.
     pub fn wait_connected(&self, deadline: Option<Instant>) -> Result<(), ConnectError> {
         let end = &self.open.end;
@@ -457,7 +457,7 @@ impl Socket {
         }
     }
 
-    /// Ends one or both directions. The peer gets what was sent before.
+    /// Ends one or both directions. The peer still gets the bytes that were sent before.
     ///
     /// # Errors
     /// None at present.
@@ -473,16 +473,16 @@ impl Socket {
         Ok(())
     }
 
-    /// Gives this handle back. The last one closes the socket: its splices end, what was sent is
-    /// still delivered. Dropping the handle does the same.
+    /// Drops this handle. The last one closes the socket: its splices end, and the bytes sent before
+    /// are still delivered. Dropping the handle does the same.
     pub fn close(self) {}
 
-    /// Ends the connection at once, for all handles, and tells the peer (a TCP reset).
+    /// Ends the connection at once, for all handles, and notifies the peer (a TCP reset).
     pub fn abort(&self) {
         self.enter(|protocol| protocol.abort());
     }
 
-    /// Reads and clears what went wrong (`SO_ERROR`).
+    /// Reads and clears the socket's error (`SO_ERROR`).
     pub fn take_error(&self) -> Option<SoError> {
         self.open.end.take_error()
     }
@@ -533,8 +533,8 @@ impl Socket {
         self.open.end.rcv().buf.hiwat()
     }
 
-    /// Sets the high-water mark of `so_rcv`. The largest window of a TCP connection
-    /// stays that of its stack's configuration.
+    /// Sets the high-water mark of `so_rcv`. The largest window of a TCP connection is set by its
+    /// stack's configuration and does not change.
     pub fn set_rcv_hiwat(&self, bytes: usize) {
         let mut rcv = self.open.end.rcv();
         rcv.buf.set_hiwat(bytes);
@@ -583,19 +583,19 @@ impl Socket {
         self.open.end.sowwakeup(&snd, Wakeup::Space);
     }
 
-    /// Whose behaviour this socket has where FreeBSD and OpenBSD differ.
+    /// The system that this socket behaves like where FreeBSD and OpenBSD differ.
     pub fn flavor(&self) -> Flavor {
         self.open.end.flavor()
     }
 
-    /// Sets whose behaviour this socket has, as the source of splices that are set up afterwards
-    /// and for reads while one lasts.
+    /// Sets the system that this socket behaves like, as the source of splices that are set up
+    /// afterwards and for reads while one lasts.
     pub fn set_flavor(&self, flavor: Flavor) {
         self.open.end.set_flavor(flavor);
     }
 
-    /// How the latest splice has ended that this socket had this role in; none before the first
-    /// one, and while one lasts.
+    /// How the latest splice with this socket in this role has ended; `None` before the first one, and
+    /// while one lasts.
     pub fn splice_end(&self, role: Role) -> Option<End> {
         match role {
             Role::Source => self.open.end.rcv().ended(),
@@ -604,24 +604,25 @@ impl Socket {
     }
 
     /// Puts an upcall on `so_rcv` (`soupcall_set`); there can be several. It runs under the buffer's
-    /// lock, see [`Upcall`]. While the socket is the source of a splice it hears nothing; when the
-    /// splice ends it is told, whatever there is to read.
+    /// lock, see [`Upcall`]. It is not called while the socket is the source of a splice, and is called
+    /// when the splice ends, whether or not there is something to read.
     pub fn add_rcv_upcall(&self, upcall: Arc<dyn Upcall>) {
         self.open.end.rcv().add_upcall(upcall);
     }
 
-    /// Takes an upcall off `so_rcv` and returns it, if it is there. It may still run at this moment.
+    /// Removes an upcall from `so_rcv` and returns it, if it is there. Another thread may still be
+    /// running it.
     pub fn remove_rcv_upcall(&self, upcall: &dyn Upcall) -> Option<Arc<dyn Upcall>> {
         self.open.end.rcv().remove_upcall(upcall)
     }
 
-    /// Puts an upcall on `so_snd`, as [`add_rcv_upcall`](Self::add_rcv_upcall). While the socket is
-    /// the sink of a splice it hears nothing.
+    /// Puts an upcall on `so_snd`, as [`add_rcv_upcall`](Self::add_rcv_upcall). It is not called while
+    /// the socket is the sink of a splice.
     pub fn add_snd_upcall(&self, upcall: Arc<dyn Upcall>) {
         self.open.end.snd().add_upcall(upcall);
     }
 
-    /// Takes an upcall off `so_snd` and returns it, if it is there.
+    /// Removes an upcall from `so_snd` and returns it, if it is there.
     pub fn remove_snd_upcall(&self, upcall: &dyn Upcall) -> Option<Arc<dyn Upcall>> {
         self.open.end.snd().remove_upcall(upcall)
     }
@@ -632,7 +633,7 @@ impl Socket {
 }
 
 impl Open {
-    /// Enters the protocol, with no lock held.
+    /// Calls the protocol, with no lock held.
     fn enter(&self, call: impl FnOnce(&dyn Protocol)) {
         enter(&*self.protocol, call);
     }
@@ -645,7 +646,8 @@ fn enter(protocol: &dyn Protocol, call: impl FnOnce(&dyn Protocol)) {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        // Its own upcalls are not told of the close; those on the other side of a splice are.
+        // The socket's own upcalls are not called for the close; those of the other socket of a splice
+        // are.
         let upcalls: [Upcalls; 2] = [
             std::mem::take(self.end.rcv().upcalls_mut()),
             std::mem::take(self.end.snd().upcalls_mut()),
@@ -653,7 +655,7 @@ impl Drop for Open {
         #[cfg(feature = "async")]
         drop(self.wakers.take());
         if upcalls.iter().any(|upcalls| !upcalls.is_empty()) {
-            // What they hold may be the last handle of another socket with upcalls.
+            // They may hold the last handle of another socket with upcalls.
             callbacks::call(Once::new(move || drop(upcalls)));
         }
         if callbacks::is_closing() {
@@ -671,8 +673,8 @@ fn soclose(end: &SocketEnd, protocol: &dyn Protocol) {
     for splice in [source_of, sink_of].into_iter().flatten() {
         callbacks::while_closing(|| splice.closing(end));
     }
-    // Not closed for writing here: the protocol might send its end before it is told that what was
-    // not read makes a reset of it.
+    // Not closed for writing here: the protocol might send a FIN before `detach` finds unread bytes,
+    // for which a reset is due.
     enter(protocol, |protocol| protocol.detach());
 }
 
@@ -705,7 +707,7 @@ impl Timeout {
     }
 }
 
-/// How a call waits.
+/// Whether and how long a call waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wait {
     Never,

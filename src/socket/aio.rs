@@ -1,10 +1,9 @@
 //! Sockets for executors: polls that leave a waker, and the traits of `futures-io` and tokio.
 //!
-//! The wakers of a socket are one [`Upcall`] on both of its buffers ([`Wakers`]). A waker is the
-//! user's code and may do anything, so it is not called under a buffer's lock: the wakers that are
-//! due are a [`Job`] for the run list of the thread that brings the bytes, or, if it has none, for a
-//! thread of their own (`sosplice:wake`), which starts with the first poll. There they are called as
-//! all user code is ([`callbacks`]).
+//! The wakers of a socket are one [`Upcall`] on both of its buffers ([`Wakers`]). A waker is foreign
+//! code, so it is not called under a buffer's lock: the due wakers are a [`Job`] for the run list of
+//! the thread that delivers the bytes or, without a run list, for a separate thread (`sosplice:wake`),
+//! which starts with the first poll. They are called as all foreign code is ([`callbacks`]).
 //!
 //! Locks: `so_rcv` (2) or `so_snd` (3), then the list of wakers (5).
 
@@ -22,7 +21,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
-/// The tasks that wait for a socket.
+/// The wakers of the tasks that wait for a socket.
 pub(super) struct Wakers {
     me: Weak<Wakers>,
     slots: Mutex<Slots, LEAF>,
@@ -39,18 +38,18 @@ impl fmt::Debug for Wakers {
 struct Slots {
     readers: Vec<Waker>,
     writers: Vec<Waker>,
-    /// To be called; whoever makes this not empty queues the job.
+    /// To be called; the thread that adds the first one queues the job.
     due: Vec<Waker>,
 }
 
-/// The thread for wakers whose time comes where no run list is active.
+/// The thread for wakers that become due without an active run list.
 fn thread_for_wakers() -> io::Result<&'static Sender<Weak<Wakers>>> {
     static SENDER: OnceLock<Result<Sender<Weak<Wakers>>, ErrorKind>> = OnceLock::new();
     let sender = SENDER.get_or_init(|| {
         let (sender, receiver) = unbounded::<Weak<Wakers>>();
         let run = move || {
             let live = receiver.iter().filter_map(|wakers| wakers.upgrade());
-            // What wakers bring about may panic too.
+            // Code that runs because of wakers may panic too.
             live.for_each(|wakers| contained(|| wakers.call()));
         };
         let thread = thread::Builder::new().name("sosplice:wake".into());
@@ -70,8 +69,8 @@ impl Wakers {
         }))
     }
 
-    /// Calls those that are due. Entered with no lock held. In user code the thread for wakers does: that code
-    /// may wait for what a task in another thread is woken for.
+    /// Calls the due wakers, with no lock held. Inside a callback they are handed to the thread for
+    /// wakers, because the callback may wait for a task that they wake.
     fn call(self: Arc<Self>) {
         if callbacks::is_inside() {
             self.hand_over();
@@ -81,7 +80,7 @@ impl Wakers {
     }
 }
 
-/// Runs code that is not this crate's. A panic, which was reported, ends only that.
+/// Runs foreign code. A panic, which was reported, ends only that code.
 fn contained(code: impl FnOnce()) {
     panic::catch_unwind(AssertUnwindSafe(code)).ok();
 }
@@ -90,14 +89,14 @@ fn contained(code: impl FnOnce()) {
 struct Due(Arc<Wakers>);
 
 impl Callback for Due {
-    /// All of them, also if one panics: whose thread this is has nothing to do with it.
+    /// Calls all of them, even if one panics.
     fn call(&mut self) {
         let due = std::mem::take(&mut self.0.slots.lock().due);
         due.into_iter().for_each(|waker| contained(|| waker.wake()));
     }
 }
 
-/// Adds a task's waker, once. The former ones stay: several tasks may wait for one socket.
+/// Adds a task's waker, once. Keeps the former ones: several tasks may wait for one socket.
 fn wait(wakers: &mut Vec<Waker>, new: &mut Option<Waker>) {
     let fresh = new.take_if(|new| !wakers.iter().any(|waker| waker.will_wake(new)));
     wakers.extend(fresh);
@@ -137,7 +136,7 @@ impl Job for Wakers {
     }
 }
 
-/// What kind of change a task waits for.
+/// The change that a task waits for.
 #[derive(Clone, Copy)]
 enum Side {
     Read,
@@ -160,7 +159,7 @@ impl Socket {
             .expect("invariant: set above, here or by another thread"))
     }
 
-    /// Tries, leaves the waker, and tries once more for what came between.
+    /// Tries, registers the waker, and tries once more in case of a change in between.
     fn poll<R>(
         &self,
         side: Side,
@@ -174,7 +173,7 @@ impl Socket {
         if let Poll::Ready(result) = ready() {
             return Poll::Ready(result);
         }
-        // Cloned, and if it is not needed dropped, with nothing held.
+        // Cloned, and if it is not needed dropped, with no lock held.
         let mut new = Some(cx.waker().clone());
         {
             let mut slots = self.wakers()?.slots.lock();
@@ -184,14 +183,14 @@ impl Socket {
             }
         }
         if let Side::Read = side {
-            // As a thread that goes to sleep: no window update is withheld now.
+            // As for a thread that is about to sleep: no window update is withheld.
             self.enter(|protocol| protocol.rcvd(true));
         }
         ready()
     }
 
-    /// Waits for something else than the buffers of this socket, which belongs to it: `register` puts the
-    /// upcall there, once.
+    /// Waits for another event source that this socket represents; `register` adds the upcall there,
+    /// once.
     pub(crate) fn poll_beside<R>(
         &self,
         register: impl FnOnce(Arc<dyn Upcall>),
@@ -203,7 +202,7 @@ impl Socket {
     }
 
     /// As [`recv`](Socket::recv), for a task: if there is nothing yet, it is woken when there is.
-    /// Whether the socket is non-blocking plays no part, and neither do its timeouts.
+    /// Independent of the socket's non-blocking mode and timeouts.
     ///
     /// # Errors
     /// As for [`recv`](Socket::recv); once, if the thread for wakers cannot be started.
@@ -267,7 +266,7 @@ impl Socket {
     /// ```
     ///
     /// # Errors
-    /// What has ended the connection.
+    /// The error that has ended the connection.
     pub fn poll_connected(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll(Side::Write, cx, || {
             let snd = self.end().snd();

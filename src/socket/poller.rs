@@ -1,52 +1,51 @@
-//! Waiting for many sockets at once: what kqueue and epoll are for descriptors.
+//! Waiting for many sockets at once, as kqueue and epoll do for descriptors.
 //!
-//! A [`Poller`] is a list of registrations that something has happened to. Each [`wait`](Poller::wait)
-//! takes entries off, clears their mark, and only then looks at the sockets, with no lock held: what
-//! happens meanwhile marks them again, so nothing is missed. The cost is that of the entries in the
-//! list, not of the sockets that are registered. There is no table: a registration is an upcall on
-//! the socket's buffers (see `registration`), and goes when the socket is closed.
+//! A [`Poller`] is a list of registrations with changes. Each [`wait`](Poller::wait) takes entries off,
+//! clears their mark, and only then checks the sockets, with no lock held: a change meanwhile marks
+//! them again, so none is missed. The cost depends on the entries in the list, not on the number of
+//! registered sockets. There is no table: a registration is an upcall on the socket's buffers (see
+//! `registration`), and is dropped when the socket is closed.
 //!
 //! # Conditions
 //!
 //! | | is |
 //! |---|---|
-//! | readable | not the source of a splice, and: bytes up to the low-water mark, or no more will come, or `so_error` is set |
+//! | readable | not the source of a splice, and: bytes up to the low-water mark, or closed for reading, or `so_error` is set |
 //! | writable | not the sink of a splice, and: connected with space up to the low-water mark, or closed for writing, or `so_error` is set |
-//! | readable, of a listener | a connection waits to be accepted, or a SYN to be decided about, or the stack is down |
+//! | readable, for a listener | a connection waits to be accepted, or a SYN for a decision, or the stack is down |
 //!
-//! While a socket is spliced, the source is not readable and the sink is not writable, whatever
-//! happens to them; their other directions are as always. **When a splice ends**, for whatever cause,
-//! there is one event for each registration of the source and of the sink, whatever its interests
-//! and its mode, and it says how ([`Event::source_end`], [`Event::sink_end`]). The end is kept in the
-//! registration from the moment that it is known: it is not lost when the socket is spliced again at
-//! once, and two ends are two events. (An end before [`add`](Poller::add) is none: watch first, then
-//! splice.) It comes when no more bytes will move, as with
-//! [`Splice::end`](crate::Splice::end): the bytes of the last pass are in the sink's `so_snd`, where
-//! a close does not harm them, but may not be sent yet.
+//! During a splice the source is never readable and the sink never writable; their other directions are
+//! not affected. **When a splice ends**, for any cause, there is one event for each registration of the
+//! source and of the sink, independent of its interests and mode, with the end ([`Event::source_end`],
+//! [`Event::sink_end`]). The registration stores the end at once: it is not lost if the socket is
+//! spliced again, and two ends are two events. (An end before [`add`](Poller::add) is not reported:
+//! watch first, then splice.) The event means that no more bytes are moved, as with
+//! [`Splice::end`](crate::Splice::end): the bytes of the last pass are in the sink's `so_snd`, and are
+//! delivered even after a close, but may not be sent yet.
 //!
 //! # Modes
 //!
-//! [`Mode::Level`] reports a condition in each wait as long as it holds. [`Mode::Edge`] reports it
-//! once after each time that something has happened to that direction (bytes, space, a close), and
-//! after [`add`](Poller::add) and [`modify`](Poller::modify): read and write until
-//! [`WouldBlock`](std::io::ErrorKind::WouldBlock), then wait. For a socket that splices read, an edge
-//! is enough: at the end of its stream, with no splice left to hide it, it is readable for ever.
+//! [`Mode::Level`] reports a condition in each wait as long as it holds. [`Mode::Edge`] reports it once
+//! after each change of that direction (bytes, space, a close), and after [`add`](Poller::add) and
+//! [`modify`](Poller::modify): read and write until [`WouldBlock`](std::io::ErrorKind::WouldBlock),
+//! then wait. For the source of splices use an edge: at the end of its stream, without a splice, it
+//! stays readable for ever.
 //!
-//! # What differs from kqueue and epoll
+//! # Differences from kqueue and epoll
 //!
 //! * One registration has both directions and one token, as with epoll. Edges are of one direction,
 //!   as with kqueue (`EV_CLEAR`): new space does not report unread bytes again. A close of either
 //!   direction counts for both.
-//! * Ends of splices are events. FreeBSD only wakes, and then reports nothing unless there happens
-//!   to be something to read; OpenBSD leaves it to `so_error`.
+//! * Ends of splices are events. FreeBSD only wakes, and reports an event only if there is something to
+//!   read; OpenBSD uses `so_error`.
 //! * A spliced source is not readable even at its end of file, as with kevent on both systems
 //!   (FreeBSD's `poll` reports it). A spliced sink is not writable even on error, as with FreeBSD's
 //!   `poll`.
 //! * `so_error` is in the event and stays on the socket.
-//! * Several threads may wait. An edge or an end goes to one of them; a level to any that asks.
-//! * There is no one-shot mode, and a poller is no descriptor.
+//! * Several threads may wait. An edge or an end goes to one of them; a level to any of them.
+//! * There is no one-shot mode, and a poller is not a descriptor.
 //!
-//! Locks: none is held when a socket is looked at (`so_rcv` 2, then `so_snd` 3); the list and each
+//! Locks: none is held when a socket is checked (`so_rcv` 2, then `so_snd` 3); the list and each
 //! registration have a leaf lock (5), never both.
 
 mod registration;
@@ -66,7 +65,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// A number of the program's that comes back in the events of a registration.
+/// A number chosen by the program, returned in the events of a registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "a number of the user")]
 pub struct Token(pub usize);
@@ -78,7 +77,7 @@ pub struct Token(pub usize);
     reason = "a poller is level- or edge-triggered"
 )]
 pub enum Mode {
-    /// By each wait as long as it holds.
+    /// In each wait as long as it holds.
     Level,
     /// Once after each change.
     Edge,
@@ -94,9 +93,9 @@ mod sealed {
 
 pub(crate) use sealed::Pollable as Sealed;
 
-/// What a [`Poller`] can watch: a [`Socket`], and what is one ([`TcpStream`](crate::TcpStream) and, on
-/// Linux, `KernelStream`), a [`TcpListener`](crate::TcpListener), and a
-/// [`ConditionalListener`](crate::ConditionalListener).
+/// A type that a [`Poller`] can watch: a [`Socket`], types that dereference to one
+/// ([`TcpStream`](crate::TcpStream) and, on Linux, `KernelStream`), a
+/// [`TcpListener`](crate::TcpListener), and a [`ConditionalListener`](crate::ConditionalListener).
 pub trait Pollable: Sealed {}
 
 /// For types that are sockets.
@@ -116,7 +115,7 @@ pub(crate) use pollable;
 
 pollable!(Socket);
 
-/// The registrations that something has happened to, each at most once.
+/// The registrations with changes, each at most once.
 #[derive(Debug, Default)]
 struct ReadyList {
     ready: Mutex<Ready, LEAF>,
@@ -125,7 +124,7 @@ struct ReadyList {
 
 #[derive(Debug, Default)]
 struct Ready {
-    /// Weak: what is deleted or closed is skipped.
+    /// Weak: deleted and closed ones are skipped.
     entries: std::collections::VecDeque<Weak<Registration>>,
     woken: bool,
 }
@@ -141,8 +140,8 @@ impl ReadyList {
         self.changed.notify_one();
     }
 
-    /// Waits for entries and takes some. `true`: the time is over, or somebody has called
-    /// [`wake`](Self::wake), so whatever there is now is all.
+    /// Waits for entries and takes some. `true` if the time is over, or [`wake`](Self::wake) was
+    /// called, so that the wait must return now.
     fn take(&self, into: &mut Vec<Weak<Registration>>, max: usize, until: Option<Instant>) -> bool {
         let mut ready = self.ready.lock();
         let mut is_over = false;
@@ -157,8 +156,8 @@ impl ReadyList {
         }
     }
 
-    /// Entries that still have something to report, to the back. Another waiting thread goes on with
-    /// what is left.
+    /// Moves entries that still have events to the back. Another waiting thread continues with the
+    /// list.
     fn give_back(&self, entries: &mut Vec<Weak<Registration>>) {
         let is_empty = {
             let mut ready = self.ready.lock();
@@ -171,8 +170,8 @@ impl ReadyList {
     }
 }
 
-/// Watches sockets and listeners, and waits until something has happened to one. Handles are cloned;
-/// when the last one is dropped, nobody is watched any more.
+/// Watches sockets and listeners, and waits for their events. Handles are cloned; dropping the last one
+/// ends all registrations.
 ///
 /// A poller is for threads of the program: workers, drivers and the callbacks that run in them must
 /// not wait. A registration does not keep its socket open.
@@ -209,7 +208,7 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// A poller that watches nobody yet.
+    /// A poller without registrations.
     pub fn new() -> Poller {
         Poller::default()
     }
@@ -263,8 +262,8 @@ impl Poller {
         Ok(())
     }
 
-    /// Changes how something is watched. A condition that holds is reported (again). Ends of splices
-    /// that were not reported yet stay, and come with the new token.
+    /// Changes a registration. A condition that holds is reported (again). Ends of splices that were
+    /// not reported yet are reported with the new token.
     ///
     /// # Errors
     /// [`NotFound`](io::ErrorKind::NotFound) if this poller does not watch it.
@@ -290,8 +289,7 @@ impl Poller {
         Ok(())
     }
 
-    /// Watches something no longer. A [`wait`](Self::wait) that begins afterwards returns no event
-    /// of it.
+    /// Removes a registration. A [`wait`](Self::wait) that begins afterwards returns no event of it.
     ///
     /// # Errors
     /// [`NotFound`](io::ErrorKind::NotFound) if this poller does not watch it.
@@ -313,8 +311,8 @@ impl Poller {
         Registration::of(upcall).is_some_and(|registration| registration.is_of(&self.list))
     }
 
-    /// Waits for events, fills `events` with them, and returns how many they are. Returns with none
-    /// after `timeout` (real time; `None` waits without limit, zero does not wait) or after a
+    /// Waits for events, fills `events` with them, and returns their number. Returns with none after
+    /// `timeout` (real time; `None` waits without limit, zero does not wait) or after a
     /// [`wake`](Self::wake).
     ///
     /// # Errors
@@ -342,15 +340,15 @@ impl Poller {
                 None => false,
             });
             self.list.give_back(batch);
-            // Entries that turn out to be nothing must not keep it from coming back in time.
+            // Entries without events must not delay the return.
             if is_over || !list.is_empty() || deadline.is_some_and(|at| at <= SystemClock.now()) {
                 return Ok(list.len());
             }
         }
     }
 
-    /// Lets one [`wait`](Self::wait) return, now or, if nobody waits, the next one. Several calls
-    /// before that count as one. For any thread, also in callbacks.
+    /// Lets one [`wait`](Self::wait) return: a present one or, if there is none, the next one. Several
+    /// calls before that count as one. Can be called in any thread, also in callbacks.
     ///
     /// ```
     /// use sosplice::socket::poller::{Events, Poller};
@@ -376,16 +374,16 @@ fn not_found() -> io::Error {
     error(io::ErrorKind::NotFound, what)
 }
 
-/// Where [`Poller::wait`] puts its events. Made once, used for all waits.
+/// A buffer for the events of [`Poller::wait`], reusable for all waits.
 pub struct Events {
     list: Vec<Event>,
-    /// Entries that are being looked at; empty between two waits.
+    /// Entries that are being checked; empty between two waits.
     batch: Vec<Weak<Registration>>,
     capacity: NonZeroUsize,
 }
 
 impl Events {
-    /// Room for so many events of one wait, at least 1. What does not fit comes with the next wait.
+    /// Room for this many events of one wait, at least 1. Further events come with the next wait.
     ///
     /// ```
     /// use sosplice::socket::poller::{Events, Interest, Mode, Poller, Token};

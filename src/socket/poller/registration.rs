@@ -1,9 +1,9 @@
-//! One registration: what a poller knows of a socket or listener that it watches.
+//! The registration of a socket or listener with a poller.
 //!
-//! A [`Registration`] is an upcall on all buffers of what it watches ([`Watched`]); that reference
-//! keeps it alive, so it goes with a close. It collects what has happened and puts itself on the
-//! poller's list, once. The poller then has it [`look`](Registration::look), which says what is to be
-//! reported: the conditions as they are now, and the ends of splices as they were.
+//! A [`Registration`] is an upcall on all buffers of the watched object ([`Watched`]); that reference
+//! keeps it alive until the object is closed. It collects changes and puts itself on the poller's list,
+//! once. The poller then calls [`look`](Registration::look), which returns the event: the present
+//! conditions, and the stored ends of splices.
 //!
 //! Locks: upcalls run under `so_rcv` (2) or `so_snd` (3) and take the registration's leaf lock (5),
 //! then, after it, the list's (5). A look locks the buffers with neither held.
@@ -19,17 +19,17 @@ use std::fmt;
 use std::mem;
 use std::sync::{Arc, Weak};
 
-/// What can be watched: something with upcalls, and with conditions that they tell of.
+/// An object that can be watched: with upcalls, and conditions whose changes they report.
 pub trait Watched: Send + Sync {
-    /// Calls `edit` with each list of upcalls, all of them locked; with none if it is closed. What is
-    /// taken off is to be dropped afterwards.
+    /// Calls `edit` with each list of upcalls, all of them locked; not at all if it is closed. `edit`
+    /// must not drop upcalls; the caller drops removed ones afterwards.
     fn edit(&self, edit: &mut dyn FnMut(&mut Upcalls));
 
-    /// The conditions now, for this upcall; `None` if it is not there any more.
+    /// The conditions now, for this upcall; `None` if it is no longer there.
     fn condition(&self, upcall: &dyn Upcall) -> Option<Condition>;
 }
 
-/// The state of what is watched.
+/// The state of a watched object.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Condition {
     pub(crate) readable: bool,
@@ -70,7 +70,7 @@ impl Watched for SocketEnd {
     }
 }
 
-/// What has happened to a socket or a listener.
+/// An event of a socket or a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event {
     token: Token,
@@ -99,35 +99,35 @@ impl Event {
         self.writable
     }
 
-    /// No more bytes will come; there may be some to be read. Whatever the interests; not for the
+    /// No more bytes will arrive; queued ones can be read. Independent of the interests; not for the
     /// source of a splice.
     pub fn is_read_closed(&self) -> bool {
         self.read_closed
     }
 
-    /// No more bytes can be written. Whatever the interests; not for the sink of a splice.
+    /// No more bytes can be written. Independent of the interests; not for the sink of a splice.
     pub fn is_write_closed(&self) -> bool {
         self.write_closed
     }
 
-    /// What went wrong, whatever the interests. It is still on the socket
+    /// The socket's error, independent of the interests. It stays on the socket
     /// ([`Socket::take_error`](crate::Socket::take_error)).
     pub fn error(&self) -> Option<SoError> {
         self.error
     }
 
-    /// The splice has ended that this socket was the source of: each end once.
+    /// The end of a splice whose source was this socket; each end is reported once.
     pub fn source_end(&self) -> Option<End> {
         self.source_end
     }
 
-    /// The splice has ended that this socket was the sink of: each end once.
+    /// The end of a splice whose sink was this socket; each end is reported once.
     pub fn sink_end(&self) -> Option<End> {
         self.sink_end
     }
 }
 
-/// What the user wants to be told, and how.
+/// Interests and mode of a registration.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct XferLimits {
     pub(super) token: Token,
@@ -135,7 +135,7 @@ pub(super) struct XferLimits {
     pub(super) mode: Mode,
 }
 
-/// A poller and something that it watches.
+/// Connects a poller with a watched object.
 pub(super) struct Registration {
     me: Weak<Registration>,
     list: Weak<ReadyList>,
@@ -143,13 +143,13 @@ pub(super) struct Registration {
     news: Mutex<News, LEAF>,
 }
 
-/// What has happened since the last look.
+/// Changes since the last look.
 #[derive(Debug)]
 struct News {
     terms: XferLimits,
     /// It is in the poller's list.
     queued: bool,
-    /// The directions that something has happened to.
+    /// The directions that have changed.
     fresh: Interest,
     source_ends: VecDeque<End>,
     sink_ends: VecDeque<End>,
@@ -185,7 +185,7 @@ impl Registration {
         std::ptr::eq(self.list.as_ptr(), Arc::as_ptr(list))
     }
 
-    /// Its poller is gone.
+    /// Its poller was dropped.
     pub(super) fn is_orphan(&self) -> bool {
         self.list.strong_count() == 0
     }
@@ -194,7 +194,7 @@ impl Registration {
         self.news.lock().terms = terms;
     }
 
-    /// Has it looked at, as if something had happened to both directions.
+    /// Queues it as if both directions had changed.
     pub(super) fn touch(&self) {
         self.enqueue(|news| {
             news.fresh = Interest::BOTH;
@@ -202,7 +202,7 @@ impl Registration {
         });
     }
 
-    /// Notes something; puts the registration on the list if it is to be looked at.
+    /// Records a change; puts the registration on the list if `note` returns `true`.
     fn enqueue(&self, note: impl FnOnce(&mut News) -> bool) {
         let is_new = {
             let mut news = self.news.lock();
@@ -213,10 +213,10 @@ impl Registration {
         }
     }
 
-    /// What is to be reported now, and whether the registration goes to the back of the list, which
-    /// is then marked. Entered with no lock held, by who has taken it off the list.
+    /// The event to report now, and whether the registration goes to the back of the list (it is marked
+    /// then). Called with no lock held, by the thread that has taken it off the list.
     pub(super) fn look(&self) -> (Option<Event>, bool) {
-        // The mark goes first: what happens from here on puts it on the list again.
+        // The mark is cleared first: changes from here on put it on the list again.
         let (terms, fresh) = {
             let mut news = self.news.lock();
             news.queued = false;
@@ -237,7 +237,8 @@ impl Registration {
         );
         let is_ready = readable || writable;
         let mut news = self.news.lock();
-        // After the conditions: no socket shows that its splice has ended before the end is told.
+        // After the conditions: a condition must not show the end of a splice before that end is
+        // reported.
         let (source_end, sink_end) = (news.source_ends.pop_front(), news.sink_ends.pop_front());
         let has_more = !news.source_ends.is_empty() || !news.sink_ends.is_empty();
         let again = has_more || (is_ready && terms.mode == Mode::Level);
@@ -263,7 +264,8 @@ impl Upcall for Registration {
         let directions = match what {
             Wakeup::Data => Interest::READABLE,
             Wakeup::Space => Interest::WRITABLE,
-            // An error, which is for both, may come with it, and not close what is closed already.
+            // An error, which concerns both directions, may come with a close, even if a direction is
+            // closed already.
             Wakeup::RcvClosed | Wakeup::SndClosed => Interest::BOTH,
         };
         self.enqueue(|news| {
@@ -281,7 +283,7 @@ impl Upcall for Registration {
                 Role::Source => news.source_ends.push_back(end),
                 Role::Sink => news.sink_ends.push_back(end),
             }
-            // In the OpenBSD flavor an error comes with it.
+            // In the OpenBSD flavor an error may come with it.
             news.fresh = Interest::BOTH;
             true
         });
