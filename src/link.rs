@@ -1,11 +1,11 @@
-//! Links: where frames (IP packets) come from and go to.
+//! Links: sources and destinations of IP packets.
 //!
 //! A [`Link`] gives batches of received [`Frame`]s and takes [`Packet`]s to send: a header and
-//! references to the payload, written with one gathering write. It never drops for want of room: it
-//! says [`TransmitError::Full`], and the stack tries again when [`Link::wait`] says so (a lost
-//! segment costs a second). What cannot be received or sent, ever, is a lost packet; only a link that is
-//! gone ends what is above it. [`memory`] is a pair in memory, `tun` (Linux) a TUN device with the
-//! virtio-net header.
+//! references to the payload, written with one gathering write. A full link must not drop packets: it
+//! returns [`TransmitError::Full`], and the stack tries again when [`Link::wait`] reports room (a lost
+//! segment would cost a retransmission timeout). A packet that can never be received or sent is lost;
+//! only a closed link ends the stack above it. [`memory`] is a pair in memory, `tun` (Linux) a TUN
+//! device with the virtio-net header.
 //!
 //! A link's transmit never calls into a stack. Its locks are leaves.
 
@@ -29,17 +29,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What a link can do.
+/// Capabilities of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// Largest IP packet in bytes that goes out as one packet on the wire.
+    /// Largest IP packet in bytes that is sent as one packet on the wire.
     pub mtu: usize,
-    /// The link fills in transport checksums of what is sent ([`Checksum::Partial`] is understood).
+    /// The link fills in transport checksums of packets to send ([`Checksum::Partial`]).
     pub checksum: bool,
-    /// Largest TCP/IPv4 packet in bytes that the link cuts into segments itself; `None` if it does
-    /// not. Above 65,535 the link takes packets that are longer than their header can say: with a total
-    /// length of 0.
+    /// Largest TCP/IPv4 packet in bytes that the link cuts into segments itself; `None` if it does not.
+    /// Above 65,535 the link takes packets with a total length of 0, whose length does not fit the
+    /// header.
     pub segment_v4: Option<usize>,
     /// The same for TCP/IPv6. Above 65,575 the link takes packets with a payload length of 0 and a jumbo
     /// payload option (RFC 2675).
@@ -47,7 +47,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Those of a link that leaves checksums and segmentation to others.
+    /// A link with this MTU, without checksum and segmentation offload.
     ///
     /// ```
     /// use sosplice::link::Capabilities;
@@ -94,7 +94,7 @@ impl Capabilities {
     }
 }
 
-/// Both ends of a connection, as a link sees it from one side.
+/// The addresses and ports of a connection, seen from one side of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "a connection has two ends")]
 pub struct Flow {
@@ -108,41 +108,41 @@ pub struct Flow {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransmitError {
-    /// No room now; [`Link::wait`] tells when there is again.
+    /// No room now; [`Link::wait`] returns when there is.
     #[error("the link is full: try again when it is writable")]
     Full,
-    /// The packet cannot be sent and never will be, e.g. the kernel refused it. It counts as lost.
+    /// The packet can never be sent, e.g. the kernel refused it. It counts as lost.
     #[error("the link refused the packet: {0}")]
     Refused(io::Error),
-    /// The link is gone. The stack goes down as soon as what has arrived is received.
+    /// The link is gone. The stack goes down after receiving the frames that have arrived.
     #[error("the link is gone: {0}")]
     Gone(io::Error),
 }
 
-/// Why a frame was not received. What was received before it is in the list all the same.
+/// Why a frame was not received. Frames received before it are in the list.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReceiveError {
-    /// A frame could not be received, and is lost: the kernel cannot describe it, say. The next one may
-    /// be whole. A stack counts it ([`Stats::receive_errors`](crate::stack::Stats)), and leaves a link
-    /// that gives nothing else alone for a while, 1 ms at first and 128 ms at most.
+    /// A frame could not be received and is lost, e.g. because the kernel cannot describe it. The next
+    /// one may be intact. A stack counts the error ([`Stats::receive_errors`](crate::stack::Stats));
+    /// while a link returns nothing else, the stack polls it with a back-off of 1 to 128 ms.
     #[error("a frame was lost: {0}")]
     Lost(io::Error),
-    /// The link is gone: nothing will ever arrive again.
+    /// The link is gone: no frame will arrive any more.
     #[error("the link is gone: {0}")]
     Gone(io::Error),
 }
 
-/// Where frames come from and go to. Shared by all threads that send; one thread at a time receives
+/// A source and destination of frames. Shared by all threads that send; one thread at a time receives
 /// and waits.
 ///
-/// What has several receive queues is a link for each of them
+/// A device with several receive queues is one link for each of them
 /// ([`Builder::queue`](crate::stack::Builder::queue)).
 pub trait Link: Send + Sync + fmt::Debug {
-    /// What the link can do. Constant.
+    /// The link's capabilities. Constant.
     fn capabilities(&self) -> Capabilities;
 
-    /// Appends up to `max` received frames to `frames`, without waiting. Returns how many.
+    /// Appends up to `max` received frames to `frames`, without waiting. Returns their number.
     ///
     /// # Errors
     /// See [`ReceiveError`]. Frames may have been appended before.
@@ -155,39 +155,39 @@ pub trait Link: Send + Sync + fmt::Debug {
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError>;
 
     /// Sleeps until a frame can be received ([`Interest::READABLE`]) or a packet can be sent
-    /// ([`Interest::WRITABLE`]), as far as it is asked for, or [`wake`](Self::wake) was called since the
-    /// last `wait` returned, or `deadline` has passed. May return early. `None` waits without limit.
+    /// ([`Interest::WRITABLE`]), as `interest` asks, or [`wake`](Self::wake) was called since the last
+    /// `wait` returned, or `deadline` has passed. May return early. `None` waits without limit.
     ///
     /// # Errors
     /// If the link is gone.
     fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()>;
 
-    /// Ends the current or the next [`wait`](Self::wait). From any thread, with any lock held.
+    /// Ends the current or the next [`wait`](Self::wait). May be called from any thread, with any lock
+    /// held.
     fn wake(&self);
 
-    /// What `wait` waits for, for a thread that waits for several links
-    /// ([`Driver::run_all`](crate::stack::Driver::run_all)): a descriptor that is readable when a frame
-    /// can be received, and writable when a packet can be sent, and one that is readable when `wake` was
-    /// called. Whenever the second is, or the first says anything else, a `wait` that does not wait is to
-    /// follow. `None`, if nothing else is said: only `wait` can wait.
+    /// The descriptors behind `wait`, for a thread that polls several links
+    /// ([`Driver::run_all`](crate::stack::Driver::run_all)): one that is readable when a frame can be
+    /// received and writable when a packet can be sent, and one that is readable when `wake` was
+    /// called. If the second is readable, or the first reports any other condition, the thread must
+    /// then call `wait` without waiting. `None` by default: only `wait` can wait.
     #[cfg(target_os = "linux")]
     fn descriptors(&self) -> Option<[std::os::fd::BorrowedFd<'_>; 2]> {
         None
     }
 
-    /// If this is a queue of several: by which of them, counted from 0, this side receives what the
-    /// other one sends on a connection. `None`: that is not known beforehand, or there is one queue
-    /// only.
+    /// For a link with several queues: the queue, counted from 0, on which this side receives packets
+    /// of a connection. `None` if that is not known in advance, or there is only one queue.
     ///
-    /// A stack asks before it connects ([`TcpSocket::queue`](crate::TcpSocket::queue)); it
-    /// takes a frame by any queue.
+    /// A stack uses it before it connects ([`TcpSocket::queue`](crate::TcpSocket::queue)); it accepts a
+    /// frame from any queue.
     fn steer(&self, flow: &Flow) -> Option<usize> {
         let _ = flow;
         None
     }
 }
 
-/// What poll(2) is to look for.
+/// The events for poll(2).
 #[cfg(target_os = "linux")]
 pub(crate) fn poll_flags(interest: Interest) -> PollFlags {
     let mut flags = PollFlags::empty();
@@ -196,8 +196,8 @@ pub(crate) fn poll_flags(interest: Interest) -> PollFlags {
     flags
 }
 
-/// Waits with poll(2) until something has happened to one of the descriptors, or `deadline` has passed. A
-/// signal ends it too.
+/// Waits with poll(2) until one of the descriptors has an event, or `deadline` has passed, or a signal
+/// arrives.
 #[cfg(target_os = "linux")]
 pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> Result<(), Errno> {
     let left = deadline.map(|at| at.saturating_duration_since(SystemClock.now()));
@@ -208,7 +208,7 @@ pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> R
     }
 }
 
-/// A shared link: what a second stack beside ours transmits through
+/// A shared link, through which a second stack beside this one can transmit
 /// ([`Builder::on_unhandled`](crate::stack::Builder::on_unhandled)).
 impl<L: Link + ?Sized> Link for Arc<L> {
     fn capabilities(&self) -> Capabilities {

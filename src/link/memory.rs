@@ -1,21 +1,20 @@
-//! A link in memory: two ends, and what one sends the other receives.
+//! A link in memory with two ends: each receives the packets that the other sends.
 //!
-//! Frames cross by reference: the header is copied, the payload is not. Each direction is a queue
-//! that is bounded by frames and by bytes; a sender that finds it full is told
-//! [`TransmitError::Full`] and its [`Link::wait`] returns when the receiver has made room. Nothing is
-//! ever dropped.
+//! Frames cross by reference: the header is copied, the payload is not. Each direction is a queue that
+//! is bounded by frames and by bytes; sending to a full queue fails with [`TransmitError::Full`], and
+//! the sender's [`Link::wait`] returns when the receiver has made room. No frame is dropped.
 //!
-//! [`queues`] are a link with several receive queues: each end is a link for each queue, and a hash of
-//! a packet's addresses and ports says by which queue of the other side it is received, whichever
-//! queue it is sent by, as with the receive-side scaling of network cards. Both directions of a
-//! connection have the same hash, and both sides as many queues, so that it has the same one at both
-//! ends.
+//! [`queues`] makes a link with several receive queues: each end is a link for each queue, and a hash
+//! of a packet's addresses and ports selects the queue of the other side that receives it, whichever
+//! queue it is sent on, as with the receive-side scaling of network cards. Both directions of a
+//! connection have the same hash, and both sides the same number of queues, so a connection has the
+//! same queue at both ends.
 //!
 //! Locks: the state of an end, of the innermost rank because [`Link::wake`] may be called with any
-//! other lock held. The two ends are locked one after the other, never both, and no buffer is made
-//! or dropped inside. Race to know: an end that is short of room first forgets `room`, then leaves word
-//! in `senders_short` of the queues that were full, then sleeps; who drains one of these takes the word
-//! away before it reports `room`.
+//! other lock held. The two ends are locked one after the other, never both, and no buffer is made or
+//! dropped inside. A race to note: a sender that is short of room first clears `room`, then sets its
+//! bit in `senders_short` of the full queues, then sleeps; the receiver that drains such a queue clears
+//! the bit before it reports `room`.
 
 use super::{
     Capabilities, Checksum, Flow, Frame, Interest, Link, Packet, ReceiveError, TransmitError,
@@ -38,13 +37,13 @@ use std::time::Instant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// Most frames that one direction holds.
+    /// Maximum number of frames in one direction.
     pub frames: usize,
-    /// Most bytes that one direction holds; a single larger frame still passes an empty queue.
+    /// Maximum bytes in one direction; a single larger frame still passes an empty queue.
     pub bytes: usize,
-    /// What the link says it can do. With `checksum` it takes [`Checksum::Partial`] and vouches for
-    /// such frames on the other side; with `segment_v4` and `segment_v6` frames up to these sizes
-    /// cross whole, at most what an IP header can say: 65,535 and 65,575 bytes.
+    /// The link's capabilities. With `checksum` it takes [`Checksum::Partial`], and the other side
+    /// receives such frames without need of verification; with `segment_v4` and `segment_v6` frames up
+    /// to these sizes cross in one piece, up to the limits of IP headers: 65,535 and 65,575 bytes.
     pub capabilities: Capabilities,
 }
 
@@ -77,7 +76,7 @@ impl Config {
         self
     }
 
-    /// Who receives wants a length in the IP header.
+    /// The receiver needs a length in the IP header.
     fn bounded(mut self) -> Config {
         let can = &mut self.capabilities;
         can.segment_v4 = can.segment_v4.map(|size| size.min(MAX_LENGTH));
@@ -125,17 +124,17 @@ pub fn pair(config: Config) -> (MemoryLink, MemoryLink) {
     )
 }
 
-/// What a length field of IP can say.
+/// Maximum of a length field of IP.
 const MAX_LENGTH: usize = 65_535;
-/// Does not count in the length field of IPv6.
+/// Not included in the length field of IPv6.
 const IPV6_HEADER: usize = 40;
 
-/// The most queues of one side.
+/// Maximum number of queues of one side.
 const MOST_QUEUES: usize = 64;
 
 /// Two sides of a new link with several receive queues: the ends of each side, in the order of the
-/// queues. There are `count` of them, between 1 and 64. See the module for how packets find their queue;
-/// of a side of which one end is dropped, all are gone for the other side.
+/// queues. There are `count` of them, between 1 and 64. See the module for the assignment of packets to
+/// queues. When one end of a side is dropped, the link is closed for all ends of the other side.
 ///
 /// ```
 /// use sosplice::link::{Checksum, Flow, Link, Packet, memory};
@@ -163,11 +162,11 @@ pub fn queues(count: usize, config: Config) -> (Vec<MemoryLink>, Vec<MemoryLink>
 }
 
 /// One end of a [`pair`], or of a queue of [`queues`]. Dropping it closes the link: the other side
-/// receives what is left, then errors.
+/// receives the remaining frames, then errors.
 #[derive(Debug)]
 pub struct MemoryLink {
     config: Config,
-    /// Which queue of its side this is.
+    /// The number of this queue.
     queue: usize,
     here: Arc<End>,
     /// The other side's queues.
@@ -177,10 +176,10 @@ pub struct MemoryLink {
 /// The queues of one side.
 type Ends = Arc<[Arc<End>]>;
 
-/// The rank of the pools: nothing is taken inside.
+/// The rank of the pools: no lock is taken inside.
 const INNERMOST: u8 = POOL;
 
-/// What is waiting for one end.
+/// The state of one end.
 #[derive(Debug, Default)]
 struct End {
     state: Mutex<State, INNERMOST>,
@@ -193,9 +192,10 @@ struct State {
     inbox: VecDeque<Frame>,
     /// Sum of the lengths of `inbox`.
     bytes: usize,
-    /// Queues of the other side, one bit each, that found the inbox full and want to hear of room.
+    /// Queues of the other side, one bit each, that found the inbox full and are to be notified of
+    /// room.
     senders_short: u64,
-    /// Queues of the other side, one bit each, of which a packet of ours found the inbox full.
+    /// Queues of the other side, one bit each, whose inbox was full for a packet of ours.
     full: u64,
     /// An inbox of the other side, found full before, has room.
     room: bool,
@@ -247,7 +247,7 @@ impl MemoryLink {
         }
     }
 
-    /// The queue of the other side that receives the packet.
+    /// The queue of the other side that is to receive the packet.
     fn target(&self, packet: &Packet<'_>) -> usize {
         match self.there.len() {
             1 => 0,
@@ -275,8 +275,8 @@ impl MemoryLink {
         Ok(())
     }
 
-    /// Whether a queue that was full, or any if none was, takes a packet of any size now; if not, they
-    /// will report room.
+    /// Whether one of the full queues (or any, if none was full) has room for a packet of any size now;
+    /// if not, they will report room.
     fn room_or_report(&self) -> bool {
         let can = &self.config.capabilities;
         let segments = can.segment_v4.max(can.segment_v6).unwrap_or(0);
@@ -301,7 +301,7 @@ impl MemoryLink {
     }
 }
 
-/// Mixes all bits into all (the end of SplitMix64).
+/// The mixing function of SplitMix64.
 fn mix(mut bits: u64) -> u64 {
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -320,12 +320,12 @@ fn hash_of_end(address: &[u8], port: u16) -> u64 {
     })
 }
 
-/// The same for both directions.
+/// A hash of a flow, the same for both directions.
 fn hash_of_flow(a: (&[u8], u16), b: (&[u8], u16)) -> u64 {
     mix(hash_of_end(a.0, a.1).wrapping_add(hash_of_end(b.0, b.1)))
 }
 
-/// Of TCP and UDP both addresses and ports, of anything else the addresses.
+/// For TCP and UDP a hash of addresses and ports, otherwise of the addresses.
 fn hash_of_packet(packet: &Packet<'_>) -> u64 {
     const TCP: u8 = 6;
     const UDP: u8 = 17;
@@ -390,7 +390,7 @@ impl Link for MemoryLink {
         });
         let len = packet.len();
         let target = self.target(packet);
-        // A frame that is not taken is dropped behind the lock.
+        // A frame that is not taken is dropped after releasing the lock.
         let result = self.there[target].update(|there| {
             if there.closed {
                 return Err(TransmitError::Gone(gone()));
@@ -487,15 +487,15 @@ mod tests {
         }
     }
 
-    /// Waits, and fails if nothing ends it.
+    /// Waits, and fails after a while.
     fn wait(link: &MemoryLink, interest: Interest) -> io::Result<()> {
         let deadline = SystemClock.now() + Duration::from_secs(20);
         let result = link.wait(interest, Some(deadline));
-        assert!(SystemClock.now() < deadline, "nothing ended the wait");
+        assert!(SystemClock.now() < deadline, "the wait did not end");
         result
     }
 
-    /// Returns when a thread sleeps in `wait`, so that what follows has to wake it.
+    /// Returns when a thread sleeps in `wait`.
     fn until_asleep(link: &MemoryLink) {
         while !link.here.state.lock().asleep {
             thread::yield_now();
@@ -622,10 +622,7 @@ mod tests {
         wait(&a, Interest::READABLE).unwrap();
         let deadline = SystemClock.now() + Duration::from_millis(20);
         a.wait(Interest::READABLE, Some(deadline)).unwrap();
-        assert!(
-            SystemClock.now() >= deadline,
-            "nothing left of the wake-ups"
-        );
+        assert!(SystemClock.now() >= deadline, "a wake-up is left over");
     }
 
     #[test]
@@ -661,7 +658,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_capabilities_exclude_is_refused() {
+    fn packets_beyond_the_capabilities_are_refused() {
         let mut config = Config::default();
         config.capabilities.segment_v4 = None;
         config.capabilities.checksum = false;
@@ -697,7 +694,7 @@ mod tests {
         assert_eq!(receive(&b)[0].len(), 60_040);
     }
 
-    /// A TCP header between two ends.
+    /// A TCP header between two addresses.
     fn tcp(from: SocketAddr, to: SocketAddr) -> (Vec<u8>, usize) {
         let mut header = match (from.ip(), to.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
@@ -730,7 +727,7 @@ mod tests {
         })
     }
 
-    /// Which one has received a frame.
+    /// The index of the link that has received a frame.
     fn receiver(links: &[MemoryLink]) -> usize {
         let counts: Vec<usize> = links.iter().map(|link| receive(link).len()).collect();
         assert_eq!(counts.iter().sum::<usize>(), 1, "{counts:?}");
@@ -751,9 +748,9 @@ mod tests {
             let queue = near[0].steer(&Flow { local, remote }).unwrap();
             let by = usize::from(port % 4);
             send(&near[by], local, remote).unwrap();
-            assert_eq!(receiver(&far), queue, "whichever queue it is sent by");
+            assert_eq!(receiver(&far), queue, "whichever queue it is sent on");
             send(&far[by], remote, local).unwrap();
-            assert_eq!(receiver(&near), queue, "the answer too");
+            assert_eq!(receiver(&near), queue, "the answer is received on it too");
             counts[queue] += 1;
         }
         assert!(
@@ -769,7 +766,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_ports_goes_by_its_addresses() {
+    fn packets_without_ports_are_spread_by_addresses() {
         let (near, far) = queues(4, Config::default());
         for len in [0, 1, 19, 20, 21, 39] {
             let mut header = vec![0x45; len];
@@ -788,7 +785,7 @@ mod tests {
         }
     }
 
-    /// Ends of a flow that the given queue receives.
+    /// The addresses of a flow that the given queue receives.
     fn flow_to(link: &MemoryLink, queue: usize) -> (SocketAddr, SocketAddr) {
         let remote = SocketAddr::new([10, 0, 0, 2].into(), 80);
         let flows = (1000..).map(|port| Flow {
@@ -799,7 +796,7 @@ mod tests {
         flows.next().map(|flow| (flow.local, flow.remote)).unwrap()
     }
 
-    /// Whichever of the queues that were full has room first, who waits hears of it.
+    /// A waiting sender is notified by the first of several full queues that has room.
     #[test]
     fn room_in_any_queue_that_was_full_ends_a_wait() {
         for drained in [0, 1, 2] {
@@ -828,13 +825,13 @@ mod tests {
         near[0].wait(Interest::BOTH, Some(deadline)).unwrap();
         assert!(
             SystemClock.now() >= deadline,
-            "queue 0 has room, and nobody asked"
+            "queue 0 has room, without a waiting sender"
         );
         assert_eq!(receive(&far[1]).len(), 2);
     }
 
     #[test]
-    fn of_a_side_that_lost_a_queue_all_are_gone() {
+    fn losing_one_queue_closes_the_link() {
         let (near, mut far) = queues(2, Config::default());
         let (local, remote) = flow_to(&near[0], 1);
         drop(far.remove(1));
@@ -861,7 +858,7 @@ mod tests {
         });
         let mut frames = Vec::new();
         while b.receive(&mut frames, 16).is_ok() {
-            // An error is the end of the sender, met again by `receive`.
+            // After an error the sender has closed, which `receive` reports too.
             wait(&b, Interest::READABLE).ok();
         }
         sender.unwrap().join().unwrap();

@@ -1,5 +1,5 @@
-//! IP packets on their way into a link ([`Packet`]) and out of it ([`Frame`]), and what is known of their
-//! transport checksum ([`Checksum`]) and of the segments that they consist of.
+//! IP packets to send ([`Packet`]) and received ones ([`Frame`]), with the state of their transport
+//! checksum ([`Checksum`]) and the size of the segments that they consist of.
 
 use crate::buf::{Buf, Gather};
 use internet_checksum::Checksum as Sum;
@@ -9,31 +9,31 @@ const PROTO_UDP: u8 = 17;
 
 /// State of the transport checksum of a packet, whatever the transport protocol.
 ///
-/// The same three states describe a received frame and a packet to send, so that a frame can be sent on
-/// as it came.
+/// The same three states describe a received frame and a packet to send, so that a frame can be
+/// forwarded unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(clippy::exhaustive_enums, reason = "a link has to know them all")]
+#[expect(clippy::exhaustive_enums, reason = "a link must handle all states")]
 pub enum Checksum {
-    /// The field is filled in. In a received frame, nobody has verified it.
+    /// The field is filled in. In a received frame it is not verified yet.
     Complete,
     /// The field is filled in, and the link has verified it (virtio's `DATA_VALID`). The same as
     /// `Complete` in a packet to send.
     Verified,
-    /// The field holds the sum of the pseudo-header only (virtio's `NEEDS_CSUM`): whoever puts the packet
-    /// on a wire, or gives it to a program that verifies checksums, adds the bytes from `start` to the end
-    /// of the packet, inverts the sum, and stores it `offset` bytes behind `start`. In a received frame
-    /// this means that the bytes have crossed no wire yet and are as good as verified. Only links whose
-    /// [`Capabilities::checksum`](super::Capabilities::checksum) is set send such packets.
+    /// The field holds the sum of the pseudo-header only (virtio's `NEEDS_CSUM`): before the packet is
+    /// sent on a wire, or given to a program that verifies checksums, the bytes from `start` to the end
+    /// of the packet must be added, and the inverted sum stored `offset` bytes after `start`. In a
+    /// received frame this means that the bytes have not crossed a wire and need no verification. Only
+    /// links whose [`Capabilities::checksum`](super::Capabilities::checksum) is set send such packets.
     Partial {
-        /// Where the transport header begins, in bytes from the beginning of the packet.
+        /// Offset of the transport header in the packet, in bytes.
         start: u16,
-        /// Where the field lies in the transport header: 16 bytes into TCP's, 6 into UDP's.
+        /// Offset of the field in the transport header: 16 for TCP, 6 for UDP.
         offset: u16,
     },
 }
 
 impl Checksum {
-    /// TCP's, left to the link, behind an IP header of so many bytes.
+    /// A TCP checksum left to the link, after an IP header of this many bytes.
     ///
     /// ```
     /// use sosplice::link::Checksum;
@@ -46,7 +46,7 @@ impl Checksum {
         }
     }
 
-    /// UDP's, left to the link, behind an IP header of so many bytes.
+    /// A UDP checksum left to the link, after an IP header of this many bytes.
     ///
     /// ```
     /// use sosplice::link::Checksum;
@@ -59,31 +59,31 @@ impl Checksum {
         }
     }
 
-    /// Whether the link vouches for the bytes of a received frame: it has verified them, or they have
-    /// crossed no wire. Nobody needs to look at the field then.
+    /// Whether the bytes of a received frame need no verification: the link has verified them, or they
+    /// have not crossed a wire.
     pub const fn is_vouched_for(self) -> bool {
         !matches!(self, Checksum::Complete)
     }
 }
 
-/// A received IP packet. The first buffer holds all headers up to TCP's options; the payload may
-/// begin in it and goes on in `rest`.
+/// A received IP packet. The first buffer holds all headers up to TCP's options; the payload may begin
+/// in it and continues in `rest`.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Frame {
-    /// The headers, and as much of the payload as lies behind them in memory.
+    /// The headers, and the part of the payload that follows them in memory.
     pub head: Buf,
     /// The rest of the payload.
     pub rest: Gather,
-    /// What is known of the transport checksum.
+    /// State of the transport checksum.
     pub checksum: Checksum,
-    /// The packet is a super-frame: several segments or datagrams of so many payload bytes each (the
-    /// last one may be shorter), which the link was not asked to separate.
+    /// The packet is a super-frame: several segments or datagrams of this many payload bytes each (the
+    /// last one may be shorter), not separated by the link.
     pub segment: Option<NonZeroU16>,
 }
 
 impl Frame {
-    /// A frame in one piece of which the link knows nothing.
+    /// A contiguous frame with an unverified checksum.
     ///
     /// ```
     /// use sosplice::link::{Checksum, Frame};
@@ -99,7 +99,7 @@ impl Frame {
         }
     }
 
-    /// A frame whose payload goes on in other buffers.
+    /// A frame whose payload continues in other buffers.
     pub fn with_rest(head: Buf, rest: Gather) -> Frame {
         Frame {
             head,
@@ -128,20 +128,20 @@ impl Frame {
         self.head.len() + self.rest.iter().map(Buf::len).sum::<usize>()
     }
 
-    /// Whether there is no byte.
+    /// Whether the packet is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The whole packet in one piece of memory, as it is: a [partial](Checksum::Partial) checksum stays
-    /// so.
+    /// The whole packet in contiguous memory, unchanged: a [partial](Checksum::Partial) checksum stays
+    /// partial.
     pub fn to_vec(&self) -> Vec<u8> {
         flatten(&self.head, &self.rest)
     }
 
-    /// The whole packet in one piece of memory, with its checksum filled in where that was left to the
-    /// reader: for programs that verify it. Of a super-frame it is that of the whole. UDP's is never 0,
-    /// which would mean that there is none (RFC 768).
+    /// The whole packet in contiguous memory, with a [partial](Checksum::Partial) checksum filled in,
+    /// for programs that verify it. For a super-frame it covers the whole packet. UDP's is never 0,
+    /// which would mean "no checksum" (RFC 768).
     ///
     /// ```
     /// use sosplice::link::{Checksum, Frame};
@@ -171,14 +171,14 @@ pub struct Packet<'a> {
     pub payload: &'a [Buf],
     /// Length of the IP header: where the transport header begins.
     pub ip_header_len: usize,
-    /// Who finishes the transport checksum.
+    /// State of the transport checksum.
     pub checksum: Checksum,
-    /// To be cut into segments of this many payload bytes by the link.
+    /// The link is to cut the packet into segments of this many payload bytes.
     pub segment: Option<NonZeroU16>,
 }
 
 impl<'a> Packet<'a> {
-    /// A packet whose checksum is complete and that is sent as it is.
+    /// A packet with a complete checksum, sent as one packet.
     ///
     /// ```
     /// use sosplice::link::{Checksum, Packet};
@@ -214,12 +214,12 @@ impl<'a> Packet<'a> {
         self.header.len() + self.payload.iter().map(Buf::len).sum::<usize>()
     }
 
-    /// Whether there is no byte.
+    /// Whether the packet is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The whole packet in one piece of memory.
+    /// The whole packet in contiguous memory.
     pub fn to_vec(&self) -> Vec<u8> {
         flatten(self.header, self.payload)
     }
@@ -233,12 +233,13 @@ fn flatten(head: &[u8], rest: &[Buf]) -> Vec<u8> {
     all
 }
 
-/// Adds the bytes from `start` on to the pseudo-header's sum. A field that is not in the packet is left
-/// alone.
+/// Completes the checksum with the bytes from `start` on. Does nothing if the field is outside the
+/// packet.
 fn complete(packet: &mut [u8], start: usize, offset: usize) {
     let udp = match packet.first().map(|byte| byte >> 4) {
         Some(4) => packet.get(9) == Some(&PROTO_UDP),
-        // Behind extension headers too: no other protocol has its checksum there.
+        // The offset identifies UDP also behind extension headers: no other protocol has its checksum
+        // there.
         _ => offset == 6,
     };
     let Some(covered) = packet

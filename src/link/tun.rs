@@ -1,58 +1,57 @@
 //! A TUN device of Linux, with the virtio-net header.
 //!
 //! * [`Tun`] is the open device. Super-frames of up to 64 KiB cross it whole in both directions and
-//!   checksums are left to the kernel, so at MTU 1500 it carries several times what it would
-//!   without. Every frame is one `read`, every packet one gathering `writev`.
-//! * [`Builder`] opens it, in a named network namespace if asked; [`OpenError`] says what is in the
-//!   way and what to do.
+//!   checksums are left to the kernel, so at MTU 1500 its throughput is several times higher. Every
+//!   frame is one `read`, every packet one gathering `writev`.
+//! * [`Builder`] opens it, in a named network namespace if asked; [`OpenError`] names the obstacle and
+//!   its remedy.
 //!
-//! The device is the administrator's: `ip tuntap add tun0 mode tun`, an address, `ip link set tun0
-//! up`. A longer queue (`ip link set tun0 txqueuelen 10000`) keeps the kernel from dropping what it
-//! cannot hand over at once.
+//! The administrator creates the device: `ip tuntap add tun0 mode tun`, an address, `ip link set tun0
+//! up`. A longer queue (`ip link set tun0 txqueuelen 10000`) keeps the kernel from dropping packets of
+//! bursts.
 //!
 //! **Several queues** ([`Builder::queues`]), for as many receiving threads
-//! ([`Stack::with_queues`](crate::Stack::with_queues)): the device is made with `ip tuntap add tun0 mode tun
-//! multi_queue`, and opened once for each. The kernel sends what belongs to a connection to the queue
-//! that has last sent something of it, and what it does not know, or has heard nothing of for three
-//! seconds, where a hash of its own says. It learns a moment after it has answered, so that a SYN|ACK
-//! may come by any queue. All else of a connection comes by its home
-//! ([`TcpStream::queue`](crate::TcpStream::queue)), but which queue the hash says is not known
-//! beforehand ([`Link::steer`] says nothing).
+//! ([`Stack::with_queues`](crate::Stack::with_queues)): the device is created with `ip tuntap add tun0
+//! mode tun multi_queue`, and opened once for each queue. The kernel sends the packets of a connection
+//! to the queue that last sent a packet of it; for a connection that it does not know, or that has sent
+//! nothing for three seconds, it selects a queue by a hash. It records the queue after it has answered,
+//! so a SYN|ACK may arrive on any queue. Later packets arrive on the connection's home queue
+//! ([`TcpStream::queue`](crate::TcpStream::queue)). The result of the hash is not known in advance
+//! ([`Link::steer`] returns `None`).
 //!
-//! What the kernel does at the edges: while the interface is down nothing arrives, and what is sent
-//! fails with EIO ([`TransmitError::Refused`]); when it is deleted, reads and writes fail with
-//! EBADFD or ENODEV and `poll` reports an error (the link is gone). Any other error costs one packet
+//! While the interface is down no packets arrive, and sending fails with EIO
+//! ([`TransmitError::Refused`]). When it is deleted, reads and writes fail with EBADFD or ENODEV and
+//! `poll` reports an error (the link is gone). Any other error loses one packet
 //! ([`ReceiveError::Lost`], [`TransmitError::Refused`]).
 //!
-//! **Offload is a property of the device**, not of who opens it, and so is the length of the virtio-net
-//! header. A device that was made with `ip tuntap` outlives its users, with what the last one has set. So
-//! the last of the queues that were opened together puts back what was found, unless another program has
-//! changed it meanwhile (the header's length only if nobody else has a queue open). A process that is
-//! killed cannot: it leaves checksum and segmentation offload on (`ethtool -k` shows them), and a program
-//! that opens the device without a virtio-net header then gets packets without checksums. [`Tun`] sets what it needs at open, with and without
-//! [`offload`](Builder::offload), so it is not concerned; for others,
-//! `ethtool -K tun0 tx off tso off`, or delete the device and make it again.
+//! **Offload is a property of the device**, not of an open descriptor, and so is the length of the
+//! virtio-net header. A device that was created with `ip tuntap` outlives its users and keeps the
+//! settings of the last one. So the last of the queues that were opened together restores the former
+//! settings, unless another program has changed them meanwhile (the header length only if no other
+//! program has a queue open). A process that is killed cannot restore them: checksum and segmentation
+//! offload stay on (`ethtool -k` shows them), and a program that opens the device without a virtio-net
+//! header then gets packets without checksums. [`Tun`] is not affected, since it makes its settings at
+//! open, with and without [`offload`](Builder::offload); for other programs use `ethtool -K tun0 tx off
+//! tso off`, or delete the device and create it again.
 //!
-//! **Queues of one device share these settings**, whoever has opened them. A queue beside those of another
-//! program gets that program's flags whatever it asks for, so opening looks at them
-//! ([`OpenError::OtherSettings`]), and touches nothing if they are others than it needs. Offload is not among
-//! them: opening sets it for all queues, also those of other programs, whose packets say so. What cannot be
-//! prevented is that another program changes them later. Offloads that it changes cost speed only: each
-//! packet says what is left to be done. With another length of the header nothing that arrives is taken for
-//! a packet, and no error is silent: what is received counts as lost, and what is sent is refused, until that
-//! length is put back. Packets that are sent between the change and the first one that arrives after it are
-//! lost too: the kernel finds no IP header in their place.
+//! **Queues of one device share these settings**, also between programs. If another program has a queue
+//! open, a new queue gets that program's flags, so opening checks them and fails without a change if
+//! they do not fit ([`OpenError::OtherSettings`]). Offload is different: opening sets it for all
+//! queues, also those of other programs; each packet's header describes its offloads. Another program
+//! can change the settings later. A change of offloads costs speed only. After a change of the header
+//! length received packets count as lost and sent packets are refused, until the length is restored.
+//! Packets sent between the change and the next received packet are lost too, since the kernel finds no
+//! IP header in its place.
 //!
 //! **Super-frames** are at most 65,212 bytes long ([`Builder::super_frame`]): that leaves room for link
-//! headers, VLAN tags and tunnels where the kernel forwards them, up to 65,535 bytes in all. Larger ones it
-//! cuts into single packets in software: measured behind a veth, 674,000 packets for a gigabyte in the place
-//! of 18,000, with 3 times the CPU.
+//! headers, VLAN tags and tunnels where the kernel forwards them, up to 65,535 bytes in all. The kernel
+//! cuts larger ones into single packets in software: measured behind a veth, 674,000 packets for a
+//! gigabyte instead of 18,000, with 3 times the CPU time.
 //!
-//! **A descriptor keeps its network namespace alive**: after `ip netns del` the devices in it are there,
-//! and carry packets, until the last `Tun` in it is dropped. Nothing ends by that, and nothing says so.
+//! **A descriptor keeps its network namespace alive**: after `ip netns del` the devices in it exist and
+//! carry packets until the last `Tun` in it is dropped, without an error.
 //!
-//! Locks: none. All calls go straight to the kernel; one `Tun` may be shared by any number of
-//! sending threads.
+//! Locks: none. All calls are system calls; one `Tun` may be shared by any number of sending threads.
 
 mod ioctl;
 mod linkinfo;
@@ -86,16 +85,16 @@ const F_DATA_VALID: u8 = 2;
 const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
-/// A flag beside those: segments have ECN's CWR flag.
+/// A flag in addition: segments have ECN's CWR flag.
 const GSO_ECN: u8 = 0x80;
 
-/// Most pieces of one `writev`.
+/// Maximum number of pieces of one `writev`.
 const IOV_MAX: usize = 1024;
 
 /// A packet up to this many bytes is copied out of the 64 KiB frame that it was read into.
 const COPY_UP_TO: usize = 2048;
 
-/// An open TUN device. Dropping it detaches from the interface, which stays.
+/// An open TUN device. Dropping it detaches from the interface, which continues to exist.
 ///
 /// ```no_run
 /// use sosplice::link::{Interest, Link, tun::Tun};
@@ -117,8 +116,8 @@ pub struct Tun {
     capabilities: Capabilities,
     /// `Some` until it is dropped.
     settings: Option<Arc<Settings>>,
-    /// Another process has set another length of the header: nothing can be read or written until that is
-    /// as it was.
+    /// Another process has changed the header length: nothing can be read or written until it is
+    /// restored.
     foreign_header: AtomicBool,
     /// An eventfd that ends `wait`.
     wake: OwnedFd,
@@ -146,12 +145,12 @@ impl Tun {
         Builder::new(name)
     }
 
-    /// Where the device is.
+    /// The device's name and namespace.
     pub fn place(&self) -> &Place {
         &self.place
     }
 
-    /// An error of the system about this device.
+    /// A system error, with the name of this device.
     fn error(&self, errno: Errno) -> io::Error {
         let error = io::Error::from(errno);
         let why = match is_gone(errno) {
@@ -161,13 +160,13 @@ impl Tun {
         io::Error::new(error.kind(), why)
     }
 
-    /// Reads one packet, or `None` if there is none now. `spare` is memory to read into, kept from
-    /// one packet to the next while it is not given away.
+    /// Reads one packet, or `None` if there is none now. `spare` is the buffer to read into, reused
+    /// until a frame keeps it.
     fn read(&self, spare: &mut Option<FrameMut>) -> Result<Option<Frame>, ReceiveError> {
         let frame = spare.get_or_insert_with(|| FrameMut::with_capacity(MAX_FRAME));
         let bytes = frame.bytes_mut();
         bytes.clear();
-        // Behind a longer header some kernels leave what was there, which might look like a packet.
+        // After a longer header some kernels leave stale bytes, which might look like a packet.
         bytes.resize(HEADER + 1, 0);
         bytes.clear();
         let count = match retry(|| rustix::io::read(&self.fd, spare_capacity(bytes))) {
@@ -179,7 +178,7 @@ impl Tun {
         let Some((header, packet)) = bytes.split_first_chunk::<HEADER>() else {
             return Err(ReceiveError::Lost(self.error(Errno::MSGSIZE)));
         };
-        // Behind a header of another length there is no IP header.
+        // After a header of another length there is no IP header.
         if !packet
             .first()
             .is_some_and(|byte| matches!(byte >> 4, 4 | 6))
@@ -201,10 +200,10 @@ impl Tun {
         }))
     }
 
-    /// Whether the header in front of each packet still has the length that was set. A look costs a system
-    /// call, so it is taken where something else is wrong.
+    /// Whether the header in front of each packet still has the length that was set. This costs a
+    /// system call, so it is called only after another error.
     fn check_header(&self) -> io::Result<()> {
-        // A device that is gone says so elsewhere.
+        // A deleted device is reported elsewhere.
         let len = ioctl::header_len(self.fd.as_fd()).unwrap_or(settings::header_len());
         let foreign = len != settings::header_len();
         self.foreign_header.store(foreign, Ordering::Relaxed);
@@ -255,8 +254,8 @@ impl Tun {
         Ok(header)
     }
 
-    /// One gathering write; a payload in too many pieces is put together first. Returns how many bytes
-    /// were written, of the header and the packet.
+    /// One gathering write; a payload in too many pieces is copied together first. Returns the number
+    /// of bytes written, including the header.
     fn write(&self, header: &[u8], packet: &Packet<'_>) -> Result<usize, Errno> {
         let together;
         let mut pieces: SmallVec<[IoSlice<'_>; 32]> = SmallVec::new();
@@ -272,7 +271,7 @@ impl Tun {
     }
 }
 
-/// What a virtio-net header says of the packet behind it: its checksum, and the size of its segments.
+/// Checksum state and segment size from the virtio-net header of a packet.
 fn described(header: &[u8; HEADER]) -> (Checksum, Option<NonZeroU16>) {
     let field = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
     let checksum = match header[0] {
@@ -300,7 +299,7 @@ fn tcp_headers(packet: &Packet<'_>) -> Option<usize> {
     Some(start + usize::from(words) * 4)
 }
 
-/// One buffer with the bytes of all.
+/// Copies all bytes to one buffer.
 fn gather(payload: &[Buf]) -> Buf {
     let mut frame = FrameMut::with_capacity(payload.iter().map(Buf::len).sum());
     let bytes = frame.bytes_mut();
@@ -318,9 +317,9 @@ fn retry<R>(mut call: impl FnMut() -> Result<R, Errno>) -> Result<R, Errno> {
     }
 }
 
-/// Whether an error means that the device was deleted. All others concern a packet, or a device that may
-/// be as before soon: EIO an interface that is down, EINVAL a packet that the kernel cannot describe or
-/// settings of another process, EFAULT, ENOMEM and so on.
+/// Whether an error means that the device was deleted. All others concern one packet, or a device that
+/// may work again soon: EIO an interface that is down, EINVAL a packet that the kernel cannot describe
+/// or settings of another process, EFAULT, ENOMEM and so on.
 fn is_gone(errno: Errno) -> bool {
     matches!(errno, Errno::BADFD | Errno::NODEV)
 }
@@ -347,7 +346,7 @@ impl Link for Tun {
             match self.read(&mut spare) {
                 Ok(Some(frame)) => frames.push(frame),
                 Ok(None) => return Ok(count),
-                // The next call meets it again.
+                // The next call gets the error again.
                 Err(ReceiveError::Gone(_)) if count > 0 => return Ok(count),
                 Err(error) => return Err(error),
             }
@@ -364,7 +363,8 @@ impl Link for Tun {
         })?;
         match self.write(&header, packet) {
             Ok(count) if count == HEADER + packet.len() => Ok(()),
-            // No TUN does this. What is on its way is no packet, and the rest would be none either.
+            // A TUN never writes a part. The written part is no packet, and the rest would be none
+            // either.
             Ok(_) => Err(TransmitError::Refused(io::ErrorKind::WriteZero.into())),
             Err(Errno::AGAIN | Errno::NOBUFS) => Err(TransmitError::Full),
             Err(errno) if is_gone(errno) => Err(TransmitError::Gone(self.error(errno))),
@@ -382,13 +382,13 @@ impl Link for Tun {
             PollFd::new(&self.fd, poll_flags(interest)),
             PollFd::new(&self.wake, PollFlags::IN),
         ];
-        // Out of memory, say: that is no word about the device. The caller looks, and comes again.
+        // E.g. out of memory, which is no error of the device. The caller receives, and waits again.
         if poll_until(&mut fds, deadline).is_err() {
             return Ok(());
         }
         if fds[1].revents().contains(PollFlags::IN) {
-            // Emptied before the flag falls: a wake-up in between is one that this return answers.
-            // The other order could leave the flag up over an empty eventfd for ever.
+            // Emptied before the flag is cleared: this return covers a wake-up in between. The other
+            // order could leave the flag set with an empty eventfd for ever.
             let _ = rustix::io::read(&self.wake, &mut [0; 8]);
             self.woken.swap(false, Ordering::AcqRel);
         }
@@ -424,7 +424,7 @@ impl AsFd for Tun {
 mod tests {
     use super::*;
 
-    /// No TUN writes a part of a packet; a pipe that is nearly full does.
+    /// Uses a pipe that is nearly full, since a TUN never writes a part of a packet.
     #[test]
     fn a_short_write_is_a_lost_packet() {
         let (_reader, writer) = io::pipe().unwrap();

@@ -22,34 +22,34 @@ const SIOCETHTOOL: Opcode = 0x8946;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETHTOOL_GFEATURES: u32 = 0x3a;
-/// The set of strings that are the names of features.
+/// The string set with the names of features.
 const ETH_SS_FEATURES: u32 = 4;
 /// Length of each, in bytes.
 const ETH_GSTRING_LEN: usize = 32;
-/// More than there are: a kernel keeps them in a word of 64 bits.
+/// An upper bound: the kernel has them in a word of 64 bits.
 const FEATURES: usize = 128;
 
 /// A TUN: IP packets, no link header.
 pub(super) const IFF_TUN: u16 = 0x0001;
-/// One of several queues; the device has to have been made so.
+/// One of several queues; the device must be multi-queue.
 pub(super) const IFF_MULTI_QUEUE: u16 = 0x0100;
 /// No packet information in front of each packet.
 pub(super) const IFF_NO_PI: u16 = 0x1000;
 /// A virtio-net header in front of each packet.
 pub(super) const IFF_VNET_HDR: u16 = 0x4000;
 
-/// The reader completes checksums.
+/// The reader accepts partial checksums.
 pub(super) const TUN_F_CSUM: u32 = 1;
-/// The reader takes TCP/IPv4 super-frames.
+/// The reader accepts TCP/IPv4 super-frames.
 pub(super) const TUN_F_TSO4: u32 = 2;
-/// The reader takes TCP/IPv6 super-frames.
+/// The reader accepts TCP/IPv6 super-frames.
 pub(super) const TUN_F_TSO6: u32 = 4;
-/// The reader takes such super-frames with ECN's CWR flag.
+/// The reader accepts such super-frames with ECN's CWR flag.
 const TUN_F_TSO_ECN: u32 = 8;
-/// The reader takes UDP super-frames over IPv4 and over IPv6: the kernel wants both or none.
+/// The reader accepts UDP super-frames over IPv4 and over IPv6: the kernel requires both or none.
 const TUN_F_USO: u32 = 0x20 | 0x40;
 
-/// What the kernel's features of a device say of what its reader has asked for.
+/// The ethtool features that correspond to the offloads of the reader.
 const OFFLOADS: [(&str, u32); 5] = [
     ("tx-checksum-ip-generic", TUN_F_CSUM),
     ("tx-tcp-segmentation", TUN_F_TSO4),
@@ -61,8 +61,8 @@ const OFFLOADS: [(&str, u32); 5] = [
 /// Longest name of an interface, in bytes.
 pub(super) const NAME_MAX: usize = 15;
 
-/// The kernel's `struct ifreq`: a name and a union, of which two members are used here. As large as
-/// on 64-bit kernels; the others read and write less.
+/// The kernel's `struct ifreq`: a name and a union, of which two members are used here. As large as on
+/// 64-bit kernels; others read and write less.
 #[repr(C)]
 struct Ifreq {
     name: [u8; NAME_MAX + 1],
@@ -70,7 +70,7 @@ struct Ifreq {
 }
 
 impl Ifreq {
-    /// Names that are too long are cut; the caller has checked.
+    /// Truncates long names; the caller has checked the length.
     fn new(name: &str) -> Ifreq {
         let mut ifreq = Ifreq {
             name: [0; NAME_MAX + 1],
@@ -92,7 +92,7 @@ pub(super) fn set_interface(tun: BorrowedFd<'_>, name: &str, flags: u16) -> Resu
     unsafe { ioctl(tun, Updater::<TUNSETIFF, Ifreq>::new(&mut ifreq)) }
 }
 
-/// The interface's name at this moment.
+/// The interface's current name.
 fn interface(tun: BorrowedFd<'_>) -> Result<[u8; NAME_MAX + 1]> {
     let mut ifreq = Ifreq::new("");
     // SAFETY: TUNGETIFF writes a `struct ifreq`; ours is as large as any kernel's.
@@ -100,7 +100,7 @@ fn interface(tun: BorrowedFd<'_>) -> Result<[u8; NAME_MAX + 1]> {
     Ok(ifreq.name)
 }
 
-/// The interface's index. `socket` is one of the device's network namespace.
+/// The interface's index. `socket` must be in the device's network namespace.
 pub(super) fn index(socket: BorrowedFd<'_>, tun: BorrowedFd<'_>) -> Result<u32> {
     let name = interface(tun)?;
     let len = name
@@ -119,8 +119,8 @@ pub(super) fn header_len(tun: BorrowedFd<'_>) -> Result<c_int> {
     Ok(len)
 }
 
-/// Which packets the reader of the device is ready to complete, as [`set_offload`] was told last.
-/// `socket` is one of the device's network namespace.
+/// The offloads of the device's reader, as set by the latest [`set_offload`]. `socket` must be in the
+/// device's network namespace.
 pub(super) fn offload(socket: BorrowedFd<'_>, tun: BorrowedFd<'_>) -> Result<u32> {
     let name = interface(tun)?;
     let mut count = SetInfo {
@@ -158,7 +158,7 @@ pub(super) fn offload(socket: BorrowedFd<'_>, tun: BorrowedFd<'_>) -> Result<u32
     Ok(bits.fold(0, |all, (_, bits)| all | bits))
 }
 
-/// `struct ethtool_sset_info` for one set, padded as the compiler of C does.
+/// `struct ethtool_sset_info` for one set, padded as in C.
 #[repr(C)]
 struct SetInfo {
     cmd: u32,
@@ -194,8 +194,8 @@ struct Block {
     never_changed: u32,
 }
 
-/// The commands of ethtool that are used here: each reads and writes a structure with its number in
-/// front, no larger than ours.
+/// The ethtool commands used here: each reads and writes a structure that begins with the command's
+/// number, no larger than ours.
 trait Command {}
 impl Command for SetInfo {}
 impl Command for Strings {}
@@ -222,7 +222,7 @@ fn ethtool<C: Command>(
     unsafe { ioctl(socket, Updater::<SIOCETHTOOL, Ifreq>::new(&mut ifreq)) }
 }
 
-/// Says which packets the reader is ready to complete.
+/// Sets the offloads of the device's reader.
 pub(super) fn set_offload(tun: BorrowedFd<'_>, bits: u32) -> Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value.
     unsafe {

@@ -1,8 +1,8 @@
-//! What the kernel says of a TUN device over netlink (`RTM_GETLINK`): the flags that hold for all of its
-//! queues, and how many there are.
+//! Information about a TUN device from netlink (`RTM_GETLINK`): the flags that apply to all of its
+//! queues, and their number.
 //!
-//! `TUNGETIFF` does not do: it reports whether a queue has no filter by the bit that is `IFF_NO_PI`
-//! elsewhere, and so always has that bit.
+//! `TUNGETIFF` cannot be used: it reuses the bit of `IFF_NO_PI` for "no filter", so that the bit is
+//! always set.
 
 use super::ioctl;
 use rustix::fd::{BorrowedFd, OwnedFd};
@@ -33,11 +33,12 @@ pub(super) struct LinkInfo {
     pub(super) packet_information: bool,
     /// `IFF_VNET_HDR` is on.
     pub(super) virtio_header: bool,
-    /// How many queues are open, also those that their programs have switched off.
+    /// Number of open queues, including disabled ones.
     pub(super) queues: u32,
 }
 
-/// A socket to ask in the network namespace of the calling thread. `ioctl`s about devices work with it too.
+/// A netlink socket in the network namespace of the calling thread. It is also used for `ioctl`s about
+/// devices.
 pub(super) fn socket() -> Result<OwnedFd, Errno> {
     socket_with(
         AddressFamily::NETLINK,
@@ -48,7 +49,7 @@ pub(super) fn socket() -> Result<OwnedFd, Errno> {
     )
 }
 
-/// Of the device that is open. `socket` is one of its network namespace.
+/// The information about an open device. `socket` must be in its network namespace.
 pub(super) fn look_up(socket: BorrowedFd<'_>, tun: BorrowedFd<'_>) -> Result<LinkInfo, Errno> {
     let index = ioctl::index(socket, tun)?;
     let mut request = [0; HEADERS];
@@ -68,7 +69,7 @@ pub(super) fn look_up(socket: BorrowedFd<'_>, tun: BorrowedFd<'_>) -> Result<Lin
     parse(&answer[..len.min(answer.len())]).ok_or(Errno::PROTO)
 }
 
-/// `None`: it is no answer about a TUN device.
+/// `None` if it is not an answer about a TUN device.
 fn parse(answer: &[u8]) -> Option<LinkInfo> {
     if u16::from_ne_bytes(*answer.get(4..)?.first_chunk()?) != RTM_NEWLINK {
         return None;
@@ -83,7 +84,7 @@ fn parse(answer: &[u8]) -> Option<LinkInfo> {
     Some(LinkInfo {
         packet_information: flag(IFLA_TUN_PI)?,
         virtio_header: flag(IFLA_TUN_VNET_HDR)?,
-        // Said of devices that may have several only.
+        // Present only for multi-queue devices.
         queues: number(IFLA_TUN_NUM_QUEUES).unwrap_or(1)
             + number(IFLA_TUN_NUM_DISABLED_QUEUES).unwrap_or(0),
     })
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_or_about_something_else_is_none() {
+    fn truncated_and_unrelated_answers_are_ignored() {
         let whole = answer(&[attribute(4, &[1]), attribute(5, &[0])].concat());
         assert!(parse(&whole).is_some());
         for len in 0..whole.len() - 8 {
@@ -161,7 +162,7 @@ mod tests {
         let mut other = whole;
         other[4] = 2;
         assert_eq!(parse(&other), None);
-        // Lengths that lead nowhere.
+        // Invalid lengths.
         assert_eq!(find(&[0, 0, 0, 0, 9, 9, 9, 9], 7), None);
         assert_eq!(find(&[2, 0, 1, 0], 1), None);
     }

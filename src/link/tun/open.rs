@@ -1,4 +1,4 @@
-//! Opening a TUN device, and what can be in the way.
+//! Opening a TUN device, and its errors.
 
 use super::settings::{self, Settings};
 use super::{Tun, ioctl, linkinfo};
@@ -19,18 +19,19 @@ use std::thread;
 /// Most queues of a device (the kernel's `MAX_TAP_QUEUES`).
 const QUEUES: RangeInclusive<usize> = 1..=256;
 
-/// Largest packet that is given to the kernel to be cut into segments, unless another size is asked for.
-/// One that is forwarded has to have room for its new link header, VLAN tags and tunnel headers below
-/// 65,536 bytes: the kernel cuts a larger one in software. Its own TCP leaves as much room.
+/// Default size of the largest packet that is given to the kernel to be cut into segments. A forwarded
+/// packet needs room for its new link header, VLAN tags and tunnel headers below 65,536 bytes: the
+/// kernel cuts a larger one in software. Its own TCP leaves the same room.
 const SUPER_FRAME: usize = 65_212;
 
-/// What may be asked for: any packet of IPv6, and what the kernel finds memory for (17 pieces of 32 KiB).
+/// Accepted sizes: from the smallest IPv6 MTU to the largest size for which the kernel allocates memory
+/// (17 fragments of 32 KiB).
 const SUPER_FRAMES: RangeInclusive<usize> = 1280..=500_000;
 
-/// An attached descriptor, and what it can do.
+/// An attached descriptor, its settings and capabilities.
 type Opened = (OwnedFd, Arc<Settings>, Capabilities);
 
-/// Which device: its name and its network namespace.
+/// The name of a device and its network namespace.
 ///
 /// ```
 /// use sosplice::link::tun::Place;
@@ -51,7 +52,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// The command of the administrator that concerns this device.
+    /// An `ip` command for this device.
     fn ip(&self, command: &str) -> String {
         match &self.netns {
             Some(netns) => format!("ip -n {netns} {command}"),
@@ -74,10 +75,10 @@ impl fmt::Display for Place {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// No such interface, and it was not to be created.
+    /// No such interface, and [`create`](Builder::create) is off.
     #[error("there is no interface {0}: create it with `{create}`", create = .0.ip(&format!("tuntap add {} mode tun", .0.name)))]
     NotFound(Place),
-    /// No such interface with several queues, and it was not to be created.
+    /// No such interface with several queues, and [`create`](Builder::create) is off.
     #[error("there is no interface {0}: create it with `{create}`", create = .0.ip(&format!("tuntap add {} mode tun multi_queue", .0.name)))]
     NoQueues(Place),
     /// Another process, or another [`Tun`] of this one, holds the device.
@@ -85,29 +86,28 @@ pub enum OpenError {
         "{0} is busy: this process or another one holds it (a TUN has one user at a time, unless it was made with several queues)"
     )]
     Busy(Place),
-    /// The interface exists, but it is no TUN that can be opened this way.
+    /// The interface exists, but is not a single-queue TUN.
     #[error("{0} is not a single-queue TUN (a TAP, a multi-queue TUN, which is opened with queues(), or no tunnel at all); `{show}` shows what it is", show = .0.ip(&format!("-d link show {}", .0.name)))]
     NotTun(Place),
-    /// The interface exists, but it is no TUN with several queues.
+    /// The interface exists, but is not a TUN with several queues.
     #[error("{0} is not a multi-queue TUN (a single-queue TUN, a TAP, or no tunnel at all); `{show}` shows what it is: delete it, and create it with `{create}`", show = .0.ip(&format!("-d link show {}", .0.name)), create = .0.ip(&format!("tuntap add {} mode tun multi_queue", .0.name)))]
     NotMultiQueue(Place),
-    /// No queue, or more than a device can have.
+    /// The number of queues is 0, or more than a device can have.
     #[error("{queues} queues of {place}: give 1 to 256")]
     QueueCount {
         /// Which device.
         place: Place,
-        /// How many queues were asked for.
+        /// The requested number of queues.
         queues: usize,
     },
-    /// Another process holds queues of the device, with settings that hold for all of them and that are
-    /// not those asked for.
+    /// Another process holds queues of the device with other settings, which apply to all queues.
     #[error(
-        "{place} is open elsewhere with other settings: {difference}; every queue has those of the first that is opened: open it here alone or first, or set the other program up alike"
+        "{place} is open elsewhere with other settings: {difference}; all queues have the settings of the first one opened: open the device here alone or first, or give the other program the same settings"
     )]
     OtherSettings {
         /// Which device.
         place: Place,
-        /// What is different.
+        /// The difference.
         difference: Difference,
     },
     /// The process may not use the device.
@@ -122,7 +122,7 @@ pub enum OpenError {
     /// The name cannot be one of an interface.
     #[error("{0:?} is not an interface name: 1 to 15 bytes, without '/', ':', '%' and white space")]
     BadName(String),
-    /// The kernel offers no TUN devices here.
+    /// TUN devices are not available here.
     #[error(
         "/dev/net/tun does not work here ({0}): load the module with `modprobe tun`, or give the container the device"
     )]
@@ -137,7 +137,7 @@ pub enum OpenError {
         place: Place,
         /// The call that failed.
         call: &'static str,
-        /// How.
+        /// Its error.
         error: io::Error,
     },
 }
@@ -183,29 +183,28 @@ impl Builder {
         }
     }
 
-    /// The named network namespace that the device lives in (`/run/netns/NAME`, see `ip netns`).
-    /// As long as the [`Tun`] is open the namespace exists, also when its name has been deleted
-    /// (`ip netns del`). The namespace of the calling thread does not change. The default is the calling thread's.
+    /// The named network namespace of the device (`/run/netns/NAME`, see `ip netns`); by default the
+    /// calling thread's. The namespace exists as long as the [`Tun`] is open, even if its name is
+    /// deleted (`ip netns del`). The namespace of the calling thread does not change.
     pub fn netns(mut self, name: &str) -> Builder {
         self.place.netns = Some(name.to_owned());
         self
     }
 
-    /// Whether to leave segmentation and checksums to the kernel, in both directions. On by default;
-    /// a kernel that refuses is asked for nothing, and the
-    /// [capabilities](crate::link::Link::capabilities) say so.
+    /// Whether to leave segmentation and checksums to the kernel, in both directions. On by default; if
+    /// the kernel refuses, both are off; see the [capabilities](crate::link::Link::capabilities).
     pub fn offload(mut self, on: bool) -> Builder {
         self.offload = on;
         self
     }
 
-    /// Length of the largest packet in bytes that is given to the kernel to be cut into segments: 65,212 by
-    /// default, which is what the kernel's own TCP sends at most, and at least 1,280. That leaves room for
+    /// Length of the largest packet in bytes that is given to the kernel to be cut into segments:
+    /// 65,212 by default, the maximum of the kernel's own TCP; at least 1,280. That leaves room for
     /// link headers, VLAN tags and tunnels where the kernel forwards it.
     ///
     /// For receivers **on this host** it may be more, up to 500,000: each then costs a fraction of the
-    /// system calls, and of the kernel's work for each packet. What is longer than its IP header can say has
-    /// a length of 0 there, as super-frames of the kernel's own (BIG TCP) have. The kernel cuts such
+    /// system calls, and of the kernel's work for each packet. A length that does not fit the IP header is
+    /// 0 there, as in the kernel's own super-frames (BIG TCP). The kernel cuts such
     /// packets in software, into many small ones, when it forwards them to another device; so do not ask
     /// for it unless most receivers are here. Other values are taken for the nearest that is allowed.
     ///
@@ -220,17 +219,17 @@ impl Builder {
         self
     }
 
-    /// Whether to create the interface if there is none; it then disappears with the [`Tun`]. Off by
+    /// Whether to create the interface if there is none; it is then deleted with the [`Tun`]. Off by
     /// default.
     pub fn create(mut self, on: bool) -> Builder {
         self.create = on;
         self
     }
 
-    /// Opens so many queues of a device that can have several, 1 to 256: with
-    /// [`build_queues`](Self::build_queues) all of them, with [`build`](Self::build) one. Each is a link
-    /// of its own; as long as it is open the kernel sends packets to it, which somebody has to receive.
-    /// By default the device is one with a single queue.
+    /// Opens this many queues of a multi-queue device, 1 to 256: with
+    /// [`build_queues`](Self::build_queues) all of them, with [`build`](Self::build) one. Each is a
+    /// link of its own; while it is open the kernel sends packets to it, which must be received. By
+    /// default the device has a single queue.
     ///
     /// ```no_run
     /// use sosplice::{Stack, link::tun::Tun};
@@ -247,8 +246,8 @@ impl Builder {
     /// Opens all the queues, in their order.
     ///
     /// # Errors
-    /// See [`OpenError`]; nothing is open then. [`NotMultiQueue`](OpenError::NotMultiQueue) if the
-    /// device was not made for several.
+    /// See [`OpenError`]; no queue is open then. [`NotMultiQueue`](OpenError::NotMultiQueue) if the
+    /// device was created with a single queue.
     pub fn build_queues(self) -> Result<Vec<Tun>, OpenError> {
         let queues = self.queues.unwrap_or(1);
         if !QUEUES.contains(&queues) {
@@ -293,7 +292,7 @@ impl Builder {
         })
     }
 
-    /// Opens in a thread of its own, because entering a namespace cannot be taken back reliably.
+    /// Opens in a thread of its own, because entering a namespace cannot be undone reliably.
     fn open_in_namespace(&self, settings: Option<Arc<Settings>>) -> Result<Opened, OpenError> {
         thread::scope(|scope| {
             thread::Builder::new()
@@ -328,7 +327,7 @@ impl Builder {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).map_err(
             |error| match error {
                 Errno::PERM => OpenError::NamespaceNotPermitted(self.place.clone()),
-                // A leftover file over which nothing is mounted.
+                // A leftover file on which no namespace is mounted.
                 Errno::INVAL => OpenError::NoNamespace(self.place.clone()),
                 error => self.system("setns", error),
             },
@@ -373,7 +372,7 @@ impl Builder {
         Ok((fd, settings, capabilities))
     }
 
-    /// A queue of a device that others have open gets their settings, whatever it has asked for.
+    /// A queue of a device that other programs have open gets their settings, not the requested ones.
     fn check_settings(&self, socket: &OwnedFd, fd: &OwnedFd) -> Result<(), OpenError> {
         let info = linkinfo::look_up(socket.as_fd(), fd.as_fd())
             .map_err(|error| self.system("RTM_GETLINK", error))?;

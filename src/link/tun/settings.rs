@@ -1,36 +1,36 @@
-//! What belongs to the device and not to who opens it: which packets its reader completes, and how long
-//! the header in front of each packet is.
+//! Settings of the device that all of its queues share: the offloads of its reader, and the length of
+//! the header in front of each packet.
 //!
-//! Whoever opens a device sets both, and the last of the queues that were opened together puts back what
-//! was found. What somebody else has set meanwhile stays: only what is still as it was set here is put
-//! back, so that several who come and go in any order leave the device as the first one found it. The length
-//! of the header stays while anybody else has a queue: with another one he would lose every packet.
+//! Opening a device sets both, and the last of the queues that were opened together restores the former
+//! values. A value that another program has changed meanwhile is not restored, so that several programs
+//! that open and close the device in any order leave it as the first one found it. The header length is
+//! not restored while another program has a queue open, since that would lose all of its packets.
 
 use super::{HEADER, ioctl, linkinfo};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, Result};
 use std::ffi::c_int;
 
-/// What was found, and what was set. One for all queues that are opened together.
+/// The former and the present values; shared by all queues that are opened together.
 #[derive(Debug)]
 pub(super) struct Settings {
-    /// A [`linkinfo::socket`] of the device's network namespace.
+    /// A [`linkinfo::socket`] in the device's network namespace.
     socket: OwnedFd,
-    /// Offloads that were found; `None` if the kernel does not say.
+    /// Former offloads; `None` if the kernel does not report them.
     found: Option<u32>,
     found_header: c_int,
-    /// Offloads that were set.
+    /// Offloads set at open.
     offload: u32,
 }
 
-/// [`HEADER`] as the kernel wants it.
+/// [`HEADER`] in the kernel's type.
 pub(super) fn header_len() -> c_int {
     c_int::try_from(HEADER).expect("invariant: a small constant")
 }
 
 impl Settings {
-    /// Sets the header and the offloads of the device, with `offload` those that the kernel has, and
-    /// remembers what was there. The error says which call failed.
+    /// Sets the header length and the offloads of the device (with `offload` all that the kernel
+    /// supports), and stores the former values. The error names the call that failed.
     pub(super) fn apply(
         socket: OwnedFd,
         tun: BorrowedFd<'_>,
@@ -53,7 +53,8 @@ impl Settings {
         self.offload != 0
     }
 
-    /// The last queue is about to be closed. A device that is gone has no settings.
+    /// Restores the former values when the last queue is about to be closed. Does nothing for a deleted
+    /// device.
     pub(super) fn put_back(&self, tun: BorrowedFd<'_>) {
         let now = ioctl::offload(self.socket.as_fd(), tun).ok();
         if let Some(found) = self.found.filter(|_| now == Some(self.offload)) {
@@ -65,14 +66,14 @@ impl Settings {
         }
     }
 
-    /// Whether somebody else has a queue of the device open.
+    /// Whether another program has a queue of the device open.
     fn is_shared(&self, tun: BorrowedFd<'_>) -> bool {
         linkinfo::look_up(self.socket.as_fd(), tun).is_ok_and(|info| info.queues > 1)
     }
 }
 
-/// Which offloads the kernel left to us. A device remembers what its last user asked for, so nothing
-/// is asked for explicitly too.
+/// Sets the offloads and returns those that the kernel accepted. A device keeps the settings of its
+/// last user, so "none" must be set explicitly too.
 fn set_offload(tun: BorrowedFd<'_>, wanted: bool) -> Result<u32> {
     let all = ioctl::TUN_F_CSUM | ioctl::TUN_F_TSO4 | ioctl::TUN_F_TSO6;
     if wanted && ioctl::set_offload(tun, all).is_ok() {
