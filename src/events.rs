@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 /// Tells an event: a level of `tracing`, the target behind `sosplice::`, fields, and what happened. The
 /// fields' values are moved: they may have to wait.
-macro_rules! tell {
+macro_rules! report {
     ($level:ident, $target:literal, $($what:tt)+) => {{
         $crate::callbacks::call($crate::callbacks::Once::new(move || {
             ::tracing::$level!(target: concat!("sosplice::", $target), $($what)+);
         }));
     }};
 }
-pub(crate) use tell;
+pub(crate) use report;
 
 /// What may happen with every segment, and is told once a second at most.
 #[derive(Debug)]

@@ -1,32 +1,32 @@
-//! Splices: bytes that a socket receives leave through another one, without their process
-//! (SO_SPLICE).
+//! Splices: the bytes that one socket receives are sent by another one without passing through the
+//! program (SO_SPLICE).
 //!
 //! [`Socket::splice_to`] joins a *source*'s `so_rcv` to a *sink*'s `so_snd`. Both directions of a
 //! proxied connection are two splices; [`join`](join()) sets up both, and owns the sockets. A splice behaves
 //! as FreeBSD documents it:
 //!
-//! * While it lasts, the source's arriving bytes wake nobody and the sink's space wakes nobody. A
-//!   [`recv`](Socket::recv) on the source takes the bytes that are queued; a reader that sleeps goes
-//!   on sleeping. When it ends, whoever sleeps on either socket is woken, always.
-//!   (That is the FreeBSD [flavor](crate::error::Flavor); in OpenBSD's a read finds nothing there.)
+//! * While it lasts, neither bytes that arrive at the source nor space in the sink wake a thread. A
+//!   [`recv`](Socket::recv) on the source takes the bytes that are queued; a sleeping reader is not
+//!   woken. When the splice ends, all threads that wait on either socket are woken. (This is the
+//!   FreeBSD [flavor](crate::error::Flavor); in OpenBSD's a read finds no bytes.)
 //! * It ends on the limit (to the byte), on the end of the stream after the last byte, when the sink
 //!   takes no more, on its timeouts, on [`unsplice`](Socket::unsplice), and when either socket is
-//!   closed. It shuts nothing down (unless [`Options::forward_eof`] or
-//!   [`Options::forward_reset`] say so) and leaves `so_error` alone (in the OpenBSD flavor the
-//!   source's tells why); bytes that the sink did not take are readable on the source. [`End`] says
-//!   why, and after how many bytes.
-//! * A sink that still connects holds the bytes back.
+//!   closed. It does not shut down a socket (except with [`Options::forward_eof`] or
+//!   [`Options::forward_reset`]) or set `so_error` (except in the OpenBSD flavor, where the source's
+//!   holds the reason); bytes that the sink did not take are readable on the source. [`End`] has the
+//!   cause and the number of bytes.
+//! * Bytes for a sink that is still connecting wait in the source.
 //! * The counter [`spliced`](Socket::spliced) belongs to the source, is set to 0 only by a
 //!   successful `splice_to`, and outlives the splice.
 //!
-//! Two things are better than in FreeBSD: a call that fails changes nothing, and ending a splice
-//! waits for nobody, so it can be done from any thread, also inside a callback.
+//! Two improvements over FreeBSD: a call that fails changes nothing, and ending a splice never waits
+//! for another thread, so any thread can do it, also in a callback.
 //!
-//! [`SplicePool::splices`] lists them, and [`SplicePool::stats`] counts what they have done.
+//! [`SplicePool::splices`] lists them, and [`SplicePool::stats`] has their counters.
 //!
-//! Inside: `machine` (states), `xfer` (moving), `task` (both, bound to locks and time), `pool`
-//! (threads), `join` (two splices). Locks: `so_rcv` of the source (2), `so_snd` of the sink (3), the splice's state (4),
-//! queues (5).
+//! Inside: `machine` (states), `xfer` (moving), `task` (applies both under locks, with timers), `pool`
+//! (threads), `join` (two splices). Locks: `so_rcv` of the source (2), `so_snd` of the sink (3), the
+//! splice's state (4), queues (5).
 
 mod info;
 mod join;
@@ -63,26 +63,25 @@ use std::time::{Duration, Instant};
 use task::{Endpoint, Status, Task};
 use worker::{Shared, Spliced};
 
-/// Where a splice moves its bytes.
+/// The thread in which a splice moves its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Dispatch {
-    /// As [`Direct`](Self::Direct) in a thread that receives and keeps up with what arrives; as
+    /// As [`Direct`](Self::Direct) in a receiving thread that keeps up with the arriving frames; as
     /// [`Worker`](Self::Worker) in one that lags behind, and in users' threads.
     ///
-    /// A receiving thread lags behind while one full batch of frames, each of 1 KiB or more on
-    /// average, follows the other: then there is work for two threads, and enough of it to be worth
-    /// waking one.
+    /// A receiving thread lags behind while it gets full batches of frames in a row, of 1 KiB or more
+    /// on average: then there is enough work for two threads.
     #[default]
     Adaptive,
     /// On a worker thread of the pool, so that receiving and sending overlap.
     Worker,
-    /// In the thread that brings the bytes or the space, after its batch or call; on the worker
-    /// when that is not possible or would take long.
+    /// In the thread that brings the bytes or the space, after its batch or call; on the worker if that
+    /// is not possible or would take long.
     Direct,
 }
 
-/// Why a splice could not be set up. Nothing has changed then.
+/// Why a splice could not be set up. The failed call changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpliceError {
@@ -95,7 +94,7 @@ pub enum SpliceError {
     /// The system did not start the pool's threads. The next splice tries again.
     #[error("the pool could not start its threads ({0}), try again when fewer are running")]
     Threads(io::ErrorKind),
-    /// A processor that the pool's threads were to run on is not there, or not for this process.
+    /// A processor chosen for the pool's threads is offline, or not available to this process.
     #[error(
         "no thread can run on processor {0}: give those that are online and that this process may use"
     )]
@@ -125,18 +124,18 @@ pub enum SpliceError {
     /// Its stream is encrypted or decrypted below the socket (KTLS).
     #[error("the {0} is encrypted below the socket, only plain streams can be spliced")]
     Encrypted(Role),
-    /// In a splice already, in the same role.
+    /// Already part of a splice, in the same role.
     #[error("the {0} is already the {0} of a splice, unsplice that one first")]
     Busy(Role),
-    /// The pool has as many splices as it may have ([`Builder::max_splices`]).
+    /// The pool has reached its maximum number of splices ([`Builder::max_splices`]).
     #[error(
-        "the pool has {0} splices, as many as it may have: end some, or build it with a larger max_splices"
+        "the pool has {0} splices, its maximum: end some, or build it with a larger max_splices"
     )]
     TooManySplices(usize),
 }
 
 impl SpliceError {
-    /// What `setsockopt(SO_SPLICE)` says for it.
+    /// The error of `setsockopt(SO_SPLICE)` for it.
     ///
     /// ```
     /// use sosplice::error::{Errno, Flavor};
@@ -164,7 +163,7 @@ impl SpliceError {
     }
 }
 
-/// Why there was nothing to unsplice.
+/// Why a socket was not unspliced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnspliceError {
@@ -177,7 +176,7 @@ pub enum UnspliceError {
 }
 
 impl UnspliceError {
-    /// What `setsockopt(SO_SPLICE)` says for it.
+    /// The error of `setsockopt(SO_SPLICE)` for it.
     ///
     /// ```
     /// use sosplice::{error::{Errno, Flavor}, splice::UnspliceError};
@@ -193,7 +192,7 @@ impl UnspliceError {
     }
 }
 
-/// A splice, to be watched or ended. Dropping the handle leaves the splice running.
+/// The handle of a splice, to watch or end it. Dropping the handle leaves the splice running.
 ///
 /// ```
 /// use sosplice::{local, splice::{Cause, Options}};
@@ -230,15 +229,15 @@ impl Splice {
         }
     }
 
-    /// Ends it like this, if it is still there.
+    /// Ends it with this cause, if it has not ended.
     fn end_by(&self, cause: Cause) {
         if let Some(task) = self.task.upgrade() {
             task.unsplice(cause);
         }
     }
 
-    /// Waits until it has ended, and what it moved was given to the sink's protocol. Not for a
-    /// worker or driver thread, which may be the one to end it.
+    /// Waits until it has ended and the moved bytes were given to the sink's protocol. Must not be
+    /// called in a worker or driver thread, which may be the one that ends it.
     pub fn wait(&self) -> End {
         let end = self.status.wait(None);
         end.expect("invariant: without a deadline only the end is waited for")
@@ -250,8 +249,8 @@ impl Splice {
         self.status.wait(now.checked_add(timeout))
     }
 
-    /// Ends it, if it is still there; a later splice of the same sockets is not touched. Waits for
-    /// nobody: no byte moves any more, but a pass on another thread may still tell the protocols
+    /// Ends it, if it has not ended; a later splice of the same sockets is not affected. Does not wait:
+    /// no more bytes are moved, but a pass on another thread may still be notifying the protocols
     /// ([`wait`](Self::wait) waits for that).
     ///
     /// # Errors
@@ -291,16 +290,16 @@ impl Splice {
         self.status.end()
     }
 
-    /// Calls `callback` once when the splice has ended, when [`wait`](Self::wait) would return: at
-    /// once if that is so already, else in the thread that ends it (a worker, a driver, a user's),
-    /// with no lock held. It may do anything, splice again too, but the splices of that worker
-    /// wait for it. If it panics, the others are called, and [`Stats::panics`] counts it.
+    /// Calls `callback` once when [`wait`](Self::wait) would return: at once if the splice has ended,
+    /// otherwise in the thread that ends it (a worker, a driver, a thread of the program), with no lock
+    /// held. It may call anything, and splice again, but delays the other splices of that worker. If it
+    /// panics, the remaining callbacks are still called, and [`Stats::panics`] counts it.
     ///
-    /// Callbacks do not nest (see [the crate's page](crate#callbacks)): in a callback, and in
-    /// all other code of the user's that the library calls, nothing else is called at once. What becomes
-    /// due there, also by [`on_end`](Self::on_end) for an end that is there already, is called when that
-    /// code has returned. So a callback must not wait for what another one does. A stream may be
-    /// spliced in any number of pieces, each in the callback of the one before.
+    /// Callbacks do not nest (see [the crate's page](crate#callbacks)): a callback that becomes due
+    /// while another one, or other code of the program that the library calls, is running in the same
+    /// thread is called after that has returned; this includes [`on_end`](Self::on_end) for a splice
+    /// that has ended. So a callback must not wait for another one. A stream may be spliced in any
+    /// number of pieces, each in the callback of the one before.
     ///
     /// ```
     /// use sosplice::{local, splice::Options};
@@ -356,8 +355,8 @@ impl Future for Ended {
 }
 
 impl Socket {
-    /// From now on, what this socket receives is sent by `sink` (`setsockopt(SO_SPLICE)`). Bytes
-    /// that are already here go first, in this call.
+    /// From now on `sink` sends the bytes that this socket receives (`setsockopt(SO_SPLICE)`). Bytes
+    /// that are queued already are moved in this call.
     ///
     /// A socket can be the source of one splice and the sink of one; rings and a splice to itself
     /// are allowed. The splice does not keep the sockets open.
@@ -373,7 +372,7 @@ impl Socket {
     /// ```
     ///
     /// # Errors
-    /// See [`SpliceError`]; nothing has changed then.
+    /// See [`SpliceError`]; a failed call changes nothing.
     pub fn splice_to(
         &self,
         sink: &impl AsRef<Socket>,
@@ -396,14 +395,14 @@ impl Socket {
         end.ok_or(UnspliceError::NotSpliced)
     }
 
-    /// Bytes that have left through the latest splice of this source
-    /// (`getsockopt(SO_SPLICE)`), up to now or, if it has ended, altogether.
+    /// Bytes moved by the latest splice of this source (`getsockopt(SO_SPLICE)`): so far or, if it has
+    /// ended, in total.
     pub fn spliced(&self) -> u64 {
         self.end().spliced()
     }
 }
 
-/// [`Socket::splice_to`], with the questions in the order of this system.
+/// [`Socket::splice_to`], with the checks in the order of this system.
 pub(crate) fn set_up(
     source: &Socket,
     sink: &Socket,
@@ -414,7 +413,7 @@ pub(crate) fn set_up(
     set_up_in(source, sink, options, order, pool)
 }
 
-/// As [`set_up`], in a pool that works.
+/// As [`set_up`], in a pool that was checked.
 fn set_up_in(
     source: &Socket,
     sink: &Socket,
@@ -429,7 +428,7 @@ fn set_up_in(
     Ok(Splice::of(&task))
 }
 
-/// Splices two sockets to each other. Neither direction moves a byte before both are there.
+/// Splices two sockets to each other. Neither direction moves a byte before both are set up.
 fn set_up_both(
     [a, b]: &[Socket; 2],
     options: &Options,
@@ -448,7 +447,7 @@ fn set_up_both(
     Ok([Splice::of(&there), Splice::of(&back)])
 }
 
-/// A splice on both buffers, which has not moved anything yet: it is queued until it first runs.
+/// Attaches a splice to both buffers. It is queued for its first pass, and has not moved bytes yet.
 fn put_on(
     source: &Socket,
     sink: &Socket,
@@ -463,11 +462,11 @@ fn put_on(
     }
     let spliced: Arc<dyn Spliced> = task.clone();
     pool.adopt(&spliced);
-    task.tell_set_up();
+    task.report_set_up();
     Ok(task)
 }
 
-/// Whether the pool of these options works; FreeBSD asks that before anything about the sockets.
+/// Whether the pool of these options works; FreeBSD checks that before the sockets.
 pub(crate) fn check_pool(options: &Options) -> Result<(), SpliceError> {
     start_pool(options).map(drop)
 }
@@ -489,7 +488,7 @@ fn check_options(options: &Options) -> Result<(), SpliceError> {
     Ok(())
 }
 
-/// Why this socket cannot be spliced in this role, as far as one question goes.
+/// One condition for a socket to be spliced in this role.
 type Check = fn(&Socket, Role, &Options) -> Result<(), SpliceError>;
 
 const CHECKS: [Check; 4] = [
@@ -499,8 +498,8 @@ const CHECKS: [Check; 4] = [
     check_encrypted,
 ];
 
-/// What is wrong with one of the two, in the order of that system: FreeBSD asks everything about the
-/// source first, OpenBSD every question about both.
+/// The first error in the order of that system: FreeBSD checks the source completely first, OpenBSD
+/// checks each condition for both sockets.
 fn check(
     source: &Socket,
     sink: &Socket,
@@ -529,7 +528,7 @@ fn check(
     }
 }
 
-/// Whether that system splices sockets of this kind at all.
+/// Whether that system splices sockets of this kind.
 pub(crate) fn check_kind(socket: &Socket, role: Role, order: Flavor) -> Result<(), SpliceError> {
     match (socket.protocol().so_state(), order) {
         (SoState::NotAStream, _)
@@ -554,8 +553,8 @@ fn check_encrypted(socket: &Socket, role: Role, _options: &Options) -> Result<()
     }
 }
 
-/// Neither may be at its end: a source with nothing more to give, a sink that takes nothing, and
-/// closed in the other direction too. (A source with unread bytes is worth a splice.)
+/// Neither may be disconnected: a source at its end, or a sink that takes no bytes, and closed in the
+/// other direction too. (A source with unread bytes can be spliced.)
 fn check_connected(socket: &Socket, role: Role, options: &Options) -> Result<(), SpliceError> {
     let end = socket.end();
     let is_over = match role {
@@ -574,7 +573,7 @@ fn check_connected(socket: &Socket, role: Role, options: &Options) -> Result<(),
     Ok(())
 }
 
-/// For the order of the errors only: what counts is [`attach`].
+/// For the order of the errors only: [`attach`] decides.
 fn check_free(socket: &Socket, role: Role, _options: &Options) -> Result<(), SpliceError> {
     let is_busy = match role {
         Role::Source => socket.end().rcv().is_diverted(),
@@ -619,7 +618,7 @@ fn new_task(source: &Socket, sink: &Socket, options: &Options, pool: &Arc<Shared
     })
 }
 
-/// Puts the splice on both buffers at once. From here on wake-ups find it.
+/// Attaches the splice to both buffers, both locked. From here on it receives wake-ups.
 fn attach(task: &Arc<Task>) -> Result<(), SpliceError> {
     let mut rcv = task.source.end.rcv();
     let mut snd = task.sink.end.snd();

@@ -1,48 +1,50 @@
 //! A TCP/IP stack over one link: addresses, ports, connections, and the threads that receive.
 //!
 //! A [`Stack`] is a handle; clones are the same stack. Its driver (a thread, or, built with
-//! [`Builder::build_with_driver`], calls of [`Driver::poll`]) receives frames and finds each connection by a
-//! hash look-up; each connection has a control block and a lock of its own, so nothing global is locked
-//! or walked for a segment.
+//! [`Builder::build_with_driver`], calls of [`Driver::poll`]) receives frames and finds each connection
+//! by a hash look-up; each connection has a control block and a lock of its own, so no global lock or
+//! list is involved in a segment.
 //!
 //! **Several receiving threads.** A link with several receive queues ([`Stack::with_queues`],
-//! [`Builder::queue`]) has a driver for each. A connection has one queue as its home, by which it
-//! transmits; the link is to give what its peer sends to that queue (a TUN does, it learns from what is
-//! sent; [`memory::queues`](crate::link::memory::queues) do by a hash). Nothing but speed depends on
-//! it: a segment that arrives by any other queue finds its connection too.
-//! [`TcpSocket::queue`] connects so that answers come to a given queue, e.g. that of the
-//! connection which the new one is to be spliced to.
+//! [`Builder::queue`]) has a driver for each. A connection is pinned to one queue, its home, on which
+//! it transmits; the link should deliver the peer's packets to that queue (a TUN learns it from sent
+//! packets; [`memory::queues`](crate::link::memory::queues) use a hash). Only speed depends on it: a
+//! segment on any other queue reaches its connection too. [`TcpSocket::queue`] connects so that answers
+//! arrive on a given queue, e.g. that of the connection to which the new one is to be spliced.
 //!
 //! **Endings.** Sockets and listeners keep their stack running. When the last of them and the last
-//! `Stack` handle are gone, the driver delivers what was sent for up to five seconds, resets what is left
-//! and ends. When the link is gone, or a [`Driver`] is dropped before, every connection ends with
-//! [`NetworkDown`](crate::error::SoError::NetworkDown) or [`DriverDropped`](crate::error::SoError::DriverDropped) (both are
-//! [`ErrorKind::NetworkDown`](std::io::ErrorKind::NetworkDown)), and so does every attempt to connect or to
-//! accept one. What had arrived until then can be read. Of several receive queues, one whose link is gone
-//! takes only the connections along whose home it is. A frame that a link cannot receive or send is lost
-//! and counted ([`Stats::receive_errors`], [`Stats::transmit_errors`]), and ends nothing.
+//! `Stack` handle are dropped, the driver delivers sent data for up to five seconds, resets the
+//! remaining connections and ends. When the link is gone, or a [`Driver`] is dropped earlier, every
+//! connection ends with [`NetworkDown`](crate::error::SoError::NetworkDown) or
+//! [`DriverDropped`](crate::error::SoError::DriverDropped) (both are
+//! [`ErrorKind::NetworkDown`](std::io::ErrorKind::NetworkDown)), and so does every attempt to connect
+//! or to accept one. Data received until then can be read. If the link of one of several receive queues
+//! is gone, only the connections with that home end. A frame that a link cannot receive or send is lost
+//! and counted ([`Stats::receive_errors`], [`Stats::transmit_errors`]); no connection ends by that.
 //!
 //! **ICMP errors** about a connection count only if they quote a segment that is in flight (RFC 5927);
-//! [`Stats`] counts both kinds. While connecting, an unreachable port or protocol and a prohibited way
-//! end the attempt at once, with [`ConnectionRefused`](crate::error::SoError::ConnectionRefused) (port)
-//! or [`HostUnreachable`](crate::error::SoError::HostUnreachable). An unreachable net or host and an
-//! exceeded hop limit do so only if they are still told when the SYN has been sent five times, after 15
-//! seconds, as in BSD; and nothing of the kind ends a connection that stands (RFC 1122 4.2.3.9);
-//! if it times out before the peer answers again, its error is `HostUnreachable` instead of `TimedOut`.
+//! [`Stats`] counts both kinds. While connecting, "port unreachable", "protocol unreachable" and
+//! "prohibited" end the attempt at once, with
+//! [`ConnectionRefused`](crate::error::SoError::ConnectionRefused) (port) or
+//! [`HostUnreachable`](crate::error::SoError::HostUnreachable). "Net unreachable", "host unreachable"
+//! and an exceeded hop limit do so only if they are still reported after five SYNs, 15 seconds later,
+//! as in BSD. No ICMP error ends an established connection (RFC 1122 4.2.3.9); if that times out before
+//! the peer answers again, its error is `HostUnreachable` instead of `TimedOut`.
 //!
-//! **Path MTU.** A packet that was too big makes its connection send smaller ones at once (RFC 1191, 8201),
-//! of the size that the router reports, down to packets of 552 bytes (IPv4; where a router reports less, it
-//! may cut them) or 1,280 (IPv6; a smaller report is ignored). Where routers drop packets without a report,
-//! full segments that time out twice in a row become smaller: packets of 1,064 and then of 552 bytes (IPv4),
-//! or of 1,280 (IPv6) (RFC 4821, 8899). The former size is tried again with one segment as soon as a
-//! smaller one is acknowledged, and then every ten minutes. After a router's report a connection does not
-//! return to larger packets.
+//! **Path MTU.** After a report that a packet was too big, its connection at once sends packets of the
+//! reported size (RFC 1191, 8201), down to packets of 552 bytes (IPv4; where a router reports less, it
+//! may cut them) or 1,280 (IPv6; a smaller report is ignored). Where routers drop packets without a
+//! report, full segments that time out twice in a row become smaller: packets of 1,064 and then of 552
+//! bytes (IPv4), or of 1,280 (IPv6) (RFC 4821, 8899). The former size is tried again with one segment
+//! as soon as a smaller one is acknowledged, and then every ten minutes. After a router's report a
+//! connection does not return to larger packets.
 //!
-//! What a connection has found out is remembered for its destination, for ten minutes (RFC 1191 6.3, 8201
-//! 5.3), and connections that begin later begin with it, over whichever queue; those that are there already
-//! find out for themselves. Where it was a guess they try the former size once more, and if that passes the
-//! guess is forgotten. Of more than 1,024 destinations the one that was learnt first goes. [`Builder::mss`]
-//! and [`Route`] set a smaller size from the start; [`Builder::on_unhandled`] is for frames that are not TCP's.
+//! The path MTU that a connection has found is cached for its destination for ten minutes (RFC 1191
+//! 6.3, 8201 5.3). New connections start with it, on any queue; existing ones find it by themselves. If
+//! it was found by time-outs, a new connection tries the former size once, and if that succeeds the
+//! entry is removed. The cache holds 1,024 destinations; then the oldest entry is evicted.
+//! [`Builder::mss`] and [`Route`] set a smaller size from the start; [`Builder::on_unhandled`] is for
+//! frames of other protocols than TCP.
 //!
 //! # Timers
 //!
@@ -55,76 +57,77 @@
 //! # Addresses and routes
 //!
 //! A stack has addresses of both families ([`Builder::address`], [`Stack::add_address`]) and one link,
-//! point to point: there are no gateways, and everything leaves by it. A [`Route`] says what else holds
-//! for a network ([`Builder::route`], [`Stack::set_routes`]): the source address, a smaller MTU, or that
-//! nobody is to be reached there. The longest prefix counts.
+//! point to point: there are no gateways, and all packets are sent on it. A [`Route`] sets properties
+//! of a network ([`Builder::route`], [`Stack::set_routes`]): the source address, a smaller MTU, or that
+//! it is unreachable. The longest prefix wins.
 //!
-//! A connection is made from the address that it is bound to ([`TcpSocket::bind`]); else the route's; else the
-//! stack chooses by RFC 6724 section 5, rules 1, 2, 6 and 8, among IPv4 addresses by network (RFC 1122
-//! 3.3.4.3). A link-local destination is on the only link: the scope of a
-//! [`SocketAddrV6`](std::net::SocketAddrV6) does not count. Who cannot be reached is not heard either:
-//! segments from there that would begin a connection, or be reset, are dropped and counted. Connections
-//! that stand, and pings, do not ask the routes.
+//! The source address of a connection is the one it is bound to ([`TcpSocket::bind`]), else the
+//! route's, else the stack chooses it by RFC 6724 section 5, rules 1, 2, 6 and 8, among IPv4 addresses
+//! by network (RFC 1122 3.3.4.3). A link-local destination is on the only link: the scope of a
+//! [`SocketAddrV6`](std::net::SocketAddrV6) is ignored. From unreachable networks, segments that would
+//! begin a connection, or be reset, are dropped and counted. Routes do not apply to established
+//! connections and pings.
 //!
-//! What no host on the link has is no destination and no source ("martians"): this network (0/8), loopback,
-//! multicast, reserved addresses (240/4), IPv4 addresses in the form of IPv6, the broadcast address of a
-//! network of the stack, and, as a source, the stack's own addresses; nor does a packet count whose source
-//! has chosen the route (IPv4's options LSRR and SSRR). Connecting there fails with
-//! [`InvalidInput`](std::io::ErrorKind::InvalidInput), no rule intercepts it, and what comes from there, or
-//! is an ICMP error from or about there, is dropped and counted ([`Stats::frames_bad_address`]): it begins
-//! nothing, draws no answer, and [`Builder::on_unhandled`] is not asked.
+//! Addresses that no host on the link can have ("martians") are neither destinations nor sources: this
+//! network (0/8), loopback, multicast, reserved addresses (240/4), IPv4 addresses in the form of IPv6,
+//! the broadcast address of a network of the stack, and, as a source, the stack's own addresses;
+//! source-routed packets (IPv4's options LSRR and SSRR) are treated alike. Connecting there fails with
+//! [`InvalidInput`](std::io::ErrorKind::InvalidInput), no rule intercepts such a destination, and
+//! packets from there, or ICMP errors from or about there, are dropped and counted
+//! ([`Stats::frames_bad_address`]), without an answer and without a call of [`Builder::on_unhandled`].
 //!
-//! **A stack's own addresses** are reached inside the stack, whatever the routes say, as on any host: such a
-//! connection goes from one of its sockets to another, with its segments looped back to the driver of its
-//! queue ([`TcpSocket::queue`] chooses that; the link is not asked). Listeners of every kind accept it,
-//! a closed port refuses at once, and the wire sees nothing. All else is as over a link, with segments of the
-//! link's MTU in packets of 64 KiB. [`Stats`] and [`Stack::sockets`] count and show both ends. A socket
-//! connected to itself, which BSD and Linux make by a simultaneous open, is refused with `InvalidInput`.
-//! When an address is removed, both ends go.
+//! **A stack's own addresses** are reached inside the stack, independently of routes, as on any host:
+//! the connection is between two of its sockets, and its segments are looped back to the driver of its
+//! queue ([`TcpSocket::queue`] chooses it). Listeners of every kind accept it, a closed port refuses at
+//! once, and no packet is sent on the link. Otherwise it is as over a link, with segments of the link's
+//! MTU in packets of 64 KiB. [`Stats`] and [`Stack::sockets`] count and show both ends. A socket
+//! connected to itself, which BSD and Linux make by a simultaneous open, is refused with
+//! `InvalidInput`. When an address is removed, both ends are closed.
 //!
 //! # Numbers and reuse
 //!
-//! Initial sequence numbers are those of RFC 6528: a clock of 4 us ticks, and a hash of both ends with
-//! a secret of the stack. Ports for connections that ask for none are chosen by RFC 6056 3.3.4 (double
-//! hash) in the range of [`Builder::ephemeral_ports`]: a port to one destination comes again after all
-//! others. By then the clock has passed the numbers of its former connection, unless all of them
+//! Initial sequence numbers follow RFC 6528: a clock of 4 us ticks, plus a hash of addresses and ports
+//! with a secret of the stack. Ephemeral ports are chosen by RFC 6056 3.3.4 (double hash) in the range
+//! of [`Builder::ephemeral_ports`]: a port is reused for a destination only after all others. By then
+//! the clock has passed the sequence numbers of the port's former connection, unless the connections
 //! together sent more than 250,000 bytes a second for each port of the range (4 GB/s).
 //!
 //! Timestamps (RFC 7323) are offered in every SYN and used if the peer offers them too. They count
-//! milliseconds from a number that is not to be guessed, another one for each pair of ends (RFC 7323 5.4): those
-//! of a connection are later than those of a former one between the same ends.
+//! milliseconds from an unpredictable offset for each pair of ends (RFC 7323 5.4), so those of a
+//! connection are later than those of a former one between the same ends.
 //!
-//! A connection that this side closed first is remembered ([`Builder::time_wait`]) by a record without
-//! control block or buffers. It answers as RFC 9293 3.10.7 says, with timestamps if the connection had
-//! them, and ignores resets (RFC 1337). A SYN takes its place, if a listener takes the SYN, when its
-//! timestamp is newer than the last one received; if one of the two connections has no timestamps, or
-//! both are equal, when it is beyond the last sequence number received, or has the first timestamp
-//! between these ends (RFC 6191 2). The new connection's numbers are larger than the old one's (RFC 1122
-//! 4.2.2.13). Any other SYN, also one with a FIN or an acknowledgement, draws the last acknowledgement.
-//! Connecting takes the port of one that is at least a second old, again with larger numbers, where the
-//! ports to a destination are used up: a proxy may open as many connections a second to one server as there
-//! are ports. Of too many records ([`Builder::time_wait_limit`]) the oldest goes.
+//! A connection that this side closed first stays in TIME-WAIT ([`Builder::time_wait`]) as a record
+//! without control block or buffers. It answers as RFC 9293 3.10.7 requires, with timestamps if the
+//! connection had them, and ignores resets (RFC 1337). A SYN that a listener accepts replaces it if its
+//! timestamp is newer than the last one received; or, if one of the two connections has no timestamps
+//! or both are equal, if it is beyond the last sequence number received, or has the first timestamp
+//! between these ends (RFC 6191 2). The new connection's initial sequence number is larger than the old
+//! one's (RFC 1122 4.2.2.13). Any other SYN, also one with a FIN or an acknowledgement, is answered
+//! with the last acknowledgement. When all ports to a destination are in use, connecting reuses the
+//! port of a record that is at least a second old, also with larger sequence numbers: a proxy may open
+//! as many connections a second to one server as there are ports. Beyond the limit
+//! ([`Builder::time_wait_limit`]) the oldest record is dropped.
 //!
 //! # Files
 //!
 //! | file | contents |
 //! |---|---|
-//! | `builder`, `config` | how a stack is built, and with which settings |
-//! | `shared` | what handles, connections and drivers share, by owner |
+//! | `builder`, `config` | building a stack; its settings |
+//! | `shared` | state shared by handles, connections and drivers, by owner |
 //! | `driver` | receiving: a batch; several stacks in one thread (`multi`), queues, timers (`run_queue`) |
-//! | `demux` | to which connection a packet belongs (`conn_table`); answers without one (`stateless`); the hook (`unhandled`) |
+//! | `demux` | look-up of a packet's connection (`conn_table`); answers without one (`stateless`); the hook (`unhandled`) |
 //! | `accept` | connections that peers open: backlog, SYN queue, cookies, limits, rules of interception |
 //! | `connect`, `tcp_socket` | connections that this side opens |
-//! | `stream`, `listener`, `conditional`, `aio` | the handles of users |
+//! | `stream`, `listener`, `conditional`, `aio` | the program's handles |
 //! | `routes`, `source_address`, `paths`, `isn`, `ephemeral_ports` | addresses and routes, path MTUs, ports and initial sequence numbers |
-//! | `loopback`, `fused_link` | the two ways out: to the stack itself, and by the link |
+//! | `loopback`, `fused_link` | the two outputs: to the stack itself, and to the link |
 //! | `stats`, `netstat` | counters and listings |
 //! | `packet` | tests that read like packet traces |
 //!
 //! # Locks
 //!
-//! All leaves: the table's shards, addresses and routes, path MTUs, listeners, half-open connections, held SYNs,
-//! the run queue, the control interface.
+//! All leaves: the table's shards, addresses and routes, path MTUs, listeners, half-open connections,
+//! held SYNs, the run queue, the ICMP interface.
 
 mod accept;
 #[cfg(feature = "async")]
@@ -176,7 +179,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-/// See the module.
+/// The handle of a stack; see the module.
 #[derive(Debug, Clone)]
 pub struct Stack {
     handle: Arc<Handle>,
@@ -232,12 +235,12 @@ impl Stack {
         Builder::new(queues.map(|link| Arc::new(link) as Arc<dyn Link>).collect())
     }
 
-    /// How many receive queues the link has, and so how many drivers the stack.
+    /// Number of the link's receive queues, and of the stack's drivers.
     pub fn queues(&self) -> usize {
         self.shared().queues.len()
     }
 
-    /// Counters of each receive queue at this moment, in their order.
+    /// A snapshot of the counters of each receive queue, in their order.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -252,7 +255,7 @@ impl Stack {
         queues.map(QueueStats::of).collect()
     }
 
-    /// The stack's addresses at this moment.
+    /// The stack's present addresses.
     pub fn addresses(&self) -> Vec<IpNet> {
         self.shared().addressing.network.lock().addresses().to_vec()
     }
@@ -277,13 +280,14 @@ impl Stack {
         self.shared().addressing.network.lock().add_address(address)
     }
 
-    /// Takes an address away, also the last one. The connections of the address end with
-    /// [`AddressRemoved`](crate::error::SoError::AddressRemoved), and their peers get a reset, but for those on
-    /// the stack itself, which end alike; listeners stay, and hear nothing until the address is back.
+    /// Removes an address, also the last one. The connections of the address end with
+    /// [`AddressRemoved`](crate::error::SoError::AddressRemoved), and their peers get a reset (peers on
+    /// the stack itself end with the same error). Listeners stay, and accept no connection until the
+    /// address is added again.
     ///
     /// # Errors
-    /// [`NoSuchAddress`](RouteError::NoSuchAddress), and [`InUse`](RouteError::InUse) if a route names
-    /// it.
+    /// [`NoSuchAddress`](RouteError::NoSuchAddress), and [`InUse`](RouteError::InUse) if it is the
+    /// source of a route.
     pub fn remove_address(&self, address: IpAddr) -> Result<(), RouteError> {
         let shared = self.shared();
         shared.addressing.network.lock().remove_address(address)?;
@@ -291,7 +295,8 @@ impl Stack {
             let tuple = &conn.tuple;
             tuple.local == address || conn.home.looped && tuple.remote == address
         };
-        // Those of whom it is the peer come first, so that none of them is reset by the other end.
+        // Connections with this address as peer come first, so that none of them is reset by its other
+        // end.
         let mut all: Vec<_> = shared.table.all().into_iter().filter(of_address).collect();
         all.sort_by_key(|conn| conn.tuple.local == address);
         for conn in all {
@@ -300,13 +305,12 @@ impl Stack {
         Ok(())
     }
 
-    /// The routes that were given, the longest prefixes first.
+    /// The configured routes, the longest prefixes first.
     pub fn routes(&self) -> Vec<(IpNet, Route)> {
         self.shared().addressing.network.lock().routes().to_vec()
     }
 
-    /// Replaces all routes at once, see [`Builder::route`]. What holds for a connection is decided when
-    /// it begins: those that stand go on as before.
+    /// Replaces all routes at once, see [`Builder::route`]. Existing connections are not affected.
     ///
     /// ```
     /// use sosplice::stack::Route;
@@ -322,18 +326,18 @@ impl Stack {
     /// ```
     ///
     /// # Errors
-    /// See [`RouteError`]; the former routes are there as before.
+    /// See [`RouteError`]; the former routes stay in force.
     pub fn set_routes(
         &self,
         routes: impl IntoIterator<Item = (IpNet, Route)>,
     ) -> Result<(), RouteError> {
-        // The author's iterator runs with no lock held.
+        // The caller's iterator runs with no lock held.
         let routes: Vec<_> = routes.into_iter().collect();
         self.shared().addressing.network.lock().set_routes(routes)
     }
 
-    /// Counters, and what there is at this moment. Looks at every connection, and locks none: its
-    /// buffers are locked one after the other, each for a moment.
+    /// Counters and present quantities. Visits every connection without owning it; its buffers are
+    /// locked one after the other, each for a moment.
     pub fn stats(&self) -> Stats {
         let shared = self.shared();
         let frames = shared.queues.iter().map(|queue| queue.frames.get()).sum();
@@ -399,7 +403,7 @@ impl Stack {
         stats
     }
 
-    /// What each driver of the stack has done.
+    /// Counters of each driver of the stack.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};

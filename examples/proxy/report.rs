@@ -98,7 +98,7 @@ pub(crate) fn counters(name: &str, stack: &Stack) -> String {
         (stats.attempts_failed, "attempts failed"),
         (stats.connections_reset, "connections reset"),
         (stats.buffer_memory as u64, "bytes of buffers"),
-        (stats.ahead_memory as u64, "bytes out of order"),
+        (stats.reassembly_memory as u64, "bytes out of order"),
         (stats.broken, "BROKEN INVARIANTS"),
     ];
     let shown = all.iter().filter(|(count, _)| *count > 0);

@@ -1,4 +1,4 @@
-//! What the splices of a pool are doing, at one moment.
+//! A snapshot of the splices of a pool.
 
 use super::machine::{Reason, State};
 use super::task::{Endpoint, Task};
@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a splice is doing.
+/// The state of a splice in listings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SpliceState {
@@ -25,7 +25,7 @@ pub enum SpliceState {
     WaitsForRoom,
     /// Waits until its rate allows more.
     WaitsForRate,
-    /// Moves no more: it has ended, and its last pass is about to.
+    /// Detached, while its last pass still runs.
     Ending,
 }
 
@@ -56,7 +56,7 @@ impl fmt::Display for SpliceState {
     }
 }
 
-/// A splice at one moment.
+/// A snapshot of a splice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SpliceInfo {
@@ -74,16 +74,16 @@ pub struct SpliceInfo {
     pub limit: Option<u64>,
     /// Ends when no byte has moved for so long.
     pub idle: Option<Duration>,
-    /// What it is doing.
+    /// Its state.
     pub state: SpliceState,
     /// Number of its worker in the pool, from 0.
     pub worker: usize,
-    /// Where it moves its bytes.
+    /// The thread in which it moves its bytes.
     pub dispatch: Dispatch,
 }
 
-/// Splices as netstat might print them, a line for each below one with the names of the columns. The
-/// idle timeout is in seconds.
+/// Splices in the style of netstat: a line for each below a header line. The idle timeout is in
+/// seconds.
 ///
 /// ```
 /// use sosplice::{local, splice::{Options, SplicePool, SpliceTable}};
@@ -98,7 +98,7 @@ pub struct SpliceInfo {
 pub struct SpliceTable<'a>(pub &'a [SpliceInfo]);
 
 impl SplicePool {
-    /// The splices of the pool that have not ended, by their numbers. No buffer is locked.
+    /// The splices of the pool that have not ended, ordered by their numbers. Locks no buffer.
     ///
     /// ```
     /// use sosplice::{local, splice::{Options, SplicePool, SpliceState}};
@@ -132,7 +132,8 @@ impl Endpoint {
 impl Task {
     /// `None` if it has ended.
     fn info(&self) -> Option<SpliceInfo> {
-        // First: as long as no end is recorded, the source counts this splice's bytes and no later one's.
+        // Read first: as long as no end is recorded, the source's counter belongs to this splice and
+        // not to a later one.
         let bytes = self.source.end.spliced();
         let (state, passes) = self.status.standing()?;
         Some(SpliceInfo {

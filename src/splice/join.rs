@@ -1,11 +1,11 @@
 //! Both directions between two sockets, and the sockets themselves: [`join`].
 //!
-//! Each direction is a splice. The callback for its end ([`Both::lane_ended`]) holds the sockets, so they
-//! stay open until both directions have ended; [`Join`] holds them too. An idle time is one of the
-//! connection, not of a direction: a direction that ends by it is spliced again while the other one moves
-//! bytes.
+//! Each direction is a splice. The callback for its end ([`Both::lane_ended`]) holds the sockets, so
+//! they stay open until both directions have ended; [`Join`] holds them too. The idle timeout is for
+//! the connection, not for a direction: a direction that ends by it is spliced again if the other one
+//! has moved bytes.
 //!
-//! Locks: the state (5). Nothing else is locked under it.
+//! Locks: the state (5), a leaf.
 
 use super::{
     Cause, End, Options, Shared, Splice, SpliceError, check_options, set_up_both, set_up_in,
@@ -20,21 +20,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// Splices two sockets to each other, both ways, and keeps them open as long as that lasts.
+/// Splices two sockets to each other, both ways, and keeps them open while the splices last.
 ///
-/// A socket that is passed by value is given away: it is closed when both directions have ended and the
-/// [`Join`] is dropped. One that is passed by reference (or of which there are clones) stays open beyond
-/// that. Any two sockets will do: of stacks, of the operating system, in memory.
+/// A socket that is passed by value is closed when both directions have ended and the [`Join`] is
+/// dropped. One that is passed by reference (or of which there are clones) stays open beyond that. Any
+/// two sockets can be joined: of stacks, of the operating system, in memory.
 ///
 /// The options hold for each direction, with these meanings:
 ///
 /// * `limit`: of each direction its own.
-/// * `idle`: of both together. When neither has moved a byte for that time (counted in whole periods, so
-///   after twice that at the latest) both end, with [`Cause::Idle`]. Of two single splices each would end by
-///   itself, so a long download would lose its other direction.
-/// * `rate`: of each direction its own. It starts afresh after an idle time of the direction.
-/// * `forward_eof`, `forward_reset`: as for a splice. A proxy wants both; without the first the peer does
-///   not learn of an end before the sockets are closed.
+/// * `idle`: of both together. When neither has moved a byte for that time (counted in whole periods,
+///   so after twice that at the latest) both end, with [`Cause::Idle`]. With two separate splices each
+///   direction would time out by itself, so a long download would lose its other direction.
+/// * `rate`: of each direction its own. Its burst is full again after the direction was idle.
+/// * `forward_eof`, `forward_reset`: as for a splice. A proxy needs both; without the first the peer
+///   receives no FIN before the sockets are closed.
 ///
 /// ```
 /// use sosplice::{local, splice::{self, Cause, Options}};
@@ -56,9 +56,9 @@ use std::time::{Duration, Instant};
 /// ```
 ///
 /// # Errors
-/// See [`SpliceError`]; the source and the sink that it names are those of the direction from `a` to `b` or,
-/// if nothing is wrong with that, of the other one. No byte has moved then. The sockets that were given away are
-/// closed.
+/// See [`SpliceError`]; the source and the sink that it names are those of the direction from `a` to
+/// `b` or, if that can be spliced, of the other one. No byte has been moved, and sockets that were
+/// passed by value are closed.
 pub fn join(
     a: impl AsRef<Socket>,
     b: impl AsRef<Socket>,
@@ -72,7 +72,7 @@ pub fn join(
     let splices = set_up_both(&sockets, &options, &pool)?;
     let both = Arc::new(Both {
         sockets,
-        // Its handle would keep the pool open.
+        // Without the handle, which would keep the pool open.
         options: Options {
             pool: None,
             ..options
@@ -88,13 +88,13 @@ pub fn join(
     Ok(Join { both })
 }
 
-/// Two sockets that are spliced to each other, to be watched or ended. Made by [`join`].
+/// The handle of two sockets that are spliced to each other. Made by [`join`].
 ///
-/// Dropping the handle leaves both directions running, as for a [`Splice`]: the sockets stay open
-/// until both have ended, and are closed then. ([`abort`](Self::abort) and
-/// [`unsplice`](Self::unsplice) end them earlier; so do the options, the pool when its last handle is dropped, and the
-/// stack when it goes down.) While there is a handle the sockets stay open, so what a direction has left on
-/// its source can be read there.
+/// Dropping the handle leaves both directions running, as for a [`Splice`]: the sockets stay open until
+/// both have ended, and are closed then. ([`abort`](Self::abort) and [`unsplice`](Self::unsplice) end
+/// them earlier; so do the options, the pool when its last handle is dropped, and the stack when it
+/// goes down.) While there is a handle the sockets stay open, so bytes that a direction has left on its
+/// source can be read there.
 ///
 /// ```
 /// use sosplice::{local, splice::{self, Options}};
@@ -121,8 +121,8 @@ pub struct Ends {
 }
 
 impl Join {
-    /// Waits until both directions have ended. Not for a worker or driver thread, which may be the one to
-    /// end them.
+    /// Waits until both directions have ended. Must not be called in a worker or driver thread, which
+    /// may be the one that ends them.
     pub fn wait(&self) -> Ends {
         let ends = self.both.wait(None);
         ends.expect("invariant: without a deadline only the ends are waited for")
@@ -163,7 +163,7 @@ impl Join {
         }
     }
 
-    /// Calls `callback` once when both directions have ended, as [`Splice::on_end`] does.
+    /// Calls `callback` once when both directions have ended; see [`Splice::on_end`].
     ///
     /// ```
     /// use sosplice::{local, splice::{self, Options}};
@@ -198,8 +198,8 @@ impl Join {
         (a, b)
     }
 
-    /// Ends what still runs, as [`Splice::unsplice`] does, and leaves the sockets open while there is a
-    /// handle of them or of this. Does nothing if both have ended.
+    /// Ends the directions that have not ended, as [`Splice::unsplice`] does, and leaves the sockets
+    /// open while there is a handle of them or of this.
     ///
     /// ```
     /// use sosplice::{local, splice::{self, Cause, Options}};
@@ -218,8 +218,8 @@ impl Join {
         self.both.stop(Cause::Unspliced);
     }
 
-    /// Ends both connections at once and tells the peers (a TCP reset), see [`Socket::abort`]. Both
-    /// directions end by that.
+    /// Ends both connections at once and notifies the peers (a TCP reset), see [`Socket::abort`]. This
+    /// ends both directions.
     pub fn abort(&self) {
         self.both.sockets.iter().for_each(Socket::abort);
     }
@@ -236,7 +236,7 @@ impl fmt::Debug for Join {
     }
 }
 
-/// What the handle and the callbacks of both splices share.
+/// The state shared by the handle and the callbacks of both splices.
 struct Both {
     sockets: [Socket; 2],
     options: Options,
@@ -250,19 +250,19 @@ struct Both {
 struct State {
     /// From each socket to the other one.
     lanes: [Lane; 2],
-    /// No splice is set up any more, and those that are there end by this.
+    /// Set when the join is to end: no splice is set up any more, and the present ones end with this
+    /// cause.
     stopped: Option<Cause>,
     waiters: Vec<Waiter>,
 }
 
-/// One direction.
 #[derive(Default)]
 struct Lane {
     /// `None` between two splices, and at the end.
     splice: Option<Arc<Splice>>,
-    /// What its earlier splices have moved, and in how many passes.
+    /// Bytes and passes of its earlier splices.
     before: (u64, u64),
-    /// What the other direction had moved when the splice began.
+    /// Bytes that the other direction had moved when the splice began.
     other_then: u64,
     end: Option<End>,
 }
@@ -283,7 +283,7 @@ impl State {
 }
 
 impl Both {
-    /// A splice of this direction is set up.
+    /// Registers a new splice of this direction.
     fn watch(self: &Arc<Self>, lane: usize, splice: Splice) {
         let splice = Arc::new(splice);
         let stopped = {
@@ -298,7 +298,6 @@ impl Both {
         splice.on_end(move |end| both.lane_ended(lane, end));
     }
 
-    /// Bytes that a direction has moved.
     fn carried(&self, lane: usize) -> u64 {
         let (before, splice) = {
             let state = self.state.lock();
@@ -334,8 +333,7 @@ impl Both {
         }
     }
 
-    /// Splices a direction once more that was idle while the other one was not. If that cannot be, it has
-    /// ended like this.
+    /// Splices an idle direction again if the other one has moved bytes. Otherwise returns its end.
     fn again(&self, lane: usize, end: End) -> Result<Splice, End> {
         let now = self.pool.now();
         let left = self.expires.map(|at| at.saturating_duration_since(now));
@@ -366,10 +364,10 @@ impl Both {
         let (waiters, ends) = waiters;
         waiters
             .into_iter()
-            .for_each(|waiter| self.tell(waiter, ends));
+            .for_each(|waiter| self.notify(waiter, ends));
     }
 
-    /// Ends what still runs.
+    /// Ends the directions that have not ended.
     fn stop(&self, cause: Cause) {
         let splices = {
             let mut state = self.state.lock();
@@ -406,12 +404,12 @@ impl Both {
             }
         };
         if let Some((ends, waiter)) = over {
-            self.tell(waiter, ends);
+            self.notify(waiter, ends);
         }
     }
 
-    /// Calls the user's code, as all such code is called.
-    fn tell(&self, waiter: Waiter, ends: Ends) {
+    /// Calls the code of the program through the callback queue.
+    fn notify(&self, waiter: Waiter, ends: Ends) {
         let call = Once::new(move || match waiter {
             Waiter::Callback(callback) => callback(ends),
             #[cfg(feature = "async")]
@@ -440,7 +438,7 @@ impl Future for JoinEnded {
     type Output = Ends;
 
     fn poll(self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ends> {
-        // A waker is the user's code: cloned with nothing held.
+        // A waker is foreign code: cloned with no lock held.
         let new = cx.waker().clone();
         let mut state = self.both.state.lock();
         if let Some(ends) = state.ends() {

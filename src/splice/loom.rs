@@ -1,6 +1,6 @@
-//! Models of splices: every way in which two or three threads can interleave, with the real sockets,
-//! splices and workers over the pair in memory. Each says one thing, and fails without the
-//! protection that its twin takes away. Buffers of one or two bytes, workers run by hand.
+//! Models of splices: all interleavings of two or three threads, with the real sockets, splices and
+//! workers over the pair in memory. Each model checks one claim, and must fail when its protection is
+//! switched off. Buffers hold one or two bytes, workers run by hand.
 
 #![cfg(sosplice_loom)]
 
@@ -57,7 +57,7 @@ impl World {
         }
     }
 
-    /// With the first pass over.
+    /// Sets up the splice and runs its first pass.
     fn splice(&self) -> Splice {
         self.splice_with(self.options())
     }
@@ -66,19 +66,19 @@ impl World {
         self.b.splice_to(&self.c, options).unwrap()
     }
 
-    /// A reference to the splice, so that it is not gone before a thread looks: loom does not see
-    /// the count.
+    /// A reference that keeps the splice alive until a thread uses it: loom does not track the
+    /// reference count.
     fn keep(&self) -> Option<Arc<dyn Upcall>> {
         self.b.end().rcv().diversion().cloned()
     }
 
-    /// A worker until it finds nothing to do.
+    /// Runs a worker until it has no work.
     fn work(&self) {
         while self.pool.run_one() {}
     }
 }
 
-/// A worker in a thread of its own, until it finds nothing to do.
+/// Runs a worker in a thread of its own until it has no work.
 fn work(pool: &SplicePool) -> JoinHandle<()> {
     let pool = pool.clone();
     spawn(move || while pool.run_one() {})
@@ -90,12 +90,12 @@ fn received(socket: &Socket) -> Vec<u8> {
     bytes[..count].to_vec()
 }
 
-/// What was told about the end of a splice.
+/// The ends that a callback received.
 #[derive(Clone, Default)]
 struct Told(Arc<Mutex<Vec<(End, usize)>>>);
 
 impl Told {
-    /// Notes each end, and how many bytes `d` has then.
+    /// Records each end, and the number of bytes that `d` has then.
     fn listen(splice: &Splice, d: &Socket) -> Told {
         let told = Told::default();
         let (ends, d) = (told.0.clone(), d.clone());
@@ -111,7 +111,7 @@ impl Told {
     }
 }
 
-/// A clock that stands still until it is moved on.
+/// A clock that is advanced by hand.
 #[derive(Debug)]
 struct TestClock(Mutex<Instant>);
 

@@ -2,16 +2,16 @@
 //!
 //! | state | meaning |
 //! |---|---|
-//! | `Idle(reason)` | nothing to do until the edge that the reason waits for, or until either side closes |
+//! | `Idle(reason)` | no work until the wake-up that the reason waits for, or until either side closes |
 //! | `Queued` | a pass is to run: on a worker's queue, on a run list, or the first one in the caller |
-//! | `Running` | a pass runs; `rescan` says that a wake-up came meanwhile, so that it must not go idle |
-//! | `Closing` | off both buffers, while its last pass still tells the protocols |
-//! | `Ended` | off both buffers, nothing runs; late wake-ups, queue entries and timers do nothing |
+//! | `Running` | a pass runs; `rescan`: a wake-up came meanwhile, so it must not go idle |
+//! | `Closing` | detached from both buffers, while its last pass still notifies the protocols |
+//! | `Ended` | detached from both buffers, no pass runs; late wake-ups, queue entries and timers do nothing |
 //!
-//! There is no state for the set-up: it puts the splice on both buffers at once, with both locked,
-//! and it is born `Queued` for the first pass. There is no waiting for a pass either: whoever ends
-//! the splice takes it off both buffers with both locked, and a pass moves bytes only while it is
-//! on them, so nothing moves afterwards and the byte count is final.
+//! There is no state for the set-up: the splice is attached to both buffers with both locked, and
+//! starts as `Queued` for its first pass. Ending a splice does not wait for a pass: the splice is
+//! detached with both buffers locked, and a pass moves bytes only while it is attached, so afterwards
+//! no bytes are moved and the byte count is final.
 
 use crate::protocol::Wakeup;
 use crate::sync::{Protection, intact};
@@ -19,18 +19,18 @@ use crate::sync::{Protection, intact};
 #[cfg(test)]
 mod model;
 
-/// Why a splice has nothing to do.
+/// Why a splice is idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Reason {
     /// The source is empty, or has fewer bytes than the low-water mark.
     NoData,
     /// The sink has no room, or is not connected yet.
     NoRoom,
-    /// The rate allows nothing at the moment.
+    /// The rate allows no bytes now.
     Rate,
 }
 
-/// Where a splice is.
+/// The state of a splice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum State {
     Idle(Reason),
@@ -40,39 +40,39 @@ pub(super) enum State {
     Ended,
 }
 
-/// What happens to a splice.
+/// An event for a splice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Event {
     /// One of its buffers has changed.
     Wake(Wakeup),
     /// The rate allows bytes again.
     Refill,
-    /// A thread has come to run a pass.
+    /// A thread starts a pass.
     Start,
-    /// The pass could have gone on.
+    /// The pass has used up its quantum.
     DoneMore,
     /// The pass has stopped for this reason.
     DoneIdle(Reason),
-    /// It was taken off both buffers.
+    /// It was detached from both buffers.
     Detach,
 }
 
-/// What is to be done about it.
+/// The action for an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Action {
     Nothing,
-    /// Have a pass run.
+    /// Queue a pass.
     Enqueue,
-    /// Run the pass, now.
+    /// Run the pass now.
     Run,
-    /// It is over: tell who waits for the end.
+    /// It has ended: notify the waiting threads and callbacks.
     Complete,
-    /// This cannot happen.
+    /// The event is impossible in this state.
     Invalid,
 }
 
-/// The table.
+/// The transition table.
 pub(super) fn step(state: State, event: Event) -> (State, Action) {
     match state {
         State::Idle(reason) => idle(reason, event),

@@ -1,9 +1,9 @@
-//! How to splice.
+//! Options of a splice.
 
 use super::{Dispatch, Rate, SplicePool};
 use std::time::Duration;
 
-/// How to splice.
+/// Options of a splice.
 ///
 /// ```
 /// use sosplice::splice::Options;
@@ -13,14 +13,14 @@ use std::time::Duration;
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Options {
-    /// Ends after exactly this many bytes; what follows stays on the source.
+    /// Ends after exactly this many bytes; later bytes stay on the source.
     pub limit: Option<u64>,
     /// Ends when no byte has moved for so long (OpenBSD's meaning of the timeout).
     pub idle: Option<Duration>,
-    /// Ends after this time, whatever has moved (FreeBSD's meaning).
+    /// Ends after this time, whether or not bytes have been moved (FreeBSD's meaning).
     pub lifetime: Option<Duration>,
-    /// When the source's stream has ended and its last byte is moved, shut the sink down for
-    /// writing. Neither kernel does. (A source that has failed has no such end.)
+    /// When the source's stream has ended and its last byte is moved, shut the sink down for writing.
+    /// Neither kernel does. (Not when the source has failed.)
     pub forward_eof: bool,
     /// Datagrams keep their addresses: each goes to the peer, and from the address, that it came with in the place
     /// of the one that the sink is connected to, which then need not be connected. Neither kernel does. Of a
@@ -30,54 +30,54 @@ pub struct Options {
     /// kernel does.
     pub forward_reset: bool,
     /// With fewer bytes than this on the source, wait for more before moving them. The end of the
-    /// stream and the limit override it; half of the source's high-water mark is the most. For bulk
-    /// data only: the last bytes before a pause of the peer wait until it goes on.
+    /// stream and the limit override it; it is capped at half of the source's high-water mark. For bulk
+    /// data only: when the peer pauses, its last bytes wait until it sends more.
     pub lowat: usize,
     /// Moves no more bytes than this rate allows.
     pub rate: Option<Rate>,
-    /// Where it moves its bytes; as the pool says if not set.
+    /// The thread in which it moves its bytes; the pool's setting by default.
     pub dispatch: Option<Dispatch>,
-    /// The pool it runs in; [`SplicePool::global`] if not set.
+    /// The pool it runs in; [`SplicePool::global`] by default.
     pub pool: Option<SplicePool>,
 }
 
 impl Options {
-    /// Sets [`limit`](field@Self::limit); `None` takes it back.
+    /// Sets [`limit`](field@Self::limit); `None` removes it.
     #[must_use]
     pub fn limit(mut self, limit: impl Into<Option<u64>>) -> Options {
         self.limit = limit.into();
         self
     }
 
-    /// Sets [`idle`](field@Self::idle); `None` takes it back.
+    /// Sets [`idle`](field@Self::idle); `None` removes it.
     #[must_use]
     pub fn idle(mut self, idle: impl Into<Option<Duration>>) -> Options {
         self.idle = idle.into();
         self
     }
 
-    /// Sets [`lifetime`](field@Self::lifetime); `None` takes it back.
+    /// Sets [`lifetime`](field@Self::lifetime); `None` removes it.
     #[must_use]
     pub fn lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Options {
         self.lifetime = lifetime.into();
         self
     }
 
-    /// Sets [`rate`](field@Self::rate); `None` takes it back.
+    /// Sets [`rate`](field@Self::rate); `None` removes it.
     #[must_use]
     pub fn rate(mut self, rate: impl Into<Option<Rate>>) -> Options {
         self.rate = rate.into();
         self
     }
 
-    /// Sets [`dispatch`](field@Self::dispatch); `None` takes it back.
+    /// Sets [`dispatch`](field@Self::dispatch); `None` removes it.
     #[must_use]
     pub fn dispatch(mut self, dispatch: impl Into<Option<Dispatch>>) -> Options {
         self.dispatch = dispatch.into();
         self
     }
 
-    /// Sets [`pool`](field@Self::pool); `None` takes it back.
+    /// Sets [`pool`](field@Self::pool); `None` removes it.
     #[must_use]
     pub fn pool(mut self, pool: impl Into<Option<SplicePool>>) -> Options {
         self.pool = pool.into();

@@ -1,19 +1,18 @@
 //! The threads that splices run on.
 //!
-//! Each worker has a queue, on which a splice is at most once, and timers. A splice stays with its
-//! worker; both directions of a connection pair share one; those of a stack with several receiving
-//! threads are spread over workers as over these. The queue is a channel, so a wake-up of
-//! a busy worker costs no system call; passes of different splices alternate, because a splice that
-//! has more to do goes to the back.
+//! Each worker has timers and a queue, which holds a splice at most once. A splice stays with its
+//! worker; both directions of a connection pair share one; the splices of a stack with several
+//! receiving threads follow those threads. The queue is a channel, so a wake-up of a busy worker costs
+//! no system call; passes of different splices alternate, because a splice that has more to do goes to
+//! the back.
 //!
-//! A pool that is closed says so, then ends the splices it finds, then wakes its workers; a splice that
-//! is set up is put where it can be found, then asks whether the pool is closed. So none is left
-//! behind, and no worker sleeps on (models: `shutdown_with_work_queued`, `close_against_everything`). Those
-//! who wait for an end, and were handed over to a worker, are told in the same way
-//! (`handed_over_against_shutdown`).
+//! Closing a pool sets its flag, then ends the splices in its list, then wakes the workers; setting up
+//! a splice adds it to the list, then checks the flag. So no splice is missed, and every worker wakes
+//! (models: `shutdown_with_work_queued`, `close_against_everything`). The same order covers
+//! notifications that were handed over to a worker (`handed_over_against_shutdown`).
 //!
-//! Queue and timers hold splices weakly. Locks: leaves (5), one at a time. A user's handle is a
-//! [`SplicePool`]; workers and splices hold [`Shared`], so the last handle can end them.
+//! Queue and timers hold weak references. Locks: leaves (5), one at a time. The program's handle is a
+//! [`SplicePool`]; workers and splices hold [`Shared`], so dropping the last handle can end them.
 
 use super::Dispatch;
 use super::stats::{Counts, Stats, WorkerStats};
@@ -28,17 +27,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-/// Bytes that one pass moves at most, unless the builder says otherwise.
+/// Bytes that one pass moves at most, by default.
 pub const DEFAULT_QUANTUM: usize = 256 * 1024;
 
-/// Two for each pair of connections, of as many as a stack has by default at each end.
+/// Two splices for each pair of connections, with the default number of connections of a stack.
 const MAX_SPLICES: usize = 2 << 20;
 
 /// A pool of worker threads for splices.
 ///
-/// Clones are the same pool. Its threads start with the first splice. When the last clone is
-/// dropped, splices that still run end with [`Cause::PoolClosed`](super::Cause::PoolClosed) and the threads finish; nobody
-/// waits for them.
+/// Clones are the same pool. Its threads start with the first splice. When the last clone is dropped,
+/// splices that still run end with [`Cause::PoolClosed`](super::Cause::PoolClosed) and the threads
+/// finish; the drop does not wait for them.
 ///
 /// ```
 /// use sosplice::{local, splice::{Options, SplicePool}};
@@ -66,7 +65,7 @@ impl Drop for Handle {
     }
 }
 
-/// What a [`SplicePool`] is made of.
+/// Settings of a [`SplicePool`].
 #[derive(Debug)]
 #[must_use]
 pub struct Builder {
@@ -86,8 +85,8 @@ impl Builder {
         self
     }
 
-    /// Where the pool's time comes from. Threads wait in real time; a clock of another kind is for
-    /// a [`manual`](Self::manual) pool.
+    /// The pool's clock. Threads wait in real time; use another clock only with a
+    /// [`manual`](Self::manual) pool.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Builder {
         self.clock = clock;
         self
@@ -99,15 +98,15 @@ impl Builder {
         self
     }
 
-    /// Where splices run that do not say it themselves, [`Dispatch::Adaptive`] if not set.
+    /// Dispatch of splices whose options do not set it; [`Dispatch::Adaptive`] by default.
     pub fn dispatch(mut self, dispatch: Dispatch) -> Builder {
         self.dispatch = dispatch;
         self
     }
 
-    /// The processors that the workers run on, counted from 0 as in `/proc/cpuinfo`: the first worker on
-    /// the first of them, and so on, beginning again when there are more workers. By default the system
-    /// decides. A processor that is not there makes the first splice fail with
+    /// The processors that the workers run on, counted from 0 as in `/proc/cpuinfo`: the first worker
+    /// on the first of them, and so on, beginning again when there are more workers. By default the
+    /// system decides. A processor that is not available makes the first splice fail with
     /// [`NoProcessor`](super::SpliceError::NoProcessor).
     ///
     /// ```
@@ -124,11 +123,11 @@ impl Builder {
         self
     }
 
-    /// How many splices the pool has at most at a time; 2,097,152 if not set, one for each direction of
-    /// as many pairs of connections as two stacks have by default. Beyond it
+    /// Maximum number of splices at a time; 2,097,152 if not set, one for each direction of as many
+    /// pairs of connections as two stacks have by default. Beyond it
     /// [`splice_to`](crate::Socket::splice_to) fails with
-    /// [`TooManySplices`](super::SpliceError::TooManySplices), which is counted
-    /// ([`Stats::refused`]); a splice that has ended makes room.
+    /// [`TooManySplices`](super::SpliceError::TooManySplices), which is counted ([`Stats::refused`]); a
+    /// splice that ends makes room for another.
     ///
     /// ```
     /// use sosplice::{local, splice::{Options, SpliceError, SplicePool}};
@@ -148,13 +147,13 @@ impl Builder {
         self
     }
 
-    /// No threads: the workers work when [`SplicePool::run_one`] is called.
+    /// No threads: the workers run in [`SplicePool::run_one`].
     pub fn manual(mut self) -> Builder {
         self.manual = true;
         self
     }
 
-    /// The pool.
+    /// Builds the pool.
     pub fn build(self) -> SplicePool {
         let per_processor = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let workers = self.workers.unwrap_or_else(per_processor);
@@ -181,7 +180,7 @@ impl Builder {
 }
 
 impl SplicePool {
-    /// A pool to be set up.
+    /// Settings of a new pool.
     pub fn builder() -> Builder {
         Builder {
             workers: None,
@@ -194,7 +193,7 @@ impl SplicePool {
         }
     }
 
-    /// The pool of splices that name none: a worker for each processor.
+    /// The default pool: a worker for each processor.
     ///
     /// ```
     /// assert!(sosplice::splice::SplicePool::global().workers() >= 1);
@@ -209,12 +208,12 @@ impl SplicePool {
         self.handle.shared.workers.len()
     }
 
-    /// What its splices have done so far.
+    /// Counters of its splices.
     pub fn stats(&self) -> Stats {
         self.handle.shared.counts.snapshot()
     }
 
-    /// What each worker has done so far, and has to do.
+    /// Counters and queue lengths of the workers.
     ///
     /// ```
     /// use sosplice::splice::SplicePool;
@@ -231,7 +230,7 @@ impl SplicePool {
     }
 
     /// For a [`manual`](Builder::manual) pool: fires one timer that is due, or else runs one pass.
-    /// `false` if there is nothing to do now. Workers take turns.
+    /// `false` if there is no work now. Workers take turns.
     pub fn run_one(&self) -> bool {
         let shared = &self.handle.shared;
         let count = shared.workers.len();
@@ -239,8 +238,8 @@ impl SplicePool {
         (0..count).any(|turn| shared.workers[first.wrapping_add(turn) % count].run_one(shared))
     }
 
-    /// The next time at which [`run_one`](Self::run_one) may have something to do, if nothing else
-    /// happens: a simulator lets its clock jump to it.
+    /// The next time at which [`run_one`](Self::run_one) may have work, without other events: a
+    /// simulator advances its clock to it.
     pub fn poll_at(&self) -> Option<Instant> {
         let workers = self.handle.shared.workers.iter();
         workers
@@ -263,7 +262,7 @@ mod tests {
     use std::thread::yield_now;
     use std::time::Duration;
 
-    /// Time that only moves when told to.
+    /// A clock that is advanced by hand.
     #[derive(Debug)]
     struct TestClock(Instant, AtomicU64);
 
@@ -308,7 +307,7 @@ mod tests {
         let before = busy();
         advance(100);
         assert_eq!(busy(), before, "asleep");
-        // What is done at the end is the worker's work: it takes seven seconds.
+        // The callback runs in the worker and takes seven seconds.
         let (sender, done) = std::sync::mpsc::channel();
         let late = clock.clone();
         splice.on_end(move |_| {

@@ -1,4 +1,4 @@
-//! What the splices of a pool have done, counted. No locks.
+//! Counters of a pool. No locks.
 
 use super::Cause;
 use super::xfer::Stop;
@@ -6,12 +6,12 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Sizes of passes that are told apart: none, below 1 KiB, and then up to each power of two.
+/// Size classes of passes: none, below 1 KiB, and then up to each power of two.
 const SIZES: usize = 13;
-/// Bits of the smallest power of two.
+/// Base-2 logarithm of the smallest class boundary.
 const SMALLEST: u32 = 10;
 
-/// What the splices of a pool have done.
+/// Counters of the splices of a pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -30,11 +30,11 @@ pub struct Stats {
     /// Passes that stopped because the splice's rate allowed no more.
     pub stalls_rate: u64,
     /// Panics of code that is not this crate's: callbacks, wakers, protocols. Each was reported by the
-    /// panic hook; the thread went on.
+    /// panic hook; the thread continued.
     pub panics: u64,
-    /// Splices at this moment, also while one is being set up.
+    /// Present splices, including those that are being set up.
     pub running: usize,
-    /// Splices that were not set up because there were as many as the pool may have
+    /// Splices that were not set up because the pool had its maximum
     /// ([`Builder::max_splices`](super::Builder::max_splices)).
     pub refused: u64,
     ended: [u64; Cause::KINDS],
@@ -42,15 +42,14 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Bytes that a pass has moved on average; 0 if there was none.
+    /// Average bytes of a pass; 0 without passes.
     pub fn bytes_per_pass(&self) -> u64 {
         self.bytes.checked_div(self.passes).unwrap_or(0)
     }
 
-    /// How many passes have moved how much: pairs of bytes and passes. The first is those that moved
-    /// nothing; a later one those that moved so many bytes or more, and fewer than the next one says.
-    /// From 1 KiB on the bytes are the powers of two up to 1 MiB. All together are the
-    /// [`passes`](Self::passes).
+    /// A histogram of passes by bytes moved, as pairs of a lower bound and a number of passes. The
+    /// first pair counts passes that moved nothing; the bounds of the others are 1 byte, 1 KiB and the
+    /// further powers of two up to 1 MiB. The sum of all is [`passes`](Self::passes).
     ///
     /// ```
     /// use sosplice::{local, splice::{Options, SplicePool}};
@@ -71,13 +70,13 @@ impl Stats {
         self.ended.iter().sum()
     }
 
-    /// Splices that have ended for this kind of cause (which error it was plays no part).
+    /// Splices that have ended for this cause (all errors are one cause).
     pub fn ended_by(&self, cause: Cause) -> u64 {
         self.ended[cause.kind()]
     }
 }
 
-/// The least number of bytes of a size.
+/// Lower bound of a size class in bytes.
 fn least(size: u32) -> u64 {
     match size {
         0 => 0,
@@ -86,7 +85,7 @@ fn least(size: u32) -> u64 {
     }
 }
 
-/// The size of a pass.
+/// The size class of a pass.
 fn size_of(bytes: u64) -> usize {
     let bits = u64::BITS - bytes.leading_zeros();
     let size = match bytes {
@@ -96,23 +95,23 @@ fn size_of(bytes: u64) -> usize {
     size.min(SIZES - 1)
 }
 
-/// A worker at one moment.
+/// A snapshot of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct WorkerStats {
-    /// What waits in its queue: splices that are to run, and looks at timers that have changed.
+    /// Length of its queue: splices that are to run, and timers that have changed.
     pub queued: usize,
-    /// Splices that it is to run when they do not run in another thread.
+    /// Splices assigned to it.
     pub splices: usize,
-    /// How long its thread has been at work: not asleep, in real time (that of the pool's clock), also
-    /// when another thread had the processor. Zero for a worker that was not started, or is run by hand.
+    /// How long its thread has been awake, in the pool's clock, including time in which another thread
+    /// had the processor. Zero for a worker that was not started, or is run by hand.
     pub busy: Duration,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     started: AtomicU64,
-    /// By size: all passes together.
+    /// Passes by size class.
     passes: [AtomicU64; SIZES],
     bytes: AtomicU64,
     requeues: AtomicU64,
@@ -126,8 +125,8 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// A place for one more splice, unless there are `most`. Of several threads that find the last one,
-    /// one has it.
+    /// Reserves a place for one more splice, unless there are `most`. Of several threads that compete
+    /// for the last place, one gets it.
     pub(super) fn take_place(&self, most: usize) -> bool {
         let one_more = |count| (count < most).then_some(count + 1);
         let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
@@ -136,7 +135,7 @@ impl Counts {
         taken
     }
 
-    /// The place of a splice that was not set up, or has ended.
+    /// Releases the place of a splice that was not set up, or has ended.
     pub(super) fn give_back_place(&self) {
         self.running.fetch_sub(1, Ordering::Relaxed);
     }
@@ -166,8 +165,7 @@ impl Counts {
         self.requeues.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Runs code that is not this crate's. A panic ends only that: whose thread this is has nothing to
-    /// do with it.
+    /// Runs foreign code. A panic ends only that code, not the thread.
     pub(super) fn guard<R>(&self, foreign: impl FnOnce() -> R) -> Option<R> {
         let result = panic::catch_unwind(AssertUnwindSafe(foreign));
         if result.is_err() {

@@ -1,31 +1,31 @@
-//! One splice at work: the machine and the transfer, bound to locks, queue and time
-//! (FreeBSD's `so_splice_xfer` and `so_unsplice`).
+//! A running splice: the state machine and the transfer, with locks, queue and timers (FreeBSD's
+//! `so_splice_xfer` and `so_unsplice`).
 //!
 //! A [`Task`] is the diverting upcall on the source's `so_rcv` and on the sink's `so_snd`; those two
-//! references keep it alive. Queues, run lists, timers and handles hold it weakly, and what they
-//! hold is this splice and no later one of the same sockets: its identity is its generation.
+//! references keep it alive. Queues, run lists, timers and handles hold weak references to it, which
+//! cannot refer to a later splice of the same sockets: no generation counter is needed.
 //!
 //! A pass: lock `so_rcv` (2) and `so_snd` (3), move, count, unlock; `output` of the sink; `rcvd` of
 //! the source; leave RUNNING.
 //!
 //! The rules, with the models that check them (`splice::loom`):
 //!
-//! 1. A wake-up moves nothing: it changes the state, and has a pass run if the splice was idle for
-//!    what has come. So a splice is queued at most once.
-//! 2. A wake-up during a pass is remembered, and then the pass goes back to the queue whatever it
-//!    has seen (`wakeup_against_pass`, `eof_during_a_pass`).
-//! 3. A pass moves bytes only while the splice is on the buffers, and looks with both of them locked
+//! 1. A wake-up does not move bytes: it changes the state, and queues a pass if the splice was idle for
+//!    that reason. So a splice is queued at most once.
+//! 2. A wake-up during a pass is recorded, and the splice is queued again after the pass, even if the
+//!    pass would make it idle (`wakeup_against_pass`, `eof_during_a_pass`).
+//! 3. A pass moves bytes only while the splice is attached, which it checks with both buffers locked
 //!    (`unsplice_against_worker`).
-//! 4. The splice is put on both buffers, and taken off both ([`Task::detach`]), with both locked: exactly
-//!    one ends it, its count is final then, and both sides are woken (`unsplice_against_set_up`,
-//!    `unsplice_against_users`).
-//! 5. A timer that fires ends the splice it was armed for and no other one, and asks with both
-//!    buffers locked whether the splice was idle so long (`unsplice_against_timer`).
-//! 6. A forwarded end of file closes the sink with both buffers locked, before anybody hears of the
-//!    end and writes behind it (`eof_during_a_pass`).
-//! 7. Who waits for the end itself ([`Status`]) is told once, with no lock held, when no pass is left
-//!    that could still enter a protocol: by that pass, or by who has ended the splice
-//!    (`unsplice_against_worker`, `close_against_everything`).
+//! 4. The splice is attached to both buffers, and detached ([`Task::detach`]), with both locked:
+//!    exactly one thread ends it, its count is final then, and both sides are woken
+//!    (`unsplice_against_set_up`, `unsplice_against_users`).
+//! 5. A timer that fires ends only the splice it was armed for, and checks with both buffers locked
+//!    whether the splice was idle for that time (`unsplice_against_timer`).
+//! 6. A forwarded end of file closes the sink with both buffers locked, so that no thread that is
+//!    notified of the end can write after it (`eof_during_a_pass`).
+//! 7. Threads and callbacks that wait for the end ([`Status`]) are notified once, with no lock held,
+//!    when no pass is left that could still call a protocol: by that pass, or by the thread that has
+//!    ended the splice (`unsplice_against_worker`, `close_against_everything`).
 
 use super::machine::{self, Action, Event, Reason, State};
 use super::token_bucket::TokenBucket;
@@ -34,7 +34,7 @@ use super::xfer::{self, Moved, Stop, XferLimits};
 use super::{Cause, Dispatch, End, Role};
 use crate::callbacks::{self, Callback};
 use crate::error::{Flavor, SoError};
-use crate::events::{self, tell};
+use crate::events::{self, report};
 use crate::lock::{Condvar, Guard, Mutex, RCV, SND, SPLICE};
 use crate::protocol::{Protocol, Side, SocketEnd, SocketName, Upcall, Wakeup};
 use crate::run_list::{self, Job};
@@ -54,10 +54,10 @@ pub(super) struct Endpoint {
     pub(super) protocol: Arc<dyn Protocol>,
 }
 
-/// How far a splice is: what its handles keep.
+/// The progress of a splice, held by its handles.
 pub(super) struct Status {
     id: u64,
-    /// Weak: a handle of what has ended keeps no pool.
+    /// Weak: the handle of an ended splice must not keep the pool.
     pool: Weak<Shared>,
     worker: usize,
     progress: Mutex<Progress, SPLICE>,
@@ -68,15 +68,15 @@ struct Progress {
     state: State,
     end: Option<End>,
     passes: u64,
-    /// When bytes were moved last (or the splice began); kept only for an idle timeout.
+    /// When bytes were last moved (or the splice began); only with an idle timeout.
     moved_at: Option<Instant>,
     bucket: Option<TokenBucket>,
-    /// The time of the timer that counts; earlier and later ones in the queue do not.
+    /// The time of the valid timer; others in the queue are stale.
     armed: Option<Instant>,
     waiters: Vec<Waiter>,
 }
 
-/// Somebody who is told when the splice has ended.
+/// A callback or waker for the end of the splice.
 enum Waiter {
     Callback(Box<dyn FnOnce(End) + Send>),
     #[cfg(feature = "async")]
@@ -104,7 +104,7 @@ impl fmt::Debug for Progress {
 }
 
 impl Progress {
-    /// The end, once the last pass is over too.
+    /// The end, once the last pass has finished.
     fn complete(&self) -> Option<End> {
         self.end.filter(|_| self.state == State::Ended)
     }
@@ -139,14 +139,14 @@ impl Status {
         self.id
     }
 
-    /// What it is doing, and how many passes there were; `None` once its end is recorded.
+    /// Its state and number of passes; `None` once its end is recorded.
     pub(super) fn standing(&self) -> Option<(State, u64)> {
         let progress = self.progress.lock();
         let standing = (progress.state, progress.passes);
         progress.end.is_none().then_some(standing)
     }
 
-    /// Waits until the splice has ended and its last pass is over.
+    /// Waits until the splice has ended and its last pass has finished.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> Option<End> {
         let mut progress = self.progress.lock();
         let mut timed_out = false;
@@ -168,13 +168,13 @@ impl Status {
             progress.complete().is_some()
         };
         if is_over {
-            self.tell_waiters();
+            self.notify_waiters();
         }
     }
 
     #[cfg(feature = "async")]
     pub(super) fn poll_end(&self, cx: &Context<'_>) -> Poll<End> {
-        // A waker is the user's code: cloned with nothing held.
+        // A waker is foreign code: cloned with no lock held.
         let new = cx.waker().clone();
         let mut progress = self.progress.lock();
         if let Some(end) = progress.complete() {
@@ -189,22 +189,23 @@ impl Status {
         Poll::Pending
     }
 
-    /// The last pass is over: tells of the end, and all who wait. Entered with no lock held, once.
+    /// The last pass has finished: reports the end and notifies all waiters. Called once, with no lock
+    /// held.
     fn complete(self: &Arc<Self>) {
         let (end, anybody_waits) = {
             let progress = self.progress.lock();
             (progress.end, !progress.waiters.is_empty())
         };
         if let Some(end) = end {
-            self.guard(|| self.tell_end(end));
+            self.guard(|| self.report_end(end));
         }
-        // Who comes from here on finds the end.
+        // Threads that come later see the end in the status.
         if anybody_waits {
-            self.tell_waiters();
+            self.notify_waiters();
         }
     }
 
-    fn tell_end(&self, end: End) {
+    fn report_end(&self, end: End) {
         let End {
             cause,
             bytes,
@@ -212,7 +213,7 @@ impl Status {
             residual,
         } = end;
         let splice = self.id;
-        tell!(
+        report!(
             debug,
             "splice",
             splice,
@@ -224,13 +225,14 @@ impl Status {
         );
     }
 
-    /// Tells all who wait. In user code of this thread they are told when that has returned.
-    pub(super) fn tell_waiters(self: &Arc<Self>) {
-        // What they bring about, and what is called behind them, may panic too.
+    /// Notifies all waiters. If this thread is running a callback, they are notified after it has
+    /// returned.
+    pub(super) fn notify_waiters(self: &Arc<Self>) {
+        // Code that runs because of them may panic too.
         self.guard(|| callbacks::call(Waiting(self.clone())));
     }
 
-    /// Runs code that is not this crate's. A panic ends only that, and the pool counts it if it is there.
+    /// Runs foreign code. A panic ends only that code, and is counted by the pool if that still exists.
     fn guard(&self, foreign: impl FnOnce()) {
         match self.pool.upgrade() {
             Some(pool) => drop(pool.counts.guard(foreign)),
@@ -249,18 +251,18 @@ impl Status {
         let progress = self.progress.lock();
         match (progress.end, &task) {
             (Some(end), _) => end.bytes,
-            // While the end is not recorded, the counter of the source is this splice's.
+            // While the end is not recorded, the source's counter belongs to this splice.
             (None, Some(task)) => task.source.end.spliced(),
             (None, None) => 0,
         }
     }
 }
 
-/// Those who wait for the end of a splice that is over.
+/// The waiters of an ended splice.
 struct Waiting(Arc<Status>);
 
 impl Callback for Waiting {
-    /// All of them, also if one of them panics.
+    /// Calls all of them, even if one panics.
     fn call(&mut self) {
         let Waiting(status) = self;
         let (end, waiters) = {
@@ -277,7 +279,7 @@ impl Callback for Waiting {
         }
     }
 
-    /// To the splice's worker, or the back of its queue.
+    /// Moves the notification to the back of the queue of the splice's worker.
     fn hand_over(&mut self) -> bool {
         let Waiting(status) = self;
         let pool = status.pool.upgrade();
@@ -288,7 +290,7 @@ impl Callback for Waiting {
     }
 }
 
-/// A splice at work.
+/// A running splice.
 pub(super) struct Task {
     pub(super) me: Weak<Task>,
     pub(super) source: Endpoint,
@@ -312,17 +314,17 @@ pub(super) struct Task {
 /// OpenBSD's limit for the number of splices that bytes may pass.
 const MAX_HOPS: u8 = 128;
 
-/// A splice that was just taken off its buffers: what is left to be done without locks.
+/// A splice that was just detached: the work to be done without locks.
 #[must_use]
 struct Detached {
     end: End,
     upcalls: [Option<Arc<dyn Upcall>>; 2],
-    /// No pass is left: who waits is to be told.
+    /// No pass is left: waiters are to be notified.
     complete: bool,
 }
 
-/// The worker of the opposite direction; or that of the source's receiving thread, if both sockets
-/// have one of several; or the next one.
+/// The worker of the opposite direction; or that of the source's receiving thread, if both sockets have
+/// several; or the next one in turn.
 pub(super) fn worker_for(pool: &Arc<Shared>, source: &Endpoint, sink: &Endpoint) -> usize {
     let opposite = sink.end.rcv().diversion().cloned();
     if let Some(task) = opposite.as_ref().and_then(Task::of)
@@ -356,11 +358,11 @@ impl Task {
         action
     }
 
-    /// Entered with no lock held.
-    pub(super) fn tell_set_up(self: &Arc<Self>) {
+    /// Called with no lock held.
+    pub(super) fn report_set_up(self: &Arc<Self>) {
         let idle = events::seconds(self.idle);
         let task = self.clone();
-        tell!(
+        report!(
             debug,
             "splice",
             splice = task.status.id(),
@@ -377,7 +379,7 @@ impl Task {
         self.status.complete();
     }
 
-    /// Has a pass run: in this thread soon, or on the splice's worker.
+    /// Queues a pass: in the run list of this thread, or on the splice's worker.
     fn schedule(&self) {
         let here = match self.dispatch {
             Dispatch::Worker => false,
@@ -389,7 +391,7 @@ impl Task {
         }
     }
 
-    /// One pass. Entered with no lock held.
+    /// One pass. Called with no lock held.
     fn pass(&self) -> u64 {
         if self.step(Event::Start) != Action::Run {
             return 0;
@@ -445,7 +447,7 @@ impl Task {
         moved
     }
 
-    /// The middle of a pass: moves and counts; ends the splice if that was its last one.
+    /// The locked part of a pass: moves and counts bytes; detaches the splice if it has ended.
     fn transfer(&self) -> (Moved, Stop, Option<Cause>) {
         let now = self.needs_time.then(|| self.pool.now());
         let mut rcv = self.source.end.rcv();
@@ -453,7 +455,7 @@ impl Task {
         if !self.is_on(&rcv) && intact(Protection::OnBuffers) {
             return (Moved::default(), Stop::Quantum, None);
         }
-        // What the sink's own splice has left there is none of the connection's errors.
+        // The error of the sink's own ended splice is not an error of the connection.
         let is_real = |error: &SoError| !error.is_of_splice();
         let sink_error = self.sink.end.error().filter(is_real);
         let source_error = self.source.end.error().filter(is_real);
@@ -477,7 +479,7 @@ impl Task {
             Stop::Eof => {
                 let error = self.source.end.error().filter(is_real);
                 if self.forward_eof && error.is_none() && intact(Protection::EofFirst) {
-                    // Before anybody hears of the end and writes behind it.
+                    // Before a thread is notified of the end and could write after it.
                     snd.buf.close();
                 }
                 error.map_or(Cause::Eof, Cause::SourceError)
@@ -487,12 +489,12 @@ impl Task {
         let detached = self.detach(&mut rcv, &mut snd, cause);
         drop(snd);
         drop(rcv);
-        // The pass is not over, so nobody is told yet.
+        // The pass has not finished, so waiters are not notified yet.
         drop(detached);
         (moved, stop, Some(cause))
     }
 
-    /// What the pass may do.
+    /// The terms of a pass.
     fn terms(
         &self,
         rcv: &Side,
@@ -528,8 +530,8 @@ impl Task {
         })
     }
 
-    /// Takes the splice off both buffers and wakes both sides unconditionally. The caller drops the
-    /// result after the locks.
+    /// Detaches the splice from both buffers and wakes both sides unconditionally. The caller drops the
+    /// result after releasing the locks.
     fn detach(
         &self,
         rcv: &mut Guard<'_, Side, RCV>,
@@ -537,7 +539,8 @@ impl Task {
         cause: Cause,
     ) -> Detached {
         let upcalls = [rcv.take_diversion(), snd.take_diversion()];
-        // First what needs no lock to be looked at: who is told of the end finds it there.
+        // First the values that are read without a lock: a thread that is notified of the end must see
+        // them.
         self.pool.counts.ended(cause);
         if self.flavor == Flavor::OpenBsd
             && let Some(error) = left_on_source(cause)
@@ -558,7 +561,7 @@ impl Task {
         };
         self.source.end.source_unspliced(rcv, end);
         self.sink.end.sink_unspliced(snd, end);
-        // Last: who waits for the end comes back when everything is told.
+        // Last: a thread that waits for the end returns after all notifications.
         let complete =
             self.step(Event::Detach) == Action::Complete || !intact(Protection::LastPass);
         Detached {
@@ -573,8 +576,8 @@ impl Task {
         cause == Cause::Limit && self.limit != Some(self.source.end.spliced())
     }
 
-    /// Ends the splice; `None` if it has ended before. Entered with no lock held; never waits for
-    /// a pass, so any thread may call it.
+    /// Ends the splice; `None` if it has ended before. Called with no lock held; never waits for a
+    /// pass, so any thread may call it.
     pub(super) fn unsplice(&self, cause: Cause) -> Option<End> {
         self.unsplice_if(cause, |_| true)
     }
@@ -596,7 +599,7 @@ impl Task {
         Some(detached.end)
     }
 
-    /// A timer is to be armed for the time that this returns; the former one no longer counts.
+    /// The time for which a timer is to be armed, if it changed; the former timer becomes stale.
     pub(super) fn arm(&self) -> Option<Instant> {
         let mut progress = self.status.progress.lock();
         let next = self.next_timer(&progress)?;
@@ -607,7 +610,7 @@ impl Task {
         Some(next)
     }
 
-    /// Whether the timer for this time, which has fired, is the one that counts.
+    /// Whether the timer that has fired for this time is the valid one.
     pub(super) fn disarm(&self, at: Instant) -> bool {
         let mut progress = self.status.progress.lock();
         let counts = progress.armed == Some(at);
@@ -632,7 +635,7 @@ impl Task {
         progress.moved_at?.checked_add(self.idle?)
     }
 
-    /// Its timer has fired: that may be early, since moved bytes do not touch timers.
+    /// Its timer has fired, possibly too early, since moving bytes does not re-arm timers.
     pub(super) fn check_timers(&self, now: Instant) {
         let is_past = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
         if is_past(self.expires) {
@@ -662,14 +665,14 @@ impl Progress {
     }
 }
 
-/// When a splice that waits for its rate may go on.
+/// When a splice that waits for its rate may continue.
 fn refill_deadline(progress: &Progress) -> Option<Instant> {
     let waits = progress.state == State::Idle(Reason::Rate);
     let bucket = progress.bucket.as_ref().filter(|_| waits);
     bucket.and_then(TokenBucket::refilled_at)
 }
 
-/// What `so_error` of the source holds afterwards in the OpenBSD flavor.
+/// The `so_error` of the source after this cause in the OpenBSD flavor.
 fn left_on_source(cause: Cause) -> Option<SoError> {
     match cause {
         Cause::Limit => Some(SoError::SpliceLimit),
@@ -712,8 +715,8 @@ impl Upcall for Task {
     }
 }
 
-/// A pass that a protocol's panic cuts short: the splice ends, and whoever waits for that is told. A
-/// pass that comes to its end forgets it.
+/// Guard for a pass: if a protocol panics, the splice ends and its waiters are notified. A pass that
+/// finishes forgets the guard.
 struct Unwinding<'a>(&'a Task);
 
 impl Drop for Unwinding<'_> {
@@ -726,7 +729,7 @@ impl Drop for Unwinding<'_> {
 }
 
 impl Job for Task {
-    /// In the thread of a worker, of a driver or of another user: none of them is to end with it.
+    /// A panic must not end the thread, which may be a worker's, a driver's or the program's.
     fn run(&self) -> u64 {
         self.pool.counts.guard(|| self.pass()).unwrap_or(0)
     }
@@ -759,7 +762,7 @@ impl Spliced for Task {
 }
 
 impl Waited for Status {
-    fn tell_waiters(self: Arc<Self>) {
-        Status::tell_waiters(&self);
+    fn notify_waiters(self: Arc<Self>) {
+        Status::notify_waiters(&self);
     }
 }

@@ -1,4 +1,4 @@
-//! How many bytes a rate allows: a token bucket. Pure.
+//! The token bucket of a rate. Pure.
 
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
@@ -23,19 +23,19 @@ const NANOS: u128 = 1_000_000_000;
     reason = "a token bucket has a rate and a depth"
 )]
 pub struct Rate {
-    /// Bytes in a second, in the long run.
+    /// Average bytes per second.
     pub bytes_per_second: NonZeroU64,
-    /// Bytes at once, after a rest. When they are used up the splice sleeps until the bytes of a
-    /// hundredth of a second are allowed again, or the burst if that is less: a burst of a few
-    /// bytes makes it slow, however high the rate.
+    /// Bytes that may be moved at once after an idle time. When they are used up, the splice waits
+    /// until the bytes of 10 ms are allowed again, or the burst if that is less: a burst of a few bytes
+    /// makes it slow at any rate.
     pub burst: NonZeroU64,
 }
 
-/// A rate at work. Full in the beginning.
+/// The bucket of a rate; starts full.
 #[derive(Debug)]
 pub(super) struct TokenBucket {
     rate: Rate,
-    /// Bytes times [`NANOS`], so that nothing is lost by rounding.
+    /// Bytes times [`NANOS`], to avoid rounding.
     level: u128,
     at: Instant,
 }
@@ -69,8 +69,7 @@ impl TokenBucket {
         self.level = self.level.saturating_sub(u128::from(bytes) * NANOS);
     }
 
-    /// When it is worth looking again: when a hundredth of a second's bytes are allowed, or the
-    /// burst if that is less.
+    /// When the bytes of 10 ms are allowed, or the burst if that is less.
     pub(super) fn refilled_at(&self) -> Option<Instant> {
         let rate = u128::from(self.rate.bytes_per_second.get());
         let step = (rate / 100).clamp(1, self.rate.burst.get().into());

@@ -1,6 +1,6 @@
 //! Workers: the threads of a pool, their queues and their timers.
 //!
-//! They know of a splice no more than [`Spliced`] has, and hold it weakly. Locks: leaves (5), one at a time.
+//! They use a splice only through [`Spliced`], by weak references. Locks: leaves (5), one at a time.
 
 use super::stats::{Counts, WorkerStats};
 use super::{Dispatch, SpliceError};
@@ -22,27 +22,27 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-/// A splice, as its worker knows it.
+/// The interface of a splice to its worker.
 pub(super) trait Spliced: Job + Any + fmt::Debug + Send + Sync {
-    /// Which worker is its own.
+    /// The number of its worker.
     fn worker(&self) -> usize;
-    /// When its timer is due, if that is earlier than was said before.
+    /// When its timer is due, if that is earlier than the armed one.
     fn arm(&self) -> Option<Instant>;
-    /// Its timer of this time has fired. `false`: another one counts.
+    /// Its timer of this time has fired. `false` if that timer is stale.
     fn disarm(&self, at: Instant) -> bool;
-    /// Does what is due.
+    /// Handles the timers that are due.
     fn check_timers(&self, now: Instant);
-    /// The pool is closed: it ends.
+    /// Ends the splice because the pool is closed.
     fn pool_closed(&self);
 }
 
-/// The end of a splice that others wait for.
+/// The end of a splice that has waiters.
 pub(super) trait Waited: fmt::Debug + Send + Sync {
-    /// Tells them.
-    fn tell_waiters(self: Arc<Self>);
+    /// Notifies them.
+    fn notify_waiters(self: Arc<Self>);
 }
 
-/// What workers and splices hold of a pool.
+/// The part of a pool that workers and splices hold.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) workers: Box<[Worker]>,
@@ -52,7 +52,7 @@ pub(super) struct Shared {
     pub(super) manual: bool,
     pub(super) affinity: Affinity,
     pub(super) max_splices: usize,
-    /// How many threads have been started.
+    /// Number of threads started.
     pub(super) started: Mutex<usize, LEAF>,
     pub(super) closed: AtomicBool,
     pub(super) next_worker: AtomicUsize,
@@ -65,7 +65,7 @@ impl Shared {
         self.clock.now()
     }
 
-    /// Whether a splice can be set up; starts the threads.
+    /// Checks that a splice can be set up, and starts the threads.
     pub(super) fn start(self: &Arc<Self>) -> Result<(), SpliceError> {
         if self.workers.is_empty() {
             return Err(SpliceError::PoolDisabled);
@@ -79,8 +79,8 @@ impl Shared {
         self.start_threads()
     }
 
-    /// Starts those that are missing. In FreeBSD a failure is final (`splice_init`): a kernel that
-    /// cannot start threads at boot never will, a process that has too many may soon have less.
+    /// Starts the missing threads. In FreeBSD a failure is final (`splice_init`); here the next splice
+    /// tries again, since the process may have fewer threads then.
     pub(super) fn start_threads(self: &Arc<Self>) -> Result<(), SpliceError> {
         let failed = |error: io::Error| SpliceError::Threads(error.kind());
         let mut started = self.started.lock();
@@ -105,7 +105,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Which worker's turn it is.
+    /// The next worker in turn.
     pub(super) fn next_worker(&self) -> usize {
         self.next_worker.fetch_add(1, Ordering::Relaxed) % self.workers.len()
     }
@@ -115,8 +115,8 @@ impl Shared {
         self.workers.len()
     }
 
-    /// A place for one more splice. It is given back when the splice has ended, or was not set up
-    /// ([`Counts`]).
+    /// Reserves a place for one more splice. It is released when the splice has ended, or was not set
+    /// up ([`Counts`]).
     pub(super) fn take_place(&self) -> Result<(), SpliceError> {
         let taken = self.counts.take_place(self.max_splices);
         taken
@@ -124,19 +124,19 @@ impl Shared {
             .ok_or(SpliceError::TooManySplices(self.max_splices))
     }
 
-    /// Takes a splice that has just been put on its buffers.
+    /// Registers a splice that was just attached to its buffers.
     pub(super) fn adopt(&self, task: &Arc<dyn Spliced>) {
         let worker = &self.workers[task.worker()];
         self.counts.started();
         worker.tasks.lock().add(Arc::downgrade(task));
         self.arm(task);
-        // Either shut_down() has found the splice, or this finds the pool closed.
+        // Either shut_down() has seen the splice, or this sees that the pool is closed.
         if self.closed.load(Ordering::SeqCst) {
             task.pool_closed();
         }
     }
 
-    /// The splices that have not ended, and some that are about to go.
+    /// The splices that have not ended, and some that are ending.
     pub(super) fn tasks(&self) -> Vec<Arc<dyn Spliced>> {
         let mut all = Vec::new();
         for worker in &self.workers {
@@ -146,7 +146,7 @@ impl Shared {
         all
     }
 
-    /// Has the splice's worker look after its timers, if one is due earlier than before.
+    /// Makes the splice's worker check its timers, if one is due earlier than before.
     pub(super) fn arm(&self, task: &Arc<dyn Spliced>) {
         if let Some(at) = task.arm() {
             let worker = &self.workers[task.worker()];
@@ -159,8 +159,7 @@ impl Shared {
         self.workers[worker].send(Item::Pass(task));
     }
 
-    /// Has those who wait for the end of a splice told by its worker. `false`: no worker is there any
-    /// more.
+    /// Makes the worker of a splice notify its waiters. `false` if the worker has finished.
     pub(super) fn enqueue_waiting(&self, worker: usize, status: &Arc<dyn Waited>) -> bool {
         if self.closed.load(Ordering::SeqCst) {
             return false;
@@ -168,9 +167,9 @@ impl Shared {
         let worker = &self.workers[worker];
         worker.waiting.lock().push_back(status.clone());
         worker.send(Item::Look);
-        // Either shut_down() has found them, or this finds the pool closed.
+        // Either shut_down() has seen them, or this sees that the pool is closed.
         if self.closed.load(Ordering::SeqCst) && intact(Protection::LastWaiters) {
-            while worker.tell_waiting() {}
+            while worker.notify_waiting() {}
         }
         true
     }
@@ -183,7 +182,7 @@ impl Shared {
             for task in tasks.filter_map(Weak::upgrade) {
                 task.pool_closed();
             }
-            while worker.tell_waiting() {}
+            while worker.notify_waiting() {}
             if intact(Protection::LastLook) {
                 worker.send(Item::Look);
             }
@@ -195,7 +194,7 @@ impl Shared {
 enum Item {
     /// Run a pass.
     Pass(Weak<dyn Spliced>),
-    /// Timers have changed, somebody waits to be told of an end, or the pool has been closed.
+    /// Timers have changed, waiters are to be notified, or the pool has been closed.
     Look,
 }
 
@@ -205,12 +204,12 @@ pub(super) struct Worker {
     receiver: Receiver<Item>,
     pub(super) timers: Mutex<Timers<Weak<dyn Spliced>>, LEAF>,
     pub(super) tasks: Mutex<Tasks, LEAF>,
-    /// Ends of which those who wait are to be told; for each there is a look in the queue.
+    /// Ends whose waiters are to be notified; for each there is a `Look` in the queue.
     waiting: Mutex<VecDeque<Arc<dyn Waited>>, LEAF>,
     pub(super) busy: Busy,
 }
 
-/// A worker's thread is at work while this is there.
+/// Marks a worker's thread as busy while it exists.
 struct Awake<'a>(&'a Busy, &'a Shared);
 
 impl Drop for Awake<'_> {
@@ -254,7 +253,7 @@ impl Worker {
         self.timers.lock().insert(at, Arc::downgrade(task), is_live);
     }
 
-    /// The thread.
+    /// The loop of the thread.
     fn run(&self, shared: &Shared) {
         self.busy.wake(shared.now());
         let _awake = Awake(&self.busy, shared);
@@ -272,21 +271,21 @@ impl Worker {
         }
     }
 
-    /// Does what an item says. Whether there was something to do.
+    /// Handles an item. `true` if there was work.
     fn work(&self, item: &Item) -> bool {
         match item {
             Item::Pass(task) => task.upgrade().map(|task| task.run()).is_some(),
-            Item::Look => self.tell_waiting(),
+            Item::Look => self.notify_waiting(),
         }
     }
 
-    /// Tells those who wait for the end of one splice. Whether there was one.
-    fn tell_waiting(&self) -> bool {
+    /// Notifies the waiters of one splice. `false` if there was none.
+    fn notify_waiting(&self) -> bool {
         let status = self.waiting.lock().pop_front();
-        status.map(|status| status.tell_waiters()).is_some()
+        status.map(|status| status.notify_waiters()).is_some()
     }
 
-    /// Waits for something to do.
+    /// Waits for work.
     fn sleep(&self, shared: &Shared, deadline: Option<Instant>) -> Result<Item, RecvTimeoutError> {
         buf::give_back();
         self.busy.sleep(shared.now());
@@ -311,7 +310,7 @@ impl Worker {
         false
     }
 
-    /// Looks after one splice whose timer is due.
+    /// Handles one timer that is due.
     fn fire_one(&self, shared: &Shared) -> bool {
         let now = shared.now();
         let due = self.timers.lock().pop(now);

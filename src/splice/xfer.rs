@@ -1,11 +1,11 @@
 //! Moves buffers from a source's `so_rcv` to a sink's `so_snd` (FreeBSD's `so_splice_xfer_data`).
 //!
-//! Pure: both buffers are locked by the caller. Bytes leave the source only when the sink has room
-//! for them and will send them, so a sink that refuses leaves them in place.
+//! Pure: both buffers are locked by the caller. Bytes leave the source only if the sink has room for
+//! them and will send them; otherwise they stay.
 
 use crate::sockbuf::SockBuf;
 
-/// What one pass may do.
+/// The terms of one pass.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct XferLimits {
     /// Bytes until the limit.
@@ -16,13 +16,14 @@ pub(super) struct XferLimits {
     pub(super) allowance: usize,
     /// Bytes that the rate ever allows at once.
     pub(super) burst: usize,
-    /// With fewer bytes on the source it waits for more (but not for more than the limit).
+    /// Low-water mark: with fewer bytes on the source the pass moves nothing (unless the limit is
+    /// lower).
     pub(super) lowat: usize,
-    /// Bytes that have passed so many splices go round.
+    /// Bytes that have passed this many splices are in a ring.
     pub(super) max_hops: Option<u8>,
-    /// The sink can send. A connecting one cannot yet.
+    /// The sink is connected.
     pub(super) connected: bool,
-    /// The sink will never send again although its `so_snd` is not closed: it has an error.
+    /// The sink has an error, and will never send again although its `so_snd` is not closed.
     pub(super) failed: bool,
     /// The source has an error; it counts for datagrams, which come in spite of it.
     pub(super) source_failed: bool,
@@ -30,7 +31,7 @@ pub(super) struct XferLimits {
     pub(super) addressed: bool,
 }
 
-/// Why a pass stopped, in order of precedence.
+/// Why a pass stopped, by precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
     /// The source has an error. Nothing was moved.
@@ -55,7 +56,7 @@ pub(super) enum Stop {
     Quantum,
 }
 
-/// What a pass has moved.
+/// Moves the bytes that the terms allow. Returns their number and the reason for stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Moved {
     pub(super) bytes: usize,
@@ -189,8 +190,8 @@ fn transfer_bytes(rcv: &mut SockBuf, snd: &mut SockBuf, terms: XferLimits) -> (u
     (count, stop)
 }
 
-/// The sink's free space; none if that is less than `want` and than the low-water mark. The sink
-/// drains by itself, so this waits but never stalls.
+/// The sink's free space; none if that is less than `want` and than the low-water mark. The sink drains
+/// by itself, so waiting for room cannot stall.
 fn room(snd: &SockBuf, want: usize) -> usize {
     let space = snd.space();
     if space < want && space < snd.lowat() {
@@ -311,12 +312,13 @@ mod tests {
             assert_eq!(transfer_bytes(&mut a, &mut b, terms).0, 6000, "hop {hop}");
             std::mem::swap(&mut a, &mut b);
         }
-        // Looking does not count, and fresh bytes behind old ones change nothing.
+        // A transfer without bytes does not count as a hop, and new bytes behind old ones do not reset
+        // the count.
         a.append(crate::buf::Buf::copy_of(&[2; 6000]));
         for _ in 0..300 {
             assert_eq!(transfer_bytes(&mut a, &mut b, terms), (0, Stop::Loop));
         }
-        // Fresh bytes before old ones are moved.
+        // New bytes in front of old ones are moved.
         a.drop_front(6000);
         assert_eq!(transfer_bytes(&mut a, &mut b, terms), (6000, Stop::NoData));
     }

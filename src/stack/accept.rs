@@ -1,4 +1,4 @@
-//! Connections that peers open: which SYN begins one, and what becomes of the others.
+//! Passive opens: which SYN begins a connection, and the treatment of the others.
 
 pub(in crate::stack) mod admission;
 pub(in crate::stack) mod backlog;
@@ -7,7 +7,7 @@ pub(in crate::stack) mod intercept;
 mod syn_cookie;
 pub(in crate::stack) mod syn_queue;
 
-use crate::events::tell;
+use crate::events::report;
 use crate::stack::Shared;
 use crate::stack::driver::queue::Queue;
 use crate::tcp::conn::Conn;
@@ -19,8 +19,8 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 impl Shared {
-    /// Whether a connection that a peer asks for may begin, as far as the stack's limits go. Nothing is
-    /// taken yet. The cheapest questions first: a flood asks them all.
+    /// Whether the stack's limits allow a connection that a peer opens. Reserves nothing. The cheapest
+    /// checks come first, in case of a flood.
     pub(in crate::stack) fn admits(&self, tuple: &Tuple) -> Result<(), Refusal> {
         if !self.table.has_room() {
             return Err(Refusal::Connections);
@@ -38,7 +38,7 @@ impl Shared {
         room.then_some(()).ok_or(Refusal::HalfOpen)
     }
 
-    /// A connection stands. `false`: its peer has as many as it may have.
+    /// Counts an established connection. `false` if its peer has reached its limit.
     pub(in crate::stack) fn admit(&self, conn: &Conn) -> bool {
         let Some(most) = self
             .config
@@ -53,16 +53,16 @@ impl Shared {
         admitted
     }
 
-    /// A connection is over.
+    /// Releases the place of a connection that has ended.
     pub(in crate::stack) fn dismiss(&self, conn: &Conn) {
         if conn.counts_for_peer.swap(false, Ordering::Relaxed) {
             self.accepting.peers.give_back(conn.tuple.remote);
         }
     }
 
-    /// A SYN begins no connection: it is answered with a cookie, if only connections that do not stand
-    /// yet are in its way, or dropped. So is one in the place of a former connection, whose record would
-    /// take what comes back for its own.
+    /// A SYN begins no connection: it is answered with a cookie if only half-open connections fill the
+    /// limit, otherwise dropped. It is also dropped if there is a record in TIME-WAIT, which would take
+    /// the cookie's acknowledgement for its own.
     pub(in crate::stack) fn turn_away(
         &self,
         queue: &Queue,
@@ -77,7 +77,7 @@ impl Shared {
         if !waits {
             self.count_dropped(refusal, now);
         } else if !again && self.answer_with_cookie(queue, listening, (syn, now)) {
-            self.tell_of_cookies(listening, now);
+            self.report_cookies(listening, now);
         } else {
             self.drop_syn(listening, now);
         }
@@ -93,7 +93,7 @@ impl Shared {
         counter.add(1);
         if self.reports.syns_dropped.is_due(now) {
             let so_far = counter.get();
-            tell!(
+            report!(
                 warn,
                 "stack",
                 ?refusal,
@@ -103,11 +103,11 @@ impl Shared {
         }
     }
 
-    /// The error of a user whose connection does not begin.
+    /// The error for a connection beyond the limit.
     pub(in crate::stack) fn too_many_connections(&self) -> io::Error {
         self.count_dropped(Refusal::Connections, self.clock.now());
         let why = format!(
-            "the stack has {} connections, as many as it may have: close some, or build it with a \
+            "the stack has {} connections, its maximum: close some, or build it with a \
              larger max_connections",
             self.config.max_connections
         );

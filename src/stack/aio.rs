@@ -1,7 +1,7 @@
 //! Listening and connecting for executors. Streams are sockets: see [`Socket::poll_recv`] and its like.
 //!
-//! Tasks that wait for a listener are woken by the upcalls of its queue, as pollers are: when a connection or
-//! a SYN is there, when the stack is down, and when the listener is closed.
+//! Tasks that wait for a listener are woken by upcalls of its queue, as pollers are: when a connection
+//! or a SYN arrives, when the stack goes down, and when the listener is closed.
 
 use crate::protocol::{Upcall, is_same};
 use crate::socket::Socket;
@@ -27,11 +27,12 @@ fn register(listening: &Listening, upcall: &Arc<dyn Upcall>) {
 }
 
 impl TcpListener {
-    /// As [`accept`](Self::accept), for a task: if no connection is there, it is woken when one is, when the
-    /// stack is down, and when the listener is closed. Whether the listener is non-blocking plays no part.
+    /// As [`accept`](Self::accept), for a task: if there is no connection, the task is woken when one
+    /// arrives, when the stack goes down, and when the listener is closed. It does not matter whether
+    /// the listener is non-blocking.
     ///
     /// # Errors
-    /// As for [`accept`](Self::accept), but for `WouldBlock`; once, if the thread for wakers cannot be
+    /// As for [`accept`](Self::accept), except `WouldBlock`; once, if the thread for wakers cannot be
     /// started.
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
         let (stack, listening) = self.parts();
@@ -78,7 +79,7 @@ impl ConditionalListener {
     /// As [`pending`](Self::pending), for a task, see [`TcpListener::poll_accept`].
     ///
     /// # Errors
-    /// As for [`pending`](Self::pending), but for `WouldBlock`; once, if the thread for wakers cannot be
+    /// As for [`pending`](Self::pending), except `WouldBlock`; once, if the thread for wakers cannot be
     /// started.
     pub fn poll_pending(&self, cx: &mut Context<'_>) -> Poll<io::Result<ConnectionRequest>> {
         let (stack, listening) = self.parts();
@@ -117,8 +118,8 @@ impl ConditionalListener {
 }
 
 impl TcpSocket {
-    /// As [`connect`](Self::connect), for any executor. Dropping the future gives up the attempt, and nothing
-    /// is left of it. An example is at [`TcpListener::accept_async`].
+    /// As [`connect`](Self::connect), for any executor. Dropping the future cancels the attempt. An
+    /// example is at [`TcpListener::accept_async`].
     ///
     /// # Errors
     /// As for [`connect`](Self::connect); once, if the thread for wakers cannot be started.

@@ -1,10 +1,10 @@
-//! How a stack is built, and what it is told.
+//! Building a stack; its settings.
 
 use crate::affinity::Affinity;
 use crate::clock::{self, Clock};
 use crate::congestion::Congestion;
 use crate::error::Flavor;
-use crate::events::tell;
+use crate::events::report;
 use crate::keep_alive::KeepAlive;
 #[cfg(doc)]
 use crate::link::Checksum;
@@ -37,9 +37,9 @@ use std::time::Duration;
 const BUFFER: RangeInclusive<usize> = 2048..=(1 << 30) - 1;
 /// Smallest MTU of an IPv6 link (RFC 8200 5), which is enough for IPv4 too, and the largest packet.
 const MTU: RangeInclusive<usize> = 1280..=65_535;
-/// Smallest and largest MSS: what every host takes (RFC 9293 3.7.1), and what IPv4 can carry.
+/// Smallest and largest MSS: accepted by every host (RFC 9293 3.7.1), and the largest that IPv4 can carry.
 const MSS: RangeInclusive<usize> = 536..=65_495;
-/// Most receive queues: more than any link has (a TUN 256).
+/// Number of receive queues: more than any link has (a TUN 256).
 const QUEUES: RangeInclusive<usize> = 1..=1024;
 const LONGEST_ACK_DELAY: Duration = Duration::from_millis(500);
 
@@ -50,56 +50,56 @@ pub enum BuildError {
     /// No address was given.
     #[error("a stack needs at least one address: give one with address(\"10.0.0.2/24\".parse()?)")]
     NoAddress,
-    /// No receive queue, or more than anybody has.
+    /// No receive queue, or too many.
     #[error("a link with {0} receive queues: give 1 to 1024")]
     QueueCount(usize),
-    /// Receive queues that are not alike.
+    /// Receive queues with different capabilities.
     #[error(
         "receive queue {queue} has other capabilities than the first, {this:?} and not {first:?}: give the queues of one device, opened in the same way"
     )]
     UnlikeQueues {
         /// Which queue, counted from 0.
         queue: usize,
-        /// What it can do.
+        /// Its capabilities.
         this: Capabilities,
-        /// What the first one can do.
+        /// The capabilities of the first one.
         first: Capabilities,
     },
-    /// Several drivers where one was asked for.
+    /// Several receive queues, but only one driver was requested.
     #[error("a link with {0} receive queues needs as many drivers: use build_with_drivers()")]
     SeveralDrivers(usize),
-    /// Addresses or routes that make no sense.
+    /// Invalid addresses or routes.
     #[error(transparent)]
     Route(#[from] RouteError),
-    /// A range of ephemeral ports without a port, or with port 0.
+    /// The range of ephemeral ports is empty or includes port 0.
     #[error("ephemeral ports {}..={} are out of range: use 1 to 65535, the first not above the last", .0.start(), .0.end())]
     EphemeralPorts(RangeInclusive<u16>),
     /// A buffer size out of range.
     #[error("a buffer of {0} bytes is out of range: use 2048 to 1073741823")]
     BufferSize(usize),
-    /// An MTU that IP does not work with.
+    /// An MTU outside the limits of IP.
     #[error("the link's MTU of {0} bytes is out of range: use 1280 to 65535")]
     Mtu(usize),
-    /// A segment size that no host must take, or that no packet can carry.
+    /// A segment size below the minimum of every host, or too large for a packet.
     #[error("a maximum segment size of {0} bytes is out of range: use 536 to 65495")]
     Mss(usize),
-    /// A keep-alive that would never or always be due.
+    /// A keep-alive with a zero in it.
     #[error("a keep-alive with a zero in it: give times above zero and one probe at least")]
     KeepAlive,
     /// A time limit that would end every connection at once; the setter is named.
     #[error("a {0} of zero would end every connection at once: give a time above zero")]
     Timeout(&'static str),
-    /// No randomness from the system.
+    /// The operating system returned no random bytes.
     #[error("no randomness from the operating system: {0}")]
     Random(getrandom::Error),
-    /// A processor that a driver thread was to run on.
+    /// A driver thread cannot run on the requested processor.
     #[error(
         "no thread can run on processor {cpu} ({error}): give those that are online and that this process may use"
     )]
     NoProcessor {
         /// Its number.
         cpu: usize,
-        /// What the system says.
+        /// The error of the operating system.
         error: io::Error,
     },
     /// A driver thread could not be started.
@@ -107,7 +107,7 @@ pub enum BuildError {
     Thread(io::Error),
 }
 
-/// How a stack is built. Made by [`Stack::builder`].
+/// Settings of a new stack. Made by [`Stack::builder`].
 #[derive(Debug)]
 pub struct Builder {
     /// One for each receive queue.
@@ -139,10 +139,10 @@ impl Builder {
         }
     }
 
-    /// Adds a receive queue of the link, behind those that are there: what
-    /// `tun::Builder::build_queues` (Linux) or
-    /// [`memory::queues`](crate::link::memory::queues) give, in that order. All queues have the same
-    /// [capabilities](Link::capabilities). Each has a driver of its own. See also [`Stack::with_queues`].
+    /// Appends a receive queue of the link: the results of `tun::Builder::build_queues` (Linux) or
+    /// [`memory::queues`](crate::link::memory::queues), in that order. All queues have the same
+    /// [capabilities](Link::capabilities). Each has a driver of its own. See also
+    /// [`Stack::with_queues`].
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -160,16 +160,16 @@ impl Builder {
         self
     }
 
-    /// Adds an address with its prefix length. The prefix matters for the choice of a source address, and
-    /// says which addresses no other host has: those of the network itself and of its broadcasts.
+    /// Adds an address with its prefix length. The prefix is used for choosing a source address, and
+    /// determines the network and broadcast addresses, which no other host has.
     ///
-    /// It is one that a host can have on a network. [`build`](Self::build) refuses loopback, multicast,
-    /// unspecified and reserved ones (240.0.0.0/4), IPv4 addresses in the form of IPv6, the network itself
-    /// (all bits behind the prefix zero; in IPv6, the address of all its routers) and its broadcast address.
-    /// In networks of two addresses (/31, /127) or one, hosts have all.
+    /// [`build`](Self::build) refuses loopback, multicast, unspecified and reserved addresses
+    /// (240.0.0.0/4), IPv4-mapped IPv6 addresses, the network's own address (all bits after the prefix
+    /// zero; in IPv6, the subnet-router anycast address) and its broadcast address. In networks of two
+    /// addresses (/31, /127) or one, hosts can have all.
     ///
-    /// It is the stack's alone: what comes by the link from there is dropped. The host at the other end of a
-    /// TUN has another address.
+    /// The address belongs to the stack alone: packets from it that arrive on the link are dropped. The
+    /// host at the other end of a TUN has another address.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -184,13 +184,14 @@ impl Builder {
         self
     }
 
-    /// Says how a network is reached; the longest prefix counts. Without any route, everything leaves
-    /// by the link; each address's own network does, unless a route has its prefix or a longer one. A
-    /// stack that is to reach nothing else needs a route for all the rest, for each family.
+    /// Sets how a network is reached; the longest prefix wins. Without routes, all destinations are
+    /// reached over the link. The network of each address is reached over the link unless a route has
+    /// its prefix or a longer one. To restrict a stack to some networks, add an unreachable route with
+    /// prefix length 0 for each family.
     ///
-    /// A route holds for both directions: segments of new connections that come from where nobody can
-    /// be reached are dropped unanswered and counted ([`Stats::frames_unrouted`](crate::stack::Stats)).
-    /// A look-up walks the routes; there is one for each connection that begins.
+    /// A route holds for both directions: segments of new connections from an unreachable network are
+    /// dropped unanswered and counted ([`Stats::frames_unrouted`](crate::stack::Stats)). A look-up
+    /// walks the list of routes, once for each new connection.
     ///
     /// ```
     /// use sosplice::stack::Route;
@@ -212,8 +213,8 @@ impl Builder {
         self
     }
 
-    /// The ports for connections and listeners that do not ask for one; 49152 to 65535 by default
-    /// (RFC 6335). With fewer, a peer sees the same port again earlier.
+    /// The ports for connections and listeners without a chosen port; 49152 to 65535 by default (RFC
+    /// 6335). With a smaller range a port is reused earlier for a peer.
     ///
     /// ```
     /// use sosplice::{Stack, TcpListener, link::memory};
@@ -239,9 +240,8 @@ impl Builder {
         self
     }
 
-    /// Size of the send buffer of each connection in bytes: what can wait and be in flight.
-    /// 256 KiB by default, 2 KiB to just below 1 GiB
-    /// (RFC 7323's largest window).
+    /// Size of the send buffer of each connection in bytes: data not sent yet or not acknowledged. 256
+    /// KiB by default, 2 KiB to just below 1 GiB (RFC 7323's largest window).
     #[must_use]
     pub fn send_buffer(mut self, bytes: usize) -> Builder {
         self.config.snd_buffer = bytes;
@@ -250,16 +250,16 @@ impl Builder {
 
     /// How long an attempt to connect may take before it ends with `TimedOut`; 75 s by default, as in
     /// BSD (FreeBSD's `net.inet.tcp.keepinit`). RFC 9293 3.8.3 asks for 3 minutes at least, which no
-    /// kernel does by default. [`TcpStream::connect_timeout`](crate::TcpStream::connect_timeout) gives
-    /// up earlier; [`syn_retries`](Self::syn_retries) may too. Zero is refused by `build`.
+    /// kernel does by default. [`TcpStream::connect_timeout`](crate::TcpStream::connect_timeout) ends
+    /// it earlier; [`syn_retries`](Self::syn_retries) may too. Zero is refused by `build`.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Builder {
         self.limits().connect = timeout.min(LONGEST);
         self
     }
 
-    /// How often a SYN is sent again before the attempt to connect ends with `TimedOut`, if the connect
-    /// timeout has not ended it before. By default there is no such limit. Linux has 6
+    /// How often a SYN is sent again before the attempt to connect ends with `TimedOut`, unless the
+    /// connect timeout ends it first. By default there is no such limit. Linux has 6
     /// (`tcp_syn_retries`).
     ///
     /// A SYN is sent again after 1 s, and then after twice as long each time, up to 60 s (RFC 6298). So
@@ -286,31 +286,30 @@ impl Builder {
         self
     }
 
-    /// How long a handshake that a peer has begun may take before it is reset and its place in the
-    /// backlog is free again; 20 s by default, enough for five SYN|ACKs (FreeBSD's syncache gives up
-    /// after four, `net.inet.tcp.syncache.rexmtlimit`; Linux after 63 s). Never longer than the connect
-    /// timeout. Zero is refused by `build`.
+    /// How long a peer's handshake may take before it is reset and its place in the backlog is
+    /// released; 20 s by default, enough for five SYN|ACKs (FreeBSD's syncache gives up after four,
+    /// `net.inet.tcp.syncache.rexmtlimit`; Linux after 63 s). Never longer than the connect timeout.
+    /// Zero is refused by `build`.
     #[must_use]
     pub fn half_open_timeout(mut self, timeout: Duration) -> Builder {
         self.limits().half_open = timeout.min(LONGEST);
         self
     }
 
-    /// How often a SYN|ACK is sent again before the handshake is given up, if the
-    /// [half-open timeout](Self::half_open_timeout) has not ended it before. By default there is no
-    /// such limit. FreeBSD has 3 (`net.inet.tcp.syncache.rexmtlimit`), Linux 5 (`tcp_synack_retries`).
-    /// The times are those of [`syn_retries`](Self::syn_retries). A SYN that comes again is answered at
-    /// once, and this does not count.
+    /// How often a SYN|ACK is sent again before the handshake is aborted, unless the [half-open
+    /// timeout](Self::half_open_timeout) ends it first. By default there is no such limit. FreeBSD has
+    /// 3 (`net.inet.tcp.syncache.rexmtlimit`), Linux 5 (`tcp_synack_retries`). The times are those of
+    /// [`syn_retries`](Self::syn_retries). A repeated SYN is answered at once, which does not count.
     #[must_use]
     pub fn syn_ack_retries(mut self, retries: u32) -> Builder {
         self.limits().syn_ack_retries = Some(retries);
         self
     }
 
-    /// How long data may stay unacknowledged without any sign of the peer before the connection
-    /// ends with `TimedOut`; 5 minutes by default (RFC 793's user timeout; RFC 9293 3.8.3 asks for
-    /// 100 s at least; Linux has about 15 minutes, `tcp_retries2`). A FIN is data too; a peer that says
-    /// that its window is closed gives a sign. The peer is not told (RFC 5482).
+    /// How long data may stay unacknowledged without any segment from the peer before the connection
+    /// ends with `TimedOut`; 5 minutes by default (RFC 793's user timeout; RFC 9293 3.8.3 asks for 100
+    /// s at least; Linux has about 15 minutes, `tcp_retries2`). A FIN is data too; a peer that
+    /// advertises a closed window does answer. The timeout is not sent to the peer (RFC 5482).
     /// [`TcpStream::set_user_timeout`](crate::TcpStream::set_user_timeout) sets it for one connection.
     /// Zero is refused by `build`.
     #[must_use]
@@ -319,10 +318,10 @@ impl Builder {
         self
     }
 
-    /// How long the driver's thread looks for frames again and again, after there was something to do,
-    /// before it sleeps; not at all by default. It saves the time that it takes to wake a thread, tens of
-    /// microseconds on a virtual machine, and takes a processor meanwhile (Linux's `net.core.busy_poll`).
-    /// Time counts by the stack's clock. A driver that is run by hand does not sleep anyway.
+    /// How long the driver's thread polls for frames before it sleeps; zero by default. It saves the
+    /// time to wake a thread, tens of microseconds on a virtual machine, but keeps a processor busy
+    /// (Linux's `net.core.busy_poll`). Time counts by the stack's clock. A driver that the program
+    /// calls itself does not sleep.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -338,38 +337,37 @@ impl Builder {
         self
     }
 
-    /// How long a connection, one direction of which has ended, may stand still before it ends with
-    /// `TimedOut`; `None`, for ever, by default, as RFC 9293 3.6 has it and kernels do. What proxies
-    /// leak is closed by it (haproxy calls it `timeout client-fin`).
+    /// How long a half-closed connection may be idle before it ends with `TimedOut`; `None`, without
+    /// limit, by default, as in RFC 9293 3.6 and in kernels. It closes connections that proxies would
+    /// leak (haproxy's `timeout client-fin`).
     ///
-    /// It stands still while nothing new is received in order, acknowledged, or taken over for sending.
-    /// Answers to keep-alive, and a window that stays closed, are no motion. It holds while a user has
-    /// a handle, after the peer's end (CLOSE-WAIT) or after this side's was acknowledged (FIN-WAIT-2);
-    /// without a handle see [`fin_wait_timeout`](Self::fin_wait_timeout).
-    /// [`TcpStream::set_half_closed_timeout`](crate::TcpStream::set_half_closed_timeout) sets it for one
-    /// connection. Zero is refused by `build`.
+    /// A connection is idle while no new data is received in order, acknowledged, or accepted for
+    /// sending. Answers to keep-alive probes and a closed window do not count. The timeout applies
+    /// while there is a handle, after the peer's FIN (CLOSE-WAIT) or after this side's was acknowledged
+    /// (FIN-WAIT-2); without a handle see [`fin_wait_timeout`](Self::fin_wait_timeout).
+    /// [`TcpStream::set_half_closed_timeout`](crate::TcpStream::set_half_closed_timeout) sets it for
+    /// one connection. Zero is refused by `build`.
     #[must_use]
     pub fn half_closed_timeout(mut self, timeout: Option<Duration>) -> Builder {
         self.limits().half_closed = timeout.map(|timeout| timeout.min(LONGEST));
         self
     }
 
-    /// How long a connection that nobody has a handle of any more waits for its peer's end
-    /// (FIN-WAIT-2) before it is reset; 60 s by default (Linux's `tcp_fin_timeout`, FreeBSD's
-    /// `net.inet.tcp.finwait2_timeout`; RFC 9293 has no limit).
-    /// [`TcpStream::set_fin_wait_timeout`](crate::TcpStream::set_fin_wait_timeout) sets it for one
-    /// connection. Zero is refused by `build`.
+    /// How long a connection without a handle waits for its peer's FIN (FIN-WAIT-2) before it is reset;
+    /// 60 s by default (Linux's `tcp_fin_timeout`, FreeBSD's `net.inet.tcp.finwait2_timeout`; RFC 9293
+    /// has no limit). [`TcpStream::set_fin_wait_timeout`](crate::TcpStream::set_fin_wait_timeout) sets
+    /// it for one connection. Zero is refused by `build`.
     #[must_use]
     pub fn fin_wait_timeout(mut self, timeout: Duration) -> Builder {
         self.limits().fin_wait = timeout.min(LONGEST);
         self
     }
 
-    /// How long data may wait although the peer answers, because it acknowledges none of it: then the
-    /// connection ends with `TimedOut`. `None`, the default, waits for ever, as RFC 9293 3.8.6.1 asks
-    /// for; RFC 6429 says that a host may give it up to defend itself against peers that never open
-    /// their window. A peer that reads a byte now and then makes progress. Once the socket is closed,
-    /// the user timeout says this too.
+    /// How long data may stay unacknowledged by a peer that answers (e.g. with a closed window) before
+    /// the connection ends with `TimedOut`. `None`, the default, has no limit, as RFC 9293 3.8.6.1
+    /// requires; RFC 6429 allows a host to abort such connections as a defence against peers that never
+    /// open their window. A peer that reads a byte now and then makes progress. After the socket is
+    /// closed, the user timeout applies to this case too.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -387,11 +385,10 @@ impl Builder {
         self
     }
 
-    /// Asks the peer of a connection that was `idle` for so long whether it is still there, up to
-    /// `probes` times, `interval` apart. If it does not answer, the connection ends with `TimedOut`
-    /// after `idle + probes * interval`; one that answers notices nothing else. Off by default
-    /// (RFC 1122 4.2.3.6). [`TcpStream::set_keep_alive`](crate::TcpStream::set_keep_alive) sets it
-    /// for one connection.
+    /// Probes the peer of a connection that was idle for `idle`, up to `probes` times, `interval`
+    /// apart. If it does not answer, the connection ends with `TimedOut` after `idle + probes *
+    /// interval`. Off by default (RFC 1122 4.2.3.6).
+    /// [`TcpStream::set_keep_alive`](crate::TcpStream::set_keep_alive) sets it for one connection.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -414,16 +411,16 @@ impl Builder {
         self
     }
 
-    /// How long a closed connection remembers itself to answer its peer (2 MSL); 60 s by default.
+    /// How long a closed connection stays in TIME-WAIT to answer its peer (2 MSL); 60 s by default.
     #[must_use]
     pub fn time_wait(mut self, duration: Duration) -> Builder {
         self.config.time_wait = duration.min(LONGEST);
         self
     }
 
-    /// How many connections in TIME-WAIT are remembered; 65,536 by default, of less than 256 bytes
-    /// each. Beyond it the oldest is forgotten and counted
-    /// ([`Stats::time_wait_dropped`](crate::stack::Stats)); 0 forgets each at once.
+    /// Maximum number of records in TIME-WAIT; 65,536 by default, of less than 256 bytes each. Beyond
+    /// it the oldest is dropped and counted ([`Stats::time_wait_dropped`](crate::stack::Stats)); with 0
+    /// there is no TIME-WAIT.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -439,11 +436,11 @@ impl Builder {
     }
 
     /// Whether SYNs are answered with cookies (RFC 4987 3.6) while half-open connections fill a
-    /// listener's backlog, or are as many as the stack [may have](Self::max_half_open), so that a
-    /// flood of them shuts nobody out; they are by default. Such a connection takes no memory
-    /// before its handshake is over, and has all it would have otherwise but a maximum
-    /// segment size above 1460 and congestion notification. With `false` such SYNs are dropped. SYNs that a
-    /// [`ConditionalListener`](crate::ConditionalListener) would hold are always dropped.
+    /// listener's backlog, or have reached the [stack's limit](Self::max_half_open), so that other
+    /// clients can connect during a flood; on by default. Such a connection takes no memory before its
+    /// handshake is complete, and lacks only a maximum segment size above 1460 and congestion
+    /// notification. With `false` such SYNs are dropped, as are always those that a
+    /// [`ConditionalListener`](crate::ConditionalListener) would hold.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -458,11 +455,12 @@ impl Builder {
         self
     }
 
-    /// How many connections the stack has at most, half-open ones too, those in TIME-WAIT not;
-    /// 1,048,576 by default, as many as a process has descriptors in Linux (`fs.nr_open`). Beyond it SYNs
-    /// and acknowledgements of cookies are dropped, and attempts to connect fail with
+    /// Maximum number of connections, including half-open ones, without those in TIME-WAIT; 1,048,576
+    /// by default, the limit of descriptors of a process in Linux (`fs.nr_open`). Beyond it SYNs and
+    /// acknowledgements of cookies are dropped, and attempts to connect fail with
     /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded); both are counted
-    /// ([`Stats::connections_refused`](crate::stack::Stats)). When one has ended there is room again.
+    /// ([`Stats::connections_refused`](crate::stack::Stats)). A connection that ends makes room for
+    /// another.
     ///
     /// ```
     /// use sosplice::{Stack, TcpSocket, link::memory};
@@ -484,15 +482,16 @@ impl Builder {
         self
     }
 
-    /// How many connections one peer may have opened at a time: an IPv4 address, or a /64 of IPv6, in
-    /// which a host has as many addresses as it likes. `None`, without a limit, by default: behind one
-    /// address there may be a whole company, or a load balancer that all clients come through. With a
-    /// limit below the listeners' backlogs no peer fills one alone.
+    /// Maximum number of connections opened by one peer: an IPv4 address, or a /64 of IPv6, in which a
+    /// host can have any number of addresses. `None`, without limit, by default: one address may be
+    /// that of a NAT or a load balancer. With a limit below the listeners' backlogs no single peer can
+    /// fill one.
     ///
-    /// Those count whose handshake is over, so that nobody uses up what an address may have by forging
-    /// its SYNs. Then SYNs of the peer are dropped; if more of its handshakes are under way, the
-    /// connections beyond the limit are reset when they stand. Both are counted
-    /// ([`Stats::peer_connections_refused`](crate::stack::Stats)). Connections that the stack opens do not count.
+    /// Only established connections count, so that forged SYNs cannot exhaust the limit of an address.
+    /// At the limit SYNs of the peer are dropped; connections of handshakes already under way are reset
+    /// when they are established. Both are counted
+    /// ([`Stats::peer_connections_refused`](crate::stack::Stats)). Connections that the stack opens do
+    /// not count.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -509,12 +508,12 @@ impl Builder {
         self
     }
 
-    /// How many half-open connections all listeners have together at most; 4,096 by default (Linux's
-    /// `tcp_max_syn_backlog`), which take about 20 MB. Each listener has a
-    /// [backlog](crate::TcpListener) of its own besides. A SYN beyond either is answered with a
-    /// [cookie](Self::syn_cookies), or dropped, and those that are there stay: so it takes no memory, and
-    /// nobody's handshake is cut short. It is counted ([`Stats::half_open_full`](crate::stack::Stats)).
-    /// SYNs that wait for a decision are no connections yet and do not count.
+    /// Maximum number of half-open connections of all listeners together; 4,096 by default (Linux's
+    /// `tcp_max_syn_backlog`), which take about 20 MB. Each listener also has a
+    /// [backlog](crate::TcpListener) of its own. A SYN beyond either is answered with a
+    /// [cookie](Self::syn_cookies) or dropped, without affecting the present handshakes. It is counted
+    /// ([`Stats::half_open_full`](crate::stack::Stats)). SYNs held by a
+    /// [`ConditionalListener`](crate::ConditionalListener) do not count.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -529,19 +528,17 @@ impl Builder {
         self
     }
 
-    /// How much memory the buffers of all connections are to hold together, in bytes; 4 GiB by default (1
-    /// GiB where addresses have 32 bits). A library does not know how much of a machine it may have, so
-    /// it is a fixed number: large enough that who has not asked for a limit seldom meets it. What is
-    /// counted is real memory: `so_rcv`, `so_snd`, and data that has arrived out of order
-    /// ([`Stats::buffer_memory`](crate::stack::Stats)).
+    /// Limit of the memory of all connections' buffers together, in bytes; 4 GiB by default (1 GiB on
+    /// 32-bit systems), a fixed number that is seldom reached. It counts real memory: `so_rcv`,
+    /// `so_snd`, and out-of-order data ([`Stats::buffer_memory`](crate::stack::Stats)).
     ///
-    /// As it comes near, everything becomes slower and nothing ends. Beyond three quarters, until half of
-    /// it is free again, each connection opens its window only up to a floor (an eighth of its buffer, 16
-    /// KiB and four packets at least) and fills `so_snd` only so far, and data that arrives out of order is
-    /// dropped. Beyond the limit data in order is dropped too, for connections that hold more than the
-    /// floor. Dropped data is not acknowledged, so its sender sends it again, and it is counted
-    /// ([`Stats::segments_pressed`](crate::stack::Stats)). So it is no exact limit: what peers were promised
-    /// before, and the floor for each connection, come on top.
+    /// Near the limit connections become slower, but none ends. Beyond three quarters, until half of it
+    /// is free again, each connection opens its window only up to a floor (an eighth of its buffer, at
+    /// least 16 KiB and four packets) and fills `so_snd` only up to that, and out-of-order data is
+    /// dropped. Beyond the limit in-order data is dropped too, for connections that hold more than the
+    /// floor. Dropped data is not acknowledged, so its sender retransmits it, and it is counted
+    /// ([`Stats::segments_pressed`](crate::stack::Stats)). The limit is not exact: windows advertised
+    /// before, and the floor of each connection, come on top.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -557,8 +554,8 @@ impl Builder {
         self
     }
 
-    /// The congestion control of all connections, in both directions of opening; [`Congestion::Cubic`] by
-    /// default. [`TcpStream::set_congestion`](crate::TcpStream::set_congestion) sets it for one connection.
+    /// The congestion control of all connections, passive and active; [`Congestion::Cubic`] by default.
+    /// [`TcpStream::set_congestion`](crate::TcpStream::set_congestion) sets it for one connection.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory, stack::Congestion};
@@ -573,10 +570,11 @@ impl Builder {
         self
     }
 
-    /// Whether connections offer and accept explicit congestion notification (RFC 3168); off by default. With a
-    /// peer that agrees, routers mark packets instead of dropping them, and the window is reduced for a mark
-    /// as for a loss. A SYN that offers it and is not answered is sent again without, so a path that drops
-    /// such SYNs costs a second. Connections from a [cookie](Self::syn_cookies) are without.
+    /// Whether connections offer and accept explicit congestion notification (RFC 3168); off by
+    /// default. If the peer accepts it, routers can mark packets instead of dropping them, and the
+    /// window is reduced for a mark as for a loss. An unanswered SYN is retransmitted without the
+    /// offer, so a path that drops such SYNs costs a second. Connections from a
+    /// [cookie](Self::syn_cookies) do not use it.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -590,15 +588,16 @@ impl Builder {
         self
     }
 
-    /// How long an acknowledgement waits at most for an answer that it can ride on, 40 ms by default
-    /// and 500 ms at most (RFC 9293 3.8.6.3, SHLD-18); `None`: it never waits.
+    /// Maximum time that an acknowledgement is delayed so that a data segment can carry it: 40 ms by
+    /// default, at most 500 ms (RFC 9293 3.8.6.3, SHLD-18); `None`: no delay.
     ///
-    /// Of data that fills no whole segment it waits only where the last answer came in time, as in Linux: on
-    /// a connection on which both sides send in turns. One acknowledgement that waits in vain ends that
-    /// until an answer is in time again. A single full segment waits for a second one, but the first
-    /// sixteen of a connection, and one whose sender waits (PSH), do not (RFC 5681 4.2). Data out of order,
-    /// data that fills a hole, and the peer's FIN are acknowledged at once, and so is every second full
-    /// segment, with one acknowledgement for what a batch of frames has brought to a connection.
+    /// The acknowledgement of less than a full segment is delayed only if the last answer came in time,
+    /// as in Linux: on a connection on which both sides send in turns. After one delay without an
+    /// answer there is none until an answer is in time again. The acknowledgement of a single full
+    /// segment is delayed until a second one arrives, except for the first sixteen of a connection, and
+    /// one with PSH (RFC 5681 4.2). Out-of-order data, data that fills a hole, the peer's FIN, and
+    /// every second full segment are acknowledged at once, with one acknowledgement for a connection's
+    /// share of a batch of frames.
     #[must_use]
     pub fn ack_delay(mut self, delay: Option<Duration>) -> Builder {
         self.config.ack_delay = delay.map(|delay| delay.min(LONGEST_ACK_DELAY));
@@ -606,10 +605,11 @@ impl Builder {
     }
 
     /// Largest payload of a segment in bytes, 536 to 65,495 (an MSS clamp): no connection announces
-    /// (RFC 9293 3.7.1) or sends more; the options of a segment (12 bytes with timestamps) count as payload
-    /// here. By default, and at most, what fits in the link's MTU. For a link behind which there is a
-    /// tunnel: a connection finds the path's MTU by itself, at once if routers report it (RFC 1191, 8201),
-    /// after two timeouts if they do not (RFC 4821), but what its peers send is limited by nothing else.
+    /// (RFC 9293 3.7.1) or sends more; the options of a segment (12 bytes with timestamps) count as
+    /// payload here. The default, and the maximum, follows from the link's MTU. For links to a tunnel:
+    /// a connection finds the path MTU of its own packets, at once if routers report it (RFC 1191,
+    /// 8201), after two timeouts if they do not (RFC 4821), but only the announced MSS limits its
+    /// peers' packets.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -623,7 +623,7 @@ impl Builder {
         self
     }
 
-    /// Whose behaviour the stack's sockets have where FreeBSD and OpenBSD differ; FreeBSD's by
+    /// The system that the stack's sockets behave like where FreeBSD and OpenBSD differ; FreeBSD by
     /// default.
     #[must_use]
     pub fn flavor(mut self, flavor: Flavor) -> Builder {
@@ -631,7 +631,7 @@ impl Builder {
         self
     }
 
-    /// Where time comes from; the system's clock by default.
+    /// The stack's clock; the system's by default.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Builder {
         self.clock = clock;
@@ -645,30 +645,29 @@ impl Builder {
         self
     }
 
-    /// Who is asked about frames that nobody here claims, before they are dropped: other protocols
-    /// than TCP and ICMP, fragments, IPv6 extension headers, ICMP that is neither a ping for the stack
-    /// nor an error of one of its connections. It is not asked about packets with addresses that no host
-    /// on the link has, which are dropped ([`Stats::frames_bad_address`](crate::stack::Stats)); those to a
-    /// broadcast or multicast address are not among them, also if they come from the unspecified one (DHCP,
-    /// neighbour discovery). `true` means that the hook has taken the frame; what it
-    /// does not take is dropped and counted as without a hook. So a second stack can stand beside this
-    /// one, on the same link: share it in an `Arc`. It sends through [`Link::transmit`], which any
-    /// thread may call at any time; when the link is full it has to try again itself.
+    /// A hook that is called for unhandled frames before they are dropped: other protocols than TCP and
+    /// ICMP, fragments, IPv6 extension headers, ICMP that is neither a ping for the stack nor an error
+    /// of one of its connections. It is not called for packets with addresses that no host on the link
+    /// has, which are dropped ([`Stats::frames_bad_address`](crate::stack::Stats)); it is called for
+    /// those to a broadcast or multicast address, also from the unspecified one (DHCP, neighbour
+    /// discovery). It returns `true` if it has taken the frame; otherwise the frame is dropped and
+    /// counted as without a hook. So a second stack can run beside this one on the same link: share it
+    /// in an `Arc`. It sends with [`Link::transmit`], which any thread may call at any time; when the
+    /// link is full it must try again itself.
     ///
-    /// The hook is called by the driver's thread, one frame at a time, with no lock held; if there
-    /// are several receive queues, by the driver of each. The stack stands still meanwhile, so it
-    /// is to be quick: queue the frame (a clone shares its memory, which comes from the link's
-    /// pool) and return. It may transmit, send into a channel, and use sockets of any stack without
-    /// waiting; callbacks that become due in it are called when it has returned. It must not wait for anything that this stack is to do, and must not own a handle
-    /// or a socket of it, which would keep the stack running for ever. A panic ends the driver, and
-    /// with it every connection. IP lengths and the IPv4 header's checksum have been checked,
-    /// nothing behind the IP header has. [`Frame::checksum`] says what is known of the transport checksum:
-    /// over a TUN with offload, that of what a program on this machine has sent is
-    /// [partial](Checksum::Partial). A protocol that verifies it gets
-    /// [`Frame::to_complete_vec`]; one that sends the frame on, or back, says of the packet what was said of
-    /// the frame.
+    /// The hook is called in the driver's thread, one frame at a time, with no lock held; with several
+    /// receive queues, in each driver's. It blocks the driver, so it should only queue the frame (a
+    /// clone shares its memory, which comes from the link's pool) and return. It may transmit, send
+    /// into a channel, and use sockets of any stack without waiting; callbacks that become due in it
+    /// are called when it has returned. It must not wait for this stack, and must not own a handle or a
+    /// socket of it, which would keep the stack running for ever. A panic ends the driver, and with it
+    /// every connection. IP lengths and the IPv4 header's checksum have been checked, but nothing after
+    /// the IP header. [`Frame::checksum`] has the state of the transport checksum: over a TUN with
+    /// offload it is [partial](Checksum::Partial) for packets of programs on this machine. A protocol
+    /// that verifies it uses [`Frame::to_complete_vec`]; one that forwards or returns the frame copies
+    /// the state to the packet.
     ///
-    /// A stack of one's own that answers UDP:
+    /// A second stack that answers UDP:
     ///
     /// ```
     /// use sosplice::Stack;
@@ -716,9 +715,9 @@ impl Builder {
         self
     }
 
-    /// Whether the hook ([`on_unhandled`](Self::on_unhandled)) is asked about TCP segments too that belong to no
-    /// connection and no listener, before they are reset; by default it is not. It is not asked about
-    /// those that the stack has sent to itself. It costs each received segment a clone of its frame.
+    /// Whether the hook ([`on_unhandled`](Self::on_unhandled)) is also called for TCP segments that
+    /// belong to no connection and no listener, before they are reset; off by default. It is not called
+    /// for segments that the stack has sent to itself. It costs a clone of each received frame.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -736,10 +735,10 @@ impl Builder {
         self
     }
 
-    /// The processors that the driver threads run on which [`build`](Self::build) starts, counted from 0
-    /// as in `/proc/cpuinfo`: that of the first receive queue on the first of them, and so on, beginning
-    /// again when there are more queues. By default the system decides. Drivers that are run by hand run
-    /// where their threads do.
+    /// The processors that the driver threads run on which [`build`](Self::build) starts, counted from
+    /// 0 as in `/proc/cpuinfo`: that of the first receive queue on the first of them, and so on,
+    /// beginning again when there are more queues. By default the system decides. It does not apply to
+    /// drivers that the program calls itself.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory, stack::BuildError};
@@ -766,7 +765,7 @@ impl Builder {
         let checked = affinity.check();
         checked.map_err(|(cpu, error)| BuildError::NoProcessor { cpu, error })?;
         let (stack, drivers) = self.build_with_drivers()?;
-        // If one does not start, the others end with the stack: its driver was dropped.
+        // If one does not start, its driver is dropped, which ends the stack and the other drivers.
         for driver in drivers {
             let name = match driver.queue() {
                 0 => "sosplice:driver".into(),
@@ -785,7 +784,7 @@ impl Builder {
         Ok(stack)
     }
 
-    /// Builds the stack without a thread: the caller runs the [`Driver`].
+    /// Builds the stack without a thread: the program runs the [`Driver`].
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -807,13 +806,13 @@ impl Builder {
         Ok((stack, driver.ok_or(BuildError::QueueCount(0))?))
     }
 
-    /// As [`build_with_driver`](Self::build_with_driver), for a link with any number of receive queues: a driver for each, in
-    /// their order. They may run in as many threads, or several of them in one; all are to be run, since
-    /// connections have their timers with one of them each. Dropping one ends the stack.
+    /// As [`build_with_driver`](Self::build_with_driver), for a link with any number of receive queues:
+    /// a driver for each, in their order. They may run in separate threads or several in one; all must
+    /// be run, since each connection has its timers in one of them. Dropping one ends the stack.
     ///
     /// A proxy between two links may run the drivers of both for a queue in one thread
     /// ([`Driver::run_all`]), and connect to the backend on the client's queue
-    /// ([`TcpSocket::queue`](crate::TcpSocket::queue)): then all of a client is in that thread.
+    /// ([`TcpSocket::queue`](crate::TcpSocket::queue)): then one thread does all the work for a client.
     ///
     /// ```
     /// use sosplice::{Stack, link::memory};
@@ -865,7 +864,7 @@ impl Builder {
             lifecycle: Lifecycle::default(),
             reports: Reports::new(epoch),
         });
-        tell!(info, "stack", ?addresses, mtu = caps.mtu, "stack up");
+        report!(info, "stack", ?addresses, mtu = caps.mtu, "stack up");
         let numbers = (0..).take(shared.queues.len());
         let drivers = numbers.map(|queue| Driver::new(shared.clone(), queue));
         let drivers = drivers.collect();
@@ -877,7 +876,7 @@ impl Builder {
         ))
     }
 
-    /// What the link can do, if all is well.
+    /// Checks the settings; returns the link's capabilities.
     fn check(&self) -> Result<Capabilities, BuildError> {
         if self.addresses.is_empty() {
             return Err(BuildError::NoAddress);

@@ -1,7 +1,7 @@
-//! Deciding between SYN and SYN|ACK: a listener whose user is handed each SYN before it is answered.
+//! A listener that returns each SYN to the program before it is answered.
 //!
-//! What a proxy wants: it dials its backend first, and the client's `connect()` succeeds or is
-//! refused as the proxy's own did. See `held` for the records behind it.
+//! For proxies: the proxy connects to its backend first, and then accepts or refuses the client's
+//! `connect()` accordingly. The records of held SYNs are in `syn_queue`.
 
 use crate::socket::Socket;
 use crate::socket::poller::{Pollable, Sealed, Watched};
@@ -13,15 +13,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// A listener that hands out each SYN before it is answered, as a [`ConnectionRequest`].
+/// A listener that returns each SYN before it is answered, as a [`ConnectionRequest`].
 ///
-/// A held SYN is a small record. It counts against the backlog until it is decided, and beyond that
-/// SYNs are dropped. A SYN that comes again refreshes its record and is not a second one. If it does
-/// not come again for the stack's connect timeout, the record is forgotten silently. For a poller the
-/// listener is readable when a `ConnectionRequest` is there, or the stack is down.
+/// A held SYN is a small record. It counts against the backlog until the program decides; SYNs beyond
+/// the backlog are dropped. A repeated SYN refreshes its record. If it is not repeated within the
+/// stack's connect timeout, the record is dropped silently. For a poller the listener is readable when
+/// there is a `ConnectionRequest`, or the stack is down.
 ///
-/// Dropping the listener refuses those that nobody was handed, and answers further SYNs as a closed
-/// port does. A `ConnectionRequest` that was handed out is still its user's to decide.
+/// Dropping the listener refuses the SYNs that were not returned yet; further SYNs are answered as at a
+/// closed port. A `ConnectionRequest` that was returned can still be decided.
 ///
 /// ```
 /// use sosplice::{ConditionalListener, TcpListener, TcpSocket, TcpStream, Stack, link::memory, splice};
@@ -36,10 +36,10 @@ use std::sync::Arc;
 /// let listener = ConditionalListener::bind(&front, "10.1.0.2:80".parse()?)?;
 ///
 /// # let connecting = TcpSocket::new(&client).start("10.1.0.2:80".parse()?)?;
-/// // Nobody serves yet: the client's connect() is refused, as if there were no proxy.
+/// // No server yet: the client's connect() is refused, as without a proxy.
 /// let pending = listener.pending()?;
 /// match TcpStream::connect(&back, "10.2.0.1:8080") {
-///     Ok(_) => unreachable!("nobody listens there"),
+///     Ok(_) => unreachable!("no listener there"),
 ///     Err(_) => pending.refuse(),
 /// }
 /// # let refused = std::io::Error::from(connecting.wait_connected(None).unwrap_err());
@@ -111,7 +111,7 @@ impl ConditionalListener {
         Ok(ConnectionRequest::new(stack, listening.pending()?))
     }
 
-    /// The stack and what it knows of the listener.
+    /// The stack, and its record of the listener.
     pub(super) fn parts(&self) -> (&Stack, &Listening) {
         self.listener.parts()
     }
@@ -126,7 +126,7 @@ impl ConditionalListener {
         self.listener.local_addr()
     }
 
-    /// Whether [`pending`](Self::pending) returns at once when nobody is there.
+    /// Whether [`pending`](Self::pending) returns at once when there is no SYN.
     pub fn set_nonblocking(&self, nonblocking: bool) {
         self.listener.set_nonblocking(nonblocking);
     }
@@ -183,30 +183,29 @@ impl ConnectionRequest {
         SocketAddr::new(self.key.tuple.remote, self.key.tuple.remote_port)
     }
 
-    /// By which receive queue of the stack's link it came, counted from 0: the home of the connection
-    /// that [`accept`](Self::accept) returns ([`TcpStream::queue`]).
+    /// The receive queue of the stack's link on which it arrived, counted from 0: the home of the
+    /// connection that [`accept`](Self::accept) returns ([`TcpStream::queue`]).
     pub fn queue(&self) -> usize {
         self.key.queue.into()
     }
 
-    /// Answers the SYN and returns the connection, which does not stand yet:
-    /// [`wait_connected`](Socket::wait_connected) waits for that, reading and writing do too, and it
-    /// can be spliced at once. It no longer counts against the backlog.
+    /// Answers the SYN and returns the connection, which is not established yet:
+    /// [`wait_connected`](Socket::wait_connected), reading and writing wait for that; it can be spliced
+    /// at once. It no longer counts against the backlog.
     ///
     /// # Errors
-    /// [`TimedOut`](io::ErrorKind::TimedOut) if the SYN is held no longer, see [`ConditionalListener`];
-    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if this stack has meanwhile dialled that peer itself,
-    /// from the port that it wants to reach;
-    /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the stack has as many connections as it may
-    /// have ([`Builder::max_connections`](crate::stack::Builder::max_connections));
+    /// [`TimedOut`](io::ErrorKind::TimedOut) if the SYN is no longer held, see [`ConditionalListener`];
+    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if this stack has meanwhile connected to that peer from
+    /// the same port; [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the stack has its maximum
+    /// number of connections ([`Builder::max_connections`](crate::stack::Builder::max_connections));
     /// [`NetworkDown`](io::ErrorKind::NetworkDown) if the stack is down.
     pub fn accept(self) -> io::Result<TcpStream> {
         let conn = self.stack.shared().accept_held(self.key)?;
         Ok(TcpStream::new(&self.stack, conn))
     }
 
-    /// Answers the SYN with a reset: the peer's connection is refused. Does nothing if the SYN is held
-    /// no longer.
+    /// Answers the SYN with a reset: the peer's connection is refused. Does nothing if the SYN is no
+    /// longer held.
     pub fn refuse(self) {
         self.stack.shared().refuse_syn(self.key);
     }

@@ -1,4 +1,4 @@
-//! What a stack was built with.
+//! The settings of a stack.
 
 use crate::congestion::Congestion;
 use crate::error::Flavor;
@@ -8,12 +8,12 @@ use crate::tcp::limits::Limits;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Longer times are as good as for ever, and can be added to any other.
+/// Longer times are cut to this: practically infinite, and can be added to any time without overflow.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// FreeBSD's `net.inet.tcp.delacktime`, Linux' `TCP_DELACK_MIN`.
 const ACK_DELAY: Duration = Duration::from_millis(40);
-/// 4 GiB: what two thousand connections of the default sizes hold at the very most, and hundreds of
-/// thousands that carry text.
+/// 4 GiB: the maximum of two thousand connections of the default sizes, and enough for hundreds of
+/// thousands that carry messages.
 #[cfg(target_pointer_width = "64")]
 const BUFFER_MEMORY: usize = 4 << 30;
 #[cfg(not(target_pointer_width = "64"))]
@@ -37,11 +37,11 @@ pub(super) struct Config {
     pub(super) ports: (u16, u16),
     pub(super) syn_cookies: bool,
     pub(super) max_connections: usize,
-    /// Of those that the peer opened.
+    /// Limit of the connections that one peer has opened.
     pub(super) max_connections_per_peer: Option<usize>,
     pub(super) max_half_open: usize,
     pub(super) max_buffer_memory: usize,
-    /// How long the driver's thread looks on before it sleeps.
+    /// How long the driver's thread polls before it sleeps.
     pub(super) busy_poll: Duration,
 }
 

@@ -1,7 +1,7 @@
-//! Active opens: which source address, port and home a connection that is dialled gets.
+//! Active opens: the choice of source address, port and home.
 
 use crate::error::SoError;
-use crate::events::tell;
+use crate::events::report;
 use crate::link::{Flow, Link};
 use crate::stack::accept::admission::Refusal;
 use crate::stack::routes::Route;
@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 
 impl Stack {
     /// Begins to connect. An unspecified address and port of `from` are chosen, the port so that
-    /// answers come to `queue`, if the link can say that. The preset holds from the SYN on.
+    /// answers arrive on `queue`, if the link can predict that. The preset applies from the SYN on.
     pub(crate) fn dial(
         &self,
         from: SocketAddr,
@@ -47,14 +47,14 @@ impl Stack {
         }
         if from.port() != 0 {
             let why = format!(
-                "the connection from {local}:{} to {to} is there, or was lately",
+                "the connection from {local}:{} to {to} exists, or is in TIME-WAIT",
                 from.port()
             );
             let conn = shared.connect(&way, from.port(), Place::Free)?;
             return conn.map_or_else(|| error(io::ErrorKind::AddrInUse, why), Ok);
         }
-        // The port that was used longest ago comes first. If that and some behind it are in TIME-WAIT,
-        // so are most of the others, and a look at all of them would cost more than the connection.
+        // The port that was used longest ago comes first. If that and some after it are in TIME-WAIT,
+        // so are most of the others, and checking all of them would cost more than the connection.
         const ENOUGH: usize = 8;
         let mut reusable = None;
         let ports = shared.addressing.ephemeral_ports.ports_to(local, to);
@@ -87,12 +87,12 @@ impl Stack {
     }
 }
 
-/// Between which ends a connection is dialled, all but the port.
+/// Addresses and queue of a new connection, without the local port.
 #[derive(Debug)]
 struct Way<'a> {
     local: IpAddr,
     to: SocketAddr,
-    /// The home that is wanted.
+    /// The requested home.
     queue: Option<u16>,
     /// The other end is an address of the stack.
     looped: bool,
@@ -115,18 +115,18 @@ impl Way<'_> {
     }
 }
 
-/// What may have the tuple of a new connection.
+/// The present holder of the tuple of a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// Nothing.
     Free,
-    /// A record that is old enough.
+    /// A record in TIME-WAIT that is old enough to be replaced.
     TimeWait,
 }
 
 impl Shared {
-    /// The address to connect from: the given one, or else one that is chosen. `true`: the destination is an
-    /// address of the stack, which no route leads to, and which is connected to from itself.
+    /// The address to connect from: the given one, else a chosen one. `true` if the destination is an
+    /// address of the stack: then routes do not apply, and the default source is the same address.
     fn source_of(&self, from: IpAddr, to: SocketAddr) -> io::Result<(IpAddr, bool)> {
         let destination = to.ip();
         let error = |kind, why| Err(io::Error::new(kind, why));
@@ -171,7 +171,7 @@ impl Shared {
         source.map_or_else(none, |source| Ok((source, looped)))
     }
 
-    /// The number of a queue that a user has named.
+    /// Checks the number of a queue.
     fn queue_number(&self, queue: usize) -> io::Result<u16> {
         let number = u16::try_from(queue).ok();
         let number = number.filter(|_| queue < self.queues.len());
@@ -182,8 +182,8 @@ impl Shared {
         })
     }
 
-    /// The queue of a connection that is dialled. `None`: answers would come by another than the one that
-    /// is wanted.
+    /// The home of a new connection. `None` if answers would arrive on another queue than the requested
+    /// one.
     fn home_for(&self, tuple: &Tuple, way: &Way<'_>) -> Option<u16> {
         let wanted = way.queue;
         let count = self.queues.len();
@@ -199,7 +199,7 @@ impl Shared {
         let steered = steered.filter(|one| *one < count);
         let is_up = |queue: &usize| !self.queues[*queue].is_gone();
         let Some(steered) = steered else {
-            // They take turns, those whose link is gone left out.
+            // Queues take turns, except those whose link is gone.
             let turn = self.addressing.dialled.fetch_add(1, Ordering::Relaxed);
             let turns = (0..count).map(|next| (turn + next) % count);
             let any = || turns.clone().find(is_up).unwrap_or(turn % count);
@@ -212,8 +212,8 @@ impl Shared {
         }
     }
 
-    /// Begins to connect from a port. `None`: the tuple is taken, maybe by a record in TIME-WAIT, or
-    /// answers would not come by the queue that is wanted.
+    /// Begins to connect from a port. `None` if the tuple is taken, possibly by a record in TIME-WAIT,
+    /// or answers would not arrive on the requested queue.
     fn connect(
         self: &Arc<Self>,
         way: &Way<'_>,
@@ -252,8 +252,8 @@ impl Shared {
         let reused = u64::from(former.is_some());
         self.received.time_wait_reused.add(reused);
         let peer = way.to;
-        tell!(debug, "tcp", local = %tuple.ends().0, %peer, "connecting");
-        // remove_address() either has found the connection too, or this finds the address gone.
+        report!(debug, "tcp", local = %tuple.ends().0, %peer, "connecting");
+        // Either remove_address() has seen the connection, or this sees that the address was removed.
         if !self.is_own(way.local) || looped && !self.is_own(tuple.remote) {
             conn.run(Work::ADDRESS_REMOVED, Runner::User);
             return Err(SoError::AddressRemoved.into());

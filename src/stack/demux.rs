@@ -1,4 +1,4 @@
-//! To whom a received packet belongs.
+//! Demultiplexing of received packets.
 
 pub(in crate::stack) mod conn_table;
 pub(in crate::stack) mod stateless;

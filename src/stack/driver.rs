@@ -1,11 +1,11 @@
-//! The driver: the thread that receives for a stack, and its timers. Of a link with several receive
-//! queues each has one (`queue`).
+//! The driver: the thread that receives for a stack, and its timers. With several receive queues there
+//! is one for each (`queue`).
 //!
-//! One [`poll`](Driver::poll) takes a batch of frames, leaves each with its connection, then
-//! has every connection that got something receive it. The splices that are to run in this thread
-//! run then, with nothing held. Last comes one service step for each connection that no splice has
-//! served, so that a batch draws one acknowledgement; timers, what users' threads handed over, and
-//! connections that wait for room in the link.
+//! One [`poll`](Driver::poll) takes a batch of frames, queues each at its connection, then lets these
+//! connections process their segments. Then the splices of this thread run, with no lock held. Last
+//! come one service step for each connection that no splice has served, so that a batch causes one
+//! acknowledgement; timers; connections that threads of the program handed over; and connections that
+//! wait for room in the link.
 
 pub(in crate::stack) mod backoff;
 #[cfg(target_os = "linux")]
@@ -15,7 +15,7 @@ pub(in crate::stack) mod run_queue;
 
 use crate::buf;
 use crate::busy::Busy;
-use crate::events::tell;
+use crate::events::report;
 use crate::link::{Frame, Interest, Link, ReceiveError};
 use crate::run_list::{self, Budget};
 use crate::stack::accept::backlog::Listening;
@@ -38,41 +38,41 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Most frames of a batch.
+/// Maximum number of frames of a batch.
 const BATCH: usize = 32;
-/// How often more is received into a batch in the place of what was for no connection.
+/// How often frames that belonged to no connection are replaced in a batch by receiving more.
 const REFILLS: usize = 3;
-/// The driver lags behind when so many batches in a row were full, with so many bytes in each: a worker
-/// that is woken for less costs more than it takes off the driver.
+/// The driver lags behind when this many batches in a row were full, with this many bytes in each: with
+/// less, waking a worker would cost more than it saves.
 const LAG: (u32, usize) = (4, 32 * 1024);
-/// How long a stack that nobody holds any more may take to deliver what was sent.
+/// How long a stack without handles may take to deliver sent data.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Runs a stack that was built with [`build_with_driver`](crate::stack::Builder::build_with_driver): call by call, or beside others in
-/// a thread ([`run_all`](Self::run_all)).
-/// Dropping it ends every connection with [`DriverDropped`](crate::error::SoError::DriverDropped), also if
-/// the stack has others, unless its link was gone before.
+/// Runs a stack that was built with [`build_with_driver`](crate::stack::Builder::build_with_driver):
+/// call by call, or beside others in a thread ([`run_all`](Self::run_all)). Dropping it ends every
+/// connection with [`DriverDropped`](crate::error::SoError::DriverDropped), even if the stack has other
+/// drivers, unless its link was gone before.
 #[derive(Debug)]
 pub struct Driver {
     shared: Arc<Shared>,
     queue: u16,
     frames: Vec<Frame>,
     touched: Vec<Arc<Conn>>,
-    /// Frames of this batch that were for no connection.
+    /// Frames of this batch that belonged to no connection.
     strangers: usize,
     /// Full batches in a row.
     full: u32,
-    /// Segments of this batch, and their payload. They are counted together.
+    /// Number of segments of this batch and their payload bytes; added to the counters together.
     segments: (u64, u64),
     backoff: Backoff,
-    /// Refused packets of which was told.
+    /// Refused packets that were reported.
     refused: u64,
     busy: Arc<Busy>,
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // One whose link is gone has ended by itself, and leaves the others be.
+        // A driver whose link is gone has ended already, without effect on the others.
         if !self.home().is_gone() {
             let unheld = self.shared.is_abandoned();
             let why = if unheld { Down::Unheld } else { Down::Driver };
@@ -100,26 +100,26 @@ impl Driver {
         }
     }
 
-    /// Which of the receive queues of its stack's link it is for, counted from 0.
+    /// The number of its receive queue, counted from 0.
     pub fn queue(&self) -> usize {
         self.queue.into()
     }
 
-    /// Its own queue.
     fn home(&self) -> &Queue {
         &self.shared.queues[usize::from(self.queue)]
     }
 
-    /// Does what there is to do now, within a bound. `false` if there was nothing.
+    /// Does a bounded part of the present work. `false` if there was none.
     ///
-    /// A frame that the link could not receive is counted ([`Stats::receive_errors`](crate::stack::Stats)), and no
-    /// error.
+    /// A frame that the link could not receive is counted
+    /// ([`Stats::receive_errors`](crate::stack::Stats)), but is not an error.
     ///
     /// # Errors
     /// If the link is gone. All connections of its queue have ended with
-    /// [`NetworkDown`](crate::error::SoError::NetworkDown), and so do all further calls. If there are
-    /// other queues, they go on, with their drivers; with the last one the stack is down. If another driver
-    /// of the stack was dropped, with [`DriverDropped`](crate::error::SoError::DriverDropped).
+    /// [`NetworkDown`](crate::error::SoError::NetworkDown), and all further calls fail. Other queues
+    /// continue with their drivers; with the last one the stack is down.
+    /// [`DriverDropped`](crate::error::SoError::DriverDropped) if another driver of the stack was
+    /// dropped.
     pub fn poll(&mut self) -> io::Result<bool> {
         self.wake_up();
         let done = self
@@ -131,9 +131,9 @@ impl Driver {
         done
     }
 
-    /// As [`poll`](Self::poll): how many frames there were, and whether anything else.
+    /// As [`poll`](Self::poll): the number of frames, and whether there was other work.
     fn batch(&mut self) -> io::Result<(usize, bool)> {
-        // What has failed stays so, also if the link has changed its mind.
+        // A failure is final, even if the link works again.
         if self.shared.is_down(self.queue) {
             return Err(self.shared.why_down().into());
         }
@@ -154,8 +154,8 @@ impl Driver {
             let by_link = received;
             let batch = frames.drain(..).enumerate();
             batch.for_each(|(at, frame)| self.input(frame, at >= by_link, now));
-            // A flood of what is for nobody is not to make the others' batches smaller: each connection's
-            // share of a batch is served at once, and draws one acknowledgement.
+            // A flood of frames for no connection must not make the batches of connections smaller:
+            // each connection's share of a batch is served together, with one acknowledgement.
             for _ in 0..REFILLS {
                 let wanted = std::mem::take(&mut self.strangers);
                 if received < BATCH || wanted == 0 || gone.is_some() {
@@ -170,17 +170,18 @@ impl Driver {
             self.home().frames.add((received + looped) as u64);
             self.count();
             let mut left = budget;
-            // One connection after the other, with the splices that it wakes: while the caches still have it.
+            // One connection after the other, each with the splices that it wakes, while it is in the
+            // caches.
             for conn in self.touched.drain(..) {
                 conn.receive();
                 run_list::drain(&mut left);
-                // Most is done by then.
+                // Usually this finds little work.
                 conn.catch_up();
             }
         });
         let worked = run_list::scope(budget, || self.serve_run_queue(now));
         self.frames = frames;
-        self.tell_of_refusals(now);
+        self.report_refusals(now);
         match gone {
             Some(gone) => Err(self.link_gone(gone)),
             None => Ok((
@@ -190,8 +191,8 @@ impl Driver {
         }
     }
 
-    /// Receives, unless the link is left alone for a while. A lost frame is no error; what comes with it is
-    /// received all the same.
+    /// Receives, unless the link is in back-off. A lost frame is no error; the frames received with it
+    /// are kept.
     fn receive(&mut self, frames: &mut Vec<Frame>, max: usize) -> io::Result<()> {
         if self.backoff.holds(|| self.shared.now()) {
             return Ok(());
@@ -218,12 +219,12 @@ impl Driver {
         if self.shared.reports.frames_lost.is_due(now) {
             let so_far = self.shared.received.lost.get();
             let (error, queue) = (error.to_string(), self.queue);
-            tell!(warn, "stack", %error, queue, so_far, "frame lost: the link failed to receive it");
+            report!(warn, "stack", %error, queue, so_far, "frame lost: the link failed to receive it");
         }
     }
 
-    /// Who transmits cannot tell of it: he holds a lock.
-    fn tell_of_refusals(&mut self, now: Instant) {
+    /// The transmitting thread cannot report refusals, since it holds a lock.
+    fn report_refusals(&mut self, now: Instant) {
         let so_far = self.home().link.refused();
         if so_far == self.refused || !self.shared.reports.packets_refused.is_due(now) {
             return;
@@ -231,13 +232,13 @@ impl Driver {
         self.refused = so_far;
         if let Some(error) = self.home().link.take_refusal() {
             let (error, queue) = (error.to_string(), self.queue);
-            tell!(warn, "stack", %error, queue, so_far, "packet lost: the link refused it");
+            report!(warn, "stack", %error, queue, so_far, "packet lost: the link refused it");
         }
     }
 
     fn link_gone(&self, gone: io::Error) -> io::Error {
         let (error, queue) = (gone.to_string(), self.queue);
-        tell!(warn, "stack", %error, queue, "link gone");
+        report!(warn, "stack", %error, queue, "link gone");
         self.shared.queue_gone(self.queue);
         gone
     }
@@ -251,7 +252,7 @@ impl Driver {
         }
     }
 
-    /// Takes note of a batch: whether more arrives than gets done.
+    /// Records a batch; `true` if the driver lags behind.
     fn lags(&mut self, frames: &[Frame]) -> bool {
         let (batches, bytes) = LAG;
         let full = frames.len() >= BATCH && frames.iter().map(Frame::len).sum::<usize>() >= bytes;
@@ -263,9 +264,9 @@ impl Driver {
         self.full == batches
     }
 
-    /// When [`poll`](Self::poll) has something to do, if no frame arrives before. Until its next call
-    /// the driver counts as asleep: whoever gives it something else to do, e.g. a timer that is due
-    /// earlier, [wakes](Link::wake) its link. So this is a loop of one's own that misses nothing:
+    /// When [`poll`](Self::poll) has work again if no frame arrives before. Until its next call the
+    /// driver counts as asleep: a thread that adds other work, e.g. a timer that is due earlier,
+    /// [wakes](Link::wake) its link. So this loop misses no event:
     ///
     /// ```
     /// use sosplice::{Stack, TcpListener, TcpStream, link::{Link, memory}};
@@ -276,7 +277,7 @@ impl Driver {
     /// let (stack, mut driver) = builder.build_with_driver()?;
     /// let driving = thread::spawn(move || {
     ///     while let Ok(busy) = driver.poll() {
-    ///         // In this order: what begins to wait for room behind the first look wakes the link.
+    ///         // In this order: a connection that blocks after `poll_at` wakes the link.
     ///         let deadline = driver.poll_at();
     ///         if !busy && link.wait(driver.interest(), deadline).is_err() {
     ///             break; // the link is gone
@@ -296,8 +297,8 @@ impl Driver {
         }
     }
 
-    /// The driver is about to sleep: until when at most, and whether a connection waits for room. `None`: there
-    /// is something to do after all.
+    /// The driver is about to sleep: returns the deadline, and whether a connection waits for room.
+    /// `None` if there is work.
     fn fall_asleep(&self) -> Option<(Option<Instant>, bool)> {
         let home = self.home();
         let run_queue = &home.run_queue;
@@ -313,7 +314,8 @@ impl Driver {
             run_queue.lock().wake_up();
             return None;
         }
-        // Now that others can see that it sleeps: who adds something after this look wakes it.
+        // The sleep is visible to other threads now: one that adds an expiry after this check wakes the
+        // driver.
         let expiry = too_early.unwrap_or_else(|| self.next_expiry());
         if let Some(expiry) = expiry {
             run_queue.lock().sleeps_until(expiry);
@@ -328,9 +330,9 @@ impl Driver {
         home.loopback.wake_up();
     }
 
-    /// What its link is to be [waited for](Link::wait) before the next [`poll`](Self::poll): to be
-    /// readable, unless it has just failed to receive a frame; to be writable, if a connection waits for
-    /// room. To be asked behind [`poll_at`](Self::poll_at).
+    /// The events of the link to [wait](Link::wait) for before the next [`poll`](Self::poll): readable,
+    /// unless it has just failed to receive a frame; writable, if a connection waits for room. Call it
+    /// after [`poll_at`](Self::poll_at).
     ///
     /// ```
     /// use sosplice::{Stack, link::{Interest, memory}};
@@ -357,12 +359,12 @@ impl Driver {
         readable | writable
     }
 
-    /// Whether it forgets what is no connection.
+    /// Whether this driver expires records (TIME-WAIT and held SYNs).
     fn is_first(&self) -> bool {
         self.shared.first_up() == self.queue
     }
 
-    /// When something that is no connection is forgotten, which the first driver does.
+    /// When the next record expires, for the first driver; `None` for others.
     fn next_expiry(&self) -> Option<Instant> {
         if !self.is_first() {
             return None;
@@ -389,7 +391,7 @@ impl Driver {
         worked
     }
 
-    /// `looped`: it did not come by the link.
+    /// `looped`: it was sent by the stack itself.
     fn input(&mut self, frame: Frame, looped: bool, now: Instant) {
         let counters = &self.shared.received;
         let spare = (!looped).then(|| self.shared.unclaimed.keep_segment(&frame));
@@ -415,8 +417,9 @@ impl Driver {
         }
     }
 
-    /// Whether a packet that is none of TCP comes from where no host sends, or goes to where none is. It may
-    /// go to many, and then also come from a host that has no address yet (DHCP, RFC 4862 5.4.2).
+    /// Whether a packet of another protocol than TCP has an impossible source or destination. A
+    /// multicast or broadcast destination is possible, and then also the unspecified source (DHCP, RFC
+    /// 4862 5.4.2).
     fn is_martian(&self, frame: &Frame) -> bool {
         let (source, destination) = wire::addresses(&frame.head);
         let to_many = destination.is_multicast() || destination == IpAddr::V4(Ipv4Addr::BROADCAST);
@@ -430,7 +433,7 @@ impl Driver {
             self.shared.received.bad_address.add(1);
             return;
         }
-        // Also to addresses that are not ours: connections that a listener intercepted have those.
+        // Also for addresses that are not ours, which intercepted connections have.
         if let Some(error) = icmp::parse(frame, ip_header_len) {
             self.icmp_error(error, frame);
             return;
@@ -450,7 +453,7 @@ impl Driver {
     }
 
     fn icmp_error(&mut self, error: IcmpError, frame: &Frame) {
-        // It quotes what was sent to the peer, and there is no such peer.
+        // It quotes a packet to an impossible address.
         if self
             .shared
             .addressing
@@ -472,14 +475,14 @@ impl Driver {
         }
     }
 
-    /// Whether the author's hook takes a frame that nobody here wants.
+    /// Whether the hook takes an unhandled frame.
     fn claimed(&self, frame: &Frame) -> bool {
         let claimed = self.shared.unclaimed.takes(frame);
         self.shared.received.claimed.add(u64::from(claimed));
         claimed
     }
 
-    /// `spare` is the segment's frame, if the hook is to be asked.
+    /// `spare` is the segment's frame, if the hook is to be called.
     fn segment(&mut self, segment: Segment, spare: Option<Frame>, now: Instant) {
         match self.shared.table.get(&segment.tuple) {
             Some(Entry::Conn(conn)) => self.deliver(conn, segment, now),
@@ -487,7 +490,7 @@ impl Driver {
                 self.time_wait(&record, segment, now);
             }
             Some(Entry::TimeWait(record, _)) => {
-                self.shared.table.forget(&record);
+                self.shared.table.remove(&record);
                 self.unknown(segment, spare, None, now);
             }
             None => self.unknown(segment, spare, None, now),
@@ -496,7 +499,7 @@ impl Driver {
 
     fn deliver(&mut self, conn: Arc<Conn>, segment: Segment, now: Instant) {
         if conn.home.looped != segment.looped {
-            // From our own address, and not from us.
+            // A forged packet from our own address.
             self.shared.received.bad_address.add(1);
             return;
         }
@@ -504,13 +507,13 @@ impl Driver {
             self.home().astray.add(1);
         }
         match conn.leave(segment) {
-            // The connection is run behind the batch.
+            // The connection is run after the batch.
             Left::First => self.touched.push(conn),
             Left::Behind => {}
             Left::Dropped if self.shared.reports.segments_dropped.is_due(now) => {
                 let (local, peer) = conn.tuple.ends();
                 let so_far = self.home().counters.backlog_full.get();
-                tell!(warn, "stack", %local, %peer, so_far, "segment dropped: backlog of its connection full");
+                report!(warn, "stack", %local, %peer, so_far, "segment dropped: backlog of its connection full");
             }
             Left::Dropped => {}
         }
@@ -547,8 +550,8 @@ impl Driver {
         stateless::send(link, &ack, record.tuple.ip_header_len());
     }
 
-    /// A segment without a connection: a SYN for a listener, or something to reset. `after` is a former
-    /// connection in its place.
+    /// A segment without a connection: a SYN for a listener, or a segment to reset. `after` is the
+    /// record of a former connection with its tuple.
     fn unknown(
         &mut self,
         segment: Segment,
@@ -566,12 +569,12 @@ impl Driver {
             let routed = segment.looped || network.is_routed(tuple.remote);
             (network.is_own(tuple.local), routed, martian)
         };
-        // Looked at only here: a connection has no such peer, or it would not have begun.
+        // Checked only here: no connection can have such a peer.
         if martian {
             self.shared.received.bad_address.add(1);
             return;
         }
-        // As with a strict reverse path (RFC 3704 2.2): who cannot be answered is not heard.
+        // Strict reverse path filter (RFC 3704 2.2).
         if routed
             && header.flags & (SYN | wire::ACK | wire::RST) == wire::ACK
             && let Some(syn) = self.shared.cookie_of(&segment, now)
@@ -580,13 +583,13 @@ impl Driver {
             let begun = (self.shared).accept_cookie(self.queue, &listening, (&segment, syn), now);
             match begun {
                 Ok(conn) => self.deliver(conn, segment, now),
-                // Its sender takes the connection for standing, and what it sends comes again.
+                // Its sender believes that the connection is established, and will retransmit.
                 Err(refusal) => self.shared.count_dropped(refusal, now),
             }
             return;
         }
         if routed && header.flags & (SYN | wire::ACK | wire::RST | wire::FIN) == SYN {
-            // First of all, also if its listener is closed: somebody may still decide about it.
+            // First, also if its listener is closed: a `ConnectionRequest` may still exist.
             if self.shared.refresh_syn(&segment, now) {
                 return;
             }
@@ -603,8 +606,8 @@ impl Driver {
             return;
         }
         self.shared.received.stray.add(1);
-        // RFC 9293 3.10.7.2: where somebody listens, only an acknowledgement is reset; what neither
-        // acknowledges nor opens is dropped.
+        // RFC 9293 3.10.7.2: in LISTEN only an acknowledgement is reset; a segment with neither ACK nor
+        // SYN is dropped.
         let dropped = || !header.has(wire::ACK) && self.shared.listener_for(&tuple, own).is_some();
         if own && !header.has(wire::RST) && !dropped() {
             stateless::reset(self.home().way_back(segment.looped), &segment);
@@ -641,33 +644,33 @@ impl Driver {
 }
 
 impl Shared {
-    /// A SYN, or what a cookie has brought, is beyond the backlog.
+    /// Drops a SYN, or an acknowledged cookie, beyond the backlog.
     pub(super) fn drop_syn(&self, listening: &Listening, now: Instant) {
         self.received.backlog_full.add(1);
         if self.reports.syns_dropped.is_due(now) {
             let so_far = self.received.backlog_full.get();
             let accepts = listening.rule.clone();
-            tell!(warn, "stack", %accepts, so_far, "SYN dropped: backlog full");
+            report!(warn, "stack", %accepts, so_far, "SYN dropped: backlog full");
         }
     }
 
-    pub(super) fn tell_of_cookies(&self, listening: &Listening, now: Instant) {
+    pub(super) fn report_cookies(&self, listening: &Listening, now: Instant) {
         if self.reports.cookies_sent.is_due(now) {
             let so_far = self.received.cookies_sent.get();
             let accepts = listening.rule.clone();
-            tell!(warn, "stack", %accepts, so_far, "SYN answered with a cookie: backlog full");
+            report!(warn, "stack", %accepts, so_far, "SYN answered with a cookie: backlog full");
         }
     }
 }
 
-/// What a turn has come to.
+/// The result of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// There may be more to do.
+    /// There may be more work.
     Busy,
-    /// There is nothing more to do, until something happens.
+    /// There is no work until the next event.
     Idle,
-    /// The link is gone, or nobody needs the stack any more.
+    /// The link is gone, or the stack has no handles left and has finished.
     Over,
 }
 
@@ -675,9 +678,9 @@ pub(super) enum Turn {
 #[derive(Debug)]
 pub(super) struct Running {
     driver: Driver,
-    /// Until when what was sent is delivered, once nobody holds the stack any more.
+    /// The deadline for delivering sent data, once the stack has no handles.
     until: Option<Instant>,
-    /// When there was last something to do, if it looks on for a while.
+    /// The time of the last work, with busy polling.
     busy_at: Option<Instant>,
 }
 
@@ -720,7 +723,7 @@ impl Running {
         let Ok((received, worked)) = self.driver.batch() else {
             return Turn::Over;
         };
-        // Less than a batch: the link was drained, and waiting tells when there is more.
+        // Less than a batch: the link was drained, so waiting is next.
         if received >= BATCH || worked {
             return self.busy();
         }
@@ -750,8 +753,8 @@ impl Running {
         Turn::Busy
     }
 
-    /// The driver is about to sleep: until when at most, and what for besides. `None`: there is something to
-    /// do after all.
+    /// The driver is about to sleep: returns the deadline and the events to wait for. `None` if there
+    /// is work.
     pub(super) fn fall_asleep(&self) -> Option<(Option<Instant>, Interest)> {
         let (deadline, blocked) = self.driver.fall_asleep()?;
         buf::give_back();
@@ -760,7 +763,7 @@ impl Running {
         Some((deadline, self.driver.interest_if(blocked)))
     }
 
-    /// What the link's `wait` has come to. `false`: the link is gone.
+    /// Handles the result of the link's `wait`. `false` if the link is gone.
     pub(super) fn waited(&self, result: io::Result<()>) -> bool {
         result.map_err(|gone| self.driver.link_gone(gone)).is_ok()
     }
@@ -770,7 +773,7 @@ impl Running {
         self.driver.busy.wake(self.driver.shared.now());
     }
 
-    /// Sleeps until there is something to do. `false`: the link is gone.
+    /// Sleeps until there is work. `false` if the link is gone.
     fn sleep(&self) -> bool {
         let Some((deadline, interest)) = self.fall_asleep() else {
             return true;

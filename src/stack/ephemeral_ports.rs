@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Ports for connections that do not ask for one (RFC 6335 6).
+/// The default range (RFC 6335 6).
 pub(in crate::stack) const EPHEMERAL: RangeInclusive<u16> = 49_152..=65_535;
-/// Counters of dials, each shared by the destinations that hash to it.
+/// Number of connection counters, each shared by the destinations that hash to it.
 const COUNTERS: usize = 512;
 
 #[derive(Debug)]
@@ -58,11 +58,11 @@ impl EphemeralPorts {
         (0..self.count()).map(move |i| self.port(first + i))
     }
 
-    /// All ephemeral ports for connections to `to`, by RFC 6056 3.3.4 (double hash): from one on that
-    /// only this destination has, each dial a step further. A port that was free again would soon be
-    /// taken a second time if they were random, and while the peer remembers its former connection
-    /// (TIME-WAIT) that is refused if the connection was faster than the clock of initial sequence
-    /// numbers. A single counter of all dials would tell each peer how many others there are.
+    /// All ephemeral ports for connections to `to`, by RFC 6056 3.3.4 (double hash): the sequence
+    /// starts at an offset of the destination, and each connection takes the next port. With random
+    /// ports, a port would soon be reused while the peer still has the former connection in TIME-WAIT,
+    /// which refuses the new one if the former was faster than the clock of initial sequence numbers. A
+    /// single counter for all destinations would reveal the number of connections to other peers.
     pub(in crate::stack) fn ports_to(
         &self,
         local: IpAddr,
@@ -103,7 +103,7 @@ mod tests {
         SocketAddr::new([10, 0, 1, host].into(), 443)
     }
 
-    /// Guards the table of counters: what is dialled elsewhere does not show.
+    /// Guards the table of counters: connections to other peers are not visible.
     #[test]
     fn a_peer_does_not_see_dials_to_others() {
         let ports = seeded(3);

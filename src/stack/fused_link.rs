@@ -1,8 +1,8 @@
-//! A stack's link, as the stack sees it: one of which any call has said that it is gone is gone.
+//! A stack's link, which stays gone once any call has reported that it is gone.
 //!
-//! Who transmits holds a connection's lock and cannot end the stack. So the error is left here; the
-//! driver, which it wakes, ends the queue as soon as what had arrived before is received. A packet that was
-//! refused is counted here, and the driver tells of it. Locks: a leaf, when a packet was refused.
+//! A transmitting thread holds a connection's lock and cannot end the stack. So it stores the error
+//! here and wakes the driver, which ends the queue after receiving the frames that have arrived. A
+//! refused packet is counted here, and the driver reports it. Locks: a leaf, for a refused packet.
 
 use crate::link::{Capabilities, Flow, Frame, Interest, Link, Packet, ReceiveError, TransmitError};
 use crate::lock::{LEAF, Mutex};
@@ -14,11 +14,11 @@ use std::time::Instant;
 #[derive(Debug)]
 pub(in crate::stack) struct FusedLink {
     link: Arc<dyn Link>,
-    /// What a call said of the link's end.
+    /// The error that reported the end of the link.
     gone: OnceLock<io::Error>,
     /// Packets that were refused for good.
     refused: Counter,
-    /// Why the last one was.
+    /// The error of the latest refused packet.
     refusal: Mutex<Option<io::Error>, LEAF>,
 }
 
@@ -37,14 +37,14 @@ impl FusedLink {
         self.refused.get()
     }
 
-    /// The link is gone, and the next `receive` that gives nothing says so.
+    /// The link is gone; the next `receive` without a frame reports it.
     fn ends_with(&self, error: &io::Error) {
         if self.gone.set(copy_of(error)).is_ok() {
             self.link.wake();
         }
     }
 
-    /// Why the last of them was, said once.
+    /// Takes the error of the latest refused packet.
     pub(in crate::stack) fn take_refusal(&self) -> Option<io::Error> {
         self.refusal.lock().take()
     }
@@ -111,11 +111,11 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Has one frame, sends nothing.
+    /// Receives one frame, sends nothing.
     #[derive(Debug, Default)]
     struct Stub {
         given: Mutex<bool, LEAF>,
-        /// With the frame, and whenever it has none, comes an error.
+        /// The error returned with the frame, and afterwards.
         fails: Option<fn(io::Error) -> ReceiveError>,
         woken: AtomicUsize,
     }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_arrives_with_the_end_is_not_lost() {
+    fn frames_received_with_the_end_are_not_lost() {
         let stub = Arc::new(Stub {
             fails: Some(ReceiveError::Gone),
             ..Stub::default()
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_is_gone_and_says_that_frames_are_lost_is_gone() {
+    fn a_lost_link_that_reports_lost_frames_stays_gone() {
         let fused_link = FusedLink::new(Arc::new(Stub {
             fails: Some(ReceiveError::Lost),
             ..Stub::default()
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_had_arrived_comes_first_and_the_driver_is_woken_once() {
+    fn earlier_frames_come_first_and_the_driver_is_woken_once() {
         let stub = Arc::new(Stub::default());
         let fused_link = FusedLink::new(stub.clone());
         for _ in 0..2 {

@@ -32,15 +32,16 @@ impl IsnSecret {
         (self.keyed_hash(tuple) as u32).wrapping_add(ticks as u32)
     }
 
-    /// RFC 7323 5.4, 7.1: a clock of milliseconds, and a keyed hash of both ends. So a connection's are later
-    /// than those of any former one between the same ends, which a peer in TIME-WAIT looks at.
+    /// RFC 7323 5.4, 7.1: a clock of milliseconds, and a keyed hash of both ends. So a connection's
+    /// timestamps are later than those of any former one between the same ends, as a peer in TIME-WAIT
+    /// requires.
     #[expect(clippy::cast_possible_truncation, reason = "timestamps wrap")]
     pub(in crate::stack) fn initial_timestamp(&self, tuple: &Tuple, since_epoch: Duration) -> u32 {
         let offset = self.keyed_hash((tuple, "timestamps")) as u32;
         offset.wrapping_add(since_epoch.as_millis() as u32)
     }
 
-    /// With the secret of the initial sequence numbers.
+    /// A hash with the secret key.
     pub(in crate::stack) fn keyed_hash(&self, value: impl Hash) -> u64 {
         match self.fixed {
             Some(key) => BuildHasherDefault::<DefaultHasher>::default().hash_one((key, value)),
@@ -109,7 +110,7 @@ mod tests {
                 assert_eq!(at(Duration::from_micros(3)), start);
                 assert_eq!(at(Duration::from_micros(4)), start.wrapping_add(1));
                 assert_eq!(at(Duration::from_secs(60)), start.wrapping_add(15_000_000));
-                // 4.77 hours later the clock has gone round.
+                // The clock wraps after 4.77 hours.
                 assert_eq!(at(Duration::from_micros(4 << 32)), start);
             }
         }

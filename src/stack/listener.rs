@@ -1,4 +1,4 @@
-//! Listening: the backlog, and the user's [`TcpListener`].
+//! The program's handle of a listener, [`TcpListener`].
 
 use crate::protocol::{Protocol, SoState, SocketEnd};
 use crate::socket::Socket;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 impl TcpListener {
-    /// The stack and what it knows of the listener.
+    /// The stack, and its record of the listener.
     pub(super) fn parts(&self) -> (&Stack, &Listening) {
         (&self.open.stack, &self.open.listening)
     }
@@ -29,15 +29,15 @@ impl Pollable for TcpListener {}
 
 /// A socket that accepts connections, in the shape of [`std::net::TcpListener`].
 ///
-/// Connections whose handshake is not over, and those that wait for [`accept`](Self::accept), count
-/// against the backlog. Beyond it SYNs are answered with cookies
-/// ([`Builder::syn_cookies`](crate::stack::Builder::syn_cookies)) as long as there is room for those
-/// that wait; otherwise they are dropped, and their senders try again.
+/// Half-open connections, and those that wait for [`accept`](Self::accept), count against the backlog.
+/// Beyond it SYNs are answered with cookies
+/// ([`Builder::syn_cookies`](crate::stack::Builder::syn_cookies)) unless waiting connections alone fill
+/// the backlog; otherwise they are dropped, and their senders try again.
 ///
-/// Handles are cloned. Dropping the last one resets the connections that nobody has accepted.
+/// Handles are cloned. Dropping the last one resets the connections that were not accepted.
 ///
-/// What differs from std in shape: a listener belongs to a [`Stack`], what cannot fail returns no
-/// `Result`, and there are no `ttl` and no `take_error`: a listener has no errors but those that
+/// Differences from std: a listener belongs to a [`Stack`], functions that cannot fail return no
+/// `Result`, and there are no `ttl` and no `take_error`: the only errors of a listener are those that
 /// [`accept`](Self::accept) returns.
 ///
 /// ```
@@ -71,7 +71,7 @@ struct Open {
     socket: Socket,
 }
 
-/// Connections that wait to be accepted, unless another number is given.
+/// Default backlog.
 pub const DEFAULT_BACKLOG: usize = 128;
 
 impl TcpListener {
@@ -90,13 +90,13 @@ impl TcpListener {
     }
 
     /// Listens at an address of the stack; an unspecified one means all of them. Port 0 picks a free
-    /// port. Of several addresses the first that can be had; names are resolved by the operating
+    /// port. Of several addresses the first that works is taken; names are resolved by the operating
     /// system.
     ///
     /// # Errors
-    /// That of the last address that was tried:
-    /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if the stack does not have the address,
-    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if somebody listens there.
+    /// The error of the last address tried: [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if
+    /// the stack does not have the address, [`AddrInUse`](io::ErrorKind::AddrInUse) if another listener
+    /// is bound to it.
     pub fn bind(stack: &Stack, address: impl ToSocketAddrs) -> io::Result<TcpListener> {
         TcpListener::bind_with_backlog(stack, address, DEFAULT_BACKLOG)
     }
@@ -115,8 +115,8 @@ impl TcpListener {
         Ok(TcpListener::new(stack, listening))
     }
 
-    /// Accepts connections to the destinations of a rule, whether they are the stack's addresses or
-    /// not: what a proxy behind a TUN needs. `local_addr()` of an accepted connection is the original
+    /// Accepts connections to the destinations of a rule, also beyond the stack's own addresses, e.g.
+    /// for a transparent proxy behind a TUN. `local_addr()` of an accepted connection is the original
     /// destination.
     ///
     /// Of several listeners for a destination, bound ones come first, then the intercepting one with
@@ -125,7 +125,7 @@ impl TcpListener {
     /// The backlog is as for [`bind_with_backlog`](Self::bind_with_backlog): 0 counts as 1.
     ///
     /// # Errors
-    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if the rule overlaps one that is as precise,
+    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if the rule overlaps an equally precise one,
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the range of ports is empty.
     pub fn intercept(stack: &Stack, rule: Intercept, backlog: usize) -> io::Result<TcpListener> {
         let listening = stack.intercept(rule, backlog, false)?;
@@ -135,9 +135,10 @@ impl TcpListener {
     /// Waits for a connection and returns it with its peer's address.
     ///
     /// # Errors
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if none is there and the listener is non-blocking;
-    /// [`NetworkDown`](io::ErrorKind::NetworkDown) if none is there and the stack is down:
-    /// [`NetworkDown`](crate::error::SoError::NetworkDown) or [`DriverDropped`](crate::error::SoError::DriverDropped) is inside.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there is none and the listener is non-blocking;
+    /// [`NetworkDown`](io::ErrorKind::NetworkDown) if there is none and the stack is down, with
+    /// [`NetworkDown`](crate::error::SoError::NetworkDown) or
+    /// [`DriverDropped`](crate::error::SoError::DriverDropped) inside.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let conn = self.open.listening.accept()?;
         let stream = TcpStream::new(&self.open.stack, conn);
@@ -150,13 +151,13 @@ impl TcpListener {
         std::iter::repeat_with(|| self.accept().map(|(stream, _)| stream))
     }
 
-    /// The address this listener was bound to, or the network that it intercepts. What is not one
-    /// address or one port is zero.
+    /// The address this listener was bound to, or the network that it intercepts. A range of addresses
+    /// or ports is shown as zero.
     pub fn local_addr(&self) -> SocketAddr {
         self.open.listening.rule.address()
     }
 
-    /// Whether [`accept`](Self::accept) returns at once when nobody is there.
+    /// Whether [`accept`](Self::accept) returns at once when there is no connection.
     pub fn set_nonblocking(&self, nonblocking: bool) {
         self.open
             .listening
@@ -164,7 +165,7 @@ impl TcpListener {
             .store(nonblocking, Ordering::Relaxed);
     }
 
-    /// Another handle of the same listener: what a clone is, in the shape of std.
+    /// Another handle of the same listener: a clone, with std's signature.
     ///
     /// # Errors
     /// None.
@@ -186,9 +187,9 @@ impl Open {
     }
 }
 
-/// As a socket it is a listening one, which stands among others
-/// ([`sockopt::Table`](crate::sockopt::Table)) and says what it is to whoever wants to splice it: no
-/// bytes come from it or go to it. Its handles do not keep the listener open.
+/// A listening socket without bytes, for tables of descriptors
+/// ([`sockopt::Table`](crate::sockopt::Table)) and for the error of splicing a listener. Its handles do
+/// not keep the listener open.
 impl AsRef<Socket> for TcpListener {
     fn as_ref(&self) -> &Socket {
         &self.open.socket

@@ -1,21 +1,22 @@
-//! Connections of a stack with itself: what one end transmits, the driver of its queue receives.
+//! Connections of a stack with itself: the driver of the queue receives the packets that either end
+//! transmits.
 //!
-//! Whether a connection is such a one is decided when it begins: its peer is an address of the stack
-//! ([`Home::looped`](crate::tcp::home::Home)). It then transmits by the [`Loopback`] of its queue in the
-//! place of the link; the other end begins there, so both have the same home. Nothing of it ever comes or
-//! goes by the link: what comes by it with addresses of such a connection is forged, and dropped. All other
-//! connections cost nothing more than before, and a driver one look at a flag for each batch.
+//! A connection is looped if its peer is an address of the stack when it begins
+//! ([`Home::looped`](crate::tcp::home::Home)). It then transmits on the [`Loopback`] of its queue in
+//! place of the link; the other end begins there, so both have the same home. Packets on the link with
+//! addresses of such a connection are forged, and dropped. Other connections have no extra cost, and a
+//! driver checks one flag for each batch.
 //!
-//! Frames cross as over a link in memory: by reference, up to 64 KiB in one, with checksums taken for
-//! right. The queue is bounded. A connection that finds it full waits, as for a link; a driver does not
-//! sleep while one does, takes frames out in each turn, whatever becomes of their answers, and then has
-//! those that wait try again: so there is always progress. Answers that no connection gives (resets,
-//! cookies) take the places of frames that were taken out, and are not bounded.
+//! Frames cross as over a link in memory: by reference, up to 64 KiB in one, without verifying
+//! checksums. The queue is bounded. A connection that finds it full waits, as for a link; meanwhile the
+//! driver does not sleep, takes frames out in each turn, and then lets the waiting connections try
+//! again: so there is always progress. Answers without a connection (resets, cookies) are not bounded,
+//! since each replaces a frame that was taken out.
 //!
-//! A frame is put in before it is asked whether the driver sleeps, and a driver says that it falls asleep
-//! before it looks for frames: so it sleeps with none (model: `queue::loom`).
+//! A sender adds a frame before it checks whether the driver sleeps, and a driver marks itself asleep
+//! before it checks for frames: so it never sleeps with a frame (model: `queue::loom`).
 //!
-//! Locks: the inbox's, a leaf, taken alone but for the connection that transmits.
+//! Locks: the inbox's, a leaf, taken alone, except for the ownership of the transmitting connection.
 
 use crate::buf::Buf;
 use crate::link::{
@@ -29,13 +30,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// Most frames and bytes that wait: what a link in memory has by default.
+/// Maximum number of frames and bytes: the defaults of a link in memory.
 const FRAMES: usize = 256;
 const BYTES: usize = 4 << 20;
 /// Largest packet.
 const LARGEST: usize = 65_535;
 
-/// What transmits to the driver of a queue. See the module.
+/// A link that transmits to the driver of a queue. See the module.
 #[derive(Debug)]
 pub(super) struct Loopback {
     inbox: Arc<Inbox>,
@@ -44,7 +45,7 @@ pub(super) struct Loopback {
 
 #[derive(Debug)]
 struct Inbox {
-    /// What the driver waits for.
+    /// The link on which the driver waits.
     link: Arc<dyn Link>,
     state: Mutex<State, LEAF>,
     /// There are frames. Written under the lock.
@@ -68,7 +69,7 @@ impl State {
 }
 
 impl Loopback {
-    /// What connections transmit by, and what answers that no connection gives do.
+    /// One for connections, and one for answers without a connection.
     pub(super) fn new(link: &Arc<dyn Link>) -> [Loopback; 2] {
         let inbox = Arc::new(Inbox {
             link: link.clone(),
@@ -81,12 +82,12 @@ impl Loopback {
         })
     }
 
-    /// Whether there are frames. The driver's own, and what it was told of, are seen.
+    /// Whether there are frames. Frames that the driver added or was woken for are always seen.
     pub(super) fn has_frames(&self) -> bool {
         self.inbox.waiting.load(Ordering::Relaxed)
     }
 
-    /// Appends up to `max` frames. Returns how many.
+    /// Appends up to `max` frames. Returns their number.
     pub(super) fn take(&self, frames: &mut Vec<Frame>, max: usize) -> usize {
         if !self.has_frames() {
             return 0;
@@ -101,7 +102,7 @@ impl Loopback {
         count
     }
 
-    /// The driver is about to sleep. `false`: there is something to do after all.
+    /// The driver is about to sleep. `false` if there are frames.
     pub(super) fn fall_asleep(&self) -> bool {
         let is_empty = |state: &State| state.frames.is_empty();
         let too_early =
@@ -115,7 +116,7 @@ impl Loopback {
         self.inbox.state.lock().asleep = false;
     }
 
-    /// The stack is down: nothing is taken any more.
+    /// The stack is down: refuses further frames.
     pub(super) fn end(&self) {
         let dropped = {
             let mut state = self.inbox.state.lock();
@@ -153,7 +154,7 @@ impl Link for Loopback {
             },
             segment: packet.segment,
         });
-        // A frame that is not taken is dropped behind the lock.
+        // A frame that is not taken is dropped after releasing the lock.
         let wake = {
             let mut state = self.inbox.state.lock();
             if state.over {
@@ -173,7 +174,7 @@ impl Link for Loopback {
         Ok(())
     }
 
-    /// Nobody waits here: the driver sleeps by its link.
+    /// Not used: the driver waits on its own link.
     fn wait(&self, _interest: Interest, _deadline: Option<Instant>) -> io::Result<()> {
         Ok(())
     }

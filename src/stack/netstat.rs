@@ -1,8 +1,8 @@
-//! What netstat shows: all sockets of a stack.
+//! The list of all sockets of a stack, as in netstat.
 //!
-//! A listing owns no connection, so it waits for none: the state is what the owner left behind after its
-//! latest step. The table's shards are locked one after the other, each for a copy of references; then
-//! the buffers of each connection, one after the other. So the sockets are not all from the same moment.
+//! A listing does not take ownership of connections, so it never waits for one: the state is the one
+//! that the owner published after its latest step. The table's shards are locked one after the other,
+//! each to copy references; then the buffers of each connection. So the list is not an atomic snapshot.
 
 use crate::end::Role;
 use crate::protocol::{SocketName, Upcall};
@@ -17,56 +17,58 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A socket of a stack: a connection, a listener, or what is remembered of a connection in TIME-WAIT.
+/// A socket of a stack: a connection, a listener, or a record in TIME-WAIT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SocketInfo {
-    /// This side's address; of a listener, [`TcpListener::local_addr`](crate::stack::TcpListener::local_addr).
+    /// This side's address; for a listener,
+    /// [`TcpListener::local_addr`](crate::stack::TcpListener::local_addr).
     pub local: SocketAddr,
-    /// The peer's; none of a listener.
+    /// The peer's; `None` for a listener.
     pub peer: Option<SocketAddr>,
     /// The state after the latest segment, call or timer.
     pub state: TcpState,
-    /// Bytes in the receive buffer, which nobody has read yet.
+    /// Bytes in the receive buffer, not read yet.
     pub receive_queue: usize,
-    /// Bytes in the send buffer, which the peer has not acknowledged yet.
+    /// Bytes in the send buffer, not acknowledged yet.
     pub send_queue: usize,
     /// Bytes received in order so far.
     pub received: u64,
     /// Bytes sent and acknowledged so far.
     pub sent: u64,
-    /// What a listener has besides.
+    /// Further values of a listener.
     pub listening: Option<ListenInfo>,
-    /// Where a splice sends what this socket receives.
+    /// The sink of the splice whose source is this socket.
     pub splice_to: Option<SocketName>,
-    /// Whence a splice takes what this socket sends.
+    /// The source of the splice whose sink is this socket.
     pub splice_from: Option<SocketName>,
-    /// Since when the connection has been there; none of other sockets.
+    /// Age of the connection; `None` for other sockets.
     pub age: Option<Duration>,
-    /// Since when nothing new was received, acknowledged or to be sent; none of other sockets.
+    /// Time since new data was last received, acknowledged or given to send; `None` for other sockets.
     pub idle: Option<Duration>,
-    /// When a record in TIME-WAIT will be forgotten, if nothing more comes.
+    /// Time until a record in TIME-WAIT expires, if no segment restarts it.
     pub expires: Option<Duration>,
 }
 
-/// What a listener has besides.
+/// Further values of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ListenInfo {
     /// The destinations it accepts: addresses or `*`, a colon, and ports or `*`.
     pub accepts: String,
-    /// Connections whose handshake is not over, and SYNs that nobody has decided about.
+    /// Half-open connections, and SYNs that wait for a decision.
     pub half_open: usize,
-    /// Connections that wait to be accepted, and SYNs that wait to be handed out.
+    /// Connections that wait to be accepted, and SYNs that wait for
+    /// [`pending`](crate::stack::ConditionalListener::pending).
     pub waiting: usize,
-    /// How many there may be.
+    /// The maximum of both together.
     pub backlog: usize,
 }
 
-/// Sockets as netstat prints them, a line for each below one with the names of the columns.
+/// Sockets in the style of netstat: a line for each below a header line.
 ///
-/// Of a listener, `Recv-Q` is how many connections wait to be accepted and `Send-Q` its backlog, as
-/// `ss` has it. `Idle` is in seconds.
+/// For a listener, `Recv-Q` is the number of connections that wait to be accepted and `Send-Q` its
+/// backlog, as in `ss`. `Idle` is in seconds.
 ///
 /// ```
 /// use sosplice::{Stack, TcpListener, link::memory, stack::SocketTable};
@@ -86,9 +88,9 @@ pub struct SocketTable<'a>(pub &'a [SocketInfo]);
 
 impl Stack {
     /// All sockets of the stack: listeners first, then connections and records in TIME-WAIT by their
-    /// addresses. Connections that wait to be accepted, and those whose handles are gone, are among them.
+    /// addresses. Includes connections that wait to be accepted, and those without handles.
     ///
-    /// Not for an upcall: it locks buffers of sockets, one after the other.
+    /// Must not be called in an upcall: it locks buffers of sockets, one after the other.
     ///
     /// ```
     /// use sosplice::{Stack, TcpListener, TcpStream, link::memory, stack::TcpState};

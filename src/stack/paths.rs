@@ -1,10 +1,10 @@
-//! The path MTU of each destination, as connections have found it out (RFC 1191 6.3, 8201 5.2, 5.3).
+//! A cache of the path MTU of each destination, as found by connections (RFC 1191 6.3, 8201 5.2, 5.3).
 //!
-//! A connection to an address from which smaller packets were learnt begins with those. Only a
-//! connection tells, and it has believed the report: so who forges one must know what is in flight. What
-//! was learnt holds for ten minutes, or until a connection finds that larger packets pass.
+//! A new connection starts with the cached size. Only connections add entries, from reports that they
+//! have accepted: a forger of reports must know a segment in flight. An entry is valid for ten minutes,
+//! or until a connection finds that larger packets pass.
 //!
-//! Locks: its own, a leaf, taken when a connection begins and when one has found something out.
+//! Locks: its own, a leaf, taken when a connection begins and when one has a finding.
 
 use crate::lock::{LEAF, Mutex};
 use crate::tcp::block::path_mtu::{By, Finding, Known, LIFE};
@@ -12,10 +12,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
-/// Destinations at most; of more the one that was learnt first goes.
+/// Maximum number of destinations; beyond it the oldest entry is evicted.
 pub(super) const MOST: usize = 1024;
 
-/// What is known of each destination, and since when.
+/// The path MTU of each destination, and when it was found.
 #[derive(Debug, Default)]
 pub(super) struct Paths(Mutex<HashMap<IpAddr, (Known, Instant)>, LEAF>);
 
@@ -34,7 +34,7 @@ impl Paths {
         Some(known)
     }
 
-    /// A connection has found something out.
+    /// Records the finding of a connection.
     pub(super) fn learn(&self, to: IpAddr, finding: Finding, now: Instant) {
         let mut paths = self.0.lock();
         let former = paths.get(&to).filter(|(_, since)| !is_old(*since, now));
@@ -48,7 +48,7 @@ impl Paths {
                 return;
             }
         };
-        // A connection that began before may know less; a router knows more than whoever guesses.
+        // An older connection may know a larger size; a router's report outranks a guess.
         let outranked = |former: Known| {
             let equal = (former.by == By::Router) == (found.by == By::Router);
             match equal {
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_learnt_is_forgotten_after_ten_minutes() {
+    fn entries_expire_after_ten_minutes() {
         let (paths, start) = (Paths::default(), SystemClock.now());
         let at = |seconds| start + Duration::from_secs(seconds);
         paths.learn(to(1), smaller(1400, By::Router), at(0));
@@ -97,7 +97,7 @@ mod tests {
         let known = paths.get(to(1), at(699)).map(|known| known.mtu);
         assert_eq!((known, paths.get(to(2), at(0))), (Some(1400), None));
         assert_eq!((paths.get(to(1), at(700)), paths.len()), (None, 0));
-        // What is old does not count against what is new.
+        // An expired entry does not outrank a new finding.
         paths.learn(to(1), smaller(576, By::Router), at(0));
         paths.learn(to(1), smaller(1400, By::Router), at(600));
         let known = paths.get(to(1), at(600)).map(|known| known.mtu);
@@ -139,7 +139,7 @@ mod tests {
         let now = at(2 * most);
         assert!((0..most).all(|host| paths.get(to(host), now).is_none()));
         assert!((most..2 * most).all(|host| paths.get(to(host), now).is_some()));
-        // One that is there already takes no place.
+        // Updating an entry evicts none.
         paths.learn(to(most), smaller(1300, By::Router), now);
         assert_eq!(paths.len(), MOST);
     }

@@ -1,12 +1,13 @@
-//! Addresses and routes: which destinations are reached, from which address, in packets of what size.
+//! Addresses and routes: reachability, source address and packet size of each destination.
 //!
-//! A stack has one link, so a route names no way: it says what holds for a network. The longest prefix
-//! counts. Each address's own network is a route ([`Route::LINK`]), and so is everything else, as the
-//! shortest: without any other route, everything leaves by the link. Pure: the lock is the stack's.
+//! A stack has one link, so a route has no next hop, but properties of a network. The longest prefix
+//! wins. The network of each address is an implicit route ([`Route::LINK`]), and so is the default
+//! route: without other routes, all destinations are reached over the link. Pure: the lock is the
+//! stack's.
 //!
-//! What no host on the link has is no source and no destination there ("martians", RFC 1812 5.3.7). Most
-//! of that is said by the address alone ([`wire::is_endpoint`]); the rest follows from the stack's own
-//! addresses, and is here.
+//! Addresses that no host on the link can have are neither sources nor destinations ("martians", RFC
+//! 1812 5.3.7). Most are recognised by the address alone ([`wire::is_endpoint`]); those that depend on
+//! the stack's own addresses are recognised here.
 
 use crate::stack::source_address;
 use crate::tcp::wire;
@@ -15,7 +16,7 @@ use std::cmp::Reverse;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-/// What packets of each family every network takes (RFC 791 3.1, RFC 8200 5), and the largest.
+/// MTU limits of each family: the minimum (RFC 791 3.1, RFC 8200 5), and the largest packet.
 const MTU_V4: RangeInclusive<usize> = 576..=65_535;
 const MTU_V6: RangeInclusive<usize> = 1280..=65_535;
 
@@ -26,10 +27,10 @@ pub enum Route {
     /// Over the link, see [`LINK`](Self::LINK).
     #[non_exhaustive]
     Link {
-        /// The address to connect from, unless the user gives one; else RFC 6724 chooses.
+        /// The address to connect from, unless the socket is bound; by default chosen by RFC 6724.
         source: Option<IpAddr>,
-        /// Largest packet in bytes, 576 (IPv4) or 1,280 (IPv6) to 65,535, where the link's is not
-        /// smaller. Connections announce (MSS) and send accordingly.
+        /// Largest packet in bytes, 576 (IPv4) or 1,280 (IPv6) to 65,535, unless the link's is smaller.
+        /// It limits the announced MSS and the packets sent.
         mtu: Option<usize>,
     },
     /// Not at all: connecting fails with [`HostUnreachable`](std::io::ErrorKind::HostUnreachable).
@@ -39,13 +40,13 @@ pub enum Route {
 }
 
 impl Route {
-    /// Over the link, with nothing special.
+    /// Over the link, without further settings.
     pub const LINK: Route = Route::Link {
         source: None,
         mtu: None,
     };
 
-    /// Over the link, from this address unless the user gives one.
+    /// Over the link, from this address unless the socket is bound.
     #[must_use]
     pub fn with_source(self, address: IpAddr) -> Route {
         let source = Some(address);
@@ -55,7 +56,7 @@ impl Route {
         }
     }
 
-    /// Over the link, with packets of at most so many bytes.
+    /// Over the link, with packets of at most this many bytes.
     #[must_use]
     pub fn with_mtu(self, bytes: usize) -> Route {
         let mtu = Some(bytes);
@@ -66,42 +67,42 @@ impl Route {
     }
 }
 
-/// Why routes or an address were not taken.
+/// Why routes or an address were refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RouteError {
     /// Two routes for one network.
     #[error("two routes for {0}: give one")]
     Duplicate(IpNet),
-    /// A source that is no address of the stack.
+    /// The source of a route is not an address of the stack.
     #[error("the route for {0} names {1} as its source: give an address of this stack")]
     NotOwn(IpNet, IpAddr),
-    /// A source of the other family.
+    /// The source of a route has the other address family.
     #[error("the route for {0} names {1} as its source: give an address of the same family")]
     Family(IpNet, IpAddr),
-    /// An MTU that IP does not work with.
+    /// An MTU outside the limits of IP.
     #[error("the route for {0} has an MTU of {1} bytes: use 576 (IPv4) or 1280 (IPv6) to 65535")]
     Mtu(IpNet, usize),
-    /// An address that no host has on a network.
+    /// An address that no host can have.
     #[error(
         "{0} cannot be a stack's address: give one that a host can have on a network, not a loopback, \
          multicast or reserved one, nor an IPv4 address in the form of IPv6"
     )]
     BadAddress(IpAddr),
-    /// A network in the place of an address in it: its host part is zero. In IPv6 that is the address of
-    /// all routers of the network (RFC 4291 2.6.1).
+    /// The address of a network, with a zero host part. In IPv6 that is the subnet-router anycast
+    /// address (RFC 4291 2.6.1).
     #[error("{0} is the network itself: give the address of a host in it, with the prefix length")]
     NetworkAddress(IpNet),
-    /// The address that stands for all hosts of its network.
+    /// The broadcast address of its network.
     #[error("{0} is the broadcast address of its network: give the address of a host in it")]
     BroadcastAddress(IpNet),
-    /// An address that the stack has already.
+    /// The stack has this address already.
     #[error("{0} is an address of this stack already: remove it first to change its prefix")]
     DuplicateAddress(IpAddr),
-    /// An address that the stack does not have.
-    #[error("{0} is no address of this stack")]
+    /// The stack does not have this address.
+    #[error("{0} is not an address of this stack")]
     NoSuchAddress(IpAddr),
-    /// An address that is to go is the source of a route.
+    /// The address to remove is the source of a route.
     #[error("{1} is the source of the route for {0}: change the routes first")]
     InUse(IpNet, IpAddr),
 }
@@ -139,12 +140,12 @@ impl Network {
         self.addresses.iter().any(|net| net.addr() == address)
     }
 
-    /// Whether it stands for all hosts of one of the stack's networks.
+    /// Whether it is a broadcast address of one of the stack's networks.
     pub(in crate::stack) fn is_broadcast(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|net| means_all(net, address)) && !self.is_own(address)
     }
 
-    /// Whether no other host sends from there.
+    /// Whether no other host can have this source address.
     pub(in crate::stack) fn is_martian(&self, source: IpAddr) -> bool {
         !wire::is_endpoint(source) || self.is_own(source) || self.is_broadcast(source)
     }
@@ -214,7 +215,8 @@ impl Network {
         }
     }
 
-    /// The route with the longest prefix. One of the author's own comes before an address's network.
+    /// The route with the longest prefix. A configured route takes precedence over an address's network
+    /// of the same length.
     pub(in crate::stack) fn route_to(&self, destination: IpAddr) -> Route {
         let mut routes = self.routes.iter();
         let Some((net, route)) = routes.find(|(net, _)| net.contains(&destination)) else {
@@ -229,7 +231,7 @@ impl Network {
         }
     }
 
-    /// The address to connect from.
+    /// The source address for a destination.
     pub(in crate::stack) fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
         match self.route_to(destination) {
             Route::Link {
@@ -240,7 +242,7 @@ impl Network {
         }
     }
 
-    /// Largest packet to a destination, if its route says so.
+    /// Largest packet to a destination, if its route limits it.
     pub(in crate::stack) fn mtu_to(&self, destination: IpAddr) -> Option<usize> {
         match self.route_to(destination) {
             Route::Link { mtu, .. } => mtu,
@@ -253,14 +255,14 @@ impl Network {
     }
 }
 
-/// Whether it is the network's first address, which no host has. Of networks of two addresses or one,
-/// hosts have all (RFC 3021, 6164).
+/// Whether it is the network's first address, which no host can have. In networks of two addresses or
+/// one, hosts can have all (RFC 3021, 6164).
 fn is_a_network(net: &IpNet) -> bool {
     net.prefix_len() + 1 < net.max_prefix_len() && net.addr() == net.network()
 }
 
-/// Whether it stands for all hosts of the network: its broadcast address, or the network itself, to which
-/// old hosts broadcast (RFC 1122 3.3.6). IPv6 has no such addresses.
+/// Whether it is the broadcast address of the network, or the network's own address, which old hosts
+/// use as such (RFC 1122 3.3.6). IPv6 has no broadcast.
 fn means_all(net: &IpNet, address: IpAddr) -> bool {
     let may = net.addr().is_ipv4() && net.prefix_len() + 1 < net.max_prefix_len();
     may && (address == net.broadcast() || address == net.network())
@@ -324,7 +326,7 @@ mod tests {
         let rows = [
             ("8.8.8.8", Route::Unreachable),
             ("10.1.2.3", mtu(1400)),
-            // An address's own network comes before a shorter prefix, behind an equal one.
+            // An address's network takes precedence over a shorter prefix, but not over an equal one.
             ("10.0.0.2", Route::LINK),
             ("10.0.0.200", mtu(1300)),
             ("10.9.8.1", from("10.0.0.1")),
@@ -382,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_host_has_is_no_address() {
+    fn impossible_addresses_are_refused() {
         let mut network = Network::default();
         let mut add = |text: &str| {
             network
@@ -421,7 +423,7 @@ mod tests {
             let want = format!("{bad} is the broadcast address of its network: give");
             assert!(said.starts_with(&want), "{said}");
         }
-        // Networks of two and of one have no address to spare; IPv6 has no broadcast.
+        // Networks of two addresses and of one have no reserved addresses; IPv6 has no broadcast.
         for good in [
             "10.0.0.0/31",
             "10.0.0.1/31",
@@ -438,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_other_host_sends_from() {
+    fn impossible_sources() {
         let network = network(&[]).unwrap();
         for source in [
             "127.0.0.1",
@@ -450,14 +452,14 @@ mod tests {
             "::",
             "::1",
             "::ffff:10.0.0.2",
-            "ff02::1", // by themselves
+            "ff02::1", // by the address alone
             "10.0.0.1",
             "10.9.0.1",
             "fd00::1", // the stack's own
             "10.0.0.0",
             "10.0.0.255",
             "10.9.0.0",
-            "10.9.255.255", // everybody's
+            "10.9.255.255", // broadcast
         ] {
             assert!(network.is_martian(ip(source)), "{source}");
         }

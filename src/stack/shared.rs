@@ -1,9 +1,9 @@
-//! What the handles of a stack, its connections and its drivers share.
+//! The state shared by the handles of a stack, its connections and its drivers.
 
 use crate::busy::Busy;
 use crate::clock::Clock;
 use crate::error::SoError;
-use crate::events::{RateLimited, tell};
+use crate::events::{RateLimited, report};
 use crate::link::{Capabilities, Link};
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::SocketEnd;
@@ -39,9 +39,9 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What handles, connections and the drivers share.
+/// The shared state of a stack.
 pub(crate) struct Shared {
-    /// One at least.
+    /// At least one.
     pub(crate) queues: Box<[Queue]>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) epoch: Instant,
@@ -49,10 +49,10 @@ pub(crate) struct Shared {
     pub(crate) table: Table,
     pub(crate) stateless: Mutex<Stateless, LEAF>,
     pub(super) unclaimed: Unclaimed,
-    /// What the buffers of all connections hold.
+    /// Memory of the buffers of all connections.
     pub(super) memory: Memory,
     pub(crate) received: Received,
-    /// How long each driver's thread has been at work.
+    /// Busy time of each driver's thread.
     pub(super) drivers: Mutex<Vec<Arc<Busy>>, LEAF>,
     pub(crate) accepting: Accepting,
     pub(super) addressing: Addressing,
@@ -65,42 +65,42 @@ pub(crate) struct Shared {
 pub(crate) struct Accepting {
     /// The most precise rules first.
     pub(super) listeners: Mutex<Vec<Arc<Listening>>, LEAF>,
-    /// Connections whose handshake is not over, by the numbers of their sockets, and their listeners.
+    /// Half-open connections by the numbers of their sockets, with their listeners.
     pub(super) half_open: Mutex<HashMap<u64, (Tuple, Arc<Listening>)>, LEAF>,
     /// Connections of each peer, if there is a limit of them.
     pub(super) peers: Peers,
-    /// SYNs about which a user is to decide.
+    /// SYNs that wait for a decision of the program.
     pub(crate) held: Mutex<SynQueue, LEAF>,
-    /// A listener whose user decides was there, so SYNs may be held.
+    /// Set once there was a conditional listener: SYNs may be held.
     pub(super) decides: AtomicBool,
-    /// In which slot of time a SYN was last answered with a cookie.
+    /// The time slot in which a SYN was last answered with a cookie.
     pub(super) cookies_sent_in: AtomicU64,
 }
 
-/// From where to where, and with which numbers: addresses, routes, ports, sequence numbers, paths.
+/// Addresses, routes, ports, initial sequence numbers and path MTUs: for new connections.
 pub(super) struct Addressing {
     pub(super) network: Mutex<Network, LEAF>,
     pub(super) isn: IsnSecret,
     pub(super) ephemeral_ports: EphemeralPorts,
-    /// What is known of the paths to peers.
+    /// The path MTU cache.
     pub(super) paths: Paths,
-    /// Connections dialled that may have any home.
+    /// Active opens without a requested home.
     pub(super) dialled: AtomicUsize,
 }
 
-/// Whether the stack is still there, and for whom.
+/// Whether the stack is up, and its handles.
 #[derive(Default)]
 pub(super) struct Lifecycle {
     pub(super) closing: AtomicBool,
     /// The link or a driver is gone.
     pub(super) down: AtomicBool,
-    /// Why, and before that is said.
+    /// The reason; set before `down`.
     pub(super) why_down: OnceLock<Down>,
-    /// Sockets whose last handle is still there.
+    /// Sockets with a handle.
     pub(super) attached: AtomicUsize,
 }
 
-/// What is reported once a second at most.
+/// Rate limits of warnings: one a second.
 pub(super) struct Reports {
     pub(super) syns_dropped: RateLimited,
     pub(super) segments_dropped: RateLimited,
@@ -128,12 +128,12 @@ pub(super) enum Down {
     Link,
     /// A driver was dropped.
     Driver,
-    /// Nobody holds it, or a socket of it.
+    /// There is no handle of it or of its sockets.
     Unheld,
 }
 
 impl Down {
-    /// What it leaves connections to do, and what they end with.
+    /// The last work of connections, and the error they end with.
     fn of_connections(self) -> (Work, SoError) {
         match self {
             Down::Driver => (Work::DRIVER_DROPPED, SoError::DriverDropped),
@@ -166,14 +166,14 @@ impl Shared {
         self.addressing.network.lock().is_own(address)
     }
 
-    /// Nobody holds the stack, or a socket of it, any more.
+    /// There is no handle of the stack or of its sockets any more.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.lifecycle.closing.load(Ordering::Acquire)
             && self.lifecycle.attached.load(Ordering::Acquire) == 0
     }
 
-    /// The link of a queue is gone, and with it the connections whose home that is. The others go on; with
-    /// the last queue the stack goes down.
+    /// The link of a queue is gone: ends the connections whose home that is. Others continue; with the
+    /// last queue the stack goes down.
     pub(crate) fn queue_gone(&self, queue: u16) {
         self.queues[usize::from(queue)]
             .gone
@@ -181,7 +181,7 @@ impl Shared {
         if self.queues.iter().all(Queue::is_gone) {
             return self.go_down(Down::Link);
         }
-        // One of them has something to forget now that this one did.
+        // Another driver takes over the expiry of records.
         self.wake_all();
         self.end_connections(Work::NETWORK_DOWN, |conn| conn.home.queue == queue);
         self.end_run_queue(&self.queues[usize::from(queue)]);
@@ -191,7 +191,7 @@ impl Shared {
         for conn in self.table.all().into_iter().filter(|conn| which(conn)) {
             let end = || conn.run(work, Runner::Driver);
             if thread::panicking() {
-                // The connection at fault may do it again; the others' users are not to wait.
+                // The connection at fault may panic again; that must not stop the end of the others.
                 drop(panic::catch_unwind(AssertUnwindSafe(end)));
             } else {
                 end();
@@ -208,8 +208,8 @@ impl Shared {
         }
     }
 
-    /// A driver is gone, for this reason: ends every connection, and nothing new begins. The other drivers
-    /// end too, each with a call of this.
+    /// A driver has ended for this reason: ends every connection, and refuses new ones. The other
+    /// drivers end too, each with a call of this.
     pub(super) fn go_down(&self, why: Down) {
         let (work, error) = self.lifecycle.why_down.get_or_init(|| why).of_connections();
         let was_up = !self.lifecycle.down.swap(true, Ordering::SeqCst);
@@ -219,12 +219,12 @@ impl Shared {
         listeners
             .iter()
             .for_each(|listening| listening.go_down(error));
-        self.forget_syns();
+        self.drop_syns();
         self.queues
             .iter()
             .for_each(|queue| self.end_run_queue(queue));
         if was_up && !thread::panicking() {
-            tell!(info, "stack", %why, "stack down");
+            report!(info, "stack", %why, "stack down");
         }
     }
 
@@ -233,7 +233,7 @@ impl Shared {
         self.lifecycle.down.load(Ordering::SeqCst) || self.queues[usize::from(queue)].is_gone()
     }
 
-    /// The queue whose driver forgets what is no connection: the first that there is.
+    /// The queue whose driver expires records: the first that is up.
     pub(super) fn first_up(&self) -> u16 {
         let mut up = (0..)
             .zip(&self.queues)
@@ -241,7 +241,7 @@ impl Shared {
         up.next().map_or(0, |(first, _)| first)
     }
 
-    /// The error of who wants something of a stack that is down.
+    /// The error of calls on a stack that is down.
     pub(crate) fn why_down(&self) -> SoError {
         self.down_for_connections().1
     }
@@ -251,8 +251,8 @@ impl Shared {
         why.unwrap_or(Down::Link).of_connections()
     }
 
-    /// A connection that was put into the table. Either `go_down` or `queue_gone` has found it there, or
-    /// this finds its home down.
+    /// For a connection that was put into the table: either `go_down` or `queue_gone` has seen it
+    /// there, or this sees that its home is down.
     pub(super) fn end_if_down(&self, conn: &Arc<Conn>, runner: Runner) -> bool {
         let down = self.is_down(conn.home.queue);
         if down {
@@ -261,19 +261,19 @@ impl Shared {
         down
     }
 
-    /// Something that the first driver is to forget at this time was added.
+    /// A record that the first driver is to expire at this time was added.
     pub(super) fn expires_at(&self, at: Instant) {
         let first = &self.queues[usize::from(self.first_up())];
         let wake = first.run_queue.lock().expires_at(at);
         first.wake_if(wake);
     }
 
-    /// A socket is handed out.
+    /// Counts a new socket.
     pub(crate) fn attach(&self) {
         self.lifecycle.attached.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// A connection that is in no table yet.
+    /// Makes a connection, which is not in the table yet.
     pub(super) fn connection(
         self: &Arc<Self>,
         home: Home,
@@ -283,7 +283,7 @@ impl Shared {
     ) -> Arc<Conn> {
         let end = SocketEnd::new(self.config.rcv_buffer, self.config.snd_buffer);
         end.set_flavor(self.config.flavor);
-        // Of one to an address of the stack's own nothing is learnt.
+        // There are no path MTUs to the stack's own addresses.
         let known = (!home.looped).then(|| self.addressing.paths.get(tuple.remote, now));
         let config = ConnConfig {
             home,
@@ -305,7 +305,7 @@ impl Shared {
         Conn::new(tuple, end, (&config, options), self.clone())
     }
 
-    /// A connection announces and sends what this has room for.
+    /// The MTU for a connection, which determines the MSS that it announces and sends.
     pub(super) fn mtu_for(&self, tuple: &Tuple) -> usize {
         let mtu = self.capabilities().mtu;
         let route = self.addressing.network.lock().mtu_to(tuple.remote);
@@ -314,8 +314,8 @@ impl Shared {
         [route, clamp].into_iter().flatten().fold(mtu, usize::min)
     }
 
-    /// RFC 6528; RFC 1122 4.2.2.13: behind the last one of a former connection, which a fast
-    /// connection's are soon.
+    /// RFC 6528; RFC 1122 4.2.2.13: beyond the last one of a former connection, which may have been
+    /// faster than the clock.
     pub(super) fn initial_sequence_number(
         &self,
         tuple: &Tuple,
@@ -334,12 +334,12 @@ impl Shared {
         now.saturating_duration_since(self.epoch)
     }
 
-    /// What the link can do; all queues are alike.
+    /// The capabilities of the link, the same for all queues.
     pub(super) fn capabilities(&self) -> Capabilities {
         self.queues[0].link.capabilities()
     }
 
-    /// Has every driver look whether it is to end.
+    /// Wakes every driver, so that it checks whether it is to end.
     pub(super) fn wake_all(&self) {
         self.queues.iter().for_each(|queue| queue.link.wake());
     }

@@ -1,11 +1,11 @@
-//! Which of a stack's addresses a connection is sent from (RFC 6724 section 5). Pure.
+//! Source address selection (RFC 6724 section 5). Pure.
 //!
-//! Rules 1 (the destination itself), 2 (scope), 6 (label: who has a unique local address talks from it
-//! to others of the kind, not to the internet) and 8 (longest prefix), then the order in which the
-//! addresses were given. Rules 3, 4, 5 and 7 are about what a stack over one link does not have:
+//! Rules 1 (the destination itself), 2 (scope), 6 (label: a unique local address is the source for
+//! unique local destinations, not for the internet) and 8 (longest prefix), then the order in which the
+//! addresses were given. Rules 3, 4, 5 and 7 concern features that a stack over one link does not have:
 //! deprecated, home and temporary addresses, other links. Among IPv4 addresses of one scope the one
-//! whose network has the destination comes first (RFC 1122 3.3.4.3); if none has, bits in common say
-//! nothing about IPv4, and the first address counts, as in BSD.
+//! whose network has the destination comes first (RFC 1122 3.3.4.3); if none has, common prefix bits
+//! mean nothing in IPv4, and the first address is taken, as in BSD.
 
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ pub(in crate::stack) fn select<'a>(
     destination: IpAddr,
 ) -> Option<IpAddr> {
     let family = |net: &&IpNet| net.addr().is_ipv4() == destination.is_ipv4();
-    // Of equals the last wins in `max_by_key`: the first is to.
+    // `max_by_key` returns the last of equals, so the order is reversed.
     let best = addresses.filter(family).rev();
     best.max_by_key(|net| rank(net, destination))
         .map(IpNet::addr)
@@ -31,7 +31,7 @@ fn rank(net: &IpNet, destination: IpAddr) -> Rank {
     let near = match address {
         IpAddr::V4(_) if !net.contains(&destination) => 0,
         IpAddr::V4(_) => 1 + net.prefix_len(),
-        // RFC 6724 2.2: the prefix of the source is the most that counts.
+        // RFC 6724 2.2: limited by the prefix of the source.
         IpAddr::V6(_) => common(address, destination).min(net.prefix_len()),
     };
     (
@@ -104,7 +104,7 @@ mod tests {
         }
     }
 
-    /// The examples of RFC 6724 10.1, but those of rules that a stack has no use for.
+    /// The examples of RFC 6724 10.1, except those of rules that a stack does not need.
     #[test]
     fn rfc_6724() {
         check(&[
@@ -138,11 +138,10 @@ mod tests {
             ),
             // Rule 1 before rule 2.
             ("fe80::9/64 fd00::1/64", "fd00::1", "fd00::1"),
-            // Rule 6 before rule 8: a unique local address shares more bits with 2001 than 3000 does.
             ("fd00::1/64 2001:db8::1/64", "fd77::1", "fd00::1"),
             ("fd00::1/64 2001:db8::1/64", "ff00:1::1", "2001:db8::1"),
             ("fd00::1/64 2001:db8::1/64", "2606:4700::1", "2001:db8::1"),
-            // Rule 8 counts no bits beyond the prefix, so the first of these is as good.
+            // Rule 8 ignores bits beyond the prefix, so these are equal and the first is taken.
             (
                 "2001:db8::9/32 2001:db8:1::9/32",
                 "2001:db8:1::1",

@@ -1,4 +1,4 @@
-//! What a stack counts.
+//! Counters of a stack.
 
 use crate::busy::Busy;
 use crate::stack::accept::backlog::Queued;
@@ -9,7 +9,7 @@ use crate::tcp::state::TcpState;
 use crate::tcp::wire::Malformed;
 use std::time::{Duration, Instant};
 
-/// What a stack did not take of what it has received.
+/// Counters of received frames, mainly of those that were dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Received {
     /// Frames that a link could not receive.
@@ -20,17 +20,17 @@ pub(crate) struct Received {
     pub(crate) unsupported: Counter,
     pub(crate) bad_checksum: Counter,
     pub(crate) bad_address: Counter,
-    /// Not for us, or for nobody.
+    /// Not for an address or protocol of this stack.
     pub(crate) stray: Counter,
-    /// From where nobody can be reached.
+    /// From an unreachable network.
     pub(crate) unrouted: Counter,
-    /// Taken by the hook for what nobody here claims.
+    /// Taken by the hook for unhandled frames.
     pub(crate) claimed: Counter,
-    /// Records in TIME-WAIT whose place a connection of ours has taken.
+    /// Records in TIME-WAIT replaced by an active open.
     pub(crate) time_wait_reused: Counter,
-    /// SYNs beyond a backlog.
+    /// SYNs dropped beyond a backlog.
     pub(crate) backlog_full: Counter,
-    /// Connections, of a peer's or of ours, beyond the stack's limit.
+    /// Connections beyond the stack's limit, active and passive.
     pub(crate) connections_refused: Counter,
     /// Connections beyond the limit of each peer.
     pub(crate) peers_refused: Counter,
@@ -40,7 +40,7 @@ pub(crate) struct Received {
     pub(crate) cookies_sent: Counter,
     /// Connections that began with a cookie.
     pub(crate) cookies_accepted: Counter,
-    /// Segments of TCP that make sense, and their payload.
+    /// Valid TCP segments.
     pub(crate) segments: Counter,
     pub(crate) bytes: Counter,
 }
@@ -57,7 +57,7 @@ impl Received {
     }
 }
 
-/// Counters of a receive queue of a stack at one moment.
+/// A snapshot of the counters of a receive queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct QueueStats {
@@ -80,11 +80,11 @@ impl QueueStats {
     }
 }
 
-/// Counters of a stack, and what there is at one moment.
+/// A snapshot of the counters and present quantities of a stack.
 ///
-/// Counters only grow, and wrap around after 2^64. Those that have a name in RFC 4022 (TCP-MIB) are
-/// counted as it says. A packet that the link cuts into segments, or has put together from several, is
-/// one segment here. A step of a connection adds to the counters when it is over.
+/// Counters only grow, and wrap around after 2^64. Those with a name in RFC 4022 (TCP-MIB) follow its
+/// definitions. A packet that the link cuts into segments, or has put together from several, is one
+/// segment here. A connection adds to the counters at the end of each step.
 ///
 /// ```
 /// use sosplice::stack::TcpState;
@@ -106,13 +106,14 @@ impl QueueStats {
 pub struct Stats {
     /// Connections, those in TIME-WAIT not counted.
     pub connections: usize,
-    /// Connections in TIME-WAIT that are remembered.
+    /// Records in TIME-WAIT.
     pub time_wait: usize,
-    /// Those forgotten early, since there were too many.
+    /// Records dropped early because of their limit.
     pub time_wait_dropped: u64,
-    /// Those whose port a connection from here has taken, since all ports to its destination were used.
+    /// Records whose port was reused by a connection from here, since all ports to its destination were
+    /// in use.
     pub time_wait_reused: u64,
-    /// Frames received, also those that the stack has sent to itself.
+    /// Frames received, including those that the stack has sent to itself.
     pub frames_received: u64,
     /// Errors of the link that each cost a received frame
     /// ([`ReceiveError::Lost`](crate::link::ReceiveError)).
@@ -120,7 +121,7 @@ pub struct Stats {
     /// Packets that the link refused for good ([`TransmitError::Refused`](crate::link::TransmitError)):
     /// those of connections, which are in [`segments_lost`](Self::segments_lost) too, and answers.
     pub transmit_errors: u64,
-    /// Frames dropped because of lengths or versions that make no sense.
+    /// Frames dropped because of invalid lengths or versions.
     pub frames_malformed: u64,
     /// IP fragments, which are dropped.
     pub frames_fragments: u64,
@@ -128,20 +129,20 @@ pub struct Stats {
     pub frames_unsupported: u64,
     /// Frames with a wrong checksum.
     pub frames_bad_checksum: u64,
-    /// Packets from or to an address that no host on the link has, or to port 0, and those whose source
-    /// has chosen the route: dropped unanswered (see [Addresses and routes](super#addresses-and-routes)).
+    /// Packets from or to an address that no host on the link has, or to port 0, and source-routed
+    /// packets: dropped unanswered (see [Addresses and routes](super#addresses-and-routes)).
     pub frames_bad_address: u64,
-    /// Frames for nobody here.
+    /// Frames for other hosts, or ICMP that is not handled.
     pub frames_stray: u64,
-    /// Segments of no connection from where nobody can be reached
-    /// ([`Route`](crate::stack::Route)), dropped unanswered.
+    /// Segments without a connection from an unreachable network ([`Route`](crate::stack::Route)),
+    /// dropped unanswered.
     pub frames_unrouted: u64,
-    /// Frames for nobody here that [`Builder::on_unhandled`](crate::stack::Builder::on_unhandled) took; in no other
-    /// counter but that of all frames.
+    /// Frames that the hook ([`Builder::on_unhandled`](crate::stack::Builder::on_unhandled)) took;
+    /// otherwise counted only in [`frames_received`](Self::frames_received).
     pub frames_claimed: u64,
     /// Segments sent by connections. (Answers to segments of no connection are not counted.)
     pub segments_sent: u64,
-    /// Segments that the link refused for good; TCP sends them again.
+    /// Segments that the link refused for good; TCP retransmits them.
     pub segments_lost: u64,
     /// Segments that were not acceptable (RFC 9293, 5961).
     pub segments_refused: u64,
@@ -153,85 +154,82 @@ pub struct Stats {
     /// SYNs answered with a cookie because half-open connections filled a listener's backlog
     /// ([`Builder::syn_cookies`](crate::stack::Builder::syn_cookies)).
     pub syn_cookies_sent: u64,
-    /// Connections that began with such an answer.
+    /// Connections begun by an acknowledged cookie.
     pub syn_cookies_accepted: u64,
-    /// Times that the link, or the queue of what the stack sends to itself, had no room.
+    /// Times that the link, or the stack's loopback queue, had no room.
     pub link_full: u64,
     /// ICMP errors about a segment of ours that is in flight.
     pub icmp_errors: u64,
-    /// Times that a connection sends smaller packets from then on, since an ICMP error said that its
-    /// packets are too big (RFC 1191, 8201).
+    /// Times that an ICMP error lowered the packet size of a connection (RFC 1191, 8201).
     pub mtu_lowered: u64,
     /// ICMP errors about a TCP segment that is not in flight (RFC 5927), or of no connection.
     pub icmp_ignored: u64,
     /// Connections reset because an invariant of this crate was broken: always 0, or a bug.
     pub broken: u64,
-    /// Connections that did not begin because the stack had as many as it may have
-    /// ([`Builder::max_connections`](crate::stack::Builder::max_connections)): SYNs, and acknowledgements of
-    /// cookies, that were dropped, and attempts to connect that failed.
+    /// Connections that did not begin because of the stack's limit
+    /// ([`Builder::max_connections`](crate::stack::Builder::max_connections)): SYNs, and
+    /// acknowledgements of cookies, that were dropped, and attempts to connect that failed.
     pub connections_refused: u64,
     /// The same for the limit of each peer
     /// ([`Builder::max_connections_per_peer`](crate::stack::Builder::max_connections_per_peer)): SYNs that were
     /// dropped, and connections that were reset when their handshake was over.
     pub peer_connections_refused: u64,
-    /// SYNs that found as many half-open connections in the stack as there may be
-    /// ([`Builder::max_half_open`](crate::stack::Builder::max_half_open)): answered with a cookie or dropped.
+    /// SYNs beyond the stack's limit of half-open connections
+    /// ([`Builder::max_half_open`](crate::stack::Builder::max_half_open)): answered with a cookie or
+    /// dropped.
     pub half_open_full: u64,
-    /// Segments of TCP received, of whatever connection or none, those that are dropped by the parser
-    /// not counted.
+    /// TCP segments received, with or without a connection, except those dropped by the parser.
     pub segments_received: u64,
-    /// Bytes of payload in those, also in those that came twice or were not acceptable.
+    /// Bytes of payload in those, including duplicates and segments that were not acceptable.
     pub bytes_received: u64,
-    /// Bytes of payload in the segments sent, also in those sent again.
+    /// Bytes of payload in the segments sent, including retransmissions.
     pub bytes_sent: u64,
-    /// Segments, of those sent, that begin before the highest sequence number sent until then, whoever
-    /// sent them again and why. The probes of a closed window are none.
+    /// Segments sent that begin before the highest sequence number sent before, for any reason. Probes
+    /// of a closed window do not count.
     pub segments_retransmitted: u64,
     /// Bytes of payload in those.
     pub bytes_retransmitted: u64,
     /// Connections begun by this stack (tcpActiveOpens).
     pub active_opens: u64,
-    /// Connections begun by peers (tcpPassiveOpens). Not those whose SYN was answered with a cookie and
-    /// nothing came after it.
+    /// Connections begun by peers (tcpPassiveOpens). Excludes cookies that were not acknowledged.
     pub passive_opens: u64,
-    /// Connections, of either kind, that ended before they stood: refused, reset, timed out, given up
-    /// (tcpAttemptFails).
+    /// Connections, active or passive, that ended before they were established: refused, reset, timed
+    /// out, cancelled (tcpAttemptFails).
     pub attempts_failed: u64,
-    /// Connections that stood and ended before this side had closed: reset by either side, timed out
+    /// Established connections that ended before this side had closed: reset by either side, timed out
     /// (tcpEstabResets).
     pub connections_reset: u64,
-    /// Connections whose handshake is not over, and SYNs that wait to be decided about, of all
-    /// listeners. A SYN that was handed out and a listener that was closed still count.
+    /// Half-open connections, and SYNs that wait for a decision, of all listeners, including SYNs that
+    /// were returned to the program, and those of closed listeners.
     pub half_open: usize,
-    /// Connections that wait to be accepted, and SYNs that wait to be handed out.
+    /// Connections that wait to be accepted, and SYNs that were not returned to the program yet.
     pub accept_queue: usize,
     /// Timers that are armed: at most one for each connection.
     pub timers: usize,
-    /// Connections that wait for room in the link, or in the queue of what the stack sends to itself.
+    /// Connections that wait for room in the link, or in the loopback queue.
     pub blocked: usize,
-    /// Connections that a user's thread has left to the driver.
+    /// Connections that a thread of the program has left to the driver.
     pub handed_over: usize,
     /// Bytes in receive buffers (`so_rcv`).
     pub receive_queue: usize,
     /// Bytes in send buffers (`so_snd`): not sent yet, or not acknowledged.
     pub send_queue: usize,
-    /// Memory, in bytes, of what has arrived ahead of its turn.
-    pub ahead_memory: usize,
-    /// Memory that the connections' buffers hold at this moment, in bytes, as of the last time that each
-    /// was looked at.
+    /// Memory of out-of-order data in bytes.
+    pub reassembly_memory: usize,
+    /// Memory of the connections' buffers in bytes, as of each connection's latest step.
     pub buffer_memory: usize,
-    /// Times that it came near its limit
+    /// Times that it approached its limit
     /// ([`Builder::max_buffer_memory`](crate::stack::Builder::max_buffer_memory)).
     pub memory_pressures: u64,
-    /// Segments whose text was dropped for that.
+    /// Segments whose data was dropped because of that.
     pub segments_pressed: u64,
     pub(super) states: [usize; TcpState::COUNT],
 }
 
 impl Stats {
     /// Sockets in this state: connections, listeners ([`Listen`](TcpState::Listen)) and records
-    /// ([`TimeWait`](TcpState::TimeWait)). All but the listeners together are
-    /// [`connections`](Self::connections) and [`time_wait`](Self::time_wait).
+    /// ([`TimeWait`](TcpState::TimeWait)). The sum without listeners is
+    /// [`connections`](Self::connections) plus [`time_wait`](Self::time_wait).
     ///
     /// ```
     /// use sosplice::{Stack, TcpListener, link::memory, stack::TcpState};
@@ -251,11 +249,11 @@ impl Stats {
         self.states[usize::from(state.number())] += count;
     }
 
-    /// What a connection adds. Locks its buffers one after the other.
+    /// Adds a connection. Locks its buffers one after the other.
     pub(super) fn add_connection(&mut self, conn: &Conn) {
         self.connections += 1;
         self.add_sockets(conn.state(), 1);
-        self.ahead_memory += conn.ahead_memory();
+        self.reassembly_memory += conn.reassembly_memory();
         let rcv = conn.end.rcv();
         self.receive_queue += rcv.buf.len();
         drop(rcv);
@@ -270,14 +268,14 @@ impl Stats {
     }
 }
 
-/// What a driver has done.
+/// Counters of a driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct DriverStats {
-    /// How long its thread has been at work: not asleep, in real time (that of the stack's clock), also
-    /// when another thread had the processor. Of a thread that drives several stacks, and of one that
-    /// looks on before it sleeps ([`Builder::busy_poll`](crate::stack::Builder::busy_poll)), all of that. Zero for
-    /// a driver whose author calls it.
+    /// How long its thread has been awake, in the stack's clock, including time in which another thread
+    /// had the processor, time for other stacks of the same thread, and busy polling
+    /// ([`Builder::busy_poll`](crate::stack::Builder::busy_poll)). Zero for a driver that the program
+    /// calls itself.
     pub busy: Duration,
 }
 

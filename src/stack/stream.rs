@@ -1,4 +1,4 @@
-//! A user's TCP connection.
+//! The program's handle of a TCP connection.
 
 use crate::protocol::Protocol;
 use crate::socket::poller::pollable;
@@ -16,12 +16,12 @@ use std::time::Duration;
 
 /// A TCP connection, in the shape of [`std::net::TcpStream`].
 ///
-/// It is a [`Socket`] (to which it dereferences) with two addresses. Handles are cloned; the last one
-/// closes the connection: what was sent is still delivered; if something received was not read, the
+/// It is a [`Socket`] (to which it dereferences) with two addresses. Handles are cloned; dropping the
+/// last one closes the connection: sent data is still delivered; if received data was not read, the
 /// peer gets a reset (RFC 1122 4.2.2.13). [`set_linger`](Self::set_linger) changes that.
 ///
-/// What differs from std in shape: every connection belongs to a [`Stack`]; what cannot fail returns
-/// no `Result` ([`local_addr`](Self::local_addr), [`set_nodelay`](Self::set_nodelay), ...);
+/// Differences from std: every connection belongs to a [`Stack`]; functions that cannot fail return no
+/// `Result` ([`local_addr`](Self::local_addr), [`set_nodelay`](Self::set_nodelay), ...);
 /// [`take_error`](Socket::take_error) returns the typed [`SoError`](crate::error::SoError), which is
 /// turned into an [`io::Error`] by `into()`.
 ///
@@ -40,8 +40,8 @@ impl TcpStream {
         TcpStream { socket, conn }
     }
 
-    /// Which receive queue of its stack is the connection's home, counted from 0: by that it sends, and
-    /// that queue's driver looks after it. It stays the same. What the peer sends may arrive by any.
+    /// The connection's home: the receive queue of its stack, counted from 0, on which it transmits and
+    /// whose driver runs its timers. It never changes. Packets from the peer may arrive on any queue.
     pub fn queue(&self) -> usize {
         self.conn.home.queue.into()
     }
@@ -51,8 +51,7 @@ impl TcpStream {
         &self.conn
     }
 
-    /// This side's address. For a connection of an intercepting listener, the address that the peer
-    /// wanted to reach.
+    /// This side's address. For a connection of an intercepting listener, the original destination.
     pub fn local_addr(&self) -> SocketAddr {
         self.conn.tuple.ends().0
     }
@@ -69,15 +68,13 @@ impl TcpStream {
         self.options_changed();
     }
 
-    /// Whether small segments are sent at once. They are by default, other than in std.
+    /// Whether small segments are sent at once. They are by default, unlike in std.
     pub fn nodelay(&self) -> bool {
         self.conn.options.nodelay()
     }
 
-    /// Sets the congestion control (`TCP_CONGESTION`), at any time: what is sent from now on follows it, and
-    /// it begins with the window that the connection has. By default it is as
-    /// [`Builder::congestion`](crate::stack::Builder::congestion) says. For accepted connections too it is set
-    /// here.
+    /// Sets the congestion control (`TCP_CONGESTION`), at any time; it starts with the connection's
+    /// present window. The default is [`Builder::congestion`](crate::stack::Builder::congestion).
     ///
     /// ```
     /// use sosplice::{Stack, TcpSocket, link::memory, stack::Congestion};
@@ -103,7 +100,7 @@ impl TcpStream {
         self.conn.run(Work::OPTIONS, Runner::User);
     }
 
-    /// Another handle of the same connection: what a clone is, in the shape of std.
+    /// Another handle of the same connection: a clone, with std's signature.
     ///
     /// # Errors
     /// None.
@@ -111,9 +108,9 @@ impl TcpStream {
         Ok(self.clone())
     }
 
-    /// Sets how many routers a packet may pass (`IP_TTL`, `IPV6_UNICAST_HOPS`); 64 by default
-    /// (RFC 1700). It holds for what is sent from now on, retransmissions included, until the
-    /// connection is over: what TIME-WAIT answers has 64.
+    /// Sets the hop limit of packets (`IP_TTL`, `IPV6_UNICAST_HOPS`); 64 by default (RFC 1700). It
+    /// applies to packets sent from now on, including retransmissions, until the connection ends:
+    /// answers in TIME-WAIT have 64.
     ///
     /// # Errors
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) outside 1 to 255.
@@ -122,40 +119,40 @@ impl TcpStream {
         Ok(())
     }
 
-    /// How many routers a packet may pass.
+    /// The hop limit of packets.
     pub fn ttl(&self) -> u32 {
         u32::from(self.conn.options.hop_limit())
     }
 
-    /// What becomes of data that was not delivered when the last handle is closed (`SO_LINGER`).
+    /// Sets the treatment of undelivered data when the last handle is closed (`SO_LINGER`).
     ///
     /// * `None`, the default: the connection delivers it in the background, within the stack's
     ///   [user timeout](crate::stack::Builder::user_timeout).
-    /// * `Some(0)`: the last close resets the connection, whatever there is to deliver.
-    /// * `Some(d)`: what the peer has not acknowledged after `d` (its bytes and the end) is given up
-    ///   with a reset.
+    /// * `Some(0)`: the last close resets the connection and drops the data.
+    /// * `Some(d)`: if the peer has not acknowledged all data and the FIN after `d`, the connection is
+    ///   reset.
     ///
-    /// Other than a system's, `close` never blocks, also with `Some(d)`: who wants to know that
-    /// everything has arrived shuts down for writing and reads until the peer's end.
+    /// Unlike a kernel's, `close` never blocks, also with `Some(d)`: to learn that all data has
+    /// arrived, shut down for writing and read until the peer's end of file.
     pub fn set_linger(&self, linger: Option<Duration>) {
         let linger = linger.map(|time| time.min(LONGEST));
         self.conn.options.set_linger(linger);
     }
 
-    /// What [`set_linger`](Self::set_linger) has set.
+    /// The setting of [`set_linger`](Self::set_linger).
     pub fn linger(&self) -> Option<Duration> {
         self.conn.options.linger()
     }
 
     /// Switches keep-alive on or (`None`) off (`SO_KEEPALIVE`, `TCP_KEEPIDLE`, `TCP_KEEPINTVL`,
-    /// `TCP_KEEPCNT`; RFC 1122 4.2.3.6). By default it is as
-    /// [`Builder::keep_alive`](crate::stack::Builder::keep_alive) says, or else off. The time of idleness
-    /// begins when it is changed. A peer that answers no probe ends the connection with
-    /// [`TimedOut`](io::ErrorKind::TimedOut), after `idle + probes * interval`. While data is on its
-    /// way there are no probes; then the user timeout counts.
+    /// `TCP_KEEPCNT`; RFC 1122 4.2.3.6). The default is
+    /// [`Builder::keep_alive`](crate::stack::Builder::keep_alive), or off. A change restarts the idle
+    /// time. A peer that answers no probe ends the connection with
+    /// [`TimedOut`](io::ErrorKind::TimedOut), after `idle + probes * interval`. While data is
+    /// unacknowledged there are no probes; then the user timeout applies.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if something of it is zero.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if a value is zero.
     pub fn set_keep_alive(&self, keep_alive: Option<KeepAlive>) -> io::Result<()> {
         self.conn.options.set_keep_alive(usable(keep_alive)?);
         self.options_changed();
@@ -167,10 +164,10 @@ impl TcpStream {
         self.conn.options.keep_alive()
     }
 
-    /// How long data may stay unacknowledged without any sign of the peer before the connection ends
-    /// with [`TimedOut`](io::ErrorKind::TimedOut) (`TCP_USER_TIMEOUT`, RFC 5482 without the option on
-    /// the wire). By default it is as [`Builder::user_timeout`](crate::stack::Builder::user_timeout) says. It
-    /// holds for what is unacknowledged already.
+    /// How long data may stay unacknowledged without any segment from the peer before the connection
+    /// ends with [`TimedOut`](io::ErrorKind::TimedOut) (`TCP_USER_TIMEOUT`, RFC 5482 without the option
+    /// on the wire). The default is [`Builder::user_timeout`](crate::stack::Builder::user_timeout). It
+    /// applies to data that is unacknowledged already, too.
     ///
     /// ```
     /// use sosplice::{Stack, TcpSocket, link::memory};
@@ -191,14 +188,14 @@ impl TcpStream {
         Ok(())
     }
 
-    /// What [`set_user_timeout`](Self::set_user_timeout) or the stack has set.
+    /// The setting of [`set_user_timeout`](Self::set_user_timeout) or the stack.
     pub fn user_timeout(&self) -> Duration {
         self.conn.options.limits().user
     }
 
-    /// How long the connection may stand still once one direction has ended, see
-    /// [`Builder::half_closed_timeout`](crate::stack::Builder::half_closed_timeout). The time counts from when
-    /// something last moved, also if that was before.
+    /// How long the half-closed connection may be idle, see
+    /// [`Builder::half_closed_timeout`](crate::stack::Builder::half_closed_timeout). The time counts
+    /// from the latest progress, even if that was before this call.
     ///
     /// # Errors
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) for zero.
@@ -208,13 +205,13 @@ impl TcpStream {
         Ok(())
     }
 
-    /// What [`set_half_closed_timeout`](Self::set_half_closed_timeout) or the stack has set.
+    /// The setting of [`set_half_closed_timeout`](Self::set_half_closed_timeout) or the stack.
     pub fn half_closed_timeout(&self) -> Option<Duration> {
         self.conn.options.limits().half_closed
     }
 
-    /// How long the connection waits for its peer's end when its last handle is gone (`TCP_LINGER2`),
-    /// see [`Builder::fin_wait_timeout`](crate::stack::Builder::fin_wait_timeout).
+    /// How long the connection waits for its peer's FIN after its last handle was dropped
+    /// (`TCP_LINGER2`), see [`Builder::fin_wait_timeout`](crate::stack::Builder::fin_wait_timeout).
     ///
     /// # Errors
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) for zero.
@@ -224,7 +221,7 @@ impl TcpStream {
         Ok(())
     }
 
-    /// What [`set_fin_wait_timeout`](Self::set_fin_wait_timeout) or the stack has set.
+    /// The setting of [`set_fin_wait_timeout`](Self::set_fin_wait_timeout) or the stack.
     pub fn fin_wait_timeout(&self) -> Duration {
         self.conn.options.limits().fin_wait
     }
@@ -243,7 +240,7 @@ impl TcpStream {
     }
 }
 
-/// How many routers a packet may pass.
+/// Checks a hop limit.
 pub(super) fn hop_limit(ttl: u32) -> io::Result<u8> {
     let hops = u8::try_from(ttl).ok().filter(|hops| *hops > 0);
     hops.ok_or_else(|| {
@@ -252,7 +249,7 @@ pub(super) fn hop_limit(ttl: u32) -> io::Result<u8> {
     })
 }
 
-/// A keep-alive without a zero, with times that can be added to any time.
+/// Checks a keep-alive for zeros, and cuts its times so that they can be added to any time.
 pub(super) fn usable(keep_alive: Option<KeepAlive>) -> io::Result<Option<KeepAlive>> {
     if keep_alive.is_some_and(|one| !one.is_valid()) {
         let why = "a keep-alive with a zero in it: give times above zero and one probe at least";
@@ -261,7 +258,7 @@ pub(super) fn usable(keep_alive: Option<KeepAlive>) -> io::Result<Option<KeepAli
     Ok(keep_alive.map(|one| one.clamped(LONGEST)))
 }
 
-/// A time limit, no longer than can be added to any time.
+/// Checks a time limit for zero, and cuts it so that it can be added to any time.
 pub(super) fn above_zero(timeout: Duration) -> io::Result<Duration> {
     if timeout.is_zero() {
         let why = "a time limit of zero would end the connection at once: give a time above zero";

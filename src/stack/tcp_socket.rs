@@ -1,4 +1,4 @@
-//! Connecting: [`TcpSocket`], and the two calls of std's shape that do without it.
+//! Connecting: [`TcpSocket`], and two functions with std's signatures.
 
 use crate::socket::ConnectError;
 use crate::stack::config::LONGEST;
@@ -9,12 +9,11 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-/// A connection to be: from where it is made, and with which options. What tokio's `TcpSocket` and socket2
-/// are for the operating system's.
+/// The local address and options of a connection to be made, like tokio's `TcpSocket`.
 ///
-/// It is a description. Nothing is reserved before [`connect`](Self::connect) or [`start`](Self::start), which can be
-/// called any number of times; what cannot be, they report. Every option holds from the first segment
-/// on, and can be changed for the [`TcpStream`] later.
+/// It is only a description: [`connect`](Self::connect) and [`start`](Self::start), which can be called
+/// any number of times, reserve the address and report errors. Every option applies from the first
+/// segment on, and can be changed for the [`TcpStream`] later.
 ///
 /// ```
 /// use sosplice::{Stack, TcpListener, TcpSocket, link::memory, stack::Congestion};
@@ -52,7 +51,7 @@ pub struct TcpSocket {
 }
 
 impl TcpSocket {
-    /// One whose address, port and queue the stack chooses, with the options that the stack has.
+    /// A socket with the stack's default options, whose address, port and queue the stack chooses.
     pub fn new(stack: &Stack) -> TcpSocket {
         TcpSocket {
             stack: stack.clone(),
@@ -69,24 +68,23 @@ impl TcpSocket {
         }
     }
 
-    /// Connects from this address and port. An unspecified address or a port 0 is chosen as without this.
+    /// Connects from this address and port. An unspecified address or port 0 is chosen by the stack.
     ///
-    /// A port that is used again at once may be refused or not answered while the peer remembers its
-    /// former connection (TIME-WAIT): ports that are chosen come round later.
+    /// A port that is used again at once may be refused or not answered while the peer has the former
+    /// connection in TIME-WAIT; ports chosen by the stack are reused later.
     pub fn bind(mut self, local: SocketAddr) -> TcpSocket {
         self.local = Some(local);
         self
     }
 
-    /// Connects so that what the peer sends arrives by this receive queue of a stack that has several
-    /// ([`Stack::with_queues`]), counted from 0. That queue's driver runs the connection then; if it is the one that
-    /// runs the other connection of a pair, and the pair's splices ([`TcpStream::queue`]), one thread does
-    /// all of it.
+    /// Connects so that the peer's packets arrive on this receive queue, counted from 0, of a stack
+    /// with several ([`Stack::with_queues`]). That queue's driver runs the connection; with the queue
+    /// of the other connection of a pair ([`TcpStream::queue`]), one thread runs both and their
+    /// splices.
     ///
-    /// If the link can tell where answers arrive ([`Link::steer`](crate::link::Link::steer)), the port is
-    /// chosen accordingly, in the order of [`connect`](Self::connect); each queue has its share of the
-    /// ephemeral ports then. If it cannot, nothing but the connection's home depends on it: a TUN learns
-    /// from what is sent where the answers are to go.
+    /// If the link can predict the queue of answers ([`Link::steer`](crate::link::Link::steer)), the
+    /// port is chosen accordingly, and each queue has its share of the ephemeral ports. Otherwise this
+    /// only sets the connection's home: a TUN learns the queue for answers from sent packets.
     ///
     /// ```
     /// use sosplice::{Stack, TcpListener, TcpSocket, link::memory};
@@ -115,7 +113,7 @@ impl TcpSocket {
         self
     }
 
-    /// See [`TcpStream::set_ttl`]. It holds for the SYN too.
+    /// See [`TcpStream::set_ttl`]. It applies to the SYN too.
     pub fn ttl(mut self, ttl: u32) -> TcpSocket {
         self.ttl = Some(ttl);
         self
@@ -127,7 +125,7 @@ impl TcpSocket {
         self
     }
 
-    /// See [`TcpStream::set_keep_alive`]; `None` switches off what the stack has.
+    /// See [`TcpStream::set_keep_alive`]; `None` switches off the stack's setting.
     pub fn keep_alive(mut self, keep_alive: Option<KeepAlive>) -> TcpSocket {
         self.keep_alive = Some(keep_alive);
         self
@@ -154,20 +152,20 @@ impl TcpSocket {
     /// Connects and waits until the connection is established, as [`TcpStream::connect`] does.
     ///
     /// # Errors
-    /// As for [`TcpStream::connect`], and
-    /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if the address that it is bound to is not the stack's, or
-    /// all ports are in use whose answers come by its queue;
-    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if there is a connection of both addresses and ports,
-    /// or its TIME-WAIT; [`InvalidInput`](io::ErrorKind::InvalidInput) for addresses of two families, if both
-    /// ends are the same, for a queue that the stack does not have, and for an option that is out of range.
+    /// As for [`TcpStream::connect`], and [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if it
+    /// is bound to an address that the stack does not have, or all ports for its queue are in use;
+    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if there is a connection with the same addresses and
+    /// ports, also in TIME-WAIT; [`InvalidInput`](io::ErrorKind::InvalidInput) for addresses of two
+    /// families, if both ends are the same, for a queue that the stack does not have, and for an option
+    /// that is out of range.
     pub fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
         let stream = self.start(address)?;
         stream.wait_connected(None)?;
         Ok(stream)
     }
 
-    /// As [`connect`](Self::connect), but waits no longer than `timeout`. Of an attempt that takes longer
-    /// nothing is left.
+    /// As [`connect`](Self::connect), but waits no longer than `timeout`. A longer attempt is
+    /// cancelled.
     ///
     /// # Errors
     /// As for [`connect`](Self::connect), [`TimedOut`](io::ErrorKind::TimedOut) after `timeout` too, and
@@ -190,9 +188,9 @@ impl TcpSocket {
         Ok(stream)
     }
 
-    /// Begins to connect and does not wait. The connecting socket can be spliced at once: data for
-    /// it is held until the connection is established. Dropping the last handle cancels the attempt, and so
-    /// does [`abort`](crate::Socket::abort) of any handle: nothing of it remains, and a thread in
+    /// Begins to connect and does not wait. The connecting socket can be spliced at once: data for it
+    /// is held until the connection is established. Dropping the last handle cancels the attempt, and
+    /// so does [`abort`](crate::Socket::abort) of any handle: a thread in
     /// [`wait_connected`](crate::Socket::wait_connected) gets `ConnectionAborted`. A
     /// [`shutdown`](TcpStream::shutdown) for writing wakes threads that wait there, too.
     ///
@@ -208,7 +206,7 @@ impl TcpSocket {
     /// ```
     ///
     /// # Errors
-    /// As for [`connect`](Self::connect), if nothing can be sent at all.
+    /// Those of [`connect`](Self::connect) that occur before the SYN is sent.
     pub fn start(&self, address: SocketAddr) -> io::Result<TcpStream> {
         let local = self.local.unwrap_or_else(|| any_like(address));
         let preset = self.preset()?;
@@ -234,15 +232,15 @@ impl TcpSocket {
 }
 
 impl TcpStream {
-    /// Connects to an address and waits until the connection is established. [`TcpSocket`] has more ways. The source address is the one
-    /// that is nearest to the destination, the port a free one that is hard to
-    /// guess and was not in use lately (RFC 6056).
+    /// Connects to an address and waits until the connection is established. [`TcpSocket`] has more
+    /// ways. The source address is chosen by RFC 6724, the port is a free one that is hard to guess and
+    /// was not in use lately (RFC 6056).
     ///
     /// An address of the stack itself is reached within the stack: the connection is accepted by one of its
     /// listeners, or refused at once.
     ///
     /// Of several addresses each is tried in turn. Names are resolved by the operating system, which
-    /// need not be in the network of the stack; an address, also as text, needs nobody.
+    /// may use another network than the stack; IP addresses, also as strings, need no resolver.
     ///
     /// ```
     /// use sosplice::{Stack, TcpListener, TcpStream, link::memory};
@@ -256,18 +254,18 @@ impl TcpStream {
     /// ```
     ///
     /// # Errors
-    /// That of the last address that was tried:
-    /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused),
+    /// The error of the last address tried: [`ConnectionRefused`](io::ErrorKind::ConnectionRefused),
     /// [`TimedOut`](io::ErrorKind::TimedOut) after the stack's connect timeout,
-    /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if the stack has no address of that
-    /// family or all ephemeral ports to it are in use,
-    /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the stack has as many connections as it
-    /// may have ([`Builder::max_connections`](crate::stack::Builder::max_connections)),
+    /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if the stack has no address of that family
+    /// or all ephemeral ports to it are in use, [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the
+    /// stack has its maximum number of connections
+    /// ([`Builder::max_connections`](crate::stack::Builder::max_connections)),
     /// [`HostUnreachable`](io::ErrorKind::HostUnreachable) or
-    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) if a [`Route`](crate::stack::Route) says so,
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput), before anything is sent, for a destination that no
-    /// host has (unspecified, loopback, multicast, reserved, the broadcast address of a network of the
-    /// stack, an IPv4 address in the form of IPv6, port 0), or for no address at all. What the operating system says of a name.
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) because of a
+    /// [`Route`](crate::stack::Route), [`InvalidInput`](io::ErrorKind::InvalidInput), before anything
+    /// is sent, for a destination that no host can have (unspecified, loopback, multicast, reserved,
+    /// the broadcast address of a network of the stack, an IPv4-mapped IPv6 address, port 0), or
+    /// without an address. An error of the operating system's resolver for a name.
     pub fn connect(stack: &Stack, address: impl ToSocketAddrs) -> io::Result<TcpStream> {
         let socket = TcpSocket::new(stack);
         each(address, |address| socket.connect(address))

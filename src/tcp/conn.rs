@@ -34,7 +34,7 @@ use super::service::{Absorbed, Done, Ending, Env, Work};
 use super::state::TcpState;
 use super::time_wait::TimeWait;
 use super::wire::{Segment, Tuple};
-use crate::events::tell;
+use crate::events::report;
 use crate::link::Link;
 use crate::lock::{self, CONNECTION, Guard, LEAF};
 use crate::protocol::{Protocol, SocketEnd};
@@ -223,7 +223,7 @@ impl Conn {
     }
 
     /// Real memory, in bytes, of what has arrived ahead of its turn.
-    pub(crate) fn ahead_memory(&self) -> usize {
+    pub(crate) fn reassembly_memory(&self) -> usize {
         self.gauge.ahead.load(Ordering::Relaxed)
     }
 
@@ -321,16 +321,16 @@ impl Conn {
         }
         let (local, peer) = self.tuple.ends();
         if news.established {
-            tell!(debug, "tcp", %local, %peer, "connection established");
+            report!(debug, "tcp", %local, %peer, "connection established");
         }
         match news.done {
             None => {}
-            Some(Over::TimeWait) => tell!(debug, "tcp", %local, %peer, "connection in TIME-WAIT"),
+            Some(Over::TimeWait) => report!(debug, "tcp", %local, %peer, "connection in TIME-WAIT"),
             Some(Over::Closed(ending)) => match ending.error() {
-                None => tell!(debug, "tcp", %local, %peer, "connection ended"),
+                None => report!(debug, "tcp", %local, %peer, "connection ended"),
                 Some(error) => {
                     let stood = !ending.failed();
-                    tell!(debug, "tcp", %local, %peer, ?error, stood, "connection failed");
+                    report!(debug, "tcp", %local, %peer, ?error, stood, "connection failed");
                 }
             },
         }

@@ -1,4 +1,5 @@
-//! A socket is closed while a worker moves bytes and somebody else does something, too.
+//! A socket is closed while a worker moves bytes and another thread acts on the splice, the other
+//! socket or the pool.
 
 use super::*;
 
@@ -15,7 +16,7 @@ fn sink(b: Socket, c: Socket) -> Socket {
     b
 }
 
-/// What must be so in the end, whoever came first.
+/// The final state, independent of the order.
 struct Outcome {
     told: Told,
     ends: [Weak<SocketEnd>; 4],
@@ -88,7 +89,7 @@ fn unsplice(_: &Socket, splice: &Splice) {
     splice.unsplice().ok();
 }
 
-/// The model, and that it fails if the last pass is not waited for.
+/// The model, and its failure without waiting for the last pass.
 macro_rules! against {
     ($($name:ident: $model:expr;)*) => {
         $(mod $name {
@@ -100,7 +101,7 @@ macro_rules! against {
             }
 
             #[test]
-            #[should_panic(expected = "one end is told, when all has left")]
+            #[should_panic(expected = "one end is notified, when all bytes have left")]
             fn fails_if_the_last_pass_is_not_waited_for() {
                 explore_without(Protection::LastPass, || $model);
             }
@@ -138,7 +139,7 @@ fn both() {
     outcome.check_that_nothing_is_left();
 }
 
-/// The worker is a thread here, and the last handle of its pool goes.
+/// The worker is a thread here, and the last handle of its pool is dropped.
 fn pool() {
     let world = World::with(2, SplicePool::builder().workers(1).build());
     let splice = world.splice();
@@ -160,6 +161,6 @@ fn source_and_pool() {
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn source_and_pool_fail_if_nobody_wakes_the_worker() {
+fn source_and_pool_fail_without_waking_the_worker() {
     explore_without(Protection::LastLook, pool);
 }

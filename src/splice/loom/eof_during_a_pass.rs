@@ -1,4 +1,4 @@
-//! The end of the stream comes while a pass runs that has seen no end yet, or is passed on by it.
+//! The end of the stream arrives during a pass that has not seen it, or the pass forwards it.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn end_of_file() {
     let end = splice.end().map(|end| (end.cause, end.bytes));
     claim(
         end == Some((Cause::Eof, 1)),
-        "the end is found, behind the last byte",
+        "the end is found, after the last byte",
     );
     claim(received(&world.d) == b"x", "the last byte arrives");
 }
@@ -30,7 +30,7 @@ fn fails_without_rescan() {
     explore_without(Protection::Rescan, end_of_file);
 }
 
-/// Somebody who writes to the sink as soon as the splice has ended.
+/// A thread writes to the sink as soon as the splice has ended.
 fn forwarded() {
     let world = World::new(2);
     let splice = world.splice_with(Options {
@@ -51,12 +51,12 @@ fn forwarded() {
 }
 
 #[test]
-fn nobody_writes_behind_a_forwarded_end() {
+fn no_write_after_a_forwarded_end() {
     explore("EOF during a pass, forwarded", forwarded);
 }
 
 #[test]
-#[should_panic(expected = "nobody writes behind the end")]
+#[should_panic(expected = "no write after the end")]
 fn fails_if_the_sink_is_closed_afterwards() {
     explore_without(Protection::EofFirst, forwarded);
 }

@@ -1,8 +1,8 @@
-//! The last handle of a pool goes while its worker has a pass to run.
+//! The last handle of a pool is dropped while its worker has a pass to run.
 
 use super::*;
 
-/// The worker is a thread, which loom sees end or not.
+/// The worker is a thread: loom checks that it ends.
 fn shutdown() {
     let pool = SplicePool::builder().workers(1).build();
     let world = World::with(2, pool);
@@ -16,7 +16,7 @@ fn shutdown() {
     claim(end.cause == Cause::PoolClosed, "it ends with the pool");
     claim(
         d.readable_bytes() as u64 == end.bytes,
-        "what was moved has left",
+        "moved bytes have left",
     );
     claim(
         d.readable_bytes() + b.readable_bytes() == 1,
@@ -32,7 +32,7 @@ fn splice_and_worker_end() {
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn fails_if_nobody_wakes_the_worker() {
+fn fails_without_waking_the_worker() {
     explore_without(Protection::LastLook, shutdown);
 }
 

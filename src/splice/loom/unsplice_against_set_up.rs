@@ -19,7 +19,7 @@ fn unsplice() {
     let moved = world.d.readable_bytes();
     claim(
         moved as u64 == splice.bytes(),
-        "nothing moves after the end",
+        "no byte moves after the end",
     );
     claim(moved + world.b.readable_bytes() == 1, "no byte is lost");
 }

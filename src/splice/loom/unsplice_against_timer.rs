@@ -31,7 +31,7 @@ fn lifetime() {
     claim(ends[0].cause == cause, "who has ended it knows");
     claim(
         !second.is_ended() && second.unsplice().is_ok(),
-        "the next one goes on",
+        "the next one continues",
     );
     drop(kept);
 }
@@ -41,7 +41,7 @@ fn a_late_timer_ends_no_other_splice() {
     explore("unsplice against timer", lifetime);
 }
 
-/// The splice that ends twice is what is noticed first.
+/// The first failure is the second end of the splice.
 #[test]
 #[should_panic(expected = "Ended + Detach")]
 fn fails_if_any_splice_will_do() {

@@ -1,4 +1,4 @@
-//! A splice is ended while somebody else ends it, too, or sleeps until it is over.
+//! A splice is ended while another thread ends it too, or sleeps until it has ended.
 
 use super::*;
 
@@ -26,14 +26,14 @@ fn one_ends_it() {
     explore("unsplice against unsplice", twice);
 }
 
-/// The splice that ends twice is what is noticed first.
+/// The first failure is the second end of the splice.
 #[test]
 #[should_panic(expected = "+ Detach")]
-fn fails_if_nobody_looks_whether_it_is_there() {
+fn fails_without_the_identity_check() {
     explore_without(Protection::OneEnds, twice);
 }
 
-/// While an OpenBSD splice lasts, its source is as good as empty.
+/// While an OpenBSD splice lasts, its source appears empty.
 fn asleep() {
     let world = Arc::new(World::new(1));
     world.b.set_flavor(Flavor::OpenBsd);
@@ -43,13 +43,13 @@ fn asleep() {
         world.a.send(byte).unwrap();
         world.work();
     }
-    // Both have the world, so that none of them tears it down when the other one sleeps for ever.
+    // Both threads hold the world, so that neither tears it down while the other one sleeps for ever.
     let other = world.clone();
     let reader = spawn(move || received(&other.b));
     splice.unsplice().unwrap();
     claim(
         join(reader) == b"z",
-        "the sleeping reader reads what is left",
+        "the sleeping reader reads the remaining bytes",
     );
 }
 
@@ -60,6 +60,6 @@ fn a_sleeping_reader_is_woken() {
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn fails_if_nobody_wakes_it() {
+fn fails_without_waking_the_reader() {
     explore_without(Protection::WakeSleepers, asleep);
 }

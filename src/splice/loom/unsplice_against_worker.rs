@@ -16,24 +16,24 @@ fn unsplice() {
     claim(moved + world.b.readable_bytes() == 1, "no byte is lost");
     claim(
         told.all() == [(end, moved)],
-        "one is told, when all has left",
+        "one is notified, when all bytes have left",
     );
     drop(kept);
 }
 
 #[test]
-fn the_count_is_final_and_one_end_is_told() {
+fn the_count_is_final_and_one_end_is_notified() {
     explore("unsplice against worker", unsplice);
 }
 
 #[test]
-#[should_panic(expected = "nothing moves after the end")]
+#[should_panic(expected = "no byte moves after the end")]
 fn fails_if_a_pass_does_not_look() {
     explore_without(Protection::OnBuffers, unsplice);
 }
 
 #[test]
-#[should_panic(expected = "one is told, when all has left")]
+#[should_panic(expected = "one is notified, when all bytes have left")]
 fn fails_if_the_last_pass_is_not_waited_for() {
     explore_without(Protection::LastPass, unsplice);
 }

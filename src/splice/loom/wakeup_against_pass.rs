@@ -1,4 +1,4 @@
-//! Bytes wake a splice that has nothing to do, or that has just seen that there is nothing.
+//! Bytes wake a splice that is idle, or that is about to become idle.
 
 use super::*;
 
@@ -25,7 +25,7 @@ fn fails_without_rescan() {
     explore_without(Protection::Rescan, on_a_worker);
 }
 
-/// One sends, the other one reads, and each moves what it has caused.
+/// One thread sends, the other one reads, and each runs the pass that it has caused.
 fn in_the_users_threads() {
     let world = World::new(1);
     world.splice_with(Options {

@@ -1,5 +1,5 @@
-//! Every interleaving of a small world with the machine: bytes and room that come one at a time, an
-//! end of file, a rate, somebody who unsplices, and a pass that is three steps (start, move, done).
+//! Every interleaving of a small world with the machine: bytes and room that come one at a time, an end
+//! of file, a rate, a thread that unsplices, and a pass that is three steps (start, move, done).
 //!
 //! A buffer changes and wakes in one step, since both happen under its lock; so do moving and
 //! hiding. Checked in every world: at most one queue entry, no impossible event. Checked where
@@ -27,7 +27,7 @@ struct World {
     room: u8,
     tokens: u8,
     eof: bool,
-    // What is still to happen.
+    // Events still to come.
     arrivals: u8,
     acks: u8,
     refills: u8,
@@ -36,7 +36,7 @@ struct World {
 }
 
 impl World {
-    /// Just set up: the first pass is to run in the caller.
+    /// After set-up: the first pass is to run in the caller.
     fn new(unsplices: u8) -> World {
         World {
             state: State::Queued,
@@ -66,7 +66,7 @@ impl World {
         (self, action)
     }
 
-    /// A wake-up reaches the splice only while it is on the buffers.
+    /// A wake-up reaches the splice only while it is attached.
     fn wake(self, wakeup: Wakeup) -> World {
         if self.detached {
             return self;
@@ -188,7 +188,7 @@ impl World {
     }
 }
 
-/// Visits all worlds, in each of which there is room for every byte in the end; returns how many there are and how many of them are final.
+/// Visits all reachable worlds; returns their number, and the number of final ones.
 fn explore(start: World) -> (usize, usize) {
     let mut seen = HashSet::from([start]);
     let mut open = vec![start];

@@ -1,46 +1,46 @@
-//! How many connections a stack takes on: in all, half-open ones, and those that one peer has opened.
+//! Limits of connections: in all, half-open, and those opened by one peer.
 //!
-//! What is counted where: all connections in the [table](crate::stack::demux::conn_table), half-open ones by their own
-//! map, those of a peer here. A peer's connection counts when its handshake is over: who only forges
-//! SYNs of an address cannot use up what its owner may have. Those that this side opened do not count,
-//! or a proxy could not have more of them to its backend.
+//! All connections are counted by the [table](crate::stack::demux::conn_table), half-open ones by their
+//! own map, those of a peer here. A peer's connection counts once it is established, so forged SYNs
+//! cannot exhaust the limit of an address. Active opens do not count, or the limit would apply to a
+//! proxy's connections to its backend.
 //!
 //! Locks: the map of peers, a leaf, taken alone, and only if there is such a limit: when a connection
-//! is asked for, stands and ends.
+//! is requested, is established and ends.
 
 use crate::lock::{LEAF, Mutex};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Linux's `fs.nr_open`: as many descriptors as a process can have there, unless it is told otherwise.
+/// Linux's `fs.nr_open`: the default limit of descriptors of a process.
 pub(in crate::stack) const MAX_CONNECTIONS: usize = 1 << 20;
 /// Linux's largest default of `tcp_max_syn_backlog`. Each takes 4.6 kB: 20 MB.
 pub(in crate::stack) const MAX_HALF_OPEN: usize = 4096;
 
-/// Why a connection does not begin.
+/// Why a connection was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// There is one with its addresses and ports.
+    /// There is a connection with its addresses and ports.
     Taken,
-    /// The listener has no room.
+    /// The listener's backlog is full.
     Backlog,
-    /// The stack has as many half-open connections as it may have.
+    /// The stack has its maximum number of half-open connections.
     HalfOpen,
-    /// The stack has as many connections as it may have.
+    /// The stack has its maximum number of connections.
     Connections,
-    /// The peer has.
+    /// The peer has its maximum number of connections.
     Peer,
 }
 
-/// Connections of each peer. There is an entry only for who has one, so the map is no larger than the
-/// table of connections.
+/// Connections of each peer. There are entries only for peers with a connection, so the map is no
+/// larger than the table of connections.
 #[derive(Debug, Default)]
 pub(in crate::stack) struct Peers {
     counts: Mutex<HashMap<IpAddr, usize>, LEAF>,
 }
 
-/// One who opens connections: an IPv4 address, or an IPv6 network of 64 bits, in which a host has as
-/// many addresses as it likes (RFC 4291 2.5.4, 8981).
+/// The key of a peer: an IPv4 address, or a /64 of IPv6, in which a host can have any number of
+/// addresses (RFC 4291 2.5.4, 8981).
 fn client(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -57,7 +57,7 @@ impl Peers {
         counts.get(&client(address)).copied().unwrap_or(0)
     }
 
-    /// One more, unless it has `most`.
+    /// Counts one more, unless the peer has `most`.
     pub(super) fn take(&self, address: IpAddr, most: usize) -> bool {
         let mut counts = self.counts.lock();
         let count = counts.get(&client(address)).copied().unwrap_or(0);
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_who_has_a_connection_is_remembered() {
+    fn only_peers_with_connections_have_entries() {
         let peers = Peers::default();
         let [one, other, near]: [IpAddr; 3] =
             ["10.0.0.1", "10.0.0.2", "fd00::1"].map(|address| address.parse().unwrap());

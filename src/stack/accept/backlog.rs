@@ -3,7 +3,7 @@
 
 use super::intercept::Rule;
 use crate::error::SoError;
-use crate::events::tell;
+use crate::events::report;
 use crate::lock::{Condvar, LEAF, Mutex};
 use crate::protocol::{Upcall, Upcalls, Wakeup, is_same};
 use crate::socket::poller::{Condition, Watched};
@@ -15,12 +15,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// One record: its tuple, and a number that no other record has, so that a late decision is none
-/// about the next SYN of that tuple.
+/// Identifies a record: its tuple, and a unique number, so that a late decision does not apply to the
+/// next SYN of that tuple.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Key {
     pub(crate) tuple: Tuple,
-    /// By which queue the first SYN came.
+    /// The queue on which the first SYN arrived.
     pub(crate) queue: u16,
     pub(super) serial: u64,
 }
@@ -28,14 +28,14 @@ pub(crate) struct Key {
 #[derive(Default)]
 struct Queue {
     ready: VecDeque<Arc<Conn>>,
-    /// Held SYNs that nobody was handed yet.
+    /// Held SYNs that were not returned to the program yet.
     held: VecDeque<Key>,
-    /// Told when a connection is ready, and when the stack is down, after the lock.
+    /// Called when a connection is ready, and when the stack is down, after releasing the lock.
     upcalls: Upcalls,
     /// Half-open connections and held SYNs.
     half_open: usize,
     closed: bool,
-    /// The stack is down, and why: nobody will come any more.
+    /// Why the stack is down, if it is: no connection will arrive any more.
     down: Option<SoError>,
 }
 
@@ -52,27 +52,27 @@ impl fmt::Debug for Queue {
     }
 }
 
-/// What a listener leaves behind when it is closed.
+/// The contents of a listener when it is closed.
 #[derive(Debug)]
 pub(crate) struct Unaccepted {
     pub(crate) ready: VecDeque<Arc<Conn>>,
     pub(crate) held: VecDeque<Key>,
 }
 
-/// How long a listener's queues are.
+/// The lengths of a listener's queues.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Queued {
-    /// Handshakes that are not over, and SYNs that nobody has decided about.
+    /// Half-open connections, and SYNs that wait for a decision.
     pub(crate) half_open: usize,
-    /// Connections to be accepted, and SYNs to be handed out.
+    /// Connections that wait to be accepted, and SYNs not returned yet.
     pub(crate) waiting: usize,
 }
 
-/// What the stack knows of a listener.
+/// The stack's record of a listener.
 #[derive(Debug)]
 pub(crate) struct Listening {
     pub(crate) rule: Rule,
-    /// SYNs are held until the user decides.
+    /// SYNs are held until the program decides.
     pub(crate) decides: bool,
     /// At least 1.
     backlog: usize,
@@ -93,7 +93,8 @@ impl Listening {
         }
     }
 
-    /// A SYN may begin a connection: half-open and waiting ones together fit into the backlog.
+    /// Reserves a place for a half-open connection. `false` if half-open and waiting ones together fill
+    /// the backlog.
     pub(crate) fn reserve(&self) -> bool {
         let mut queue = self.queue.lock();
         let room = !queue.closed && queue.half_open + queue.ready.len() < self.backlog;
@@ -101,7 +102,7 @@ impl Listening {
         room
     }
 
-    /// A connection whose handshake is over with its first segment may begin: only those that wait
+    /// Reserves a place for a connection that is established with its first segment: only waiting ones
     /// count.
     pub(crate) fn reserve_beyond(&self) -> bool {
         let mut queue = self.queue.lock();
@@ -110,7 +111,7 @@ impl Listening {
         room
     }
 
-    /// Whether there is room for connections that wait, were those that are half-open not there.
+    /// Whether the backlog has room without counting half-open connections.
     pub(crate) fn accepts(&self) -> bool {
         let queue = self.queue.lock();
         !queue.closed && queue.ready.len() < self.backlog
@@ -128,12 +129,12 @@ impl Listening {
         }
     }
 
-    /// A half-open connection has failed.
+    /// Releases the place of a half-open connection that has failed.
     pub(crate) fn release(&self) {
         self.queue.lock().half_open -= 1;
     }
 
-    /// A half-open connection stands. `false`: the listener is closed.
+    /// A half-open connection is established. `false` if the listener is closed.
     pub(crate) fn ready(&self, conn: &Arc<Conn>) -> bool {
         let upcalls = {
             let mut queue = self.queue.lock();
@@ -151,7 +152,7 @@ impl Listening {
         true
     }
 
-    /// A SYN is held. `false`: the listener is closed.
+    /// Queues a held SYN. `false` if the listener is closed.
     pub(crate) fn offer(&self, key: Key) -> bool {
         let upcalls = {
             let mut queue = self.queue.lock();
@@ -168,7 +169,7 @@ impl Listening {
         true
     }
 
-    /// A SYN is held no longer. It is near the front: the oldest go first.
+    /// Removes a SYN that is no longer held. It is near the front, since the oldest expire first.
     pub(crate) fn withdraw(&self, key: Key) {
         let mut queue = self.queue.lock();
         let at = queue.held.iter().position(|other| *other == key);
@@ -185,7 +186,7 @@ impl Listening {
             let held = std::mem::take(&mut queue.held);
             (Unaccepted { ready, held }, upcalls)
         };
-        // Tasks that wait find it closed.
+        // Woken tasks see that it is closed.
         upcalls
             .iter()
             .for_each(|upcall| upcall.wakeup(Wakeup::RcvClosed));
@@ -198,7 +199,7 @@ impl Listening {
         let upcalls = {
             let mut queue = self.queue.lock();
             queue.down = Some(why);
-            // Their records are about to go.
+            // Their records are about to be removed.
             queue.held.clear();
             self.changed.notify_all();
             queue.upcalls.clone()
@@ -274,8 +275,8 @@ impl Watched for Listening {
     }
 }
 
-/// A peer has begun a connection.
-pub(in crate::stack) fn tell_of_peer(tuple: &Tuple) {
+/// Reports a connection opened by a peer.
+pub(in crate::stack) fn report_peer(tuple: &Tuple) {
     let (local, peer) = tuple.ends();
-    tell!(debug, "tcp", %local, %peer, "peer is connecting");
+    report!(debug, "tcp", %local, %peer, "peer is connecting");
 }

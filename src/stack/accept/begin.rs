@@ -1,8 +1,8 @@
-//! Passive opens: who listens, and how a SYN becomes a connection.
+//! Passive opens: listeners, and connections made from SYNs.
 
-use crate::events::tell;
+use crate::events::report;
 use crate::stack::accept::admission::Refusal;
-use crate::stack::accept::backlog::tell_of_peer;
+use crate::stack::accept::backlog::report_peer;
 use crate::stack::accept::backlog::{Listening, Unaccepted};
 use crate::stack::accept::intercept::Rule;
 use crate::stack::demux::conn_table::Entry;
@@ -68,7 +68,7 @@ impl Stack {
         };
         if gone.is_some() && !thread::panicking() {
             let accepts = listening.rule.clone();
-            tell!(info, "stack", %accepts, "listener closed");
+            report!(info, "stack", %accepts, "listener closed");
         }
         drop(gone);
         let half_open: Vec<(u64, Tuple)> = {
@@ -78,7 +78,7 @@ impl Stack {
                 .filter(|(_, (_, other))| Arc::ptr_eq(other, listening));
             mine.map(|(id, (tuple, _))| (*id, *tuple)).collect()
         };
-        // One that is not in the table yet finds the listener closed when it stands.
+        // A connection that is not in the table yet finds the listener closed when it is established.
         for (id, tuple) in half_open {
             if let Some(Entry::Conn(conn)) = shared.table.get(&tuple)
                 && conn.end.id() == id
@@ -113,13 +113,13 @@ impl Shared {
             let why = "somebody listens there already: close that listener, or be more precise";
             return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
         }
-        // Before the listener is found, and only who has found it holds a SYN.
+        // Set before the listener is visible: a driver holds a SYN only after finding it.
         self.accepting.decides.fetch_or(decides, Ordering::Relaxed);
         listeners.push(listening.clone());
         listeners.sort_by_key(|one| one.rule.rank());
         drop(listeners);
         let accepts = listening.rule.clone();
-        tell!(info, "stack", %accepts, backlog, decides, "listener bound");
+        report!(info, "stack", %accepts, backlog, decides, "listener bound");
         Ok(listening)
     }
 
@@ -130,7 +130,7 @@ impl Shared {
         listeners.find(wanted).cloned()
     }
 
-    /// A new half-open connection, if there is room for it. `former` is in its place.
+    /// A new half-open connection, if there is room for it. `former` is the record with its tuple.
     pub(crate) fn accept_syn(
         self: &Arc<Self>,
         queue: u16,
@@ -147,7 +147,7 @@ impl Shared {
         let home = Home { queue, looped };
         let number = self.initial_sequence_number(tuple, former, now);
         let conn = self.connection(home, (*tuple, Opening::Passive), number, now);
-        // Whoever finds the connection in the table and runs it takes the SYN first.
+        // A thread that finds the connection in the table and runs it processes the SYN first.
         conn.leave(syn.clone());
         if intact(Protection::HalfOpenFirst) {
             self.half_open(&conn, listening);
@@ -155,7 +155,7 @@ impl Shared {
         Ok(match self.put(conn, listening, former)? {
             Put::Taken(conn) => {
                 self.counters(queue).passive_opens.add(1);
-                tell_of_peer(&conn.tuple);
+                report_peer(&conn.tuple);
                 if !intact(Protection::HalfOpenFirst) {
                     self.half_open(&conn, listening);
                 }
@@ -165,12 +165,12 @@ impl Shared {
                 other.leave(syn.clone());
                 Begun::Runs(other)
             }
-            Put::Nobody => Begun::Nothing,
+            Put::Ended => Begun::Nothing,
         })
     }
 
-    /// A connection whose handshake is not over. Before others can find it: whoever ends the handshake
-    /// looks for its listener.
+    /// Registers a half-open connection, before it is visible to other threads: the thread that
+    /// completes the handshake looks up its listener.
     pub(in crate::stack) fn half_open(&self, conn: &Arc<Conn>, listening: &Arc<Listening>) {
         let half_open = (conn.tuple, listening.clone());
         self.accepting
@@ -180,7 +180,7 @@ impl Shared {
     }
 
     /// Puts a half-open connection into the table, unless its tuple is taken: by another driver that
-    /// got the same SYN, or by a user of this stack who dialled the other way.
+    /// got the same SYN, or by an active open from this stack.
     pub(in crate::stack) fn put(
         &self,
         conn: Arc<Conn>,
@@ -200,27 +200,27 @@ impl Shared {
         }
         Ok(match self.table.get(&conn.tuple) {
             Some(Entry::Conn(other)) => Put::Other(other),
-            _ => Put::Nobody,
+            _ => Put::Ended,
         })
     }
 }
 
-/// What has become of a SYN for a listener.
+/// The result of a SYN for a listener.
 #[derive(Debug)]
 pub(crate) enum Begun {
-    /// This connection has got it, and is to be run.
+    /// This connection has it queued, and is to be run.
     Runs(Arc<Conn>),
-    /// Another connection was in its place, and has gone: the SYN will come again.
+    /// Another connection had its tuple and has ended meanwhile: the SYN will be repeated.
     Nothing,
 }
 
-/// Which connection has a place in the table.
+/// The holder of a tuple in the table.
 #[derive(Debug)]
 pub(in crate::stack) enum Put {
-    /// The one that was to have it.
+    /// The new connection.
     Taken(Arc<Conn>),
     /// Another one.
     Other(Arc<Conn>),
-    /// One that is there no longer.
-    Nobody,
+    /// One that has ended meanwhile.
+    Ended,
 }

@@ -1,8 +1,8 @@
-//! Which destinations a listener accepts, and which of several listeners a SYN is for.
+//! The destinations that a listener accepts, and the choice among several listeners.
 //!
 //! Bound listeners come first, then intercepting ones; among each, the longest prefix wins, as in a
-//! routing table, then the fewest ports. Two rules between which that does not decide cannot be
-//! there together if some destination matches both. Pure: the list and its lock are the stack's.
+//! routing table, then the fewest ports. Two equally precise rules conflict if some destination matches
+//! both. Pure: the list and its lock are the stack's.
 
 use ipnet::IpNet;
 use std::cmp::Reverse;
@@ -10,9 +10,10 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-/// The destinations of an intercepting listener ([`TcpListener::intercept`](crate::stack::TcpListener::intercept)):
-/// by default all addresses, of both families, and all ports. What no host has (loopback, multicast,
-/// broadcast and the like) is no destination of any rule.
+/// The destinations of an intercepting listener
+/// ([`TcpListener::intercept`](crate::stack::TcpListener::intercept)): by default all addresses, of
+/// both families, and all ports. No rule matches addresses that no host can have (loopback, multicast,
+/// broadcast and the like).
 ///
 /// ```
 /// use sosplice::{Intercept, Stack, TcpListener, link::memory};
@@ -20,7 +21,7 @@ use std::ops::RangeInclusive;
 /// let stack = Stack::builder(link).address("10.0.0.1/24".parse()?).build()?;
 /// let rest = TcpListener::intercept(&stack, Intercept::all(), 128)?;
 /// let web = Intercept::all().addresses("203.0.113.0/24".parse()?).ports(80..=443);
-/// // More precise, so it comes first, whichever was there before.
+/// // More precise, so it takes precedence, in any order.
 /// let web = TcpListener::intercept(&stack, web, 128)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -39,7 +40,7 @@ impl Intercept {
         }
     }
 
-    /// Only addresses of this network. Bits beyond the prefix do not count.
+    /// Only addresses of this network. Bits beyond the prefix are ignored.
     #[must_use]
     pub fn addresses(mut self, network: IpNet) -> Intercept {
         self.addresses = Some(network.trunc());
@@ -64,7 +65,7 @@ impl Default for Intercept {
     }
 }
 
-/// What a listener accepts.
+/// The destinations of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rule {
     /// Destinations beyond the stack's own addresses are accepted too.
@@ -101,15 +102,15 @@ impl Rule {
             && network.is_none_or(|network| network.contains(&address))
     }
 
-    /// The smaller, the earlier it is asked.
+    /// Precedence: the smallest comes first.
     pub(crate) fn rank(&self) -> (bool, Reverse<Option<u8>>, u16) {
         let prefix = self.wanted.addresses.map(|network| network.prefix_len());
         let ports = self.wanted.ports.end() - self.wanted.ports.start();
         (self.intercepts, Reverse(prefix), ports)
     }
 
-    /// Both cannot be there. A bound listener keeps a port for itself, as in BSD; intercepting ones
-    /// differ in precision or have no destination in common.
+    /// Whether both cannot exist together. A bound listener has its port alone, as in BSD; intercepting
+    /// ones differ in precision or have no destination in common.
     pub(crate) fn conflicts(&self, other: &Rule) -> bool {
         let (a, b) = (&self.wanted, &other.wanted);
         let common = a.ports.start() <= b.ports.end() && b.ports.start() <= a.ports.end();
@@ -122,7 +123,7 @@ impl Rule {
         }
     }
 
-    /// Where the listener is, as far as that is one address and one port; else zeros.
+    /// The listener's address and port; zero for a range.
     pub(crate) fn address(&self) -> SocketAddr {
         let unspecified = IpAddr::from([0, 0, 0, 0]);
         let address = self.wanted.addresses.map_or(unspecified, |net| net.addr());
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_rule_matches() {
+    fn destinations_of_a_rule() {
         let web = rule("203.0.113.77/24", 80..=443);
         assert_eq!(web.address().to_string(), "203.0.113.0:0");
         let matches = |address: [u8; 4], port| web.matches(address.into(), port, false);
@@ -226,7 +227,7 @@ mod tests {
         assert!(conflict(rule(net, 1..=9), rule("10.9.9.9/8", 1..=9)));
         assert!(
             conflict(rule(net, 1..=9), rule(net, 9..=17)),
-            "port 9: whose?"
+            "port 9 matches both"
         );
         assert!(!conflict(rule(net, 1..=9), rule(net, 10..=18)));
         assert!(

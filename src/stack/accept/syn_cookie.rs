@@ -1,18 +1,18 @@
-//! SYN cookies (RFC 4987 3.6): how a listener answers a SYN when half-open connections fill its
-//! backlog, or the stack's limit of them. Nothing is remembered: the initial sequence number of the
-//! answer is a keyed hash of what the SYN said, and whoever acknowledges it has received it.
+//! SYN cookies (RFC 4987 3.6): the answer to a SYN when half-open connections fill the listener's
+//! backlog, or the stack's limit. No state is kept: the initial sequence number of the answer is a
+//! keyed hash of the SYN's contents, so only a peer that has received it can acknowledge it.
 //!
 //! A cookie carries 8 bits: parity of the time, segment size (of four), window scale, SACK. The other
-//! 24 are the hash. It is good for one to two minutes, and only while cookies are being sent, so that
-//! at all other times nobody can guess one.
+//! 24 are the hash. It is valid for one to two minutes, and only while cookies are being sent, so that
+//! none can be guessed at other times.
 //!
-//! If the SYN has timestamps (RFC 7323), so has the answer: those of the connection that may follow, whose
-//! clock is the same for all connections between these ends. The acknowledgement brings the answer's time
-//! back, which has to be of the last two minutes, and is the first sample of the round trip. So nothing
-//! about options has to be in the timestamp, as it is in Linux, whose cookies have no room for them.
+//! If the SYN has timestamps (RFC 7323), so has the answer: those of the connection that may follow,
+//! whose clock is the same for all connections between these ends. The acknowledgement echoes the
+//! answer's timestamp, which must be less than two minutes old, and is the first RTT sample. Options
+//! are in the cookie itself, not in the timestamp as in Linux, whose cookies have no room for them.
 //!
-//! The connection that follows begins as any other: its control block is given the SYN once more, and knows
-//! that the SYN|ACK has left.
+//! The connection then begins as any other: its control block processes the reconstructed SYN, with the
+//! SYN|ACK marked as sent.
 //!
 //! Locks: none of its own.
 
@@ -33,14 +33,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-/// How long a cookie's time lasts, in seconds.
+/// Length of a time slot in seconds.
 const SLOT: u64 = 64;
-/// The segment sizes that a cookie can say.
+/// The segment sizes that a cookie can encode.
 const SIZES: [u16; 4] = [536, 1220, 1440, 1460];
-/// A scale that says that the SYN had none.
+/// The scale value for a SYN without window scaling.
 const UNSCALED: u8 = 15;
 
-/// What the hash of a cookie is of.
+/// The input of a cookie's hash.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::stack) struct Claim {
     tuple: Tuple,
@@ -49,8 +49,8 @@ pub(in crate::stack) struct Claim {
     bits: u8,
 }
 
-/// In one piece: a hasher takes a dozen small ones for a dozen times as long, and a flood asks for a
-/// hash with each SYN.
+/// Hashed in one piece: a dozen small writes take a dozen times as long, and a flood needs a hash for
+/// each SYN.
 impl Hash for Claim {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let octets = |address| match address {
@@ -93,7 +93,7 @@ fn unpack(bits: u8) -> SynOptions {
     }
 }
 
-/// What the SYN said whose cookie this is, if it is one of this time or the one before.
+/// The contents of the SYN behind a cookie, if the cookie is of this time slot or the previous one.
 fn check(
     (tuple, irs, cookie_value): (Tuple, u32, u32),
     now: u64,
@@ -121,7 +121,7 @@ impl Shared {
         |claim| self.addressing.isn.keyed_hash(claim) as u32
     }
 
-    /// Answers a SYN that finds the backlog full. `false`: it is to be dropped.
+    /// Answers a SYN that finds the backlog full. `false` if it is to be dropped.
     pub(crate) fn answer_with_cookie(
         &self,
         queue: &Queue,
@@ -168,8 +168,7 @@ impl Shared {
         true
     }
 
-    /// What the SYN said that a segment without a connection acknowledges, if it was answered with a
-    /// cookie.
+    /// The contents of the SYN whose cookie a segment without a connection acknowledges, if it does.
     pub(crate) fn cookie_of(&self, segment: &Segment, now: Instant) -> Option<Syn> {
         let sent_in = self.accepting.cookies_sent_in.load(Ordering::Relaxed);
         if sent_in == 0 {
@@ -208,9 +207,9 @@ impl Shared {
         u64::from(latest.wrapping_sub(echo)) <= 2 * SLOT * 1000
     }
 
-    /// Begins the connection of that SYN, if somebody may accept it, with the segment that acknowledges it. Only its acknowledgement is
-    /// missing, so it does not count as a half-open one. Another driver may have begun it with another
-    /// segment of the peer.
+    /// Begins the connection of that SYN, if its listener has room, with the segment that acknowledges
+    /// the cookie. It is established at once, so it does not count as half-open. Another driver may
+    /// have begun it with another segment of the peer.
     pub(crate) fn accept_cookie(
         self: &Arc<Self>,
         queue: u16,
@@ -228,17 +227,17 @@ impl Shared {
         let conn = self.connection(home, (tuple, Opening::Cookie), value, now);
         conn.leave(syn.segment(tuple));
         self.half_open(&conn, listening);
-        // Before another driver finds it: only who has got its SYN takes an acknowledgement.
+        // Before it is visible to other drivers: it must process the SYN before an acknowledgement.
         conn.run(Work::SERVE, Runner::Driver);
         Ok(match self.put(conn, listening, None)? {
             Put::Taken(conn) => {
                 self.received.cookies_accepted.add(1);
                 self.counters(queue).passive_opens.add(1);
-                crate::stack::accept::backlog::tell_of_peer(&tuple);
+                crate::stack::accept::backlog::report_peer(&tuple);
                 conn
             }
             Put::Other(conn) => conn,
-            Put::Nobody => return Err(Refusal::Taken),
+            Put::Ended => return Err(Refusal::Taken),
         })
     }
 }
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_says_what_the_syn_said_for_a_while() {
+    fn a_cookie_encodes_the_syn_for_a_while() {
         let tuple = tuple();
         let scales = (0..15).map(Some).chain([None]);
         for (slot, scale) in (7..).zip(scales) {

@@ -1,13 +1,13 @@
-//! SYNs that wait for their user's decision: a small record each, no control block and no buffers.
+//! SYNs that wait for the program's decision: a small record each, without control block and buffers.
 //!
-//! A record has a place in its listener's backlog. Whoever takes it out of the list gives the place
-//! back. A SYN that comes again refreshes its record. The connection that accepts one is in the
-//! table before the record goes, and a driver that has made a record looks into the table once more:
-//! so no SYN is held while its connection is there. Two drivers may have the same SYN, neither of which
-//! has found a record: the second refreshes that of the first.
+//! A record has a place in its listener's backlog. The thread that removes it from the list releases
+//! the place. A repeated SYN refreshes its record. An accepted connection is put into the table before
+//! its record is removed, and a driver that has made a record checks the table once more: so no SYN is
+//! held while its connection exists. If two drivers have the same SYN and neither finds a record, the
+//! second refreshes the record of the first.
 //!
-//! A record in TIME-WAIT's way leaves it in the table until the SYN is accepted: who is refused or
-//! ignored has not made room.
+//! A TIME-WAIT record of the same tuple stays in the table until the SYN is accepted: a refused or
+//! ignored SYN does not remove it.
 //!
 //! Locks: the list's, a leaf, taken alone.
 
@@ -29,7 +29,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-/// What a SYN says. Its payload, if any, does not count (RFC 9293 3.10.7.2 lets the peer send it again).
+/// The contents of a SYN. Its payload, if any, is ignored (RFC 9293 3.10.7.2 lets the peer send it
+/// again).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Syn {
     pub(crate) header: Header,
@@ -84,13 +85,13 @@ struct Record {
 #[derive(Debug, Default)]
 pub(crate) struct SynQueue {
     records: HashMap<Tuple, Record>,
-    /// When they are forgotten.
+    /// Expiry times.
     deadlines: BTreeMap<(Instant, u64), Tuple>,
     serial: u64,
 }
 
 impl SynQueue {
-    /// `None`: another driver has held this SYN, or one before it, meanwhile.
+    /// `None` if another driver holds this SYN, or an earlier one of its tuple, already.
     fn insert(
         &mut self,
         (tuple, home): (Tuple, Home),
@@ -119,7 +120,7 @@ impl SynQueue {
         })
     }
 
-    /// A SYN of a tuple that has a record. `false`: it has none.
+    /// Refreshes the record of a tuple. `false` if there is none.
     fn refresh(&mut self, tuple: &Tuple, syn: Syn, at: Instant) -> bool {
         let Some(record) = self.records.get_mut(tuple) else {
             return false;
@@ -132,7 +133,7 @@ impl SynQueue {
         true
     }
 
-    /// From now on the record does not time out.
+    /// Stops the timeout of the record.
     fn begin(&mut self, key: Key) -> Option<(Home, Syn)> {
         let record = self.records.get_mut(&key.tuple)?;
         if record.serial != key.serial {
@@ -160,7 +161,7 @@ impl SynQueue {
         (until <= now).then(|| self.take(key).map(|record| (key, record)))?
     }
 
-    /// When the first is forgotten.
+    /// When the first record expires.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.deadlines.first_key_value().map(|((at, _), _)| *at)
     }
@@ -172,7 +173,7 @@ impl SynQueue {
 }
 
 impl Shared {
-    /// A SYN came again. `false`: it is not held.
+    /// A SYN was repeated. `false` if it is not held.
     pub(crate) fn refresh_syn(&self, syn: &Segment, now: Instant) -> bool {
         if !self.accepting.decides.load(Ordering::Relaxed) {
             return false;
@@ -181,8 +182,8 @@ impl Shared {
         (self.accepting.held.lock()).refresh(&syn.tuple, Syn::of(syn), until)
     }
 
-    /// Holds a SYN, if the listener's backlog has room. A connection is given back if one has come to
-    /// be in the meantime: the SYN is for that.
+    /// Holds a SYN, if the listener's backlog has room. Returns a connection if one was made meanwhile:
+    /// the SYN is for that.
     pub(crate) fn hold_syn(
         &self,
         queue: u16,
@@ -202,7 +203,7 @@ impl Shared {
             listening.release();
             return None;
         };
-        // Either go_down() has forgotten it, or this finds the stack down.
+        // Either go_down() has removed it, or this sees that the stack is down.
         if self.lifecycle.down.load(Ordering::SeqCst) {
             self.ignore_syn(key);
             return None;
@@ -218,7 +219,7 @@ impl Shared {
         None
     }
 
-    /// Forgets those about which nobody has decided in time.
+    /// Drops held SYNs without a decision in time.
     pub(crate) fn expire_syns(&self, now: Instant) {
         loop {
             let due = self.accepting.held.lock().take_due(now);
@@ -228,7 +229,7 @@ impl Shared {
         }
     }
 
-    /// Begins the connection.
+    /// Begins the connection of a held SYN.
     pub(crate) fn accept_held(self: &Arc<Self>, key: Key) -> io::Result<Arc<Conn>> {
         let tuple = key.tuple;
         let syn = self.accepting.held.lock().begin(key);
@@ -251,7 +252,7 @@ impl Shared {
         let now = self.clock.now();
         let number = self.initial_sequence_number(&tuple, after.as_ref(), now);
         let conn = self.connection(home, (tuple, Opening::Passive), number, now);
-        // Whoever finds the connection in the table and runs it takes the SYN first.
+        // A thread that finds the connection in the table and runs it processes the SYN first.
         conn.leave(syn);
         let inserted = self.table.insert(&conn, after.as_ref());
         self.ignore_syn(key);
@@ -264,7 +265,7 @@ impl Shared {
             }
         }
         self.counters(key.queue).passive_opens.add(1);
-        crate::stack::accept::backlog::tell_of_peer(&tuple);
+        crate::stack::accept::backlog::report_peer(&tuple);
         if self.end_if_down(&conn, Runner::User) {
             return Err(self.why_down().into());
         }
@@ -281,7 +282,7 @@ impl Shared {
         }
     }
 
-    /// Forgets it.
+    /// Drops it without an answer.
     pub(crate) fn ignore_syn(&self, key: Key) {
         drop(self.take_syn(key));
     }
@@ -293,7 +294,7 @@ impl Shared {
     }
 
     /// The stack is down.
-    pub(crate) fn forget_syns(&self) {
+    pub(crate) fn drop_syns(&self) {
         let all = std::mem::take(&mut *self.accepting.held.lock());
         drop(all);
     }

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const SHARDS: usize = 64;
-/// A connection that we begin may take the place of one that has been in TIME-WAIT for so long (Linux'
+/// An active open may replace a record that has been in TIME-WAIT for this long (Linux's
 /// `tcp_tw_reuse_delay`).
 const REUSE: Duration = Duration::from_secs(1);
 
-/// What has a tuple.
+/// The holder of a tuple.
 #[derive(Debug, Clone)]
 pub(crate) enum Entry {
     Conn(Arc<Conn>),
@@ -26,12 +26,12 @@ pub(crate) enum Entry {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Term {
     pub(crate) until: Instant,
-    /// When it is looked at: its place in the queue. Another place with its tuple is an earlier
-    /// record's, which has gone.
+    /// The time of its entry in the queue. Another entry with its tuple belongs to an earlier record,
+    /// which was removed.
     queued: Instant,
 }
 
-/// All shards have their own leaf lock; no two are held at once.
+/// The table. Each shard has a leaf lock of its own; no two are held at once.
 #[derive(Debug)]
 pub(crate) struct Table {
     shards: [Mutex<HashMap<Tuple, Entry>, LEAF>; SHARDS],
@@ -41,9 +41,9 @@ pub(crate) struct Table {
     records: AtomicUsize,
     dropped: AtomicU64,
     time_wait: Duration,
-    /// Most places in the queue, so most records.
+    /// Maximum length of the queue, and so of the number of records.
     limit: usize,
-    /// Most connections.
+    /// Maximum number of connections.
     most: usize,
 }
 
@@ -62,7 +62,7 @@ impl Table {
         }
     }
 
-    /// The shard's map hashes with a key of its own; this only spreads.
+    /// This only spreads tuples over shards; each shard's map hashes with a key of its own.
     fn shard(&self, tuple: &Tuple) -> &Mutex<HashMap<Tuple, Entry>, LEAF> {
         let mixed = usize::from(tuple.local_port).wrapping_mul(31) ^ usize::from(tuple.remote_port);
         &self.shards[mixed % SHARDS]
@@ -76,9 +76,9 @@ impl Table {
         self.shard(tuple).lock().contains_key(tuple)
     }
 
-    /// Puts a connection in, unless there are too many. Its place is to be free, or still that of the
-    /// former connection: a record that went before would leave a moment in which another connection
-    /// begins with any numbers.
+    /// Inserts a connection, unless there are too many. Its tuple must be free, or still held by the
+    /// record of the former connection: if that were removed first, another connection could begin
+    /// meanwhile with unsuitable sequence numbers.
     pub(crate) fn insert(
         &self,
         conn: &Arc<Conn>,
@@ -107,7 +107,7 @@ impl Table {
         Ok(())
     }
 
-    /// Counted first: of several threads that find the last place, one has it.
+    /// Counted first: of several threads that compete for the last place, one gets it.
     fn take_place(&self) -> Result<(), Refusal> {
         let one_more = |count| (count < self.most).then_some(count + 1);
         self.connections
@@ -121,8 +121,8 @@ impl Table {
         self.connections() < self.most
     }
 
-    /// Takes a connection out; a record may take its place. The reference is given back, to be
-    /// dropped with no lock held.
+    /// Removes a connection; a record may take its place. Returns the reference, to be dropped with no
+    /// lock held.
     pub(crate) fn end(
         &self,
         conn: &Arc<Conn>,
@@ -157,7 +157,7 @@ impl Table {
         removed
     }
 
-    /// Places whose record has gone count too: a peer that opens one connection again and again
+    /// Queue entries of removed records count too: a peer that opens one connection again and again
     /// takes as much memory as one that opens many.
     fn drop_oldest(&self) {
         loop {
@@ -182,7 +182,7 @@ impl Table {
         self.records.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// TIME-WAIT begins anew.
+    /// Restarts TIME-WAIT.
     pub(crate) fn restart(&self, record: &TimeWait, now: Instant) {
         let until = now + self.time_wait;
         let mut shard = self.shard(&record.tuple).lock();
@@ -191,7 +191,7 @@ impl Table {
         }
     }
 
-    /// A record whose place a connection that we begin may take.
+    /// A record that an active open may replace.
     pub(crate) fn reusable(&self, tuple: &Tuple, now: Instant) -> Option<TimeWait> {
         match self.shard(tuple).lock().get(tuple)? {
             Entry::Conn(_) => None,
@@ -202,8 +202,8 @@ impl Table {
         }
     }
 
-    /// Takes a record out, if it is still there.
-    pub(crate) fn forget(&self, record: &TimeWait) {
+    /// Removes a record, if it is still there.
+    pub(crate) fn remove(&self, record: &TimeWait) {
         let tuple = &record.tuple;
         let mut shard = self.shard(tuple).lock();
         if matches!(shard.get(tuple), Some(Entry::TimeWait(other, _)) if other == record) {
@@ -211,7 +211,7 @@ impl Table {
         }
     }
 
-    /// Ends what has been in TIME-WAIT long enough.
+    /// Removes expired records.
     pub(crate) fn expire(&self, now: Instant) {
         loop {
             let due = {
@@ -239,23 +239,23 @@ impl Table {
                 }
             };
             if restarted {
-                // Its turn comes a full period from now at the latest.
+                // It expires a full period from now at the latest.
                 self.waiting.lock().push_back((again, tuple));
             }
         }
     }
 
-    /// When [`expire`](Self::expire) has something to do.
+    /// When [`expire`](Self::expire) has work.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         self.waiting.lock().front().map(|(at, _)| *at)
     }
 
-    /// Connections, those in TIME-WAIT not counted.
+    /// Number of connections, without those in TIME-WAIT.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Connections in TIME-WAIT.
+    /// Number of records in TIME-WAIT.
     pub(crate) fn records(&self) -> usize {
         self.records.load(Ordering::Relaxed)
     }
@@ -265,12 +265,12 @@ impl Table {
         self.waiting.lock().len()
     }
 
-    /// Records that went early.
+    /// Number of records dropped early.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Everything that has a tuple, by shards.
+    /// All entries, by shards.
     pub(crate) fn entries(&self) -> Vec<Entry> {
         let mut all = Vec::new();
         for shard in &self.shards {
@@ -309,7 +309,7 @@ mod tests {
     use crate::stack::{Stack, TcpSocket};
     use crate::tcp::block::time_wait::Record;
 
-    /// A connection, and what it leaves behind in TIME-WAIT.
+    /// A connection and its TIME-WAIT record.
     fn connection() -> (Arc<Conn>, TimeWait) {
         let (link, _far) = memory::pair(memory::Config::default());
         let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
@@ -354,8 +354,8 @@ mod tests {
         assert!(!table.contains(&tuple) && table.next_expiry().is_none());
     }
 
-    /// Guards `Table::insert`: as long as nobody has taken the place, the numbers of the former connection
-    /// are known; whoever came in between would not begin behind them.
+    /// Guards `Table::insert`: the record must stay until the new connection is inserted: a connection
+    /// in between would not know the former sequence numbers.
     #[test]
     fn a_record_stays_until_its_place_is_taken() {
         let (conn, record) = connection();
@@ -393,8 +393,9 @@ mod tests {
         assert!(matches!(table.get(&tuple), Some(Entry::TimeWait(..))));
     }
 
-    /// What [`Builder::time_wait_limit`](crate::stack::Builder::time_wait_limit) says: an entry, with
-    /// one in eight places of a hash map free and a byte each, and a place in the queue.
+    /// Checks the size stated at [`Builder::time_wait_limit`](crate::stack::Builder::time_wait_limit):
+    /// an entry, with one in eight places of a hash map free and a byte each, and an entry in the
+    /// queue.
     #[test]
     fn a_record_is_small() {
         let entry = size_of::<(Tuple, Entry)>() + 1;

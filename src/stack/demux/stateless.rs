@@ -1,8 +1,8 @@
-//! Answers that no connection gives: to ping, and to segments that nobody wants. They are not worth
-//! waiting for: when the link is full they are dropped.
+//! Answers without a connection: to pings, and to segments that belong to no connection. They are
+//! dropped when the link is full.
 //!
 //! Pings are answered by a smoltcp `Interface` without sockets, under a leaf lock of its own; segments,
-//! which may be a flood, by a header that is composed here, without memory and without a lock.
+//! which may be a flood, by a header that is composed here, without allocation and without a lock.
 
 use crate::link::{Capabilities, Checksum, Frame, Link, Packet};
 use crate::tcp::wire::{
@@ -30,7 +30,7 @@ impl Stateless {
             caps: &caps,
         };
         let mut iface = Interface::new(Config::new(HardwareAddress::Ip), &mut port, Instant::ZERO);
-        // Which addresses are ours has been checked before.
+        // The caller has checked the destination.
         iface.set_any_ip(true);
         Stateless {
             iface,
@@ -39,7 +39,7 @@ impl Stateless {
         }
     }
 
-    /// The answer to an ICMP packet, if it deserves one.
+    /// The answer to an ICMP packet, if any.
     pub(crate) fn icmp(&mut self, frame: &Frame) -> Option<Vec<u8>> {
         self.answer(&frame.to_vec())
     }
@@ -139,7 +139,6 @@ impl TxToken for Sending<'_> {
     }
 }
 
-/// The packet that is answered.
 struct Question<'a>(&'a [u8]);
 
 impl RxToken for Question<'_> {

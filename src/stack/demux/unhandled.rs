@@ -1,9 +1,10 @@
-//! Frames that nobody here claims, and who may take them.
+//! Frames that this stack does not handle, and the hook that may take them.
 //!
-//! A hook lets an author put a second stack (UDP, his own protocol) beside this one, on the same
-//! link. The [driver](crate::stack::Driver) asks it, holding no lock, before it drops a frame; it sends
-//! through the link that it shares ([`Link`](crate::link::Link) is implemented for `Arc`s). What it
-//! does not take goes the way of all frames without a hook: dropped and counted, a TCP segment reset.
+//! With the hook a program can run a second stack (UDP, another protocol) beside this one, on the same
+//! link. The [driver](crate::stack::Driver) calls it, with no lock held, before it drops a frame; the
+//! second stack sends through the shared link ([`Link`](crate::link::Link) is implemented for `Arc`s).
+//! A frame that the hook does not take is dropped and counted as without a hook; a TCP segment is
+//! reset.
 
 use crate::callbacks;
 use crate::link::Frame;
@@ -16,13 +17,13 @@ type Hook = dyn Fn(&Frame) -> bool + Send + Sync;
 #[derive(Default)]
 pub(in crate::stack) struct Unclaimed {
     pub(in crate::stack) hook: Option<Box<Hook>>,
-    /// It is asked about TCP segments too.
+    /// It is called for TCP segments too.
     pub(in crate::stack) tcp: bool,
 }
 
 impl Unclaimed {
-    /// A frame that the hook is asked about when it turns out that nobody claims it: a TCP segment,
-    /// whose frame is taken apart before that is known.
+    /// A copy of a TCP segment's frame for the hook, if it is to be called: parsing consumes the frame
+    /// before it is known whether the segment has a connection.
     pub(in crate::stack) fn keep_segment(&self, frame: &Frame) -> Option<Frame> {
         (self.tcp && self.hook.is_some()).then(|| frame.clone())
     }

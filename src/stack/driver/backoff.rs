@@ -1,38 +1,37 @@
-//! A link that gives nothing but errors is left alone for a while, so that a device which only fails is
-//! not spun on.
+//! Back-off for a link that returns only errors, so that the driver does not spin on a failing device.
 
 use std::time::{Duration, Instant};
 
 /// The first pause; each further one is twice as long.
 const FIRST: Duration = Duration::from_millis(1);
-/// So often: up to 128 ms.
+/// Number of doublings: up to 128 ms.
 const DOUBLINGS: u32 = 7;
 
-/// Whether a link may be received from. See the module.
+/// The back-off of a link.
 #[derive(Debug, Default)]
 pub(in crate::stack) struct Backoff {
-    /// Calls in a row that gave nothing but an error.
+    /// Calls in a row that returned only an error.
     failures: u32,
     until: Option<Instant>,
 }
 
 impl Backoff {
-    /// When the link may be asked again, if it is left alone.
+    /// When the link may be called again, during back-off.
     pub(in crate::stack) fn until(&self) -> Option<Instant> {
         self.until
     }
 
-    /// Whether the link is still left alone.
+    /// Whether the back-off still lasts.
     pub(in crate::stack) fn holds(&self, now: impl FnOnce() -> Instant) -> bool {
         self.until.is_some_and(|until| now() < until)
     }
 
-    /// A call has given a frame, or there was none to give.
+    /// A call returned a frame, or no frame without an error.
     pub(in crate::stack) fn succeeded(&mut self) {
         *self = Backoff::default();
     }
 
-    /// A call has given nothing but an error.
+    /// A call returned only an error.
     pub(in crate::stack) fn failed(&mut self, now: Instant) {
         self.until = Some(now + FIRST * (1 << self.failures));
         self.failures = (self.failures + 1).min(DOUBLINGS);
@@ -48,7 +47,7 @@ mod tests {
     fn pauses_double_up_to_a_limit_and_end_with_a_success() {
         let mut now = SystemClock.now();
         let mut backoff = Backoff::default();
-        assert!(!backoff.holds(|| unreachable!("the clock is not asked without need")));
+        assert!(!backoff.holds(|| unreachable!("the clock must not be read")));
         let mut pauses = Vec::new();
         for _ in 0..10 {
             backoff.failed(now);

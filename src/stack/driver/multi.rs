@@ -10,17 +10,16 @@ use std::time::Instant;
 
 impl Driver {
     /// Runs several stacks in the calling thread, until all of them have ended: a stack ends with its
-    /// link, or when nobody holds it or one of its sockets any more. The others go on.
+    /// link, or when there are no handles of it and its sockets. The others continue.
     ///
-    /// What arrives on one link and leaves by another, and the acknowledgements of both, then wake one
-    /// thread and not two. That is for splices of
+    /// Forwarding from one link to another then wakes one thread and not two. This is for splices of
     /// [`Dispatch::Adaptive`](crate::splice::Dispatch::Adaptive) and
-    /// [`Direct`](crate::splice::Dispatch::Direct); beside workers only, receiving in several threads can
-    /// be faster.
+    /// [`Direct`](crate::splice::Dispatch::Direct); with [`Worker`](crate::splice::Dispatch::Worker),
+    /// receiving in several threads can be faster.
     ///
-    /// If the links have several receive queues, each thread may have a queue's drivers of all stacks
-    /// ([`build_with_drivers`](crate::stack::Builder::build_with_drivers)); a thread may also have several drivers of one
-    /// stack.
+    /// If the links have several receive queues, each thread may run the drivers of one queue of all
+    /// stacks ([`build_with_drivers`](crate::stack::Builder::build_with_drivers)); a thread may also
+    /// run several drivers of one stack.
     ///
     /// ```no_run
     /// use sosplice::{Stack, link::tun::Tun, stack::Driver};
@@ -32,7 +31,7 @@ impl Driver {
     ///
     /// # Errors
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there are several and a link has no
-    /// [`descriptors`](Link::descriptors); what `poll(2)` says. All stacks have ended then, as with a
+    /// [`descriptors`](Link::descriptors); errors of `poll(2)`. All stacks have ended then, as with a
     /// link that fails.
     ///
     /// # Panics
@@ -62,7 +61,7 @@ impl Driver {
     }
 }
 
-/// Sleeps until there is something to do for one of them. Those whose link is gone go.
+/// Sleeps until one of them has work. Removes those whose link is gone.
 fn sleep(running: &mut Vec<Running>) -> io::Result<()> {
     let asleep: SmallVec<[_; 4]> = running.iter().map_while(Running::fall_asleep).collect();
     let result = if asleep.len() == running.len() {
@@ -75,14 +74,14 @@ fn sleep(running: &mut Vec<Running>) -> io::Result<()> {
     running.iter().for_each(Running::wake_up);
     let mut called = result?.into_iter();
     running.retain(|one| {
-        // What a link does about being woken, and whether it is gone, is in its own wait.
+        // The link's own `wait` clears its wake-up and reports whether it is gone.
         let call = called.next().unwrap_or(false);
         !call || one.waited(one.link().wait(Interest::NONE, Some(SystemClock.now())))
     });
     Ok(())
 }
 
-/// Waits for all links. Says of each whether its own `wait` has something to do about it.
+/// Waits for all links. Returns for each whether its own `wait` must be called.
 fn wait(
     running: &[Running],
     interests: impl Iterator<Item = Interest>,
@@ -112,7 +111,7 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
     use std::time::Duration;
 
-    /// Is writable and never readable.
+    /// A link that is writable and never readable.
     #[derive(Debug)]
     struct Quiet([UnixDatagram; 2]);
 
@@ -147,18 +146,18 @@ mod tests {
     }
 
     #[test]
-    fn who_is_short_of_room_is_called_when_there_is_room_again() {
+    fn a_link_without_room_is_called_when_it_has_room() {
         let (short, content) = (running(), running());
         let start = SystemClock.now();
         let limit = start + Duration::from_secs(60);
         let interests = [Interest::READABLE, Interest::BOTH].into_iter();
         let called = wait(&[content, short], interests, Some(limit)).unwrap();
-        assert!(SystemClock.now() < limit, "it waited for something else");
+        assert!(SystemClock.now() < limit, "it waited for another event");
         assert_eq!(&called[..], [false, false]);
     }
 
     #[test]
-    fn who_wants_nothing_sleeps_until_the_deadline() {
+    fn without_interest_it_sleeps_until_the_deadline() {
         let start = SystemClock.now();
         let deadline = start + Duration::from_millis(20);
         let all = [running(), running()];

@@ -1,39 +1,40 @@
-//! The receive queues of a stack's link, one driver each: what is a driver's own, and the rules that
-//! let there be several.
+//! The receive queues of a stack's link, one driver each: the state of each driver, and the rules for
+//! several.
 //!
-//! A link has one queue or several, and each has an [`FusedLink`], an [`RunQueue`] and counters of its own.
-//! A connection has a home among them for life: it transmits by that queue, and its timers are there,
-//! and so is what it leaves to a driver (segments beyond a user's share, room in the link to wait
-//! for). Home is where its SYN arrived, or, if it was dialled, where the link says that its answers
-//! will arrive, or, if the link cannot say, any.
+//! A link has one queue or several, and each has a [`FusedLink`], a [`RunQueue`] and counters of its
+//! own. Each connection is pinned to one queue, its home, on which it transmits; its timers, and the
+//! work that it leaves to a driver (segments beyond the share of the program's thread, waiting for room
+//! in the link), are there too. For a passive open the home is the queue on which its SYN arrived; for
+//! an active open the one on which the link expects answers or, if the link cannot tell, any.
 //!
-//! The other end of a connection to an own address of the stack has the same home; what they send each
-//! other goes from there to there (`loopback`).
+//! The other end of a connection to an own address of the stack has the same home; their packets are
+//! looped there (`loopback`).
 //!
-//! What all drivers share: the table, listeners, half-open connections, held SYNs, addresses, the
-//! control interface.
+//! All drivers share the table, listeners, half-open connections, held SYNs, addresses, and the ICMP
+//! interface.
 //!
-//! 1. A frame may arrive by any queue. Whoever has it finds the connection in the table and leaves it
-//!    there; who owns the connection meanwhile does not matter (`tcp::conn`). Home is about speed only.
-//! 2. Answers that are no connection's (resets, pings, cookies, TIME-WAIT) leave by the queue that drew
-//!    them.
-//! 3. The same SYN may arrive by two queues at once. A connection that is put in the table has its
-//!    SYN, and its place in `half_open`, before anybody can find it there; the driver whose connection
-//!    is not taken leaves its SYN with the one that is (model: `queue::loom`). The same goes for the
-//!    segment that brings a cookie back, where the connection has sent its SYN|ACK before, too. Of two
-//!    SYNs for a user to decide about, the second refreshes the record of the first.
-//! 4. Whatever a driver has seen in the table may be gone, or another of the same tuple, when it acts
-//!    on it. So half-open connections are known by the number of their socket, and a record in
-//!    TIME-WAIT is taken out only if it is the one that was seen.
-//! 5. The first driver whose link is there forgets what is no connection when its time is over
-//!    (TIME-WAIT, held SYNs). Falling asleep, it says so first and looks for the next such time then; who
-//!    adds one looks whether it sleeps after that, and wakes it. So no such time is missed. A queue that
-//!    goes is marked before the others' drivers are woken, so that the next first one finds what was added.
-//! 6. A driver ends when its link is gone: with it end the connections whose home the queue is, and the
-//!    other queues go on. It also ends when it is dropped, or when the stack is needed no longer; then, and
-//!    with the last queue, the stack goes down, which wakes the other drivers, and they end too. What a
-//!    driver puts into the table, it puts there before it asks whether the queue or the stack is down, and
-//!    that is marked before the table is walked: one of them finds the connection.
+//! 1. A frame may arrive on any queue. The driver that has it finds the connection in the table and
+//!    queues the segment there; any thread may own the connection meanwhile (`tcp::conn`). The home
+//!    matters only for speed.
+//! 2. Answers without a connection (resets, pings, cookies, TIME-WAIT) are sent on the queue that
+//!    received the cause.
+//! 3. The same SYN may arrive on two queues at once. A connection has its SYN, and its place in
+//!    `half_open`, before it is put into the table; the driver that loses the race queues its SYN at
+//!    the connection that is in the table (model: `queue::loom`). The same applies to the segment that
+//!    acknowledges a cookie, whose connection has also marked its SYN|ACK as sent. Of two SYNs for a
+//!    conditional listener, the second refreshes the record of the first.
+//! 4. An entry that a driver has seen in the table may have been removed, or replaced by another of the
+//!    same tuple, when it acts on it. So half-open connections are identified by the number of their
+//!    socket, and a record in TIME-WAIT is removed only if it is the one that was seen.
+//! 5. The first driver whose link is up expires records (TIME-WAIT, held SYNs). Before it sleeps it
+//!    marks itself asleep and then looks for the next expiry; a thread that adds a record then checks
+//!    whether the driver sleeps, and wakes it. So no expiry is missed. A queue whose link is gone is
+//!    marked before the other drivers are woken, so that the next first driver sees the records.
+//! 6. A driver ends when its link is gone: the connections with that home end, and the other queues
+//!    continue. It also ends when it is dropped, or when the stack has no handles left; then, and with
+//!    the last queue, the stack goes down, which wakes the other drivers, and they end too. A driver
+//!    puts a connection into the table before it checks whether the queue or the stack is down, and
+//!    that is marked before the table is walked: one of the two sees the connection.
 //!
 //! Locks: the run queue, a leaf.
 
@@ -46,19 +47,20 @@ use crate::tcp::counters::{Counter, Counters};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// See the module. Drivers on several processors do not share a line of memory here.
+/// A receive queue; see the module. Aligned so that drivers on several processors do not share a cache
+/// line.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Queue {
     pub(in crate::stack) link: FusedLink,
-    /// The link is gone: nothing begins here, and what was here has ended.
+    /// The link is gone: no connection begins here, and those that were here have ended.
     pub(in crate::stack) gone: AtomicBool,
-    /// By which connections of the stack with itself transmit that have their home here.
+    /// For the stack's connections with itself that have their home here.
     pub(in crate::stack) loopback: Loopback,
-    /// The same for answers that no connection gives.
+    /// The same for answers without a connection.
     answers: Loopback,
     pub(crate) run_queue: Mutex<RunQueue, LEAF>,
-    /// What its connections count.
+    /// The counters of its connections.
     pub(in crate::stack) counters: Counters,
     pub(in crate::stack) frames: Counter,
     /// Of these, segments of connections whose home is elsewhere.
@@ -84,7 +86,7 @@ impl Queue {
         self.gone.load(Ordering::SeqCst)
     }
 
-    /// By which a segment without a connection is answered.
+    /// The link for the answer to a segment without a connection.
     pub(in crate::stack) fn way_back(&self, looped: bool) -> &dyn Link {
         if looped { &self.answers } else { &self.link }
     }

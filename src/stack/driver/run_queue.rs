@@ -1,5 +1,5 @@
-//! What the driver has to do besides receiving: timers, connections that wait for room in the link,
-//! and connections that users' threads have handed over.
+//! The driver's work besides receiving: timers, connections that wait for room in the link, and
+//! connections that threads of the program have handed over.
 
 use crate::tcp::conn::Conn;
 use crate::tcp::home::TimerKey;
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-/// Under one leaf lock, which also decides whether the driver must be woken.
+/// The run queue. Its lock, a leaf, also decides whether the driver must be woken.
 #[derive(Debug, Default)]
 pub(crate) struct RunQueue {
     timers: BTreeMap<TimerKey, Weak<Conn>>,
@@ -16,15 +16,15 @@ pub(crate) struct RunQueue {
     handed_over: Vec<Weak<Conn>>,
     /// The driver sleeps, or is about to.
     asleep: bool,
-    /// When a sleeping driver that forgets what is no connection wakes up for that, if it has said so.
+    /// When a sleeping driver wakes to expire records, if it does.
     expiry: Option<Instant>,
-    /// There is no driver any more: nothing is added.
+    /// The driver has ended: nothing is added any more.
     over: bool,
 }
 
 impl RunQueue {
     /// Adds a timer in the place of the connection's former one, so that each connection has one at
-    /// most. `true`: wake the driver.
+    /// most. `true` if the driver must be woken.
     pub(crate) fn arm(
         &mut self,
         conn: &Arc<Conn>,
@@ -57,7 +57,7 @@ impl RunQueue {
         self.handed_over.len()
     }
 
-    /// Adds a connection that waits for room. `true`: wake the driver.
+    /// Adds a connection that waits for room. `true` if the driver must be woken.
     pub(crate) fn block(&mut self, conn: &Arc<Conn>) -> bool {
         if !self.over && !self.blocked.iter().any(|other| Arc::ptr_eq(other, conn)) {
             self.blocked.push(conn.clone());
@@ -65,7 +65,7 @@ impl RunQueue {
         self.asleep
     }
 
-    /// Adds a connection whose backlog is not empty. `true`: wake the driver.
+    /// Adds a connection whose backlog is not empty. `true` if the driver must be woken.
     pub(crate) fn hand_over(&mut self, conn: &Arc<Conn>) -> bool {
         if !self.over {
             self.handed_over.push(Arc::downgrade(conn));
@@ -73,7 +73,7 @@ impl RunQueue {
         self.asleep
     }
 
-    /// There is no driver any more. What it had to do is given back, to be dropped with no lock held.
+    /// The driver has ended. Returns its remaining work, to be dropped with no lock held.
     pub(crate) fn end(&mut self) -> RunQueue {
         let over = RunQueue {
             over: true,
@@ -82,7 +82,7 @@ impl RunQueue {
         std::mem::replace(self, over)
     }
 
-    /// Takes what is due, and what may try the link again.
+    /// Takes the connections whose timers are due, and those that may try the link again.
     pub(crate) fn take(&mut self, now: Instant) -> (Vec<Weak<Conn>>, Vec<Arc<Conn>>) {
         let mut due = std::mem::take(&mut self.handed_over);
         while let Some(entry) = self.timers.first_entry() {
@@ -103,7 +103,7 @@ impl RunQueue {
         !self.blocked.is_empty()
     }
 
-    /// `false`: there is something to do after all. (What a looped connection waits for is the driver.)
+    /// `false` if there is work. (A blocked looped connection waits for the driver itself.)
     pub(crate) fn fall_asleep(&mut self) -> bool {
         let waits_for_us = self.blocked.iter().any(|conn| conn.home.looped);
         self.asleep = self.handed_over.is_empty() && !waits_for_us;
@@ -111,12 +111,12 @@ impl RunQueue {
         self.asleep
     }
 
-    /// The driver, which has said that it falls asleep, wakes up by then.
+    /// Sets when the driver, which is marked asleep, will wake.
     pub(crate) fn sleeps_until(&mut self, expiry: Instant) {
         self.expiry = Some(expiry);
     }
 
-    /// Something that the driver is to forget then was added. `true`: wake the driver.
+    /// A record that expires at this time was added. `true` if the driver must be woken.
     pub(crate) fn expires_at(&self, at: Instant) -> bool {
         self.asleep && self.expiry.is_none_or(|expiry| at < expiry)
     }
@@ -134,8 +134,8 @@ mod tests {
     use crate::stack::{Stack, TcpSocket};
     use std::time::Duration;
 
-    /// What arming a timer anew (so cancelling the former one) and firing it cost beside others.
-    /// `cargo test --release --lib -- --ignored --nocapture beside_many_timers`
+    /// Cost of re-arming a timer (which cancels the former one) and of firing it, beside others. `cargo
+    /// test --release --lib -- --ignored --nocapture beside_many_timers`
     #[test]
     #[ignore = "measures time"]
     fn beside_many_timers() {

@@ -294,11 +294,11 @@ fn memory_of_what_came_ahead() {
     raw.send_at(&net, 100, ACK, &pattern(100, 1100));
     net.turn();
     let stats = net.stack.stats();
-    assert_eq!((stats.ahead_memory, stats.receive_queue), (1100, 0));
+    assert_eq!((stats.reassembly_memory, stats.receive_queue), (1100, 0));
     raw.text(&net, &pattern(0, 100));
     net.turn();
     let stats = net.stack.stats();
-    assert_eq!((stats.ahead_memory, stats.receive_queue), (0, 1200));
+    assert_eq!((stats.reassembly_memory, stats.receive_queue), (0, 1200));
     drop(stream);
 }
 

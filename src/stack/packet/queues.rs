@@ -290,7 +290,7 @@ fn time_wait_ends_whichever_queue_it_began_on() {
     assert_eq!(second.stack.stats().time_wait, 0);
 }
 
-/// Guards `Table::forget`: a driver that has seen a former record does not take out a later one.
+/// Guards `Table::remove`: a driver that has seen a former record does not take out a later one.
 #[test]
 fn a_record_that_was_replaced_is_left_alone() {
     let mut net = Net::new();
@@ -307,9 +307,9 @@ fn a_record_that_was_replaced_is_left_alone() {
     };
     let mut former = record;
     former.record.rcv_nxt = record.record.rcv_nxt.wrapping_sub(1);
-    table.forget(&former);
+    table.remove(&former);
     assert_eq!(table.records(), 1);
-    table.forget(&record);
+    table.remove(&record);
     assert_eq!(table.records(), 0);
 }
 

@@ -1,5 +1,5 @@
-//! Models of two drivers of a stack: the same SYN by both queues, and a driver that falls asleep while
-//! there begins to be something to forget, or while its stack sends something to itself.
+//! Models of two drivers of a stack: the same SYN on both queues, and a driver that falls asleep while
+//! a record is added, or while its stack sends to itself.
 
 #![cfg(sosplice_loom)]
 
@@ -26,7 +26,7 @@ const BACKLOG: usize = 4;
 const LOCAL: (IpAddr, u16) = (IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 80);
 const REMOTE: (IpAddr, u16) = (IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)), 4000);
 
-/// A queue by which these segments arrive in one batch.
+/// A queue on which these segments arrive in one batch.
 #[derive(Debug, Default)]
 struct Queue {
     flags: &'static [u8],
@@ -114,7 +114,7 @@ fn stack(flags: [&'static [u8]; 2]) -> (Stack, [Driver; 2], [Arc<Queue>; 2]) {
     (stack, drivers.try_into().unwrap(), queues)
 }
 
-/// Both drivers get the SYN, one of them the peer's reset behind it.
+/// Both drivers get the SYN, one of them also the peer's reset after it.
 fn same_syn() {
     let (stack, [mut one, mut other], _queues) = stack([&[SYN], &[SYN, RST]]);
     let listening = stack.listen("10.0.0.1:80".parse().unwrap(), BACKLOG, false);
@@ -131,12 +131,12 @@ fn same_syn() {
     let half_open = shared.accepting.half_open.lock().len();
     claim(
         half_open == connections,
-        "what is half-open is a connection",
+        "a half-open entry without a connection",
     );
     let free = (0..=BACKLOG).take_while(|_| listening.reserve()).count();
     claim(
         free == BACKLOG - half_open,
-        "a place for each, and no other",
+        "places in the backlog and half-open connections differ",
     );
     drop((one, other));
 }
@@ -152,7 +152,7 @@ fn fails_if_a_connection_can_be_found_before_its_listener() {
     explore_without(Protection::HalfOpenFirst, same_syn);
 }
 
-/// The first driver falls asleep; a connection of the second one begins to be in TIME-WAIT.
+/// The first driver falls asleep; a connection of the second one enters TIME-WAIT.
 fn record_against_sleep() {
     let (stack, [one, other], queues) = stack([&[], &[]]);
     let stream = TcpSocket::new(&stack)
@@ -162,7 +162,7 @@ fn record_against_sleep() {
     let shared = stack.shared().clone();
     let tuple = stream.conn().tuple;
     let Some(crate::stack::demux::conn_table::Entry::Conn(conn)) = shared.table.get(&tuple) else {
-        panic!("it is in the table");
+        panic!("not in the table");
     };
     let record = TimeWait {
         tuple,
@@ -191,11 +191,11 @@ fn a_record_while_its_driver_falls_asleep() {
 
 #[test]
 #[should_panic(expected = "does not hold")]
-fn fails_if_a_driver_looks_before_it_says_that_it_sleeps() {
+fn fails_if_a_driver_checks_before_it_marks_itself_asleep() {
     explore_without(Protection::SleepFirst, record_against_sleep);
 }
 
-/// The first driver falls asleep; a connection of the stack with itself sends something.
+/// The first driver falls asleep; a connection of the stack with itself sends a frame.
 fn frame_against_sleep() {
     let (stack, [one, other], queues) = stack([&[], &[]]);
     let shared = stack.shared().clone();
@@ -228,6 +228,6 @@ fn a_frame_of_its_own_while_a_driver_falls_asleep() {
 
 #[test]
 #[should_panic(expected = "does not hold")]
-fn fails_if_a_driver_looks_for_frames_before_it_says_that_it_sleeps() {
+fn fails_if_a_driver_checks_for_frames_before_it_marks_itself_asleep() {
     explore_without(Protection::SleepFirst, frame_against_sleep);
 }

@@ -73,7 +73,7 @@ fn every_second_byte_holds_no_more_than_a_window() {
         for at in (1..20_000).step_by(step) {
             large(&net, &raw, at, &pattern(at as usize, 1));
             net.drain();
-            let memory = conn.ahead_memory();
+            let memory = conn.reassembly_memory();
             assert!(memory <= 2 * 65_536 + 256 * 129, "{memory} bytes at {at}");
         }
     }
@@ -81,7 +81,7 @@ fn every_second_byte_holds_no_more_than_a_window() {
     for at in 1..300 {
         large(&net, &raw, at, &pattern(at as usize, 60_000));
         net.drain();
-        let memory = conn.ahead_memory();
+        let memory = conn.reassembly_memory();
         assert!(memory <= 2 * 65_536 + 256 * 129, "{memory} bytes at {at}");
     }
     large(&net, &raw, 0, &pattern(0, 1));

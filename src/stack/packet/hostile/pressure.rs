@@ -304,7 +304,7 @@ fn ten_thousand_random_steps_leave_no_memory_counted() {
         for peer in &peers {
             let end = peer.stream.as_ref().end();
             held += end.rcv().buf.memory() + end.snd().buf.memory();
-            held += conn_of(&peer.stream).ahead_memory();
+            held += conn_of(&peer.stream).reassembly_memory();
         }
         let counted = net.stack.stats().buffer_memory;
         // A write was looked at; a read too, in each thread that does it.
