@@ -59,6 +59,7 @@
 //! | [`local`] | a stream pair in memory: the reference protocol |
 //! | `kernel` | the operating system's connections as sockets |
 //! | [`stack`] | a TCP/IP stack over one link: addresses, ports, listeners, streams, the driver thread |
+//! | `ip` | the Internet Protocol: headers (private) |
 //! | `tcp` | one connection: control block, store, service step (private) |
 //! | [`link`] | sources and destinations of packets: in memory, TUN devices |
 //! | [`clock`], [`error`] | time, errors |
@@ -71,7 +72,8 @@
 //!   sockopt ──> splice ──> socket ──> protocol ──> sockbuf ──> buf
 //!                          local  ──────┘ │
 //!                          stack ──> tcp ─┘
-//!                            └───────┴──────────> link ──────> buf
+//!                            ├───────┼───> ip
+//!                            └───────┴─────┴────> link ──────> buf
 //! ```
 //!
 //! The socket layer does not use splices (it offers an upcall that diverts a buffer), splices use neither
@@ -206,6 +208,7 @@ pub mod glossary {}
 #[doc = include_str!("doc/guide.md")]
 pub mod guide {}
 mod interest;
+mod ip;
 mod keep_alive;
 #[cfg(target_os = "linux")]
 pub mod kernel;

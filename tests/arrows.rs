@@ -40,8 +40,9 @@ const ARROWS: &str = "
     sockopt         -> splice socket error lock
     sockopt::layout -> error
     conformance     -> splice socket protocol sockbuf buf clock error lock
-    tcp             -> protocol link sockbuf buf congestion keep_alive events error lock sync
-    stack           -> tcp socket protocol link run_list timer busy text_table congestion events callbacks sockbuf buf affinity clock end keep_alive error lock sync
+    ip              -> link buf clock lock error sync
+    tcp             -> ip protocol link sockbuf buf congestion keep_alive events error lock sync
+    stack           -> ip tcp socket protocol link run_list timer busy text_table congestion events callbacks sockbuf buf affinity clock end keep_alive error lock sync
 ";
 
 /// The modules that may name the engine.

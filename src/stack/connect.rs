@@ -2,6 +2,7 @@
 
 use crate::error::SoError;
 use crate::events::report;
+use crate::ip;
 use crate::link::{Flow, Link};
 use crate::stack::accept::admission::Refusal;
 use crate::stack::routes::Route;
@@ -11,7 +12,7 @@ use crate::tcp::conn_state::Opening;
 use crate::tcp::home::Home;
 use crate::tcp::preset::Preset;
 use crate::tcp::service::Work;
-use crate::tcp::wire::{self, Tuple};
+use crate::tcp::wire::Tuple;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -131,7 +132,7 @@ impl Shared {
         let destination = to.ip();
         let error = |kind, why| Err(io::Error::new(kind, why));
         let network = self.addressing.network.lock();
-        if to.port() == 0 || !wire::is_endpoint(destination) || network.is_broadcast(destination) {
+        if to.port() == 0 || !ip::is_endpoint(destination) || network.is_broadcast(destination) {
             let why = format!(
                 "no host can be reached at {to}: give a port and the address of one host (not a loopback, \
                  multicast, broadcast or reserved one, nor an IPv4 address in the form of IPv6)"

@@ -16,6 +16,7 @@ pub(in crate::stack) mod run_queue;
 use crate::buf;
 use crate::busy::Busy;
 use crate::events::report;
+use crate::ip;
 use crate::link::{Frame, Interest, Link, ReceiveError};
 use crate::run_list::{self, Budget};
 use crate::stack::accept::backlog::Listening;
@@ -421,9 +422,9 @@ impl Driver {
     /// multicast or broadcast destination is possible, and then also the unspecified source (DHCP, RFC
     /// 4862 5.4.2).
     fn is_martian(&self, frame: &Frame) -> bool {
-        let (source, destination) = wire::addresses(&frame.head);
+        let (source, destination) = ip::addresses(&frame.head);
         let to_many = destination.is_multicast() || destination == IpAddr::V4(Ipv4Addr::BROADCAST);
-        let nowhere = !to_many && !wire::is_endpoint(destination);
+        let nowhere = !to_many && !ip::is_endpoint(destination);
         let beginner = to_many && source.is_unspecified();
         nowhere || !beginner && self.shared.addressing.network.lock().is_martian(source)
     }
@@ -438,7 +439,7 @@ impl Driver {
             self.icmp_error(error, frame);
             return;
         }
-        let (_, destination) = wire::addresses(&frame.head);
+        let (_, destination) = ip::addresses(&frame.head);
         if !self.shared.is_own(destination) {
             if !self.claimed(frame) {
                 self.shared.received.stray.add(1);

@@ -32,6 +32,7 @@ use super::*;
 use crate::buf::Buf;
 use crate::clock::{Clock, SystemClock};
 use crate::error::SoError;
+use crate::ip;
 use crate::link::memory::{self, MemoryLink};
 use crate::link::{Capabilities, Checksum, Packet};
 use crate::lock::{LEAF, Mutex};

@@ -6,11 +6,11 @@
 //! stack's.
 //!
 //! Addresses that no host on the link can have are neither sources nor destinations ("martians", RFC
-//! 1812 5.3.7). Most are recognised by the address alone ([`wire::is_endpoint`]); those that depend on
+//! 1812 5.3.7). Most are recognised by the address alone ([`ip::is_endpoint`]); those that depend on
 //! the stack's own addresses are recognised here.
 
+use crate::ip;
 use crate::stack::source_address;
-use crate::tcp::wire;
 use ipnet::IpNet;
 use std::cmp::Reverse;
 use std::net::IpAddr;
@@ -147,12 +147,12 @@ impl Network {
 
     /// Whether no other host can have this source address.
     pub(in crate::stack) fn is_martian(&self, source: IpAddr) -> bool {
-        !wire::is_endpoint(source) || self.is_own(source) || self.is_broadcast(source)
+        !ip::is_endpoint(source) || self.is_own(source) || self.is_broadcast(source)
     }
 
     pub(in crate::stack) fn add_address(&mut self, net: IpNet) -> Result<(), RouteError> {
         let address = net.addr();
-        if !wire::is_endpoint(address) {
+        if !ip::is_endpoint(address) {
             return Err(RouteError::BadAddress(address));
         }
         if is_a_network(&net) {

@@ -1,12 +1,12 @@
 //! Counters of a stack.
 
 use crate::busy::Busy;
+use crate::ip::Malformed;
 use crate::stack::accept::backlog::Queued;
 use crate::stack::driver::queue::Queue;
 use crate::tcp::conn::Conn;
 use crate::tcp::counters::Counter;
 use crate::tcp::state::TcpState;
-use crate::tcp::wire::Malformed;
 use std::time::{Duration, Instant};
 
 /// Counters of received frames, mainly of those that were dropped.

@@ -21,6 +21,7 @@ use super::time_wait::TimeWait;
 use super::wire::{self, MAX_HEADER, TCP_HEADER, Tuple};
 use crate::buf::{Buf, Chain, Gather};
 use crate::error::SoError;
+use crate::ip::{self, IPV4_HEADER, PROTO_TCP};
 use smallvec::SmallVec;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -635,9 +636,14 @@ fn cut(payload: &[Buf], mut skip: usize, mut len: usize) -> Gather {
 fn composed(tuple: &Tuple, emission: &Emission, hop_limit: u8) -> SmallVec<[u8; MAX_HEADER]> {
     let segment = &emission.segment;
     let mut header = [0; MAX_HEADER];
-    let ip_len = wire::write_ip(&mut header, tuple.local, tuple.remote, TCP_HEADER);
+    let ip_len = ip::header::write(
+        &mut header,
+        (tuple.local, tuple.remote),
+        PROTO_TCP,
+        TCP_HEADER,
+    );
     match ip_len {
-        wire::IPV4_HEADER => {
+        IPV4_HEADER => {
             header[8] = hop_limit;
             if !emission.dont_fragment {
                 header[6] = 0;

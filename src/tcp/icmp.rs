@@ -5,8 +5,10 @@
 //! quote is of a segment that is in flight (RFC 5927 4.1): the control block
 //! ([`Tcb::handle_icmp`](super::block::tcb::Tcb)) checks that and acts. Pure; no locks.
 
-use super::wire::{self, IPV4_HEADER, IPV6_HEADER, PROTO_TCP, Tuple};
+use super::wire::Tuple;
 use crate::error::SoError;
+use crate::ip::header::icmp_checksum_holds;
+use crate::ip::{self, IPV4_HEADER, IPV6_HEADER, PROTO_TCP};
 use crate::link::Frame;
 use std::net::IpAddr;
 
@@ -40,9 +42,9 @@ pub(crate) fn parse(frame: &Frame, ip_header_len: usize) -> Option<IcmpError> {
     let all = frame.to_vec();
     let v4 = all[0] >> 4 == 4;
     let end = if v4 {
-        usize::from(wire::be16(&all, 2))
+        usize::from(ip::be16(&all, 2))
     } else {
-        IPV6_HEADER + usize::from(wire::be16(&all, 4))
+        IPV6_HEADER + usize::from(ip::be16(&all, 4))
     };
     let icmp = all.get(ip_header_len..end)?;
     if icmp.len() < HEADER {
@@ -53,8 +55,8 @@ pub(crate) fn parse(frame: &Frame, ip_header_len: usize) -> Option<IcmpError> {
     } else {
         trouble_v6(icmp)
     }?;
-    let (from, to) = wire::addresses(&all);
-    if !frame.checksum.is_vouched_for() && !wire::icmp_checksum_holds(from, to, icmp) {
+    let (from, to) = ip::addresses(&all);
+    if !frame.checksum.is_vouched_for() && !icmp_checksum_holds(from, to, icmp) {
         return None;
     }
     let (tuple, seq) = quoted(&icmp[HEADER..], v4)?;
@@ -67,7 +69,7 @@ fn trouble_v4(icmp: &[u8]) -> Option<IcmpErrorKind> {
         (3, 3) => IcmpErrorKind::Hard(SoError::ConnectionRefused),
         // Protocol; network, host, communication administratively prohibited.
         (3, 2 | 9 | 10 | 13) => IcmpErrorKind::Hard(SoError::HostUnreachable),
-        (3, 4) => IcmpErrorKind::TooBig(usize::from(wire::be16(icmp, 6))),
+        (3, 4) => IcmpErrorKind::TooBig(usize::from(ip::be16(icmp, 6))),
         // Network, host, source route and the like; time exceeded in transit.
         (3, _) | (11, 0) => IcmpErrorKind::Soft,
         _ => return None,
@@ -79,7 +81,7 @@ fn trouble_v6(icmp: &[u8]) -> Option<IcmpErrorKind> {
         (1, 4) => IcmpErrorKind::Hard(SoError::ConnectionRefused),
         // Prohibited, refused by policy, route rejects; next header unknown to the peer.
         (1, 1 | 5 | 6) | (4, 1) => IcmpErrorKind::Hard(SoError::HostUnreachable),
-        (2, _) => IcmpErrorKind::TooBig(usize::try_from(wire::be32(icmp, 4)).unwrap_or(usize::MAX)),
+        (2, _) => IcmpErrorKind::TooBig(usize::try_from(ip::be32(icmp, 4)).unwrap_or(usize::MAX)),
         // No route, beyond scope, address; time exceeded in transit.
         (1, _) | (3, 0) => IcmpErrorKind::Soft,
         _ => return None,
@@ -102,17 +104,17 @@ fn quoted(quote: &[u8], v4: bool) -> Option<(Tuple, u32)> {
         (quote[6], IPV6_HEADER)
     };
     // A later fragment has no TCP header.
-    let later = v4 && wire::be16(quote, 6) & 0x1fff != 0;
+    let later = v4 && ip::be16(quote, 6) & 0x1fff != 0;
     if protocol != PROTO_TCP || later || header_len < least {
         return None;
     }
     let tcp = quote.get(header_len..header_len + QUOTE)?;
-    let (local, remote): (IpAddr, IpAddr) = wire::addresses(quote);
+    let (local, remote): (IpAddr, IpAddr) = ip::addresses(quote);
     let tuple = Tuple {
         local,
         remote,
-        local_port: wire::be16(tcp, 0),
-        remote_port: wire::be16(tcp, 2),
+        local_port: ip::be16(tcp, 0),
+        remote_port: ip::be16(tcp, 2),
     };
-    Some((tuple, wire::be32(tcp, 4)))
+    Some((tuple, ip::be32(tcp, 4)))
 }

@@ -5,14 +5,13 @@
 
 use super::limits::Limits;
 use crate::congestion::Congestion;
+use crate::ip::header::HOP_LIMIT;
 use crate::keep_alive::KeepAlive;
 use crate::lock::{LEAF, Mutex};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Hop limit of what is sent, unless another is set (RFC 1700).
-pub(crate) const HOP_LIMIT: u8 = 64;
 /// No linger; as a number of nanoseconds it is longer than a duration that can be set.
 const NO_LINGER: u64 = u64::MAX;
 

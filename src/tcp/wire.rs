@@ -5,13 +5,15 @@
 //! counted by reason. RFC 791, 8200, 9293, 7323, 2018.
 
 use super::block::segment as block;
-use super::options::HOP_LIMIT;
 use crate::buf::Gather;
+use crate::ip::header::{
+    CE, PROTO_ICMP, PROTO_ICMPV6, be16, be32, ipv4_checksum, length_field, options, pseudo_header,
+};
+use crate::ip::{self, IPV4_HEADER, IPV6_HEADER, MAX_LENGTH, Malformed, PROTO_TCP, is_endpoint};
 use crate::link::{self, Frame};
-use internet_checksum::Checksum;
 use smallvec::SmallVec;
 use std::hash::{Hash, Hasher};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 pub(crate) const FIN: u8 = 0x01;
 pub(crate) const SYN: u8 = 0x02;
@@ -20,19 +22,13 @@ pub(crate) const RST: u8 = 0x04;
 pub(crate) const PSH: u8 = 0x08;
 pub(crate) const ACK: u8 = 0x10;
 
-pub(crate) const IPV4_HEADER: usize = 20;
-pub(crate) const IPV6_HEADER: usize = 40;
 pub(crate) const TCP_HEADER: usize = 20;
 /// Offset of the checksum in the TCP header.
 const TCP_CHECKSUM: usize = 16;
 
-/// Congestion experienced, and able to say so (RFC 3168 5): the lowest bits of the traffic class.
-const CE: u8 = 0b11;
+/// Able to say that routers have marked it (RFC 3168 5): in the lowest bits of the traffic class.
 const ECT_0: u8 = 0b10;
 
-const PROTO_ICMP: u8 = 1;
-pub(crate) const PROTO_TCP: u8 = 6;
-const PROTO_ICMPV6: u8 = 58;
 /// Largest shift of the window scale option (RFC 7323 2.3).
 const MAX_SHIFT: u8 = 14;
 
@@ -167,33 +163,8 @@ pub(crate) enum Parsed {
     Dropped(Malformed),
 }
 
-/// Why a frame was dropped by the parser.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Malformed {
-    /// Too short, lengths that disagree, a version that is neither 4 nor 6.
-    Header,
-    /// An IPv4 or IPv6 fragment.
-    Fragment,
-    /// An IPv6 extension header, or a protocol that is neither TCP nor ICMP.
-    Protocol,
-    /// A wrong checksum.
-    Checksum,
-    /// A source or destination that no TCP connection has, or a route that the source chose.
-    Address,
-}
-
-struct IpPacket {
-    source: IpAddr,
-    destination: IpAddr,
-    protocol: u8,
-    header_len: usize,
-    total_len: usize,
-    /// RFC 3168 5.
-    ecn: u8,
-}
-
 pub(crate) fn parse(frame: Frame) -> Parsed {
-    let ip = match parse_ip(&frame) {
+    let ip = match ip::parse(&frame) {
         Ok(ip) => ip,
         Err(why @ Malformed::Fragment) => return Parsed::Foreign(frame, why),
         Err(why) => return Parsed::Dropped(why),
@@ -211,80 +182,7 @@ pub(crate) fn parse(frame: Frame) -> Parsed {
     }
 }
 
-fn parse_ip(frame: &Frame) -> Result<IpPacket, Malformed> {
-    match frame.head.first().map(|byte| byte >> 4) {
-        Some(4) => parse_ipv4(frame),
-        Some(6) => parse_ipv6(frame),
-        _ => Err(Malformed::Header),
-    }
-}
-
-fn parse_ipv4(frame: &Frame) -> Result<IpPacket, Malformed> {
-    let head: &[u8] = &frame.head;
-    let header_len = usize::from(head[0] & 0x0f) * 4;
-    if header_len < IPV4_HEADER || head.len() < header_len {
-        return Err(Malformed::Header);
-    }
-    let total_len = usize::from(be16(head, 2));
-    if total_len < header_len || total_len > frame.len() {
-        return Err(Malformed::Header);
-    }
-    if !frame.checksum.is_vouched_for()
-        && internet_checksum::checksum(&head[..header_len]) != [0, 0]
-    {
-        return Err(Malformed::Checksum);
-    }
-    if header_len > IPV4_HEADER && is_source_routed(&head[IPV4_HEADER..header_len]) {
-        return Err(Malformed::Address);
-    }
-    // More-fragments flag or an offset.
-    if be16(head, 6) & 0x3fff != 0 {
-        return Err(Malformed::Fragment);
-    }
-    Ok(IpPacket {
-        source: IpAddr::V4(Ipv4Addr::from(array::<4>(head, 12))),
-        destination: IpAddr::V4(Ipv4Addr::from(array::<4>(head, 16))),
-        protocol: head[9],
-        header_len,
-        total_len,
-        ecn: head[1] & CE,
-    })
-}
-
-/// Whether the source has chosen the route, also if that has been followed to its end: what it asks for is
-/// that answers go back by the same way, which lets anybody talk in another's name (RFC 1122 3.2.1.8).
-/// Other options mean nothing here.
-fn is_source_routed(ip_options: &[u8]) -> bool {
-    /// Loose and strict (RFC 791 3.1).
-    const SOURCE_ROUTES: [u8; 2] = [131, 137];
-    options(ip_options).any(|(kind, _)| SOURCE_ROUTES.contains(&kind))
-}
-
-fn parse_ipv6(frame: &Frame) -> Result<IpPacket, Malformed> {
-    /// Next-header value of the fragment header.
-    const FRAGMENT: u8 = 44;
-    let head: &[u8] = &frame.head;
-    if head.len() < IPV6_HEADER {
-        return Err(Malformed::Header);
-    }
-    let total_len = IPV6_HEADER + usize::from(be16(head, 4));
-    if total_len > frame.len() {
-        return Err(Malformed::Header);
-    }
-    if head[6] == FRAGMENT {
-        return Err(Malformed::Fragment);
-    }
-    Ok(IpPacket {
-        source: IpAddr::V6(Ipv6Addr::from(array::<16>(head, 8))),
-        destination: IpAddr::V6(Ipv6Addr::from(array::<16>(head, 24))),
-        protocol: head[6],
-        header_len: IPV6_HEADER,
-        total_len,
-        ecn: head[1] >> 4 & CE,
-    })
-}
-
-fn parse_tcp(frame: Frame, ip: &IpPacket) -> Result<Segment, Malformed> {
+fn parse_tcp(frame: Frame, ip: &ip::Packet) -> Result<Segment, Malformed> {
     let head: &[u8] = frame.head.get(ip.header_len..).unwrap_or_default();
     if head.len() < TCP_HEADER {
         return Err(Malformed::Header);
@@ -363,20 +261,7 @@ fn payload_of(frame: Frame, skip: usize, len: usize) -> Gather {
     payload
 }
 
-/// Whether a host may have the address on a network. TCP never talks to or from others: "this network"
-/// (0/8), loopback, multicast, reserved (240/4, with the broadcast address), and IPv4 addresses in the
-/// form of IPv6 (RFC 1122 3.2.1.3 and 4.2.3.10, RFC 1812 5.3.7, RFC 4291 2.5, RFC 6890).
-pub(crate) fn is_endpoint(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => !matches!(address.octets()[0], 0 | 127 | 224..),
-        IpAddr::V6(address) => {
-            let odd = address.is_unspecified() || address.is_loopback() || address.is_multicast();
-            !odd && address.to_ipv4_mapped().is_none()
-        }
-    }
-}
-
-fn checksum_holds(frame: &Frame, ip: &IpPacket) -> bool {
+fn checksum_holds(frame: &Frame, ip: &ip::Packet) -> bool {
     let len = ip.total_len - ip.header_len;
     let mut sum = pseudo_header(ip.source, ip.destination, PROTO_TCP, len);
     let mut missing = len;
@@ -389,85 +274,10 @@ fn checksum_holds(frame: &Frame, ip: &IpPacket) -> bool {
     sum.checksum() == [0, 0]
 }
 
-/// ICMPv6 sums a pseudo-header, ICMP does not.
-pub(crate) fn icmp_checksum_holds(source: IpAddr, destination: IpAddr, icmp: &[u8]) -> bool {
-    let mut sum = match source {
-        IpAddr::V4(_) => Checksum::new(),
-        IpAddr::V6(_) => pseudo_header(source, destination, PROTO_ICMPV6, icmp.len()),
-    };
-    sum.add_bytes(icmp);
-    sum.checksum() == [0, 0]
-}
-
-/// Source and destination of an IP packet whose header is whole.
-pub(crate) fn addresses(packet: &[u8]) -> (IpAddr, IpAddr) {
-    if packet[0] >> 4 == 4 {
-        (
-            IpAddr::V4(Ipv4Addr::from(array::<4>(packet, 12))),
-            IpAddr::V4(Ipv4Addr::from(array::<4>(packet, 16))),
-        )
-    } else {
-        (
-            IpAddr::V6(Ipv6Addr::from(array::<16>(packet, 8))),
-            IpAddr::V6(Ipv6Addr::from(array::<16>(packet, 24))),
-        )
-    }
-}
-
-/// Bytes that are added up in large steps, however few there are: smaller ones go in steps of two.
-const STEPPED: usize = 64;
-
-fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> Checksum {
-    let mut all = [0; STEPPED];
-    match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            all[..4].copy_from_slice(&source.octets());
-            all[4..8].copy_from_slice(&destination.octets());
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            all[..16].copy_from_slice(&source.octets());
-            all[16..32].copy_from_slice(&destination.octets());
-        }
-        _ => unreachable!("invariant: both ends of a packet are of one family"),
-    }
-    let len = u32::try_from(len).expect("invariant: a segment is at most 64 KiB");
-    all[32..36].copy_from_slice(&len.to_be_bytes());
-    all[39] = protocol;
-    let mut sum = Checksum::new();
-    sum.add_bytes(&all);
-    sum
-}
-
-/// The checksum of an IPv4 header without options.
-fn ipv4_checksum(header: &[u8]) -> [u8; 2] {
-    let mut all = [0; STEPPED];
-    all[..IPV4_HEADER].copy_from_slice(&header[..IPV4_HEADER]);
-    internet_checksum::checksum(&all)
-}
-
 /// The window scale for a receive buffer of so many bytes.
 pub(crate) fn shift_for(capacity: usize) -> u8 {
     let bits = usize::BITS - capacity.leading_zeros();
     u8::try_from(bits.saturating_sub(16)).unwrap_or(u8::MAX)
-}
-
-/// Options, TCP's or IPv4's, by kind, with what is behind their length: until the end, or until one whose
-/// length makes no sense.
-fn options(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
-    std::iter::from_fn(move || {
-        while let [1, rest @ ..] = bytes {
-            bytes = rest;
-        }
-        let [kind, len, ..] = *bytes else {
-            return None;
-        };
-        if kind == 0 {
-            return None;
-        }
-        let (option, rest) = bytes.split_at_checked(len.into())?;
-        bytes = rest;
-        Some((kind, option.get(2..)?))
-    })
 }
 
 fn syn_options(bytes: &[u8]) -> SynOptions {
@@ -525,7 +335,7 @@ pub(crate) fn compose(
         0
     };
     let tcp_len = TCP_HEADER + options_len;
-    let ip_len = write_ip(out, from.0, to.0, tcp_len + payload_len);
+    let ip_len = ip::header::write(out, (from.0, to.0), PROTO_TCP, tcp_len + payload_len);
     let tcp = &mut out[ip_len..ip_len + tcp_len];
     tcp[0..2].copy_from_slice(&from.1.to_be_bytes());
     tcp[2..4].copy_from_slice(&to.1.to_be_bytes());
@@ -578,33 +388,6 @@ fn write_options(out: &mut [u8; 12], options: &SynOptions) -> usize {
     len
 }
 
-pub(crate) fn write_ip(out: &mut [u8], source: IpAddr, destination: IpAddr, len: usize) -> usize {
-    match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            out[..IPV4_HEADER].fill(0);
-            out[0] = 0x45;
-            out[2..4].copy_from_slice(&length_field(IPV4_HEADER + len));
-            out[6] = 0x40; // don't fragment
-            out[8] = HOP_LIMIT;
-            out[9] = PROTO_TCP;
-            out[12..16].copy_from_slice(&source.octets());
-            out[16..20].copy_from_slice(&destination.octets());
-            IPV4_HEADER
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            out[..IPV6_HEADER].fill(0);
-            out[0] = 0x60;
-            out[4..6].copy_from_slice(&length_field(len));
-            out[6] = PROTO_TCP;
-            out[7] = HOP_LIMIT;
-            out[8..24].copy_from_slice(&source.octets());
-            out[24..40].copy_from_slice(&destination.octets());
-            IPV6_HEADER
-        }
-        _ => unreachable!("invariant: both ends of a connection are of one family"),
-    }
-}
-
 /// Routers may mark the packet with this header (RFC 3168 5).
 pub(crate) fn set_ect(header: &mut [u8]) {
     header[1] |= match header[0] >> 4 {
@@ -617,14 +400,6 @@ pub(crate) fn set_ect(header: &mut [u8]) {
 pub(crate) const MAX_HEADER: usize = IPV6_HEADER + JUMBO + 60;
 /// Length of a hop-by-hop header with the jumbo payload option.
 const JUMBO: usize = 8;
-/// What a length field of IP can say.
-pub(crate) const MAX_LENGTH: usize = 65_535;
-
-/// 0, if the field cannot say it.
-fn length_field(len: usize) -> [u8; 2] {
-    u16::try_from(len).unwrap_or(0).to_be_bytes()
-}
-
 /// Length of the IP header in front, if it has no options.
 pub(crate) fn ip_header_of(header: &[u8]) -> usize {
     match header[0] >> 4 {
@@ -668,7 +443,7 @@ pub(crate) fn finish<'a>(
         let sum = ipv4_checksum(header);
         header[10..12].copy_from_slice(&sum);
     }
-    let (source, destination) = addresses(header);
+    let (source, destination) = ip::addresses(header);
     let len = header.len() - ip_header_len + payload.clone().map(<[u8]>::len).sum::<usize>();
     let mut sum = pseudo_header(source, destination, PROTO_TCP, len);
     let tcp = &mut header[ip_header_len..];
@@ -688,25 +463,12 @@ pub(crate) fn finish<'a>(
     }
 }
 
-pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes(array(bytes, at))
-}
-
-pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes(array(bytes, at))
-}
-
-fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    let mut out = [0; N];
-    out.copy_from_slice(&bytes[at..at + N]);
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::buf::Buf;
     use proptest::prelude::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn checksum(vouched: bool) -> link::Checksum {
         match vouched {

@@ -103,7 +103,7 @@ fn raw(from: IpAddr, to: IpAddr) -> Raw {
     raw
 }
 
-/// Guards `wire::is_endpoint` and `Network::is_martian`: whatever comes from there is dropped and counted,
+/// Guards `ip::is_endpoint` and `Network::is_martian`: whatever comes from there is dropped and counted,
 /// to an open port and to a closed one, whoever listens.
 #[test]
 fn nobody_is_answered_where_no_host_is() {
@@ -294,7 +294,7 @@ fn hooked() -> (Net, Asked) {
     let kept = asked.clone();
     let net = Net::with(one_packet_each(), |builder| {
         let hook = move |frame: &crate::link::Frame| {
-            kept.lock().push(wire::addresses(&frame.head).0);
+            kept.lock().push(ip::addresses(&frame.head).0);
             true
         };
         builder.on_unhandled(hook).unhandled_tcp(true)

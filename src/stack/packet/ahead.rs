@@ -15,7 +15,7 @@ fn blocks(frame: &[u8], base: u32) -> Vec<(u32, u32)> {
             1 => options = rest,
             5 => {
                 let body = &rest[1..usize::from(rest[0]) - 1];
-                let edge = |at| wire::be32(body, at).wrapping_sub(base);
+                let edge = |at| ip::be32(body, at).wrapping_sub(base);
                 return (0..body.len())
                     .step_by(8)
                     .map(|at| (edge(at), edge(at + 4)))
@@ -61,7 +61,7 @@ fn what_is_ahead_is_kept_and_told() {
             raw.send_at(&net, i * 100, ACK, &all[i as usize * 100..][..100]);
             let frames = frames(&mut net);
             assert_eq!(frames.len(), 1, "each is answered at once");
-            assert_eq!(wire::be32(&frames[0], if v6 { 48 } else { 28 }), raw.seq);
+            assert_eq!(ip::be32(&frames[0], if v6 { 48 } else { 28 }), raw.seq);
             told = blocks(&frames[0], raw.seq);
         }
         assert_eq!(told, [(1100, 1200), (900, 1000), (700, 800), (500, 600)]);

@@ -51,8 +51,8 @@ fn append_sack(header: &mut SmallVec<[u8; 100]>, ip_header_len: usize, blocks: &
     }
     header[ip_header_len + 12] += (1 + 2 * count) << 4;
     let (at, fixed) = match ip_header_len {
-        wire::IPV4_HEADER => (2, 0),
-        _ => (4, wire::IPV6_HEADER),
+        ip::IPV4_HEADER => (2, 0),
+        _ => (4, ip::IPV6_HEADER),
     };
     let len = u16::try_from(header.len() - fixed).unwrap_or(u16::MAX);
     header[at..at + 2].copy_from_slice(&len.to_be_bytes());

@@ -7,6 +7,7 @@
 use super::*;
 use crate::buf::{Buf, Gather};
 use crate::clock;
+use crate::ip;
 use crate::link::{Capabilities, Frame, Interest, Link, Packet, ReceiveError, TransmitError};
 use crate::sync::model::{claim, explore, explore_without, join, spawn};
 use crate::tcp::block::path_mtu::Finding;
@@ -48,7 +49,7 @@ impl Link for Stack {
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
         let bytes = packet.payload.iter().map(Buf::len).sum();
         self.sent.fetch_add(bytes, Ordering::Relaxed);
-        let ack = wire::be32(packet.header, packet.ip_header_len + 8).wrapping_sub(IRS);
+        let ack = ip::be32(packet.header, packet.ip_header_len + 8).wrapping_sub(IRS);
         self.acknowledged.fetch_max(ack, Ordering::Relaxed);
         Ok(())
     }

@@ -1,0 +1,269 @@
+//! The IP header: of what is received and of what is sent, and the checksums that depend on it.
+//!
+//! RFC 791, 8200. Pure.
+
+use crate::link::Frame;
+use internet_checksum::Checksum;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+pub(crate) const IPV4_HEADER: usize = 20;
+pub(crate) const IPV6_HEADER: usize = 40;
+
+pub(crate) const PROTO_ICMP: u8 = 1;
+pub(crate) const PROTO_TCP: u8 = 6;
+pub(crate) const PROTO_ICMPV6: u8 = 58;
+
+/// Hop limit of what is sent, unless another is set (RFC 1700).
+pub(crate) const HOP_LIMIT: u8 = 64;
+/// The bits of the traffic class that routers mark: congestion experienced, if both are set (RFC 3168 5).
+pub(crate) const CE: u8 = 0b11;
+/// What a length field of IP can say.
+pub(crate) const MAX_LENGTH: usize = 65_535;
+
+/// 0, if the field cannot say it.
+pub(crate) fn length_field(len: usize) -> [u8; 2] {
+    u16::try_from(len).unwrap_or(0).to_be_bytes()
+}
+
+/// Why a frame was dropped by a parser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Malformed {
+    /// Too short, lengths that disagree, a version that is neither 4 nor 6.
+    Header,
+    /// An IPv4 or IPv6 fragment.
+    Fragment,
+    /// An IPv6 extension header, or a protocol that is neither TCP nor ICMP.
+    Protocol,
+    /// A wrong checksum.
+    Checksum,
+    /// A source or destination that no TCP connection has, or a route that the source chose.
+    Address,
+}
+
+/// The IP header of a packet, as far as it means something here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Packet {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) protocol: u8,
+    pub(crate) header_len: usize,
+    pub(crate) total_len: usize,
+    /// RFC 3168 5.
+    pub(crate) ecn: u8,
+}
+
+/// The header of a frame's packet, if it is whole and makes sense.
+pub(crate) fn parse(frame: &Frame) -> Result<Packet, Malformed> {
+    match frame.head.first().map(|byte| byte >> 4) {
+        Some(4) => parse_ipv4(frame),
+        Some(6) => parse_ipv6(frame),
+        _ => Err(Malformed::Header),
+    }
+}
+
+fn parse_ipv4(frame: &Frame) -> Result<Packet, Malformed> {
+    let head: &[u8] = &frame.head;
+    let header_len = usize::from(head[0] & 0x0f) * 4;
+    if header_len < IPV4_HEADER || head.len() < header_len {
+        return Err(Malformed::Header);
+    }
+    let total_len = usize::from(be16(head, 2));
+    if total_len < header_len || total_len > frame.len() {
+        return Err(Malformed::Header);
+    }
+    if !frame.checksum.is_vouched_for()
+        && internet_checksum::checksum(&head[..header_len]) != [0, 0]
+    {
+        return Err(Malformed::Checksum);
+    }
+    if header_len > IPV4_HEADER && is_source_routed(&head[IPV4_HEADER..header_len]) {
+        return Err(Malformed::Address);
+    }
+    // More-fragments flag or an offset.
+    if be16(head, 6) & 0x3fff != 0 {
+        return Err(Malformed::Fragment);
+    }
+    Ok(Packet {
+        source: IpAddr::V4(Ipv4Addr::from(array::<4>(head, 12))),
+        destination: IpAddr::V4(Ipv4Addr::from(array::<4>(head, 16))),
+        protocol: head[9],
+        header_len,
+        total_len,
+        ecn: head[1] & CE,
+    })
+}
+
+/// Whether the source has chosen the route, also if that has been followed to its end: what it asks for is
+/// that answers go back by the same way, which lets anybody talk in another's name (RFC 1122 3.2.1.8).
+/// Other options mean nothing here.
+fn is_source_routed(ip_options: &[u8]) -> bool {
+    /// Loose and strict (RFC 791 3.1).
+    const SOURCE_ROUTES: [u8; 2] = [131, 137];
+    options(ip_options).any(|(kind, _)| SOURCE_ROUTES.contains(&kind))
+}
+
+fn parse_ipv6(frame: &Frame) -> Result<Packet, Malformed> {
+    /// Next-header value of the fragment header.
+    const FRAGMENT: u8 = 44;
+    let head: &[u8] = &frame.head;
+    if head.len() < IPV6_HEADER {
+        return Err(Malformed::Header);
+    }
+    let total_len = IPV6_HEADER + usize::from(be16(head, 4));
+    if total_len > frame.len() {
+        return Err(Malformed::Header);
+    }
+    if head[6] == FRAGMENT {
+        return Err(Malformed::Fragment);
+    }
+    Ok(Packet {
+        source: IpAddr::V6(Ipv6Addr::from(array::<16>(head, 8))),
+        destination: IpAddr::V6(Ipv6Addr::from(array::<16>(head, 24))),
+        protocol: head[6],
+        header_len: IPV6_HEADER,
+        total_len,
+        ecn: head[1] >> 4 & CE,
+    })
+}
+
+/// Whether a host may have the address on a network. TCP never talks to or from others: "this network"
+/// (0/8), loopback, multicast, reserved (240/4, with the broadcast address), and IPv4 addresses in the
+/// form of IPv6 (RFC 1122 3.2.1.3 and 4.2.3.10, RFC 1812 5.3.7, RFC 4291 2.5, RFC 6890).
+pub(crate) fn is_endpoint(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !matches!(address.octets()[0], 0 | 127 | 224..),
+        IpAddr::V6(address) => {
+            let odd = address.is_unspecified() || address.is_loopback() || address.is_multicast();
+            !odd && address.to_ipv4_mapped().is_none()
+        }
+    }
+}
+
+/// ICMPv6 sums a pseudo-header, ICMP does not.
+pub(crate) fn icmp_checksum_holds(source: IpAddr, destination: IpAddr, icmp: &[u8]) -> bool {
+    let mut sum = match source {
+        IpAddr::V4(_) => Checksum::new(),
+        IpAddr::V6(_) => pseudo_header(source, destination, PROTO_ICMPV6, icmp.len()),
+    };
+    sum.add_bytes(icmp);
+    sum.checksum() == [0, 0]
+}
+
+/// Source and destination of an IP packet whose header is whole.
+pub(crate) fn addresses(packet: &[u8]) -> (IpAddr, IpAddr) {
+    if packet[0] >> 4 == 4 {
+        (
+            IpAddr::V4(Ipv4Addr::from(array::<4>(packet, 12))),
+            IpAddr::V4(Ipv4Addr::from(array::<4>(packet, 16))),
+        )
+    } else {
+        (
+            IpAddr::V6(Ipv6Addr::from(array::<16>(packet, 8))),
+            IpAddr::V6(Ipv6Addr::from(array::<16>(packet, 24))),
+        )
+    }
+}
+
+/// Bytes that are added up in large steps, however few there are: smaller ones go in steps of two.
+const STEPPED: usize = 64;
+
+/// The sum that a transport checksum begins with.
+pub(crate) fn pseudo_header(
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    len: usize,
+) -> Checksum {
+    let mut all = [0; STEPPED];
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            all[..4].copy_from_slice(&source.octets());
+            all[4..8].copy_from_slice(&destination.octets());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            all[..16].copy_from_slice(&source.octets());
+            all[16..32].copy_from_slice(&destination.octets());
+        }
+        _ => unreachable!("invariant: both ends of a packet are of one family"),
+    }
+    let len = u32::try_from(len).expect("invariant: a segment is at most 64 KiB");
+    all[32..36].copy_from_slice(&len.to_be_bytes());
+    all[39] = protocol;
+    let mut sum = Checksum::new();
+    sum.add_bytes(&all);
+    sum
+}
+
+/// The checksum of an IPv4 header without options.
+pub(crate) fn ipv4_checksum(header: &[u8]) -> [u8; 2] {
+    let mut all = [0; STEPPED];
+    all[..IPV4_HEADER].copy_from_slice(&header[..IPV4_HEADER]);
+    internet_checksum::checksum(&all)
+}
+
+/// Options, TCP's or IPv4's, by kind, with what is behind their length: until the end, or until one whose
+/// length makes no sense.
+pub(crate) fn options(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    std::iter::from_fn(move || {
+        while let [1, rest @ ..] = bytes {
+            bytes = rest;
+        }
+        let [kind, len, ..] = *bytes else {
+            return None;
+        };
+        if kind == 0 {
+            return None;
+        }
+        let (option, rest) = bytes.split_at_checked(len.into())?;
+        bytes = rest;
+        Some((kind, option.get(2..)?))
+    })
+}
+
+/// Writes the header of a packet of this protocol with `len` bytes behind it, its checksum zero. Returns
+/// its length.
+pub(crate) fn write(
+    out: &mut [u8],
+    (source, destination): (IpAddr, IpAddr),
+    protocol: u8,
+    len: usize,
+) -> usize {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            out[..IPV4_HEADER].fill(0);
+            out[0] = 0x45;
+            out[2..4].copy_from_slice(&length_field(IPV4_HEADER + len));
+            out[6] = 0x40; // don't fragment
+            out[8] = HOP_LIMIT;
+            out[9] = protocol;
+            out[12..16].copy_from_slice(&source.octets());
+            out[16..20].copy_from_slice(&destination.octets());
+            IPV4_HEADER
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            out[..IPV6_HEADER].fill(0);
+            out[0] = 0x60;
+            out[4..6].copy_from_slice(&length_field(len));
+            out[6] = protocol;
+            out[7] = HOP_LIMIT;
+            out[8..24].copy_from_slice(&source.octets());
+            out[24..40].copy_from_slice(&destination.octets());
+            IPV6_HEADER
+        }
+        _ => unreachable!("invariant: both ends of a packet are of one family"),
+    }
+}
+
+pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes(array(bytes, at))
+}
+
+pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(array(bytes, at))
+}
+
+pub(crate) fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&bytes[at..at + N]);
+    out
+}
