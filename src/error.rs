@@ -49,6 +49,7 @@ pub enum Errno {
     EPIPE = 32,
     EAGAIN = 35,
     ENOTSOCK = 38,
+    EDESTADDRREQ = 39,
     EMSGSIZE = 40,
     ENOPROTOOPT = 42,
     EPROTONOSUPPORT = 43,
@@ -131,6 +132,9 @@ pub enum SoError {
         "the datagram is too long: send smaller ones, or raise the send buffer's high-water mark"
     )]
     MessageSize = 13,
+    /// A datagram without a destination, from a socket that is not connected.
+    #[error("the datagram has no destination: give one, or connect the socket")]
+    DestinationRequired = 14,
 }
 
 impl SoError {
@@ -149,6 +153,7 @@ impl SoError {
             11 => SoError::DriverDropped,
             12 => SoError::AddressRemoved,
             13 => SoError::MessageSize,
+            14 => SoError::DestinationRequired,
             _ => return None,
         })
     }
@@ -173,6 +178,7 @@ impl SoError {
             SoError::SpliceLimit => Errno::EFBIG,
             SoError::SpliceLoop => Errno::ELOOP,
             SoError::MessageSize => Errno::EMSGSIZE,
+            SoError::DestinationRequired => Errno::EDESTADDRREQ,
         }
     }
 
@@ -206,6 +212,7 @@ impl From<SoError> for io::Error {
             SoError::SpliceLimit => io::ErrorKind::FileTooLarge,
             SoError::SpliceLoop => io::ErrorKind::Other,
             SoError::MessageSize => io::ErrorKind::InvalidInput,
+            SoError::DestinationRequired => io::ErrorKind::NotConnected,
         };
         io::Error::new(kind, error)
     }
@@ -217,11 +224,11 @@ mod tests {
 
     #[test]
     fn every_value_survives_the_round_trip() {
-        for value in 1..=13 {
+        for value in 1..=14 {
             let error = SoError::from_u8(value).expect("listed");
             assert_eq!(error as u8, value);
         }
         assert_eq!(SoError::from_u8(0), None);
-        assert_eq!(SoError::from_u8(14), None);
+        assert_eq!(SoError::from_u8(15), None);
     }
 }

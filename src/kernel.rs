@@ -28,8 +28,7 @@ use crate::protocol::{Protocol, SocketEnd, Wakeup};
 use crate::sockbuf::DEFAULT_HIWAT;
 use crate::socket::poller::pollable;
 use crate::socket::{Socket, blocking};
-use crate::sync::atomic::AtomicU8;
-use crate::sync::{Protection, intact};
+use crate::turn::Turn;
 use mio::net::TcpStream as Stream;
 use reactor::Reactor;
 use rustix::buffer::spare_capacity;
@@ -234,41 +233,6 @@ blocking!(&KernelStream);
 crate::socket::aio::asynchronous!(KernelStream);
 #[cfg(any(feature = "futures-io", feature = "tokio"))]
 crate::socket::aio::asynchronous!(&KernelStream);
-
-/// One thread at a time does a piece of work. Who comes meanwhile leaves word, and the work is done
-/// once more (model: `kernel::loom`).
-#[derive(Debug, Default)]
-struct Turn(AtomicU8);
-
-impl Turn {
-    const FREE: u8 = 0;
-    const TAKEN: u8 = 1;
-    const WANTED: u8 = 2;
-
-    fn take(&self, work: impl Fn()) {
-        if self.0.swap(Turn::WANTED, Ordering::AcqRel) != Turn::FREE {
-            return;
-        }
-        loop {
-            // A swap and no store: what the others did before they left word is seen by the work.
-            if intact(Protection::SeeWord) {
-                self.0.swap(Turn::TAKEN, Ordering::AcqRel);
-            } else {
-                self.0.store(Turn::TAKEN, Ordering::Release);
-            }
-            work();
-            let left = self.0.compare_exchange(
-                Turn::TAKEN,
-                Turn::FREE,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            );
-            if left.is_ok() || !intact(Protection::LeaveWord) {
-                return;
-            }
-        }
-    }
-}
 
 /// The protocol: one connection of the kernel.
 #[derive(Debug)]
@@ -617,7 +581,5 @@ fn so_error(error: &io::Error) -> SoError {
     }
 }
 
-#[cfg(test)]
-mod loom;
 #[cfg(test)]
 mod tests;

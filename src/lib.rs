@@ -187,6 +187,7 @@ pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod congestion;
+mod counter;
 mod end;
 #[doc = include_str!("doc/endings.md")]
 pub mod endings {}
@@ -235,6 +236,8 @@ mod sync;
 mod tcp;
 mod text_table;
 mod timer;
+mod turn;
+mod udp;
 
 pub use socket::Socket;
 pub use socket::poller::Poller;

@@ -44,6 +44,11 @@ pub struct Capabilities {
     /// The same for TCP/IPv6. Above 65,575 the link takes packets with a payload length of 0 and a jumbo
     /// payload option (RFC 2675).
     pub segment_v6: Option<usize>,
+    /// Largest UDP/IPv4 packet in bytes that the link cuts into datagrams itself, of at most 128 (UDP segmentation
+    /// offload); `None` if it does not.
+    pub datagrams_v4: Option<usize>,
+    /// The same for UDP/IPv6.
+    pub datagrams_v6: Option<usize>,
 }
 
 impl Capabilities {
@@ -62,6 +67,8 @@ impl Capabilities {
             checksum: false,
             segment_v4: None,
             segment_v6: None,
+            datagrams_v4: None,
+            datagrams_v6: None,
         }
     }
 
@@ -90,6 +97,20 @@ impl Capabilities {
     #[must_use]
     pub fn segment_v6(mut self, bytes: impl Into<Option<usize>>) -> Capabilities {
         self.segment_v6 = bytes.into();
+        self
+    }
+
+    /// Sets [`datagrams_v4`](field@Self::datagrams_v4).
+    #[must_use]
+    pub fn datagrams_v4(mut self, bytes: impl Into<Option<usize>>) -> Capabilities {
+        self.datagrams_v4 = bytes.into();
+        self
+    }
+
+    /// Sets [`datagrams_v6`](field@Self::datagrams_v6).
+    #[must_use]
+    pub fn datagrams_v6(mut self, bytes: impl Into<Option<usize>>) -> Capabilities {
+        self.datagrams_v6 = bytes.into();
         self
     }
 }

@@ -153,6 +153,7 @@ mod source_address;
 mod stats;
 mod stream;
 mod tcp_socket;
+mod udp;
 
 pub use crate::congestion::{Congestion, UnknownCongestion};
 pub use crate::keep_alive::KeepAlive;
@@ -167,11 +168,14 @@ pub use routes::{Route, RouteError};
 pub use stats::{DriverStats, QueueStats, Stats};
 pub use stream::TcpStream;
 pub use tcp_socket::TcpSocket;
+pub use udp::{DatagramInfo, DatagramTable, FlowOptions, Mapping, UdpListener, UdpSocket};
 
+use crate::error::SoError;
 use crate::link::Link;
 use crate::tcp::conn::{Conn, Runner};
 use crate::tcp::counters::Counters;
 use crate::tcp::service::Work;
+use crate::udp::{Kind, Udp};
 use ipnet::IpNet;
 use shared::{Down, Shared};
 use std::net::IpAddr;
@@ -302,6 +306,11 @@ impl Stack {
         for conn in all {
             conn.run(Work::ADDRESS_REMOVED, Runner::User);
         }
+        let removed = |udp: &Udp| {
+            let bound = matches!(udp.kind, Kind::Bound(_));
+            bound && udp.names().0.is_some_and(|local| local.ip() == address)
+        };
+        shared.end_datagrams(SoError::AddressRemoved, removed);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ pub(crate) const IPV6_HEADER: usize = 40;
 
 pub(crate) const PROTO_ICMP: u8 = 1;
 pub(crate) const PROTO_TCP: u8 = 6;
+pub(crate) const PROTO_UDP: u8 = 17;
 pub(crate) const PROTO_ICMPV6: u8 = 58;
 
 /// Hop limit of what is sent, unless another is set (RFC 1700).

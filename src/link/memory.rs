@@ -98,6 +98,8 @@ impl Default for Config {
                 checksum: true,
                 segment_v4: Some(65_535),
                 segment_v6: None,
+                datagrams_v4: None,
+                datagrams_v6: None,
             },
         }
     }

@@ -440,6 +440,8 @@ mod tests {
                 checksum: true,
                 segment_v4: Some(65_535),
                 segment_v6: None,
+                datagrams_v4: None,
+                datagrams_v6: None,
             },
             settings: None,
             foreign_header: AtomicBool::new(false),

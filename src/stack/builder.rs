@@ -22,6 +22,7 @@ use crate::stack::paths::Paths;
 use crate::stack::routes::{Network, Route, RouteError};
 use crate::stack::shared::{Accepting, Addressing, Lifecycle, Reports};
 use crate::stack::stats::Received;
+use crate::stack::udp::UdpTable;
 use crate::stack::{Driver, Handle, Shared, Stack};
 use crate::tcp::limits::Limits;
 use crate::tcp::memory::Memory;
@@ -849,6 +850,7 @@ impl Builder {
                 self.config.max_connections,
             ),
             stateless: Mutex::new(Stateless::new(&caps)),
+            udp: UdpTable::default(),
             unclaimed: self.unclaimed,
             memory: Memory::new(self.config.max_buffer_memory),
             received: Received::default(),

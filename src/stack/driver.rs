@@ -16,7 +16,7 @@ pub(in crate::stack) mod run_queue;
 use crate::buf;
 use crate::busy::Busy;
 use crate::events::report;
-use crate::ip;
+use crate::ip::{self, Malformed};
 use crate::link::{Frame, Interest, Link, ReceiveError};
 use crate::run_list::{self, Budget};
 use crate::stack::accept::backlog::Listening;
@@ -26,6 +26,7 @@ use crate::stack::demux::stateless;
 use crate::stack::driver::backoff::Backoff;
 use crate::stack::driver::queue::Queue;
 use crate::stack::fused_link::FusedLink;
+use crate::stack::udp::Outcome;
 use crate::stack::{Down, Shared};
 use crate::sync::{Protection, intact};
 use crate::tcp::block::time_wait::Answer;
@@ -34,6 +35,7 @@ use crate::tcp::icmp::{self, IcmpError};
 use crate::tcp::service::Work;
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::{self, Parsed, SYN, Segment};
+use crate::udp;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -372,7 +374,8 @@ impl Driver {
         }
         let held = self.shared.accepting.held.lock().next();
         let record = self.shared.table.next_expiry();
-        held.into_iter().chain(record).min()
+        let flow = self.shared.udp.next_expiry();
+        held.into_iter().chain(record).chain(flow).min()
     }
 
     fn serve_run_queue(&mut self, now: Instant) -> bool {
@@ -385,9 +388,12 @@ impl Driver {
         {
             conn.resume();
         }
+        let waiting = self.home().run_queue.lock().take_datagrams();
+        waiting.iter().for_each(|udp| udp.resume());
         if self.is_first() {
             self.shared.table.expire(now);
             self.shared.expire_syns(now);
+            self.shared.expire_flows(now);
         }
         worked
     }
@@ -408,6 +414,7 @@ impl Driver {
                 ip_header_len,
                 frame,
             } => self.icmp(ip_header_len, &frame),
+            Parsed::Udp(frame, ip) => self.datagram(frame, &ip, (looped, now)),
             Parsed::Foreign(frame, _) if self.is_martian(&frame) => counters.bad_address.add(1),
             Parsed::Foreign(frame, why) => {
                 if !self.claimed(&frame) {
@@ -427,6 +434,31 @@ impl Driver {
         let nowhere = !to_many && !ip::is_endpoint(destination);
         let beginner = to_many && source.is_unspecified();
         nowhere || !beginner && self.shared.addressing.network.lock().is_martian(source)
+    }
+
+    fn datagram(&self, frame: Frame, ip: &ip::Packet, (looped, now): (bool, Instant)) {
+        let received = match udp::wire::parse(&frame, ip) {
+            Ok(received) => received,
+            // It may be for many, which is none of ours, and somebody else's.
+            Err(Malformed::Address) if !self.is_martian(&frame) && self.claimed(&frame) => return,
+            Err(why) => return self.shared.received.dropped(why).add(1),
+        };
+        let outcome = self.shared.datagram(self.queue, (&received, looped), now);
+        let Outcome::Nobody { own } = outcome else {
+            return;
+        };
+        if !looped && self.claimed(&frame) {
+            return;
+        }
+        self.shared
+            .udp
+            .counters
+            .no_port
+            .add(received.count() as u64);
+        self.shared.received.stray.add(1);
+        if own {
+            // Told to its sender.
+        }
     }
 
     fn icmp(&mut self, ip_header_len: usize, frame: &Frame) {

@@ -136,6 +136,8 @@ impl Link for Loopback {
             checksum: true,
             segment_v4: Some(LARGEST),
             segment_v6: Some(LARGEST),
+            datagrams_v4: Some(LARGEST),
+            datagrams_v6: Some(LARGEST),
         }
     }
 

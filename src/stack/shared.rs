@@ -20,6 +20,7 @@ use crate::stack::isn::IsnSecret;
 use crate::stack::paths::Paths;
 use crate::stack::routes::Network;
 use crate::stack::stats::Received;
+use crate::stack::udp::UdpTable;
 use crate::tcp::block::path_mtu::Finding;
 use crate::tcp::block::time::Clocked;
 use crate::tcp::conn::{Conn, Host, Runner};
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     pub(super) epoch: Instant,
     pub(super) config: Config,
     pub(crate) table: Table,
+    /// Sockets for datagrams, and flows.
+    pub(super) udp: UdpTable,
     pub(crate) stateless: Mutex<Stateless, LEAF>,
     pub(super) unclaimed: Unclaimed,
     /// Memory of the buffers of all connections.
@@ -184,6 +187,7 @@ impl Shared {
         // Another driver takes over the expiry of records.
         self.wake_all();
         self.end_connections(Work::NETWORK_DOWN, |conn| conn.home.queue == queue);
+        self.end_datagrams(SoError::NetworkDown, |udp| udp.queue == queue);
         self.end_run_queue(&self.queues[usize::from(queue)]);
     }
 
@@ -219,6 +223,9 @@ impl Shared {
         listeners
             .iter()
             .for_each(|listening| listening.go_down(error));
+        let intercepting = self.udp.listeners();
+        intercepting.iter().for_each(|flows| flows.go_down(error));
+        self.end_datagrams(error, |_| true);
         self.drop_syns();
         self.queues
             .iter()

@@ -6,14 +6,16 @@
 
 use super::block::segment as block;
 use crate::buf::Gather;
+pub(crate) use crate::ip::Tuple;
 use crate::ip::header::{
     CE, PROTO_ICMP, PROTO_ICMPV6, be16, be32, ipv4_checksum, length_field, options, pseudo_header,
 };
-use crate::ip::{self, IPV4_HEADER, IPV6_HEADER, MAX_LENGTH, Malformed, PROTO_TCP, is_endpoint};
+use crate::ip::{
+    self, IPV4_HEADER, IPV6_HEADER, MAX_LENGTH, Malformed, PROTO_TCP, PROTO_UDP, is_endpoint,
+};
 use crate::link::{self, Frame};
 use smallvec::SmallVec;
-use std::hash::{Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 pub(crate) const FIN: u8 = 0x01;
 pub(crate) const SYN: u8 = 0x02;
@@ -31,54 +33,6 @@ const ECT_0: u8 = 0b10;
 
 /// Largest shift of the window scale option (RFC 7323 2.3).
 const MAX_SHIFT: u8 = 14;
-
-/// Both ends of a connection, seen from here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tuple {
-    pub(crate) local: IpAddr,
-    pub(crate) remote: IpAddr,
-    pub(crate) local_port: u16,
-    pub(crate) remote_port: u16,
-}
-
-impl Hash for Tuple {
-    /// In one piece: a hasher takes a dozen small ones for many times as long.
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let mut all = [0; 36];
-        all[..2].copy_from_slice(&self.local_port.to_ne_bytes());
-        all[2..4].copy_from_slice(&self.remote_port.to_ne_bytes());
-        let len = match (self.local, self.remote) {
-            (IpAddr::V4(local), IpAddr::V4(remote)) => {
-                all[4..8].copy_from_slice(&local.octets());
-                all[8..12].copy_from_slice(&remote.octets());
-                12
-            }
-            (IpAddr::V6(local), IpAddr::V6(remote)) => {
-                all[4..20].copy_from_slice(&local.octets());
-                all[20..36].copy_from_slice(&remote.octets());
-                36
-            }
-            _ => unreachable!("invariant: both ends of a connection are of one family"),
-        };
-        state.write(&all[..len]);
-    }
-}
-
-impl Tuple {
-    pub(crate) fn ip_header_len(&self) -> usize {
-        if self.local.is_ipv4() {
-            IPV4_HEADER
-        } else {
-            IPV6_HEADER
-        }
-    }
-
-    /// This side's address, and the peer's.
-    pub(crate) fn ends(&self) -> (SocketAddr, SocketAddr) {
-        let local = SocketAddr::new(self.local, self.local_port);
-        (local, SocketAddr::new(self.remote, self.remote_port))
-    }
-}
 
 /// The options of a SYN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -158,6 +112,8 @@ pub(crate) enum Parsed {
         ip_header_len: usize,
         frame: Frame,
     },
+    /// A packet of UDP.
+    Udp(Frame, ip::Packet),
     /// A whole packet, but none that TCP could be: a fragment, or another protocol.
     Foreign(Frame, Malformed),
     Dropped(Malformed),
@@ -178,6 +134,7 @@ pub(crate) fn parse(frame: Frame) -> Parsed {
             ip_header_len: ip.header_len,
             frame,
         },
+        (PROTO_UDP, _) => Parsed::Udp(frame, ip),
         _ => Parsed::Foreign(frame, Malformed::Protocol),
     }
 }

@@ -368,6 +368,8 @@ impl Builder {
             checksum: offload,
             segment_v4: segment,
             segment_v6: segment,
+            datagrams_v4: None,
+            datagrams_v6: None,
         };
         Ok((fd, settings, capabilities))
     }

@@ -122,6 +122,8 @@ mod tests {
                 checksum: false,
                 segment_v4: None,
                 segment_v6: None,
+                datagrams_v4: None,
+                datagrams_v6: None,
             }
         }
         fn receive(&self, _frames: &mut Vec<Frame>, _max: usize) -> Result<usize, ReceiveError> {

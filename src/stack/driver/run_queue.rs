@@ -3,6 +3,7 @@
 
 use crate::tcp::conn::Conn;
 use crate::tcp::home::TimerKey;
+use crate::udp::Udp;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -13,6 +14,8 @@ pub(crate) struct RunQueue {
     timers: BTreeMap<TimerKey, Weak<Conn>>,
     serial: u64,
     blocked: Vec<Arc<Conn>>,
+    /// Sockets for datagrams that wait for room in the link.
+    blocked_datagrams: Vec<Arc<Udp>>,
     handed_over: Vec<Weak<Conn>>,
     /// The driver sleeps, or is about to.
     asleep: bool,
@@ -65,6 +68,20 @@ impl RunQueue {
         self.asleep
     }
 
+    /// Adds a socket for datagrams that waits for room. `true` if the driver must be woken.
+    pub(crate) fn block_datagrams(&mut self, udp: &Arc<Udp>) -> bool {
+        let is_there = |other: &Arc<Udp>| Arc::ptr_eq(other, udp);
+        if !self.over && !self.blocked_datagrams.iter().any(is_there) {
+            self.blocked_datagrams.push(udp.clone());
+        }
+        self.asleep
+    }
+
+    /// Takes the sockets for datagrams that may try the link again.
+    pub(crate) fn take_datagrams(&mut self) -> Vec<Arc<Udp>> {
+        std::mem::take(&mut self.blocked_datagrams)
+    }
+
     /// Adds a connection whose backlog is not empty. `true` if the driver must be woken.
     pub(crate) fn hand_over(&mut self, conn: &Arc<Conn>) -> bool {
         if !self.over {
@@ -100,7 +117,7 @@ impl RunQueue {
     }
 
     pub(crate) fn has_blocked(&self) -> bool {
-        !self.blocked.is_empty()
+        !self.blocked.is_empty() || !self.blocked_datagrams.is_empty()
     }
 
     /// `false` if there is work. (A blocked looped connection waits for the driver itself.)

@@ -39,6 +39,8 @@ impl Link for Stack {
             checksum: true,
             segment_v4: None,
             segment_v6: None,
+            datagrams_v4: None,
+            datagrams_v6: None,
         }
     }
 

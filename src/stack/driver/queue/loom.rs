@@ -41,6 +41,8 @@ impl Link for Queue {
             checksum: true,
             segment_v4: None,
             segment_v6: None,
+            datagrams_v4: None,
+            datagrams_v6: None,
         }
     }
 

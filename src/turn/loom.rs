@@ -25,7 +25,7 @@ fn turns() {
 
 #[test]
 fn everything_is_done() {
-    explore("turns of a kernel connection", turns);
+    explore("turns", turns);
 }
 
 #[test]

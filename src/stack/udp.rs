@@ -1,0 +1,297 @@
+//! Datagrams: the sockets and flows of a stack, and to which of them a datagram belongs.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `table` | sockets and flows by their addresses; when flows expire |
+//! | `listener` | intercepting listeners and their queues; [`UdpListener`] |
+//! | `socket` | the program's handle, [`UdpSocket`] |
+//!
+//! A datagram belongs, in this order, to the flow with its addresses, to the most precisely bound socket, to the
+//! flow of its sender if that has an endpoint-independent mapping, and to the intercepting listener with the most
+//! precise rule, where it begins a flow. Otherwise the hook for unhandled frames is asked, and then, if it was for
+//! an address of the stack, its sender gets a "port unreachable".
+
+mod info;
+mod listener;
+mod socket;
+mod table;
+
+pub use info::{DatagramInfo, DatagramTable};
+pub(in crate::stack) use listener::Flows;
+pub use listener::{FlowOptions, Mapping, UdpListener};
+pub use socket::UdpSocket;
+pub(in crate::stack) use table::UdpTable;
+
+use crate::error::SoError;
+use crate::link::{Link, Packet, TransmitError};
+use crate::protocol::SocketEnd;
+use crate::stack::Shared;
+use crate::tcp::block::path_mtu::{By, Finding, Known};
+use crate::tcp::icmp::{IcmpError, IcmpErrorKind};
+use crate::udp::wire::Received;
+use crate::udp::{Host, Kind, Names, Timeouts, Udp, UdpCounters, Way};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Payload bytes of each buffer of a socket: some of the longest datagrams.
+pub(in crate::stack) const HIWAT: usize = 256 * 1024;
+/// Datagrams of each buffer.
+pub(in crate::stack) const LIMIT: usize = 1024;
+/// A bound socket does not expire.
+const NEVER: Timeouts = Timeouts {
+    unanswered: Duration::MAX,
+    answered: Duration::MAX,
+};
+
+/// What has become of a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::stack) enum Outcome {
+    /// A socket or a flow has it, or it was dropped and counted.
+    Done,
+    /// It is for none of them. `own`: its destination is an address of the stack.
+    Nobody { own: bool },
+}
+
+impl Shared {
+    /// A datagram that arrived on this queue. `looped`: the stack has sent it to itself.
+    pub(in crate::stack) fn datagram(
+        self: &Arc<Self>,
+        queue: u16,
+        (received, looped): (&Received, bool),
+        now: Instant,
+    ) -> Outcome {
+        let tuple = &received.tuple;
+        if let Some(udp) = self.udp.flow(tuple) {
+            // A flow's client is no address of the stack.
+            match looped {
+                true => self.received.bad_address.add(1),
+                false => udp.receive(received, now),
+            }
+            return Outcome::Done;
+        }
+        let (own, martian, routed) = {
+            let network = self.addressing.network.lock();
+            let forged = network.is_martian(tuple.remote) || network.is_broadcast(tuple.local);
+            let routed = looped || network.is_routed(tuple.remote);
+            (network.is_own(tuple.local), forged && !looped, routed)
+        };
+        if martian {
+            self.received.bad_address.add(1);
+            return Outcome::Done;
+        }
+        if own && let Some(udp) = self.udp.bound(tuple) {
+            udp.receive(received, now);
+            return Outcome::Done;
+        }
+        if !routed {
+            self.received.unrouted.add(1);
+            return Outcome::Done;
+        }
+        if looped || tuple.remote_port == 0 {
+            return Outcome::Nobody { own };
+        }
+        if let Some(udp) = self.udp.endpoint(tuple) {
+            udp.receive(received, now);
+            return Outcome::Done;
+        }
+        match self.udp.listener_for(tuple, own) {
+            Some(flows) => {
+                let begun = self.begin_flow(&flows, (queue, received));
+                if let Some((udp, is_new)) = begun {
+                    udp.receive(received, now);
+                    if is_new && !flows.offer(&udp) {
+                        udp.finish(None);
+                    }
+                }
+                Outcome::Done
+            }
+            None => Outcome::Nobody { own },
+        }
+    }
+
+    /// A new flow, unless a limit forbids it; or that of another thread that was first.
+    fn begin_flow(
+        self: &Arc<Self>,
+        flows: &Arc<Flows>,
+        (queue, received): (u16, &Received),
+    ) -> Option<(Arc<Udp>, bool)> {
+        let tuple = received.tuple;
+        let refused = || {
+            self.udp.counters.flows_refused.add(1);
+            None
+        };
+        if self.is_down(queue) || !flows.reserve(tuple.remote) {
+            return refused();
+        }
+        let end = SocketEnd::for_datagrams(
+            flows.options.hiwat,
+            flows.options.hiwat,
+            flows.options.records,
+        );
+        let kind = match flows.options.mapping {
+            Mapping::Flow => Kind::Flow(tuple),
+            Mapping::Endpoint => Kind::Endpoint(tuple.ends().1),
+        };
+        let host: Arc<dyn Host> = self.clone();
+        let udp = Udp::new(host, end, (kind, queue), flows.options.timeouts());
+        match self.udp.insert(&udp, flows) {
+            Ok(()) => {
+                self.udp.counters.flows.add(1);
+                let at = self.epoch + udp.expires();
+                self.udp.arm(&udp, at);
+                self.expires_at(at);
+                if self.is_down(queue) {
+                    udp.finish(Some(self.why_down()));
+                }
+                Some((udp, true))
+            }
+            Err(first) => {
+                flows.release(tuple.remote);
+                first.map(|first| (first, false)).or_else(refused)
+            }
+        }
+    }
+
+    /// Ends the flows through which nothing has passed for their time.
+    pub(in crate::stack) fn expire_flows(&self, now: Instant) {
+        while let Some(udp) = self.udp.due(now) {
+            let at = self.epoch + udp.expires();
+            if at > now {
+                self.udp.arm(&udp, at);
+            } else {
+                self.udp.counters.flows_expired.add(1);
+                udp.finish(None);
+            }
+        }
+    }
+
+    /// Ends the sockets and flows of a stack that goes down, or of a queue or an address that is gone.
+    pub(in crate::stack) fn end_datagrams(&self, error: SoError, which: impl Fn(&Udp) -> bool) {
+        let all = self.udp.all();
+        let ended = all.iter().filter(|udp| which(udp));
+        ended.for_each(|udp| udp.finish(Some(error)));
+    }
+
+    /// An ICMP error about a datagram that we have sent. `false` if no socket of ours sent it.
+    pub(in crate::stack) fn datagram_error(&self, error: &IcmpError) -> bool {
+        let tuple = &error.tuple;
+        let udp = self.udp.flow(tuple).or_else(|| self.udp.bound(tuple));
+        let Some(udp) = udp.or_else(|| self.udp.endpoint(tuple)) else {
+            return false;
+        };
+        self.udp.counters.icmp_errors.add(1);
+        match error.kind {
+            IcmpErrorKind::Hard(error) => udp.end.fail_once(error),
+            IcmpErrorKind::Soft => {}
+            IcmpErrorKind::TooBig(mtu) => self.learn_mtu(tuple.remote, mtu),
+        }
+        true
+    }
+
+    /// A router reports the size that passes; one that does not say so means the least that every host takes.
+    fn learn_mtu(&self, to: IpAddr, reported: usize) {
+        let least = if to.is_ipv4() { 552 } else { 1280 };
+        let mtu = reported.max(least).min(self.capabilities().mtu);
+        let found = Finding::Smaller(Known {
+            mtu,
+            by: By::Router,
+        });
+        self.addressing.paths.learn(to, found, self.clock.now());
+    }
+}
+
+impl Host for Shared {
+    fn way(&self, from: Option<IpAddr>, to: IpAddr) -> Result<Way, SoError> {
+        let unreachable = Err(SoError::HostUnreachable);
+        let link = self.capabilities().mtu;
+        let (source, looped, mtu) = {
+            let network = self.addressing.network.lock();
+            if !crate::ip::is_endpoint(to) || network.is_broadcast(to) {
+                return unreachable;
+            }
+            if from.is_some_and(|from| from.is_ipv4() != to.is_ipv4()) {
+                return unreachable;
+            }
+            let looped = network.is_own(to);
+            if !looped && !network.is_routed(to) {
+                return unreachable;
+            }
+            let source = match from {
+                Some(from) => Some(from),
+                None if looped => Some(to),
+                None => network.source_for(to),
+            };
+            (source, looped, network.mtu_to(to))
+        };
+        let Some(source) = source else {
+            return unreachable;
+        };
+        let path = (!looped).then(|| self.addressing.paths.get(to, self.clock.now()));
+        let known = path.flatten().map(|known| known.mtu);
+        let mtu = [mtu, known].into_iter().flatten().fold(link, usize::min);
+        Ok(Way {
+            source,
+            looped,
+            mtu: if looped { usize::MAX } else { mtu },
+        })
+    }
+
+    fn link(&self, queue: u16, looped: bool) -> &dyn Link {
+        let queue = &self.queues[usize::from(queue)];
+        match looped {
+            true => &queue.loopback,
+            false => &queue.link,
+        }
+    }
+
+    fn queues(&self) -> usize {
+        self.queues.len()
+    }
+
+    fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    fn since_epoch(&self, now: Instant) -> Duration {
+        Shared::since_epoch(self, now)
+    }
+
+    fn fragment(
+        &self,
+        _link: &dyn Link,
+        _packet: &Packet<'_>,
+        _mtu: usize,
+    ) -> Result<(), TransmitError> {
+        Err(TransmitError::Refused(
+            std::io::ErrorKind::InvalidInput.into(),
+        ))
+    }
+
+    fn blocked(&self, udp: &Arc<Udp>) {
+        let queue = &self.queues[usize::from(udp.queue)];
+        let wake = queue.run_queue.lock().block_datagrams(udp);
+        queue.wake_if(wake);
+    }
+
+    fn refuse(&self, _udp: &Udp, _why: SoError) {}
+
+    fn connected(&self, udp: &Udp, names: Names) {
+        self.udp.rename(udp, names);
+    }
+
+    fn closed(&self, udp: &Udp) {
+        self.udp.remove(udp);
+        self.wake_all_if_abandoned();
+    }
+
+    fn detached(&self) {
+        self.lifecycle.attached.fetch_sub(1, Ordering::AcqRel);
+        self.wake_all_if_abandoned();
+    }
+
+    fn counters(&self) -> &UdpCounters {
+        &self.udp.counters
+    }
+}

@@ -1,0 +1,573 @@
+//! UDP: one socket or flow of a stack, and its datagrams on the wire. RFC 768, 1122 4.1, 4787.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `udp` | [`Udp`], the protocol of one socket: sending, and what becomes of received datagrams |
+//! | `wire` | datagrams in packets |
+//!
+//! A socket is *bound* to an address of the stack (and may be connected to a peer), or it is a *flow* that an
+//! intercepting listener has accepted: from one client to one destination, or, with an endpoint-independent
+//! mapping, from one client to all destinations. A flow's datagrams, seen by the program, go to and come from the
+//! client's destinations, as those of the client's own socket do.
+//!
+//! Datagrams are sent by whichever thread brings them, one thread at a time ([`Turn`]), in order. When the link is
+//! full, the datagrams that were taken from `so_snd` stay with the socket, and its driver tries again; then
+//! `so_snd` fills, and writers wait. So nothing is lost between a splice and the link. Everything else that cannot
+//! be sent is dropped and counted, and sets `so_error` where a kernel would.
+//!
+//! Locks: `so_rcv` (2), `so_snd` (3), and leaves: addresses of a bound socket, datagrams that wait. None is held
+//! while the link transmits.
+
+pub(crate) mod wire;
+
+use crate::buf::Gather;
+use crate::counter::Counter;
+use crate::error::SoError;
+use crate::ip::{self, Tuple};
+use crate::link::{Capabilities, Link, Packet, TransmitError};
+use crate::lock::{LEAF, Mutex};
+use crate::protocol::{Protocol, SoState, SocketEnd, Wakeup};
+use crate::sockbuf::Addresses;
+use crate::socket::Datagram;
+use crate::turn::Turn;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+use wire::{MAX_SEGMENTS, Received, UDP_HEADER};
+
+/// Datagrams that are taken from `so_snd` at once: a super-frame's.
+const BATCH: usize = MAX_SEGMENTS;
+/// Longest super-frame: with room for the headers of a VLAN and of a tunnel in 64 KiB.
+const MOST: usize = 65_000;
+
+/// How a datagram gets to an address.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way {
+    pub(crate) source: IpAddr,
+    /// The destination is an address of the stack itself.
+    pub(crate) looped: bool,
+    /// Largest packet.
+    pub(crate) mtu: usize,
+}
+
+/// What a socket needs of its stack.
+pub(crate) trait Host: Send + Sync + std::fmt::Debug {
+    /// How a datagram gets to `to`, from `from` if that is given.
+    fn way(&self, from: Option<IpAddr>, to: IpAddr) -> Result<Way, SoError>;
+
+    fn link(&self, queue: u16, looped: bool) -> &dyn Link;
+
+    fn queues(&self) -> usize;
+
+    fn now(&self) -> Instant;
+
+    /// Time since the stack was built.
+    fn since_epoch(&self, now: Instant) -> Duration;
+
+    /// Sends a packet in fragments. Its checksum is complete.
+    fn fragment(
+        &self,
+        link: &dyn Link,
+        packet: &Packet<'_>,
+        mtu: usize,
+    ) -> Result<(), TransmitError>;
+
+    /// The link is full: the driver is to call [`Udp::resume`] when there is room.
+    fn blocked(&self, udp: &Arc<Udp>);
+
+    /// Tells a flow's client that its destination cannot be reached, for this reason.
+    fn refuse(&self, udp: &Udp, why: SoError);
+
+    /// A bound socket has these addresses from now on.
+    fn connected(&self, udp: &Udp, names: Names);
+
+    /// The socket is closed, or has ended: nothing is received for it any more.
+    fn closed(&self, udp: &Udp);
+
+    /// The program has closed the socket.
+    fn detached(&self);
+
+    fn counters(&self) -> &UdpCounters;
+}
+
+/// What the sockets of a stack count (RFC 4113).
+#[derive(Debug, Default)]
+pub(crate) struct UdpCounters {
+    pub(crate) received: Counter,
+    pub(crate) sent: Counter,
+    /// Received datagrams that found a full buffer.
+    pub(crate) dropped: Counter,
+    /// Datagrams for no socket, flow or rule.
+    pub(crate) no_port: Counter,
+    /// Datagrams that could not be sent.
+    pub(crate) unsent: Counter,
+    /// Flows that began, and those that were refused because of a limit.
+    pub(crate) flows: Counter,
+    pub(crate) flows_refused: Counter,
+    /// Flows that ended because no datagram passed.
+    pub(crate) flows_expired: Counter,
+    /// ICMP errors about datagrams of ours.
+    pub(crate) icmp_errors: Counter,
+}
+
+/// What a socket is.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// Bound to an address of the stack, or to all of them (the unspecified one), and connected or not.
+    Bound(Mutex<Names, LEAF>),
+    /// From one client to one destination.
+    Flow(Tuple),
+    /// From one client to all destinations.
+    Endpoint(SocketAddr),
+}
+
+/// The addresses of a bound socket.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Names {
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: Option<SocketAddr>,
+}
+
+/// How long a flow lasts without a datagram.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timeouts {
+    pub(crate) unanswered: Duration,
+    pub(crate) answered: Duration,
+}
+
+/// One socket, or one flow.
+#[derive(Debug)]
+pub(crate) struct Udp {
+    me: Weak<Udp>,
+    pub(crate) end: Arc<SocketEnd>,
+    host: Arc<dyn Host>,
+    pub(crate) kind: Kind,
+    pub(crate) timeouts: Timeouts,
+    /// By which queue it transmits.
+    pub(crate) queue: u16,
+    hop_limit: AtomicU8,
+    sending: Turn,
+    /// Datagrams that were taken from `so_snd`, and wait for room in the link.
+    waiting: Mutex<Vec<Datagram>, LEAF>,
+    /// When a datagram last passed, in nanoseconds since the stack was built.
+    used: AtomicU64,
+    answered: AtomicBool,
+    /// Handed out to the program.
+    pub(crate) attached: AtomicBool,
+    ended: AtomicBool,
+}
+
+impl Udp {
+    pub(crate) fn new(
+        host: Arc<dyn Host>,
+        end: Arc<SocketEnd>,
+        (kind, queue): (Kind, u16),
+        timeouts: Timeouts,
+    ) -> Arc<Udp> {
+        end.connected();
+        let used = nanos(host.since_epoch(host.now()));
+        Arc::new_cyclic(|me| Udp {
+            me: me.clone(),
+            end,
+            host,
+            kind,
+            timeouts,
+            queue,
+            hop_limit: AtomicU8::new(ip::header::HOP_LIMIT),
+            sending: Turn::default(),
+            waiting: Mutex::default(),
+            used: AtomicU64::new(used),
+            answered: AtomicBool::new(false),
+            attached: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        })
+    }
+
+    /// This side's address and the peer's, as far as there is one of each.
+    pub(crate) fn names(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        match &self.kind {
+            Kind::Bound(names) => {
+                let names = *names.lock();
+                (Some(names.local), names.peer)
+            }
+            Kind::Flow(tuple) => {
+                let (local, peer) = tuple.ends();
+                (Some(local), Some(peer))
+            }
+            Kind::Endpoint(client) => (None, Some(*client)),
+        }
+    }
+
+    /// Connects a bound socket: it receives from this peer only, and sends to it.
+    pub(crate) fn connect(&self, peer: SocketAddr) -> Result<(), SoError> {
+        if let Kind::Bound(names) = &self.kind {
+            let bound = names.lock().local.ip();
+            let from = Some(bound).filter(|bound| !bound.is_unspecified());
+            let way = self.host.way(from, peer.ip())?;
+            let now = {
+                let mut names = names.lock();
+                names.local.set_ip(way.source);
+                names.peer = Some(peer);
+                *names
+            };
+            self.host.connected(self, now);
+        }
+        Ok(())
+    }
+
+    /// Whether a datagram with these addresses can be sent, as far as that is known at once.
+    pub(crate) fn check(&self, addresses: Addresses) -> Result<(), SoError> {
+        let (from, _, to) = self.ends_of(addresses)?;
+        self.host.way(from, to.ip()).map(drop)
+    }
+
+    pub(crate) fn set_hop_limit(&self, hop_limit: u8) {
+        self.hop_limit.store(hop_limit, Ordering::Relaxed);
+    }
+
+    pub(crate) fn hop_limit(&self) -> u8 {
+        self.hop_limit.load(Ordering::Relaxed)
+    }
+
+    /// Datagrams have arrived.
+    pub(crate) fn receive(&self, received: &Received, now: Instant) {
+        self.touch(now);
+        let (local, peer) = received.tuple.ends();
+        let addresses = match &self.kind {
+            Kind::Bound(_) => Addresses::to(peer).from_local(local.ip()),
+            Kind::Flow(_) => Addresses::default(),
+            // To the program these are the client's own datagrams, on their way out.
+            Kind::Endpoint(_) => Addresses::to(local),
+        };
+        let datagrams = received.datagrams().map(|payload| (payload, addresses));
+        let taken = self.end.append_records_rcv(datagrams);
+        let counters = self.host.counters();
+        counters.received.add(taken as u64);
+        counters.dropped.add((received.count() - taken) as u64);
+    }
+
+    fn touch(&self, now: Instant) {
+        let used = nanos(self.host.since_epoch(now));
+        self.used.fetch_max(used, Ordering::Relaxed);
+    }
+
+    /// When it ends if nothing passes until then, as time since the stack was built.
+    pub(crate) fn expires(&self) -> Duration {
+        let answered = self.answered.load(Ordering::Relaxed);
+        let idle = match answered {
+            true => self.timeouts.answered,
+            false => self.timeouts.unanswered,
+        };
+        Duration::from_nanos(self.used.load(Ordering::Relaxed)).saturating_add(idle)
+    }
+
+    /// Time since the stack was built at which a datagram last passed.
+    pub(crate) fn last_used(&self) -> Duration {
+        Duration::from_nanos(self.used.load(Ordering::Relaxed))
+    }
+
+    /// It is over: what has arrived can be read, and nothing is sent any more.
+    pub(crate) fn finish(&self, error: Option<SoError>) {
+        if !self.ended.swap(true, Ordering::AcqRel) {
+            self.end.disconnected(error);
+            self.host.closed(self);
+        }
+    }
+
+    /// Sends what is there, in order.
+    fn send(&self) {
+        self.sending.take(|| {
+            loop {
+                let mut batch = std::mem::take(&mut *self.waiting.lock());
+                if batch.is_empty() {
+                    self.take(&mut batch);
+                }
+                if batch.is_empty() {
+                    return;
+                }
+                let left = Batch::new(self).transmit(&batch);
+                if left < batch.len() {
+                    batch.drain(..left);
+                    *self.waiting.lock() = batch;
+                    if let Some(me) = self.me.upgrade() {
+                        self.host.blocked(&me);
+                    }
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Takes datagrams from `so_snd`.
+    fn take(&self, batch: &mut Vec<Datagram>) {
+        let mut snd = self.end.snd();
+        while batch.len() < BATCH
+            && let Some((payload, addresses)) = snd.buf.take_record()
+        {
+            let mut datagram = Datagram::new(payload, addresses);
+            datagram.addresses = addresses;
+            batch.push(datagram);
+        }
+        if !batch.is_empty() {
+            self.end.sowwakeup(&snd, Wakeup::Space);
+        }
+    }
+
+    /// The link has room again.
+    pub(crate) fn resume(&self) {
+        self.send();
+    }
+
+    /// From and to where a datagram goes.
+    fn ends_of(&self, addresses: Addresses) -> Result<(Option<IpAddr>, u16, SocketAddr), SoError> {
+        match &self.kind {
+            Kind::Flow(tuple) => {
+                let (local, peer) = tuple.ends();
+                Ok((Some(local.ip()), local.port(), peer))
+            }
+            // The program's peer is whom the client talks to.
+            Kind::Endpoint(client) => {
+                let from = addresses.peer.ok_or(SoError::DestinationRequired)?;
+                if from.is_ipv4() != client.is_ipv4() {
+                    return Err(SoError::HostUnreachable);
+                }
+                Ok((Some(from.ip()), from.port(), *client))
+            }
+            Kind::Bound(names) => {
+                let names = *names.lock();
+                let to = addresses.peer.or(names.peer);
+                let to = to.ok_or(SoError::DestinationRequired)?;
+                let bound = Some(names.local.ip()).filter(|bound| !bound.is_unspecified());
+                Ok((addresses.local.or(bound), names.local.port(), to))
+            }
+        }
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Where datagrams go, in one piece of work.
+#[derive(Debug, Clone, Copy)]
+struct Route {
+    from: SocketAddr,
+    to: SocketAddr,
+    way: Way,
+}
+
+/// Datagrams that are sent together.
+struct Batch<'a> {
+    udp: &'a Udp,
+    caps: Option<(bool, Capabilities)>,
+    /// Of the datagram before, with its addresses.
+    route: Option<(Addresses, Route)>,
+}
+
+impl<'a> Batch<'a> {
+    fn new(udp: &'a Udp) -> Batch<'a> {
+        Batch {
+            udp,
+            caps: None,
+            route: None,
+        }
+    }
+
+    /// Sends datagrams from the front; returns how many are done with.
+    fn transmit(&mut self, batch: &[Datagram]) -> usize {
+        let (mut at, mut sent) = (0, 0);
+        while at < batch.len() {
+            let (count, result) = self.next(&batch[at..]);
+            match result {
+                Ok(()) => sent += count,
+                Err(Trouble::Full) => break,
+                Err(Trouble::Dropped) => self.udp.host.counters().unsent.add(count as u64),
+                Err(Trouble::Failed(error)) => {
+                    self.udp.host.counters().unsent.add(count as u64);
+                    self.udp.end.fail_once(error);
+                }
+            }
+            at += count;
+        }
+        if sent > 0 {
+            self.udp.answered.store(true, Ordering::Relaxed);
+            self.udp.touch(self.udp.host.now());
+            self.udp.host.counters().sent.add(sent as u64);
+        }
+        at
+    }
+
+    /// Sends the first datagram, and those behind it that fit into one super-frame. Returns how many these are.
+    fn next(&mut self, batch: &[Datagram]) -> (usize, Result<(), Trouble>) {
+        let first = &batch[0];
+        let route = match self.route_for(first.addresses) {
+            Ok(route) => route,
+            Err(error) => return (1, Err(Trouble::Failed(error))),
+        };
+        let len = first.len();
+        if len > wire::longest(route.to.is_ipv4()) {
+            return (1, Err(Trouble::Failed(SoError::MessageSize)));
+        }
+        let headers = UDP_HEADER
+            + match route.to.is_ipv4() {
+                true => ip::IPV4_HEADER,
+                false => ip::IPV6_HEADER,
+            };
+        let udp = self.udp;
+        let link = udp.host.link(udp.queue, route.way.looped);
+        let caps = self.capabilities(link, route.way.looped);
+        let fits = headers + len <= route.way.mtu;
+        let most = match route.to.is_ipv4() {
+            true => caps.datagrams_v4,
+            false => caps.datagrams_v6,
+        };
+        let count = match most {
+            Some(most) if fits && len > 0 => run(batch, most.min(MOST) - headers),
+            _ => 1,
+        };
+        let payload: Gather = match count {
+            1 => first.payload.clone(),
+            _ => batch[..count]
+                .iter()
+                .flat_map(|one| one.payload.iter().cloned())
+                .collect(),
+        };
+        let partial = caps.checksum && fits;
+        let header = wire::compose((route.from, route.to), &payload, (udp.hop_limit(), partial));
+        let mut packet =
+            Packet::new(header.bytes(), &payload, header.ip_header_len).checksum(header.checksum);
+        if count > 1 {
+            packet = packet.segment(u16::try_from(len).ok().and_then(NonZeroU16::new));
+        }
+        let sent = match fits {
+            true => link.transmit(&packet),
+            false => udp.host.fragment(link, &packet, route.way.mtu),
+        };
+        (
+            count,
+            sent.map_err(|error| Trouble::of(&error, route.way.looped)),
+        )
+    }
+
+    fn capabilities(&mut self, link: &dyn Link, looped: bool) -> Capabilities {
+        match self.caps {
+            Some((of, caps)) if of == looped => caps,
+            _ => {
+                let caps = link.capabilities();
+                self.caps = Some((looped, caps));
+                caps
+            }
+        }
+    }
+
+    fn route_for(&mut self, addresses: Addresses) -> Result<Route, SoError> {
+        if let Some((of, route)) = self.route
+            && of == addresses
+        {
+            return Ok(route);
+        }
+        let (from, port, to) = self.udp.ends_of(addresses)?;
+        let way = self.udp.host.way(from, to.ip())?;
+        // A flow answers in the name of its destination.
+        let source = match self.udp.kind {
+            Kind::Bound(_) => way.source,
+            _ => from.unwrap_or(way.source),
+        };
+        let route = Route {
+            from: SocketAddr::new(source, port),
+            to,
+            way,
+        };
+        self.route = Some((addresses, route));
+        Ok(route)
+    }
+}
+
+/// How many datagrams from the front go into one super-frame of so many bytes of payload: with the same
+/// addresses, all of the same length, but for the last one, which may be shorter.
+fn run(batch: &[Datagram], most: usize) -> usize {
+    let first = &batch[0];
+    let size = first.len();
+    let (mut count, mut bytes) = (1, size);
+    for next in batch[1..].iter().take(MAX_SEGMENTS - 1) {
+        let len = next.len();
+        if len == 0 || len > size || next.addresses != first.addresses || bytes + len > most {
+            break;
+        }
+        (count, bytes) = (count + 1, bytes + len);
+        if len < size {
+            break;
+        }
+    }
+    count
+}
+
+/// Why a datagram was not sent.
+enum Trouble {
+    /// There is no room now.
+    Full,
+    /// It is lost, as one on the wire might be.
+    Dropped,
+    /// It is lost, and the program is told.
+    Failed(SoError),
+}
+
+impl Trouble {
+    /// The stack's own queue is no wire that becomes free without its reader: what it has no room for is dropped,
+    /// as a kernel's is.
+    fn of(error: &TransmitError, looped: bool) -> Trouble {
+        match error {
+            TransmitError::Full if !looped => Trouble::Full,
+            TransmitError::Gone(_) => Trouble::Failed(SoError::NetworkDown),
+            _ => Trouble::Dropped,
+        }
+    }
+}
+
+impl Protocol for Udp {
+    fn output(&self) {
+        self.send();
+    }
+
+    fn rcvd(&self, _idle: bool) {}
+
+    /// A flow's client is told, by an ICMP error, that its destination cannot be reached.
+    fn abort(&self) {
+        if !matches!(self.kind, Kind::Bound(_)) {
+            let why = self.end.error().unwrap_or(SoError::ConnectionRefused);
+            self.host.refuse(self, why);
+        }
+        self.finish(Some(SoError::ConnectionAborted));
+    }
+
+    fn detach(&self) {
+        self.end.flush_rcv();
+        self.send();
+        self.finish(None);
+        if self.attached.swap(false, Ordering::AcqRel) {
+            self.host.detached();
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "udp"
+    }
+
+    fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let (local, peer) = self.names();
+        local.zip(peer)
+    }
+
+    fn so_state(&self) -> SoState {
+        match self.names() {
+            (Some(_), Some(_)) => SoState::Datagrams,
+            _ => SoState::UnconnectedDatagrams,
+        }
+    }
+
+    fn queue(&self) -> Option<usize> {
+        (self.host.queues() > 1).then_some(self.queue.into())
+    }
+}
