@@ -2,14 +2,23 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `header` | headers: parsed once for each frame, written once for each packet; addresses; checksums |
+//! | `header` | headers: their fields, how they are written; addresses; checksums |
+//! | `packet` | received headers, parsed once for each frame |
+//! | `extension` | the extension headers of IPv6 |
+//! | `echo` | answers to pings |
+//! | `icmp` | ICMP errors that this host sends: about which packets, and how many |
 //! | `tuple` | both ends of a connection |
 
+pub(crate) mod echo;
+pub(crate) mod extension;
 pub(crate) mod header;
+pub(crate) mod icmp;
+pub(crate) mod packet;
 pub(crate) mod tuple;
 
 pub(crate) use header::{
-    IPV4_HEADER, IPV6_HEADER, MAX_LENGTH, Malformed, PROTO_TCP, PROTO_UDP, Packet, addresses, be16,
-    be32, is_endpoint, parse,
+    IPV4_HEADER, IPV6_HEADER, MAX_LENGTH, Malformed, PROTO_TCP, PROTO_UDP, addresses, be16, be32,
+    is_endpoint,
 };
+pub(crate) use packet::{Packet, parse};
 pub(crate) use tuple::Tuple;

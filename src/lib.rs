@@ -77,8 +77,8 @@
 //! ```
 //!
 //! The socket layer does not use splices (it offers an upcall that diverts a buffer), splices use neither
-//! stack nor TCP. Only `tcp` and `stack` use [smoltcp](https://docs.rs/smoltcp), which answers pings, and is a
-//! peer and a twin in tests and benchmarks.
+//! stack nor TCP. [smoltcp](https://docs.rs/smoltcp) is a peer and a twin in tests and
+//! benchmarks.
 //!
 //! # How a byte travels
 //!

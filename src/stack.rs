@@ -140,6 +140,7 @@ mod demux;
 mod driver;
 mod ephemeral_ports;
 mod fused_link;
+mod icmp_error;
 mod isn;
 mod listener;
 mod loopback;
@@ -377,6 +378,8 @@ impl Stack {
             icmp_errors: counters.icmp_errors.get(),
             mtu_lowered: counters.mtu_lowered.get(),
             icmp_ignored: counters.icmp_ignored.get(),
+            icmp_errors_sent: shared.received.icmp_errors_sent.get(),
+            icmp_errors_limited: shared.received.icmp_errors_limited.get(),
             broken: counters.broken.get(),
             connections_refused: shared.received.connections_refused.get(),
             peer_connections_refused: shared.received.peers_refused.get(),

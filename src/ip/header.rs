@@ -1,9 +1,8 @@
-//! The IP header: of what is received and of what is sent, and the checksums that depend on it.
+//! The IP header: its fields, how it is written, and the checksums that depend on it.
 //!
 //! RFC 791, 8200. Pure.
 
-use crate::link::Frame;
-use internet_checksum::Checksum;
+pub(crate) use internet_checksum::Checksum;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub(crate) const IPV4_HEADER: usize = 20;
@@ -31,100 +30,30 @@ pub(crate) fn length_field(len: usize) -> [u8; 2] {
 pub(crate) enum Malformed {
     /// Too short, lengths that disagree, a version that is neither 4 nor 6.
     Header,
-    /// An IPv4 or IPv6 fragment.
-    Fragment,
-    /// An IPv6 extension header, or a protocol that is neither TCP nor ICMP.
+    /// A protocol that is neither TCP nor ICMP, or an IPv6 option whose kind asks to be dropped.
     Protocol,
+    /// An IPv6 extension header that asks for something else than this host does: its sender is to be
+    /// told (RFC 8200 4, RFC 4443 3.4).
+    Parameter { code: u8, pointer: u32 },
     /// A wrong checksum.
     Checksum,
     /// A source or destination that no TCP connection has, or a route that the source chose.
     Address,
 }
 
-/// The IP header of a packet, as far as it means something here.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Packet {
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
-    pub(crate) protocol: u8,
-    pub(crate) header_len: usize,
-    pub(crate) total_len: usize,
-    /// RFC 3168 5.
-    pub(crate) ecn: u8,
-}
-
-/// The header of a frame's packet, if it is whole and makes sense.
-pub(crate) fn parse(frame: &Frame) -> Result<Packet, Malformed> {
-    match frame.head.first().map(|byte| byte >> 4) {
-        Some(4) => parse_ipv4(frame),
-        Some(6) => parse_ipv6(frame),
-        _ => Err(Malformed::Header),
-    }
-}
-
-fn parse_ipv4(frame: &Frame) -> Result<Packet, Malformed> {
-    let head: &[u8] = &frame.head;
-    let header_len = usize::from(head[0] & 0x0f) * 4;
-    if header_len < IPV4_HEADER || head.len() < header_len {
-        return Err(Malformed::Header);
-    }
-    let total_len = usize::from(be16(head, 2));
-    if total_len < header_len || total_len > frame.len() {
-        return Err(Malformed::Header);
-    }
-    if !frame.checksum.is_vouched_for()
-        && internet_checksum::checksum(&head[..header_len]) != [0, 0]
-    {
-        return Err(Malformed::Checksum);
-    }
-    if header_len > IPV4_HEADER && is_source_routed(&head[IPV4_HEADER..header_len]) {
-        return Err(Malformed::Address);
-    }
-    // More-fragments flag or an offset.
-    if be16(head, 6) & 0x3fff != 0 {
-        return Err(Malformed::Fragment);
-    }
-    Ok(Packet {
-        source: IpAddr::V4(Ipv4Addr::from(array::<4>(head, 12))),
-        destination: IpAddr::V4(Ipv4Addr::from(array::<4>(head, 16))),
-        protocol: head[9],
-        header_len,
-        total_len,
-        ecn: head[1] & CE,
-    })
-}
-
-/// Whether the source has chosen the route, also if that has been followed to its end: what it asks for is
-/// that answers go back by the same way, which lets anybody talk in another's name (RFC 1122 3.2.1.8).
-/// Other options mean nothing here.
-fn is_source_routed(ip_options: &[u8]) -> bool {
-    /// Loose and strict (RFC 791 3.1).
-    const SOURCE_ROUTES: [u8; 2] = [131, 137];
-    options(ip_options).any(|(kind, _)| SOURCE_ROUTES.contains(&kind))
-}
-
-fn parse_ipv6(frame: &Frame) -> Result<Packet, Malformed> {
-    /// Next-header value of the fragment header.
-    const FRAGMENT: u8 = 44;
-    let head: &[u8] = &frame.head;
-    if head.len() < IPV6_HEADER {
-        return Err(Malformed::Header);
-    }
-    let total_len = IPV6_HEADER + usize::from(be16(head, 4));
-    if total_len > frame.len() {
-        return Err(Malformed::Header);
-    }
-    if head[6] == FRAGMENT {
-        return Err(Malformed::Fragment);
-    }
-    Ok(Packet {
-        source: IpAddr::V6(Ipv6Addr::from(array::<16>(head, 8))),
-        destination: IpAddr::V6(Ipv6Addr::from(array::<16>(head, 24))),
-        protocol: head[6],
-        header_len: IPV6_HEADER,
-        total_len,
-        ecn: head[1] >> 4 & CE,
-    })
+/// Which part of a packet a fragment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fragment {
+    pub(crate) identification: u32,
+    /// Where its payload belongs in that of the whole packet.
+    pub(crate) offset: usize,
+    /// There are fragments behind it.
+    pub(crate) more: bool,
+    /// Length of the headers that each fragment has.
+    pub(crate) unfragmentable_len: usize,
+    /// What the payload of the whole packet begins with, and where the last of these headers says so.
+    pub(crate) next_header: u8,
+    pub(crate) next_header_at: usize,
 }
 
 /// Whether a host may have the address on a network. TCP never talks to or from others: "this network"
@@ -140,14 +69,22 @@ pub(crate) fn is_endpoint(address: IpAddr) -> bool {
     }
 }
 
-/// ICMPv6 sums a pseudo-header, ICMP does not.
 pub(crate) fn icmp_checksum_holds(source: IpAddr, destination: IpAddr, icmp: &[u8]) -> bool {
-    let mut sum = match source {
-        IpAddr::V4(_) => Checksum::new(),
-        IpAddr::V6(_) => pseudo_header(source, destination, PROTO_ICMPV6, icmp.len()),
-    };
+    icmp_checksum(source, destination, icmp) == [0, 0]
+}
+
+pub(crate) fn icmp_checksum(source: IpAddr, destination: IpAddr, icmp: &[u8]) -> [u8; 2] {
+    let mut sum = icmp_sum(source, destination, icmp.len());
     sum.add_bytes(icmp);
-    sum.checksum() == [0, 0]
+    sum.checksum()
+}
+
+/// What the checksum of so many bytes begins with: ICMPv6 sums a pseudo-header, ICMP does not.
+pub(crate) fn icmp_sum(source: IpAddr, destination: IpAddr, len: usize) -> Checksum {
+    match source {
+        IpAddr::V4(_) => Checksum::new(),
+        IpAddr::V6(_) => pseudo_header(source, destination, PROTO_ICMPV6, len),
+    }
 }
 
 /// Source and destination of an IP packet whose header is whole.

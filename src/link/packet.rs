@@ -1,7 +1,7 @@
 //! IP packets to send ([`Packet`]) and received ones ([`Frame`]), with the state of their transport
 //! checksum ([`Checksum`]) and the size of the segments that they consist of.
 
-use crate::buf::{Buf, Gather};
+use crate::buf::{Buf, FrameMut, Gather};
 use internet_checksum::Checksum as Sum;
 use std::num::NonZeroU16;
 
@@ -131,6 +131,24 @@ impl Frame {
     /// Whether the packet is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Moves bytes from [`rest`](field@Self::rest) until there are so many in [`head`](field@Self::head)
+    /// (BSD's `m_pullup`).
+    pub(crate) fn pull_up(&mut self, len: usize) {
+        if self.head.len() >= len || self.rest.is_empty() {
+            return;
+        }
+        let mut head = FrameMut::with_capacity(len);
+        head.bytes_mut().extend_from_slice(&self.head);
+        for buf in &mut self.rest {
+            let missing = len - head.bytes_mut().len();
+            let count = buf.len().min(missing);
+            head.bytes_mut().extend_from_slice(&buf[..count]);
+            buf.advance(count);
+        }
+        self.head = head.freeze();
+        self.rest.retain(|buf| !buf.is_empty());
     }
 
     /// The whole packet in contiguous memory, unchanged: a [partial](Checksum::Partial) checksum stays
@@ -265,6 +283,18 @@ mod tests {
         Frame {
             checksum: Checksum::Partial { start, offset },
             ..Frame::new(packet)
+        }
+    }
+
+    #[test]
+    fn what_is_pulled_up_changes_no_byte() {
+        let rest = [&b"345"[..], b"", b"67", b"8"].map(Buf::copy_of);
+        for len in 0..12 {
+            let mut frame =
+                Frame::with_rest(Buf::copy_of(b"012"), rest.clone().into_iter().collect());
+            frame.pull_up(len);
+            assert_eq!(frame.head.len(), len.clamp(3, 9), "{len}");
+            assert_eq!(frame.to_vec(), b"012345678", "{len}");
         }
     }
 

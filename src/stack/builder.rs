@@ -5,6 +5,7 @@ use crate::clock::{self, Clock};
 use crate::congestion::Congestion;
 use crate::error::Flavor;
 use crate::events::report;
+use crate::ip::icmp::Allowance;
 use crate::keep_alive::KeepAlive;
 #[cfg(doc)]
 use crate::link::Checksum;
@@ -12,7 +13,6 @@ use crate::link::{Capabilities, Frame, Link};
 use crate::lock::Mutex;
 use crate::stack::config::{Config, LONGEST};
 use crate::stack::demux::conn_table::Table;
-use crate::stack::demux::stateless::Stateless;
 use crate::stack::demux::unhandled::Unclaimed;
 use crate::stack::driver::Running;
 use crate::stack::driver::queue::Queue;
@@ -849,11 +849,11 @@ impl Builder {
                 self.config.time_wait_limit,
                 self.config.max_connections,
             ),
-            stateless: Mutex::new(Stateless::new(&caps)),
             udp: UdpTable::default(),
             unclaimed: self.unclaimed,
             memory: Memory::new(self.config.max_buffer_memory),
             received: Received::default(),
+            icmp_allowance: Allowance::default(),
             drivers: Mutex::default(),
             accepting: Accepting::default(),
             addressing: Addressing {

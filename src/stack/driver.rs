@@ -16,6 +16,7 @@ pub(in crate::stack) mod run_queue;
 use crate::buf;
 use crate::busy::Busy;
 use crate::events::report;
+use crate::ip::icmp::Kind;
 use crate::ip::{self, Malformed};
 use crate::link::{Frame, Interest, Link, ReceiveError};
 use crate::run_list::{self, Budget};
@@ -416,12 +417,36 @@ impl Driver {
             } => self.icmp(ip_header_len, &frame),
             Parsed::Udp(frame, ip) => self.datagram(frame, &ip, (looped, now)),
             Parsed::Foreign(frame, _) if self.is_martian(&frame) => counters.bad_address.add(1),
-            Parsed::Foreign(frame, why) => {
+            Parsed::Foreign(frame, why) => self.foreign(&frame, why, (looped, now)),
+            Parsed::Fragment(_, frame) if self.is_martian(&frame) => counters.bad_address.add(1),
+            Parsed::Fragment(_, frame) => {
                 if !self.claimed(&frame) {
-                    counters.dropped(why).add(1);
+                    counters.fragments.add(1);
                 }
             }
             Parsed::Dropped(why) => counters.dropped(why).add(1),
+        }
+    }
+
+    fn foreign(&self, frame: &Frame, why: Malformed, (looped, now): (bool, Instant)) {
+        let kind = match why {
+            Malformed::Parameter { code, pointer } => Kind::Parameter { code, pointer },
+            _ if self.claimed(frame) => return,
+            _ => match Kind::unknown_protocol(&frame.head) {
+                Some(kind) => kind,
+                None => return self.shared.received.dropped(why).add(1),
+            },
+        };
+        self.shared.received.dropped(why).add(1);
+        self.complain(kind, frame, (looped, now));
+    }
+
+    /// Reports an error in a packet for this host, or for a multicast group, to its sender.
+    fn complain(&self, kind: Kind, about: &Frame, (looped, now): (bool, Instant)) {
+        let (_, destination) = ip::addresses(&about.head);
+        if destination.is_multicast() || self.shared.is_own(destination) {
+            let link = self.home().way_back(looped);
+            self.shared.icmp_error(link, kind, about, now);
         }
     }
 
@@ -436,7 +461,8 @@ impl Driver {
         nowhere || !beginner && self.shared.addressing.network.lock().is_martian(source)
     }
 
-    fn datagram(&self, frame: Frame, ip: &ip::Packet, (looped, now): (bool, Instant)) {
+    fn datagram(&self, mut frame: Frame, ip: &ip::Packet, (looped, now): (bool, Instant)) {
+        frame.pull_up(ip.header_len + udp::wire::UDP_HEADER);
         let received = match udp::wire::parse(&frame, ip) {
             Ok(received) => received,
             // It may be for many, which is none of ours, and somebody else's.
@@ -478,10 +504,8 @@ impl Driver {
             }
             return;
         }
-        let answer = self.shared.stateless.lock().icmp(frame);
-        match answer {
-            Some(answer) => drop(stateless::send(&self.home().link, &answer, ip_header_len)),
-            None => drop(self.claimed(frame)),
+        if !stateless::pong(&self.home().link, frame, ip_header_len) {
+            self.claimed(frame);
         }
     }
 

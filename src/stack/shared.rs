@@ -4,6 +4,7 @@ use crate::busy::Busy;
 use crate::clock::Clock;
 use crate::error::SoError;
 use crate::events::{RateLimited, report};
+use crate::ip::icmp::Allowance;
 use crate::link::{Capabilities, Link};
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::SocketEnd;
@@ -12,7 +13,6 @@ use crate::stack::accept::backlog::Listening;
 use crate::stack::accept::syn_queue::SynQueue;
 use crate::stack::config::Config;
 use crate::stack::demux::conn_table::Table;
-use crate::stack::demux::stateless::Stateless;
 use crate::stack::demux::unhandled::Unclaimed;
 use crate::stack::driver::queue::Queue;
 use crate::stack::ephemeral_ports::EphemeralPorts;
@@ -50,11 +50,11 @@ pub(crate) struct Shared {
     pub(crate) table: Table,
     /// Sockets for datagrams, and flows.
     pub(super) udp: UdpTable,
-    pub(crate) stateless: Mutex<Stateless, LEAF>,
     pub(super) unclaimed: Unclaimed,
     /// Memory of the buffers of all connections.
     pub(super) memory: Memory,
     pub(crate) received: Received,
+    pub(super) icmp_allowance: Allowance,
     /// Busy time of each driver's thread.
     pub(super) drivers: Mutex<Vec<Arc<Busy>>, LEAF>,
     pub(crate) accepting: Accepting,

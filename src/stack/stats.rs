@@ -24,6 +24,9 @@ pub(crate) struct Received {
     pub(crate) stray: Counter,
     /// From an unreachable network.
     pub(crate) unrouted: Counter,
+    /// ICMP errors about received packets: sent, and suppressed by the rate limit.
+    pub(crate) icmp_errors_sent: Counter,
+    pub(crate) icmp_errors_limited: Counter,
     /// Taken by the hook for unhandled frames.
     pub(crate) claimed: Counter,
     /// Records in TIME-WAIT replaced by an active open.
@@ -49,8 +52,7 @@ impl Received {
     pub(crate) fn dropped(&self, why: Malformed) -> &Counter {
         match why {
             Malformed::Header => &self.malformed,
-            Malformed::Fragment => &self.fragments,
-            Malformed::Protocol => &self.unsupported,
+            Malformed::Protocol | Malformed::Parameter { .. } => &self.unsupported,
             Malformed::Checksum => &self.bad_checksum,
             Malformed::Address => &self.bad_address,
         }
@@ -125,7 +127,8 @@ pub struct Stats {
     pub frames_malformed: u64,
     /// IP fragments, which are dropped.
     pub frames_fragments: u64,
-    /// Frames of another protocol than TCP and ICMP, or with IPv6 extension headers.
+    /// Frames of another protocol than TCP and ICMP, or with IPv6 extension headers or options that ask for
+    /// what a stack does not do (see [IP](super#ip)).
     pub frames_unsupported: u64,
     /// Frames with a wrong checksum.
     pub frames_bad_checksum: u64,
@@ -164,6 +167,10 @@ pub struct Stats {
     pub mtu_lowered: u64,
     /// ICMP errors about a TCP segment that is not in flight (RFC 5927), or of no connection.
     pub icmp_ignored: u64,
+    /// ICMP errors sent about received packets.
+    pub icmp_errors_sent: u64,
+    /// Those that were not sent, because there had been too many: 1,000 in a second and 50 at once.
+    pub icmp_errors_limited: u64,
     /// Connections reset because an invariant of this crate was broken: always 0, or a bug.
     pub broken: u64,
     /// Connections that did not begin because of the stack's limit

@@ -25,6 +25,7 @@ pub(crate) const PSH: u8 = 0x08;
 pub(crate) const ACK: u8 = 0x10;
 
 pub(crate) const TCP_HEADER: usize = 20;
+const ICMP_HEADER: usize = 8;
 /// Offset of the checksum in the TCP header.
 const TCP_CHECKSUM: usize = 16;
 
@@ -114,26 +115,38 @@ pub(crate) enum Parsed {
     },
     /// A packet of UDP.
     Udp(Frame, ip::Packet),
-    /// A whole packet, but none that TCP could be: a fragment, or another protocol.
+    /// A part of a packet.
+    Fragment(
+        #[expect(dead_code, reason = "to be put together")] ip::Packet,
+        Frame,
+    ),
+    /// A whole packet, but none that TCP could be: of another protocol, or one whose sender is to be told
+    /// what is wrong.
     Foreign(Frame, Malformed),
     Dropped(Malformed),
 }
 
-pub(crate) fn parse(frame: Frame) -> Parsed {
-    let ip = match ip::parse(&frame) {
+pub(crate) fn parse(mut frame: Frame) -> Parsed {
+    let ip = match ip::parse(&mut frame) {
         Ok(ip) => ip,
-        Err(why @ Malformed::Fragment) => return Parsed::Foreign(frame, why),
+        Err(why @ Malformed::Parameter { .. }) => return Parsed::Foreign(frame, why),
         Err(why) => return Parsed::Dropped(why),
     };
+    if ip.fragment.is_some() {
+        return Parsed::Fragment(ip, frame);
+    }
     match (ip.protocol, ip.source.is_ipv4()) {
         (PROTO_TCP, _) => match parse_tcp(frame, &ip) {
             Ok(segment) => Parsed::Tcp(segment),
             Err(why) => Parsed::Dropped(why),
         },
-        (PROTO_ICMP, true) | (PROTO_ICMPV6, false) => Parsed::Icmp {
-            ip_header_len: ip.header_len,
-            frame,
-        },
+        (PROTO_ICMP, true) | (PROTO_ICMPV6, false) => {
+            frame.pull_up(ip.header_len + ICMP_HEADER);
+            Parsed::Icmp {
+                ip_header_len: ip.header_len,
+                frame,
+            }
+        }
         (PROTO_UDP, _) => Parsed::Udp(frame, ip),
         _ => Parsed::Foreign(frame, Malformed::Protocol),
     }
@@ -181,7 +194,7 @@ fn parse_tcp(frame: Frame, ip: &ip::Packet) -> Result<Segment, Malformed> {
         .flatten();
     let timestamps = timestamps(&head[TCP_HEADER..header_len]);
     let payload_len = segment_len - header_len;
-    let payload = payload_of(frame, ip.header_len + header_len, payload_len);
+    let payload = ip::packet::into_payload(frame, ip.header_len + header_len, payload_len);
     Ok(Segment {
         tuple,
         header,
@@ -194,40 +207,10 @@ fn parse_tcp(frame: Frame, ip: &ip::Packet) -> Result<Segment, Malformed> {
     })
 }
 
-/// References to the payload: `len` bytes behind the first `skip`.
-fn payload_of(frame: Frame, skip: usize, len: usize) -> Gather {
-    let mut payload = Gather::new();
-    let mut missing = len;
-    let in_head = (frame.head.len() - skip).min(missing);
-    if in_head > 0 {
-        payload.push(frame.head.slice(skip..skip + in_head));
-        missing -= in_head;
-    }
-    for buf in frame.rest {
-        if missing == 0 {
-            break;
-        }
-        let count = buf.len().min(missing);
-        payload.push(if count == buf.len() {
-            buf
-        } else {
-            buf.slice(0..count)
-        });
-        missing -= count;
-    }
-    payload
-}
-
 fn checksum_holds(frame: &Frame, ip: &ip::Packet) -> bool {
     let len = ip.total_len - ip.header_len;
     let mut sum = pseudo_header(ip.source, ip.destination, PROTO_TCP, len);
-    let mut missing = len;
-    let head = &frame.head[ip.header_len..];
-    for part in std::iter::once(head).chain(frame.rest.iter().map(|buf| &buf[..])) {
-        let count = part.len().min(missing);
-        sum.add_bytes(&part[..count]);
-        missing -= count;
-    }
+    ip::packet::sum_payload(frame, ip.header_len, ip.total_len, &mut sum);
     sum.checksum() == [0, 0]
 }
 
@@ -570,7 +553,7 @@ mod tests {
     }
 
     #[test]
-    fn fragments_extension_headers_and_odd_addresses_are_dropped() {
+    fn fragments_other_protocols_and_odd_addresses_are_no_segments() {
         let header = Header {
             seq: 1,
             ack: 2,
@@ -585,12 +568,9 @@ mod tests {
         let good = packet(false, &header, b"x");
         assert_eq!(why(&good), None);
         let patched = |at, value| patch(&good, at, value);
-        assert_eq!(
-            why(&patched(6, 0x20)),
-            Some(Malformed::Fragment),
-            "more fragments"
-        );
-        assert_eq!(why(&patched(7, 1)), Some(Malformed::Fragment), "an offset");
+        let is_fragment = |bytes: &[u8]| matches!(parse(frame(bytes, true)), Parsed::Fragment(..));
+        assert!(is_fragment(&patched(6, 0x20)), "more fragments");
+        assert!(is_fragment(&patched(7, 1)), "an offset");
         assert_eq!(why(&patched(9, 17)), Some(Malformed::Protocol), "UDP");
         assert_eq!(
             why(&patched(12, 224)),
@@ -615,15 +595,11 @@ mod tests {
         let good = packet(true, &header, b"x");
         assert_eq!(why(&good), None);
         let patched = |at, value| patch(&good, at, value);
-        assert_eq!(
-            why(&patched(6, 44)),
-            Some(Malformed::Fragment),
-            "IPv6 fragment"
-        );
+        assert_eq!(why(&patched(6, 17)), Some(Malformed::Protocol), "UDP");
         assert_eq!(
             why(&patched(6, 0)),
-            Some(Malformed::Protocol),
-            "hop-by-hop options"
+            Some(Malformed::Header),
+            "options that are cut off"
         );
     }
 

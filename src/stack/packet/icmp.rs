@@ -3,7 +3,7 @@
 
 mod paths;
 
-use super::unclaimed::packet;
+use super::datagrams::datagram as packet;
 use super::*;
 
 /// An error as a router would send it: type, code, the second word of its header.

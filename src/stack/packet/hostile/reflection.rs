@@ -24,7 +24,7 @@ fn answers_to_strangers_are_no_larger_than_their_questions() {
         raw.from.0 = source.into();
         raw.send(&net, SYN, b"");
         let echo = [8, 0, 0xf7, 0xfc, 0, 1, 0, 2];
-        let mut ping = unclaimed::packet(false, 1, &echo);
+        let mut ping = datagrams::datagram(false, 1, &echo);
         ping[12..16].copy_from_slice(&source);
         ping[10..12].fill(0);
         let sum = checksum(&ping[..20]);

@@ -1,0 +1,187 @@
+//! Received packets: their headers are parsed here, once for each frame.
+//!
+//! RFC 791, 8200. Pure.
+
+use super::extension::{self, Stop};
+use super::header::{
+    CE, Checksum, Fragment, IPV4_HEADER, IPV6_HEADER, Malformed, array, be16, options,
+};
+use crate::buf::Gather;
+use crate::link::Frame;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Longest header of a transport: TCP's, with options.
+const TRANSPORT_HEADER: usize = 60;
+
+/// The IP header of a packet, as far as it means something here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Packet {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    /// Of what is behind the headers.
+    pub(crate) protocol: u8,
+    /// Of all headers before that: with the extension headers of IPv6.
+    pub(crate) header_len: usize,
+    pub(crate) total_len: usize,
+    /// RFC 3168 5.
+    pub(crate) ecn: u8,
+    /// It is not a whole packet.
+    pub(crate) fragment: Option<Fragment>,
+}
+
+/// The header of a frame's packet, if it is whole and makes sense. Where extension headers go on in the
+/// second buffer of a frame, they are moved into the first.
+pub(crate) fn parse(frame: &mut Frame) -> Result<Packet, Malformed> {
+    match frame.head.first().map(|byte| byte >> 4) {
+        Some(4) => parse_ipv4(frame),
+        Some(6) => parse_ipv6(frame),
+        _ => Err(Malformed::Header),
+    }
+}
+
+fn parse_ipv4(frame: &Frame) -> Result<Packet, Malformed> {
+    let head: &[u8] = &frame.head;
+    let header_len = usize::from(head[0] & 0x0f) * 4;
+    if header_len < IPV4_HEADER || head.len() < header_len {
+        return Err(Malformed::Header);
+    }
+    let total_len = usize::from(be16(head, 2));
+    if total_len < header_len || total_len > frame.len() {
+        return Err(Malformed::Header);
+    }
+    if !frame.checksum.is_vouched_for()
+        && internet_checksum::checksum(&head[..header_len]) != [0, 0]
+    {
+        return Err(Malformed::Checksum);
+    }
+    if header_len > IPV4_HEADER && is_source_routed(&head[IPV4_HEADER..header_len]) {
+        return Err(Malformed::Address);
+    }
+    Ok(Packet {
+        source: IpAddr::V4(Ipv4Addr::from(array::<4>(head, 12))),
+        destination: IpAddr::V4(Ipv4Addr::from(array::<4>(head, 16))),
+        protocol: head[9],
+        header_len,
+        total_len,
+        ecn: head[1] & CE,
+        fragment: fragment_of(head, header_len),
+    })
+}
+
+fn fragment_of(header: &[u8], header_len: usize) -> Option<Fragment> {
+    const MORE: u16 = 0x2000;
+    const OFFSET: u16 = 0x1fff;
+    let field = be16(header, 6);
+    (field & (MORE | OFFSET) != 0).then(|| Fragment {
+        identification: u32::from(be16(header, 4)),
+        offset: usize::from(field & OFFSET) * 8,
+        more: field & MORE != 0,
+        unfragmentable_len: header_len,
+        next_header: header[9],
+        next_header_at: 9,
+    })
+}
+
+/// Whether the source has chosen the route, also if that has been followed to its end: what it asks for is
+/// that answers go back by the same way, which lets anybody talk in another's name (RFC 1122 3.2.1.8).
+/// Other options mean nothing here.
+fn is_source_routed(ip_options: &[u8]) -> bool {
+    /// Loose and strict (RFC 791 3.1).
+    const SOURCE_ROUTES: [u8; 2] = [131, 137];
+    options(ip_options).any(|(kind, _)| SOURCE_ROUTES.contains(&kind))
+}
+
+fn parse_ipv6(frame: &mut Frame) -> Result<Packet, Malformed> {
+    let head: &[u8] = &frame.head;
+    if head.len() < IPV6_HEADER {
+        return Err(Malformed::Header);
+    }
+    let total_len = IPV6_HEADER + usize::from(be16(head, 4));
+    if total_len > frame.len() {
+        return Err(Malformed::Header);
+    }
+    let mut packet = Packet {
+        source: IpAddr::V6(Ipv6Addr::from(array::<16>(head, 8))),
+        destination: IpAddr::V6(Ipv6Addr::from(array::<16>(head, 24))),
+        protocol: head[6],
+        header_len: IPV6_HEADER,
+        total_len,
+        ecn: head[1] >> 4 & CE,
+        fragment: None,
+    };
+    if extension::is_extension(packet.protocol) {
+        pass_extensions(frame, &mut packet)?;
+    }
+    Ok(packet)
+}
+
+#[cold]
+fn pass_extensions(frame: &mut Frame, packet: &mut Packet) -> Result<(), Malformed> {
+    const MOST: usize = IPV6_HEADER + extension::MOST_BYTES + TRANSPORT_HEADER;
+    let len = packet.total_len;
+    let walk = |frame: &Frame| extension::chain(&frame.head[..len.min(frame.head.len())]);
+    let mut chain = walk(frame);
+    if chain.is_err_and(|why| why == Stop::Short) && frame.head.len() < len.min(MOST) {
+        frame.pull_up(len.min(MOST));
+        chain = walk(frame);
+    }
+    let chain = chain.map_err(|why| match why {
+        Stop::Short => Malformed::Header,
+        Stop::Malformed(why) => why,
+    })?;
+    packet.protocol = chain.last.kind;
+    packet.header_len = chain.last.at;
+    packet.fragment = chain.fragment;
+    if chain.fragment.is_none() {
+        frame.pull_up(len.min(chain.last.at + TRANSPORT_HEADER));
+    }
+    Ok(())
+}
+
+/// Length that an IP header says its packet has.
+pub(crate) fn total_len(header: &[u8]) -> usize {
+    match header[0] >> 4 {
+        4 => usize::from(be16(header, 2)),
+        _ => IPV6_HEADER + usize::from(be16(header, 4)),
+    }
+}
+
+/// Adds the bytes of a packet behind its headers to a sum.
+pub(crate) fn sum_payload(frame: &Frame, header_len: usize, total_len: usize, sum: &mut Checksum) {
+    let mut missing = total_len - header_len;
+    let head = &frame.head[header_len..];
+    for part in std::iter::once(head).chain(frame.rest.iter().map(|buf| &buf[..])) {
+        let count = part.len().min(missing);
+        sum.add_bytes(&part[..count]);
+        missing -= count;
+    }
+}
+
+/// References to the payload: `len` bytes behind the first `skip`, which are in the first buffer.
+pub(crate) fn payload_of(frame: &Frame, skip: usize, len: usize) -> Gather {
+    into_payload(frame.clone(), skip, len)
+}
+
+/// The same, of a frame that is not needed any more.
+pub(crate) fn into_payload(frame: Frame, skip: usize, len: usize) -> Gather {
+    let mut payload = Gather::new();
+    let mut missing = len;
+    let in_head = (frame.head.len() - skip).min(missing);
+    if in_head > 0 {
+        payload.push(frame.head.slice(skip..skip + in_head));
+        missing -= in_head;
+    }
+    for buf in frame.rest {
+        if missing == 0 {
+            break;
+        }
+        let count = buf.len().min(missing);
+        payload.push(if count == buf.len() {
+            buf
+        } else {
+            buf.slice(0..count)
+        });
+        missing -= count;
+    }
+    payload
+}
