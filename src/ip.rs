@@ -5,6 +5,7 @@
 //! | `header` | headers: their fields, how they are written; addresses; checksums |
 //! | `packet` | received headers, parsed once for each frame |
 //! | `extension` | the extension headers of IPv6 |
+//! | `reassembly` | fragments, until their packets are whole |
 //! | `echo` | answers to pings |
 //! | `icmp` | ICMP errors that this host sends: about which packets, and how many |
 //! | `tuple` | both ends of a connection |
@@ -14,6 +15,9 @@ pub(crate) mod extension;
 pub(crate) mod header;
 pub(crate) mod icmp;
 pub(crate) mod packet;
+pub(crate) mod reassembly;
+#[cfg(test)]
+pub(crate) mod samples;
 pub(crate) mod tuple;
 
 pub(crate) use header::{

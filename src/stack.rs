@@ -139,6 +139,7 @@ mod connect;
 mod demux;
 mod driver;
 mod ephemeral_ports;
+mod fragments;
 mod fused_link;
 mod icmp_error;
 mod isn;
@@ -361,6 +362,11 @@ impl Stack {
             transmit_errors: shared.queues.iter().map(|queue| queue.link.refused()).sum(),
             frames_malformed: shared.received.malformed.get(),
             frames_fragments: shared.received.fragments.get(),
+            packets_reassembled: shared.received.reassembled.get(),
+            reassembly_timeouts: shared.received.reassembly_timeouts.get(),
+            reassembly_overlaps: shared.received.reassembly_overlaps.get(),
+            reassembly_evicted: shared.received.reassembly_evicted.get(),
+            fragment_memory: shared.fragments.memory(),
             frames_unsupported: shared.received.unsupported.get(),
             frames_bad_checksum: shared.received.bad_checksum.get(),
             frames_bad_address: shared.received.bad_address.get(),

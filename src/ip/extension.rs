@@ -20,6 +20,8 @@ pub(crate) const MOST_BYTES: usize = 2048;
 pub(crate) const ERRONEOUS_FIELD: u8 = 0;
 pub(crate) const UNKNOWN_NEXT_HEADER: u8 = 1;
 pub(crate) const UNKNOWN_OPTION: u8 = 2;
+/// RFC 7112 5.
+pub(crate) const INCOMPLETE_CHAIN: u8 = 3;
 
 /// Whether a header of this kind is looked at here.
 pub(crate) fn is_extension(kind: u8) -> bool {
@@ -69,13 +71,15 @@ impl Place {
 /// fragment. Nothing is asked of the headers.
 pub(crate) fn last(packet: &[u8]) -> (Place, bool) {
     let mut place = Place::first(packet);
+    let mut fragmented = false;
     for _ in 0..MOST_HEADERS {
-        if !is_extension(place.kind) {
+        if !is_extension(place.kind) || place.kind == FRAGMENT && fragmented {
             break;
         }
         let Some(header) = place.header(packet) else {
             break;
         };
+        fragmented |= place.kind == FRAGMENT;
         let later = place.kind == FRAGMENT && be16(header, 2) & !0b111 != 0;
         place = place.behind(header);
         if later {

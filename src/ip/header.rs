@@ -69,6 +69,19 @@ pub(crate) fn is_endpoint(address: IpAddr) -> bool {
     }
 }
 
+/// The key of a peer: an IPv4 address, or a /64 of IPv6, in which a host can have any number of
+/// addresses (RFC 4291 2.5.4, 8981).
+pub(crate) fn peer_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => {
+            let network = address.to_bits() >> 64 << 64;
+            Ipv6Addr::from_bits(network).into()
+        }
+    }
+}
+
+/// Whether the checksum of an ICMP message is right.
 pub(crate) fn icmp_checksum_holds(source: IpAddr, destination: IpAddr, icmp: &[u8]) -> bool {
     icmp_checksum(source, destination, icmp) == [0, 0]
 }
@@ -132,7 +145,12 @@ pub(crate) fn pseudo_header(
     sum
 }
 
-/// The checksum of an IPv4 header without options.
+/// The checksum of an IPv4 header.
+pub(crate) fn ipv4_checksum_of(header: &[u8]) -> [u8; 2] {
+    internet_checksum::checksum(header)
+}
+
+/// The same of one without options.
 pub(crate) fn ipv4_checksum(header: &[u8]) -> [u8; 2] {
     let mut all = [0; STEPPED];
     all[..IPV4_HEADER].copy_from_slice(&header[..IPV4_HEADER]);

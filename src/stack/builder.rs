@@ -17,6 +17,7 @@ use crate::stack::demux::unhandled::Unclaimed;
 use crate::stack::driver::Running;
 use crate::stack::driver::queue::Queue;
 use crate::stack::ephemeral_ports::EphemeralPorts;
+use crate::stack::fragments::Fragments;
 use crate::stack::isn::IsnSecret;
 use crate::stack::paths::Paths;
 use crate::stack::routes::{Network, Route, RouteError};
@@ -854,6 +855,7 @@ impl Builder {
             memory: Memory::new(self.config.max_buffer_memory),
             received: Received::default(),
             icmp_allowance: Allowance::default(),
+            fragments: Fragments::default(),
             drivers: Mutex::default(),
             accepting: Accepting::default(),
             addressing: Addressing {

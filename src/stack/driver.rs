@@ -376,7 +376,9 @@ impl Driver {
         let held = self.shared.accepting.held.lock().next();
         let record = self.shared.table.next_expiry();
         let flow = self.shared.udp.next_expiry();
-        held.into_iter().chain(record).chain(flow).min()
+        let fragments = self.shared.fragments.next_expiry();
+        let later = flow.into_iter().chain(fragments);
+        held.into_iter().chain(record).chain(later).min()
     }
 
     fn serve_run_queue(&mut self, now: Instant) -> bool {
@@ -395,6 +397,7 @@ impl Driver {
             self.shared.table.expire(now);
             self.shared.expire_syns(now);
             self.shared.expire_flows(now);
+            self.shared.expire_fragments(&self.home().link, now);
         }
         worked
     }
@@ -414,14 +417,19 @@ impl Driver {
             Parsed::Icmp {
                 ip_header_len,
                 frame,
-            } => self.icmp(ip_header_len, &frame),
+            } => self.icmp(ip_header_len, &frame, looped),
             Parsed::Udp(frame, ip) => self.datagram(frame, &ip, (looped, now)),
-            Parsed::Foreign(frame, _) if self.is_martian(&frame) => counters.bad_address.add(1),
+            Parsed::Foreign(frame, _) if !looped && self.is_martian(&frame) => {
+                counters.bad_address.add(1);
+            }
             Parsed::Foreign(frame, why) => self.foreign(&frame, why, (looped, now)),
-            Parsed::Fragment(_, frame) if self.is_martian(&frame) => counters.bad_address.add(1),
-            Parsed::Fragment(_, frame) => {
-                if !self.claimed(&frame) {
-                    counters.fragments.add(1);
+            Parsed::Fragment(_, frame) if !looped && self.is_martian(&frame) => {
+                counters.bad_address.add(1);
+            }
+            Parsed::Fragment(part, frame) => {
+                let link = self.home().way_back(looped);
+                if let Some(whole) = self.shared.put_together(link, (&part, frame), now) {
+                    self.input(whole, looped, now);
                 }
             }
             Parsed::Dropped(why) => counters.dropped(why).add(1),
@@ -487,8 +495,8 @@ impl Driver {
         }
     }
 
-    fn icmp(&mut self, ip_header_len: usize, frame: &Frame) {
-        if self.is_martian(frame) {
+    fn icmp(&mut self, ip_header_len: usize, frame: &Frame, looped: bool) {
+        if !looped && self.is_martian(frame) {
             self.shared.received.bad_address.add(1);
             return;
         }
@@ -504,7 +512,8 @@ impl Driver {
             }
             return;
         }
-        if !stateless::pong(&self.home().link, frame, ip_header_len) {
+        let link = self.home().way_back(looped);
+        if !stateless::pong(link, frame, ip_header_len) {
             self.claimed(frame);
         }
     }

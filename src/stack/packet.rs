@@ -14,6 +14,7 @@ mod counters;
 mod datagrams;
 mod errors;
 mod extensions;
+mod fragments;
 mod fuzz;
 mod held;
 mod hostile;

@@ -16,6 +16,7 @@ use crate::stack::demux::conn_table::Table;
 use crate::stack::demux::unhandled::Unclaimed;
 use crate::stack::driver::queue::Queue;
 use crate::stack::ephemeral_ports::EphemeralPorts;
+use crate::stack::fragments::Fragments;
 use crate::stack::isn::IsnSecret;
 use crate::stack::paths::Paths;
 use crate::stack::routes::Network;
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     pub(super) memory: Memory,
     pub(crate) received: Received,
     pub(super) icmp_allowance: Allowance,
+    pub(super) fragments: Fragments,
     /// Busy time of each driver's thread.
     pub(super) drivers: Mutex<Vec<Arc<Busy>>, LEAF>,
     pub(crate) accepting: Accepting,
@@ -227,6 +229,7 @@ impl Shared {
         intercepting.iter().for_each(|flows| flows.go_down(error));
         self.end_datagrams(error, |_| true);
         self.drop_syns();
+        self.fragments.forget();
         self.queues
             .iter()
             .for_each(|queue| self.end_run_queue(queue));

@@ -17,6 +17,10 @@ pub(crate) struct Received {
     /// Dropped by the parser, by reason.
     pub(crate) malformed: Counter,
     pub(crate) fragments: Counter,
+    pub(crate) reassembled: Counter,
+    pub(crate) reassembly_timeouts: Counter,
+    pub(crate) reassembly_overlaps: Counter,
+    pub(crate) reassembly_evicted: Counter,
     pub(crate) unsupported: Counter,
     pub(crate) bad_checksum: Counter,
     pub(crate) bad_address: Counter,
@@ -125,8 +129,19 @@ pub struct Stats {
     pub transmit_errors: u64,
     /// Frames dropped because of invalid lengths or versions.
     pub frames_malformed: u64,
-    /// IP fragments, which are dropped.
+    /// IP fragments received ([`MIB`'s](https://www.rfc-editor.org/rfc/rfc4293) ipReasmReqds).
     pub frames_fragments: u64,
+    /// Packets put together from them (ipReasmOKs).
+    pub packets_reassembled: u64,
+    /// Packets dropped because a fragment had not come after 30 s.
+    pub reassembly_timeouts: u64,
+    /// Packets dropped because fragments overlapped or contradicted each other (RFC 5722).
+    pub reassembly_overlaps: u64,
+    /// Packets dropped because there were more of them, or more fragments of one, than there may be, or they
+    /// held more memory (see [Limits](crate::security#limits)).
+    pub reassembly_evicted: u64,
+    /// Memory, in bytes, that fragments hold at this moment.
+    pub fragment_memory: usize,
     /// Frames of another protocol than TCP and ICMP, or with IPv6 extension headers or options that ask for
     /// what a stack does not do (see [IP](super#ip)).
     pub frames_unsupported: u64,

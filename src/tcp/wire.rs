@@ -116,10 +116,7 @@ pub(crate) enum Parsed {
     /// A packet of UDP.
     Udp(Frame, ip::Packet),
     /// A part of a packet.
-    Fragment(
-        #[expect(dead_code, reason = "to be put together")] ip::Packet,
-        Frame,
-    ),
+    Fragment(ip::Packet, Frame),
     /// A whole packet, but none that TCP could be: of another protocol, or one whose sender is to be told
     /// what is wrong.
     Foreign(Frame, Malformed),

@@ -8,9 +8,10 @@
 //! Locks: the map of peers, a leaf, taken alone, and only if there is such a limit: when a connection
 //! is requested, is established and ends.
 
+use crate::ip::header::peer_of;
 use crate::lock::{LEAF, Mutex};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 /// Linux's `fs.nr_open`: the default limit of descriptors of a process.
 pub(in crate::stack) const MAX_CONNECTIONS: usize = 1 << 20;
@@ -39,42 +40,30 @@ pub(in crate::stack) struct Peers {
     counts: Mutex<HashMap<IpAddr, usize>, LEAF>,
 }
 
-/// The key of a peer: an IPv4 address, or a /64 of IPv6, in which a host can have any number of
-/// addresses (RFC 4291 2.5.4, 8981).
-fn client(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => {
-            let network = address.to_bits() >> 64 << 64;
-            Ipv6Addr::from_bits(network).into()
-        }
-    }
-}
-
 impl Peers {
     pub(super) fn count(&self, address: IpAddr) -> usize {
         let counts = self.counts.lock();
-        counts.get(&client(address)).copied().unwrap_or(0)
+        counts.get(&peer_of(address)).copied().unwrap_or(0)
     }
 
     /// Counts one more, unless the peer has `most`.
     pub(super) fn take(&self, address: IpAddr, most: usize) -> bool {
         let mut counts = self.counts.lock();
-        let count = counts.get(&client(address)).copied().unwrap_or(0);
+        let count = counts.get(&peer_of(address)).copied().unwrap_or(0);
         let room = count < most;
         if room {
-            counts.insert(client(address), count + 1);
+            counts.insert(peer_of(address), count + 1);
         }
         room
     }
 
     pub(super) fn give_back(&self, address: IpAddr) {
         let mut counts = self.counts.lock();
-        let left = counts.get(&client(address)).map_or(0, |count| count - 1);
+        let left = counts.get(&peer_of(address)).map_or(0, |count| count - 1);
         if left == 0 {
-            counts.remove(&client(address));
+            counts.remove(&peer_of(address));
         } else {
-            counts.insert(client(address), left);
+            counts.insert(peer_of(address), left);
         }
     }
 

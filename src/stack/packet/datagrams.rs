@@ -1,42 +1,12 @@
 //! Packets of any protocol, whole or in fragments, for the tests beside this.
 
 use super::*;
+pub(super) use crate::ip::samples::{
+    addresses, datagram, fragment, fragment_from, from_to, sum_header,
+};
 
 pub(super) const UDP: u8 = 17;
 pub(super) const NOBODY_S: u8 = 253;
-
-pub(super) fn addresses(v6: bool) -> (IpAddr, IpAddr) {
-    let (peer, own) = match v6 {
-        false => ("10.0.0.2", "10.0.0.1"),
-        true => ("fd00::2", "fd00::1"),
-    };
-    (peer.parse().unwrap(), own.parse().unwrap())
-}
-
-/// A packet, the checksum of its IPv4 header filled in.
-pub(super) fn from_to((from, to): (IpAddr, IpAddr), protocol: u8, payload: &[u8]) -> Vec<u8> {
-    let len = if from.is_ipv4() { 20 } else { 40 };
-    let mut packet = vec![0; len];
-    ip::header::write(&mut packet, (from, to), protocol, payload.len());
-    packet.extend_from_slice(payload);
-    sum_header(&mut packet);
-    packet
-}
-
-/// The same from the peer to the stack.
-pub(super) fn datagram(v6: bool, protocol: u8, payload: &[u8]) -> Vec<u8> {
-    from_to(addresses(v6), protocol, payload)
-}
-
-/// Fills in the checksum of an IPv4 header.
-pub(super) fn sum_header(packet: &mut [u8]) {
-    if packet[0] >> 4 == 4 {
-        let len = usize::from(packet[0] & 0x0f) * 4;
-        packet[10..12].fill(0);
-        let sum = checksum(&packet[..len]);
-        packet[10..12].copy_from_slice(&sum);
-    }
-}
 
 /// An ICMP message with its checksum.
 pub(super) fn message((from, to): (IpAddr, IpAddr), kind: u8, code: u8, rest: &[u8]) -> Vec<u8> {

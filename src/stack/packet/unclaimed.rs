@@ -1,6 +1,6 @@
 //! The hook for frames that nobody claims: what it is asked about, and what becomes of the rest.
 
-use super::datagrams::datagram as packet;
+use super::datagrams::{datagram as packet, *};
 use super::*;
 
 /// What the hook was asked about.
@@ -23,8 +23,6 @@ fn net(take: bool, tcp: bool) -> (Net, Asked) {
 /// Guards `Driver::claimed` for frames that are not TCP.
 #[test]
 fn udp_and_unknown_protocols_are_offered() {
-    const UDP: u8 = 17;
-    const NOBODY_S: u8 = 253;
     let all: Vec<_> = [
         (false, UDP),
         (false, NOBODY_S),
@@ -45,25 +43,33 @@ fn udp_and_unknown_protocols_are_offered() {
     }
 }
 
+/// What came in fragments is offered whole.
 #[test]
-fn fragments_and_icmp_of_others_are_offered_and_pings_are_not() {
-    let (mut net, asked) = net(true, false);
-    let mut fragment = packet(false, 17, b"part");
-    fragment[6] = 0x20;
-    fragment[10..12].fill(0);
-    let sum = checksum(&fragment[..20]);
-    fragment[10..12].copy_from_slice(&sum);
-    // The answer to a ping of the second stack.
-    let reply = packet(false, 1, &[0, 0, 0xff, 0xfc, 0, 1, 0, 2]);
-    let ping = packet(false, 1, &[8, 0, 0xf7, 0xfc, 0, 1, 0, 2]);
-    for packet in [&fragment, &reply, &ping] {
-        net.raw(packet);
+fn what_came_in_fragments_and_icmp_of_others_are_offered_and_pings_are_not() {
+    for v6 in [false, true] {
+        let (mut net, asked) = net(true, false);
+        let whole = packet(v6, UDP, b"\0\x07\0\x07\0\x14\0\0in two parts");
+        let payload = &whole[whole.len() - 20..];
+        for (at, part) in [(0, &payload[..8]), (8, &payload[8..])] {
+            net.raw(&fragment(v6, UDP, (0, at, at == 0), part));
+        }
+        // The answer to a ping of the second stack.
+        let kind = if v6 { 129 } else { 0 };
+        let echo = message(addresses(v6), kind, 0, &[0, 1, 0, 2]);
+        let reply = packet(v6, icmp_protocol(v6), &echo);
+        net.raw(&reply);
+        net.raw(&ping(v6, &[0, 1, 0, 2]));
+        assert_eq!(net.said().len(), 1);
+        let mut asked = std::mem::take(&mut *asked.lock());
+        if !v6 {
+            // Nothing forbids to cut it again.
+            asked[0][6] = 0x40;
+            sum_header(&mut asked[0]);
+        }
+        assert_eq!(asked, [whole, reply]);
+        let stats = net.stack.stats();
+        assert_eq!((stats.frames_fragments, stats.frames_claimed), (2, 2));
     }
-    net.turn();
-    assert_eq!(*asked.lock(), [fragment, reply]);
-    let mut answers = Vec::new();
-    assert_eq!(net.wire.receive(&mut answers, 10).unwrap(), 1);
-    assert_eq!(net.stack.stats().frames_fragments, 0);
 }
 
 /// Guards `Unclaimed::keep_segment` and the question in `Driver::unknown`.

@@ -1,0 +1,112 @@
+//! Fragments that a stack receives: of all its queues in one place, since those of a packet may come by
+//! several.
+//!
+//! What they come to is in [`ip::reassembly`]. A packet that is whole goes the way of any other, whatever its
+//! protocol, and whether or not it is for an address of the stack.
+//!
+//! Locks: its own, a leaf, taken for fragments only.
+
+use crate::ip;
+use crate::ip::icmp::Kind;
+use crate::ip::reassembly::{Added, Dropped, Reassembler};
+use crate::link::{Frame, Link};
+use crate::lock::{LEAF, Mutex};
+use crate::stack::Shared;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(in crate::stack) struct Fragments {
+    reassembler: Mutex<Reassembler, LEAF>,
+    /// There are some. Written under the lock.
+    waiting: AtomicBool,
+}
+
+impl Fragments {
+    /// When a packet is to be dropped next.
+    pub(in crate::stack) fn next_expiry(&self) -> Option<Instant> {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        waiting.then(|| self.reassembler.lock().next_expiry())?
+    }
+
+    /// Memory that they hold, in bytes.
+    pub(in crate::stack) fn memory(&self) -> usize {
+        self.reassembler.lock().memory()
+    }
+
+    fn add(&self, packet: &ip::Packet, frame: Frame, now: Instant) -> (Added, u64) {
+        let mut reassembler = self.reassembler.lock();
+        let added = reassembler.add(packet, frame, now);
+        let waiting = !reassembler.is_empty();
+        self.waiting.store(waiting, Ordering::Relaxed);
+        (added, reassembler.take_evicted())
+    }
+
+    /// See [`Reassembler::expire`].
+    fn expire(&self, now: Instant) -> Option<Option<Frame>> {
+        if !self.waiting.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut reassembler = self.reassembler.lock();
+        let expired = reassembler.expire(now);
+        let waiting = !reassembler.is_empty();
+        self.waiting.store(waiting, Ordering::Relaxed);
+        expired
+    }
+
+    /// The stack is down.
+    pub(in crate::stack) fn forget(&self) {
+        let forgotten = std::mem::take(&mut *self.reassembler.lock());
+        drop(forgotten);
+    }
+}
+
+impl Shared {
+    /// Takes a fragment: its packet, if that is whole now.
+    pub(in crate::stack) fn put_together(
+        &self,
+        link: &dyn Link,
+        (packet, frame): (&ip::Packet, Frame),
+        now: Instant,
+    ) -> Option<Frame> {
+        let counters = &self.received;
+        counters.fragments.add(1);
+        let copy = packet.source.is_ipv6().then(|| frame.clone());
+        let (added, evicted) = self.fragments.add(packet, frame, now);
+        counters.reassembly_evicted.add(evicted);
+        match added {
+            Added::Waits(Some(until)) => self.expires_at(until),
+            Added::Waits(None) | Added::Duplicate => {}
+            Added::Whole(frame) => {
+                counters.reassembled.add(1);
+                return Some(frame);
+            }
+            Added::Dropped(why, kind) => {
+                match why {
+                    Dropped::Malformed => counters.malformed.add(1),
+                    Dropped::Overlap => counters.reassembly_overlaps.add(1),
+                    Dropped::Limit => counters.reassembly_evicted.add(1),
+                    Dropped::Abandoned => {}
+                }
+                let told = kind.zip(copy).filter(|_| self.is_own(packet.destination));
+                if let Some((kind, frame)) = told {
+                    self.icmp_error(link, kind, &frame, now);
+                }
+            }
+        }
+        None
+    }
+
+    /// Drops what has not become whole in time, and tells its sources.
+    pub(in crate::stack) fn expire_fragments(&self, link: &dyn Link, now: Instant) {
+        while let Some(first) = self.fragments.expire(now) {
+            self.received.reassembly_timeouts.add(1);
+            let Some(first) = first else { continue };
+            let (source, destination) = ip::addresses(&first.head);
+            if self.is_own(destination) && !self.is_own(source) {
+                self.icmp_error(link, Kind::Reassembly, &first, now);
+            }
+        }
+    }
+}
