@@ -244,6 +244,7 @@ pub use socket::poller::Poller;
 pub use splice::{Splice, SplicePool};
 pub use stack::{
     ConditionalListener, ConnectionRequest, Intercept, Stack, TcpListener, TcpSocket, TcpStream,
+    UdpListener, UdpSocket,
 };
 
 /// The examples of the README are tests.

@@ -24,6 +24,21 @@ pub(crate) fn from_to((from, to): (IpAddr, IpAddr), protocol: u8, payload: &[u8]
     packet
 }
 
+/// A datagram of UDP, with its checksum.
+pub(crate) fn udp(
+    (from, to): (IpAddr, IpAddr),
+    (from_port, to_port): (u16, u16),
+    payload: &[u8],
+) -> Vec<u8> {
+    let len = (8 + payload.len()) as u16;
+    let words = [from_port, to_port, len, 0].map(u16::to_be_bytes);
+    let mut udp = [words.as_flattened(), payload].concat();
+    let mut sum = header::pseudo_header(from, to, header::PROTO_UDP, udp.len());
+    sum.add_bytes(&udp);
+    udp[6..8].copy_from_slice(&sum.checksum());
+    from_to((from, to), header::PROTO_UDP, &udp)
+}
+
 /// The same from the peer to us.
 pub(crate) fn datagram(v6: bool, protocol: u8, payload: &[u8]) -> Vec<u8> {
     from_to(addresses(v6), protocol, payload)

@@ -17,7 +17,7 @@ use crate::buf;
 use crate::busy::Busy;
 use crate::events::report;
 use crate::ip::icmp::Kind;
-use crate::ip::{self, Malformed};
+use crate::ip::{self, Malformed, PROTO_UDP};
 use crate::link::{Frame, Interest, Link, ReceiveError};
 use crate::run_list::{self, Budget};
 use crate::stack::accept::backlog::Listening;
@@ -463,7 +463,7 @@ impl Driver {
     /// 4862 5.4.2).
     fn is_martian(&self, frame: &Frame) -> bool {
         let (source, destination) = ip::addresses(&frame.head);
-        let to_many = destination.is_multicast() || destination == IpAddr::V4(Ipv4Addr::BROADCAST);
+        let to_many = is_for_many(frame);
         let nowhere = !to_many && !ip::is_endpoint(destination);
         let beginner = to_many && source.is_unspecified();
         nowhere || !beginner && self.shared.addressing.network.lock().is_martian(source)
@@ -473,8 +473,13 @@ impl Driver {
         frame.pull_up(ip.header_len + udp::wire::UDP_HEADER);
         let received = match udp::wire::parse(&frame, ip) {
             Ok(received) => received,
-            // It may be for many, which is none of ours, and somebody else's.
-            Err(Malformed::Address) if !self.is_martian(&frame) && self.claimed(&frame) => return,
+            // For many hosts: the hook's, or dropped.
+            Err(Malformed::Address) if is_for_many(&frame) && !self.is_martian(&frame) => {
+                if !self.claimed(&frame) {
+                    self.shared.received.stray.add(1);
+                }
+                return;
+            }
             Err(why) => return self.shared.received.dropped(why).add(1),
         };
         let outcome = self.shared.datagram(self.queue, (&received, looped), now);
@@ -491,7 +496,9 @@ impl Driver {
             .add(received.count() as u64);
         self.shared.received.stray.add(1);
         if own {
-            // Told to its sender.
+            let link = self.home().way_back(looped);
+            self.shared
+                .icmp_error(link, Kind::PortUnreachable, &frame, now);
         }
     }
 
@@ -528,6 +535,12 @@ impl Driver {
             .is_martian(error.tuple.remote)
         {
             self.shared.received.bad_address.add(1);
+            return;
+        }
+        if error.protocol == PROTO_UDP {
+            if !self.shared.datagram_error(&error) && !self.claimed(frame) {
+                self.home().counters.icmp_ignored.add(1);
+            }
             return;
         }
         match self.shared.table.get(&error.tuple) {
@@ -707,6 +720,12 @@ impl Driver {
             }
         }
     }
+}
+
+/// Whether a packet goes to many hosts: multicast, or all of the link.
+fn is_for_many(frame: &Frame) -> bool {
+    let (_, destination) = ip::addresses(&frame.head);
+    destination.is_multicast() || destination == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 impl Shared {

@@ -23,12 +23,14 @@ pub use socket::UdpSocket;
 pub(in crate::stack) use table::UdpTable;
 
 use crate::error::SoError;
-use crate::link::{Link, Packet, TransmitError};
+use crate::ip::header::HOP_LIMIT;
+use crate::ip::icmp;
+use crate::link::{Checksum, Frame, Link, Packet, TransmitError};
 use crate::protocol::SocketEnd;
 use crate::stack::Shared;
 use crate::tcp::block::path_mtu::{By, Finding, Known};
 use crate::tcp::icmp::{IcmpError, IcmpErrorKind};
-use crate::udp::wire::Received;
+use crate::udp::wire::{self, Received};
 use crate::udp::{Host, Kind, Names, Timeouts, Udp, UdpCounters, Way};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -73,7 +75,10 @@ impl Shared {
         }
         let (own, martian, routed) = {
             let network = self.addressing.network.lock();
-            let forged = network.is_martian(tuple.remote) || network.is_broadcast(tuple.local);
+            if network.is_broadcast(tuple.local) {
+                return Outcome::Nobody { own: false };
+            }
+            let forged = network.is_martian(tuple.remote);
             let routed = looped || network.is_routed(tuple.remote);
             (network.is_own(tuple.local), forged && !looped, routed)
         };
@@ -275,7 +280,21 @@ impl Host for Shared {
         queue.wake_if(wake);
     }
 
-    fn refuse(&self, _udp: &Udp, _why: SoError) {}
+    fn refuse(&self, udp: &Udp, why: SoError) {
+        let (destination, client) = udp.names();
+        let (Some(destination), Some(client)) = (destination, client) else {
+            return;
+        };
+        // It quotes a datagram such as the client has sent.
+        let headers = wire::compose((client, destination), &[], (HOP_LIMIT, false));
+        let about = Frame::new(headers.bytes()).checksum(Checksum::Verified);
+        let kind = match why {
+            SoError::HostUnreachable | SoError::NetworkDown => icmp::Kind::HostUnreachable,
+            _ => icmp::Kind::PortUnreachable,
+        };
+        let link = Host::link(self, udp.queue, false);
+        self.icmp_error(link, kind, &about, self.clock.now());
+    }
 
     fn connected(&self, udp: &Udp, names: Names) {
         self.udp.rename(udp, names);

@@ -8,7 +8,7 @@
 use super::wire::Tuple;
 use crate::error::SoError;
 use crate::ip::header::icmp_checksum_holds;
-use crate::ip::{self, IPV4_HEADER, IPV6_HEADER, PROTO_TCP};
+use crate::ip::{self, IPV4_HEADER, IPV6_HEADER, PROTO_TCP, PROTO_UDP};
 use crate::link::Frame;
 use std::net::IpAddr;
 
@@ -28,11 +28,13 @@ pub(crate) enum IcmpErrorKind {
     TooBig(usize),
 }
 
-/// An error that quotes a TCP segment of ours.
+/// An error that quotes a TCP segment or a datagram of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct IcmpError {
+    /// Of TCP or UDP.
+    pub(crate) protocol: u8,
     pub(crate) tuple: Tuple,
-    /// Sequence number of the quoted segment, as it was on the wire.
+    /// Sequence number of the quoted segment, as it was on the wire; of a datagram nothing.
     pub(crate) seq: u32,
     pub(crate) kind: IcmpErrorKind,
 }
@@ -59,9 +61,15 @@ pub(crate) fn parse(frame: &Frame, ip_header_len: usize) -> Option<IcmpError> {
     if !frame.checksum.is_vouched_for() && !icmp_checksum_holds(from, to, icmp) {
         return None;
     }
-    let (tuple, seq) = quoted(&icmp[HEADER..], v4)?;
-    // It is sent to whom the segment was from.
-    (tuple.local == to).then_some(IcmpError { tuple, seq, kind })
+    let (protocol, tuple, seq) = quoted(&icmp[HEADER..], v4)?;
+    let error = IcmpError {
+        protocol,
+        tuple,
+        seq,
+        kind,
+    };
+    // It is sent to whom the packet was from.
+    (tuple.local == to).then_some(error)
 }
 
 fn trouble_v4(icmp: &[u8]) -> Option<IcmpErrorKind> {
@@ -88,8 +96,8 @@ fn trouble_v6(icmp: &[u8]) -> Option<IcmpErrorKind> {
     })
 }
 
-/// Both ends and the sequence number of a quoted segment.
-fn quoted(quote: &[u8], v4: bool) -> Option<(Tuple, u32)> {
+/// The protocol of a quoted packet, TCP or UDP, both ends, and, of TCP, the sequence number.
+fn quoted(quote: &[u8], v4: bool) -> Option<(u8, Tuple, u32)> {
     let (least, version) = if v4 {
         (IPV4_HEADER, 4)
     } else {
@@ -105,7 +113,7 @@ fn quoted(quote: &[u8], v4: bool) -> Option<(Tuple, u32)> {
     };
     // A later fragment has no TCP header.
     let later = v4 && ip::be16(quote, 6) & 0x1fff != 0;
-    if protocol != PROTO_TCP || later || header_len < least {
+    if !matches!(protocol, PROTO_TCP | PROTO_UDP) || later || header_len < least {
         return None;
     }
     let tcp = quote.get(header_len..header_len + QUOTE)?;
@@ -116,5 +124,5 @@ fn quoted(quote: &[u8], v4: bool) -> Option<(Tuple, u32)> {
         local_port: ip::be16(tcp, 0),
         remote_port: ip::be16(tcp, 2),
     };
-    Some((tuple, ip::be32(tcp, 4)))
+    Some((protocol, tuple, ip::be32(tcp, 4)))
 }

@@ -568,7 +568,7 @@ mod tests {
         let is_fragment = |bytes: &[u8]| matches!(parse(frame(bytes, true)), Parsed::Fragment(..));
         assert!(is_fragment(&patched(6, 0x20)), "more fragments");
         assert!(is_fragment(&patched(7, 1)), "an offset");
-        assert_eq!(why(&patched(9, 17)), Some(Malformed::Protocol), "UDP");
+        assert_eq!(why(&patched(9, 47)), Some(Malformed::Protocol), "GRE");
         assert_eq!(
             why(&patched(12, 224)),
             Some(Malformed::Address),
@@ -592,7 +592,7 @@ mod tests {
         let good = packet(true, &header, b"x");
         assert_eq!(why(&good), None);
         let patched = |at, value| patch(&good, at, value);
-        assert_eq!(why(&patched(6, 17)), Some(Malformed::Protocol), "UDP");
+        assert_eq!(why(&patched(6, 47)), Some(Malformed::Protocol), "GRE");
         assert_eq!(
             why(&patched(6, 0)),
             Some(Malformed::Header),

@@ -199,8 +199,8 @@ mod tests {
     }
 
     fn parsed(packet: &[u8]) -> Result<Vec<u8>, Malformed> {
-        let frame = Frame::new(packet);
-        let ip = ip::parse(&frame)?;
+        let mut frame = Frame::new(packet);
+        let ip = ip::parse(&mut frame)?;
         let received = parse(&frame, &ip)?;
         Ok(received
             .payload
@@ -281,7 +281,8 @@ mod tests {
         let mut frame = Frame::new(&whole);
         for (size, lens) in [(10, vec![10, 10, 5]), (25, vec![25]), (100, vec![25])] {
             frame.segment = std::num::NonZeroU16::new(size);
-            let received = parse(&frame, &ip::parse(&frame).unwrap()).unwrap();
+            let ip = ip::parse(&mut frame).unwrap();
+            let received = parse(&frame, &ip).unwrap();
             let found: Vec<usize> = received
                 .datagrams()
                 .map(|payload| payload.iter().map(Buf::len).sum())
@@ -289,8 +290,9 @@ mod tests {
             assert_eq!((received.count(), found), (lens.len(), lens));
         }
         let empty = packet(true, b"");
-        let frame = Frame::new(&empty);
-        let received = parse(&frame, &ip::parse(&frame).unwrap()).unwrap();
+        let mut frame = Frame::new(&empty);
+        let ip = ip::parse(&mut frame).unwrap();
+        let received = parse(&frame, &ip).unwrap();
         assert_eq!((received.count(), received.datagrams().count()), (1, 1));
     }
 }

@@ -302,18 +302,9 @@ fn hooked() -> (Net, Asked) {
     (net, asked)
 }
 
-/// A packet of a protocol that is not ours.
+/// A datagram for a port at which nothing receives.
 fn udp(from: IpAddr, to: IpAddr) -> Vec<u8> {
-    let mut packet = icmp(from, to, &[], b"\0\x07\0\x07\0\x0c\0\0echo");
-    if from.is_ipv4() {
-        packet[9] = 17;
-        packet[10..12].fill(0);
-        let sum = checksum(&packet[..20]);
-        packet[10..12].copy_from_slice(&sum);
-    } else {
-        packet[6] = 17;
-    }
-    packet
+    ip::samples::udp((from, to), (7, 7), b"echo")
 }
 
 /// Guards `Driver::is_martian` before the hook.

@@ -624,15 +624,8 @@ fn manual(links: Vec<MemoryLink>, address: &str) -> (Stack, Vec<Driver>) {
 /// A frame that nobody here claims, for the hook.
 #[cfg(target_os = "linux")]
 fn udp(link: &MemoryLink, port: u8) {
-    let mut packet = [0; 28];
-    packet[0] = 0x45;
-    packet[3] = 28;
-    packet[8] = 64;
-    packet[9] = 17;
-    packet[12..20].copy_from_slice(&[10, 0, 0, 2, 10, 0, 0, 1]);
-    let sum = internet_checksum::checksum(&packet[..20]);
-    packet[10..12].copy_from_slice(&sum);
-    packet[21] = port;
+    let ends = ([10, 0, 0, 2].into(), [10, 0, 0, 1].into());
+    let packet = crate::ip::samples::udp(ends, (7, port.into()), b"");
     let packet = Packet {
         header: &packet,
         payload: &[],
