@@ -689,3 +689,77 @@ fn super_frames_are_forwarded_whole() {
         assert!(mean >= 25_000, "{to}: {packets} packets of {mean} bytes");
     }
 }
+
+/// A program that sends and receives datagrams in its namespace: `send ADDRESS PORT SIZE COUNT` in one call of the
+/// kernel's segmentation offload, `receive COUNT` what was sent to it.
+const DATAGRAMS: &str = r"
+import socket, sys
+family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
+s = socket.socket(family, socket.SOCK_DGRAM)
+s.bind((sys.argv[1], 0))
+s.settimeout(20)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+to, size, count = (sys.argv[2], 7), int(sys.argv[3]), int(sys.argv[4])
+whole = b''.join(bytes([i]) * size for i in range(count - 1)) + bytes([count - 1]) * (size - 1)
+s.setsockopt(socket.IPPROTO_UDP, 103, size)
+s.sendto(whole, to)
+back = b''
+while len(back) < len(whole):
+    part = s.recv(65536)
+    assert len(part) == min(size, len(whole) - len(back)), len(part)
+    back += part
+assert back == whole
+";
+
+/// UDP super-frames in and out, and single datagrams where the kernel is not to leave segmentation to the reader.
+#[test]
+fn datagrams_cross_in_super_frames() {
+    if !ready("datagrams_cross_in_super_frames") {
+        return;
+    }
+    for (own, to, offload) in [
+        ("10.99.1.1/24", "10.99.1.2", true),
+        ("fd99::1/64", "fd99::2", true),
+        ("10.99.1.1/24", "10.99.1.2", false),
+        ("fd99::1/64", "fd99::2", false),
+    ] {
+        let namespace = Namespace::new("dev");
+        namespace.tun("t0", &[own], 1500);
+        let builder = Tun::builder("t0").netns(namespace.name()).offload(offload);
+        let largest = Arc::new(AtomicUsize::new(0));
+        let watched = Watched {
+            tun: builder.build().unwrap(),
+            largest: largest.clone(),
+        };
+        let caps = watched.capabilities();
+        assert_eq!(caps.datagrams_v4.is_some(), offload, "Linux 6.2 has it");
+        let bits = if to.contains(':') { 64 } else { 24 };
+        let stack = Stack::builder(watched).address(format!("{to}/{bits}").parse().unwrap());
+        let stack = stack.build().unwrap();
+        namespace.wait_until_up("t0");
+        let echo = sosplice::UdpSocket::bind(&stack, SocketAddr::new(to.parse().unwrap(), 7));
+        let echo = echo.unwrap();
+        let (from, _) = own.split_once('/').unwrap();
+        let count = 50;
+        let program = Command::new("ip")
+            .args(["netns", "exec", namespace.name(), "python3", "-c", DATAGRAMS])
+            .args([from, to, "1200", &count.to_string()])
+            .spawn();
+        let mut program = program.unwrap();
+        let before = stack.stats().frames_received;
+        let mut datagrams = Vec::new();
+        while datagrams.len() < count {
+            echo.recv_many(&mut datagrams, count).unwrap();
+        }
+        let frames = stack.stats().frames_received - before;
+        // Neighbour discovery and the like come too.
+        assert_eq!(frames < 20, offload, "{to}: {frames} frames");
+        while !datagrams.is_empty() {
+            echo.send_many(&mut datagrams).unwrap();
+        }
+        assert!(program.wait().unwrap().success(), "{to} {offload}");
+        let largest = largest.load(Ordering::Relaxed);
+        assert_eq!(largest > 50_000, offload, "{to}: packets of {largest} bytes");
+        assert_eq!(stack.stats().transmit_errors, 0);
+    }
+}

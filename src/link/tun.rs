@@ -85,6 +85,8 @@ const F_DATA_VALID: u8 = 2;
 const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
+/// Datagrams of UDP (USO).
+const GSO_UDP: u8 = 5;
 /// A flag in addition: segments have ECN's CWR flag.
 const GSO_ECN: u8 = 0x80;
 
@@ -229,13 +231,16 @@ impl Tun {
             header[6..8].copy_from_slice(&start.to_ne_bytes());
             header[8..10].copy_from_slice(&offset.to_ne_bytes());
         }
-        let (headers, len) = (tcp_headers(packet), packet.len());
+        let is_udp = matches!(packet.checksum, Checksum::Partial { offset: 6, .. });
+        let (headers, len) = (transport_headers(packet), packet.len());
         let payload = headers.map_or(0, |headers| len.saturating_sub(headers));
         let segment = packet
             .segment
             .filter(|size| headers.is_none() || payload > usize::from(size.get()));
         let (kind, most) = match (segment, packet.header.first().map(|byte| byte >> 4)) {
             (None, _) => (GSO_NONE, Some(self.capabilities.mtu)),
+            (Some(_), Some(4)) if is_udp => (GSO_UDP, self.capabilities.datagrams_v4),
+            (Some(_), Some(6)) if is_udp => (GSO_UDP, self.capabilities.datagrams_v6),
             (Some(_), Some(4)) => (GSO_TCPV4, self.capabilities.segment_v4),
             (Some(_), Some(6)) => (GSO_TCPV6, self.capabilities.segment_v6),
             _ => return Err("neither IPv4 nor IPv6"),
@@ -245,7 +250,7 @@ impl Tun {
         }
         if let Some(size) = segment {
             let headers =
-                headers.ok_or("only TCP whose checksums the link fills in is cut into segments")?;
+                headers.ok_or("only TCP and UDP whose checksums the link fills in are cut")?;
             let len = u16::try_from(headers).map_err(|_| "header too long")?;
             header[1] = kind;
             header[2..4].copy_from_slice(&len.to_ne_bytes());
@@ -289,14 +294,17 @@ fn described(header: &[u8; HEADER]) -> (Checksum, Option<NonZeroU16>) {
     (checksum, segment)
 }
 
-/// Length of the headers of a packet whose checksum is TCP's and left to the link.
-fn tcp_headers(packet: &Packet<'_>) -> Option<usize> {
-    let Checksum::Partial { start, offset: 16 } = packet.checksum else {
-        return None;
-    };
-    let start = usize::from(start);
-    let words = packet.header.get(start + 12)? >> 4;
-    Some(start + usize::from(words) * 4)
+/// Length of the headers of a packet whose checksum is TCP's or UDP's, and left to the link.
+fn transport_headers(packet: &Packet<'_>) -> Option<usize> {
+    match packet.checksum {
+        Checksum::Partial { start, offset: 16 } => {
+            let start = usize::from(start);
+            let words = packet.header.get(start + 12)? >> 4;
+            Some(start + usize::from(words) * 4)
+        }
+        Checksum::Partial { start, offset: 6 } => Some(usize::from(start) + 8),
+        _ => None,
+    }
 }
 
 /// Copies all bytes to one buffer.

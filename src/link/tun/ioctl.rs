@@ -47,7 +47,7 @@ pub(super) const TUN_F_TSO6: u32 = 4;
 /// The reader accepts such super-frames with ECN's CWR flag.
 const TUN_F_TSO_ECN: u32 = 8;
 /// The reader accepts UDP super-frames over IPv4 and over IPv6: the kernel requires both or none.
-const TUN_F_USO: u32 = 0x20 | 0x40;
+pub(super) const TUN_F_USO: u32 = 0x20 | 0x40;
 
 /// The ethtool features that correspond to the offloads of the reader.
 const OFFLOADS: [(&str, u32); 5] = [

@@ -191,8 +191,8 @@ impl Builder {
         self
     }
 
-    /// Whether to leave segmentation and checksums to the kernel, in both directions. On by default; if
-    /// the kernel refuses, both are off; see the [capabilities](crate::link::Link::capabilities).
+    /// Whether to leave segmentation (TCP's and, since Linux 6.2, UDP's) and checksums to the kernel, in both
+    /// directions. On by default; what the kernel refuses is off; see the [capabilities](crate::link::Link::capabilities).
     pub fn offload(mut self, on: bool) -> Builder {
         self.offload = on;
         self
@@ -363,13 +363,17 @@ impl Builder {
         };
         let offload = settings.offloads();
         let segment = offload.then_some(self.super_frame);
+        // UDP's length field ends there, also for receivers on this host.
+        let datagrams = settings
+            .offloads_datagrams()
+            .then_some(self.super_frame.min(SUPER_FRAME));
         let capabilities = Capabilities {
             mtu,
             checksum: offload,
             segment_v4: segment,
             segment_v6: segment,
-            datagrams_v4: None,
-            datagrams_v6: None,
+            datagrams_v4: datagrams,
+            datagrams_v6: datagrams,
         };
         Ok((fd, settings, capabilities))
     }

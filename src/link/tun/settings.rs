@@ -53,6 +53,11 @@ impl Settings {
         self.offload != 0
     }
 
+    /// Whether the kernel takes and gives UDP super-frames.
+    pub(super) fn offloads_datagrams(&self) -> bool {
+        self.offload & ioctl::TUN_F_USO != 0
+    }
+
     /// Restores the former values when the last queue is about to be closed. Does nothing for a deleted
     /// device.
     pub(super) fn put_back(&self, tun: BorrowedFd<'_>) {
@@ -75,9 +80,12 @@ impl Settings {
 /// Sets the offloads and returns those that the kernel accepted. A device keeps the settings of its
 /// last user, so "none" must be set explicitly too.
 fn set_offload(tun: BorrowedFd<'_>, wanted: bool) -> Result<u32> {
-    let all = ioctl::TUN_F_CSUM | ioctl::TUN_F_TSO4 | ioctl::TUN_F_TSO6;
-    if wanted && ioctl::set_offload(tun, all).is_ok() {
-        return Ok(all);
+    let streams = ioctl::TUN_F_CSUM | ioctl::TUN_F_TSO4 | ioctl::TUN_F_TSO6;
+    // Kernels before 6.2 refuse those of datagrams.
+    for all in [streams | ioctl::TUN_F_USO, streams] {
+        if wanted && ioctl::set_offload(tun, all).is_ok() {
+            return Ok(all);
+        }
     }
     ioctl::set_offload(tun, 0)?;
     Ok(0)
