@@ -170,7 +170,10 @@ pub use routes::{Route, RouteError};
 pub use stats::{DriverStats, QueueStats, Stats};
 pub use stream::TcpStream;
 pub use tcp_socket::TcpSocket;
-pub use udp::{DatagramInfo, DatagramTable, FlowOptions, Mapping, UdpListener, UdpSocket};
+pub use udp::{
+    DatagramInfo, DatagramTable, FlowOptions, Mapping, PingFlow, PingListener, UdpListener,
+    UdpSocket,
+};
 
 use crate::error::SoError;
 use crate::link::Link;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `udp` | [`Udp`], the protocol of one socket: sending, and what becomes of received datagrams |
 //! | `wire` | datagrams in packets |
+//! | `echo` | pings, which a stack treats as the datagrams of flows |
 //!
 //! A socket is *bound* to an address of the stack (and may be connected to a peer), or it is a *flow* that an
 //! intercepting listener has accepted: from one client to one destination, or, with an endpoint-independent
@@ -18,6 +19,7 @@
 //! Locks: `so_rcv` (2), `so_snd` (3), and leaves: addresses of a bound socket, datagrams that wait. None is held
 //! while the link transmits.
 
+pub(crate) mod echo;
 pub(crate) mod wire;
 
 use crate::buf::Gather;
@@ -35,7 +37,7 @@ use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-use wire::{MAX_SEGMENTS, Received, UDP_HEADER};
+use wire::{Headers, MAX_SEGMENTS, Received, UDP_HEADER};
 
 /// Datagrams that are taken from `so_snd` at once: a super-frame's.
 const BATCH: usize = MAX_SEGMENTS;
@@ -89,7 +91,7 @@ pub(crate) trait Host: Send + Sync + std::fmt::Debug {
     /// The program has closed the socket.
     fn detached(&self);
 
-    fn counters(&self) -> &UdpCounters;
+    fn counters(&self, of: Transport) -> &UdpCounters;
 }
 
 /// What the sockets of a stack count (RFC 4113).
@@ -110,6 +112,25 @@ pub(crate) struct UdpCounters {
     pub(crate) flows_expired: Counter,
     /// ICMP errors about datagrams of ours.
     pub(crate) icmp_errors: Counter,
+}
+
+/// What carries the datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Udp,
+    /// Echo messages of ICMP: pings.
+    Echo,
+}
+
+impl Transport {
+    /// Bytes before what the socket gives.
+    fn headers(self, v4: bool) -> usize {
+        let ip = if v4 { ip::IPV4_HEADER } else { ip::IPV6_HEADER };
+        match self {
+            Transport::Udp => ip + UDP_HEADER,
+            Transport::Echo => ip,
+        }
+    }
 }
 
 /// What a socket is.
@@ -143,6 +164,7 @@ pub(crate) struct Udp {
     me: Weak<Udp>,
     pub(crate) end: Arc<SocketEnd>,
     host: Arc<dyn Host>,
+    pub(crate) transport: Transport,
     pub(crate) kind: Kind,
     pub(crate) timeouts: Timeouts,
     /// By which queue it transmits.
@@ -163,7 +185,7 @@ impl Udp {
     pub(crate) fn new(
         host: Arc<dyn Host>,
         end: Arc<SocketEnd>,
-        (kind, queue): (Kind, u16),
+        (transport, kind, queue): (Transport, Kind, u16),
         timeouts: Timeouts,
     ) -> Arc<Udp> {
         end.connected();
@@ -172,6 +194,7 @@ impl Udp {
             me: me.clone(),
             end,
             host,
+            transport,
             kind,
             timeouts,
             queue,
@@ -243,7 +266,7 @@ impl Udp {
         };
         let datagrams = received.datagrams().map(|payload| (payload, addresses));
         let taken = self.end.append_records_rcv(datagrams);
-        let counters = self.host.counters();
+        let counters = self.host.counters(self.transport);
         counters.received.add(taken as u64);
         counters.dropped.add((received.count() - taken) as u64);
     }
@@ -315,6 +338,18 @@ impl Udp {
         }
     }
 
+    /// The headers of a packet, and what is behind them; `None` if it is none that this transport sends.
+    fn composed(&self, route: &Route, payload: Gather, partial: bool) -> Option<(Headers, Gather)> {
+        let ends = (route.from, route.to);
+        match self.transport {
+            Transport::Udp => {
+                let headers = wire::compose(ends, &payload, (self.hop_limit(), partial));
+                Some((headers, payload))
+            }
+            Transport::Echo => echo::reply(ends, &payload, self.hop_limit()),
+        }
+    }
+
     /// The link has room again.
     pub(crate) fn resume(&self) {
         self.send();
@@ -378,14 +413,15 @@ impl<'a> Batch<'a> {
     /// Sends datagrams from the front; returns how many are done with.
     fn transmit(&mut self, batch: &[Datagram]) -> usize {
         let (mut at, mut sent) = (0, 0);
+        let counters = self.udp.host.counters(self.udp.transport);
         while at < batch.len() {
             let (count, result) = self.next(&batch[at..]);
             match result {
                 Ok(()) => sent += count,
                 Err(Trouble::Full) => break,
-                Err(Trouble::Dropped) => self.udp.host.counters().unsent.add(count as u64),
+                Err(Trouble::Dropped) => counters.unsent.add(count as u64),
                 Err(Trouble::Failed(error)) => {
-                    self.udp.host.counters().unsent.add(count as u64);
+                    counters.unsent.add(count as u64);
                     self.udp.end.fail_once(error);
                 }
             }
@@ -394,7 +430,7 @@ impl<'a> Batch<'a> {
         if sent > 0 {
             self.udp.answered.store(true, Ordering::Relaxed);
             self.udp.touch(self.udp.host.now());
-            self.udp.host.counters().sent.add(sent as u64);
+            counters.sent.add(sent as u64);
         }
         at
     }
@@ -406,36 +442,29 @@ impl<'a> Batch<'a> {
             Ok(route) => route,
             Err(error) => return (1, Err(Trouble::Failed(error))),
         };
+        let udp = self.udp;
+        let v4 = route.to.is_ipv4();
+        let headers = udp.transport.headers(v4);
         let len = first.len();
-        if len > wire::longest(route.to.is_ipv4()) {
+        if headers + len > wire::largest(v4) {
             return (1, Err(Trouble::Failed(SoError::MessageSize)));
         }
-        let headers = UDP_HEADER
-            + match route.to.is_ipv4() {
-                true => ip::IPV4_HEADER,
-                false => ip::IPV6_HEADER,
-            };
-        let udp = self.udp;
         let link = udp.host.link(udp.queue, route.way.looped);
         let caps = self.capabilities(link, route.way.looped);
         let fits = headers + len <= route.way.mtu;
-        let most = match route.to.is_ipv4() {
-            true => caps.datagrams_v4,
-            false => caps.datagrams_v6,
+        let most = if v4 {
+            caps.datagrams_v4
+        } else {
+            caps.datagrams_v6
         };
-        let count = match most {
-            Some(most) if fits && len > 0 => run(batch, most.min(MOST) - headers),
-            _ => 1,
-        };
-        let payload: Gather = match count {
-            1 => first.payload.clone(),
-            _ => batch[..count]
-                .iter()
-                .flat_map(|one| one.payload.iter().cloned())
-                .collect(),
-        };
-        let partial = caps.checksum && fits;
-        let header = wire::compose((route.from, route.to), &payload, (udp.hop_limit(), partial));
+        let most = most.filter(|_| fits && len > 0 && udp.transport == Transport::Udp);
+        let count = most.map_or(1, |most| run(batch, most.min(MOST) - headers));
+        let pieces = batch[..count].iter().flat_map(|one| one.payload.iter());
+        let (header, payload) =
+            match udp.composed(&route, pieces.cloned().collect(), caps.checksum && fits) {
+                Some(packet) => packet,
+                None => return (1, Err(Trouble::Dropped)),
+            };
         let mut packet =
             Packet::new(header.bytes(), &payload, header.ip_header_len).checksum(header.checksum);
         if count > 1 {
@@ -552,7 +581,10 @@ impl Protocol for Udp {
     }
 
     fn name(&self) -> &'static str {
-        "udp"
+        match self.transport {
+            Transport::Udp => "udp",
+            Transport::Echo => "icmp",
+        }
     }
 
     fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {

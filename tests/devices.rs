@@ -742,7 +742,14 @@ fn datagrams_cross_in_super_frames() {
         let (from, _) = own.split_once('/').unwrap();
         let count = 50;
         let program = Command::new("ip")
-            .args(["netns", "exec", namespace.name(), "python3", "-c", DATAGRAMS])
+            .args([
+                "netns",
+                "exec",
+                namespace.name(),
+                "python3",
+                "-c",
+                DATAGRAMS,
+            ])
             .args([from, to, "1200", &count.to_string()])
             .spawn();
         let mut program = program.unwrap();
@@ -759,7 +766,11 @@ fn datagrams_cross_in_super_frames() {
         }
         assert!(program.wait().unwrap().success(), "{to} {offload}");
         let largest = largest.load(Ordering::Relaxed);
-        assert_eq!(largest > 50_000, offload, "{to}: packets of {largest} bytes");
+        assert_eq!(
+            largest > 50_000,
+            offload,
+            "{to}: packets of {largest} bytes"
+        );
         assert_eq!(stack.stats().transmit_errors, 0);
     }
 }

@@ -851,6 +851,7 @@ impl Builder {
                 self.config.max_connections,
             ),
             udp: UdpTable::default(),
+            pings: UdpTable::default(),
             unclaimed: self.unclaimed,
             memory: Memory::new(self.config.max_buffer_memory),
             received: Received::default(),

@@ -375,9 +375,9 @@ impl Driver {
         }
         let held = self.shared.accepting.held.lock().next();
         let record = self.shared.table.next_expiry();
-        let flow = self.shared.udp.next_expiry();
+        let flow = [&self.shared.udp, &self.shared.pings].map(|table| table.next_expiry());
         let fragments = self.shared.fragments.next_expiry();
-        let later = flow.into_iter().chain(fragments);
+        let later = flow.into_iter().flatten().chain(fragments);
         held.into_iter().chain(record).chain(later).min()
     }
 
@@ -417,7 +417,7 @@ impl Driver {
             Parsed::Icmp {
                 ip_header_len,
                 frame,
-            } => self.icmp(ip_header_len, &frame, looped),
+            } => self.icmp(ip_header_len, &frame, (looped, now)),
             Parsed::Udp(frame, ip) => self.datagram(frame, &ip, (looped, now)),
             Parsed::Foreign(frame, _) if !looped && self.is_martian(&frame) => {
                 counters.bad_address.add(1);
@@ -502,7 +502,7 @@ impl Driver {
         }
     }
 
-    fn icmp(&mut self, ip_header_len: usize, frame: &Frame, looped: bool) {
+    fn icmp(&mut self, ip_header_len: usize, frame: &Frame, (looped, now): (bool, Instant)) {
         if !looped && self.is_martian(frame) {
             self.shared.received.bad_address.add(1);
             return;
@@ -514,6 +514,10 @@ impl Driver {
         }
         let (_, destination) = ip::addresses(&frame.head);
         if !self.shared.is_own(destination) {
+            let ping = udp::echo::parse(frame, ip_header_len).filter(|_| !looped);
+            if ping.is_some_and(|ping| self.shared.ping(self.queue, &ping, now)) {
+                return;
+            }
             if !self.claimed(frame) {
                 self.shared.received.stray.add(1);
             }

@@ -51,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) table: Table,
     /// Sockets for datagrams, and flows.
     pub(super) udp: UdpTable,
+    /// Flows of pings.
+    pub(super) pings: UdpTable,
     pub(super) unclaimed: Unclaimed,
     /// Memory of the buffers of all connections.
     pub(super) memory: Memory,
@@ -225,7 +227,7 @@ impl Shared {
         listeners
             .iter()
             .for_each(|listening| listening.go_down(error));
-        let intercepting = self.udp.listeners();
+        let intercepting = [self.udp.listeners(), self.pings.listeners()].concat();
         intercepting.iter().for_each(|flows| flows.go_down(error));
         self.end_datagrams(error, |_| true);
         self.drop_syns();

@@ -5,17 +5,20 @@
 //! | `table` | sockets and flows by their addresses; when flows expire |
 //! | `listener` | intercepting listeners and their queues; [`UdpListener`] |
 //! | `socket` | the program's handle, [`UdpSocket`] |
+//! | `echo` | the same for pings: [`PingListener`], [`PingFlow`] |
 //!
 //! A datagram belongs, in this order, to the flow with its addresses, to the most precisely bound socket, to the
 //! flow of its sender if that has an endpoint-independent mapping, and to the intercepting listener with the most
 //! precise rule, where it begins a flow. Otherwise the hook for unhandled frames is asked, and then, if it was for
 //! an address of the stack, its sender gets a "port unreachable".
 
+mod echo;
 mod info;
 mod listener;
 mod socket;
 mod table;
 
+pub use echo::{PingFlow, PingListener};
 pub use info::{DatagramInfo, DatagramTable};
 pub(in crate::stack) use listener::Flows;
 pub use listener::{FlowOptions, Mapping, UdpListener};
@@ -31,7 +34,9 @@ use crate::stack::Shared;
 use crate::tcp::block::path_mtu::{By, Finding, Known};
 use crate::tcp::icmp::{IcmpError, IcmpErrorKind};
 use crate::udp::wire::{self, Received};
-use crate::udp::{Host, Kind, Names, Timeouts, Udp, UdpCounters, Way};
+use crate::udp::{
+    Host, Kind, Names, Timeouts, Transport, Udp, UdpCounters, Way, echo as echo_wire,
+};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -103,79 +108,105 @@ impl Shared {
         }
         match self.udp.listener_for(tuple, own) {
             Some(flows) => {
-                let begun = self.begin_flow(&flows, (queue, received));
-                if let Some((udp, is_new)) = begun {
-                    udp.receive(received, now);
-                    if is_new && !flows.offer(&udp) {
-                        udp.finish(None);
-                    }
-                }
+                self.begin_flow(&flows, (Transport::Udp, queue, received), now);
                 Outcome::Done
             }
             None => Outcome::Nobody { own },
         }
     }
 
-    /// A new flow, unless a limit forbids it; or that of another thread that was first.
+    /// A ping to an address that is none of the stack's. `false` if nothing intercepts it.
+    pub(in crate::stack) fn ping(
+        self: &Arc<Self>,
+        queue: u16,
+        received: &Received,
+        now: Instant,
+    ) -> bool {
+        let tuple = &received.tuple;
+        if let Some(flow) = self.pings.flow(tuple) {
+            flow.receive(received, now);
+            return true;
+        }
+        if !self.addressing.network.lock().is_routed(tuple.remote) {
+            return false;
+        }
+        let flows = self.pings.listener_for(tuple, false);
+        if let Some(flows) = &flows {
+            self.begin_flow(flows, (Transport::Echo, queue, received), now);
+        }
+        flows.is_some()
+    }
+
+    /// The sockets and flows of a transport.
+    pub(super) fn datagrams(&self, of: Transport) -> &UdpTable {
+        match of {
+            Transport::Udp => &self.udp,
+            Transport::Echo => &self.pings,
+        }
+    }
+
+    /// Begins a flow with its first datagram, unless a limit forbids it. If another thread was first, that one's
+    /// gets the datagram.
     fn begin_flow(
         self: &Arc<Self>,
         flows: &Arc<Flows>,
-        (queue, received): (u16, &Received),
-    ) -> Option<(Arc<Udp>, bool)> {
+        (transport, queue, received): (Transport, u16, &Received),
+        now: Instant,
+    ) {
+        let table = self.datagrams(transport);
         let tuple = received.tuple;
-        let refused = || {
-            self.udp.counters.flows_refused.add(1);
-            None
-        };
         if self.is_down(queue) || !flows.reserve(tuple.remote) {
-            return refused();
+            table.counters.flows_refused.add(1);
+            return;
         }
-        let end = SocketEnd::for_datagrams(
-            flows.options.hiwat,
-            flows.options.hiwat,
-            flows.options.records,
-        );
-        let kind = match flows.options.mapping {
-            Mapping::Flow => Kind::Flow(tuple),
-            Mapping::Endpoint => Kind::Endpoint(tuple.ends().1),
+        let options = &flows.options;
+        let end = SocketEnd::for_datagrams(options.hiwat, options.hiwat, options.records);
+        let kind = match options.mapping {
+            Mapping::Endpoint if transport == Transport::Udp => Kind::Endpoint(tuple.ends().1),
+            _ => Kind::Flow(tuple),
         };
         let host: Arc<dyn Host> = self.clone();
-        let udp = Udp::new(host, end, (kind, queue), flows.options.timeouts());
-        match self.udp.insert(&udp, flows) {
-            Ok(()) => {
-                self.udp.counters.flows.add(1);
-                let at = self.epoch + udp.expires();
-                self.udp.arm(&udp, at);
-                self.expires_at(at);
-                if self.is_down(queue) {
-                    udp.finish(Some(self.why_down()));
-                }
-                Some((udp, true))
+        let udp = Udp::new(host, end, (transport, kind, queue), options.timeouts());
+        if let Err(first) = table.insert(&udp, flows) {
+            flows.release(tuple.remote);
+            if let Some(first) = first {
+                first.receive(received, now);
             }
-            Err(first) => {
-                flows.release(tuple.remote);
-                first.map(|first| (first, false)).or_else(refused)
-            }
+            return;
+        }
+        table.counters.flows.add(1);
+        let at = self.epoch + udp.expires();
+        table.arm(&udp, at);
+        self.expires_at(at);
+        // Either the queue that goes down has found the flow in the table, or this finds it down.
+        if self.is_down(queue) {
+            udp.finish(Some(self.why_down()));
+        }
+        udp.receive(received, now);
+        if !flows.offer(&udp) {
+            udp.finish(None);
         }
     }
 
     /// Ends the flows through which nothing has passed for their time.
     pub(in crate::stack) fn expire_flows(&self, now: Instant) {
-        while let Some(udp) = self.udp.due(now) {
-            let at = self.epoch + udp.expires();
-            if at > now {
-                self.udp.arm(&udp, at);
-            } else {
-                self.udp.counters.flows_expired.add(1);
-                udp.finish(None);
+        for table in [&self.udp, &self.pings] {
+            while let Some(udp) = table.due(now) {
+                let at = self.epoch + udp.expires();
+                if at > now {
+                    table.arm(&udp, at);
+                } else {
+                    table.counters.flows_expired.add(1);
+                    udp.finish(None);
+                }
             }
         }
     }
 
     /// Ends the sockets and flows of a stack that goes down, or of a queue or an address that is gone.
     pub(in crate::stack) fn end_datagrams(&self, error: SoError, which: impl Fn(&Udp) -> bool) {
-        let all = self.udp.all();
-        let ended = all.iter().filter(|udp| which(udp));
+        let all = self.udp.all().into_iter().chain(self.pings.all());
+        let ended = all.filter(|udp| which(udp));
         ended.for_each(|udp| udp.finish(Some(error)));
     }
 
@@ -285,9 +316,12 @@ impl Host for Shared {
         let (Some(destination), Some(client)) = (destination, client) else {
             return;
         };
-        // It quotes a datagram such as the client has sent.
-        let headers = wire::compose((client, destination), &[], (HOP_LIMIT, false));
-        let about = Frame::new(headers.bytes()).checksum(Checksum::Verified);
+        // It quotes a datagram, or a request, such as the client has sent.
+        let packet = match udp.transport {
+            Transport::Udp => wire::compose((client, destination), &[], (HOP_LIMIT, false)),
+            Transport::Echo => echo_wire::request((client, destination), HOP_LIMIT),
+        };
+        let about = Frame::new(packet.bytes()).checksum(Checksum::Verified);
         let kind = match why {
             SoError::HostUnreachable | SoError::NetworkDown => icmp::Kind::HostUnreachable,
             _ => icmp::Kind::PortUnreachable,
@@ -301,7 +335,7 @@ impl Host for Shared {
     }
 
     fn closed(&self, udp: &Udp) {
-        self.udp.remove(udp);
+        self.datagrams(udp.transport).remove(udp);
         self.wake_all_if_abandoned();
     }
 
@@ -310,7 +344,7 @@ impl Host for Shared {
         self.wake_all_if_abandoned();
     }
 
-    fn counters(&self) -> &UdpCounters {
-        &self.udp.counters
+    fn counters(&self, of: Transport) -> &UdpCounters {
+        &self.datagrams(of).counters
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::buf::{Buf, Gather};
 use crate::ip::header::pseudo_header;
+use crate::ip::packet::{payload_of, sum_payload};
 use crate::ip::{self, IPV4_HEADER, IPV6_HEADER, Malformed, PROTO_UDP, Tuple, be16, is_endpoint};
 use crate::link::{Checksum, Frame};
 use std::net::SocketAddr;
@@ -14,6 +15,11 @@ pub(crate) const MAX_HEADERS: usize = IPV6_HEADER + UDP_HEADER;
 
 /// Most datagrams of a super-frame (`UDP_MAX_SEGMENTS` of Linux).
 pub(crate) const MAX_SEGMENTS: usize = 128;
+
+/// The largest packet, with its headers.
+pub(crate) const fn largest(v4: bool) -> usize {
+    65_535 + if v4 { 0 } else { IPV6_HEADER }
+}
 
 /// The longest payload of a datagram to an address of this family.
 pub(crate) const fn longest(v4: bool) -> usize {
@@ -92,12 +98,9 @@ pub(crate) fn parse(frame: &Frame, ip: &ip::Packet) -> Result<Received, Malforme
         return Err(Malformed::Checksum);
     }
     let len = told - UDP_HEADER;
-    let all: Gather = std::iter::once(frame.head.clone())
-        .chain(frame.rest.iter().cloned())
-        .collect();
     Ok(Received {
         tuple,
-        payload: slice(&all, ip.header_len + UDP_HEADER, len),
+        payload: payload_of(frame, ip.header_len + UDP_HEADER, len),
         len,
         segment: frame.segment.map(|size| usize::from(size.get())),
     })
@@ -110,19 +113,14 @@ fn checksum_holds(frame: &Frame, ip: &ip::Packet, len: usize) -> bool {
         return ip.source.is_ipv4();
     }
     let mut sum = pseudo_header(ip.source, ip.destination, PROTO_UDP, len);
-    let mut missing = len;
-    for part in std::iter::once(head).chain(frame.rest.iter().map(|buf| &buf[..])) {
-        let count = part.len().min(missing);
-        sum.add_bytes(&part[..count]);
-        missing -= count;
-    }
+    sum_payload(frame, ip.header_len, ip.header_len + len, &mut sum);
     sum.checksum() == [0, 0]
 }
 
 /// The headers of a datagram, or of a super-frame of them.
 #[derive(Debug)]
 pub(crate) struct Headers {
-    bytes: [u8; MAX_HEADERS],
+    pub(super) bytes: [u8; MAX_HEADERS],
     pub(crate) len: usize,
     pub(crate) ip_header_len: usize,
     pub(crate) checksum: Checksum,

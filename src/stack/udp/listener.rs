@@ -7,7 +7,7 @@ use crate::socket::poller::{Condition, Pollable, Sealed, Watched};
 use crate::stack::Stack;
 use crate::stack::accept::intercept::{Intercept, Rule};
 use crate::stack::udp::{HIWAT, LIMIT, UdpSocket};
-use crate::udp::{Timeouts, Udp};
+use crate::udp::{Timeouts, Transport, Udp};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
@@ -326,10 +326,68 @@ pub struct UdpListener {
     open: Arc<Open>,
 }
 
+/// An open listener, of one transport.
 #[derive(Debug)]
-struct Open {
-    stack: Stack,
-    flows: Arc<Flows>,
+pub(super) struct Open {
+    pub(super) stack: Stack,
+    transport: Transport,
+    pub(super) flows: Arc<Flows>,
+}
+
+impl Open {
+    pub(super) fn new(
+        stack: &Stack,
+        transport: Transport,
+        rule: Intercept,
+        options: FlowOptions,
+    ) -> io::Result<Open> {
+        if rule.is_empty() {
+            let why = "the range of ports is empty, give at least one port";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let shared = stack.shared();
+        let flows = Arc::new(Flows {
+            rule: Rule::intercepting(rule),
+            options,
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            nonblocking: AtomicBool::new(false),
+        });
+        shared.datagrams(transport).listen(&flows)?;
+        let open = Open {
+            stack: stack.clone(),
+            transport,
+            flows,
+        };
+        // Either the stack that goes down has found the listener, or this finds it down.
+        match shared.lifecycle.down.load(Ordering::SeqCst) {
+            true => Err(shared.why_down().into()),
+            false => Ok(open),
+        }
+    }
+
+    pub(super) fn accept(&self) -> io::Result<Arc<Udp>> {
+        self.flows
+            .accept(self.flows.nonblocking.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_nonblocking(&self, nonblocking: bool) {
+        self.flows.nonblocking.store(nonblocking, Ordering::Relaxed);
+    }
+
+    pub(super) fn close(&self) {
+        let shared = self.stack.shared();
+        shared.datagrams(self.transport).unlisten(&self.flows);
+        for udp in self.flows.close() {
+            udp.finish(None);
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.close();
+    }
 }
 
 impl UdpListener {
@@ -345,28 +403,9 @@ impl UdpListener {
         rule: Intercept,
         options: FlowOptions,
     ) -> io::Result<UdpListener> {
-        if rule.is_empty() {
-            let why = "the range of ports is empty, give at least one port";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        }
-        let shared = stack.shared();
-        let flows = Arc::new(Flows {
-            rule: Rule::intercepting(rule),
-            options,
-            queue: Mutex::default(),
-            changed: Condvar::new(),
-            nonblocking: AtomicBool::new(false),
-        });
-        shared.udp.listen(&flows)?;
-        if shared.lifecycle.down.load(Ordering::SeqCst) {
-            shared.udp.unlisten(&flows);
-            return Err(shared.why_down().into());
-        }
+        let open = Open::new(stack, Transport::Udp, rule, options)?;
         Ok(UdpListener {
-            open: Arc::new(Open {
-                stack: stack.clone(),
-                flows,
-            }),
+            open: Arc::new(open),
         })
     }
 
@@ -376,10 +415,7 @@ impl UdpListener {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there is none and the listener is non-blocking;
     /// [`NetworkDown`](io::ErrorKind::NetworkDown) if there is none and the stack is down.
     pub fn accept(&self) -> io::Result<(UdpSocket, SocketAddr)> {
-        let udp = self
-            .open
-            .flows
-            .accept(self.open.flows.nonblocking.load(Ordering::Relaxed))?;
+        let udp = self.open.accept()?;
         let socket = UdpSocket::new(&self.open.stack, udp);
         let client = socket.peer();
         Ok((socket, client))
@@ -392,30 +428,12 @@ impl UdpListener {
 
     /// Whether [`accept`](Self::accept) returns at once if there is no flow.
     pub fn set_nonblocking(&self, nonblocking: bool) {
-        self.open
-            .flows
-            .nonblocking
-            .store(nonblocking, Ordering::Relaxed);
+        self.open.set_nonblocking(nonblocking);
     }
 
     /// Stops intercepting, for all handles. Accepted flows go on.
     pub fn close(&self) {
         self.open.close();
-    }
-}
-
-impl Open {
-    fn close(&self) {
-        self.stack.shared().udp.unlisten(&self.flows);
-        for udp in self.flows.close() {
-            udp.finish(None);
-        }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.close();
     }
 }
 

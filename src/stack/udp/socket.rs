@@ -8,7 +8,7 @@ use crate::socket::{Datagram, Socket};
 use crate::stack::Stack;
 use crate::stack::stream::{each, hop_limit};
 use crate::stack::udp::{HIWAT, LIMIT, NEVER};
-use crate::udp::{Host, Kind, Names, Udp};
+use crate::udp::{Host, Kind, Names, Transport, Udp};
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::ops::Deref;
@@ -237,7 +237,11 @@ fn bind(stack: &Stack, address: SocketAddr) -> io::Result<Arc<Udp>> {
         Udp::new(
             host,
             end,
-            (Kind::Bound(crate::lock::Mutex::new(names)), queue),
+            (
+                Transport::Udp,
+                Kind::Bound(crate::lock::Mutex::new(names)),
+                queue,
+            ),
             NEVER,
         )
     };
