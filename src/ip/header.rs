@@ -30,6 +30,8 @@ pub(crate) fn length_field(len: usize) -> [u8; 2] {
 pub(crate) enum Malformed {
     /// Too short, lengths that disagree, a version that is neither 4 nor 6.
     Header,
+    /// None of these reasons: it is a part of a packet ([`part`](super::packet::part)).
+    Fragment,
     /// A protocol that is neither TCP nor ICMP, or an IPv6 option whose kind asks to be dropped.
     Protocol,
     /// An IPv6 extension header that asks for something else than this host does: its sender is to be

@@ -25,8 +25,31 @@ pub(crate) struct Packet {
     pub(crate) total_len: usize,
     /// RFC 3168 5.
     pub(crate) ecn: u8,
-    /// It is not a whole packet.
-    pub(crate) fragment: Option<Fragment>,
+}
+
+impl Packet {
+    /// Of a whole header, as all of the following.
+    fn v4(header: &[u8]) -> Packet {
+        Packet {
+            source: IpAddr::V4(Ipv4Addr::from(array::<4>(header, 12))),
+            destination: IpAddr::V4(Ipv4Addr::from(array::<4>(header, 16))),
+            protocol: header[9],
+            header_len: usize::from(header[0] & 0x0f) * 4,
+            total_len: usize::from(be16(header, 2)),
+            ecn: header[1] & CE,
+        }
+    }
+
+    fn v6(header: &[u8]) -> Packet {
+        Packet {
+            source: IpAddr::V6(Ipv6Addr::from(array::<16>(header, 8))),
+            destination: IpAddr::V6(Ipv6Addr::from(array::<16>(header, 24))),
+            protocol: header[6],
+            header_len: IPV6_HEADER,
+            total_len: IPV6_HEADER + usize::from(be16(header, 4)),
+            ecn: header[1] >> 4 & CE,
+        }
+    }
 }
 
 /// The header of a frame's packet, if it is whole and makes sense. Where extension headers go on in the
@@ -57,29 +80,38 @@ fn parse_ipv4(frame: &Frame) -> Result<Packet, Malformed> {
     if header_len > IPV4_HEADER && is_source_routed(&head[IPV4_HEADER..header_len]) {
         return Err(Malformed::Address);
     }
-    Ok(Packet {
-        source: IpAddr::V4(Ipv4Addr::from(array::<4>(head, 12))),
-        destination: IpAddr::V4(Ipv4Addr::from(array::<4>(head, 16))),
-        protocol: head[9],
-        header_len,
-        total_len,
-        ecn: head[1] & CE,
-        fragment: fragment_of(head, header_len),
-    })
+    if be16(head, 6) & (MORE | OFFSET) != 0 {
+        return Err(Malformed::Fragment);
+    }
+    Ok(Packet::v4(head))
 }
 
-fn fragment_of(header: &[u8], header_len: usize) -> Option<Fragment> {
-    const MORE: u16 = 0x2000;
-    const OFFSET: u16 = 0x1fff;
-    let field = be16(header, 6);
-    (field & (MORE | OFFSET) != 0).then(|| Fragment {
-        identification: u32::from(be16(header, 4)),
-        offset: usize::from(field & OFFSET) * 8,
-        more: field & MORE != 0,
-        unfragmentable_len: header_len,
-        next_header: header[9],
-        next_header_at: 9,
-    })
+/// In IPv4's header: there are fragments behind this one; where it belongs, in units of eight bytes.
+const MORE: u16 = 0x2000;
+const OFFSET: u16 = 0x1fff;
+
+/// A packet that is [a fragment](Malformed::Fragment), and which.
+#[cold]
+pub(crate) fn part(frame: &Frame) -> Option<(Packet, Fragment)> {
+    let head: &[u8] = &frame.head;
+    if head[0] >> 4 == 4 {
+        let packet = Packet::v4(head);
+        let field = be16(head, 6);
+        let fragment = Fragment {
+            identification: u32::from(be16(head, 4)),
+            offset: usize::from(field & OFFSET) * 8,
+            more: field & MORE != 0,
+            unfragmentable_len: packet.header_len,
+            next_header: packet.protocol,
+            next_header_at: 9,
+        };
+        return Some((packet, fragment));
+    }
+    let chain = extension::chain(head).ok()?;
+    let mut packet = Packet::v6(head);
+    packet.protocol = chain.last.kind;
+    packet.header_len = chain.last.at;
+    Some((packet, chain.fragment?))
 }
 
 /// Whether the source has chosen the route, also if that has been followed to its end: what it asks for is
@@ -100,15 +132,7 @@ fn parse_ipv6(frame: &mut Frame) -> Result<Packet, Malformed> {
     if total_len > frame.len() {
         return Err(Malformed::Header);
     }
-    let mut packet = Packet {
-        source: IpAddr::V6(Ipv6Addr::from(array::<16>(head, 8))),
-        destination: IpAddr::V6(Ipv6Addr::from(array::<16>(head, 24))),
-        protocol: head[6],
-        header_len: IPV6_HEADER,
-        total_len,
-        ecn: head[1] >> 4 & CE,
-        fragment: None,
-    };
+    let mut packet = Packet::v6(head);
     if extension::is_extension(packet.protocol) {
         pass_extensions(frame, &mut packet)?;
     }
@@ -129,12 +153,12 @@ fn pass_extensions(frame: &mut Frame, packet: &mut Packet) -> Result<(), Malform
         Stop::Short => Malformed::Header,
         Stop::Malformed(why) => why,
     })?;
+    if chain.fragment.is_some() {
+        return Err(Malformed::Fragment);
+    }
     packet.protocol = chain.last.kind;
     packet.header_len = chain.last.at;
-    packet.fragment = chain.fragment;
-    if chain.fragment.is_none() {
-        frame.pull_up(len.min(chain.last.at + TRANSPORT_HEADER));
-    }
+    frame.pull_up(len.min(chain.last.at + TRANSPORT_HEADER));
     Ok(())
 }
 
@@ -162,7 +186,8 @@ pub(crate) fn payload_of(frame: &Frame, skip: usize, len: usize) -> Gather {
     into_payload(frame.clone(), skip, len)
 }
 
-/// The same, of a frame that is not needed any more.
+/// The same, of a frame that is not needed any more. Inlined: each received segment has it done.
+#[inline(always)]
 pub(crate) fn into_payload(frame: Frame, skip: usize, len: usize) -> Gather {
     let mut payload = Gather::new();
     let mut missing = len;

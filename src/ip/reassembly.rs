@@ -17,7 +17,7 @@ use super::header::{
     ipv4_checksum_of, length_field, peer_of,
 };
 use super::icmp::Kind;
-use super::packet::{Packet, into_payload};
+use super::packet::{Packet, into_payload, part};
 use crate::buf::{Buf, FrameMut, Gather};
 use crate::link::{Checksum, Frame};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -277,10 +277,12 @@ pub(crate) struct Reassembler {
 }
 
 impl Reassembler {
-    pub(crate) fn add(&mut self, packet: &Packet, mut frame: Frame, now: Instant) -> Added {
-        let Some(fragment) = packet.fragment else {
+    /// Takes a frame that is [a fragment](super::header::Malformed::Fragment).
+    pub(crate) fn add(&mut self, mut frame: Frame, now: Instant) -> Added {
+        let Some((packet, fragment)) = part(&frame) else {
             return Added::Whole(frame);
         };
+        let packet = &packet;
         if let Err(kind) = check(packet, &fragment, &mut frame) {
             return Added::Dropped(Dropped::Malformed, kind);
         }

@@ -423,19 +423,25 @@ impl Driver {
                 counters.bad_address.add(1);
             }
             Parsed::Foreign(frame, why) => self.foreign(&frame, why, (looped, now)),
-            Parsed::Fragment(_, frame) if !looped && self.is_martian(&frame) => {
-                counters.bad_address.add(1);
-            }
-            Parsed::Fragment(part, frame) => {
-                let link = self.home().way_back(looped);
-                if let Some(whole) = self.shared.put_together(link, (&part, frame), now) {
-                    self.input(whole, looped, now);
-                }
-            }
+            Parsed::Fragment(frame) => self.fragment(frame, looped, now),
             Parsed::Dropped(why) => counters.dropped(why).add(1),
         }
     }
 
+    /// A part of a packet.
+    #[cold]
+    fn fragment(&mut self, frame: Frame, looped: bool, now: Instant) {
+        if !looped && self.is_martian(&frame) {
+            self.shared.received.bad_address.add(1);
+            return;
+        }
+        let link = self.home().way_back(looped);
+        if let Some(whole) = self.shared.put_together(link, frame, now) {
+            self.input(whole, looped, now);
+        }
+    }
+
+    #[cold]
     fn foreign(&self, frame: &Frame, why: Malformed, (looped, now): (bool, Instant)) {
         let kind = match why {
             Malformed::Parameter { code, pointer } => Kind::Parameter { code, pointer },

@@ -35,9 +35,9 @@ impl Fragments {
         self.reassembler.lock().memory()
     }
 
-    fn add(&self, packet: &ip::Packet, frame: Frame, now: Instant) -> (Added, u64) {
+    fn add(&self, frame: Frame, now: Instant) -> (Added, u64) {
         let mut reassembler = self.reassembler.lock();
-        let added = reassembler.add(packet, frame, now);
+        let added = reassembler.add(frame, now);
         let waiting = !reassembler.is_empty();
         self.waiting.store(waiting, Ordering::Relaxed);
         (added, reassembler.take_evicted())
@@ -67,13 +67,14 @@ impl Shared {
     pub(in crate::stack) fn put_together(
         &self,
         link: &dyn Link,
-        (packet, frame): (&ip::Packet, Frame),
+        frame: Frame,
         now: Instant,
     ) -> Option<Frame> {
         let counters = &self.received;
         counters.fragments.add(1);
-        let copy = packet.source.is_ipv6().then(|| frame.clone());
-        let (added, evicted) = self.fragments.add(packet, frame, now);
+        let (source, destination) = ip::addresses(&frame.head);
+        let copy = source.is_ipv6().then(|| frame.clone());
+        let (added, evicted) = self.fragments.add(frame, now);
         counters.reassembly_evicted.add(evicted);
         match added {
             Added::Waits(Some(until)) => self.expires_at(until),
@@ -89,7 +90,7 @@ impl Shared {
                     Dropped::Limit => counters.reassembly_evicted.add(1),
                     Dropped::Abandoned => {}
                 }
-                let told = kind.zip(copy).filter(|_| self.is_own(packet.destination));
+                let told = kind.zip(copy).filter(|_| self.is_own(destination));
                 if let Some((kind, frame)) = told {
                     self.icmp_error(link, kind, &frame, now);
                 }

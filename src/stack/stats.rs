@@ -56,6 +56,7 @@ impl Received {
     pub(crate) fn dropped(&self, why: Malformed) -> &Counter {
         match why {
             Malformed::Header => &self.malformed,
+            Malformed::Fragment => &self.fragments,
             Malformed::Protocol | Malformed::Parameter { .. } => &self.unsupported,
             Malformed::Checksum => &self.bad_checksum,
             Malformed::Address => &self.bad_address,

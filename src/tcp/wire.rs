@@ -116,7 +116,7 @@ pub(crate) enum Parsed {
     /// A packet of UDP.
     Udp(Frame, ip::Packet),
     /// A part of a packet.
-    Fragment(ip::Packet, Frame),
+    Fragment(Frame),
     /// A whole packet, but none that TCP could be: of another protocol, or one whose sender is to be told
     /// what is wrong.
     Foreign(Frame, Malformed),
@@ -126,12 +126,10 @@ pub(crate) enum Parsed {
 pub(crate) fn parse(mut frame: Frame) -> Parsed {
     let ip = match ip::parse(&mut frame) {
         Ok(ip) => ip,
+        Err(Malformed::Fragment) => return Parsed::Fragment(frame),
         Err(why @ Malformed::Parameter { .. }) => return Parsed::Foreign(frame, why),
         Err(why) => return Parsed::Dropped(why),
     };
-    if ip.fragment.is_some() {
-        return Parsed::Fragment(ip, frame);
-    }
     match (ip.protocol, ip.source.is_ipv4()) {
         (PROTO_TCP, _) => match parse_tcp(frame, &ip) {
             Ok(segment) => Parsed::Tcp(segment),
