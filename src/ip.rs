@@ -6,12 +6,14 @@
 //! | `packet` | received headers, parsed once for each frame |
 //! | `extension` | the extension headers of IPv6 |
 //! | `reassembly` | fragments, until their packets are whole |
+//! | `fragment` | packets larger than the MTU, in fragments |
 //! | `echo` | answers to pings |
 //! | `icmp` | ICMP errors that this host sends: about which packets, and how many |
 //! | `tuple` | both ends of a connection |
 
 pub(crate) mod echo;
 pub(crate) mod extension;
+pub(crate) mod fragment;
 pub(crate) mod header;
 pub(crate) mod icmp;
 pub(crate) mod packet;

@@ -142,6 +142,7 @@ mod ephemeral_ports;
 mod fragments;
 mod fused_link;
 mod icmp_error;
+mod identification;
 mod isn;
 mod listener;
 mod loopback;

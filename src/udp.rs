@@ -25,6 +25,7 @@ pub(crate) mod wire;
 use crate::buf::Gather;
 use crate::counter::Counter;
 use crate::error::SoError;
+use crate::ip::fragment::Progress;
 use crate::ip::{self, Tuple};
 use crate::link::{Capabilities, Link, Packet, TransmitError};
 use crate::lock::{LEAF, Mutex};
@@ -68,12 +69,13 @@ pub(crate) trait Host: Send + Sync + std::fmt::Debug {
     /// Time since the stack was built.
     fn since_epoch(&self, now: Instant) -> Duration;
 
-    /// Sends a packet in fragments. Its checksum is complete.
+    /// Sends a packet in fragments of this size, from where `progress` says, if that is there. Its checksum is
+    /// complete. If the link is full, `progress` says where to go on.
     fn fragment(
         &self,
         link: &dyn Link,
-        packet: &Packet<'_>,
-        mtu: usize,
+        packet: (&Packet<'_>, usize),
+        progress: &mut Option<Progress>,
     ) -> Result<(), TransmitError>;
 
     /// The link is full: the driver is to call [`Udp::resume`] when there is room.
@@ -173,6 +175,8 @@ pub(crate) struct Udp {
     sending: Turn,
     /// Datagrams that were taken from `so_snd`, and wait for room in the link.
     waiting: Mutex<Vec<Datagram>, LEAF>,
+    /// How much of the first of them has been sent in fragments.
+    partly: Mutex<Option<Progress>, LEAF>,
     /// When a datagram last passed, in nanoseconds since the stack was built.
     used: AtomicU64,
     answered: AtomicBool,
@@ -201,6 +205,7 @@ impl Udp {
             hop_limit: AtomicU8::new(ip::header::HOP_LIMIT),
             sending: Turn::default(),
             waiting: Mutex::default(),
+            partly: Mutex::default(),
             used: AtomicU64::new(used),
             answered: AtomicBool::new(false),
             attached: AtomicBool::new(false),
@@ -399,6 +404,8 @@ struct Batch<'a> {
     caps: Option<(bool, Capabilities)>,
     /// Of the datagram before, with its addresses.
     route: Option<(Addresses, Route)>,
+    /// How much of the next one has been sent in fragments.
+    partly: Option<Progress>,
 }
 
 impl<'a> Batch<'a> {
@@ -407,6 +414,7 @@ impl<'a> Batch<'a> {
             udp,
             caps: None,
             route: None,
+            partly: udp.partly.lock().take(),
         }
     }
 
@@ -438,6 +446,7 @@ impl<'a> Batch<'a> {
     /// Sends the first datagram, and those behind it that fit into one super-frame. Returns how many these are.
     fn next(&mut self, batch: &[Datagram]) -> (usize, Result<(), Trouble>) {
         let first = &batch[0];
+        let mut partly = self.partly.take();
         let route = match self.route_for(first.addresses) {
             Ok(route) => route,
             Err(error) => return (1, Err(Trouble::Failed(error))),
@@ -472,8 +481,14 @@ impl<'a> Batch<'a> {
         }
         let sent = match fits {
             true => link.transmit(&packet),
-            false => udp.host.fragment(link, &packet, route.way.mtu),
+            false => {
+                let large = (&packet, route.way.mtu);
+                udp.host.fragment(link, large, &mut partly)
+            }
         };
+        if matches!(sent, Err(TransmitError::Full)) {
+            *udp.partly.lock() = partly;
+        }
         (
             count,
             sent.map_err(|error| Trouble::of(&error, route.way.looped)),

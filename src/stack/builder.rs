@@ -18,6 +18,7 @@ use crate::stack::driver::Running;
 use crate::stack::driver::queue::Queue;
 use crate::stack::ephemeral_ports::EphemeralPorts;
 use crate::stack::fragments::Fragments;
+use crate::stack::identification::Identifications;
 use crate::stack::isn::IsnSecret;
 use crate::stack::paths::Paths;
 use crate::stack::routes::{Network, Route, RouteError};
@@ -863,6 +864,7 @@ impl Builder {
                 network: Mutex::new(network),
                 isn: IsnSecret::new(repeatable.then_some(seed.rotate_left(32))),
                 ephemeral_ports: EphemeralPorts::new(seed, first..=last),
+                identifications: Identifications::default(),
                 paths: Paths::default(),
                 dialled: AtomicUsize::new(0),
             },

@@ -530,7 +530,7 @@ impl Driver {
             return;
         }
         let link = self.home().way_back(looped);
-        if !stateless::pong(link, frame, ip_header_len) {
+        if !self.shared.pong(link, frame, ip_header_len) {
             self.claimed(frame);
         }
     }

@@ -1,15 +1,16 @@
-//! Fragments that a stack receives: of all its queues in one place, since those of a packet may come by
-//! several.
+//! Fragments that a stack receives, and those that it sends.
 //!
-//! What they come to is in [`ip::reassembly`]. A packet that is whole goes the way of any other, whatever its
-//! protocol, and whether or not it is for an address of the stack.
+//! Received fragments of all queues are kept in one place ([`ip::reassembly`]), because those of one packet may
+//! arrive by several queues. A reassembled packet is handled like any other, whatever its protocol, and whether
+//! or not its destination is an address of the stack.
 //!
 //! Locks: its own, a leaf, taken for fragments only.
 
 use crate::ip;
+use crate::ip::fragment::{Progress, fragment};
 use crate::ip::icmp::Kind;
 use crate::ip::reassembly::{Added, Dropped, Reassembler};
-use crate::link::{Frame, Link};
+use crate::link::{Frame, Link, Packet, TransmitError};
 use crate::lock::{LEAF, Mutex};
 use crate::stack::Shared;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,6 +64,25 @@ impl Fragments {
 }
 
 impl Shared {
+    /// Sends a packet in fragments, from where `progress` says, if that is there. Its checksum is complete. If
+    /// the link is full, `progress` says where to go on.
+    pub(in crate::stack) fn send_fragments(
+        &self,
+        link: &dyn Link,
+        (packet, mtu): (&Packet<'_>, usize),
+        progress: &mut Option<Progress>,
+    ) -> Result<(), TransmitError> {
+        let ends = ip::addresses(packet.header);
+        let protocol = packet.header[if ends.0.is_ipv4() { 9 } else { 6 }];
+        let addressing = &self.addressing;
+        let identification = || {
+            let next = &addressing.identifications;
+            Progress::new(next.next(&addressing.isn, ends, protocol))
+        };
+        let progress = progress.get_or_insert_with(identification);
+        fragment(packet, mtu, progress, |part| link.transmit(part))
+    }
+
     /// Takes a fragment: its packet, if that is whole now.
     pub(in crate::stack) fn put_together(
         &self,

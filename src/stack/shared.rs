@@ -17,6 +17,7 @@ use crate::stack::demux::unhandled::Unclaimed;
 use crate::stack::driver::queue::Queue;
 use crate::stack::ephemeral_ports::EphemeralPorts;
 use crate::stack::fragments::Fragments;
+use crate::stack::identification::Identifications;
 use crate::stack::isn::IsnSecret;
 use crate::stack::paths::Paths;
 use crate::stack::routes::Network;
@@ -89,6 +90,7 @@ pub(super) struct Addressing {
     pub(super) network: Mutex<Network, LEAF>,
     pub(super) isn: IsnSecret,
     pub(super) ephemeral_ports: EphemeralPorts,
+    pub(super) identifications: Identifications,
     /// The path MTU cache.
     pub(super) paths: Paths,
     /// Active opens without a requested home.

@@ -26,6 +26,7 @@ pub use socket::UdpSocket;
 pub(in crate::stack) use table::UdpTable;
 
 use crate::error::SoError;
+use crate::ip::fragment::Progress;
 use crate::ip::header::HOP_LIMIT;
 use crate::ip::icmp;
 use crate::link::{Checksum, Frame, Link, Packet, TransmitError};
@@ -296,13 +297,11 @@ impl Host for Shared {
 
     fn fragment(
         &self,
-        _link: &dyn Link,
-        _packet: &Packet<'_>,
-        _mtu: usize,
+        link: &dyn Link,
+        packet: (&Packet<'_>, usize),
+        progress: &mut Option<Progress>,
     ) -> Result<(), TransmitError> {
-        Err(TransmitError::Refused(
-            std::io::ErrorKind::InvalidInput.into(),
-        ))
+        self.send_fragments(link, packet, progress)
     }
 
     fn blocked(&self, udp: &Arc<Udp>) {

@@ -1,9 +1,7 @@
-//! Answers without a connection: to pings, and to segments that belong to no connection. They are
-//! dropped when the link is full. None takes a lock; answers to segments, which may be a flood, are
-//! composed without allocation.
+//! Answers to segments that belong to no connection. They are dropped when the link is full. They may be a
+//! flood, so they are composed without allocation and without a lock.
 
-use crate::ip::echo;
-use crate::link::{Checksum, Frame, Link, Packet};
+use crate::link::{Checksum, Link, Packet};
 use crate::tcp::wire::{
     self, ACK, FIN, Header, MAX_CANONICAL, RST, SYN, Segment, SynOptions, Tuple,
 };
@@ -55,16 +53,6 @@ pub(in crate::stack) fn reset(link: &dyn Link, segment: &Segment) {
         options: SynOptions::default(),
     };
     answer(link, &segment.tuple, (&header, None));
-}
-
-/// Answers a ping. `false`: it is none.
-pub(in crate::stack) fn pong(link: &dyn Link, ping: &Frame, ip_header_len: usize) -> bool {
-    let Some(answer) = echo::Answer::to(ping, ip_header_len) else {
-        return false;
-    };
-    let packet = Packet::new(answer.header(), &answer.payload, answer.ip_header_len);
-    link.transmit(&packet).ok();
-    true
 }
 
 /// Sends an answer if the link has room.

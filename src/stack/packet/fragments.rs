@@ -3,6 +3,9 @@
 
 use super::datagrams::*;
 use super::*;
+use crate::ip::fragment::{Progress, fragment as into_fragments};
+use crate::ip::reassembly::{Added, Reassembler};
+use std::sync::atomic::Ordering;
 
 /// A packet in fragments with so many bytes of payload each.
 fn cut(v6: bool, id: u32, packet: &[u8], size: usize) -> Vec<Vec<u8>> {
@@ -413,4 +416,201 @@ fn a_stack_that_goes_down_forgets_fragments() {
     assert!(net.stack.stats().fragment_memory > 0);
     drop(net.driver);
     assert_eq!(net.stack.stats().fragment_memory, 0);
+}
+
+/// Puts what a stack has sent together: packets as they were before they were cut.
+fn joined(packets: &[Vec<u8>], mtu: usize) -> Vec<Vec<u8>> {
+    let (now, mut all) = (SystemClock.now(), Vec::new());
+    let mut reassembler = Reassembler::default();
+    for packet in packets {
+        assert!(packet.len() <= mtu, "{} bytes", packet.len());
+        let mut frame = crate::link::Frame::new(packet);
+        match ip::parse(&mut frame) {
+            Ok(_) => all.push(packet.clone()),
+            Err(ip::Malformed::Fragment) => {
+                if let Added::Whole(whole) = reassembler.add(frame, now) {
+                    all.push(whole.to_vec());
+                }
+            }
+            Err(why) => panic!("{why:?}"),
+        }
+    }
+    assert!(reassembler.is_empty());
+    all
+}
+
+/// RFC 1122 3.2.2.6, RFC 4443 4.2: all that was asked comes back, in packets of the size that the link, the route
+/// and the path take.
+#[test]
+fn a_large_ping_is_answered_in_fragments() {
+    let route = |net, mtu| (net, Route::LINK.with_mtu(mtu));
+    for v6 in [false, true] {
+        for (rest, mtu) in [(1480, 1500), (4000, 1400), (60_000, 1500), (65_503, 1300)] {
+            let mut net = Net::new();
+            net.stack
+                .set_routes([
+                    route("10.0.0.0/24".parse().unwrap(), mtu),
+                    route("fd00::/64".parse().unwrap(), mtu),
+                ])
+                .unwrap();
+            let rest = pattern(0, rest);
+            let ping = ping(v6, &rest);
+            for part in cut(v6, 7, &ping, 1432) {
+                net.raw(&part);
+            }
+            let packets = net.packets();
+            assert!(packets.len() > 1);
+            let all = joined(&packets, mtu);
+            assert_eq!(all.len(), 1);
+            assert_eq!(said(&all[0]), pong(v6, &rest), "{v6} {}", rest.len());
+        }
+    }
+}
+
+/// What is smaller than the MTU is not cut, and may not be on its way.
+#[test]
+fn a_small_answer_is_one_packet() {
+    for v6 in [false, true] {
+        let mut net = Net::new();
+        let headers = if v6 { 44 } else { 24 };
+        for len in [4, 500, 1500 - headers] {
+            let rest = pattern(0, len);
+            net.raw(&ping(v6, &rest));
+            let packets = net.packets();
+            assert_eq!((packets.len(), packets[0].len()), (1, headers + len));
+            assert!(v6 || packets[0][4..8] == [0, 0, 0x40, 0], "RFC 6864 4.1");
+            assert_eq!(said(&packets[0]), pong(v6, &rest));
+        }
+    }
+}
+
+fn two(config: memory::Config) -> [(Stack, Driver); 2] {
+    let (a, b) = memory::pair(config);
+    let build = |link, last: u8| {
+        let v4 = format!("10.0.0.{last}/24").parse().unwrap();
+        let v6 = format!("fd00::{last}/64").parse().unwrap();
+        let builder = Stack::builder(link).address(v4).address(v6);
+        builder.build_with_driver().unwrap()
+    };
+    [build(a, 1), build(b, 2)]
+}
+
+/// Also over a link that is full after a few fragments, which cannot take a whole datagram at any time.
+#[test]
+fn the_largest_datagram_crosses_a_link_that_is_often_full() {
+    for frames in [3, 256] {
+        let [(a, mut drives_a), (b, mut drives_b)] = two(one_packet_each().frames(frames));
+        for (from, to, largest) in [
+            ("10.0.0.1:0", "10.0.0.2:9", 65_507),
+            ("[fd00::1]:0", "[fd00::2]:9", 65_527),
+        ] {
+            let sender = UdpSocket::bind(&a, from).unwrap();
+            let receiver = UdpSocket::bind(&b, to).unwrap();
+            receiver.set_nonblocking(true);
+            for len in [1472, 1473, 9000, largest] {
+                let bytes = pattern(len, len);
+                assert_eq!(sender.send_to(&bytes, to).unwrap(), len);
+                let mut got = vec![0; 70_000];
+                let mut found = None;
+                for _ in 0..1000 {
+                    drives_b.poll().unwrap();
+                    drives_a.poll().unwrap();
+                    found = receiver.recv_from(&mut got).ok();
+                    if found.is_some() {
+                        break;
+                    }
+                }
+                let (count, peer) = found.expect("it arrives");
+                assert_eq!(peer, sender.local_addr().to_string().parse().unwrap());
+                assert!(got[..count] == bytes, "{frames} {len}");
+            }
+        }
+        let stats = b.stats();
+        assert_eq!(stats.packets_reassembled, 7, "IPv6's headers are longer");
+        assert_eq!((stats.fragment_memory, stats.reassembly_evicted), (0, 0));
+    }
+}
+
+/// A link that cuts packets on their way, as a router before a narrow link does.
+#[derive(Debug)]
+struct Narrow(MemoryLink, AtomicUsize);
+
+impl Link for Narrow {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+    fn receive(
+        &self,
+        frames: &mut Vec<crate::link::Frame>,
+        max: usize,
+    ) -> Result<usize, crate::link::ReceiveError> {
+        self.0.receive(frames, max)
+    }
+    fn transmit(&self, packet: &Packet<'_>) -> Result<(), crate::link::TransmitError> {
+        if packet.len() <= 576 {
+            return self.0.transmit(packet);
+        }
+        let number = self.1.fetch_add(1, Ordering::Relaxed) as u32;
+        let mut progress = Progress::new(number);
+        let mut all = Vec::new();
+        into_fragments(packet, 576, &mut progress, |part| {
+            all.push((part.header.to_vec(), part.payload.to_vec()));
+            Ok::<_, ()>(())
+        })
+        .unwrap();
+        // Late and in disorder, but for a link that is full.
+        all.reverse();
+        for (header, payload) in &all {
+            self.0.transmit(&Packet::new(header, payload, 20))?;
+        }
+        Ok(())
+    }
+    fn wait(&self, interest: crate::link::Interest, deadline: Option<Instant>) -> io::Result<()> {
+        self.0.wait(interest, deadline)
+    }
+    fn wake(&self) {
+        self.0.wake();
+    }
+}
+
+/// Connections over a path that cuts every full segment in both directions.
+#[test]
+fn connections_stand_what_routers_cut() {
+    let mut config = one_packet_each().frames(100_000).bytes(64 << 20);
+    config.capabilities.checksum = false;
+    let (a, b) = memory::pair(config);
+    let build = |link, last: u8| {
+        let v4 = format!("10.0.0.{last}/24").parse().unwrap();
+        let v6 = format!("fd00::{last}/64").parse().unwrap();
+        let link = Narrow(link, AtomicUsize::new(0));
+        let builder = Stack::builder(link).address(v4).address(v6);
+        builder.build_with_driver().unwrap()
+    };
+    let [(a, mut drives_a), (b, mut drives_b)] = [build(a, 1), build(b, 2)];
+    for to in ["10.0.0.2:80", "[fd00::2]:80"] {
+        let listener = TcpListener::bind(&b, to).unwrap();
+        listener.set_nonblocking(true);
+        let mut sender = TcpSocket::new(&a).start(to.parse().unwrap()).unwrap();
+        sender.set_nonblocking(true);
+        let text = pattern(7, 300_000);
+        let (mut sent, mut got, mut receiver) = (0, Vec::new(), None);
+        for _ in 0..100_000 {
+            drives_a.poll().unwrap();
+            drives_b.poll().unwrap();
+            if receiver.is_none() {
+                receiver = listener.accept().ok().map(|(stream, _)| stream);
+                receiver.iter().for_each(|one| one.set_nonblocking(true));
+            }
+            sent += sender.write(&text[sent..]).unwrap_or(0);
+            got.extend(receiver.iter().flat_map(read));
+            if got.len() == text.len() {
+                break;
+            }
+        }
+        assert!(got == text, "{to}: {} of {sent}", got.len());
+    }
+    let stats = b.stats();
+    assert!(stats.packets_reassembled >= 400, "{stats:?}");
+    assert_eq!(stats.segments_refused + stats.frames_bad_checksum, 0);
+    assert_eq!((stats.reassembly_overlaps, stats.broken), (0, 0));
 }
