@@ -59,7 +59,7 @@
 //! | [`local`] | a stream pair in memory: the reference protocol |
 //! | `kernel` | the operating system's connections as sockets |
 //! | [`stack`] | a TCP/IP stack over one link: addresses, ports, listeners, streams, the driver thread |
-//! | `ip` | the Internet Protocol: headers (private) |
+//! | `ip` | the Internet Protocol: headers, fragments, ICMP errors, answers to pings (private) |
 //! | `tcp` | one connection: control block, store, service step (private) |
 //! | [`link`] | sources and destinations of packets: in memory, TUN devices |
 //! | [`clock`], [`error`] | time, errors |
@@ -171,7 +171,7 @@
 //!
 //! # Not supported
 //!
-//! UDP, Ethernet (ARP, neighbour discovery), reassembly of IP fragments, KTLS, TUN devices of other systems than
+//! UDP, Ethernet (ARP, neighbour discovery), KTLS, TUN devices of other systems than
 //! Linux; of TCP, Fast Open and urgent data
 //! ([list](stack#tcp-which-standards-hold)).
 

@@ -54,6 +54,27 @@
 //!
 #![doc = include_str!("doc/standards.md")]
 //!
+//! # IP
+//!
+//! **Fragments.** Packets of any protocol are reassembled (RFC 791 3.2, RFC 8200 4.5), whether or not their
+//! destination is an address of the stack: segments, datagrams, pings, and frames for
+//! [`Builder::on_unhandled`], which is called with the whole packet. A packet that is incomplete after 30
+//! seconds is dropped; so are packets whose fragments overlap (RFC 5722), and packets beyond the
+//! [limits](crate::security#fragments-and-icmp). Exact duplicates are ignored, and atomic fragments are
+//! handled alone (RFC 6946). Datagrams and answers to pings that are larger than the MTU of the link, the
+//! route or the path are sent in fragments, with identifications that cannot be guessed (RFC 6864, 7739).
+//!
+//! **IPv6 extension headers** (RFC 8200 4): hop-by-hop options, destination options, routing headers without
+//! segments left and atomic fragments are skipped, up to 8 headers and 2,048 bytes in total. An option that
+//! the stack does not know is handled as its two highest bits require; it knows only padding. Routing
+//! headers with segments left, of any type (RFC 5095), and unknown next headers are refused with a parameter
+//! problem.
+//!
+//! **ICMP errors that the stack sends:** protocol unreachable, port unreachable, parameter problem, and time
+//! exceeded for reassembly. They quote as much of the packet as fits into 576 (IPv4) or 1,280 bytes, and are
+//! not sent about ICMP errors, later fragments, and packets to or from more than one host (RFC 1122 3.2.2, RFC
+//! 4443 2.4). At most 1,000 a second are sent, and 50 at once.
+//!
 //! # Addresses and routes
 //!
 //! A stack has addresses of both families ([`Builder::address`], [`Stack::add_address`]) and one link,
@@ -115,11 +136,12 @@
 //! | `builder`, `config` | building a stack; its settings |
 //! | `shared` | state shared by handles, connections and drivers, by owner |
 //! | `driver` | receiving: a batch; several stacks in one thread (`multi`), queues, timers (`run_queue`) |
-//! | `demux` | look-up of a packet's connection (`conn_table`); answers without one (`stateless`); the hook (`unhandled`) |
+//! | `demux` | look-up of a packet's connection (`conn_table`); answers without one (`stateless`, `echo`); the hook (`unhandled`) |
 //! | `accept` | connections that peers open: backlog, SYN queue, cookies, limits, rules of interception |
 //! | `connect`, `tcp_socket` | connections that this side opens |
 //! | `stream`, `listener`, `conditional`, `aio` | the program's handles |
 //! | `routes`, `source_address`, `paths`, `isn`, `ephemeral_ports` | addresses and routes, path MTUs, ports and initial sequence numbers |
+//! | `fragments`, `identification`, `icmp_error` | fragments received and sent, and their identifications; ICMP errors |
 //! | `loopback`, `fused_link` | the two outputs: to the stack itself, and to the link |
 //! | `stats`, `netstat` | counters and listings |
 //! | `packet` | tests that read like packet traces |

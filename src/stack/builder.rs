@@ -649,8 +649,9 @@ impl Builder {
     }
 
     /// A hook that is called for unhandled frames before they are dropped: other protocols than TCP and
-    /// ICMP, fragments, IPv6 extension headers, ICMP that is neither a ping for the stack nor an error
-    /// of one of its connections. It is not called for packets with addresses that no host on the link
+    /// ICMP, ICMP that is neither a ping for the stack nor an error of one of its connections. A packet that
+    /// arrived in fragments is offered whole, also if its destination is no address of the stack; one with
+    /// [extension headers](crate::stack#ip) that the stack refuses is not offered. It is not called for packets with addresses that no host on the link
     /// has, which are dropped ([`Stats::frames_bad_address`](crate::stack::Stats)); it is called for
     /// those to a broadcast or multicast address, also from the unspecified one (DHCP, neighbour
     /// discovery). It returns `true` if it has taken the frame; otherwise the frame is dropped and

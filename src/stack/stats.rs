@@ -130,18 +130,17 @@ pub struct Stats {
     pub transmit_errors: u64,
     /// Frames dropped because of invalid lengths or versions.
     pub frames_malformed: u64,
-    /// IP fragments received ([`MIB`'s](https://www.rfc-editor.org/rfc/rfc4293) ipReasmReqds).
+    /// IP fragments received (ipReasmReqds of RFC 4293).
     pub frames_fragments: u64,
-    /// Packets put together from them (ipReasmOKs).
+    /// Packets reassembled (ipReasmOKs).
     pub packets_reassembled: u64,
-    /// Packets dropped because a fragment had not come after 30 s.
+    /// Packets that were incomplete after 30 s.
     pub reassembly_timeouts: u64,
-    /// Packets dropped because fragments overlapped or contradicted each other (RFC 5722).
+    /// Packets dropped because their fragments overlap or contradict each other (RFC 5722).
     pub reassembly_overlaps: u64,
-    /// Packets dropped because there were more of them, or more fragments of one, than there may be, or they
-    /// held more memory (see [Limits](crate::security#limits)).
+    /// Incomplete packets dropped because of a [limit](crate::security#fragments-and-icmp).
     pub reassembly_evicted: u64,
-    /// Memory, in bytes, that fragments hold at this moment.
+    /// Memory of incomplete packets in bytes.
     pub fragment_memory: usize,
     /// Frames of another protocol than TCP and ICMP, or with IPv6 extension headers or options that ask for
     /// what a stack does not do (see [IP](super#ip)).
@@ -185,7 +184,7 @@ pub struct Stats {
     pub icmp_ignored: u64,
     /// ICMP errors sent about received packets.
     pub icmp_errors_sent: u64,
-    /// Those that were not sent, because there had been too many: 1,000 in a second and 50 at once.
+    /// ICMP errors that were not sent because of the limit: 1,000 a second, and 50 at once.
     pub icmp_errors_limited: u64,
     /// Connections reset because an invariant of this crate was broken: always 0, or a bug.
     pub broken: u64,
