@@ -156,7 +156,7 @@ struct Gauge {
     /// When something last moved, in the time of the control block.
     moved: AtomicU64,
     /// Real memory of what arrived ahead of its turn.
-    ahead: AtomicUsize,
+    reassembly: AtomicUsize,
 }
 
 /// What an owner tells others when the connection is free again.
@@ -224,7 +224,7 @@ impl Conn {
 
     /// Real memory, in bytes, of what has arrived ahead of its turn.
     pub(crate) fn reassembly_memory(&self) -> usize {
-        self.gauge.ahead.load(Ordering::Relaxed)
+        self.gauge.reassembly.load(Ordering::Relaxed)
     }
 
     fn publish_state(&self, state: TcpState) {
@@ -240,7 +240,7 @@ impl Conn {
         let moved = state.moved_at().nanos();
         self.gauge.moved.store(moved, Ordering::Relaxed);
         let ahead = state.store_memory();
-        self.gauge.ahead.store(ahead, Ordering::Relaxed);
+        self.gauge.reassembly.store(ahead, Ordering::Relaxed);
     }
 
     /// Leaves a segment. [`run`](Self::run), or [`receive`](Self::receive), must follow, also after

@@ -87,7 +87,7 @@ pub(crate) struct ConnState {
     ended: Option<Ending>,
     record: Option<Box<TimeWait>>,
     /// It has given back memory, and when something had moved last.
-    rested: Option<Instant>,
+    rested_at: Option<Instant>,
     /// When something is due, as of the last service step.
     due: Option<Instant>,
     /// Bytes of `so_snd` that have left it.
@@ -144,7 +144,7 @@ impl ConnState {
             down: false,
             ended: None,
             record: None,
-            rested: None,
+            rested_at: None,
             due: None,
             dropped: 0,
             pressed: false,
@@ -165,7 +165,7 @@ impl ConnState {
 
     /// Whether it has given back its memory, and nothing has moved since.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.over || self.rested == Some(self.moved_at())
+        self.over || self.rested_at == Some(self.moved_at())
     }
 
     /// When an idle connection gives back the memory of its queues.
@@ -182,7 +182,7 @@ impl ConnState {
         if env.now < at {
             return Some(at);
         }
-        self.rested = Some(self.moved_at());
+        self.rested_at = Some(self.moved_at());
         if let Some(block) = &mut self.block {
             block.rest();
         }

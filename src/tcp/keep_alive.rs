@@ -20,19 +20,22 @@ pub(crate) enum Due {
 #[derive(Debug)]
 pub(crate) struct KeepAliveTimer {
     /// When the peer was last heard, or the latest probe was sent since.
-    from: Instant,
+    since: Instant,
     /// Probes since the peer was last heard.
     sent: u32,
 }
 
 impl KeepAliveTimer {
     pub(crate) fn new(now: Instant) -> KeepAliveTimer {
-        KeepAliveTimer { from: now, sent: 0 }
+        KeepAliveTimer {
+            since: now,
+            sent: 0,
+        }
     }
 
     /// The peer is there.
     pub(crate) fn heard(&mut self, now: Instant) {
-        self.from = now;
+        self.since = now;
         self.sent = 0;
     }
 
@@ -48,7 +51,7 @@ impl KeepAliveTimer {
             0 => setting.idle,
             _ => setting.interval,
         };
-        Some(self.from + pause)
+        Some(self.since + pause)
     }
 
     /// What is due now, if anything. A probe must then be sent.
@@ -59,7 +62,7 @@ impl KeepAliveTimer {
         if self.sent >= setting?.probes {
             return Some(Due::Dead);
         }
-        self.from = now;
+        self.since = now;
         self.sent += 1;
         Some(Due::Probe)
     }

@@ -17,13 +17,13 @@ const UNKNOWN: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct AutoTune {
     /// RCV.BUFF: `window() <= capacity`.
-    capacity: u64,
+    rcv_buff: u64,
     window: u64,
     path_mss: usize,
     /// What was read when the present round began, and when that was.
     round: (u64, Instant),
     /// The most that was read in a round.
-    taken: u64,
+    max_read: u64,
 }
 
 impl AutoTune {
@@ -33,17 +33,17 @@ impl AutoTune {
         now: Instant,
     ) -> AutoTune {
         AutoTune {
-            capacity: capacity as u64,
+            rcv_buff: capacity as u64,
             window: initial as u64,
             path_mss,
             round: (0, now),
-            taken: initial as u64 / 4,
+            max_read: initial as u64 / 4,
         }
     }
 
     /// Bytes of window and of what waits to be read.
     pub(crate) fn window(&self) -> u64 {
-        self.window.min(self.capacity)
+        self.window.min(self.rcv_buff)
     }
 
     /// Payload of a segment that our side of the path carries.
@@ -52,13 +52,13 @@ impl AutoTune {
     }
 
     pub(crate) fn set_capacity(&mut self, capacity: u64) {
-        self.capacity = capacity;
+        self.rcv_buff = capacity;
     }
 
     /// So many bytes wait to be read.
     pub(crate) fn waits(&mut self, unread: u64) {
-        if 2 * unread > self.window && self.window < self.capacity {
-            self.window = (2 * self.window).min(self.capacity);
+        if 2 * unread > self.window && self.window < self.rcv_buff {
+            self.window = (2 * self.window).min(self.rcv_buff);
         }
     }
 
@@ -70,17 +70,17 @@ impl AutoTune {
         }
         self.round = (position, now);
         let taken = position - from;
-        if taken <= self.taken {
+        if taken <= self.max_read {
             return;
         }
         // Twice, since the sender may double in a round trip, and more while it does.
         let room = 2 * taken + 16 * self.path_mss as u64;
-        let growth = room / self.taken.max(1) * (taken - self.taken);
-        self.taken = taken;
+        let growth = room / self.max_read.max(1) * (taken - self.max_read);
+        self.max_read = taken;
         self.window = self
             .window
             .max(room + 2 * growth)
-            .min(self.capacity.max(self.window));
+            .min(self.rcv_buff.max(self.window));
     }
 }
 

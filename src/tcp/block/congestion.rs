@@ -34,7 +34,7 @@ const PACED_FROM: Duration = Duration::from_millis(1);
 /// What is put back when a reduction was for nothing.
 #[derive(Debug, Clone)]
 struct Prior {
-    window: u64,
+    cwnd: u64,
     ssthresh: u64,
     algorithm: Algorithm,
 }
@@ -48,7 +48,7 @@ pub(crate) struct AckSample {
     /// Measured with this acknowledgement.
     pub(crate) rtt: Option<Duration>,
     /// SRTT.
-    pub(crate) smoothed: Option<Duration>,
+    pub(crate) srtt: Option<Duration>,
     pub(crate) now: Instant,
 }
 
@@ -56,7 +56,7 @@ pub(crate) struct AckSample {
 #[derive(Debug)]
 pub(crate) struct Congestion {
     /// cwnd: `window >= mss`.
-    window: u64,
+    cwnd: u64,
     ssthresh: u64,
     /// Payload of a full segment.
     mss: u64,
@@ -76,7 +76,7 @@ impl Congestion {
     pub(crate) fn new(kind: Kind, mss: usize, seed: u32) -> Congestion {
         let mss = mss.max(1) as u64;
         Congestion {
-            window: initial_window(mss),
+            cwnd: initial_window(mss),
             ssthresh: u64::MAX,
             mss,
             algorithm: Algorithm::new(kind, initial_window(mss), seed),
@@ -102,7 +102,7 @@ impl Congestion {
         }
         if self.is_model() {
             // What it has learned is the window.
-            self.ssthresh = self.window;
+            self.ssthresh = self.cwnd;
         }
         self.algorithm = Algorithm::new(kind, initial_window(self.mss), seed);
         self.hystart.restart(nxt);
@@ -118,10 +118,10 @@ impl Congestion {
     /// What a model is told of the connection.
     fn flow(&self, in_flight: u64, sack: bool, now: Instant) -> Flow {
         Flow {
-            window: self.window as f64,
+            cwnd: self.cwnd as f64,
             mss: self.mss as f64,
-            in_flight: in_flight as f64,
-            limited: self.limited,
+            inflight: in_flight as f64,
+            is_cwnd_limited: self.limited,
             sack,
             now,
         }
@@ -143,7 +143,7 @@ impl Congestion {
 
     /// cwnd, in bytes.
     pub(crate) fn window(&self) -> u64 {
-        self.window
+        self.cwnd
     }
 
     pub(crate) fn ssthresh(&self) -> u64 {
@@ -151,7 +151,7 @@ impl Congestion {
     }
 
     pub(crate) fn in_slow_start(&self) -> bool {
-        self.window < self.ssthresh
+        self.cwnd < self.ssthresh
     }
 
     /// The handshake or the path has told another size of segments. Before anything is sent the window is
@@ -159,14 +159,14 @@ impl Congestion {
     pub(crate) fn set_mss(&mut self, mss: usize) {
         self.mss = mss.max(1) as u64;
         if self.sent_at.is_none() {
-            self.window = initial_window(self.mss);
+            self.cwnd = initial_window(self.mss);
         }
-        self.window = self.window.max(self.mss);
+        self.cwnd = self.cwnd.max(self.mss);
     }
 
     /// The SYN was lost more than once: one segment (RFC 5681 3.1).
     pub(crate) fn handshake_was_lost(&mut self) {
-        self.window = self.mss;
+        self.cwnd = self.mss;
     }
 
     /// Something is about to be sent after nothing was in flight: what was learned long ago does not
@@ -174,7 +174,7 @@ impl Congestion {
     pub(crate) fn wake(&mut self, rto: Duration, now: Instant) -> bool {
         let flow = self.flow(0, true, now);
         if let Some(bbr) = self.bbr() {
-            self.window = bytes(bbr.wake(&flow));
+            self.cwnd = bytes(bbr.wake(&flow));
             return false;
         }
         let Some(since) = self.sent_at else {
@@ -184,14 +184,14 @@ impl Congestion {
         if idle <= rto {
             return false;
         }
-        let restart = initial_window(self.mss).min(self.window);
-        self.ssthresh = self.ssthresh.max(self.window / 4 * 3);
+        let restart = initial_window(self.mss).min(self.cwnd);
+        self.ssthresh = self.ssthresh.max(self.cwnd / 4 * 3);
         let mut left = idle;
-        while left > rto && self.window > restart {
+        while left > rto && self.cwnd > restart {
             left -= rto;
-            self.window /= 2;
+            self.cwnd /= 2;
         }
-        self.window = self.window.max(restart);
+        self.cwnd = self.cwnd.max(restart);
         self.algorithm.restart();
         true
     }
@@ -252,7 +252,7 @@ impl Congestion {
 
     /// The window is in use: RFC 7661 4.4, and in slow start so much of it that it will be.
     fn is_used(&self) -> bool {
-        self.limited || (self.in_slow_start() && self.window < 2 * self.used.0)
+        self.limited || (self.in_slow_start() && self.cwnd < 2 * self.used.0)
     }
 
     /// Something was delivered, and nothing is being recovered.
@@ -267,29 +267,29 @@ impl Congestion {
                 una: ack.una,
                 nxt: ack.nxt,
                 rtt: ack.rtt,
-                paced: ack.smoothed.is_some_and(|rtt| rtt >= PACED_FROM),
+                paced: ack.srtt.is_some_and(|rtt| rtt >= PACED_FROM),
             });
             match growth {
-                Some(growth) => self.window += growth,
+                Some(growth) => self.cwnd += growth,
                 None => {
-                    self.ssthresh = self.window;
+                    self.ssthresh = self.cwnd;
                     self.algorithm.restart();
                 }
             }
             return;
         }
-        self.window = self.algorithm.avoid(&Growth {
-            window: self.window,
+        self.cwnd = self.algorithm.avoid(&Growth {
+            window: self.cwnd,
             delivered: ack.delivered,
             mss: self.mss,
-            rtt: ack.smoothed.unwrap_or_default(),
+            rtt: ack.srtt.unwrap_or_default(),
             now: ack.now,
         });
     }
 
     fn remember(&mut self) {
         self.prior = Some(Box::new(Prior {
-            window: self.window,
+            cwnd: self.cwnd,
             ssthresh: self.ssthresh,
             algorithm: self.algorithm.clone(),
         }));
@@ -297,13 +297,13 @@ impl Congestion {
 
     /// Something was lost (RFC 5681 3.2). The window itself is set by what recovers it.
     pub(crate) fn lost(&mut self) {
-        let window = self.window as f64;
+        let window = self.cwnd as f64;
         if let Some(bbr) = self.bbr() {
             bbr.recovery_begins(window);
             return;
         }
         self.remember();
-        self.ssthresh = self.algorithm.reduce(self.window, self.mss);
+        self.ssthresh = self.algorithm.reduce(self.cwnd, self.mss);
     }
 
     /// A router has marked something (RFC 3168 6.1.2): as for a loss, but nothing is to be sent again.
@@ -314,52 +314,49 @@ impl Congestion {
             return;
         }
         self.prior = None;
-        self.ssthresh = self.algorithm.reduce(self.window, self.mss);
-        self.window = self.ssthresh.min(self.window);
+        self.ssthresh = self.algorithm.reduce(self.cwnd, self.mss);
+        self.cwnd = self.ssthresh.min(self.cwnd);
     }
 
     /// A retransmission timeout (RFC 5681 3.1 (4)). `first`: no recovery is under way.
     pub(crate) fn timed_out(&mut self, first: bool, nxt: u64) {
-        let window = self.window as f64;
+        let window = self.cwnd as f64;
         match self.bbr() {
             Some(bbr) => bbr.timed_out(window),
             None if first => self.lost(),
             None => {}
         }
-        self.window = self.mss;
+        self.cwnd = self.mss;
         self.hystart.restart(nxt);
     }
 
     /// The window during a recovery.
     pub(crate) fn set_window(&mut self, window: u64) {
-        self.window = window.max(self.mss);
+        self.cwnd = window.max(self.mss);
     }
 
     /// A recovery is over (RFC 6937bis: cwnd = ssthresh).
     pub(crate) fn recovered(&mut self) {
-        let window = self.window as f64;
+        let window = self.cwnd as f64;
         if let Some(bbr) = self.bbr() {
-            self.window = bytes(bbr.recovered(window));
+            self.cwnd = bytes(bbr.recovered(window));
             return;
         }
-        let before = self
-            .prior
-            .as_ref()
-            .map_or(self.window, |prior| prior.window);
-        self.window = self.ssthresh.min(before).max(self.mss);
+        let before = self.prior.as_ref().map_or(self.cwnd, |prior| prior.cwnd);
+        self.cwnd = self.ssthresh.min(before).max(self.mss);
     }
 
     /// The latest reduction was for nothing (RFC 4015 3.2, 3.3).
     pub(crate) fn undo(&mut self, now: Instant) {
         let flow = self.flow(0, true, now);
         if let Some(bbr) = self.bbr() {
-            self.window = bytes(bbr.undo(&flow));
+            self.cwnd = bytes(bbr.undo(&flow));
             return;
         }
         let Some(prior) = self.prior.take() else {
             return;
         };
-        self.window = self.window.max(prior.window);
+        self.cwnd = self.cwnd.max(prior.cwnd);
         self.ssthresh = prior.ssthresh.max(self.ssthresh);
         self.algorithm = prior.algorithm;
     }
@@ -371,12 +368,12 @@ impl Congestion {
             return bbr.pacing();
         }
         let rtt = smoothed.filter(|rtt| *rtt >= PACED_FROM)?;
-        let factor = if self.window < self.ssthresh / 2 {
+        let factor = if self.cwnd < self.ssthresh / 2 {
             2.0
         } else {
             1.2
         };
-        Some(factor * self.window as f64 / rtt.as_secs_f64())
+        Some(factor * self.cwnd as f64 / rtt.as_secs_f64())
     }
 
     /// What may leave at once when a connection begins. What a model sends is paced from the first byte on.
@@ -413,7 +410,7 @@ mod tests {
             una: 1,
             nxt: 0,
             rtt: None,
-            smoothed: Some(Duration::from_millis(50)),
+            srtt: Some(Duration::from_millis(50)),
             now,
         }
     }

@@ -13,11 +13,11 @@ pub(crate) struct Ecn {
     /// Both SYNs have said so.
     agreed: bool,
     /// A mark has come, and no CWR since: each segment says so (6.1.3).
-    echo: bool,
+    ece: bool,
     /// The window was reduced, and the peer does not know (6.1.2).
-    reduced: bool,
+    cwr: bool,
     /// SND.NXT at the latest reduction: marks of what was sent before are accounted for.
-    point: u64,
+    reduction_point: u64,
 }
 
 impl Ecn {
@@ -58,16 +58,16 @@ impl Ecn {
             return false;
         }
         if flags & CWR != 0 {
-            self.echo = false;
+            self.ece = false;
         }
-        let first = marked && !self.echo;
-        self.echo |= marked;
+        let first = marked && !self.ece;
+        self.ece |= marked;
         first
     }
 
     /// Flags of each segment with an acknowledgement.
     pub(crate) fn echo(self) -> u8 {
-        if self.echo { ECE } else { 0 }
+        if self.ece { ECE } else { 0 }
     }
 
     // The sending half (6.1.2).
@@ -75,25 +75,25 @@ impl Ecn {
     /// An acknowledgement has come, up to `una`. `true`: it tells of a mark that the window was not reduced
     /// for.
     pub(crate) fn is_marked(self, flags: u8, una: u64) -> bool {
-        self.agreed && flags & ECE != 0 && una > self.point
+        self.agreed && flags & ECE != 0 && una > self.reduction_point
     }
 
     /// The window was reduced, for a mark or for a loss, with so much sent.
     pub(crate) fn reduced(&mut self, nxt: u64) {
-        self.reduced = self.agreed;
-        self.point = nxt;
+        self.cwr = self.agreed;
+        self.reduction_point = nxt;
     }
 
     /// The next segment with new data tells of a reduction. It is to be alone: of several that the link cuts
     /// apart each would have the flag.
     pub(crate) fn must_tell(self) -> bool {
-        self.reduced
+        self.cwr
     }
 
     /// New data leaves, as one segment if [`must_tell`](Self::must_tell). Its flags, and whether routers may
     /// mark it: nothing else is that (6.1.4 to 6.1.6).
     pub(crate) fn sent(&mut self) -> (u8, bool) {
-        let told = std::mem::take(&mut self.reduced);
+        let told = std::mem::take(&mut self.cwr);
         (if told { CWR } else { 0 }, self.agreed)
     }
 }

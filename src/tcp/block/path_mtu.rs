@@ -70,12 +70,12 @@ pub(crate) struct PathMtu {
     link_mtu: usize,
     v6: bool,
     /// What the peer takes, options of TCP included.
-    peer: u16,
+    peer_mss: u16,
     /// Bytes of options in each segment.
     options: usize,
     dont_fragment: bool,
     /// A router has said what passes: those on this path do.
-    told: bool,
+    reported: bool,
     suspicion: Option<Suspicion>,
     /// What was found out lately.
     finding: Option<Finding>,
@@ -85,9 +85,9 @@ pub(crate) struct PathMtu {
 #[derive(Debug, Clone)]
 struct Suspicion {
     /// What they were before.
-    mtu: usize,
+    former_mtu: usize,
     /// When that is tried again.
-    at: Option<Instant>,
+    retry_at: Option<Instant>,
     /// Positions of the segment that tries it.
     probe: Option<Range<u64>>,
 }
@@ -98,10 +98,10 @@ impl PathMtu {
             mtu,
             link_mtu: mtu,
             v6,
-            peer: if v6 { DEFAULT_V6 } else { DEFAULT_V4 },
+            peer_mss: if v6 { DEFAULT_V6 } else { DEFAULT_V4 },
             options: 0,
             dont_fragment: true,
-            told: false,
+            reported: false,
             suspicion: None,
             finding: None,
         }
@@ -113,7 +113,7 @@ impl PathMtu {
         self.lower(known.mtu);
         let again = match known.by {
             By::Router => {
-                self.told = true;
+                self.reported = true;
                 return;
             }
             By::Silence => now,
@@ -121,8 +121,8 @@ impl PathMtu {
         };
         if self.mtu < before {
             self.suspicion = Some(Suspicion {
-                mtu: before,
-                at: Some(again),
+                former_mtu: before,
+                retry_at: Some(again),
                 probe: None,
             });
         }
@@ -159,7 +159,7 @@ impl PathMtu {
     /// The MSS option of the peer's SYN, and the bytes of options in each segment.
     pub(crate) fn agree(&mut self, mss: Option<u16>, options: usize) {
         if let Some(mss) = mss {
-            self.peer = mss.max(LEAST_MSS);
+            self.peer_mss = mss.max(LEAST_MSS);
         }
         self.options = options;
     }
@@ -171,7 +171,7 @@ impl PathMtu {
 
     fn mss_of(&self, mtu: usize) -> usize {
         let path = mtu.saturating_sub(self.headers());
-        path.min(self.peer.into())
+        path.min(self.peer_mss.into())
             .saturating_sub(self.options)
             .max(1)
     }
@@ -194,7 +194,7 @@ impl PathMtu {
             0 => self.least(),
             told => told.max(LEAST_TOLD),
         };
-        self.told = true;
+        self.reported = true;
         self.suspicion = None;
         let smaller = self.lower(told);
         if smaller {
@@ -217,13 +217,16 @@ impl PathMtu {
     /// Segments of this size have timed out so many times in a row. `true`: they get smaller.
     pub(crate) fn timed_out(&mut self, timeouts: u32, size: usize) -> bool {
         let full = size >= self.mss();
-        if timeouts < SUSPECT_AFTER || !full || self.told || self.mtu <= self.least() {
+        if timeouts < SUSPECT_AFTER || !full || self.reported || self.mtu <= self.least() {
             return false;
         }
-        let before = self.suspicion.as_ref().map_or(self.mtu, |one| one.mtu);
+        let before = self
+            .suspicion
+            .as_ref()
+            .map_or(self.mtu, |one| one.former_mtu);
         self.suspicion = Some(Suspicion {
-            mtu: before,
-            at: None,
+            former_mtu: before,
+            retry_at: None,
             probe: None,
         });
         self.mtu = match self.mtu {
@@ -238,8 +241,8 @@ impl PathMtu {
     /// Bytes of payload of a segment that is to try the former size now.
     pub(crate) fn probe_size(&self, now: Instant) -> Option<usize> {
         let suspicion = self.suspicion.as_ref()?;
-        let due = suspicion.probe.is_none() && suspicion.at.is_some_and(|at| at <= now);
-        due.then(|| self.mss_of(suspicion.mtu))
+        let due = suspicion.probe.is_none() && suspicion.retry_at.is_some_and(|at| at <= now);
+        due.then(|| self.mss_of(suspicion.former_mtu))
     }
 
     /// That segment has left.
@@ -256,7 +259,7 @@ impl PathMtu {
         };
         let overlaps = |probe: &Range<u64>| probe.start < range.end && range.start < probe.end;
         if suspicion.probe.take_if(|probe| overlaps(probe)).is_some() {
-            suspicion.at = Some(now + LIFE);
+            suspicion.retry_at = Some(now + LIFE);
             self.found(self.mtu, By::Probe);
         }
     }
@@ -266,8 +269,8 @@ impl PathMtu {
         let Some(suspicion) = &mut self.suspicion else {
             return false;
         };
-        let first = suspicion.at.is_none();
-        suspicion.at.get_or_insert(now);
+        let first = suspicion.retry_at.is_none();
+        suspicion.retry_at.get_or_insert(now);
         if first {
             // The smaller size passes.
             self.found(self.mtu, By::Silence);
@@ -276,7 +279,7 @@ impl PathMtu {
         if suspicion.probe.as_ref().is_none_or(|probe| una < probe.end) {
             return false;
         }
-        self.mtu = suspicion.mtu;
+        self.mtu = suspicion.former_mtu;
         self.suspicion = None;
         self.finding = Some(Finding::Larger);
         true

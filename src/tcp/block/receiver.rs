@@ -90,26 +90,26 @@ pub(crate) struct Receiver {
     /// IRS.
     space: Space,
     /// RCV.NXT, our FIN's counterpart included: `fin < nxt` once the peer's FIN was taken.
-    nxt: u64,
+    rcv_nxt: u64,
     /// RCV.NXT + RCV.WND, the right edge that the peer knows: the largest ever advertised.
-    adv: u64,
+    rcv_adv: u64,
     /// Last.ACK.sent: `told <= nxt`.
-    told: u64,
+    last_ack_sent: u64,
     /// Bytes that the reader has taken: `read <= nxt`.
     read: u64,
     /// Rcv.Wind.Shift, once both sides have offered the option; until then the one that we offer.
-    scale: u8,
+    rcv_wind_shift: u8,
     tune: AutoTune,
-    ahead: RangeSet,
+    out_of_order: RangeSet,
     /// A position in each range that grew lately, the latest first.
-    recent: SmallVec<[u64; SACK_BLOCKS]>,
+    recent_blocks: SmallVec<[u64; SACK_BLOCKS]>,
     /// What came twice, for the first block of the next ACK (RFC 2883 4).
     duplicate: Option<Range<u64>>,
     /// Position of the peer's FIN, once it is known.
     fin: Option<u64>,
     /// TS.Recent; `None` without timestamps.
-    timestamp: Option<Recent>,
-    floor: Floor,
+    ts_recent: Option<Recent>,
+    ts_floor: Floor,
     /// Payload of the peer's largest segment so far, for windows and acknowledgements.
     mss: usize,
     accept_policy: AcceptPolicy,
@@ -123,18 +123,18 @@ impl Receiver {
     pub(crate) fn new((capacity, initial): (usize, usize), mss: usize, now: Instant) -> Receiver {
         let mut receiver = Receiver {
             space: Space::new(0),
-            nxt: 0,
-            adv: 0,
-            told: 0,
+            rcv_nxt: 0,
+            rcv_adv: 0,
+            last_ack_sent: 0,
             read: 0,
-            scale: shift_for(capacity),
+            rcv_wind_shift: shift_for(capacity),
             tune: AutoTune::new((capacity, initial), mss, now),
-            ahead: RangeSet::default(),
-            recent: SmallVec::new(),
+            out_of_order: RangeSet::default(),
+            recent_blocks: SmallVec::new(),
             duplicate: None,
             fin: None,
-            timestamp: None,
-            floor: Floor {
+            ts_recent: None,
+            ts_floor: Floor {
                 value: 0,
                 next: 0,
                 at: 0,
@@ -143,7 +143,7 @@ impl Receiver {
             accept_policy: AcceptPolicy::Everything,
             declined: false,
         };
-        receiver.adv = u64::from(receiver.syn_window());
+        receiver.rcv_adv = u64::from(receiver.syn_window());
         receiver
     }
 
@@ -154,14 +154,14 @@ impl Receiver {
 
     /// The shift to offer (RFC 7323 2.3).
     pub(crate) fn scale(&self) -> u8 {
-        self.scale
+        self.rcv_wind_shift
     }
 
     /// The peer's SYN is accepted.
     pub(crate) fn synchronise(&mut self, irs: u32, scaled: bool) {
         self.space = Space::new(irs);
         if !scaled {
-            self.scale = 0;
+            self.rcv_wind_shift = 0;
         }
     }
 
@@ -170,31 +170,31 @@ impl Receiver {
     }
 
     pub(crate) fn nxt(&self) -> u64 {
-        self.nxt
+        self.rcv_nxt
     }
 
     /// RCV.NXT as it is on the wire.
     pub(crate) fn nxt_seq(&self) -> u32 {
-        self.space.seq(self.nxt)
+        self.space.seq(self.rcv_nxt)
     }
 
     /// Bytes of the stream that are in order: RCV.NXT without the FIN.
     pub(crate) fn in_order(&self) -> u64 {
-        self.nxt - u64::from(self.fin_taken())
+        self.rcv_nxt - u64::from(self.fin_taken())
     }
 
     /// The right edge of the window.
     pub(crate) fn edge(&self) -> u64 {
-        self.adv.max(self.nxt)
+        self.rcv_adv.max(self.rcv_nxt)
     }
 
     pub(crate) fn fin_taken(&self) -> bool {
-        self.fin.is_some_and(|fin| self.nxt > fin)
+        self.fin.is_some_and(|fin| self.rcv_nxt > fin)
     }
 
     /// Something before what has arrived is missing.
     pub(crate) fn has_holes(&self) -> bool {
-        !self.ahead.is_empty()
+        !self.out_of_order.is_empty()
     }
 
     pub(crate) fn set_accept_policy(&mut self, accept_policy: AcceptPolicy) {
@@ -213,13 +213,13 @@ impl Receiver {
     }
 
     pub(crate) fn position(&self, seq: u32) -> i64 {
-        self.space.position(seq, self.nxt)
+        self.space.position(seq, self.rcv_nxt)
     }
 
     /// Gives back memory that an idle connection does not need.
     pub(crate) fn rest(&mut self) {
-        if self.ahead.is_empty() {
-            self.ahead.clear();
+        if self.out_of_order.is_empty() {
+            self.out_of_order.clear();
         }
     }
 
@@ -230,7 +230,7 @@ impl Receiver {
     pub(crate) fn trim(&self, segment: &Segment, may_receive: bool) -> Cut {
         let start = self.position(segment.seq);
         let end = start + i64::try_from(segment.len).unwrap_or(i64::MAX);
-        let (next, right) = (signed(self.nxt), signed(self.edge()));
+        let (next, right) = (signed(self.rcv_nxt), signed(self.edge()));
         let fin = segment.has(FIN);
         let mut cut = Cut {
             start,
@@ -253,7 +253,11 @@ impl Receiver {
             cut.len = usize::try_from(to - from).unwrap_or(0);
         }
         // A FIN counts if nothing before it was cut, and nothing is known behind it.
-        let high = self.ahead.end().unwrap_or(self.nxt).max(self.nxt);
+        let high = self
+            .out_of_order
+            .end()
+            .unwrap_or(self.rcv_nxt)
+            .max(self.rcv_nxt);
         if fin && end >= next && end <= right && end >= signed(high) {
             cut.fin = self.fin.is_none_or(|known| signed(known) == end);
             cut.acceptable |= cut.fin;
@@ -281,42 +285,42 @@ impl Receiver {
     /// since, and would be lost each time. It must not be older than what was in order 1 GiB before, so
     /// nothing of a sequence number's former use passes.
     pub(crate) fn is_old(&self, (start, len): (i64, usize), value: u32, now: Instant) -> bool {
-        let Some(recent) = self.timestamp else {
+        let Some(recent) = self.ts_recent else {
             return false;
         };
         let age = now.saturating_duration_since(recent.at);
         if !older(value, recent.value) || age >= TIMESTAMP_LIFE {
             return false;
         }
-        let ahead = self.ahead.end().map_or(i64::MIN, signed);
+        let ahead = self.out_of_order.end().map_or(i64::MIN, signed);
         let end = start + i64::try_from(len).unwrap_or(0);
-        let fills = end > signed(self.nxt) && start < ahead;
-        !fills || older(value, self.floor.value)
+        let fills = end > signed(self.rcv_nxt) && start < ahead;
+        !fills || older(value, self.ts_floor.value)
     }
 
     /// RFC 7323 4.3 (2): only of a segment that begins at or before Last.ACK.sent.
     pub(crate) fn note_timestamp(&mut self, start: i64, value: u32, now: Instant) {
-        let first = self.timestamp.is_none();
+        let first = self.ts_recent.is_none();
         if first {
-            self.floor = Floor {
+            self.ts_floor = Floor {
                 value,
                 next: value,
                 at: 0,
             };
         }
-        let newer = self.timestamp.is_none_or(|recent| {
+        let newer = self.ts_recent.is_none_or(|recent| {
             let age = now.saturating_duration_since(recent.at);
             !older(value, recent.value) || age >= TIMESTAMP_LIFE
         });
-        if newer && (first || start <= signed(self.told)) {
-            self.timestamp = Some(Recent { value, at: now });
-            self.floor.advance(self.nxt, value);
+        if newer && (first || start <= signed(self.last_ack_sent)) {
+            self.ts_recent = Some(Recent { value, at: now });
+            self.ts_floor.advance(self.rcv_nxt, value);
         }
     }
 
     /// TSecr of what is sent (RFC 7323 4.3 (3)).
     pub(crate) fn echo(&self) -> u32 {
-        self.timestamp.map_or(0, |recent| recent.value)
+        self.ts_recent.map_or(0, |recent| recent.value)
     }
 
     /// Takes note of what of a segment has been received before (RFC 2883 4).
@@ -324,7 +328,7 @@ impl Receiver {
         let end = start + i64::try_from(len).unwrap_or(i64::MAX);
         let Ok(end) = u64::try_from(end) else { return };
         let start = u64::try_from(start).unwrap_or(0);
-        let again = if start < self.nxt {
+        let again = if start < self.rcv_nxt {
             let from = start..end.min(self.in_order());
             // Duplicates in a row are told as one.
             match self.duplicate.take() {
@@ -332,7 +336,7 @@ impl Receiver {
                 Some(_) | None => from,
             }
         } else {
-            match self.ahead.covering(start) {
+            match self.out_of_order.covering(start) {
                 Some(known) => start..end.min(known.end),
                 None => return,
             }
@@ -344,7 +348,7 @@ impl Receiver {
 
     /// Takes payload that [`trim`](Self::trim) has found acceptable. `None`: it is not kept.
     pub(crate) fn take(&mut self, cut: &Cut) -> Option<Kept> {
-        let position = self.nxt.max(u64::try_from(cut.start).unwrap_or(0));
+        let position = self.rcv_nxt.max(u64::try_from(cut.start).unwrap_or(0));
         let end = position + cut.len as u64;
         if cut.fin {
             self.fin = Some(end);
@@ -356,36 +360,36 @@ impl Receiver {
             position,
             growth: 0,
         };
-        if position == self.nxt {
-            self.nxt = self.ahead.reach(end);
-            kept.growth = self.nxt - position;
-            self.tune.waits(self.nxt - self.read);
-            if !self.ahead.is_empty() {
-                self.ahead.remove_below(self.nxt);
-                let nxt = self.nxt;
-                self.recent.retain(|at| *at >= nxt);
+        if position == self.rcv_nxt {
+            self.rcv_nxt = self.out_of_order.reach(end);
+            kept.growth = self.rcv_nxt - position;
+            self.tune.waits(self.rcv_nxt - self.read);
+            if !self.out_of_order.is_empty() {
+                self.out_of_order.remove_below(self.rcv_nxt);
+                let nxt = self.rcv_nxt;
+                self.recent_blocks.retain(|at| *at >= nxt);
             }
         } else if cut.len > 0 && !self.take_ahead(position..end) {
             return None;
         }
         // The FIN comes behind the last byte, whenever that came.
-        if self.fin == Some(self.nxt) {
-            self.nxt += 1;
+        if self.fin == Some(self.rcv_nxt) {
+            self.rcv_nxt += 1;
         }
         (cut.len > 0).then_some(kept)
     }
 
     fn take_ahead(&mut self, range: Range<u64>) -> bool {
-        let full = self.ahead.len() >= MOST_RANGES && !self.ahead.touches(&range);
+        let full = self.out_of_order.len() >= MOST_RANGES && !self.out_of_order.touches(&range);
         if full || self.accept_policy != AcceptPolicy::Everything {
             self.declined = true;
             return false;
         }
-        self.ahead.insert(range.clone());
-        if let Some(joined) = self.ahead.covering(range.start).cloned() {
-            self.recent.retain(|at| !joined.contains(at));
-            self.recent.truncate(SACK_BLOCKS - 1);
-            self.recent.insert(0, range.start);
+        self.out_of_order.insert(range.clone());
+        if let Some(joined) = self.out_of_order.covering(range.start).cloned() {
+            self.recent_blocks.retain(|at| !joined.contains(at));
+            self.recent_blocks.truncate(SACK_BLOCKS - 1);
+            self.recent_blocks.insert(0, range.start);
         }
         true
     }
@@ -411,21 +415,23 @@ impl Receiver {
         let window = self.tune.window();
         let limit = self.read + window;
         let least = (window / 2).min(self.mss as u64).max(1);
-        if limit >= self.adv + least {
+        if limit >= self.rcv_adv + least {
             limit
         } else {
-            self.adv
+            self.rcv_adv
         }
     }
 
     /// The acknowledgement and the window of a segment that leaves now. To be called for each that
     /// leaves with an ACK.
     pub(crate) fn advertise(&mut self) -> Advertised {
-        let edge = self.next_edge().max(self.nxt);
-        let field = (edge - self.nxt) >> self.scale;
+        let edge = self.next_edge().max(self.rcv_nxt);
+        let field = (edge - self.rcv_nxt) >> self.rcv_wind_shift;
         let window = u16::try_from(field).unwrap_or(u16::MAX);
-        self.adv = self.adv.max(self.nxt + (u64::from(window) << self.scale));
-        self.told = self.nxt;
+        self.rcv_adv = self
+            .rcv_adv
+            .max(self.rcv_nxt + (u64::from(window) << self.rcv_wind_shift));
+        self.last_ack_sent = self.rcv_nxt;
         Advertised {
             ack: self.nxt_seq(),
             window,
@@ -435,8 +441,8 @@ impl Receiver {
     /// The same for a SYN|ACK, whose window is not scaled.
     pub(crate) fn advertise_syn(&mut self) -> Advertised {
         let window = self.syn_window();
-        self.adv = self.adv.max(self.nxt + u64::from(window));
-        self.told = self.nxt;
+        self.rcv_adv = self.rcv_adv.max(self.rcv_nxt + u64::from(window));
+        self.last_ack_sent = self.rcv_nxt;
         Advertised {
             ack: self.nxt_seq(),
             window,
@@ -446,12 +452,12 @@ impl Receiver {
     /// Whether a window update is worth a segment of its own: the window doubles, or opens by a half of
     /// what it may be. `idle`: the reader waits for more, so a quarter is worth one.
     pub(crate) fn wants_update(&self, idle: bool) -> bool {
-        let growth = self.next_edge() - self.adv;
+        let growth = self.next_edge() - self.rcv_adv;
         // Of a peer that has sent nothing the window of a SYN is enough.
-        if self.fin.is_some() || growth == 0 || self.nxt == 0 {
+        if self.fin.is_some() || growth == 0 || self.rcv_nxt == 0 {
             return false;
         }
-        let open = self.adv.saturating_sub(self.nxt);
+        let open = self.rcv_adv.saturating_sub(self.rcv_nxt);
         let window = self.tune.window();
         let (least, most) = match idle {
             true => (0, window / 4),
@@ -472,12 +478,15 @@ impl Receiver {
         let mut blocks: SmallVec<[Range<u64>; SACK_BLOCKS]> = SmallVec::new();
         let around = duplicate
             .as_ref()
-            .and_then(|range| self.ahead.covering(range.start));
-        let latest = self.recent.iter().filter_map(|at| self.ahead.covering(*at));
+            .and_then(|range| self.out_of_order.covering(range.start));
+        let latest = self
+            .recent_blocks
+            .iter()
+            .filter_map(|at| self.out_of_order.covering(*at));
         let told = around
             .into_iter()
             .chain(latest)
-            .chain(self.ahead.iter().take(SACK_BLOCKS));
+            .chain(self.out_of_order.iter().take(SACK_BLOCKS));
         let room = most - usize::from(duplicate.is_some());
         for range in told {
             if blocks.len() < room && !blocks.contains(range) {
@@ -492,7 +501,7 @@ impl Receiver {
 
     /// How many blocks [`sack`](Self::sack) has now.
     pub(crate) fn blocks(&self, most: usize) -> usize {
-        most.min(self.ahead.len() + usize::from(self.duplicate.is_some()))
+        most.min(self.out_of_order.len() + usize::from(self.duplicate.is_some()))
     }
 
     /// There is something for a SACK option.
@@ -503,7 +512,7 @@ impl Receiver {
     /// The ranges of out-of-order data.
     #[cfg(test)]
     pub(crate) fn ahead(&self) -> impl Iterator<Item = &Range<u64>> {
-        self.ahead.iter()
+        self.out_of_order.iter()
     }
 }
 

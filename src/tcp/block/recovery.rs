@@ -101,16 +101,16 @@ pub(crate) struct Recovery {
     prr: Prr,
     phase: Phase,
     /// RecoveryPoint: SND.NXT when the present recovery began.
-    point: u64,
+    recovery_point: u64,
     episode: Option<Box<Episode>>,
     /// Duplicate acknowledgements of a peer without SACK, less what was acknowledged since.
-    repeated: u64,
+    dup_acks: u64,
     /// The peer takes SACK.
     sack: bool,
     /// With timestamps.
     stamps: Option<StampClock>,
     /// Of when the timestamp of the latest retransmission is.
-    dated: Option<Instant>,
+    last_rexmit_stamp: Option<Instant>,
     /// Payload of a full segment.
     mss: u64,
 }
@@ -126,12 +126,12 @@ impl Recovery {
             tlp: Tlp::default(),
             prr: Prr::default(),
             phase: Phase::Open,
-            point: 0,
+            recovery_point: 0,
             episode: None,
-            repeated: 0,
+            dup_acks: 0,
             sack: false,
             stamps: None,
-            dated: None,
+            last_rexmit_stamp: None,
             mss: mss.max(1) as u64,
         }
     }
@@ -177,7 +177,7 @@ impl Recovery {
     pub(crate) fn pipe(&self) -> u64 {
         self.record
             .in_flight()
-            .saturating_sub(self.repeated * self.mss)
+            .saturating_sub(self.dup_acks * self.mss)
     }
 
     /// A tail loss probe is to be sent.
@@ -235,7 +235,7 @@ impl Recovery {
                     una: ack.una,
                     nxt: ack.nxt,
                     rtt,
-                    smoothed: self.rtt.smoothed(),
+                    srtt: self.rtt.smoothed(),
                     now: ack.now,
                 })
             }
@@ -247,17 +247,17 @@ impl Recovery {
     /// Takes note of what has arrived.
     fn deliver(&mut self, ack: &Ack<'_>, cc: &mut Congestion) -> Sample {
         let mut sample = Sample::default();
-        let (fack, point, now) = (self.rack.fack(), self.point, ack.now);
+        let (fack, point, now) = (self.rack.fack(), self.recovery_point, ack.now);
         let (rack, rtt) = (&mut self.rack, &self.rtt);
         let mut delivered = |sample: &mut Sample, sent: &Sent| {
             sample.delivered += sent.len();
             rack.delivered(sent, rtt, now);
             cc.packet_arrived(sent, now);
-            if !sent.again {
+            if !sent.retransmitted {
                 sample.reordered |= sent.end < fack;
                 sample.original |= sent.start < point;
-                sample.oldest.get_or_insert(sent.at);
-                sample.newest = sample.newest.max(Some(sent.at));
+                sample.oldest.get_or_insert(sent.xmit_ts);
+                sample.newest = sample.newest.max(Some(sent.xmit_ts));
             }
         };
         self.record.acknowledge(ack.una, |sent| {
@@ -315,7 +315,7 @@ impl Recovery {
         self.rack.saw_duplicate(ack.una, ack.nxt);
         if let Some(episode) = &mut self.episode
             && range.start >= episode.began
-            && range.end <= self.point
+            && range.end <= self.recovery_point
         {
             episode.duplicated += range.end - range.start;
         }
@@ -375,14 +375,14 @@ impl Recovery {
 
     /// `true`: a recovery is over.
     fn end_phase(&mut self, una: u64, cc: &mut Congestion) -> bool {
-        if self.phase == Phase::Open || una < self.point {
+        if self.phase == Phase::Open || una < self.recovery_point {
             return false;
         }
         if self.phase == Phase::Recovery {
             cc.recovered();
         }
         self.phase = Phase::Open;
-        self.repeated = 0;
+        self.dup_acks = 0;
         self.rack.recovered();
         true
     }
@@ -400,13 +400,13 @@ impl Recovery {
         }
         // RFC 5681 3.2, 6582 3.2.
         let segments = sample.acked.div_ceil(self.mss);
-        self.repeated = match self.phase {
+        self.dup_acks = match self.phase {
             Phase::Open if sample.acked > 0 => 0,
-            _ => self.repeated.saturating_sub(segments.saturating_sub(1)),
+            _ => self.dup_acks.saturating_sub(segments.saturating_sub(1)),
         };
-        self.repeated += u64::from(ack.repeated && self.phase != Phase::Loss);
+        self.dup_acks += u64::from(ack.repeated && self.phase != Phase::Loss);
         let partial = self.phase == Phase::Recovery && sample.acked > 0;
-        let third = self.phase == Phase::Open && self.repeated >= DUPLICATES;
+        let third = self.phase == Phase::Open && self.dup_acks >= DUPLICATES;
         if partial || third {
             self.record
                 .lose_first(self.mss, |sent| cc.packet_lost(sent, false, ack.now));
@@ -430,7 +430,7 @@ impl Recovery {
     /// A recovery begins (RFC 6937bis).
     fn begin(&mut self, delivered: u64, ack: &Ack<'_>, cc: &mut Congestion) {
         self.phase = Phase::Recovery;
-        self.point = ack.nxt;
+        self.recovery_point = ack.nxt;
         self.tlp.give_up();
         self.prr = Prr::new(self.pipe() + self.record.lost() + delivered);
         self.episode = Some(Box::new(Episode {
@@ -502,7 +502,7 @@ impl Recovery {
         let una = first.start;
         // What was said to be there and is not, was given up (RFC 2018 8).
         let reneged = first.status == Status::Sacked;
-        let again = self.phase != Phase::Open && una < self.point;
+        let again = self.phase != Phase::Open && una < self.recovery_point;
         cc.timed_out(!again, nxt);
         if !again {
             self.episode = Some(Box::new(Episode {
@@ -513,14 +513,14 @@ impl Recovery {
             }));
         }
         self.phase = Phase::Loss;
-        self.point = nxt;
+        self.recovery_point = nxt;
         let sack = self.sack;
         self.record
             .lose_all(reneged, |sent| cc.packet_lost(sent, sack, now));
         if reneged {
             self.scoreboard.clear();
         }
-        self.repeated = 0;
+        self.dup_acks = 0;
         self.tlp.give_up();
         self.rto.back_off();
         timers.stop(Timer::Probe);
@@ -593,8 +593,8 @@ impl Recovery {
         let allowance = self.rack.allowance(&self.rtt);
         let at = now.checked_sub(allowance).unwrap_or(now);
         let at = self.record.sent_at(start).map_or(at, |sent| at.max(sent));
-        let at = self.dated.map_or(at, |last| at.max(last));
-        self.dated = Some(at);
+        let at = self.last_rexmit_stamp.map_or(at, |last| at.max(last));
+        self.last_rexmit_stamp = Some(at);
         at
     }
 
@@ -645,7 +645,7 @@ impl Recovery {
         self.record.resent(&range, size, now);
         if let Some(episode) = self.episode.as_mut().filter(|_| self.phase != Phase::Open) {
             episode.resent += len;
-            let dated = self.dated.unwrap_or(now);
+            let dated = self.last_rexmit_stamp.unwrap_or(now);
             episode.first.get_or_insert((dated, range.end));
         }
         if head || !timers.is_set(Timer::Retransmit) {

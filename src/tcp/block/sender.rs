@@ -17,26 +17,26 @@ pub(crate) struct Sender {
     /// ISS.
     space: Space,
     /// SND.UNA.
-    una: u64,
+    snd_una: u64,
     /// SND.NXT, without probes.
-    nxt: u64,
+    snd_nxt: u64,
     /// Behind all that ever left: a probe may be ahead of `nxt`.
-    max: u64,
+    snd_max: u64,
     /// SND.UNA + SND.WND: the right edge that the peer has told.
-    edge: u64,
+    snd_wnd_end: u64,
     /// SND.WL1, SND.WL2: the segment that has told it.
-    wl1: i64,
-    wl2: u64,
+    snd_wl1: i64,
+    snd_wl2: u64,
     /// MAX.SND.WND (RFC 5961 5.2).
-    max_window: u64,
+    max_snd_wnd: u64,
     /// Snd.Wind.Shift.
-    scale: u8,
+    snd_wind_shift: u8,
     /// Bytes that the user has written.
     written: u64,
     /// Behind them comes a FIN, whose position is `written`.
-    closed: bool,
+    fin_queued: bool,
     /// Behind the last segment that was smaller than a full one.
-    small: u64,
+    snd_small: u64,
     nodelay: bool,
     /// The window was closed for long enough.
     probe_due: bool,
@@ -63,17 +63,17 @@ impl Sender {
     pub(crate) fn new(iss: u32, nodelay: bool) -> Sender {
         Sender {
             space: Space::new(iss),
-            una: 0,
-            nxt: 0,
-            max: 0,
-            edge: 0,
-            wl1: -1,
-            wl2: 0,
-            max_window: 0,
-            scale: 0,
+            snd_una: 0,
+            snd_nxt: 0,
+            snd_max: 0,
+            snd_wnd_end: 0,
+            snd_wl1: -1,
+            snd_wl2: 0,
+            max_snd_wnd: 0,
+            snd_wind_shift: 0,
             written: 0,
-            closed: false,
-            small: 0,
+            fin_queued: false,
+            snd_small: 0,
             nodelay,
             probe_due: false,
             probes: 0,
@@ -89,20 +89,20 @@ impl Sender {
     }
 
     pub(crate) fn position(&self, seq: u32) -> i64 {
-        self.space.position(seq, self.una)
+        self.space.position(seq, self.snd_una)
     }
 
     pub(crate) fn una(&self) -> u64 {
-        self.una
+        self.snd_una
     }
 
     pub(crate) fn nxt(&self) -> u64 {
-        self.nxt
+        self.snd_nxt
     }
 
     /// Behind all that ever left.
     pub(crate) fn max(&self) -> u64 {
-        self.max
+        self.snd_max
     }
 
     /// Bytes that the user has written.
@@ -112,36 +112,36 @@ impl Sender {
 
     /// Behind all that is to be sent.
     pub(crate) fn end(&self) -> u64 {
-        self.written + u64::from(self.closed)
+        self.written + u64::from(self.fin_queued)
     }
 
     /// Bytes that are acknowledged: SND.UNA without the FIN.
     pub(crate) fn acknowledged_bytes(&self) -> u64 {
-        self.una.min(self.written)
+        self.snd_una.min(self.written)
     }
 
     pub(crate) fn edge(&self) -> u64 {
-        self.edge
+        self.snd_wnd_end
     }
 
     /// All that there is was acknowledged, the FIN included.
     pub(crate) fn fin_acknowledged(&self) -> bool {
-        self.closed && self.una > self.written
+        self.fin_queued && self.snd_una > self.written
     }
 
     #[cfg(test)]
     pub(crate) fn fin_sent(&self) -> bool {
-        self.closed && self.max > self.written
+        self.fin_queued && self.snd_max > self.written
     }
 
     /// SEG.SEQ of a segment that carries nothing: SND.NXT, but within the peer's window, which may have
     /// shrunk (RFC 9293 3.10.7.4 would have it refused).
     pub(crate) fn bare_seq(&self) -> u32 {
-        let rounded = self.edge + (1 << self.scale) > self.nxt;
+        let rounded = self.snd_wnd_end + (1 << self.snd_wind_shift) > self.snd_nxt;
         let at = if rounded {
-            self.nxt
+            self.snd_nxt
         } else {
-            self.edge.max(self.una)
+            self.snd_wnd_end.max(self.snd_una)
         };
         self.seq(at)
     }
@@ -152,20 +152,20 @@ impl Sender {
 
     /// The user has written all up to a position.
     pub(crate) fn write(&mut self, to: u64) {
-        debug_assert!(!self.closed && to >= self.written);
+        debug_assert!(!self.fin_queued && to >= self.written);
         self.written = self.written.max(to);
     }
 
     /// Nothing is written any more.
     pub(crate) fn close(&mut self) {
-        self.closed = true;
+        self.fin_queued = true;
     }
 
     /// The window of the peer's SYN, which is not scaled (RFC 7323 2.2), and its scale.
     pub(crate) fn synchronise(&mut self, window: u16, scale: u8) {
-        self.scale = scale;
-        self.edge = u64::from(window);
-        self.max_window = self.edge;
+        self.snd_wind_shift = scale;
+        self.snd_wnd_end = u64::from(window);
+        self.max_snd_wnd = self.snd_wnd_end;
     }
 
     // What was heard.
@@ -173,18 +173,18 @@ impl Sender {
     /// The position of an acknowledgement, also of an old one; `None`: it is not acceptable (RFC 5961 5.2).
     pub(crate) fn acceptable(&self, ack: u32) -> Option<i64> {
         let ack = self.position(ack);
-        let oldest = signed(self.una) - signed(self.max_window);
-        (ack >= oldest && ack <= signed(self.max)).then_some(ack)
+        let oldest = signed(self.snd_una) - signed(self.max_snd_wnd);
+        (ack >= oldest && ack <= signed(self.snd_max)).then_some(ack)
     }
 
     /// All below a position is acknowledged. `true`: that is new.
     pub(crate) fn acknowledge(&mut self, to: u64) -> bool {
-        if to <= self.una {
+        if to <= self.snd_una {
             return false;
         }
-        self.una = to;
+        self.snd_una = to;
         // What a probe carried was taken.
-        self.nxt = self.nxt.max(to);
+        self.snd_nxt = self.snd_nxt.max(to);
         self.probes = 0;
         true
     }
@@ -193,18 +193,20 @@ impl Sender {
     /// acknowledges something new is not, wherever it begins: it may be sent again (as in Linux). `true`:
     /// the edge has moved.
     pub(crate) fn hear_window(&mut self, start: i64, ack: u64, window: u16) -> bool {
-        let newer = ack > self.wl2 || start > self.wl1 || (start == self.wl1 && ack >= self.wl2);
+        let newer = ack > self.snd_wl2
+            || start > self.snd_wl1
+            || (start == self.snd_wl1 && ack >= self.snd_wl2);
         if !newer {
             return false;
         }
-        (self.wl1, self.wl2) = (start, ack);
-        let window = u64::from(window) << self.scale;
-        self.max_window = self.max_window.max(window);
-        let before = std::mem::replace(&mut self.edge, ack + window);
-        if self.edge > self.nxt {
+        (self.snd_wl1, self.snd_wl2) = (start, ack);
+        let window = u64::from(window) << self.snd_wind_shift;
+        self.max_snd_wnd = self.max_snd_wnd.max(window);
+        let before = std::mem::replace(&mut self.snd_wnd_end, ack + window);
+        if self.snd_wnd_end > self.snd_nxt {
             self.probes = 0;
         }
-        before != self.edge
+        before != self.snd_wnd_end
     }
 
     // What may leave.
@@ -212,11 +214,11 @@ impl Sender {
     /// What of new data may leave now, if `room` bytes more may be in flight, and a packet carries at most
     /// `most` bytes.
     pub(crate) fn choose(&self, room: u64, (mss, most): (u64, u64)) -> Choice {
-        if self.nxt == self.end() {
+        if self.snd_nxt == self.end() {
             return Choice::Nothing;
         }
-        let queued = self.written - self.nxt;
-        let usable = self.edge.saturating_sub(self.nxt);
+        let queued = self.written - self.snd_nxt;
+        let usable = self.snd_wnd_end.saturating_sub(self.snd_nxt);
         if queued == 0 {
             // A bare FIN: congestion control counts bytes.
             return match usable {
@@ -226,7 +228,7 @@ impl Sender {
         }
         let mut len = queued.min(usable);
         let cut = len < queued && len < mss;
-        if len == 0 || (cut && 2 * len < self.max_window && !self.is_override(len)) {
+        if len == 0 || (cut && 2 * len < self.max_snd_wnd && !self.is_override(len)) {
             return Choice::Closed;
         }
         len = len.min(most.max(mss));
@@ -243,7 +245,7 @@ impl Sender {
                 return Choice::Nagle;
             }
         }
-        let fin = self.closed && len == queued && usable > len;
+        let fin = self.fin_queued && len == queued && usable > len;
         Choice::Send { len, fin }
     }
 
@@ -254,16 +256,16 @@ impl Sender {
 
     /// Nagle: the last part may be smaller than a segment.
     fn may_be_small(&self) -> bool {
-        self.nodelay || self.closed || self.small <= self.una
+        self.nodelay || self.fin_queued || self.snd_small <= self.snd_una
     }
 
     /// So much has left, beginning with SND.NXT.
     pub(crate) fn sent(&mut self, len: u64, fin: bool, mss: u64) {
-        self.nxt += len + u64::from(fin);
-        self.max = self.max.max(self.nxt);
+        self.snd_nxt += len + u64::from(fin);
+        self.snd_max = self.snd_max.max(self.snd_nxt);
         self.probe_due = false;
         if !len.is_multiple_of(mss) {
-            self.small = self.nxt;
+            self.snd_small = self.snd_nxt;
         }
     }
 
@@ -285,10 +287,10 @@ impl Sender {
 
     /// A probe: a byte behind the edge, or the FIN; both if they are all that is left.
     pub(crate) fn probe(&mut self) -> (u64, bool) {
-        let queued = self.written - self.nxt;
+        let queued = self.written - self.snd_nxt;
         let len = queued.min(1);
-        let fin = self.closed && queued <= 1;
-        self.max = self.max.max(self.nxt + len + u64::from(fin));
+        let fin = self.fin_queued && queued <= 1;
+        self.snd_max = self.snd_max.max(self.snd_nxt + len + u64::from(fin));
         self.probe_due = false;
         self.probes += 1;
         (len, fin)

@@ -193,7 +193,7 @@ struct Handshake {
     /// When it was first sent.
     sent_at: Option<Instant>,
     /// How often it was sent again.
-    again: u32,
+    retransmissions: u32,
     /// It was sent again at once after a stale acknowledgement.
     hurried: bool,
 }
@@ -232,7 +232,7 @@ pub(crate) struct Tcb {
     /// A keep-alive probe is to be sent.
     keep_alive_due: bool,
     /// When a challenge was last answered (RFC 5961 7).
-    challenged: Option<Instant>,
+    challenged_at: Option<Instant>,
     news: Vec<News>,
 }
 
@@ -274,7 +274,7 @@ impl Tcb {
             wants_close: false,
             reset: None,
             keep_alive_due: false,
-            challenged: None,
+            challenged_at: None,
             news: Vec::new(),
         }
     }
@@ -626,7 +626,7 @@ impl Tcb {
     fn expire(&mut self, timer: Timer, now: Instant) {
         match timer {
             Timer::Handshake => {
-                self.handshake.again += 1;
+                self.handshake.retransmissions += 1;
                 self.handshake.due = true;
             }
             Timer::Probe => {

@@ -32,7 +32,7 @@ pub(crate) struct Watch {
     keep_alive: KeepAliveTimer,
     began: Instant,
     /// When something acceptable was last heard, or something was first outstanding since.
-    heard: Instant,
+    received_at: Instant,
     /// When the peer last acknowledged something new, or something was first outstanding since.
     progress: Instant,
     outstanding: bool,
@@ -45,7 +45,7 @@ pub(crate) struct Watch {
     soft_error: Option<SoError>,
     state: TcpState,
     /// Nothing is due before. It may be earlier than what is due: never later.
-    at: Option<Instant>,
+    next_due: Option<Instant>,
 }
 
 impl Watch {
@@ -54,7 +54,7 @@ impl Watch {
             limits,
             keep_alive: KeepAliveTimer::new(now),
             began: now,
-            heard: now,
+            received_at: now,
             progress: now,
             outstanding: false,
             moved: ((0, 0, 0), now),
@@ -63,7 +63,7 @@ impl Watch {
             detached: false,
             soft_error: None,
             state: TcpState::Closed,
-            at: None,
+            next_due: None,
         }
     }
 
@@ -73,14 +73,14 @@ impl Watch {
             self.keep_alive.heard(now);
         }
         self.limits = limits;
-        self.at = self.next();
+        self.next_due = self.next();
     }
 
     /// No user holds the socket any more; what it has written is waited for no longer than `linger`.
     pub(crate) fn detach(&mut self, linger: Option<Duration>, now: Instant) {
         self.detached = true;
         self.linger_until = linger.map(|time| now + time);
-        self.at = self.next();
+        self.next_due = self.next();
     }
 
     pub(crate) fn is_detached(&self) -> bool {
@@ -102,11 +102,11 @@ impl Watch {
         }
         // A closed socket does not wait for a peer that only says that its window is closed.
         if progress || !self.detached {
-            self.heard = now;
+            self.received_at = now;
         }
         if asked {
             // The pause before the next probe may be shorter than the one behind the last.
-            self.at = self.next();
+            self.next_due = self.next();
         }
     }
 
@@ -130,13 +130,13 @@ impl Watch {
 
     /// The connection is over.
     pub(crate) fn end(&mut self) {
-        (self.state, self.outstanding, self.at) = (TcpState::Closed, false, None);
+        (self.state, self.outstanding, self.next_due) = (TcpState::Closed, false, None);
     }
 
     /// Takes note of where the connection is now.
     pub(crate) fn update(&mut self, at: Standing, now: Instant) {
         if at.outstanding && !self.outstanding {
-            self.heard = now;
+            self.received_at = now;
             self.progress = now;
         }
         let before = (self.state, self.outstanding, self.fin_wait_since);
@@ -147,18 +147,18 @@ impl Watch {
             self.moved = (at.moved, now);
         }
         if before != (self.state, self.outstanding, self.fin_wait_since) {
-            self.at = self.next();
+            self.next_due = self.next();
         }
     }
 
     /// When to ask what is [due](Self::due), if nothing happens before.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.at
+        self.next_due
     }
 
     /// What is due.
     pub(crate) fn due(&mut self, now: Instant) -> Option<Due> {
-        if self.at.is_none_or(|at| now < at) {
+        if self.next_due.is_none_or(|at| now < at) {
             return None;
         }
         if self.limit().is_some_and(|at| now >= at) {
@@ -168,7 +168,7 @@ impl Watch {
             true => self.keep_alive.due(self.limits.keep_alive, now),
             false => None,
         };
-        self.at = self.next();
+        self.next_due = self.next();
         due
     }
 
@@ -197,7 +197,7 @@ impl Watch {
                 Some(self.began + self.limits.syn_received())
             }
             _ if self.outstanding => {
-                let user = self.heard + self.limits.user;
+                let user = self.received_at + self.limits.user;
                 let stall = self.limits.stall.map(|time| self.progress + time);
                 let linger = self.linger_until.into_iter();
                 let all = linger.chain(self.half_closed()).chain(stall);

@@ -107,13 +107,13 @@ impl State {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Flow {
     /// C.cwnd.
-    pub(crate) window: f64,
+    pub(crate) cwnd: f64,
     /// C.SMSS.
     pub(crate) mss: f64,
     /// C.inflight.
-    pub(crate) in_flight: f64,
+    pub(crate) inflight: f64,
     /// C.is_cwnd_limited.
-    pub(crate) limited: bool,
+    pub(crate) is_cwnd_limited: bool,
     /// The peer takes SACK (C.has_selective_acks).
     pub(crate) sack: bool,
     pub(crate) now: Instant,
@@ -123,11 +123,11 @@ pub(crate) struct Flow {
 #[derive(Debug, Clone, Copy, Default)]
 struct Rounds {
     /// BBR.round_count.
-    count: u64,
+    round_count: u64,
     /// BBR.next_round_delivered.
-    next: u64,
+    next_round_delivered: u64,
     /// BBR.round_start.
-    start: bool,
+    round_start: bool,
 }
 
 /// What is put back when a loss was none (5.5.11.1).
@@ -166,14 +166,14 @@ pub(crate) struct Bbr {
     rtt: RoundTrip,
     noise: Noise,
     /// C.pacing_rate, once a round trip was measured.
-    pacing: Option<f64>,
+    pacing_rate: Option<f64>,
     initial_window: f64,
     /// BBR.idle_restart.
     idle_restart: bool,
     /// A loss is being recovered.
     recovering: bool,
     /// BBR.prior_cwnd.
-    prior_window: f64,
+    prior_cwnd: f64,
     undo: Undo,
 }
 
@@ -194,11 +194,11 @@ impl Bbr {
             probing: Probing::new(seed),
             rtt: RoundTrip::default(),
             noise: Noise::default(),
-            pacing: None,
+            pacing_rate: None,
             initial_window,
             idle_restart: false,
             recovering: false,
-            prior_window: 0.0,
+            prior_cwnd: 0.0,
             undo: Undo {
                 state: None,
                 bw_shortterm: 0.0,
@@ -210,7 +210,7 @@ impl Bbr {
 
     /// C.pacing_rate.
     pub(crate) fn pacing(&self) -> Option<f64> {
-        self.pacing
+        self.pacing_rate
     }
 
     /// A line for the eye.
@@ -219,7 +219,7 @@ impl Bbr {
         format!(
             "{:?} pace {:.2} max {:.2} short {:.2} {:.0} long {:.0} noise {:.3}",
             self.state,
-            self.pacing.unwrap_or_default() * 8e-6,
+            self.pacing_rate.unwrap_or_default() * 8e-6,
             self.max_bw.get() * 8e-6,
             self.bw_shortterm * 8e-6,
             self.inflight_shortterm / 1448.0,
@@ -237,7 +237,7 @@ impl Bbr {
     /// InitPacingRate (5.6.2), once a round trip is known.
     fn start_pacing(&mut self, rtt: Duration) {
         let seconds = rtt.max(Duration::from_micros(1)).as_secs_f64();
-        self.pacing = Some(STARTUP_GAIN * self.initial_window / seconds);
+        self.pacing_rate = Some(STARTUP_GAIN * self.initial_window / seconds);
     }
 
     /// Nothing is in flight: what only that needs is given back.
@@ -260,7 +260,7 @@ impl Bbr {
     /// from then on.
     pub(crate) fn wake(&mut self, flow: &Flow) -> f64 {
         if !self.rate.is_app_limited() {
-            return flow.window;
+            return flow.cwnd;
         }
         self.idle_restart = true;
         self.aggregation.restart(flow.now);
@@ -269,7 +269,7 @@ impl Bbr {
         } else if self.state == State::ProbeRtt {
             return self.end_probe_rtt(flow);
         }
-        flow.window
+        flow.cwnd
     }
 
     // What acknowledgements and timers tell.
@@ -281,11 +281,11 @@ impl Bbr {
 
     /// UpdateOnACK (5.2.3). The window from then on.
     pub(crate) fn acknowledged(&mut self, rtt: Option<Duration>, flow: &Flow) -> f64 {
-        if let Some(rtt) = rtt.filter(|_| self.pacing.is_none()) {
+        if let Some(rtt) = rtt.filter(|_| self.pacing_rate.is_none()) {
             self.start_pacing(rtt);
         }
         let Some(sample) = self.rate.sample(rtt, self.rtt.least()) else {
-            return flow.window;
+            return flow.cwnd;
         };
         let mut flow = *flow;
         self.update_latest(&sample);
@@ -296,7 +296,7 @@ impl Bbr {
         self.check_drain(&flow);
         self.update_cycle(&sample, &flow);
         self.rtt.update(sample.rtt, flow.now);
-        flow.window = self.check_probe_rtt(&sample, &flow);
+        flow.cwnd = self.check_probe_rtt(&sample, &flow);
         self.latest.advance(&sample);
         self.set_pacing(self.state.pacing_gain());
         self.window(&sample, &flow)
@@ -305,15 +305,15 @@ impl Bbr {
     /// SetPacingRateWithGain (5.6.2).
     fn set_pacing(&mut self, gain: f64) {
         let rate = gain * self.bw() * MARGIN;
-        let present = self.pacing.unwrap_or(0.0);
-        if rate > 0.0 && (self.pipe.reached || rate > present) {
-            self.pacing = Some(rate);
+        let present = self.pacing_rate.unwrap_or(0.0);
+        if rate > 0.0 && (self.pipe.full_bw_reached || rate > present) {
+            self.pacing_rate = Some(rate);
         }
     }
 
     /// SetSendQuantum (5.6.3).
     fn quantum(&self, flow: &Flow) -> f64 {
-        let quantum = self.pacing.unwrap_or(0.0) * 0.001;
+        let quantum = self.pacing_rate.unwrap_or(0.0) * 0.001;
         quantum.min(LARGEST_QUANTUM).max(2.0 * flow.mss)
     }
 
@@ -348,13 +348,13 @@ impl Bbr {
     fn window(&self, sample: &RateSample, flow: &Flow) -> f64 {
         let most = self.bdp(self.bw(), self.state.window_gain()) + self.aggregation.extra();
         let most = self.quantized(most, flow);
-        let grown = flow.window + sample.newly_acked as f64;
-        let window = if self.pipe.reached {
+        let grown = flow.cwnd + sample.newly_acked as f64;
+        let window = if self.pipe.full_bw_reached {
             grown.min(most)
-        } else if flow.window < most || (self.rate.delivered() as f64) < self.initial_window {
+        } else if flow.cwnd < most || (self.rate.delivered() as f64) < self.initial_window {
             grown
         } else {
-            flow.window
+            flow.cwnd
         };
         let window = window.max(Bbr::least_window(flow));
         self.bounded(window, flow)
@@ -378,8 +378,8 @@ impl Bbr {
 
     /// SaveCwnd.
     fn save_window(&mut self, window: f64) {
-        self.prior_window = if self.recovering || self.state == State::ProbeRtt {
-            self.prior_window.max(window)
+        self.prior_cwnd = if self.recovering || self.state == State::ProbeRtt {
+            self.prior_cwnd.max(window)
         } else {
             window
         };
@@ -387,7 +387,7 @@ impl Bbr {
 
     /// RestoreCwnd.
     fn restored(&self, window: f64) -> f64 {
-        window.max(self.prior_window)
+        window.max(self.prior_cwnd)
     }
 
     /// SaveStateUponLoss (5.5.11.1).
@@ -403,12 +403,12 @@ impl Bbr {
 
     /// HandleLostPacket (5.5.10.2).
     pub(crate) fn lost(&mut self, sent: &Sent, flow: &Flow) {
-        if !self.latest.loss_in_round {
+        if !self.latest.is_loss_in_round {
             // NoteLoss.
-            self.latest.loss_round = self.rate.delivered();
-            self.save_state(flow.window);
+            self.latest.loss_round_delivered = self.rate.delivered();
+            self.save_state(flow.cwnd);
         }
-        self.latest.loss_in_round = true;
+        self.latest.is_loss_in_round = true;
         self.pipe.note_loss(sent.start, sent.end);
         let Some(loss) = self.rate.lost(sent) else {
             return;
@@ -419,14 +419,14 @@ impl Bbr {
     /// A router has marked something. The draft leaves open what follows but for that it is a sign of
     /// congestion (3.6): as much as losses beyond the threshold are.
     pub(crate) fn marked(&mut self, flow: &Flow) {
-        if !self.latest.loss_in_round {
-            self.latest.loss_round = self.rate.delivered();
+        if !self.latest.is_loss_in_round {
+            self.latest.loss_round_delivered = self.rate.delivered();
         }
-        self.latest.loss_in_round = true;
+        self.latest.is_loss_in_round = true;
         self.latest.marked = true;
         if self.state == State::Startup {
-            self.pipe.reached = true;
-            self.inflight_longterm = self.bdp(self.bw(), 1.0).max(self.latest.inflight);
+            self.pipe.full_bw_reached = true;
+            self.inflight_longterm = self.bdp(self.bw(), 1.0).max(self.latest.inflight_latest);
         }
         self.probe_was_marked(flow);
     }
@@ -435,14 +435,14 @@ impl Bbr {
     pub(crate) fn recovery_begins(&mut self, window: f64) {
         self.save_window(window);
         self.recovering = true;
-        self.pipe.recovery_begins(self.rounds.count);
+        self.pipe.recovery_begins(self.rounds.round_count);
     }
 
     /// OnEnterRTO: the packets that are lost are told afterwards.
     pub(crate) fn timed_out(&mut self, window: f64) {
         self.save_state(window);
         self.recovering = true;
-        self.pipe.recovery_begins(self.rounds.count);
+        self.pipe.recovery_begins(self.rounds.round_count);
     }
 
     /// All is repaired. The window from then on, which the next acknowledgement bounds.
@@ -453,15 +453,15 @@ impl Bbr {
 
     /// HandleSpuriousLossDetection (5.5.11.2). The window from then on.
     pub(crate) fn undo(&mut self, flow: &Flow) -> f64 {
-        let window = self.recovered(flow.window);
-        self.latest.loss_in_round = false;
+        let window = self.recovered(flow.cwnd);
+        self.latest.is_loss_in_round = false;
         self.pipe.reset();
         self.bw_shortterm = self.bw_shortterm.max(self.undo.bw_shortterm);
         self.inflight_shortterm = self.inflight_shortterm.max(self.undo.inflight_shortterm);
         self.inflight_longterm = self.inflight_longterm.max(self.undo.inflight_longterm);
         match self.undo.state.take() {
             Some(State::Startup) if self.state != State::Startup => {
-                self.pipe.reached = false;
+                self.pipe.full_bw_reached = false;
                 if self.state != State::ProbeRtt {
                     self.state = State::Startup;
                 }

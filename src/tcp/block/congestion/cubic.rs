@@ -16,11 +16,11 @@ const ALPHA: f64 = 3.0 * (1.0 - BETA) / (1.0 + BETA);
 #[derive(Debug, Clone, Copy)]
 struct Epoch {
     /// t_epoch.
-    began: Instant,
+    t_epoch: Instant,
     /// K, in seconds.
     k: f64,
     /// W_est.
-    estimate: f64,
+    w_est: f64,
 }
 
 /// See the module.
@@ -29,7 +29,7 @@ pub(crate) struct Cubic {
     /// W_max.
     w_max: f64,
     /// cwnd_prior.
-    prior: f64,
+    cwnd_prior: f64,
     epoch: Option<Epoch>,
 }
 
@@ -40,9 +40,9 @@ impl Cubic {
             self.w_max = window;
         }
         Epoch {
-            began: now,
+            t_epoch: now,
             k: ((self.w_max - window) / C).cbrt(),
-            estimate: window,
+            w_est: window,
         }
     }
 }
@@ -64,21 +64,21 @@ impl Controller for Cubic {
             Some(epoch) => epoch,
             None => self.begin(window, growth.now),
         };
-        let t = growth.now.saturating_duration_since(epoch.began);
+        let t = growth.now.saturating_duration_since(epoch.t_epoch);
         let cubic = |t: f64| C * (t - epoch.k).powi(3) + self.w_max;
         let now = cubic(t.as_secs_f64());
         // RFC 9438 4.2: the window that is aimed at within the next round trip.
         let target = cubic((t + growth.rtt).as_secs_f64()).clamp(window, 1.5 * window);
         // RFC 9438 4.3: no slower than Reno.
-        let alpha = if epoch.estimate >= self.prior {
+        let alpha = if epoch.w_est >= self.cwnd_prior {
             1.0
         } else {
             ALPHA
         };
-        epoch.estimate += alpha * delivered / window;
+        epoch.w_est += alpha * delivered / window;
         self.epoch = Some(epoch);
-        let next = if now < epoch.estimate {
-            window.max(epoch.estimate)
+        let next = if now < epoch.w_est {
+            window.max(epoch.w_est)
         } else {
             window + (target - window) / window * delivered
         };
@@ -97,7 +97,7 @@ impl Controller for Cubic {
         } else {
             segments
         };
-        self.prior = segments;
+        self.cwnd_prior = segments;
         self.epoch = None;
         bytes(segments * BETA, mss).max(2 * mss)
     }

@@ -16,8 +16,8 @@ const L: u64 = 8;
 #[derive(Debug, Clone, Copy)]
 struct Conservative {
     /// cssBaselineMinRtt.
-    baseline: Duration,
-    rounds: u32,
+    css_baseline_min_rtt: Duration,
+    css_rounds: u32,
 }
 
 /// See the module.
@@ -26,12 +26,12 @@ pub(crate) struct HyStart {
     /// windowEnd: the round is over when this is acknowledged.
     window_end: u64,
     /// lastRoundMinRTT.
-    last: Option<Duration>,
+    last_round_min_rtt: Option<Duration>,
     /// currentRoundMinRTT.
-    current: Option<Duration>,
+    current_round_min_rtt: Option<Duration>,
     /// rttSampleCount.
-    samples: u32,
-    conservative: Option<Conservative>,
+    rtt_sample_count: u32,
+    css: Option<Conservative>,
 }
 
 /// What an acknowledgement says in slow start.
@@ -52,13 +52,16 @@ impl HyStart {
             return None;
         }
         if let Some(rtt) = round.rtt {
-            self.current = Some(self.current.map_or(rtt, |least| least.min(rtt)));
-            self.samples += 1;
+            self.current_round_min_rtt = Some(
+                self.current_round_min_rtt
+                    .map_or(rtt, |least| least.min(rtt)),
+            );
+            self.rtt_sample_count += 1;
         }
         self.compare();
         let most = if round.paced { u64::MAX } else { L * round.mss };
         let growth = round.delivered.min(most);
-        Some(match self.conservative {
+        Some(match self.css {
             None => growth,
             Some(_) => growth / CSS_GROWTH_DIVISOR,
         })
@@ -66,18 +69,21 @@ impl HyStart {
 
     /// Whether round trips take longer than in the round before, or no longer.
     fn compare(&mut self) {
-        let Some(current) = self.current.filter(|_| self.samples >= N_RTT_SAMPLE) else {
+        let Some(current) = self
+            .current_round_min_rtt
+            .filter(|_| self.rtt_sample_count >= N_RTT_SAMPLE)
+        else {
             return;
         };
-        match (self.conservative, self.last) {
-            (Some(css), _) if current < css.baseline => self.conservative = None,
+        match (self.css, self.last_round_min_rtt) {
+            (Some(css), _) if current < css.css_baseline_min_rtt => self.css = None,
             (None, Some(last)) => {
                 let threshold = last / MIN_RTT_DIVISOR;
                 let threshold = threshold.clamp(MIN_RTT_THRESH, MAX_RTT_THRESH);
                 if current >= last + threshold {
-                    self.conservative = Some(Conservative {
-                        baseline: current,
-                        rounds: 0,
+                    self.css = Some(Conservative {
+                        css_baseline_min_rtt: current,
+                        css_rounds: 0,
                     });
                 }
             }
@@ -88,13 +94,13 @@ impl HyStart {
     /// `false`: that was the last round of slow start.
     fn next_round(&mut self, nxt: u64) -> bool {
         self.window_end = nxt;
-        self.last = self.current.take();
-        self.samples = 0;
-        let Some(css) = &mut self.conservative else {
+        self.last_round_min_rtt = self.current_round_min_rtt.take();
+        self.rtt_sample_count = 0;
+        let Some(css) = &mut self.css else {
             return true;
         };
-        css.rounds += 1;
-        css.rounds < CSS_ROUNDS
+        css.css_rounds += 1;
+        css.css_rounds < CSS_ROUNDS
     }
 
     /// Slow start begins again.

@@ -18,17 +18,17 @@ const FEW: usize = 64;
 #[derive(Debug, Clone, Copy)]
 struct Snapshot {
     /// P.first_send_time.
-    first_sent: Instant,
+    first_send_time: Instant,
     /// P.delivered_time.
-    delivered_at: Instant,
+    delivered_time: Instant,
     /// P.delivered.
     delivered: u64,
     /// P.lost.
     lost: u64,
     /// P.tx_in_flight, the packet included.
-    in_flight: u64,
+    tx_in_flight: u64,
     /// P.is_app_limited.
-    app_limited: bool,
+    is_app_limited: bool,
 }
 
 /// What a lost packet tells (RS in HandleLostPacket).
@@ -37,11 +37,11 @@ pub(crate) struct Loss {
     /// Bytes of the packet.
     pub(crate) size: u64,
     /// RS.tx_in_flight.
-    pub(crate) in_flight: u64,
+    pub(crate) tx_in_flight: u64,
     /// RS.lost: bytes that were lost since it left, its own included.
     pub(crate) lost: u64,
     /// RS.is_app_limited.
-    pub(crate) app_limited: bool,
+    pub(crate) is_app_limited: bool,
 }
 
 /// What an acknowledgement tells (RS). Sizes in bytes, rates in bytes per second.
@@ -54,15 +54,15 @@ pub(crate) struct RateSample {
     /// RS.prior_delivered.
     pub(crate) prior_delivered: u64,
     /// RS.delivery_rate; `None`: the interval is too short to tell.
-    pub(crate) rate: Option<f64>,
+    pub(crate) delivery_rate: Option<f64>,
     /// RS.rtt.
     pub(crate) rtt: Option<Duration>,
     /// RS.tx_in_flight.
-    pub(crate) in_flight: u64,
+    pub(crate) tx_in_flight: u64,
     /// RS.lost.
     pub(crate) lost: u64,
     /// RS.is_app_limited.
-    pub(crate) app_limited: bool,
+    pub(crate) is_app_limited: bool,
 }
 
 /// The latest packet that an acknowledgement delivers.
@@ -91,9 +91,9 @@ pub(crate) struct Rate {
     /// C.lost.
     lost: u64,
     /// C.delivered_time.
-    delivered_at: Option<Instant>,
+    delivered_time: Option<Instant>,
     /// C.first_send_time.
-    first_sent: Option<Instant>,
+    first_send_time: Option<Instant>,
     /// C.app_limited: until so much is delivered; 0: it is not.
     app_limited: u64,
     /// Of packets with consecutive numbers, of which this is the first.
@@ -124,7 +124,7 @@ impl Rate {
     pub(crate) fn sent(&mut self, departure: &Departure<'_>) {
         let Departure { now, record, .. } = *departure;
         if departure.in_flight <= departure.bytes {
-            (self.first_sent, self.delivered_at) = (Some(now), Some(now));
+            (self.first_send_time, self.delivered_time) = (Some(now), Some(now));
         }
         let packet = record.latest_packet();
         let expected = self.first.wrapping_add(count(self.snapshots.len()));
@@ -137,12 +137,12 @@ impl Rate {
             self.first = packet;
         }
         self.snapshots.push_back(Snapshot {
-            first_sent: self.first_sent.unwrap_or(now),
-            delivered_at: self.delivered_at.unwrap_or(now),
+            first_send_time: self.first_send_time.unwrap_or(now),
+            delivered_time: self.delivered_time.unwrap_or(now),
             delivered: self.delivered,
             lost: self.lost,
-            in_flight: departure.in_flight,
-            app_limited: self.is_app_limited(),
+            tx_in_flight: departure.in_flight,
+            is_app_limited: self.is_app_limited(),
         });
         if self.snapshots.len() > self.full.max(FEW) {
             self.purge(record);
@@ -174,18 +174,18 @@ impl Rate {
     pub(crate) fn arrived(&mut self, sent: &Sent, now: Instant) {
         self.delivered += sent.len();
         self.newly_acked += sent.len();
-        self.delivered_at = Some(now);
+        self.delivered_time = Some(now);
         let Some(snapshot) = self.snapshot(sent.packet) else {
             return;
         };
         let later = match self.newest {
             None => true,
-            Some(newest) => (sent.at, sent.packet) > (newest.at, newest.packet),
+            Some(newest) => (sent.xmit_ts, sent.packet) > (newest.at, newest.packet),
         };
         if later {
-            self.first_sent = self.first_sent.max(Some(sent.at));
+            self.first_send_time = self.first_send_time.max(Some(sent.xmit_ts));
             self.newest = Some(Newest {
-                at: sent.at,
+                at: sent.xmit_ts,
                 packet: sent.packet,
                 snapshot,
             });
@@ -198,9 +198,9 @@ impl Rate {
         let snapshot = self.snapshot(sent.packet)?;
         Some(Loss {
             size: sent.len(),
-            in_flight: snapshot.in_flight,
+            tx_in_flight: snapshot.tx_in_flight,
             lost: self.lost - snapshot.lost,
-            app_limited: snapshot.app_limited,
+            is_app_limited: snapshot.is_app_limited,
         })
     }
 
@@ -216,10 +216,10 @@ impl Rate {
         }
         let newly_acked = std::mem::take(&mut self.newly_acked);
         let Newest { at, snapshot, .. } = self.newest.take()?;
-        let send_elapsed = at.saturating_duration_since(snapshot.first_sent);
+        let send_elapsed = at.saturating_duration_since(snapshot.first_send_time);
         let ack_elapsed = self
-            .delivered_at?
-            .saturating_duration_since(snapshot.delivered_at);
+            .delivered_time?
+            .saturating_duration_since(snapshot.delivered_time);
         let interval = send_elapsed.max(ack_elapsed);
         let delivered = self.delivered - snapshot.delivered;
         let reliable = !interval.is_zero() && least.is_none_or(|least| interval >= least);
@@ -227,11 +227,11 @@ impl Rate {
             newly_acked,
             delivered,
             prior_delivered: snapshot.delivered,
-            rate: reliable.then(|| delivered as f64 / interval.as_secs_f64()),
+            delivery_rate: reliable.then(|| delivered as f64 / interval.as_secs_f64()),
             rtt,
-            in_flight: snapshot.in_flight,
+            tx_in_flight: snapshot.tx_in_flight,
             lost: self.lost - snapshot.lost,
-            app_limited: snapshot.app_limited,
+            is_app_limited: snapshot.is_app_limited,
         })
     }
 }
@@ -294,7 +294,7 @@ mod tests {
         }
         // A packet each 2 ms arrives at the other end.
         let first = flight.acknowledge(1000, start + ms(100)).unwrap();
-        assert_eq!(first.rate, Some(10_000.0));
+        assert_eq!(first.delivery_rate, Some(10_000.0));
         for k in 1..10 {
             flight.acknowledge(1000 * (k + 1), start + ms(100 + 2 * k));
         }
@@ -305,8 +305,8 @@ mod tests {
         let sample = flight.acknowledge(20_000, start + ms(220)).unwrap();
         assert_eq!(sample.delivered, 10_000);
         assert_eq!(sample.prior_delivered, 10_000);
-        assert_eq!(sample.in_flight, 10_000);
-        assert_eq!(sample.rate, Some(10_000.0 / 0.102));
+        assert_eq!(sample.tx_in_flight, 10_000);
+        assert_eq!(sample.delivery_rate, Some(10_000.0 / 0.102));
         assert_eq!(flight.rate.sample(None, None).map(|_| ()), None);
     }
 
@@ -321,20 +321,20 @@ mod tests {
             !flight
                 .acknowledge(1000, start + ms(20))
                 .unwrap()
-                .app_limited
+                .is_app_limited
         );
         assert!(
             flight
                 .acknowledge(2000, start + ms(21))
                 .unwrap()
-                .app_limited
+                .is_app_limited
         );
         flight.send(start + ms(22));
         assert!(
             !flight
                 .acknowledge(3000, start + ms(42))
                 .unwrap()
-                .app_limited
+                .is_app_limited
         );
     }
 
@@ -351,8 +351,8 @@ mod tests {
             .take(2)
             .filter_map(|sent| flight.rate.lost(sent))
             .collect();
-        assert_eq!((lost[0].lost, lost[0].in_flight), (1000, 1000));
-        assert_eq!((lost[1].lost, lost[1].in_flight), (2000, 2000));
+        assert_eq!((lost[0].lost, lost[0].tx_in_flight), (1000, 1000));
+        assert_eq!((lost[1].lost, lost[1].tx_in_flight), (2000, 2000));
         // It leaves again: what was lost before is not counted.
         flight.record.lose_first(1000, |_| ());
         flight.record.resent(&(0..1000), 1000, start + ms(30));

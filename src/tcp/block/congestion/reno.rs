@@ -6,26 +6,26 @@ use super::controller::{Controller, Growth};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reno {
     /// bytes_acked: less than the window.
-    acknowledged: u64,
+    bytes_acked: u64,
 }
 
 impl Controller for Reno {
     fn avoid(&mut self, growth: &Growth) -> u64 {
-        self.acknowledged += growth.delivered;
-        if self.acknowledged < growth.window {
+        self.bytes_acked += growth.delivered;
+        if self.bytes_acked < growth.window {
             return growth.window;
         }
-        self.acknowledged -= growth.window;
+        self.bytes_acked -= growth.window;
         growth.window + growth.mss
     }
 
     fn reduce(&mut self, window: u64, mss: u64) -> u64 {
-        self.acknowledged = 0;
+        self.bytes_acked = 0;
         (window / 2).max(2 * mss)
     }
 
     fn restart(&mut self) {
-        self.acknowledged = 0;
+        self.bytes_acked = 0;
     }
 }
 

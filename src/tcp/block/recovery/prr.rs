@@ -5,26 +5,26 @@
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Prr {
     /// prr_delivered.
-    delivered: u64,
+    prr_delivered: u64,
     /// prr_out.
-    out: u64,
+    prr_out: u64,
     /// RecoverFS.
-    flight: u64,
+    recover_fs: u64,
 }
 
 impl Prr {
     /// A recovery begins with so many bytes in flight.
     pub(crate) fn new(flight: u64) -> Prr {
         Prr {
-            delivered: 0,
-            out: 0,
-            flight: flight.max(1),
+            prr_delivered: 0,
+            prr_out: 0,
+            recover_fs: flight.max(1),
         }
     }
 
     /// So many bytes were sent.
     pub(crate) fn sent(&mut self, bytes: u64) {
-        self.out += bytes;
+        self.prr_out += bytes;
     }
 
     /// The congestion window after an ACK that has delivered so many bytes. `pipe` is what is in flight
@@ -35,18 +35,21 @@ impl Prr {
         pipe: u64,
         (ssthresh, mss, safe): (u64, u64, bool),
     ) -> u64 {
-        self.delivered += delivered;
+        self.prr_delivered += delivered;
         let more = if pipe > ssthresh {
-            let due = u128::from(self.delivered) * u128::from(ssthresh);
-            let due = u64::try_from(due.div_ceil(u128::from(self.flight))).unwrap_or(u64::MAX);
-            due.saturating_sub(self.out)
+            let due = u128::from(self.prr_delivered) * u128::from(ssthresh);
+            let due = u64::try_from(due.div_ceil(u128::from(self.recover_fs))).unwrap_or(u64::MAX);
+            due.saturating_sub(self.prr_out)
         } else {
-            let conserve = self.delivered.saturating_sub(self.out).max(delivered);
+            let conserve = self
+                .prr_delivered
+                .saturating_sub(self.prr_out)
+                .max(delivered);
             let more = conserve + if safe { mss } else { 0 };
             more.min(ssthresh - pipe)
         };
         // The first retransmission leaves whatever comes of it.
-        let least = if self.out == 0 { mss } else { 0 };
+        let least = if self.prr_out == 0 { mss } else { 0 };
         pipe + more.max(least)
     }
 }

@@ -17,9 +17,9 @@ const GRAIN: Duration = Duration::from_millis(1);
 #[derive(Debug, Clone, Copy)]
 struct Latest {
     /// RACK.xmit_ts.
-    at: Instant,
+    xmit_ts: Instant,
     /// RACK.end_seq.
-    end: u64,
+    end_seq: u64,
     /// RACK.rtt.
     rtt: Duration,
 }
@@ -31,13 +31,13 @@ pub(crate) struct Rack {
     /// RACK.fack: behind the last position that is delivered.
     fack: u64,
     /// RACK.reordering_seen.
-    reordering: bool,
+    reordering_seen: bool,
     /// RACK.dsack_round: the multiplier grows once until this is acknowledged.
     dsack_round: Option<u64>,
     /// RACK.reo_wnd_mult.
-    multiplier: u32,
+    reo_wnd_mult: u32,
     /// RACK.reo_wnd_persist.
-    persist: u32,
+    reo_wnd_persist: u32,
 }
 
 impl Rack {
@@ -45,10 +45,10 @@ impl Rack {
         Rack {
             latest: None,
             fack: 0,
-            reordering: false,
+            reordering_seen: false,
             dsack_round: None,
-            multiplier: 1,
-            persist: PERSIST,
+            reo_wnd_mult: 1,
+            reo_wnd_persist: PERSIST,
         }
     }
 
@@ -60,15 +60,15 @@ impl Rack {
     /// Step 2: something is delivered that was not before. Nothing is concluded from what was sent again and
     /// is said to have arrived within less than a round trip: that was the first one.
     pub(crate) fn delivered(&mut self, sent: &Sent, rtt: &Rtt, now: Instant) {
-        let took = now.saturating_duration_since(sent.at);
-        if sent.again && rtt.least().is_some_and(|least| took < least) {
+        let took = now.saturating_duration_since(sent.xmit_ts);
+        if sent.retransmitted && rtt.least().is_some_and(|least| took < least) {
             return;
         }
-        let later = |latest: Latest| (sent.at, sent.end) > (latest.at, latest.end);
+        let later = |latest: Latest| (sent.xmit_ts, sent.end) > (latest.xmit_ts, latest.end_seq);
         if self.latest.is_none_or(later) {
             self.latest = Some(Latest {
-                at: sent.at,
-                end: sent.end,
+                xmit_ts: sent.xmit_ts,
+                end_seq: sent.end,
                 rtt: took,
             });
         }
@@ -86,7 +86,7 @@ impl Rack {
 
     /// Something that was sent once has arrived behind what was sent later.
     pub(crate) fn saw_reordering(&mut self) {
-        self.reordering = true;
+        self.reordering_seen = true;
     }
 
     /// Step 4: a D-SACK says that something was sent again for nothing.
@@ -95,15 +95,15 @@ impl Rack {
             return;
         }
         self.dsack_round = Some(nxt);
-        self.multiplier = (self.multiplier + 1).min(20);
-        self.persist = PERSIST;
+        self.reo_wnd_mult = (self.reo_wnd_mult + 1).min(20);
+        self.reo_wnd_persist = PERSIST;
     }
 
     /// A recovery is over.
     pub(crate) fn recovered(&mut self) {
-        self.persist = self.persist.saturating_sub(1);
-        if self.persist == 0 {
-            self.multiplier = 1;
+        self.reo_wnd_persist = self.reo_wnd_persist.saturating_sub(1);
+        if self.reo_wnd_persist == 0 {
+            self.reo_wnd_mult = 1;
         }
     }
 
@@ -114,7 +114,7 @@ impl Rack {
         rtt: &Rtt,
         (mss, recovering): (u64, bool),
     ) -> Duration {
-        if !self.reordering && (recovering || record.sacked() >= DUPLICATES * mss) {
+        if !self.reordering_seen && (recovering || record.sacked() >= DUPLICATES * mss) {
             return Duration::ZERO;
         }
         self.window(rtt)
@@ -122,13 +122,13 @@ impl Rack {
 
     fn window(&self, rtt: &Rtt) -> Duration {
         let least = rtt.least().unwrap_or_default();
-        let window = least / 4 * self.multiplier;
+        let window = least / 4 * self.reo_wnd_mult;
         window.min(rtt.smoothed().unwrap_or_default()).max(GRAIN)
     }
 
     /// By how much packets may overtake each other, as far as is known.
     pub(crate) fn allowance(&self, rtt: &Rtt) -> Duration {
-        match self.reordering {
+        match self.reordering_seen {
             true => self.window(rtt),
             false => Duration::ZERO,
         }
@@ -150,15 +150,15 @@ impl Rack {
         let window = self.reordering_window(record, rtt, context);
         let mut deadline = None;
         let lost = record.judge(|sent| {
-            if (sent.at, sent.end) >= (latest.at, latest.end) {
+            if (sent.xmit_ts, sent.end) >= (latest.xmit_ts, latest.end_seq) {
                 // What was sent once left in order: all behind it left later still.
-                return sent.again.then_some(false);
+                return sent.retransmitted.then_some(false);
             }
-            if sent.again && sent.at == latest.at {
+            if sent.retransmitted && sent.xmit_ts == latest.xmit_ts {
                 // It left behind what was sent once at the same time.
                 return Some(false);
             }
-            let due = sent.at + latest.rtt + window;
+            let due = sent.xmit_ts + latest.rtt + window;
             if due > now {
                 deadline = deadline.max(Some(due));
             } else {

@@ -25,9 +25,9 @@ pub(crate) struct Sent {
     pub(crate) start: u64,
     pub(crate) end: u64,
     /// When it left last (RFC 8985 5.1: Segment.xmit_ts).
-    pub(crate) at: Instant,
+    pub(crate) xmit_ts: Instant,
     /// It left more than once (Segment.retransmitted).
-    pub(crate) again: bool,
+    pub(crate) retransmitted: bool,
     pub(crate) status: Status,
     /// Bytes of each of its segments.
     pub(crate) size: u16,
@@ -90,7 +90,7 @@ impl Record {
     /// When what is at a position has left last.
     pub(crate) fn sent_at(&self, position: u64) -> Option<Instant> {
         let index = self.sent.partition_point(|sent| sent.end <= position);
-        self.sent.get(index).map(|sent| sent.at)
+        self.sent.get(index).map(|sent| sent.xmit_ts)
     }
 
     fn count(&mut self, status: Status) -> &mut u64 {
@@ -119,8 +119,8 @@ impl Record {
         self.sent.push_back(Sent {
             start: range.start,
             end: range.end,
-            at: now,
-            again: false,
+            xmit_ts: now,
+            retransmitted: false,
             status: Status::InFlight,
             size,
             packet: self.packet,
@@ -267,7 +267,7 @@ impl Record {
         for index in first..last {
             self.set(index, Status::InFlight);
             let sent = &mut self.sent[index];
-            (sent.at, sent.again, sent.size) = (now, true, size);
+            (sent.xmit_ts, sent.retransmitted, sent.size) = (now, true, size);
             sent.packet = self.packet;
         }
         // As one entry: they have left together.

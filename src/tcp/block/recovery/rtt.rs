@@ -10,25 +10,25 @@ const WINDOW: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rtt {
     /// SRTT; `None` before the first sample.
-    smoothed: Option<Duration>,
+    srtt: Option<Duration>,
     /// RTTVAR.
-    variance: Duration,
+    rttvar: Duration,
     /// min_RTT of the present window, and since when it holds.
-    least: Option<(Duration, Instant)>,
+    min_rtt: Option<(Duration, Instant)>,
     /// The least in the second half of that window, which takes its place.
-    next: Option<(Duration, Instant)>,
+    next_min_rtt: Option<(Duration, Instant)>,
 }
 
 impl Rtt {
     /// One measurement, never of a segment that was sent twice (Karn; RFC 6298 3).
     pub(crate) fn sample(&mut self, rtt: Duration, now: Instant) {
-        self.smoothed = Some(match self.smoothed {
+        self.srtt = Some(match self.srtt {
             None => {
-                self.variance = rtt / 2;
+                self.rttvar = rtt / 2;
                 rtt
             }
             Some(smoothed) => {
-                self.variance = (self.variance * 3 + smoothed.abs_diff(rtt)) / 4;
+                self.rttvar = (self.rttvar * 3 + smoothed.abs_diff(rtt)) / 4;
                 (smoothed * 7 + rtt) / 8
             }
         });
@@ -38,34 +38,34 @@ impl Rtt {
     /// A measurement that may be too small for the mean, but not for the minimum.
     pub(crate) fn note_least(&mut self, rtt: Duration, now: Instant) {
         let age = |since: Instant| now.saturating_duration_since(since);
-        match self.least {
+        match self.min_rtt {
             Some((least, since)) if rtt > least && age(since) <= WINDOW => {
                 let late = age(since) > WINDOW / 2;
-                if late && self.next.is_none_or(|(next, _)| rtt <= next) {
-                    self.next = Some((rtt, now));
+                if late && self.next_min_rtt.is_none_or(|(next, _)| rtt <= next) {
+                    self.next_min_rtt = Some((rtt, now));
                 }
             }
             Some((least, _)) if rtt > least => {
-                let next = self.next.take().filter(|(next, _)| *next < rtt);
-                self.least = next.or(Some((rtt, now)));
+                let next = self.next_min_rtt.take().filter(|(next, _)| *next < rtt);
+                self.min_rtt = next.or(Some((rtt, now)));
             }
             Some(_) | None => {
-                self.least = Some((rtt, now));
-                self.next = None;
+                self.min_rtt = Some((rtt, now));
+                self.next_min_rtt = None;
             }
         }
     }
 
     pub(crate) fn smoothed(&self) -> Option<Duration> {
-        self.smoothed
+        self.srtt
     }
 
     pub(crate) fn variance(&self) -> Duration {
-        self.variance
+        self.rttvar
     }
 
     pub(crate) fn least(&self) -> Option<Duration> {
-        self.least.map(|(least, _)| least)
+        self.min_rtt.map(|(least, _)| least)
     }
 }
 

@@ -22,8 +22,8 @@ pub(crate) enum Verdict {
 /// TLP.end_seq and TLP.is_retrans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Outstanding {
-    end: u64,
-    again: bool,
+    end_seq: u64,
+    is_retrans: bool,
 }
 
 /// See the module.
@@ -48,7 +48,10 @@ impl Tlp {
     /// A probe has left; all that was sent ends at `end`.
     pub(crate) fn sent(&mut self, end: u64, again: bool) {
         self.due = false;
-        self.outstanding = Some(Outstanding { end, again });
+        self.outstanding = Some(Outstanding {
+            end_seq: end,
+            is_retrans: again,
+        });
     }
 
     /// Another way to recover has begun.
@@ -62,13 +65,13 @@ impl Tlp {
         let Some(probe) = self.outstanding else {
             return Verdict::Waiting;
         };
-        if una < probe.end {
+        if una < probe.end_seq {
             return Verdict::Waiting;
         }
-        let verdict = match (probe.again, duplicate || bare) {
+        let verdict = match (probe.is_retrans, duplicate || bare) {
             (false, _) | (true, true) => Verdict::Done,
             // Until more than that is acknowledged the answer to the probe may be under way.
-            (true, false) if una == probe.end => return Verdict::Waiting,
+            (true, false) if una == probe.end_seq => return Verdict::Waiting,
             (true, false) => Verdict::Repaired,
         };
         self.outstanding = None;

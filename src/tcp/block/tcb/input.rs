@@ -117,7 +117,7 @@ impl Tcb {
         self.change(Event::SynAcked);
         self.timers.stop(Timer::Handshake);
         self.handshake.due = false;
-        if self.handshake.again == 0 && !self.handshake.hurried {
+        if self.handshake.retransmissions == 0 && !self.handshake.hurried {
             let rtt = match self.handshake.sent_at {
                 Some(at) => Some(now.saturating_duration_since(at)),
                 None => self.since_cookie(segment, now),
@@ -126,7 +126,7 @@ impl Tcb {
                 self.recovery.sample_handshake(rtt, now);
                 self.congestion.established(rtt, now);
             }
-        } else if self.handshake.again > 1 {
+        } else if self.handshake.retransmissions > 1 {
             self.congestion.handshake_was_lost();
         }
         if !segment.has(SYN) {
@@ -499,8 +499,8 @@ impl Tcb {
     /// An acknowledgement that says what is right, unless there was one lately (RFC 5961 7).
     fn challenge(&mut self, now: Instant) {
         let lately = |at: Instant| now.saturating_duration_since(at) < CHALLENGE_EVERY;
-        if self.challenged.is_none_or(|at| !lately(at)) {
-            self.challenged = Some(now);
+        if self.challenged_at.is_none_or(|at| !lately(at)) {
+            self.challenged_at = Some(now);
             self.delayed_ack.demand();
         }
     }

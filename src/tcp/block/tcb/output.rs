@@ -87,7 +87,7 @@ impl Tcb {
         self.handshake.due = false;
         let first = self.handshake.sent_at.is_none();
         self.handshake.sent_at.get_or_insert(now);
-        let doubled = self.recovery.timeout() * (1 << self.handshake.again.min(6));
+        let doubled = self.recovery.timeout() * (1 << self.handshake.retransmissions.min(6));
         let wait = doubled.min(Duration::from_secs(60));
         self.timers.set(Timer::Handshake, now + wait);
         let answer = self.state == TcpState::SynReceived;
@@ -96,7 +96,7 @@ impl Tcb {
             let told = self.receiver.advertise_syn();
             (SYN | ACK | self.ecn.syn_ack(), told.ack, told.window)
         } else {
-            let flags = SYN | self.ecn.syn(self.handshake.again);
+            let flags = SYN | self.ecn.syn(self.handshake.retransmissions);
             (flags, 0, self.receiver.syn_window())
         };
         let mut emission = self.bare(Segment {

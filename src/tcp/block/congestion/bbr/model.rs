@@ -37,15 +37,15 @@ impl MaxBandwidth {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Latest {
     /// BBR.bw_latest.
-    pub(super) bw: f64,
+    pub(super) bw_latest: f64,
     /// BBR.inflight_latest.
-    pub(super) inflight: f64,
+    pub(super) inflight_latest: f64,
     /// BBR.is_loss_in_round.
-    pub(super) loss_in_round: bool,
+    pub(super) is_loss_in_round: bool,
     /// A router has marked something in the round.
     pub(super) marked: bool,
     /// BBR.loss_round_delivered.
-    pub(super) loss_round: u64,
+    pub(super) loss_round_delivered: u64,
     /// BBR.loss_round_start.
     pub(super) loss_round_start: bool,
 }
@@ -54,17 +54,17 @@ impl Latest {
     /// AdvanceLatestDeliverySignals.
     pub(super) fn advance(&mut self, sample: &RateSample) {
         if self.loss_round_start {
-            self.bw = sample.rate.unwrap_or(0.0);
-            self.inflight = sample.delivered as f64;
+            self.bw_latest = sample.delivery_rate.unwrap_or(0.0);
+            self.inflight_latest = sample.delivered as f64;
         }
     }
 
     /// ResetCongestionSignals.
     pub(super) fn reset(&mut self) {
-        self.loss_in_round = false;
+        self.is_loss_in_round = false;
         self.marked = false;
-        self.bw = 0.0;
-        self.inflight = 0.0;
+        self.bw_latest = 0.0;
+        self.inflight_latest = 0.0;
     }
 }
 
@@ -72,9 +72,9 @@ impl Latest {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Aggregation {
     /// BBR.extra_acked_interval_start.
-    since: Option<Instant>,
+    extra_acked_interval_start: Option<Instant>,
     /// BBR.extra_acked_delivered.
-    delivered: f64,
+    extra_acked_delivered: f64,
     /// BBR.extra_acked_filter: the most of a span of rounds, and of the one before.
     former: f64,
     present: f64,
@@ -84,8 +84,8 @@ pub(super) struct Aggregation {
 
 impl Aggregation {
     pub(super) fn restart(&mut self, now: Instant) {
-        self.since = Some(now);
-        self.delivered = 0.0;
+        self.extra_acked_interval_start = Some(now);
+        self.extra_acked_delivered = 0.0;
     }
 
     /// BBR.extra_acked.
@@ -111,37 +111,37 @@ impl Bbr {
     /// UpdateLatestDeliverySignals.
     pub(super) fn update_latest(&mut self, sample: &RateSample) {
         let latest = &mut self.latest;
-        latest.loss_round_start = sample.prior_delivered >= latest.loss_round;
-        latest.bw = latest.bw.max(sample.rate.unwrap_or(0.0));
-        latest.inflight = latest.inflight.max(sample.delivered as f64);
+        latest.loss_round_start = sample.prior_delivered >= latest.loss_round_delivered;
+        latest.bw_latest = latest.bw_latest.max(sample.delivery_rate.unwrap_or(0.0));
+        latest.inflight_latest = latest.inflight_latest.max(sample.delivered as f64);
         if latest.loss_round_start {
-            latest.loss_round = self.rate.delivered();
+            latest.loss_round_delivered = self.rate.delivered();
         }
     }
 
     /// StartRound (5.5.1).
     pub(super) fn start_round(&mut self) {
-        self.rounds.next = self.rate.delivered();
+        self.rounds.next_round_delivered = self.rate.delivered();
     }
 
     /// UpdateRound (5.5.1).
     fn update_round(&mut self, sample: &RateSample) {
-        self.rounds.start = sample.prior_delivered >= self.rounds.next;
-        if self.rounds.start {
+        self.rounds.round_start = sample.prior_delivered >= self.rounds.next_round_delivered;
+        if self.rounds.round_start {
             self.start_round();
-            self.rounds.count += 1;
+            self.rounds.round_count += 1;
             self.probing.round_passed();
         }
         let steady = self.state.is_accelerating() || self.probing.is_over();
         self.noise
-            .update(sample, self.rtt.least(), (self.rounds.start, steady));
+            .update(sample, self.rtt.least(), (self.rounds.round_start, steady));
     }
 
     /// UpdateCongestionSignals (5.5.10.3), with UpdateMaxBw (5.5.5).
     pub(super) fn update_congestion_signals(&mut self, sample: &RateSample, flow: &Flow) {
         self.update_round(sample);
-        if let Some(rate) = sample.rate
-            && (rate >= self.max_bw.get() || !sample.app_limited)
+        if let Some(rate) = sample.delivery_rate
+            && (rate >= self.max_bw.get() || !sample.is_app_limited)
         {
             self.max_bw.update(rate);
         }
@@ -149,11 +149,11 @@ impl Bbr {
             return;
         }
         let exceeded = self.latest.marked || self.noise.is_exceeded(sample, flow.mss);
-        let is_loss = self.latest.loss_in_round && exceeded;
+        let is_loss = self.latest.is_loss_in_round && exceeded;
         if is_loss && !self.state.is_accelerating() {
             self.lower_bounds(flow);
         }
-        self.latest.loss_in_round = false;
+        self.latest.is_loss_in_round = false;
         self.latest.marked = false;
     }
 
@@ -163,10 +163,13 @@ impl Bbr {
             self.bw_shortterm = self.max_bw.get();
         }
         if self.inflight_shortterm.is_infinite() {
-            self.inflight_shortterm = flow.window;
+            self.inflight_shortterm = flow.cwnd;
         }
-        self.bw_shortterm = self.latest.bw.max(BETA * self.bw_shortterm);
-        self.inflight_shortterm = self.latest.inflight.max(BETA * self.inflight_shortterm);
+        self.bw_shortterm = self.latest.bw_latest.max(BETA * self.bw_shortterm);
+        self.inflight_shortterm = self
+            .latest
+            .inflight_latest
+            .max(BETA * self.inflight_shortterm);
     }
 
     /// ResetShortTermModel (5.5.10.3).
@@ -178,17 +181,19 @@ impl Bbr {
     /// UpdateACKAggregation (5.5.9).
     pub(super) fn update_aggregation(&mut self, sample: &RateSample, flow: &Flow) {
         let bw = self.bw();
-        let (round, full) = (self.rounds.count, self.pipe.reached);
+        let (round, full) = (self.rounds.round_count, self.pipe.full_bw_reached);
         let aggregation = &mut self.aggregation;
-        let since = *aggregation.since.get_or_insert(flow.now);
+        let since = *aggregation
+            .extra_acked_interval_start
+            .get_or_insert(flow.now);
         let interval = flow.now.saturating_duration_since(since);
         let mut expected = bw * interval.as_secs_f64();
-        if aggregation.delivered <= expected {
+        if aggregation.extra_acked_delivered <= expected {
             aggregation.restart(flow.now);
             expected = 0.0;
         }
-        aggregation.delivered += sample.newly_acked as f64;
-        let extra = (aggregation.delivered - expected).min(flow.window);
+        aggregation.extra_acked_delivered += sample.newly_acked as f64;
+        let extra = (aggregation.extra_acked_delivered - expected).min(flow.cwnd);
         aggregation.update(extra, round, if full { SLOT_ROUNDS } else { 1 });
     }
 }

@@ -100,11 +100,11 @@ mod tests {
             newly_acked: 1000,
             delivered: 100_000 - lost,
             prior_delivered: 0,
-            rate: None,
+            delivery_rate: None,
             rtt: Some(Duration::from_millis(rtt)),
-            in_flight: 100_000,
+            tx_in_flight: 100_000,
             lost,
-            app_limited: false,
+            is_app_limited: false,
         }
     }
 

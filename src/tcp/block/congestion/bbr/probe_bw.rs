@@ -26,22 +26,22 @@ enum Acks {
 pub(super) struct Probing {
     acks: Acks,
     /// BBR.cycle_stamp.
-    began: Option<Instant>,
+    cycle_stamp: Option<Instant>,
     /// BBR.bw_probe_wait.
-    wait: Duration,
+    bw_probe_wait: Duration,
     /// BBR.rounds_since_probe_up.
-    rounds: u64,
+    rounds_since_probe_up: u64,
     /// BBR.bw_probe_up_rounds.
-    up_rounds: i32,
+    bw_probe_up_rounds: i32,
     /// BBR.bw_probe_up_acked.
-    up_acked: f64,
+    bw_probe_up_acked: f64,
     /// BBR.probe_up_acked_per_inc.
-    per_increment: f64,
+    probe_up_acked_per_inc: f64,
     /// BBR.is_bw_probe_sample.
-    is_sample: bool,
+    is_bw_probe_sample: bool,
     /// BBR.prev_probe_too_high, BBR.prev_probe_precautionary.
-    too_high: bool,
-    precautionary: bool,
+    prev_probe_too_high: bool,
+    prev_probe_precautionary: bool,
     /// For numbers that are to differ between flows.
     random: u64,
 }
@@ -50,21 +50,21 @@ impl Probing {
     pub(super) fn new(seed: u32) -> Probing {
         Probing {
             acks: Acks::Init,
-            began: None,
-            wait: Duration::ZERO,
-            rounds: 0,
-            up_rounds: 0,
-            up_acked: 0.0,
-            per_increment: f64::INFINITY,
-            is_sample: false,
-            too_high: false,
-            precautionary: false,
+            cycle_stamp: None,
+            bw_probe_wait: Duration::ZERO,
+            rounds_since_probe_up: 0,
+            bw_probe_up_rounds: 0,
+            bw_probe_up_acked: 0.0,
+            probe_up_acked_per_inc: f64::INFINITY,
+            is_bw_probe_sample: false,
+            prev_probe_too_high: false,
+            prev_probe_precautionary: false,
             random: u64::from(seed) | 1 << 40,
         }
     }
 
     pub(super) fn round_passed(&mut self) {
-        self.rounds += 1;
+        self.rounds_since_probe_up += 1;
     }
 
     /// No acknowledgement of what was sent to ask for more is to come.
@@ -83,8 +83,8 @@ impl Probing {
     /// PickProbeWait.
     fn pick_wait(&mut self) {
         let random = self.next_random();
-        self.rounds = random & 1;
-        self.wait = Duration::from_millis(2000 + (random >> 8) % 1000);
+        self.rounds_since_probe_up = random & 1;
+        self.bw_probe_wait = Duration::from_millis(2000 + (random >> 8) % 1000);
     }
 
     /// What is acknowledged from now on was sent before something else began.
@@ -97,9 +97,9 @@ impl Bbr {
     /// StartProbeBW_DOWN.
     pub(super) fn start_down(&mut self, flow: &Flow) {
         self.latest.reset();
-        self.probing.per_increment = f64::INFINITY;
+        self.probing.probe_up_acked_per_inc = f64::INFINITY;
         self.probing.pick_wait();
-        self.probing.began = Some(flow.now);
+        self.probing.cycle_stamp = Some(flow.now);
         self.probing.stop();
         self.start_round();
         self.state = State::Down;
@@ -108,9 +108,9 @@ impl Bbr {
     /// StartProbeBW_REFILL.
     pub(super) fn start_refill(&mut self) {
         self.reset_short_term();
-        self.probing.up_rounds = 0;
-        self.probing.up_acked = 0.0;
-        self.probing.precautionary = false;
+        self.probing.bw_probe_up_rounds = 0;
+        self.probing.bw_probe_up_acked = 0.0;
+        self.probing.prev_probe_precautionary = false;
         self.probing.acks = Acks::Refilling;
         self.start_round();
         self.state = State::Refill;
@@ -121,26 +121,26 @@ impl Bbr {
         self.probing.acks = Acks::Starting;
         self.start_round();
         self.pipe.reset();
-        self.pipe.bw = sample.rate.unwrap_or(0.0);
+        self.pipe.full_bw = sample.delivery_rate.unwrap_or(0.0);
         self.state = State::Up;
         self.raise_slope(flow);
     }
 
     /// UpdateProbeBWCyclePhase.
     pub(super) fn update_cycle(&mut self, sample: &RateSample, flow: &Flow) {
-        if !self.pipe.reached || self.adapt_long_term(sample, flow) {
+        if !self.pipe.full_bw_reached || self.adapt_long_term(sample, flow) {
             return;
         }
         let state = self.state;
         match state {
             State::Down | State::Cruise if self.is_time_to_probe(flow) => self.start_refill(),
             State::Down if self.is_time_to_cruise(flow) => self.state = State::Cruise,
-            State::Refill if self.rounds.start => {
-                self.probing.is_sample = true;
+            State::Refill if self.rounds.round_start => {
+                self.probing.is_bw_probe_sample = true;
                 self.start_up(sample, flow);
             }
             State::Up if self.is_time_to_go_down(sample, flow) => {
-                self.probing.too_high = false;
+                self.probing.prev_probe_too_high = false;
                 self.start_down(flow);
             }
             _ => {}
@@ -149,35 +149,38 @@ impl Bbr {
 
     /// IsTimeToProbeBW, with IsRenoCoexistenceProbeTime.
     fn is_time_to_probe(&self, flow: &Flow) -> bool {
-        let wait = self.probing.wait;
-        let elapsed = self.probing.began.is_some_and(|at| flow.now > at + wait);
+        let wait = self.probing.bw_probe_wait;
+        let elapsed = self
+            .probing
+            .cycle_stamp
+            .is_some_and(|at| flow.now > at + wait);
         let rounds = (self.target(flow) / flow.mss).min(RENO_ROUNDS);
-        elapsed || self.probing.rounds as f64 >= rounds
+        elapsed || self.probing.rounds_since_probe_up as f64 >= rounds
     }
 
     /// IsTimeToCruise.
     fn is_time_to_cruise(&self, flow: &Flow) -> bool {
-        flow.in_flight <= self.inflight_with_headroom(flow)
-            && flow.in_flight <= self.inflight(self.max_bw.get(), flow)
+        flow.inflight <= self.inflight_with_headroom(flow)
+            && flow.inflight <= self.inflight(self.max_bw.get(), flow)
     }
 
     /// IsTimeToGoDown.
     fn is_time_to_go_down(&mut self, sample: &RateSample, flow: &Flow) -> bool {
-        if self.probing.too_high && flow.in_flight >= self.inflight_longterm {
-            self.probing.precautionary = true;
+        if self.probing.prev_probe_too_high && flow.inflight >= self.inflight_longterm {
+            self.probing.prev_probe_precautionary = true;
             return true;
         }
-        if flow.limited && flow.window >= self.inflight_longterm {
+        if flow.is_cwnd_limited && flow.cwnd >= self.inflight_longterm {
             self.pipe.reset();
-            self.pipe.bw = sample.rate.unwrap_or(0.0);
+            self.pipe.full_bw = sample.delivery_rate.unwrap_or(0.0);
             return false;
         }
-        self.pipe.now
+        self.pipe.full_bw_now
     }
 
     /// TargetInflight.
     fn target(&self, flow: &Flow) -> f64 {
-        self.bdp(self.bw(), 1.0).min(flow.window)
+        self.bdp(self.bw(), 1.0).min(flow.cwnd)
     }
 
     /// InflightWithHeadroom.
@@ -192,51 +195,51 @@ impl Bbr {
     /// RaiseInflightLongtermSlope.
     fn raise_slope(&mut self, flow: &Flow) {
         let probing = &mut self.probing;
-        let growth = 2f64.powi(probing.up_rounds);
-        probing.up_rounds = (probing.up_rounds + 1).min(LARGEST_SLOPE);
-        probing.per_increment = (flow.window / growth).max(flow.mss);
+        let growth = 2f64.powi(probing.bw_probe_up_rounds);
+        probing.bw_probe_up_rounds = (probing.bw_probe_up_rounds + 1).min(LARGEST_SLOPE);
+        probing.probe_up_acked_per_inc = (flow.cwnd / growth).max(flow.mss);
     }
 
     /// ProbeInflightLongtermUpward.
     fn probe_upward(&mut self, sample: &RateSample, flow: &Flow) {
-        if !flow.limited || flow.window < self.inflight_longterm {
+        if !flow.is_cwnd_limited || flow.cwnd < self.inflight_longterm {
             return;
         }
         let probing = &mut self.probing;
-        probing.up_acked += sample.newly_acked as f64;
-        let times = (probing.up_acked / probing.per_increment).floor();
+        probing.bw_probe_up_acked += sample.newly_acked as f64;
+        let times = (probing.bw_probe_up_acked / probing.probe_up_acked_per_inc).floor();
         if times >= 1.0 {
-            probing.up_acked -= times * probing.per_increment;
+            probing.bw_probe_up_acked -= times * probing.probe_up_acked_per_inc;
             self.inflight_longterm += times * flow.mss;
         }
-        if self.rounds.start {
+        if self.rounds.round_start {
             self.raise_slope(flow);
         }
     }
 
     /// AdaptLongTermModel. `true`: a state has begun.
     fn adapt_long_term(&mut self, sample: &RateSample, flow: &Flow) -> bool {
-        if self.rounds.start && self.probing.acks == Acks::Starting {
+        if self.rounds.round_start && self.probing.acks == Acks::Starting {
             self.probing.acks = Acks::Feedback;
         }
-        if self.rounds.start && self.probing.acks == Acks::Stopping {
-            self.probing.is_sample = false;
+        if self.rounds.round_start && self.probing.acks == Acks::Stopping {
+            self.probing.is_bw_probe_sample = false;
             self.probing.acks = Acks::Init;
             if self.state.is_probe_bw() {
-                if !sample.app_limited {
+                if !sample.is_app_limited {
                     self.max_bw.advance();
                 }
-                if self.probing.precautionary && !self.probing.too_high {
+                if self.probing.prev_probe_precautionary && !self.probing.prev_probe_too_high {
                     self.start_refill();
                     return true;
                 }
             }
         }
-        let too_high = self.is_inflight_too_high(sample.lost, sample.in_flight, flow);
+        let too_high = self.is_inflight_too_high(sample.lost, sample.tx_in_flight, flow);
         if too_high || self.latest.marked || self.inflight_longterm.is_infinite() {
             return false;
         }
-        self.inflight_longterm = self.inflight_longterm.max(sample.in_flight as f64);
+        self.inflight_longterm = self.inflight_longterm.max(sample.tx_in_flight as f64);
         if self.state == State::Up {
             self.probe_upward(sample, flow);
         }
@@ -252,24 +255,26 @@ impl Bbr {
 
     /// The rest of HandleLostPacket (5.5.10.2).
     pub(super) fn note_probe_loss(&mut self, loss: &Loss, flow: &Flow) {
-        if !self.probing.is_sample || !self.is_inflight_too_high(loss.lost, loss.in_flight, flow) {
+        if !self.probing.is_bw_probe_sample
+            || !self.is_inflight_too_high(loss.lost, loss.tx_in_flight, flow)
+        {
             return;
         }
         let safe = self.inflight_at_loss(loss, flow);
-        self.probe_was_too_high((!loss.app_limited).then_some(safe), flow);
+        self.probe_was_too_high((!loss.is_app_limited).then_some(safe), flow);
     }
 
     /// A router has marked what was sent to ask for more.
     pub(super) fn probe_was_marked(&mut self, flow: &Flow) {
-        if self.probing.is_sample {
-            self.probe_was_too_high(Some(flow.in_flight), flow);
+        if self.probing.is_bw_probe_sample {
+            self.probe_was_too_high(Some(flow.inflight), flow);
         }
     }
 
     /// HandleInflightTooHigh; so much in flight was not.
     fn probe_was_too_high(&mut self, safe: Option<f64>, flow: &Flow) {
-        self.probing.too_high = true;
-        self.probing.is_sample = false;
+        self.probing.prev_probe_too_high = true;
+        self.probing.is_bw_probe_sample = false;
         if let Some(safe) = safe {
             let least = BETA * self.target(flow);
             self.inflight_longterm = safe.max(least);
@@ -282,8 +287,8 @@ impl Bbr {
 
     /// InflightAtLoss (5.5.10.2).
     fn inflight_at_loss(&self, loss: &Loss, flow: &Flow) -> f64 {
-        let threshold = self.noise.threshold(loss.in_flight as f64, flow.mss);
-        let before = loss.in_flight.saturating_sub(loss.size) as f64;
+        let threshold = self.noise.threshold(loss.tx_in_flight as f64, flow.mss);
+        let before = loss.tx_in_flight.saturating_sub(loss.size) as f64;
         let lost_before = loss.lost.saturating_sub(loss.size) as f64;
         let prefix = (threshold * before - lost_before) / (1.0 - threshold);
         before + prefix.max(0.0)

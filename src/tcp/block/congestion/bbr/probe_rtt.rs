@@ -17,43 +17,45 @@ const DURATION: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct RoundTrip {
     /// BBR.min_rtt and BBR.min_rtt_stamp.
-    least: Option<(Duration, Instant)>,
+    min_rtt: Option<(Duration, Instant)>,
     /// BBR.probe_rtt_min_delay and BBR.probe_rtt_min_stamp.
-    recent: Option<(Duration, Instant)>,
+    probe_rtt_min: Option<(Duration, Instant)>,
     /// BBR.probe_rtt_expired.
-    expired: bool,
+    probe_rtt_expired: bool,
     /// BBR.probe_rtt_done_stamp.
-    done: Option<Instant>,
+    probe_rtt_done_stamp: Option<Instant>,
     /// BBR.probe_rtt_round_done.
-    round_done: bool,
+    probe_rtt_round_done: bool,
 }
 
 impl RoundTrip {
     /// BBR.min_rtt.
     pub(super) fn least(&self) -> Option<Duration> {
-        self.least.map(|(least, _)| least)
+        self.min_rtt.map(|(least, _)| least)
     }
 
     /// The round trip of the handshake.
     pub(super) fn begin(&mut self, rtt: Duration, now: Instant) {
-        self.least = Some((rtt, now));
-        self.recent = self.least;
+        self.min_rtt = Some((rtt, now));
+        self.probe_rtt_min = self.min_rtt;
     }
 
     /// UpdateMinRTT.
     pub(super) fn update(&mut self, rtt: Option<Duration>, now: Instant) {
-        self.expired = self.recent.is_some_and(|(_, at)| now > at + INTERVAL);
+        self.probe_rtt_expired = self
+            .probe_rtt_min
+            .is_some_and(|(_, at)| now > at + INTERVAL);
         if let Some(rtt) = rtt
-            && (self.expired || self.recent.is_none_or(|(recent, _)| rtt < recent))
+            && (self.probe_rtt_expired || self.probe_rtt_min.is_none_or(|(recent, _)| rtt < recent))
         {
-            self.recent = Some((rtt, now));
+            self.probe_rtt_min = Some((rtt, now));
         }
-        let Some((recent, _)) = self.recent else {
+        let Some((recent, _)) = self.probe_rtt_min else {
             return;
         };
         let shorter = |(least, at): (Duration, Instant)| recent < least || now > at + FILTER;
-        if self.least.is_none_or(shorter) {
-            self.least = self.recent;
+        if self.min_rtt.is_none_or(shorter) {
+            self.min_rtt = self.probe_rtt_min;
         }
     }
 }
@@ -61,14 +63,14 @@ impl RoundTrip {
 impl Bbr {
     /// CheckProbeRTT. The window from then on.
     pub(super) fn check_probe_rtt(&mut self, sample: &RateSample, flow: &Flow) -> f64 {
-        if self.state != State::ProbeRtt && self.rtt.expired && !self.idle_restart {
-            self.save_window(flow.window);
+        if self.state != State::ProbeRtt && self.rtt.probe_rtt_expired && !self.idle_restart {
+            self.save_window(flow.cwnd);
             self.state = State::ProbeRtt;
-            self.rtt.done = None;
+            self.rtt.probe_rtt_done_stamp = None;
             self.probing.stop();
             self.start_round();
         }
-        let mut window = flow.window;
+        let mut window = flow.cwnd;
         if self.state == State::ProbeRtt {
             window = self.hold_probe_rtt(flow);
         }
@@ -78,38 +80,42 @@ impl Bbr {
 
     /// HandleProbeRTT.
     fn hold_probe_rtt(&mut self, flow: &Flow) -> f64 {
-        self.rate.limit_by_app(super::bytes(flow.in_flight));
-        if self.rtt.done.is_none() {
-            if flow.in_flight <= self.probe_rtt_window(flow) {
-                self.rtt.done = Some(flow.now + DURATION);
-                self.rtt.round_done = false;
+        self.rate.limit_by_app(super::bytes(flow.inflight));
+        if self.rtt.probe_rtt_done_stamp.is_none() {
+            if flow.inflight <= self.probe_rtt_window(flow) {
+                self.rtt.probe_rtt_done_stamp = Some(flow.now + DURATION);
+                self.rtt.probe_rtt_round_done = false;
                 self.start_round();
             }
-            return flow.window;
+            return flow.cwnd;
         }
-        self.rtt.round_done |= self.rounds.start;
-        if self.rtt.round_done {
+        self.rtt.probe_rtt_round_done |= self.rounds.round_start;
+        if self.rtt.probe_rtt_round_done {
             return self.end_probe_rtt(flow);
         }
-        flow.window
+        flow.cwnd
     }
 
     /// CheckProbeRTTDone, ExitProbeRTT.
     pub(super) fn end_probe_rtt(&mut self, flow: &Flow) -> f64 {
-        if self.rtt.done.is_none_or(|at| flow.now <= at) {
-            return flow.window;
+        if self
+            .rtt
+            .probe_rtt_done_stamp
+            .is_none_or(|at| flow.now <= at)
+        {
+            return flow.cwnd;
         }
-        if let Some((_, at)) = &mut self.rtt.recent {
+        if let Some((_, at)) = &mut self.rtt.probe_rtt_min {
             *at = flow.now;
         }
         self.reset_short_term();
-        if self.pipe.reached {
+        if self.pipe.full_bw_reached {
             self.start_down(flow);
             self.state = State::Cruise;
         } else {
             self.state = State::Startup;
         }
-        self.restored(flow.window)
+        self.restored(flow.cwnd)
     }
 
     /// ProbeRTTCwnd (5.6.4.5).
@@ -131,10 +137,10 @@ mod tests {
         let mut rtt = RoundTrip::default();
         rtt.begin(ms(50), start);
         rtt.update(Some(ms(60)), start + ms(4900));
-        assert!(!rtt.expired);
+        assert!(!rtt.probe_rtt_expired);
         assert_eq!(rtt.least(), Some(ms(50)));
         rtt.update(Some(ms(60)), start + ms(5100));
-        assert!(rtt.expired);
+        assert!(rtt.probe_rtt_expired);
         assert_eq!(rtt.least(), Some(ms(50)), "ten seconds");
         rtt.update(Some(ms(55)), start + ms(10_100));
         assert_eq!(rtt.least(), Some(ms(55)));

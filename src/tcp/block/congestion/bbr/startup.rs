@@ -17,28 +17,28 @@ const DRAIN_ROUNDS: u64 = 3;
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct FullPipe {
     /// BBR.full_bw_reached.
-    pub(super) reached: bool,
+    pub(super) full_bw_reached: bool,
     /// BBR.full_bw_now.
-    pub(super) now: bool,
+    pub(super) full_bw_now: bool,
     /// BBR.full_bw.
-    pub(super) bw: f64,
+    pub(super) full_bw: f64,
     /// BBR.full_bw_count.
-    count: u32,
+    full_bw_count: u32,
     /// Ranges that were lost in the present round, and where the last one ends.
     ranges: u32,
     range_end: u64,
     /// The round in which the present recovery began.
     recovery: u64,
     /// BBR.drain_start_round.
-    drain: u64,
+    drain_start_round: u64,
 }
 
 impl FullPipe {
     /// ResetFullBW.
     pub(super) fn reset(&mut self) {
-        self.bw = 0.0;
-        self.count = 0;
-        self.now = false;
+        self.full_bw = 0.0;
+        self.full_bw_count = 0;
+        self.full_bw_now = false;
     }
 
     /// A range is lost.
@@ -56,33 +56,35 @@ impl Bbr {
     /// CheckFullBWReached (5.3.1.2).
     pub(super) fn check_full_pipe(&mut self, sample: &RateSample) {
         let pipe = &mut self.pipe;
-        if pipe.now || !self.rounds.start || sample.app_limited {
+        if pipe.full_bw_now || !self.rounds.round_start || sample.is_app_limited {
             return;
         }
-        let Some(rate) = sample.rate else { return };
-        if rate >= pipe.bw * GROWTH {
+        let Some(rate) = sample.delivery_rate else {
+            return;
+        };
+        if rate >= pipe.full_bw * GROWTH {
             pipe.reset();
-            pipe.bw = rate;
+            pipe.full_bw = rate;
             return;
         }
-        pipe.count += 1;
-        pipe.now = pipe.count >= FLAT_ROUNDS;
-        pipe.reached |= pipe.now;
+        pipe.full_bw_count += 1;
+        pipe.full_bw_now = pipe.full_bw_count >= FLAT_ROUNDS;
+        pipe.full_bw_reached |= pipe.full_bw_now;
     }
 
     /// CheckStartupDone (5.3.1.1).
     pub(super) fn check_startup(&mut self, sample: &RateSample, flow: &Flow) {
         if self.state == State::Startup && self.is_startup_lossy(sample, flow) {
             self.undo.state = Some(State::Startup);
-            self.pipe.reached = true;
-            self.inflight_longterm = self.bdp(self.bw(), 1.0).max(self.latest.inflight);
+            self.pipe.full_bw_reached = true;
+            self.inflight_longterm = self.bdp(self.bw(), 1.0).max(self.latest.inflight_latest);
         }
-        if self.rounds.start {
+        if self.rounds.round_start {
             self.pipe.ranges = 0;
         }
-        if self.state == State::Startup && self.pipe.reached {
+        if self.state == State::Startup && self.pipe.full_bw_reached {
             self.state = State::Drain;
-            self.pipe.drain = self.rounds.count;
+            self.pipe.drain_start_round = self.rounds.round_count;
         }
     }
 
@@ -94,18 +96,18 @@ impl Bbr {
         if !flow.sack {
             return sample.lost > 0;
         }
-        let volume = sample.in_flight as f64;
+        let volume = sample.tx_in_flight as f64;
         let lost = sample.lost as f64 > volume * self.noise.startup_threshold(volume, flow.mss);
-        self.rounds.start
-            && self.rounds.count > self.pipe.recovery
+        self.rounds.round_start
+            && self.rounds.round_count > self.pipe.recovery
             && lost
             && self.pipe.ranges >= LOST_RANGES
     }
 
     /// CheckDrainDone (5.3.2).
     pub(super) fn check_drain(&mut self, flow: &Flow) {
-        let drained = || flow.in_flight <= self.inflight(self.bw(), flow);
-        let late = self.rounds.count > self.pipe.drain + DRAIN_ROUNDS;
+        let drained = || flow.inflight <= self.inflight(self.bw(), flow);
+        let late = self.rounds.round_count > self.pipe.drain_start_round + DRAIN_ROUNDS;
         if self.state == State::Drain && (late || drained()) {
             self.start_down(flow);
         }
