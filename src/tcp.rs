@@ -1,23 +1,23 @@
 //! One TCP connection: control block, out-of-order payload and the service step.
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
 //! | `wire` | frames to segments, canonical headers |
 //! | `block` | the control block: positions, windows, times; no payload. Its documentation has the standards |
 //! | `conn_state` | a connection's state and its service step |
-//! | `service` | what that step works with, and what it leaves |
-//! | `output` | where packets leave |
+//! | `service` | inputs and results of that step |
+//! | `output` | packets to the link |
 //! | `store` | out-of-order payload |
-//! | `icmp` | ICMP errors: what they say and what they quote |
-//! | `state` | the states of a connection, as others see them |
-//! | `conn` | ownership: which thread runs a connection, and what it needs of the stack |
-//! | `options` | what its user has set |
-//! | `limits` | how long it waits for its peer |
-//! | `memory` | what the buffers of all connections hold, and the pressure when that is too much |
-//! | `keep_alive` | when an idle peer is asked for a sign of life |
-//! | `time_wait` | what remains of it |
-//! | `home` | where it belongs in the stack |
-//! | `counters` | what connections count |
+//! | `icmp` | ICMP errors: their meaning and their quotes |
+//! | `state` | the public states of a connection |
+//! | `conn` | ownership: which thread runs a connection; its interface to the stack |
+//! | `options` | socket options |
+//! | `limits` | time limits |
+//! | `memory` | memory of the buffers of all connections, and memory pressure |
+//! | `keep_alive` | keep-alive probes |
+//! | `time_wait` | the record in TIME-WAIT |
+//! | `home` | the connection's queue |
+//! | `counters` | counters of connections |
 
 pub(crate) mod block;
 pub(crate) mod conn;

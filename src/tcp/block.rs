@@ -3,24 +3,24 @@
 //! It keeps sequence numbers, windows and times; the bytes stay in the socket's buffers, and the
 //! format on the wire is elsewhere. [`conn_state`](super::conn_state) runs connections over it.
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
-//! | `tcb` | ties the others together; how it is used |
-//! | `seq`, `segment`, `range_set`, `stamp` | positions, what a segment says, sets of ranges, our timestamps |
+//! | `tcb` | the control block, made of the others; its interface |
+//! | `seq`, `segment`, `range_set`, `stamp` | positions, fields of a segment, sets of ranges, our timestamps |
 //! | `state` | the state machine, and its table as text |
 //! | `receiver`, `auto_tune`, `delayed_ack` | acceptance, window, acknowledgements |
-//! | `sender`, `path_mtu`, `pace` | what may leave, how large, and when |
-//! | `recovery` | what was sent when, what is lost, timeouts |
+//! | `sender`, `path_mtu`, `pace` | new data, segment size, pacing |
+//! | `recovery` | transmit record, loss detection, timeouts |
 //! | `congestion`, `ecn` | the congestion window; marks of routers |
 //! | `time`, `timers`, `watch` | time; timers; limits and keep-alive |
-//! | `time_wait` | what remains of a connection |
+//! | `time_wait` | the record in TIME-WAIT |
 //! | `packets`, `sim` | tests: segment by segment, and a simulated path with a monitor on the wire |
 //!
-//! # What holds
+//! # Standards
 //!
 //! The tests are those of `packets` and `sim`, and of the files themselves.
 //!
-//! | standard | what | test |
+//! | standard | subject | test |
 //! |---|---|---|
 //! | RFC 9293 3.3.2 | states | `the_table_is_as_it_is_written` |
 //! | RFC 9293 3.4 | sequence numbers wrap | `a_number_is_the_nearest_position` |
@@ -37,10 +37,10 @@
 //! | RFC 9293 3.8.6.3, 5681 4.2 | delayed acknowledgements | `every_second_segment_is_acknowledged_or_after_40_ms` |
 //! | RFC 4987 3.6 | a connection whose SYN was answered with a cookie (`stack::accept::syn_cookie`) | `who_has_answered_a_cookie_is_established_at_once` |
 //! | RFC 1337, 6191, 9293 3.10.7.4 | TIME-WAIT | `rules_of_rfc_9293_and_1337`, `a_newer_timestamp_makes_room_rfc_6191` |
-//! | RFC 5961 3, 4, 5, 7 | resets, SYNs and data of strangers | `only_the_next_sequence_number_resets`, `a_syn_is_challenged`, `an_acknowledgement_of_what_was_never_sent_is_challenged` |
+//! | RFC 5961 3, 4, 5, 7 | resets, SYNs and data of an attacker | `only_the_next_sequence_number_resets`, `a_syn_is_challenged`, `an_acknowledgement_of_what_was_never_sent_is_challenged` |
 //! | RFC 7323 2 | window scale | `windows_are_scaled_but_for_those_of_a_syn` |
 //! | RFC 7323 3, 4 | timestamps | `what_both_offer_is_agreed_on`, `a_timeout_for_nothing_is_undone` |
-//! | RFC 7323 5 | PAWS, but for what fills a hole | `what_is_older_than_the_last_timestamp_is_dropped`, `what_fills_a_hole_may_be_older` |
+//! | RFC 7323 5 | PAWS, except for data that fills a hole | `what_is_older_than_the_last_timestamp_is_dropped`, `what_fills_a_hole_may_be_older` |
 //! | RFC 2018 | SACK, both sides | `out_of_order_data_is_acknowledged_at_once_the_latest_first`, `three_blocks_beside_timestamps`, `data_carries_blocks_too_and_makes_room_for_them`, `a_peer_that_gives_up_what_it_had_gets_it_again` |
 //! | RFC 2883, 3708 | D-SACK, sent and understood | `what_came_twice_is_told_once`, `a_recovery_for_nothing_is_undone_by_d_sack` |
 //! | RFC 8985 6 | RACK | `a_hole_is_filled_once_when_three_segments_are_behind_it`, `a_lost_retransmission_is_sent_again_after_a_round_trip`, `what_is_late_by_less_than_a_quarter_is_not_lost` |
@@ -57,29 +57,28 @@
 //! | draft-ietf-ccwg-bbr 4.1 | delivery rate samples | `the_rate_is_that_of_the_slower_of_sending_and_acknowledging`, `what_the_user_did_not_fill_is_marked_until_it_is_delivered`, `a_loss_tells_what_was_lost_since_it_left` |
 //! | draft-ietf-ccwg-bbr 5 | BBR, version 3, but for losses without a queue | `each_uses_all_of_a_clean_path`, `bbr_uses_a_path_that_loses_packets_at_random`, `the_queue_of_bbr_is_short_whatever_there_is_room_for`, `two_flows_of_the_same_kind_get_about_the_same`, `what_is_lost_without_a_queue_is_no_sign`, `bbr_looks_for_the_shortest_round_trip_every_five_seconds`, `bbr_follows_a_path_that_gets_slower_and_faster`, `bbr_leaves_room_in_a_shallow_queue` |
 //! | RFC 3168 5 | marks in the IP header, both families | `a_mark_is_seen_where_a_router_sets_it` |
-//! | RFC 3168 6.1.1 | ECN is agreed on | `a_syn_with_both_flags_is_answered_with_one`, `a_syn_ack_with_one_flag_agrees`, `a_syn_that_is_not_answered_is_sent_again_without`, `a_peer_that_asks_again_without_does_not_agree`, `without_the_option_no_bit_is_set` |
+//! | RFC 3168 6.1.1 | ECN negotiation | `a_syn_with_both_flags_is_answered_with_one`, `a_syn_ack_with_one_flag_agrees`, `a_syn_that_is_not_answered_is_sent_again_without`, `a_peer_that_asks_again_without_does_not_agree`, `without_the_option_no_bit_is_set` |
 //! | RFC 3168 6.1.2 | a mark reduces the window, once in a round trip | `an_echo_reduces_the_window_once_in_a_round_trip`, `a_loss_is_told_as_well_and_not_counted_twice`, `a_timeout_is_told_as_well`, `marks_take_the_place_of_drops` |
 //! | RFC 3168 6.1.3 | marks are echoed | `a_mark_is_echoed_until_the_peer_has_reduced`, `a_mark_of_what_is_not_new_does_not_count` |
-//! | RFC 3168 6.1.4 to 6.1.6 | what may be marked | `only_new_data_may_be_marked`, `probes_of_a_closed_window_may_not_be_marked` |
+//! | RFC 3168 6.1.4 to 6.1.6 | which packets may be marked | `only_new_data_may_be_marked`, `probes_of_a_closed_window_may_not_be_marked` |
 //! | RFC 6928 | initial window | `the_initial_window_of_rfc_6928`, `the_first_flight_is_ten_segments` |
-//! | RFC 2861, 7661 | a window that is not used | `a_window_that_is_not_used_does_not_grow_and_is_forgotten` |
+//! | RFC 2861, 7661 | an unused window | `a_window_that_is_not_used_does_not_grow_and_is_forgotten` |
 //! | RFC 1191, 8201, 5927 | path MTU | `what_does_not_fit_is_sent_again_at_once`, `below_the_floor_routers_may_cut`, `only_what_quotes_something_in_flight_is_believed` |
 //! | RFC 4821, 8899 | black holes | `full_segments_that_time_out_get_smaller`, `a_black_hole_is_found_out`, `the_former_size_is_tried_again` |
-//! | RFC 1191 6.3, 8201 5.3 | what is known of a path when a connection begins; the stack remembers it (`stack::paths`) | `what_is_found_out_is_told`, `what_is_known_counts_from_the_beginning` |
+//! | RFC 1191 6.3, 8201 5.3 | the cached path MTU of a new connection (`stack::paths`) | `what_is_found_out_is_told`, `what_is_known_counts_from_the_beginning` |
 //! | RFC 5461 | hard and soft errors | `a_hard_error_ends_an_attempt_to_connect_and_nothing_else`, `a_soft_error_that_stays_ends_an_attempt_to_connect` |
-//! | all | every byte once and in order, and an end to it | `whatever_happens_all_arrives`, `whatever_happens_on_the_path` |
+//! | all | every byte once and in order, then the end | `whatever_happens_all_arrives`, `whatever_happens_on_the_path` |
 //!
 //! Bursts are paced where a round trip takes a millisecond or more
-//! (`so_much_leaves_as_the_rate_allows`), and small segments leave together up to a full one
-//! (`a_full_send_buffer_does_not_make_ever_smaller_segments`); the window that is offered follows what the reader takes
-//! (`the_window_stays_ahead_of_a_sender_that_doubles`).
+//! (`so_much_leaves_as_the_rate_allows`), and small segments are sent together up to a full one
+//! (`a_full_send_buffer_does_not_make_ever_smaller_segments`); the advertised window follows the
+//! reader's rate (`the_window_stays_ahead_of_a_sender_that_doubles`).
 //!
-//! # What does not hold yet
+//! # Not implemented
 //!
 //! * Urgent data (RFC 9293 3.8.5).
-//! * A path's MTU is not searched for upwards beyond what was given up without a router's word (RFC 4821
-//!   7.3).
-//! * Header prediction: each segment goes the whole way.
+//! * Path MTU search upwards, beyond the former size after a black hole (RFC 4821 7.3).
+//! * Header prediction: each segment is processed in full.
 
 pub(crate) mod auto_tune;
 pub(crate) mod congestion;

@@ -1,26 +1,27 @@
-//! Ownership of a connection: who runs it, and what the others leave behind.
+//! Ownership of a connection: which thread runs it, and how other threads queue work for it.
 //!
-//! A connection is run by one thread at a time, its owner, who holds `state` (rank 1). Nobody waits
-//! for it: a driver leaves its segments in the backlog, users and workers leave [`Work`] bits, both
-//! under the backlog's leaf lock, and whoever finds the connection free becomes the owner.
+//! A connection is run by one thread at a time, its owner, which holds `state` (rank 1). No thread
+//! waits for that lock: a driver queues its segments in the backlog, other threads set [`Work`] bits
+//! there, both under the backlog's leaf lock, and a thread that finds the connection free becomes the
+//! owner.
 //!
-//! 1. Segments and bits are left under the backlog lock; then, still under it, the connection is
-//!    tried. If that fails, there is an owner, and it has not yet given up.
-//! 2. The owner gives up only under the backlog lock, having found nothing there: it releases
-//!    `state` first, then the backlog. So nothing can be left behind unseen (model: `conn::loom`).
+//! 1. Segments and bits are added under the backlog lock; then, still under it, the thread tries to
+//!    lock the connection. If that fails, there is an owner, which has not released it yet.
+//! 2. The owner releases the connection only under the backlog lock, after finding the backlog empty:
+//!    first `state`, then the backlog. So no entry is missed (model: `conn::loom`).
 //! 3. The owner takes segments in the order of their arrival.
-//! 4. A user's thread serves one bound of segments at most. What remains stays in the backlog, and
-//!    the driver is told; whoever owns the connection next takes it first. So does a driver, with a
-//!    larger bound: a second driver may go on leaving segments as fast as the first one takes them, and
-//!    that one's other connections are not to wait for it.
-//! 5. A driver that has a batch to receive may leave the service step as work ([`Conn::receive`]): the
-//!    splices that run right behind it come to the same connection, and do it. The driver then does what is
-//!    left ([`Conn::catch_up`]), before its next connection.
-//! 6. Any driver may run a connection: frames come by any queue of a link that has several
-//!    (`stack::driver::queue`). Home, for life, is one queue: by that the connection transmits, and its driver
-//!    is the one that is told.
-//! 7. Events are told when the connection is free again: a subscriber may use it. What two owners have
-//!    to tell may then come in another order.
+//! 4. A thread of the program processes a bounded number of segments. The rest stays in the backlog,
+//!    and the driver is notified; the next owner takes it first. A driver has a larger bound: a second
+//!    driver may add segments as fast as the first one takes them, and the first one's other
+//!    connections must not wait.
+//! 5. A driver may leave the service step of a batch as work ([`Conn::receive`]): the splices that run
+//!    next call the same connection, and do it. The driver does the remaining work ([`Conn::catch_up`])
+//!    before its next connection.
+//! 6. Any driver may run a connection: frames may arrive on any queue of the link
+//!    (`stack::driver::queue`). Each connection is pinned to one queue, its home, on which it transmits
+//!    and whose driver is notified.
+//! 7. Events are reported after the connection is released, because a subscriber may use it. So the
+//!    events of two owners may be reported in another order.
 
 use super::block::path_mtu::Finding;
 use super::block::time::{Clocked, Instant as BlockInstant};
@@ -47,14 +48,14 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-/// Segments that wait for the owner: at most this many.
+/// Maximum number of segments in the backlog.
 const BACKLOG: usize = 512;
-/// ICMP errors that wait for the owner: at most this many.
+/// Maximum number of ICMP errors in the backlog.
 const ERRORS: usize = 16;
-/// Rounds of segments that a user's thread takes before it leaves the rest to the driver.
+/// Rounds of segments that a thread of the program processes before it leaves the rest to the driver.
 const USER_ROUNDS: u32 = 4;
-/// Rounds that a driver takes before it leaves the rest for its next turn, or to the connection's own
-/// driver.
+/// Rounds that a driver processes before it leaves the rest for its next turn, or to the connection's
+/// own driver.
 const DRIVER_ROUNDS: u32 = 64;
 
 #[derive(Debug, Default)]
@@ -70,28 +71,29 @@ impl Backlog {
     }
 }
 
-/// What became of a segment that was to be left.
+/// The result of adding a segment to the backlog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Left {
-    /// Nothing else is there: who has left it must run the connection.
+    /// The backlog was empty: the caller must run the connection.
     First,
-    /// Behind something else, whose bringer will run the connection, if nobody does at this moment.
+    /// The backlog was not empty: the thread that added the first entry runs the connection, or its
+    /// owner does.
     Behind,
     /// The backlog is full.
     Dropped,
 }
 
-/// Whose thread runs the connection.
+/// The kind of thread that runs the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Runner {
     Driver,
-    /// The driver, amid a batch.
+    /// The driver, during a batch.
     Batch,
     User,
 }
 
 impl Runner {
-    /// Rounds at most.
+    /// Maximum number of rounds.
     fn rounds(self) -> u32 {
         match self {
             Runner::Driver | Runner::Batch => DRIVER_ROUNDS,
@@ -100,33 +102,32 @@ impl Runner {
     }
 }
 
-/// The stack, as a connection sees it. All methods take only leaf locks (rank 5).
+/// The interface of the stack to its connections. All methods take only leaf locks (rank 5).
 pub(crate) trait Host: Send + Sync {
-    /// By which a connection that belongs there transmits.
+    /// The link on which a connection with this home transmits.
     fn link(&self, home: Home) -> &dyn Link;
-    /// How many queues there are.
+    /// Number of queues.
     fn queues(&self) -> usize;
     fn now(&self) -> Instant;
-    /// How its time is that of control blocks.
+    /// Converts the stack's time to that of control blocks.
     fn clocked(&self) -> Clocked;
-    /// What the buffers of all connections hold.
+    /// Memory of the buffers of all connections.
     fn memory(&self) -> &Memory;
-    /// Of the connections of this queue.
+    /// Counters of the connections of this queue.
     fn counters(&self, queue: u16) -> &Counters;
-    /// The connection is to be served no later than this. The former timer, if it is still there,
-    /// goes.
+    /// The connection is to be served no later than this. Replaces the former timer.
     fn arm(&self, conn: &Arc<Conn>, at: Instant, former: Option<TimerKey>) -> TimerKey;
     /// The connection waits for room in the link.
     fn blocked(&self, conn: &Arc<Conn>);
     /// The connection has segments that its owner left to the driver of its queue.
     fn hand_over(&self, conn: &Arc<Conn>);
-    /// The handshake is over.
+    /// The connection is established.
     fn established(&self, conn: &Arc<Conn>);
-    /// A connection to this address has found out something about the path.
+    /// A connection to this address has a finding about the path MTU.
     fn path_found(&self, to: IpAddr, finding: Finding);
     /// The last handle of a socket was closed.
     fn detached(&self);
-    /// The connection is over.
+    /// The connection has ended.
     fn closed(&self, conn: &Arc<Conn>, record: Option<TimeWait>);
 }
 
@@ -137,7 +138,7 @@ pub(crate) struct Conn {
     pub(crate) home: Home,
     pub(crate) end: Arc<SocketEnd>,
     pub(crate) options: Options,
-    /// The peer opened it.
+    /// It is a passive open.
     pub(crate) is_inbound: bool,
     /// The host counts it among those of its peer.
     pub(crate) counts_for_peer: AtomicBool,
@@ -148,18 +149,18 @@ pub(crate) struct Conn {
     gauge: Gauge,
 }
 
-/// What is told of a connection to who does not own it: its owner leaves it here after each step. (Of
-/// `std`, also in models: nobody waits for it.)
+/// Values for threads that do not own the connection; its owner publishes them after each step.
+/// (Atomics of `std`, also in models, since no thread waits for them.)
 #[derive(Debug, Default)]
 struct Gauge {
     state: AtomicU8,
-    /// When something last moved, in the time of the control block.
+    /// The time of the latest progress, in the time of the control block.
     moved: AtomicU64,
-    /// Real memory of what arrived ahead of its turn.
+    /// Real memory of out-of-order data.
     reassembly: AtomicUsize,
 }
 
-/// What an owner tells others when the connection is free again.
+/// The notifications of an owner, made after it has released the connection.
 #[derive(Debug, Default)]
 struct News {
     established: bool,
@@ -216,13 +217,13 @@ impl Conn {
         self.began
     }
 
-    /// When something last moved in either direction, or the connection began.
+    /// The time of the latest progress in either direction, or of the beginning.
     pub(crate) fn moved_at(&self) -> Instant {
         let moved = BlockInstant::from_nanos(self.gauge.moved.load(Ordering::Relaxed));
         self.host.clocked().there(moved)
     }
 
-    /// Real memory, in bytes, of what has arrived ahead of its turn.
+    /// Real memory of out-of-order data in bytes.
     pub(crate) fn reassembly_memory(&self) -> usize {
         self.gauge.reassembly.load(Ordering::Relaxed)
     }
@@ -231,7 +232,7 @@ impl Conn {
         self.gauge.state.store(state.number(), Ordering::Relaxed);
     }
 
-    /// Of a connection in TIME-WAIT nothing but a record remains.
+    /// In TIME-WAIT only a record remains.
     fn publish(&self, state: &ConnState, done: Option<&Done>) {
         self.publish_state(match done {
             Some(Done::TimeWait(_)) => TcpState::TimeWait,
@@ -239,12 +240,12 @@ impl Conn {
         });
         let moved = state.moved_at().nanos();
         self.gauge.moved.store(moved, Ordering::Relaxed);
-        let ahead = state.store_memory();
+        let ahead = state.reassembly_memory();
         self.gauge.reassembly.store(ahead, Ordering::Relaxed);
     }
 
-    /// Leaves a segment. [`run`](Self::run), or [`receive`](Self::receive), must follow, also after
-    /// several.
+    /// Adds a segment to the backlog. [`run`](Self::run), or [`receive`](Self::receive), must follow,
+    /// also after several.
     pub(crate) fn leave(&self, segment: Segment) -> Left {
         let mut backlog = self.backlog.lock();
         if backlog.segments.len() >= BACKLOG {
@@ -260,7 +261,7 @@ impl Conn {
         }
     }
 
-    /// Leaves an ICMP error, as [`leave`](Self::leave) does a segment.
+    /// Adds an ICMP error, as [`leave`](Self::leave) does a segment.
     pub(crate) fn leave_error(&self, error: IcmpError) -> bool {
         let mut backlog = self.backlog.lock();
         let room = backlog.errors.len() < ERRORS;
@@ -273,12 +274,12 @@ impl Conn {
         room
     }
 
-    /// Leaves work for the present owner, which is the caller further up.
+    /// Adds work for the present owner, which is a caller of this thread.
     pub(crate) fn leave_work(&self, work: Work) {
         self.backlog.lock().work.add(work);
     }
 
-    /// Leaves work, and does it (and whatever else was left) if nobody owns the connection.
+    /// Adds work, and does it (and all that is in the backlog) if the connection is free.
     pub(crate) fn run(&self, work: Work, runner: Runner) {
         let mut backlog = self.backlog.lock();
         backlog.work.add(work);
@@ -289,12 +290,12 @@ impl Conn {
         self.own(state, runner);
     }
 
-    /// Takes the segments that were left. [`catch_up`](Self::catch_up) must follow.
+    /// Processes the segments of the backlog. [`catch_up`](Self::catch_up) must follow.
     pub(crate) fn receive(&self) {
         self.run(Work::default(), Runner::Batch);
     }
 
-    /// Does what was left, if anything.
+    /// Does the remaining work, if any.
     pub(crate) fn catch_up(&self) {
         let nothing = self.backlog.lock().is_empty();
         if !nothing {
@@ -311,11 +312,12 @@ impl Conn {
         let Some(me) = self.me.upgrade() else { return };
         let mut news = News::default();
         self.drive(&me, state, runner, &mut news);
-        self.tell(&news);
+        self.notify(&news);
     }
 
-    /// Tells what has happened. Entered with no lock held; another owner may have told more by then.
-    fn tell(&self, news: &News) {
+    /// Makes the notifications. Called with no lock held; another owner may have made later ones
+    /// before.
+    fn notify(&self, news: &News) {
         if !news.established && news.done.is_none() {
             return;
         }
@@ -336,7 +338,7 @@ impl Conn {
         }
     }
 
-    /// Rounds, until nothing is left behind, or a user has done enough.
+    /// Runs rounds until the backlog is empty, or the bound is reached.
     fn drive(
         &self,
         me: &Arc<Conn>,
@@ -355,7 +357,7 @@ impl Conn {
                         backlog.work.add(Work::REST);
                     }
                     // Give the emptied queue its memory back, then the connection (rule 2).
-                    if !state.is_at_rest() {
+                    if !state.has_released_memory() {
                         std::mem::swap(&mut backlog.segments, &mut segments);
                     }
                     if !intact(Protection::FreeFirst) {
@@ -365,7 +367,7 @@ impl Conn {
                     return;
                 }
                 if rounds >= runner.rounds() {
-                    // A service step that is owed is done with the rest.
+                    // A postponed service step is done with the rest.
                     drop(state);
                     drop(backlog);
                     self.host.hand_over(me);
@@ -387,7 +389,8 @@ impl Conn {
         }
     }
 
-    /// One round: what arrived, then one service step for all of it. `true`: that step is owed.
+    /// One round: the segments of the backlog, then one service step for all of them. `true` if that
+    /// step is postponed.
     fn step(
         &self,
         me: &Arc<Conn>,
@@ -407,7 +410,7 @@ impl Conn {
             sent: Sent::new(counters),
             options: &self.options,
         };
-        // First: what they quote may be acknowledged by a segment behind them.
+        // First: a later segment may acknowledge the quoted one.
         for error in errors {
             state.icmp(&error, &env);
         }
@@ -427,7 +430,7 @@ impl Conn {
                 }
             }
         }
-        // Before anybody is told of what the segments have brought.
+        // Before the effects of the segments are visible to other threads.
         self.publish_state(state.tcp_state());
         let served = state.serve(work, &env);
         self.publish(state, served.done.as_ref());
@@ -458,8 +461,8 @@ impl Conn {
         false
     }
 
-    /// Arms the timer unless it comes earlier anyway: then it will look again. One that is due does
-    /// not count: it has fired, or is about to.
+    /// Arms the timer, unless an earlier one is armed, which will check again. One that is due is
+    /// ignored: it has fired, or is about to.
     fn arm(&self, me: &Arc<Conn>, state: &mut ConnState, at: Instant, now: Instant) {
         let former = state.armed;
         if former.is_some_and(|(armed, _)| now < armed && armed <= at) {
@@ -471,7 +474,7 @@ impl Conn {
 
 impl Drop for Conn {
     fn drop(&mut self) {
-        // Bytes that nobody has read go with the socket, which goes with this.
+        // Unread bytes are dropped with the socket, which is dropped with this.
         let memory = self.host.memory();
         self.state.get_mut().account.close(memory);
     }

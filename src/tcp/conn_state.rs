@@ -27,18 +27,19 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Receive buffers up to this size are offered whole, larger ones as their readers take what comes.
+/// The initial window is the receive buffer up to this size; a larger buffer is offered as its reader
+/// keeps up.
 const INITIAL_WINDOW: usize = 256 * 1024;
 
-/// Sizes of a connection, and where it begins.
+/// The initial values of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConnConfig {
     pub(crate) home: Home,
     pub(crate) rcv_buffer: usize,
     pub(crate) iss: u32,
-    /// Bytes of a packet at most.
+    /// Maximum packet size in bytes.
     pub(crate) mtu: usize,
-    /// What is known of the path to the peer.
+    /// The cached path MTU to the peer.
     pub(crate) path: Option<Known>,
     /// The first timestamp (RFC 7323 3.2).
     pub(crate) timestamp: u32,
@@ -48,14 +49,14 @@ pub(crate) struct ConnConfig {
     pub(crate) began: std::time::Instant,
 }
 
-/// Who opens a connection, and how far that has come.
+/// How a connection is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Opening {
-    /// We do.
+    /// By this side.
     Active,
-    /// The peer: its SYN is left with the connection.
+    /// By the peer: its SYN is in the backlog.
     Passive,
-    /// The same, and the SYN was answered with a cookie.
+    /// By the peer, and the SYN was answered with a cookie.
     Cookie,
 }
 
@@ -63,38 +64,38 @@ pub(crate) enum Opening {
 #[derive(Debug)]
 pub(crate) struct ConnState {
     tuple: Tuple,
-    /// How the block is to be made, until it is.
+    /// The configuration of the control block, until it is made.
     config: Option<Box<Config>>,
     /// Bytes of `so_rcv`.
     capacity: usize,
     limits: Arc<Limits>,
-    /// `None` before the SYN has come, and when nothing is left to do.
+    /// `None` before the SYN has arrived, and after the end.
     block: Option<Box<Tcb>>,
     began: Instant,
     over: bool,
     store: Store,
     /// In-order bytes on their way to `so_rcv`.
     inbox: Chain,
-    /// The peer's FIN came in order and is to be told.
+    /// The peer's FIN arrived in order, and `so_rcv` is to be closed.
     eof: bool,
     /// A packet that the link had no room for.
     waiting: Option<Box<Waiting>>,
     established: bool,
     said_established: bool,
     detached: bool,
-    /// Nothing can be sent any more, so nothing waits to be.
+    /// Nothing can be sent any more: the link is gone.
     down: bool,
     ended: Option<Ending>,
     record: Option<Box<TimeWait>>,
-    /// It has given back memory, and when something had moved last.
-    rested_at: Option<Instant>,
-    /// When something is due, as of the last service step.
+    /// Set when the queues' memory was released: the time of the latest progress then.
+    released_at: Option<Instant>,
+    /// The next deadline, as of the latest service step.
     due: Option<Instant>,
-    /// Bytes of `so_snd` that have left it.
+    /// Bytes dropped from `so_snd` so far.
     dropped: u64,
-    /// Memory was short when the buffers were last looked at.
+    /// Memory was short at the latest check of the buffers.
     pressed: bool,
-    /// A window update is worth at least this many bytes.
+    /// The smallest window update in bytes.
     step: u64,
     pub(crate) account: Account,
     /// The timer that the host keeps for this connection.
@@ -114,7 +115,7 @@ impl ConnState {
             v6: tuple.local.is_ipv6(),
             path: config.path,
             receive_buffer: config.rcv_buffer,
-            // Splices wait for their low-water marks: what they may wait for is promised from the start.
+            // Splices wait for their low-water marks, so the window includes those from the start.
             initial_window: config.rcv_buffer.min(INITIAL_WINDOW),
             timestamps: Some(config.timestamp),
             answered: config.opening == Opening::Cookie,
@@ -144,7 +145,7 @@ impl ConnState {
             down: false,
             ended: None,
             record: None,
-            rested_at: None,
+            released_at: None,
             due: None,
             dropped: 0,
             pressed: false,
@@ -154,7 +155,7 @@ impl ConnState {
         }
     }
 
-    /// The state, as others see it.
+    /// The public state.
     pub(crate) fn tcp_state(&self) -> TcpState {
         match &self.block {
             Some(block) => block.state(),
@@ -163,28 +164,31 @@ impl ConnState {
         }
     }
 
-    /// Whether it has given back its memory, and nothing has moved since.
-    pub(crate) fn is_at_rest(&self) -> bool {
-        self.over || self.rested_at == Some(self.moved_at())
+    /// Whether the queues' memory was released, without progress since.
+    pub(crate) fn has_released_memory(&self) -> bool {
+        self.over || self.released_at == Some(self.moved_at())
     }
 
-    /// When an idle connection gives back the memory of its queues.
-    fn rest_at(&self) -> Option<Instant> {
+    /// When an idle connection releases the memory of its queues.
+    fn release_at(&self) -> Option<Instant> {
         let block = self.block.as_ref()?;
         let idle = block.state() == TcpState::Established && !block.has_timers();
-        let after = self.limits.rest.filter(|_| idle && !self.is_at_rest())?;
+        let after = self
+            .limits
+            .rest
+            .filter(|_| idle && !self.has_released_memory())?;
         Some(block.moved_at() + after)
     }
 
-    /// Gives back the memory of its queues if it is time for that. Otherwise, when that will be.
-    fn rest(&mut self, env: &Env<'_>) -> Option<Instant> {
-        let at = self.rest_at()?;
+    /// Releases the memory of the queues if it is time for that; otherwise returns when that will be.
+    fn release_memory(&mut self, env: &Env<'_>) -> Option<Instant> {
+        let at = self.release_at()?;
         if env.now < at {
             return Some(at);
         }
-        self.rested_at = Some(self.moved_at());
+        self.released_at = Some(self.moved_at());
         if let Some(block) = &mut self.block {
-            block.rest();
+            block.release_memory();
         }
         self.inbox.shrink();
         env.end.rcv().buf.shrink();
@@ -192,19 +196,19 @@ impl ConnState {
         None
     }
 
-    /// Real memory of what has arrived out of order.
-    pub(crate) fn store_memory(&self) -> usize {
+    /// Real memory of out-of-order data.
+    pub(crate) fn reassembly_memory(&self) -> usize {
         self.store.memory()
     }
 
-    /// When something last moved in either direction, or the connection began.
+    /// The time of the latest progress in either direction, or of the beginning.
     pub(crate) fn moved_at(&self) -> Instant {
         self.block
             .as_ref()
             .map_or(self.began, |block| block.moved_at())
     }
 
-    /// Takes a received segment. A service step follows.
+    /// Processes a received segment. A service step must follow.
     pub(crate) fn input(&mut self, segment: &wire::Segment, env: &Env<'_>) {
         if self.over || self.ended.is_some() {
             env.counters.refused.add(1);
@@ -252,14 +256,14 @@ impl ConnState {
         }
     }
 
-    /// The store lacks what is in order: this connection ends.
+    /// The store lacks in-order bytes, a bug: ends this connection.
     fn break_down(&mut self, env: &Env<'_>) {
-        debug_assert!(false, "invariant broken: the store has what is in order");
+        debug_assert!(false, "invariant broken: the store has all in-order bytes");
         env.counters.broken.add(1);
         self.abort(Cause::Aborted);
     }
 
-    /// Takes an ICMP error. A service step follows.
+    /// Processes an ICMP error. A service step must follow.
     pub(crate) fn icmp(&mut self, error: &IcmpError, env: &Env<'_>) {
         let Some(block) = self.block.as_mut().filter(|_| self.ended.is_none()) else {
             env.counters.icmp_ignored.add(1);
@@ -276,7 +280,7 @@ impl ConnState {
         self.note();
     }
 
-    /// What the block tells.
+    /// Handles the events of the block.
     fn note(&mut self) {
         let Some(block) = &mut self.block else { return };
         while let Some(news) = block.poll_event() {
@@ -299,7 +303,7 @@ impl ConnState {
         }
     }
 
-    /// What others wait for, of a connection that stands, amid a batch.
+    /// The urgent part of the service step of an established connection, during a batch.
     pub(crate) fn absorb(&mut self, env: &Env<'_>) -> Absorbed {
         let can_wait = |conn: &ConnState| {
             conn.said_established
@@ -323,15 +327,15 @@ impl ConnState {
         }
         self.tell_memory(env);
         self.due = self.deadline();
-        Absorbed::Whole(self.due.into_iter().chain(self.rest_at()).min())
+        Absorbed::Whole(self.due.into_iter().chain(self.release_at()).min())
     }
 
-    /// The service step, run at every exit from a connection.
+    /// The service step, run before the owner releases the connection.
     pub(crate) fn serve(&mut self, work: Work, env: &Env<'_>) -> Served {
         if self.over {
-            // What has arrived can still be read.
+            // Received data can still be read.
             self.account.set_rcv(&env.end.rcv().buf);
-            self.account.tell(0, env.memory);
+            self.account.update(0, env.memory);
             return Served::default();
         }
         self.apply(work, env);
@@ -360,7 +364,7 @@ impl ConnState {
         served.done = self.conclude(env);
         if served.done.is_none() {
             self.due = self.deadline();
-            served.next = self.due.into_iter().chain(self.rest(env)).min();
+            served.next = self.due.into_iter().chain(self.release_memory(env)).min();
         }
         self.tell_memory(env);
         served
@@ -371,14 +375,14 @@ impl ConnState {
             true => 0,
             false => self.store.memory(),
         };
-        self.account.tell(ahead, env.memory);
+        self.account.update(ahead, env.memory);
     }
 
     fn abort(&mut self, cause: Cause) {
         match &mut self.block {
             Some(block) => block.abort(cause),
             None => {
-                // The SYN has not come yet.
+                // The SYN was not processed yet.
                 let error = match cause {
                     Cause::FromBelow(error) => error,
                     Cause::TimedOut => SoError::TimedOut,
@@ -393,7 +397,7 @@ impl ConnState {
         self.note();
     }
 
-    /// What users asked for.
+    /// Applies the work bits.
     fn apply(&mut self, work: Work, env: &Env<'_>) {
         if work.has(Work::OPTIONS) {
             self.limits = env.options.limits();
@@ -411,7 +415,7 @@ impl ConnState {
         }
         if work.has(Work::DETACH) && !self.detached {
             self.detached = true;
-            // RFC 1122 4.2.2.13: what nobody has read is lost, and the peer must know.
+            // RFC 1122 4.2.2.13: unread data is lost, and the peer must be notified.
             let unread = !env.end.rcv().buf.is_empty() || !self.inbox.is_empty();
             env.end.cantsendmore();
             self.queue(env);
@@ -432,7 +436,7 @@ impl ConnState {
         }
     }
 
-    /// What is due. Behind a full link nothing but limits.
+    /// Handles deadlines; while the link is full, only limits.
     fn expire(&mut self, env: &Env<'_>) {
         if self.due.is_none_or(|at| env.now < at) {
             return;
@@ -453,7 +457,7 @@ impl ConnState {
         }
     }
 
-    /// In-order bytes to `so_rcv`, and what its reader took.
+    /// Moves in-order bytes to `so_rcv`, and updates the window by the bytes that were read.
     fn deliver(&mut self, idle: bool, env: &Env<'_>) {
         if !self.inbox.is_empty() {
             // After shutdown(Read) they are acknowledged and dropped, as in BSD.
@@ -480,8 +484,8 @@ impl ConnState {
         }
     }
 
-    /// How far the window is opened while memory is short: no less than a window update is worth, and a
-    /// small one altogether.
+    /// The window while memory is short: at least the smallest window update, and a small window
+    /// completely.
     fn floor(&self) -> usize {
         let capacity = self.capacity as u64;
         let floor = if self.step < capacity / 4 {
@@ -492,7 +496,7 @@ impl ConnState {
         usize::try_from(floor).unwrap_or(usize::MAX)
     }
 
-    /// Acknowledged bytes leave `so_snd`. `false`: there are none.
+    /// Drops acknowledged bytes from `so_snd`. `false` if there are none.
     fn drop_acknowledged(&mut self, env: &Env<'_>) -> bool {
         let acknowledged = self.block.as_ref().map_or(0, |block| block.acknowledged());
         let count = usize::try_from(acknowledged.saturating_sub(self.dropped)).unwrap_or(0);
@@ -500,14 +504,14 @@ impl ConnState {
             return false;
         }
         self.dropped = acknowledged;
-        // Before anybody is told that there is room.
+        // Before threads are notified that there is room.
         env.end.snd().buf.set_pressed(env.memory.is_pressed());
         env.end.drop_snd(count);
         self.account.set_snd(env.end.snd().buf.memory());
         true
     }
 
-    /// New bytes of `so_snd`, and its end.
+    /// Passes new bytes of `so_snd`, and its end, to the block.
     fn queue(&mut self, env: &Env<'_>) {
         let (end, closed) = {
             let mut snd = env.end.snd();
@@ -523,7 +527,7 @@ impl ConnState {
         }
     }
 
-    /// Emits until there is nothing more, or the link is full and something is waiting for it.
+    /// Transmits until there is nothing to send, or the link is full and a packet waits for it.
     fn transmit(&mut self, env: &Env<'_>) {
         if let Some(mut waiting) = self.waiting.take()
             && !waiting.send(env)
@@ -580,7 +584,7 @@ impl ConnState {
         })
     }
 
-    /// The block goes when nothing is left for it to do.
+    /// Drops the block when its work is complete.
     fn conclude(&mut self, env: &Env<'_>) -> Option<Done> {
         if !self.inbox.is_empty() || (self.waiting.is_some() && !self.down) {
             return None;
@@ -600,7 +604,7 @@ impl ConnState {
         self.over = true;
         self.block = None;
         self.waiting = None;
-        // Closed first: a writer must not be told that bytes were taken that are then flushed.
+        // Closed first: a writer must not succeed with bytes that are then flushed.
         env.end.disconnected(error);
         let unsent = {
             let mut snd = env.end.snd();
@@ -613,7 +617,7 @@ impl ConnState {
     }
 }
 
-/// References to `len` bytes behind the first `skip`.
+/// References to `len` bytes after the first `skip`.
 fn cut(payload: &[Buf], mut skip: usize, mut len: usize) -> Gather {
     let mut part = Gather::new();
     for buf in payload {

@@ -1,14 +1,14 @@
-//! What connections count.
+//! Counters of connections.
 
 pub(crate) use crate::counter::Counter;
 use std::cell::Cell;
 
-/// What connections count.
+/// Counters of connections.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     /// Segments given to the link.
     pub(crate) sent: Counter,
-    /// Packets that were sent again because the peer told of a hole, or to have it tell.
+    /// Retransmissions by loss detection (SACK, duplicate ACKs) and tail loss probes.
     pub(crate) repaired: Counter,
     /// Segments that the link refused for good.
     pub(crate) lost: Counter,
@@ -18,30 +18,30 @@ pub(crate) struct Counters {
     pub(crate) refused: Counter,
     /// Segments dropped because a backlog was full.
     pub(crate) backlog_full: Counter,
-    /// ICMP errors that quote what is in flight.
+    /// ICMP errors that quote a segment in flight.
     pub(crate) icmp_errors: Counter,
     /// Times that an ICMP error made a connection send smaller packets.
     pub(crate) mtu_lowered: Counter,
-    /// ICMP errors that quote anything else.
+    /// Other ICMP errors.
     pub(crate) icmp_ignored: Counter,
     /// Connections reset because an invariant was broken.
     pub(crate) broken: Counter,
     /// Payload bytes of the segments given to the link.
     pub(crate) bytes_sent: Counter,
-    /// Those of the segments, and their bytes, that begin before what was sent already.
+    /// Retransmitted segments and their bytes: those that begin before SND.MAX.
     pub(crate) sent_again: Counter,
     pub(crate) bytes_sent_again: Counter,
-    /// Connections that we have begun, and that peers have.
+    /// Connections opened by this side, and by peers.
     pub(crate) active_opens: Counter,
     pub(crate) passive_opens: Counter,
-    /// Those of them that ended before they stood.
+    /// Those of them that ended before they were established.
     pub(crate) attempts_failed: Counter,
-    /// Connections that stood, and ended otherwise than by closing.
+    /// Established connections that did not end by closing.
     pub(crate) resets: Counter,
 }
 
-/// What one step of a connection gives to the link. It is added to the counters when the step is over:
-/// a batch of segments costs no more than one.
+/// Segments sent in one step of a connection. They are added to the counters once, at the end of the
+/// step.
 #[derive(Debug)]
 pub(crate) struct Sent<'a> {
     counters: &'a Counters,
@@ -60,8 +60,7 @@ impl<'a> Sent<'a> {
         }
     }
 
-    /// The link has taken a segment with so many bytes of payload. `again`: it begins before what was
-    /// sent already.
+    /// Counts a segment with this many bytes of payload. `again`: it is a retransmission.
     pub(crate) fn add(&self, bytes: usize, again: bool) {
         let bytes = bytes as u64;
         self.segments.set(self.segments.get() + 1);
@@ -89,7 +88,7 @@ impl Drop for Sent<'_> {
 }
 
 impl Counters {
-    /// What several have counted together.
+    /// The sum of several sets of counters.
     pub(crate) fn sum<'a>(all: impl Iterator<Item = &'a Counters> + Clone) -> Counters {
         let sum = |one: fn(&Counters) -> &Counter| {
             Counter::new(all.clone().map(|counters| one(counters).get()).sum())

@@ -1,15 +1,15 @@
-//! Where a connection belongs in its stack.
+//! The queue of a connection in its stack.
 
 use std::time::Instant;
 
 /// An armed timer: its time, and a number of its own.
 pub(crate) type TimerKey = (Instant, u64);
 
-/// Where a connection belongs for life.
+/// The queue that a connection is pinned to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Home {
-    /// Which queue of the host's link.
+    /// The number of the queue of the link.
     pub(crate) queue: u16,
-    /// The peer is on the same host: what is transmitted goes to the queue's own driver.
+    /// The peer is in the same stack: packets go to the queue's own driver.
     pub(crate) looped: bool,
 }

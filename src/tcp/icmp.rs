@@ -1,9 +1,9 @@
-//! ICMP errors about connections: what they say, and which segment they quote.
+//! ICMP errors about connections: their meaning, and the segment that they quote.
 //!
-//! RFC 792 and 4443 for the formats, RFC 1122 4.2.3.9 and 5461 for what is hard and what is soft,
-//! RFC 1191 and 8201 for packets that are too big. Anybody can send one, so it counts only if its
-//! quote is of a segment that is in flight (RFC 5927 4.1): the control block
-//! ([`Tcb::handle_icmp`](super::block::tcb::Tcb)) checks that and acts. Pure; no locks.
+//! RFC 792 and 4443 for the formats, RFC 1122 4.2.3.9 and 5461 for hard and soft errors, RFC 1191 and
+//! 8201 for packets that are too big. Any host can send one, so it counts only if it quotes a segment
+//! in flight (RFC 5927 4.1): the control block ([`Tcb::handle_icmp`](super::block::tcb::Tcb)) checks
+//! that and acts. Pure; no locks.
 
 use super::wire::Tuple;
 use crate::error::SoError;
@@ -12,19 +12,19 @@ use crate::ip::{self, IPV4_HEADER, IPV6_HEADER, PROTO_TCP, PROTO_UDP};
 use crate::link::Frame;
 use std::net::IpAddr;
 
-/// Length of an error's own header: the quote begins behind it.
+/// Length of an error's own header: the quote follows it.
 const HEADER: usize = 8;
-/// Of the transport header this much is quoted at least: ports and sequence number.
+/// Minimum length of the quoted transport header: ports and sequence number.
 const QUOTE: usize = 8;
 
-/// What an error says about the way to the peer.
+/// The kind of an ICMP error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum IcmpErrorKind {
-    /// It may pass: the way is broken somewhere.
+    /// A soft error: the path may work again.
     Soft,
-    /// It will not pass. An attempt to connect ends with this.
+    /// A hard error, which ends an attempt to connect.
     Hard(SoError),
-    /// The segment does not fit; packets of this size do. 0: the router does not say.
+    /// The packet is too big; this size fits. 0 if the router does not report a size.
     TooBig(usize),
 }
 
@@ -39,7 +39,8 @@ pub(crate) struct IcmpError {
     pub(crate) kind: IcmpErrorKind,
 }
 
-/// The error in an ICMP packet. `None` if it is none, or is not about TCP of its receiver.
+/// The error in an ICMP packet. `None` if it is not an error, or not about a TCP segment from its
+/// receiver.
 pub(crate) fn parse(frame: &Frame, ip_header_len: usize) -> Option<IcmpError> {
     let all = frame.to_vec();
     let v4 = all[0] >> 4 == 4;

@@ -1,14 +1,15 @@
-//! Keep-alive (RFC 1122 4.2.3.6): when an idle connection asks whether its peer is still there.
+//! Keep-alive (RFC 1122 4.2.3.6): when an idle connection probes its peer.
 //!
 //! A probe is an empty ACK one sequence number below SND.NXT, which every peer answers. When none of
 //! them is answered the connection ends with `TimedOut`, after `idle + probes * interval`.
 //!
-//! Nothing here reads a clock or sends: [`KeepAliveTimer`] says what is due, the control block does it.
+//! Nothing here reads a clock or sends: [`KeepAliveTimer`] returns the due action, the control block
+//! executes it.
 
 use crate::keep_alive::KeepAlive;
 use crate::tcp::block::time::Instant;
 
-/// What is due.
+/// The due action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
     Probe,
@@ -16,12 +17,12 @@ pub(crate) enum Due {
     Dead,
 }
 
-/// The watch over one connection.
+/// The keep-alive state of one connection.
 #[derive(Debug)]
 pub(crate) struct KeepAliveTimer {
-    /// When the peer was last heard, or the latest probe was sent since.
+    /// When the last segment was received, or the latest probe was sent since.
     since: Instant,
-    /// Probes since the peer was last heard.
+    /// Probes since the last received segment.
     sent: u32,
 }
 
@@ -33,18 +34,18 @@ impl KeepAliveTimer {
         }
     }
 
-    /// The peer is there.
-    pub(crate) fn heard(&mut self, now: Instant) {
+    /// A segment was received.
+    pub(crate) fn received(&mut self, now: Instant) {
         self.since = now;
         self.sent = 0;
     }
 
-    /// It has been asked whether it is, and has not answered.
-    pub(crate) fn has_asked(&self) -> bool {
+    /// A probe was sent and not answered yet.
+    pub(crate) fn has_probed(&self) -> bool {
         self.sent > 0
     }
 
-    /// When something is due, with this setting.
+    /// When an action is due, with this setting.
     pub(crate) fn deadline(&self, setting: Option<KeepAlive>) -> Option<Instant> {
         let setting = setting?;
         let pause = match self.sent {
@@ -54,7 +55,7 @@ impl KeepAliveTimer {
         Some(self.since + pause)
     }
 
-    /// What is due now, if anything. A probe must then be sent.
+    /// The action that is due now, if any. The caller must send a due probe.
     pub(crate) fn due(&mut self, setting: Option<KeepAlive>, now: Instant) -> Option<Due> {
         if self.deadline(setting)? > now {
             return None;

@@ -1,8 +1,8 @@
-//! How long a connection waits for its peer: the time limits that a user can set, and their defaults.
+//! Time limits of a connection that can be set, and their defaults.
 //!
-//! A stack has one set of them, which its connections share; one whose user changes it, in its
-//! [`options`](super::options), has its own. The control block's
-//! [`watch`](super::block::watch) looks at them. Nothing here reads a clock.
+//! A stack has one set of them, which its connections share; a connection whose limits are changed in
+//! its [`options`](super::options) has its own. The control block's [`watch`](super::block::watch)
+//! applies them. Nothing here reads a clock.
 
 use crate::keep_alive::KeepAlive;
 use std::time::Duration;
@@ -23,17 +23,17 @@ pub(crate) struct Limits {
     pub(crate) half_open: Duration,
     /// Retransmissions of a SYN|ACK.
     pub(crate) syn_ack_retries: Option<u32>,
-    /// Unacknowledged data and no sign of the peer.
+    /// Unacknowledged data without any segment from the peer.
     pub(crate) user: Duration,
-    /// Unacknowledged data and no progress, whatever the peer says.
+    /// Unacknowledged data without progress, even if the peer answers.
     pub(crate) stall: Option<Duration>,
-    /// One direction has ended and nothing moves in the other one.
+    /// Half-closed without progress in the open direction.
     pub(crate) half_closed: Option<Duration>,
-    /// FIN-WAIT-2 of a socket that nobody holds any more.
+    /// FIN-WAIT-2 without a handle.
     pub(crate) fin_wait: Duration,
-    /// Whether an idle peer is asked for a sign of life.
+    /// Keep-alive probes of an idle connection.
     pub(crate) keep_alive: Option<KeepAlive>,
-    /// Standing still, before memory of its queues is freed.
+    /// Idle time before the memory of the queues is released.
     pub(crate) rest: Option<Duration>,
 }
 
@@ -60,9 +60,9 @@ impl Limits {
         self.connect.min(patience(self.syn_retries))
     }
 
-    /// How long routers may say that the peer cannot be reached before an attempt to connect believes
-    /// them: until the SYN has been sent again four times (BSD's `tcp_notify`).
-    pub(crate) fn disbelief() -> Duration {
+    /// How long routers must report that the peer is unreachable before an attempt to connect fails:
+    /// until the SYN has been retransmitted four times (BSD's `tcp_notify`).
+    pub(crate) fn soft_error_time() -> Duration {
         patience(Some(3))
     }
 
@@ -72,7 +72,7 @@ impl Limits {
         self.connect.min(self.half_open).min(retries)
     }
 
-    /// The first of them that is zero, by the name of its setter.
+    /// The name of the setter of the first limit that is zero.
     pub(crate) fn zero(&self) -> Option<&'static str> {
         let all = [
             ("connect_timeout", Some(self.connect)),
@@ -89,9 +89,9 @@ impl Limits {
     }
 }
 
-/// From the first transmission to when one more than so many retransmissions would be due. A time and
-/// no count, as in Linux (`retransmits_timed_out`): who counted what a slow driver has really sent
-/// would wait longer than was asked for.
+/// The time from the first transmission to when retransmission number `retries` + 1 would be due. A
+/// time and not a count, as in Linux (`retransmits_timed_out`): counting the retransmissions of a slow
+/// driver would wait longer than configured.
 fn patience(retries: Option<u32>) -> Duration {
     let Some(retries) = retries else {
         return Duration::MAX;

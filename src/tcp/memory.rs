@@ -1,24 +1,23 @@
-//! How much memory the buffers of a stack's connections hold, and what a connection does when that is
-//! too much (Linux's `tcp_mem`).
+//! Memory of the buffers of a stack's connections, and memory pressure (Linux's `tcp_mem`).
 //!
-//! Real memory counts (BSD's `sb_mbcnt`): `so_rcv`, `so_snd`, and what has arrived ahead of its turn.
-//! Each connection keeps an [`Account`] of what it has told the [`Memory`] of the stack, and tells the
-//! difference once in a service step.
+//! Real memory counts (BSD's `sb_mbcnt`): `so_rcv`, `so_snd`, and out-of-order data. Each connection
+//! has an [`Account`] of its share in the [`Memory`] of the stack, which it updates once in a service
+//! step.
 //!
 //! Beyond three quarters of the limit the stack is *pressed*, until half of it is free again. Then a
 //! connection
-//! * opens its window, as data is read, only so far that the window and what waits to be read come to a
-//!   [floor](crate::sockbuf::SockBuf::ceiling); what the peer was promised before stays promised (RFC
-//!   9293 3.8.6);
-//! * keeps nothing that arrives ahead of its turn;
-//! * lets its user, or a splice, fill `so_snd` only up to such a floor.
+//! * opens its window, as data is read, only so far that window and unread data together reach a
+//!   [floor](crate::sockbuf::SockBuf::ceiling); a window that was advertised before is not taken back
+//!   (RFC 9293 3.8.6);
+//! * drops out-of-order data;
+//! * lets writers and splices fill `so_snd` only up to such a floor.
 //!
-//! Beyond the limit, data in order is dropped too, unless less than the floor waits to be read: so
-//! much it was promised since. What was acknowledged is never dropped, acknowledgements always
-//! count, and what leaves is not held up.
+//! Beyond the limit, in-order data is dropped too, unless less than the floor is unread: that much may
+//! have been advertised since. Acknowledged data is never dropped, acknowledgements are always
+//! processed, and sending is not delayed.
 //!
-//! So no connection waits for the end of the pressure: each goes on, a floor at a time, and what its
-//! next service step finds opens the window again. Nobody has to be told, and no list is walked.
+//! So no connection waits for the end of the pressure: each continues, a floor at a time, and its next
+//! service step opens the window again. No notification and no list of connections is needed.
 //!
 //! No locks: atomic.
 
@@ -26,15 +25,15 @@ use super::counters::Counter;
 use crate::sockbuf::SockBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// What all connections of a stack hold. See the module.
+/// Memory of all connections of a stack. See the module.
 #[derive(Debug)]
 pub(crate) struct Memory {
     limit: usize,
     in_use: AtomicUsize,
     pressed: AtomicBool,
-    /// Times that the pressure has begun.
+    /// Number of times that the pressure began.
     pub(crate) entered: Counter,
-    /// Segments whose data was dropped for it.
+    /// Segments whose data was dropped because of it.
     pub(crate) dropped: Counter,
 }
 
@@ -45,12 +44,12 @@ impl Default for Memory {
     }
 }
 
-/// What a connection takes of what arrives.
+/// The data that a connection accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum AcceptPolicy {
     #[default]
     Everything,
-    /// Nothing that arrives ahead of its turn.
+    /// In-order data only.
     InOrder,
     /// No data.
     Nothing,
@@ -67,7 +66,7 @@ impl Memory {
         }
     }
 
-    /// Bytes.
+    /// Memory in use, in bytes.
     pub(crate) fn in_use(&self) -> usize {
         self.in_use.load(Ordering::Relaxed)
     }
@@ -76,8 +75,8 @@ impl Memory {
         self.pressed.load(Ordering::Relaxed)
     }
 
-    /// What a connection takes that has so many bytes to be read. Bytes, not memory: a splice that waits
-    /// for its low-water mark waits for bytes, and they must come.
+    /// The policy for a connection with this many unread bytes. Bytes, not memory: a splice may wait
+    /// for a low-water mark in bytes, which must be reachable.
     pub(crate) fn accept_policy(&self, unread: usize, floor: usize) -> AcceptPolicy {
         if !self.is_pressed() {
             AcceptPolicy::Everything
@@ -98,8 +97,7 @@ impl Memory {
             let less = before - after;
             self.in_use.fetch_sub(less, Ordering::Relaxed) - less
         };
-        // Of two threads the later may write first. Then the next change, of whichever connection, puts
-        // it right, and nobody has waited for that.
+        // Two threads may write in the wrong order. The next change of any connection corrects that.
         if all > self.limit - self.limit / 4 {
             if !self.is_pressed() && !self.pressed.swap(true, Ordering::Relaxed) {
                 self.entered.add(1);
@@ -110,13 +108,13 @@ impl Memory {
     }
 }
 
-/// What one connection holds, in bytes. More than 4 GiB counts as 4 GiB.
+/// The memory of one connection in bytes. More than 4 GiB counts as 4 GiB.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     rcv: u32,
     snd: u32,
-    told: u32,
-    /// Bytes in `so_rcv`, whatever memory they take.
+    reported: u32,
+    /// Bytes in `so_rcv`, as opposed to their memory.
     unread: u32,
 }
 
@@ -125,39 +123,40 @@ fn clipped(bytes: usize) -> u32 {
 }
 
 impl Account {
-    /// `so_rcv` is as it is now.
+    /// Records the present `so_rcv`.
     pub(crate) fn set_rcv(&mut self, so_rcv: &SockBuf) {
         self.rcv = clipped(so_rcv.memory());
         self.unread = clipped(so_rcv.len());
     }
 
-    /// `so_snd` holds so much.
+    /// Records the memory of `so_snd`.
     pub(crate) fn set_snd(&mut self, bytes: usize) {
         self.snd = clipped(bytes);
     }
 
-    /// Bytes in `so_rcv` when it was last looked at.
+    /// Bytes in `so_rcv` at the latest record.
     pub(crate) fn unread(&self) -> usize {
         self.unread as usize
     }
 
-    /// Tells the stack, if there is something new. `ahead` is what has arrived ahead of its turn.
-    pub(crate) fn tell(&mut self, ahead: usize, memory: &Memory) {
+    /// Updates the stack's sum, if there is a change. `out_of_order` is the memory of out-of-order
+    /// data.
+    pub(crate) fn update(&mut self, out_of_order: usize, memory: &Memory) {
         let all = self.rcv.saturating_add(self.snd);
-        let all = all.saturating_add(clipped(ahead));
-        if all != self.told {
-            memory.change(self.told, all);
-            self.told = all;
+        let all = all.saturating_add(clipped(out_of_order));
+        if all != self.reported {
+            memory.change(self.reported, all);
+            self.reported = all;
         }
     }
 
-    /// The connection holds nothing any more.
+    /// The connection has ended and holds no memory.
     pub(crate) fn close(&mut self, memory: &Memory) {
         *self = Account {
-            told: self.told,
+            reported: self.reported,
             ..Account::default()
         };
-        self.tell(0, memory);
+        self.update(0, memory);
     }
 }
 
@@ -180,11 +179,11 @@ mod tests {
             (751, true, 2),
             (0, false, 2),
         ];
-        other.tell(0, &memory);
+        other.update(0, &memory);
         for (bytes, pressed, entered) in steps {
             one.rcv = clipped(bytes / 2);
             one.set_snd(bytes - bytes / 2);
-            one.tell(0, &memory);
+            one.update(0, &memory);
             assert_eq!(memory.in_use(), bytes);
             assert_eq!(
                 (memory.is_pressed(), memory.entered.get()),
@@ -192,9 +191,9 @@ mod tests {
             );
         }
         one.rcv = 10;
-        one.tell(5, &memory);
+        one.update(5, &memory);
         other.set_snd(100);
-        other.tell(0, &memory);
+        other.update(0, &memory);
         assert_eq!(memory.in_use(), 115);
         one.close(&memory);
         assert_eq!(memory.in_use(), 100);
@@ -209,7 +208,7 @@ mod tests {
         let mut account = Account::default();
         let mut accept_policy = |bytes, unread| {
             account.rcv = clipped(bytes);
-            account.tell(0, &memory);
+            account.update(0, &memory);
             memory.accept_policy(unread, 100)
         };
         assert_eq!(accept_policy(750, 750), AcceptPolicy::Everything);
@@ -224,7 +223,7 @@ mod tests {
         let mut accounts = [(); 3].map(|()| Account::default());
         for account in &mut accounts {
             account.rcv = u32::MAX;
-            account.tell(usize::MAX, &memory);
+            account.update(usize::MAX, &memory);
         }
         assert_eq!(memory.in_use(), 3 * u32::MAX as usize);
         assert!(!memory.is_pressed());

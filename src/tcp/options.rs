@@ -1,7 +1,7 @@
-//! What a user has set for one connection, as its owner reads it.
+//! Options of one connection.
 //!
-//! Setters store here and leave [`Work::OPTIONS`](super::service::Work), so the next service step sees
-//! it; getters read what was stored. Atomic, but for the time limits, a leaf (5).
+//! Setters store here and set [`Work::OPTIONS`](super::service::Work), so that the next service step
+//! applies it; getters read from here. Atomic, except for the time limits, a leaf (5).
 
 use super::limits::Limits;
 use crate::congestion::Congestion;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// No linger; as a number of nanoseconds it is longer than a duration that can be set.
+/// Default hop limit (RFC 1700).
 const NO_LINGER: u64 = u64::MAX;
 
 /// See the module.

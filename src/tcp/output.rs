@@ -1,4 +1,4 @@
-//! Where packets leave: a header, references to the payload, and the link, or the wait for it.
+//! Packets to the link: a header and references to the payload, which wait while the link is full.
 
 use super::service::Env;
 use super::wire::{self, MAX_HEADER};
@@ -14,12 +14,12 @@ pub(super) struct Waiting {
     pub(super) ip_header_len: usize,
     pub(super) payload: Gather,
     pub(super) segment: Option<NonZeroU16>,
-    /// It begins before what was sent already.
+    /// It is a retransmission.
     pub(super) again: bool,
 }
 
 impl Waiting {
-    /// `false`: the link is full.
+    /// `false` if the link is full.
     pub(super) fn send(&mut self, env: &Env<'_>) -> bool {
         let partial = env.link.capabilities().checksum;
         let payload = self.payload.iter().map(|buf| &buf[..]);

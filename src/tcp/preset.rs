@@ -1,11 +1,11 @@
-//! What a user has set for a connection before there is one.
+//! Options set before the connection exists.
 
 use super::options::Options;
 use crate::congestion::Congestion;
 use crate::keep_alive::KeepAlive;
 use std::time::Duration;
 
-/// What is `None` is as the stack says.
+/// `None` stands for the stack's default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Preset {
     pub(crate) nodelay: Option<bool>,
@@ -24,7 +24,8 @@ impl Preset {
         *self == Preset::default()
     }
 
-    /// For a connection that no other thread knows yet. Its control block has to be told.
+    /// For a connection that no other thread can reach yet. [`Work::OPTIONS`](super::service::Work)
+    /// must follow.
     pub(crate) fn apply(&self, options: &Options) {
         if let Some(nodelay) = self.nodelay {
             options.set_nodelay(nodelay);

@@ -1,8 +1,8 @@
-//! The states of a connection (RFC 9293 3.3.2), in words of our own.
+//! The public states of a connection (RFC 9293 3.3.2).
 
 use std::fmt;
 
-/// The state of a TCP connection (RFC 9293 3.3.2). It is shown as netstat shows it.
+/// The state of a TCP connection (RFC 9293 3.3.2). Displayed as in netstat.
 ///
 /// ```
 /// use sosplice::stack::TcpState;
@@ -20,7 +20,7 @@ pub enum TcpState {
     Listen,
     /// Our SYN was sent.
     SynSent,
-    /// A SYN has come; ours was sent, or is about to be.
+    /// A SYN was received; ours was sent, or is about to be.
     SynReceived,
     /// Both sides may send.
     Established,
@@ -34,7 +34,7 @@ pub enum TcpState {
     Closing,
     /// The peer has closed first, then we; our FIN is not acknowledged.
     LastAck,
-    /// We have closed first, and the connection is remembered for a while.
+    /// We have closed first; a record answers for the connection for a while.
     TimeWait,
 }
 
@@ -61,7 +61,7 @@ impl TcpState {
         self as u8
     }
 
-    /// CLOSED, for a number that none has.
+    /// The state with this number; CLOSED for an unknown one.
     pub(crate) fn of_number(number: u8) -> TcpState {
         let state = TcpState::ALL.get(usize::from(number));
         state.copied().unwrap_or(TcpState::Closed)

@@ -1,13 +1,13 @@
-//! The payload that arrived out of order.
+//! Out-of-order payload.
 //!
-//! Holds exactly the bytes that were accepted ahead of their turn (I1). Among them the last accepted
-//! writer wins. Deterministic; under the connection's ownership.
+//! Holds exactly the accepted out-of-order bytes (I1). Of overlapping segments the latest is kept.
+//! Deterministic; under the connection's ownership.
 
 use crate::buf::{Buf, Chain};
 use std::collections::BTreeMap;
 
-/// Beyond this many pieces, neighbours are copied together. Where holes keep more of them apart, not before
-/// there are twice as many as were left: each byte is copied a few times at most.
+/// Beyond this many pieces, adjacent ones are copied together. If holes separate more than that, the
+/// next compaction is at twice the remaining number: each byte is copied a few times at most.
 const MAX_PIECES: usize = 128;
 
 /// Pieces by position; they never overlap and are never empty.
@@ -16,7 +16,7 @@ pub(crate) struct Store {
     pieces: BTreeMap<u64, Buf>,
     /// Real memory of the pieces.
     memory: usize,
-    /// How many the last copying together left.
+    /// Number of pieces after the latest compaction.
     left: usize,
 }
 
@@ -48,7 +48,7 @@ impl Store {
         Some(buf)
     }
 
-    /// Keeps `payload`, which begins at `position`, in place of what was there.
+    /// Stores `payload` at `position`, replacing overlapped bytes.
     pub(crate) fn insert(&mut self, position: u64, payload: impl Iterator<Item = Buf>) {
         let mut at = position;
         for buf in payload {
@@ -65,9 +65,9 @@ impl Store {
         }
     }
 
-    /// Takes the bytes from `from` up to `to`, all of which must be here.
+    /// Removes and returns the bytes from `from` up to `to`, all of which must be here.
     ///
-    /// `None`, and nothing is taken, if one is missing: a broken invariant (I1).
+    /// `None`, without a change, if one is missing: a broken invariant (I1).
     pub(crate) fn take(&mut self, from: u64, to: u64) -> Option<Chain> {
         let mut at = from;
         let mut chain = Chain::default();
@@ -84,7 +84,7 @@ impl Store {
         Some(chain)
     }
 
-    /// Makes room at `from..to`.
+    /// Removes the bytes at `from..to`.
     fn clear(&mut self, from: u64, to: u64) {
         let before = self.pieces.range(..from).next_back();
         if let Some((&start, buf)) = before
@@ -109,7 +109,7 @@ impl Store {
         }
     }
 
-    /// Keeps a piece. A small one must not hold on to a large frame.
+    /// Stores a piece. A small one is copied, so that it does not keep a large frame alive.
     fn keep(&mut self, at: u64, buf: Buf) {
         let buf = if buf.footprint() > buf.len() {
             Buf::copy_of(&buf)
@@ -190,7 +190,7 @@ mod tests {
         assert!(store.is_empty());
     }
 
-    /// A peer leaves a hole behind each segment: what is there is not copied for every further one.
+    /// A peer leaves a hole behind each segment: pieces are not copied again for every further one.
     #[test]
     fn many_holes_do_not_make_each_segment_dear() {
         const LEN: usize = 1000;

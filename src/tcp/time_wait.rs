@@ -1,11 +1,11 @@
-//! What remains of a connection in TIME-WAIT: which one it was, and the record that answers for it
-//! ([`block::time_wait`](super::block::time_wait), where the rules are).
+//! A connection in TIME-WAIT: its tuple, and the record that answers for it (rules:
+//! [`block::time_wait`](super::block::time_wait)).
 
 use super::block::time_wait::{Answer, Record};
 use super::wire::{self, Header, MAX_CANONICAL, Segment, SynOptions, Tuple};
 use smallvec::SmallVec;
 
-/// What is remembered of a connection in TIME-WAIT, as on the wire.
+/// A connection in TIME-WAIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TimeWait {
     pub(crate) tuple: Tuple,
@@ -13,7 +13,7 @@ pub(crate) struct TimeWait {
 }
 
 impl TimeWait {
-    /// What a segment of the same ends means.
+    /// The answer to a segment with the same tuple.
     pub(crate) fn answer(&self, segment: &Segment) -> Answer {
         self.record.answer(&segment.bare())
     }

@@ -1,8 +1,8 @@
 //! Frames to segments, and canonical headers.
 //!
-//! A frame is parsed once, here. What is not a whole, well-formed TCP segment for a unicast address
-//! never reaches a connection: it is an ICMP packet for the control interface, or it is dropped and
-//! counted by reason. RFC 791, 8200, 9293, 7323, 2018.
+//! A frame is parsed once, here. Only complete, well-formed TCP segments for a unicast address reach a
+//! connection. Other frames are ICMP packets, or are dropped and counted by reason. RFC 791, 8200,
+//! 9293, 7323, 2018.
 
 use super::block::segment as block;
 use crate::buf::Gather;
@@ -29,7 +29,7 @@ const ICMP_HEADER: usize = 8;
 /// Offset of the checksum in the TCP header.
 const TCP_CHECKSUM: usize = 16;
 
-/// Able to say that routers have marked it (RFC 3168 5): in the lowest bits of the traffic class.
+/// CE and ECT(0), the lowest bits of the traffic class (RFC 3168 5).
 const ECT_0: u8 = 0b10;
 
 /// Largest shift of the window scale option (RFC 7323 2.3).
@@ -43,7 +43,7 @@ pub(crate) struct SynOptions {
     pub(crate) sack_permitted: bool,
 }
 
-/// The fields of a TCP header that mean something here.
+/// The fields of a TCP header that are used here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) seq: u32,
@@ -66,9 +66,9 @@ pub(crate) struct Segment {
     pub(crate) header: Header,
     pub(crate) payload: Gather,
     pub(crate) payload_len: usize,
-    /// Blocks of a SACK option (RFC 2018), which few segments have.
+    /// Blocks of a SACK option (RFC 2018), present in few segments.
     pub(crate) sack: Option<Box<[(u32, u32)]>>,
-    /// It was sent by this host to itself, and did not come by a link.
+    /// It was sent by the stack to itself, and did not arrive on a link.
     pub(crate) looped: bool,
     /// A router has marked it: CE (RFC 3168 5).
     pub(crate) marked: bool,
@@ -77,7 +77,7 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// As the control block takes it: without its payload.
+    /// Without its payload, for the control block.
     pub(crate) fn bare(&self) -> block::Segment {
         let header = &self.header;
         block::Segment {
@@ -104,16 +104,16 @@ impl Segment {
     }
 }
 
-/// What a frame turned out to be.
+/// A parsed frame.
 #[derive(Debug)]
 pub(crate) enum Parsed {
     Tcp(Segment),
-    /// For the control interface.
+    /// An ICMP packet.
     Icmp {
         ip_header_len: usize,
         frame: Frame,
     },
-    /// A packet of UDP.
+    /// A valid IP packet that is not a TCP segment: a fragment, or another protocol.
     Udp(Frame, ip::Packet),
     /// A part of a packet.
     Fragment(Frame),
@@ -209,7 +209,7 @@ fn checksum_holds(frame: &Frame, ip: &ip::Packet) -> bool {
     sum.checksum() == [0, 0]
 }
 
-/// The window scale for a receive buffer of so many bytes.
+/// Verifies the checksum; ICMPv6 includes a pseudo-header, ICMP does not.
 pub(crate) fn shift_for(capacity: usize) -> u8 {
     let bits = usize::BITS - capacity.leading_zeros();
     u8::try_from(bits.saturating_sub(16)).unwrap_or(u8::MAX)
@@ -240,7 +240,7 @@ fn sack_blocks(bytes: &[u8]) -> Option<Box<[(u32, u32)]>> {
 
 fn timestamps(bytes: &[u8]) -> Option<(u32, u32)> {
     let option = match bytes {
-        // As nearly all write it (RFC 7323 appendix A).
+        // The usual layout (RFC 7323 appendix A).
         [1, 1, 8, 10, option @ ..] if option.len() >= 8 => option,
         _ => {
             options(bytes)
@@ -285,8 +285,8 @@ pub(crate) fn compose(
     ip_len + tcp_len
 }
 
-/// Adds timestamps (RFC 7323 appendix A) to the headers that [`compose`] wrote for a segment without payload,
-/// of this length. Returns the new one.
+/// Adds timestamps (RFC 7323 appendix A) to headers of this length that [`compose`] wrote for a segment
+/// without payload. Returns the new length.
 pub(crate) fn add_timestamps(
     out: &mut [u8; MAX_CANONICAL],
     (at, ip_header_len): (usize, usize),
@@ -343,9 +343,9 @@ pub(crate) fn ip_header_of(header: &[u8]) -> usize {
     }
 }
 
-/// Writes into headers without IP options how much payload is behind them. What is longer than IP's header
-/// can say has a total length of 0 in IPv4, as the kernel's own super-frames have, and a jumbo payload option
-/// (RFC 2675) in IPv6. Returns the length of the IP header.
+/// Writes the payload length into headers without IP options. A length that does not fit is a total
+/// length of 0 in IPv4, as in the kernel's own super-frames, and a jumbo payload option (RFC 2675) in
+/// IPv6. Returns the length of the IP header.
 pub(crate) fn set_length(header: &mut SmallVec<[u8; MAX_HEADER]>, payload: usize) -> usize {
     let total = header.len() + payload;
     if ip_header_of(header) == IPV4_HEADER {
@@ -365,8 +365,8 @@ pub(crate) fn set_length(header: &mut SmallVec<[u8; MAX_HEADER]>, payload: usize
     IPV6_HEADER + JUMBO
 }
 
-/// Fills in the checksums of an outgoing packet: the IPv4 header's always, TCP's in full or, if the
-/// link does the rest, only the sum of the pseudo-header.
+/// Fills in the checksums of an outgoing packet: always the IPv4 header's; TCP's in full or, for a link
+/// with checksum offload, only the sum of the pseudo-header.
 pub(crate) fn finish<'a>(
     header: &mut [u8],
     ip_header_len: usize,
@@ -481,7 +481,7 @@ mod tests {
         ) {
             let packet = packet(v6, &header, &payload);
             let Parsed::Tcp(segment) = parse(frame(&packet, false)) else {
-                panic!("a whole segment was refused");
+                panic!("a valid segment was refused");
             };
             prop_assert_eq!(segment.header, header);
             prop_assert_eq!(segment.payload_len, payload.len());
@@ -534,7 +534,7 @@ mod tests {
                 let mut bytes = plain.clone();
                 bytes[1] = codepoint << shift;
                 let Parsed::Tcp(segment) = parse(frame(&bytes, true)) else {
-                    panic!("a whole segment was refused");
+                    panic!("a valid segment was refused");
                 };
                 assert_eq!(segment.marked, codepoint == 0b11, "{codepoint:b}");
             }

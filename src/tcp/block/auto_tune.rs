@@ -1,28 +1,28 @@
-//! How much window a receiver offers: little at first, twice of what its reader takes in a round
-//! trip (dynamic right-sizing, as in Linux), and twice as much where half of it waits to be read: a
-//! reader may wait for more than there is. Up to the buffer's size.
+//! The size of the receive window: small at first, then twice the bytes read in a round trip (dynamic
+//! right-sizing, as in Linux), and doubled when half of it is unread, since the reader may wait for
+//! more. Limited by the buffer's size.
 //!
-//! So an idle connection promises little, and one that is fast is not held back by its window. The
-//! window only grows, but for the buffer's size. Pure: time is an argument.
+//! So an idle connection advertises little, and a fast one is not limited by its window. The window
+//! only grows, up to the buffer's size. Pure: time is an argument.
 
 use crate::tcp::block::time::Instant;
 use std::time::Duration;
 
-/// What is offered at first, unless something else is said: what fits the field of a SYN (RFC 7323 2.2).
+/// The default initial window: the largest value of a SYN's window field (RFC 7323 2.2).
 pub(crate) const INITIAL: usize = 65_535;
-/// A round trip, where none is known.
+/// The assumed RTT before the first sample.
 const UNKNOWN: Duration = Duration::from_millis(50);
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct AutoTune {
-    /// RCV.BUFF: `window() <= capacity`.
+    /// RCV.BUFF: `window() <= rcv_buff`.
     rcv_buff: u64,
     window: u64,
     path_mss: usize,
-    /// What was read when the present round began, and when that was.
+    /// The position read at the beginning of the present round, and its time.
     round: (u64, Instant),
-    /// The most that was read in a round.
+    /// Maximum bytes read in a round.
     max_read: u64,
 }
 
@@ -41,12 +41,12 @@ impl AutoTune {
         }
     }
 
-    /// Bytes of window and of what waits to be read.
+    /// Window plus unread bytes.
     pub(crate) fn window(&self) -> u64 {
         self.window.min(self.rcv_buff)
     }
 
-    /// Payload of a segment that our side of the path carries.
+    /// The MSS of our link.
     pub(crate) fn path_mss(&self) -> usize {
         self.path_mss
     }
@@ -55,14 +55,14 @@ impl AutoTune {
         self.rcv_buff = capacity;
     }
 
-    /// So many bytes wait to be read.
+    /// Records the number of unread bytes.
     pub(crate) fn waits(&mut self, unread: u64) {
         if 2 * unread > self.window && self.window < self.rcv_buff {
             self.window = (2 * self.window).min(self.rcv_buff);
         }
     }
 
-    /// The reader has taken all up to a position.
+    /// The reader has read all bytes up to a position.
     pub(crate) fn read(&mut self, position: u64, rtt: Option<Duration>, now: Instant) {
         let (from, since) = self.round;
         if now.saturating_duration_since(since) < rtt.unwrap_or(UNKNOWN) {
@@ -73,7 +73,7 @@ impl AutoTune {
         if taken <= self.max_read {
             return;
         }
-        // Twice, since the sender may double in a round trip, and more while it does.
+        // Twice, since the sender may double its rate in a round trip, and some more meanwhile.
         let room = 2 * taken + 16 * self.path_mss as u64;
         let growth = room / self.max_read.max(1) * (taken - self.max_read);
         self.max_read = taken;
@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(tune.window(), 10_000);
     }
 
-    /// A splice with a low-water mark beyond the window would wait for ever.
+    /// Otherwise a splice with a low-water mark beyond the window would wait for ever.
     #[test]
     fn a_reader_that_waits_for_much_gets_it() {
         let mut tune = AutoTune::new((1_000_000, INITIAL), 1448, any_time());

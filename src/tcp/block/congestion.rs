@@ -1,12 +1,11 @@
-//! Congestion control: the window, slow start, what is remembered to undo a reduction, validation
-//! of a window that is not used, and the rate at which bursts are paced.
+//! Congestion control: the window, slow start, undoing a reduction, validation of an unused window, and
+//! the pacing rate.
 //!
 //! RFC 5681 3.1, 6928 (initial window), 9406 (slow start), 3465 (bytes are counted), 2861 and 7661 4.4
-//! (a window that is not used does not grow, and is forgotten with time). The algorithm beyond slow
-//! start is a [`Controller`]. Recovery of losses sets the window meanwhile
-//! ([`prr`](super::recovery::prr)). [`Bbr`] has a model in place of all of these: it is shown each packet
-//! that leaves, arrives or is lost, and sets the window after each acknowledgement. Deterministic; time is
-//! an argument.
+//! (an unused window does not grow, and decays). The algorithm beyond slow start is a [`Controller`].
+//! During loss recovery [`prr`](super::recovery::prr) sets the window. [`Bbr`] replaces all of these by
+//! a model: it is notified of each packet that is sent, delivered or lost, and sets the window after
+//! each acknowledgement. Deterministic; time is an argument.
 
 pub(crate) mod algorithm;
 pub(crate) mod bbr;
@@ -25,13 +24,13 @@ use hystart::{HyStart, Round};
 use rate::Departure;
 use std::time::Duration;
 
-/// RFC 6928 2: segments, and bytes where segments are large.
+/// RFC 6928 2: in segments.
 const INITIAL_SEGMENTS: u64 = 10;
 const INITIAL_BYTES: u64 = 14_600;
-/// Below this round trip nothing is paced: such a path is faster than we are.
+/// With a smaller RTT there is no pacing: such a path is faster than this host.
 const PACED_FROM: Duration = Duration::from_millis(1);
 
-/// What is put back when a reduction was for nothing.
+/// The values restored after a spurious reduction.
 #[derive(Debug, Clone)]
 struct Prior {
     cwnd: u64,
@@ -39,13 +38,13 @@ struct Prior {
     algorithm: Algorithm,
 }
 
-/// What an acknowledgement says.
+/// The contents of an acknowledgement.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AckSample {
     pub(crate) delivered: u64,
     pub(crate) una: u64,
     pub(crate) nxt: u64,
-    /// Measured with this acknowledgement.
+    /// RTT sample of this acknowledgement.
     pub(crate) rtt: Option<Duration>,
     /// SRTT.
     pub(crate) srtt: Option<Duration>,
@@ -55,7 +54,7 @@ pub(crate) struct AckSample {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Congestion {
-    /// cwnd: `window >= mss`.
+    /// `cwnd >= mss`.
     cwnd: u64,
     ssthresh: u64,
     /// Payload of a full segment.
@@ -63,16 +62,16 @@ pub(crate) struct Congestion {
     algorithm: Algorithm,
     hystart: HyStart,
     prior: Option<Box<Prior>>,
-    /// The window has kept something from being sent in the present round.
+    /// The sender was cwnd-limited in the present round.
     limited: bool,
-    /// The most that was in flight in the present round, which ends with this position.
+    /// The maximum in flight in the present round, and the position that ends the round.
     used: (u64, u64),
-    /// When something was last sent.
+    /// The time of the latest transmission.
     sent_at: Option<Instant>,
 }
 
 impl Congestion {
-    /// `seed`: of what differs between connections.
+    /// `seed`: a value that differs between connections.
     pub(crate) fn new(kind: Kind, mss: usize, seed: u32) -> Congestion {
         let mss = mss.max(1) as u64;
         Congestion {
@@ -95,13 +94,13 @@ impl Congestion {
         }
     }
 
-    /// Another algorithm, which goes on from the present window. `false`: it is the one that there is.
+    /// Changes the algorithm, keeping the present window. `false` if it is the present one.
     pub(crate) fn change(&mut self, kind: Kind, (seed, nxt): (u32, u64)) -> bool {
         if self.algorithm.kind() == kind {
             return false;
         }
         if self.is_model() {
-            // What it has learned is the window.
+            // The present window becomes ssthresh.
             self.ssthresh = self.cwnd;
         }
         self.algorithm = Algorithm::new(kind, initial_window(self.mss), seed);
@@ -110,12 +109,12 @@ impl Congestion {
         true
     }
 
-    /// A model of the path sets the window, also while losses are recovered.
+    /// Whether a model of the path sets the window, also during loss recovery.
     pub(crate) fn is_model(&self) -> bool {
         matches!(self.algorithm, Algorithm::Bbr(_))
     }
 
-    /// What a model is told of the connection.
+    /// The connection's values for a model.
     fn flow(&self, in_flight: u64, sack: bool, now: Instant) -> Flow {
         Flow {
             cwnd: self.cwnd as f64,
@@ -127,17 +126,17 @@ impl Congestion {
         }
     }
 
-    /// The round trip of the handshake.
+    /// The RTT of the handshake.
     pub(crate) fn established(&mut self, rtt: Duration, now: Instant) {
         if let Some(bbr) = self.bbr() {
             bbr.begin(rtt, now);
         }
     }
 
-    /// Gives back memory that an idle connection does not need.
-    pub(crate) fn rest(&mut self) {
+    /// Releases memory that an idle connection does not need.
+    pub(crate) fn release_memory(&mut self) {
         if let Some(bbr) = self.bbr() {
-            bbr.rest();
+            bbr.release_memory();
         }
     }
 
@@ -154,8 +153,8 @@ impl Congestion {
         self.cwnd < self.ssthresh
     }
 
-    /// The handshake or the path has told another size of segments. Before anything is sent the window is
-    /// that of the size; afterwards it is the same number of bytes.
+    /// The segment size has changed by the handshake or the path. Before the first transmission the
+    /// initial window follows it; afterwards the window keeps its bytes.
     pub(crate) fn set_mss(&mut self, mss: usize) {
         self.mss = mss.max(1) as u64;
         if self.sent_at.is_none() {
@@ -169,8 +168,8 @@ impl Congestion {
         self.cwnd = self.mss;
     }
 
-    /// Something is about to be sent after nothing was in flight: what was learned long ago does not
-    /// count any more (RFC 2861 3: half for each RTO, RFC 5681 4.1). `true`: it was.
+    /// Transmission is about to restart after idle time: the window decays (RFC 2861 3: half for each
+    /// RTO, RFC 5681 4.1). `true` if it was reduced.
     pub(crate) fn wake(&mut self, rto: Duration, now: Instant) -> bool {
         let flow = self.flow(0, true, now);
         if let Some(bbr) = self.bbr() {
@@ -204,22 +203,21 @@ impl Congestion {
         }
     }
 
-    /// The user has written less than could be sent, while so much is in flight.
+    /// The sender is application-limited, with this many bytes in flight.
     pub(crate) fn limit_by_app(&mut self, in_flight: u64) {
         if let Some(bbr) = self.bbr() {
             bbr.limit_by_app(in_flight);
         }
     }
 
-    /// A packet, or a part of one, is delivered.
+    /// A packet, or a part of it, was delivered.
     pub(crate) fn packet_arrived(&mut self, sent: &Sent, now: Instant) {
         if let Some(bbr) = self.bbr() {
             bbr.arrived(sent, now);
         }
     }
 
-    /// A packet, or a part of one, is taken for lost; what follows of it for the window comes in
-    /// [`lost`](Self::lost).
+    /// A packet, or a part of it, was marked lost; [`lost`](Self::lost) then reduces the window.
     pub(crate) fn packet_lost(&mut self, sent: &Sent, sack: bool, now: Instant) {
         let flow = self.flow(0, sack, now);
         if let Some(bbr) = self.bbr() {
@@ -227,7 +225,7 @@ impl Congestion {
         }
     }
 
-    /// All that an acknowledgement delivers was told. For a model: the window that follows.
+    /// All deliveries of an acknowledgement were reported: a model updates the window.
     pub(crate) fn model(
         &mut self,
         rtt: Option<Duration>,
@@ -241,7 +239,7 @@ impl Congestion {
         }
     }
 
-    /// What could be sent was. `limited`: but for the window there would be more (RFC 7661 4.1).
+    /// Transmission has stopped. `limited`: only because of cwnd (RFC 7661 4.1).
     pub(crate) fn validate(&mut self, limited: bool, pipe: u64, (una, nxt): (u64, u64)) {
         let (most, end) = self.used;
         if una >= end || limited || (!self.limited && pipe > most) {
@@ -250,12 +248,12 @@ impl Congestion {
         }
     }
 
-    /// The window is in use: RFC 7661 4.4, and in slow start so much of it that it will be.
+    /// Whether cwnd is used (RFC 7661 4.4); in slow start, half of it suffices.
     fn is_used(&self) -> bool {
         self.limited || (self.in_slow_start() && self.cwnd < 2 * self.used.0)
     }
 
-    /// Something was delivered, and nothing is being recovered.
+    /// Data was delivered outside of loss recovery.
     pub(crate) fn acknowledged(&mut self, ack: &AckSample) {
         if !self.is_used() {
             return;
@@ -295,7 +293,7 @@ impl Congestion {
         }));
     }
 
-    /// Something was lost (RFC 5681 3.2). The window itself is set by what recovers it.
+    /// A loss was detected (RFC 5681 3.2): sets ssthresh. Loss recovery sets the window.
     pub(crate) fn lost(&mut self) {
         let window = self.cwnd as f64;
         if let Some(bbr) = self.bbr() {
@@ -306,7 +304,7 @@ impl Congestion {
         self.ssthresh = self.algorithm.reduce(self.cwnd, self.mss);
     }
 
-    /// A router has marked something (RFC 3168 6.1.2): as for a loss, but nothing is to be sent again.
+    /// A router has marked a packet (RFC 3168 6.1.2): as for a loss, without retransmission.
     pub(crate) fn marked(&mut self, in_flight: u64, now: Instant) {
         let flow = self.flow(in_flight, true, now);
         if let Some(bbr) = self.bbr() {
@@ -335,7 +333,7 @@ impl Congestion {
         self.cwnd = window.max(self.mss);
     }
 
-    /// A recovery is over (RFC 6937bis: cwnd = ssthresh).
+    /// A recovery has ended (RFC 6937bis: cwnd = ssthresh).
     pub(crate) fn recovered(&mut self) {
         let window = self.cwnd as f64;
         if let Some(bbr) = self.bbr() {
@@ -346,7 +344,7 @@ impl Congestion {
         self.cwnd = self.ssthresh.min(before).max(self.mss);
     }
 
-    /// The latest reduction was for nothing (RFC 4015 3.2, 3.3).
+    /// The latest reduction was spurious (RFC 4015 3.2, 3.3).
     pub(crate) fn undo(&mut self, now: Instant) {
         let flow = self.flow(0, true, now);
         if let Some(bbr) = self.bbr() {
@@ -361,8 +359,8 @@ impl Congestion {
         self.algorithm = prior.algorithm;
     }
 
-    /// Bytes per second at which bursts leave; `None`: all at once. Twice the window in a round trip while
-    /// it is to double, and a little more than the window otherwise (as in Linux). A model has its own rate.
+    /// The pacing rate in bytes per second; `None` without pacing. Two windows per RTT in slow start,
+    /// and slightly more than one otherwise (as in Linux). A model has its own rate.
     pub(crate) fn pace(&self, smoothed: Option<Duration>) -> Option<f64> {
         if let Algorithm::Bbr(bbr) = &self.algorithm {
             return bbr.pacing();
@@ -376,7 +374,8 @@ impl Congestion {
         Some(factor * self.cwnd as f64 / rtt.as_secs_f64())
     }
 
-    /// What may leave at once when a connection begins. What a model sends is paced from the first byte on.
+    /// The unpaced burst at the beginning of a connection; with a model pacing starts with the first
+    /// byte.
     pub(crate) fn initial_burst(&self) -> u64 {
         match self.algorithm {
             Algorithm::Bbr(_) => 0,

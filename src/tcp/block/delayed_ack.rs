@@ -1,44 +1,45 @@
-//! Which acknowledgements wait, and for how long (RFC 9293 3.8.6.3, RFC 5681 4.2).
+//! Delayed acknowledgements (RFC 9293 3.8.6.3, RFC 5681 4.2).
 //!
-//! * Every second full segment is acknowledged at once, and so is what fills a hole, leaves one, or
-//!   ends the stream.
-//! * A connection begins with acknowledging all at once: the sender is in slow start.
-//! * Less than a full segment waits for an answer that it can ride on where the last one found an
-//!   answer in time, as in Linux; one that has waited in vain ends that.
+//! * Every second full segment is acknowledged at once, and so is a segment that fills a hole, leaves
+//!   one, or has a FIN.
+//! * At the beginning of a connection every segment is acknowledged at once: the sender is in slow
+//!   start.
+//! * The acknowledgement of less than a full segment is delayed if the last answer came in time, as in
+//!   Linux; a delay without an answer ends that.
 //!
 //! Pure: time is an argument.
 
 use crate::tcp::block::time::Instant;
 use std::time::Duration;
 
-/// Segments that are acknowledged at once when a connection begins.
+/// Number of segments that are acknowledged at once at the beginning of a connection.
 const QUICK: u8 = 16;
 
-/// What is received, as far as its acknowledgement is concerned.
+/// A received segment, as it concerns its acknowledgement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {
-    /// In order, so many bytes; the sender has said that it waits (PSH).
+    /// In-order data; `pushed`: it has PSH.
     InOrder { bytes: usize, pushed: bool },
-    /// It fills a hole, leaves one, came twice, or is the last.
+    /// It fills a hole, leaves one, is a duplicate, or has a FIN.
     Urgent,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct DelayedAck {
-    /// How long an acknowledgement may wait. `None`: none does.
+    /// The maximum delay; `None`: no delay.
     delay: Option<Duration>,
     /// Answers come in time.
     answered: bool,
     /// When data was last received.
     received_at: Option<Instant>,
-    /// An acknowledgement waits since then.
+    /// Since when an acknowledgement is delayed.
     waiting_since: Option<Instant>,
     /// Bytes received since the last acknowledgement.
     unacknowledged: usize,
-    /// So many more are acknowledged at once.
+    /// Number of further segments that are acknowledged at once.
     quick: u8,
-    /// An acknowledgement is to leave at once.
+    /// An acknowledgement is to be sent at once.
     now: bool,
 }
 
@@ -55,8 +56,8 @@ impl DelayedAck {
         }
     }
 
-    /// Takes note of what was received; `full` is the payload of a full segment. Returns when the
-    /// acknowledgement is to leave at the latest, if it waits.
+    /// Records a received segment; `full` is the payload of a full segment. Returns the deadline of the
+    /// acknowledgement, if it is delayed.
     pub(crate) fn receive(
         &mut self,
         arrival: Arrival,
@@ -86,7 +87,7 @@ impl DelayedAck {
         Some(since + delay)
     }
 
-    /// An acknowledgement is to leave at once.
+    /// Requests an acknowledgement at once.
     pub(crate) fn demand(&mut self) {
         self.now = true;
     }
@@ -95,7 +96,7 @@ impl DelayedAck {
         self.now
     }
 
-    /// A segment has left, and what it acknowledges is all that was received.
+    /// A segment was sent, which acknowledges all received data.
     pub(crate) fn sent(&mut self, data: bool, now: Instant) {
         self.now = false;
         self.unacknowledged = 0;
@@ -125,7 +126,7 @@ mod tests {
         }
     }
 
-    /// One whose answers come in time, and that has been there for a while.
+    /// A connection whose answers come in time, after its first segments.
     fn answered() -> (DelayedAck, Instant) {
         let now = any_time();
         let mut ack = DelayedAck::new(Some(DELAY));
@@ -159,7 +160,7 @@ mod tests {
         ack.sent(false, now + DELAY);
         assert_eq!(ack.receive(bytes(10), FULL, now + DELAY), None);
         assert!(ack.is_due());
-        // An answer that comes late is none.
+        // A late answer does not count.
         ack.sent(true, now + 2 * DELAY);
         assert_eq!(ack.receive(bytes(10), FULL, now + 2 * DELAY), None);
     }
@@ -177,7 +178,7 @@ mod tests {
             bytes: FULL,
             pushed: true,
         };
-        assert_eq!(ack.receive(pushed, FULL, now), None, "its sender waits");
+        assert_eq!(ack.receive(pushed, FULL, now), None, "PSH");
     }
 
     #[test]
@@ -191,6 +192,6 @@ mod tests {
         assert!(ack.is_due());
         let mut ack = DelayedAck::new(None);
         assert_eq!(ack.receive(bytes(1), FULL, now), None);
-        assert!(ack.is_due(), "without a delay nothing waits");
+        assert!(ack.is_due(), "no delay");
     }
 }

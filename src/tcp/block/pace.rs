@@ -1,40 +1,40 @@
-//! When the next burst may leave, where one that is sent at once would overflow the path.
+//! Pacing: when the next burst may be sent.
 //!
 //! A virtual clock: each burst moves it on by the time that its bytes take at the given rate; a burst
-//! may begin when that clock is not ahead of time, and goes on until it has a full segment. Small segments
-//! would come apart otherwise, by the short times of their few bytes: each would be acknowledged for itself,
-//! each acknowledgement would free as little of a full send buffer, and a writer that fills it at once would
-//! make ever smaller segments, down to single bytes. Time that was not used is kept for a short while, since
-//! timers are late. Pure: time is an argument.
+//! may begin when that clock is not ahead of time, and continues until it has a full segment. Otherwise
+//! small segments would be spaced out: each would be acknowledged separately, each acknowledgement
+//! would free as little of a full send buffer, and a fast writer would make ever smaller segments, down
+//! to single bytes. Unused time is kept for a short while, since timers are late. Pure: time is an
+//! argument.
 
 use crate::tcp::block::time::Instant;
 use std::time::Duration;
 
-/// What was not used is kept for so long.
+/// Maximum of unused time.
 const CREDIT: Duration = Duration::from_millis(2);
-/// A burst is what leaves in this time.
+/// Length of a burst at the pacing rate, in seconds.
 const BURST: f64 = 0.001;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Pacer {
-    /// When all that has left has left at the given rate.
+    /// When the bytes sent so far would have been sent at the given rate.
     clock: Option<Instant>,
-    /// So many bytes more leave at once: the beginning of a connection, or after idle time.
+    /// Bytes that may be sent unpaced: at the beginning of a connection, or after idle time.
     free: u64,
-    /// So many bytes more belong to the burst that has begun.
+    /// Remaining bytes of the present burst.
     open: u64,
 }
 
 impl Pacer {
-    /// So many bytes are to leave at once.
+    /// Allows this many unpaced bytes.
     pub(crate) fn allow(&mut self, bytes: u64) {
         self.free = bytes;
         self.clock = None;
         self.open = 0;
     }
 
-    /// So many bytes leave at once.
+    /// Number of unpaced bytes left.
     pub(crate) fn free(&self) -> u64 {
         self.free
     }
@@ -53,7 +53,7 @@ impl Pacer {
         segments * mss
     }
 
-    /// So many bytes have left; a full segment has `mss`.
+    /// Records sent bytes; a full segment has `mss`.
     pub(crate) fn sent(&mut self, bytes: u64, (rate, mss): (f64, u64), now: Instant) {
         let free = self.free.min(bytes);
         self.free -= free;
@@ -90,7 +90,7 @@ mod tests {
             sent += 1000;
         }
         assert!((109_000..=112_000).contains(&sent), "{sent}");
-        // A pause is worth little.
+        // A pause adds little credit.
         now += Duration::from_secs(1);
         let mut burst = 0;
         while pacer.release(now).is_none() {
@@ -112,16 +112,16 @@ mod tests {
                 pacer.sent(100, (1000.0, 1000), now);
             }
             let next = now + Duration::from_secs(1);
-            assert_eq!(pacer.release(now), Some(next), "a full segment has left");
+            assert_eq!(pacer.release(now), Some(next), "a full segment was sent");
             now = next;
         }
-        // What has begun has no end of its own: the rate is kept.
+        // An open burst still counts against the rate.
         pacer.sent(1, (1000.0, 1000), now);
         pacer.sent(5000, (1000.0, 1000), now);
         assert_eq!(
             pacer.release(now),
             Some(now + Duration::from_millis(5001)),
-            "what is more than a full segment takes its time"
+            "bytes beyond a full segment are paced"
         );
     }
 }

@@ -1,15 +1,15 @@
-//! How large a packet may be on its way, and how much payload that is.
+//! Path MTU discovery: the packet size, and the payload of a full segment.
 //!
-//! RFC 1191 and 8201: routers say what is too big. A router of IPv4 that says less than every path of
-//! today carries is believed as the kernel does: packets get no smaller than [`LEAST_V4`], and routers may
-//! cut them. One of IPv6 that says less than 1280 is not believed (RFC 8201 4).
+//! RFC 1191 and 8201: reports of routers. For IPv4, packets become no smaller than [`LEAST_V4`], as in
+//! the kernel; if a router reports less, routers may fragment them. For IPv6, reports below 1280 are
+//! ignored (RFC 8201 4).
 //!
-//! RFC 4821 and 8899 for routers that say nothing: when full segments time out twice in a row, they
-//! get smaller step by step. That may have been an outage, so the former size is tried again, with one
-//! segment, once the path carries the smaller one, and then every ten minutes.
+//! RFC 4821 and 8899 for paths without reports: when full segments time out twice in a row, they become
+//! smaller step by step. The cause may have been an outage, so the former size is tried again, with one
+//! segment, once a smaller one is acknowledged, and then every ten minutes.
 //!
-//! What is found out is told ([`Finding`]), so that connections to the same destination that begin later
-//! begin with it. Pure: time is an argument.
+//! Results are reported ([`Finding`]) for later connections to the same destination. Pure: time is an
+//! argument.
 
 use crate::tcp::block::time::Instant;
 use std::ops::Range;
@@ -19,45 +19,45 @@ use std::time::Duration;
 const LEAST_V4: usize = 552;
 /// RFC 8200 5.
 const LEAST_V6: usize = 1280;
-/// RFC 791 3.1: no router says less.
-const LEAST_TOLD: usize = 68;
-/// RFC 4821 7.2: what passes nearly everywhere.
+/// RFC 791 3.1: the smallest valid report.
+const LEAST_REPORTED: usize = 68;
+/// RFC 4821 7.2: a size that passes nearly everywhere.
 const BASE: usize = 1064;
-/// Timeouts in a row after which packets are suspected.
+/// Timeouts in a row after which a black hole is suspected.
 const SUSPECT_AFTER: u32 = 2;
 /// RFC 1191 6.3, 8201 5.3, 4821 7.6, 8899 5.1.1: after this time a size that did not pass is tried again.
 pub(crate) const LIFE: Duration = Duration::from_secs(600);
-/// No peer makes our segments smaller than this, or a few bytes would cost as many packets
-/// (CVE-2019-11479). FreeBSD's `net.inet.tcp.minmss`.
+/// The smallest accepted MSS: a smaller one would cost a packet for a few bytes (CVE-2019-11479).
+/// FreeBSD's `net.inet.tcp.minmss`.
 const LEAST_MSS: u16 = 216;
-/// What a peer takes that does not say (RFC 9293 3.7.1).
+/// The MSS of a peer without the option (RFC 9293 3.7.1).
 const DEFAULT_V4: u16 = 536;
 const DEFAULT_V6: u16 = 1220;
 
-/// By what it is known that packets have to be smaller.
+/// How a smaller packet size was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum By {
     /// A router's report.
     Router,
-    /// Full segments timed out and smaller ones pass: maybe that was an outage.
+    /// Full segments timed out and smaller ones pass; possibly an outage.
     Silence,
-    /// And a full one was lost since.
+    /// A probe of the former size was lost since.
     Probe,
 }
 
-/// What is known of a path.
+/// A known path MTU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Known {
-    /// Bytes of a packet that passes; a router's may be less than is sent.
+    /// Packet size in bytes; a router's report may be less than the size that is used.
     pub(crate) mtu: usize,
     pub(crate) by: By,
 }
 
-/// What a connection has found out.
+/// The finding of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finding {
     Smaller(Known),
-    /// The size that was given up without a router's report passes.
+    /// The former size, abandoned without a report, passes.
     Larger,
 }
 
@@ -66,29 +66,29 @@ pub(crate) enum Finding {
 pub(crate) struct PathMtu {
     /// Bytes of a packet.
     mtu: usize,
-    /// What the link carries.
+    /// The link's MTU.
     link_mtu: usize,
     v6: bool,
-    /// What the peer takes, options of TCP included.
+    /// The peer's MSS, including TCP options.
     peer_mss: u16,
     /// Bytes of options in each segment.
     options: usize,
     dont_fragment: bool,
-    /// A router has said what passes: those on this path do.
+    /// A router has reported a size: the path has reports.
     reported: bool,
     suspicion: Option<Suspicion>,
-    /// What was found out lately.
+    /// The latest finding.
     finding: Option<Finding>,
 }
 
-/// Packets got smaller, and nobody has said so.
+/// A suspected black hole: packets became smaller without a report.
 #[derive(Debug, Clone)]
 struct Suspicion {
-    /// What they were before.
+    /// The size before.
     former_mtu: usize,
-    /// When that is tried again.
+    /// When it is tried again.
     retry_at: Option<Instant>,
-    /// Positions of the segment that tries it.
+    /// Positions of the probing segment.
     probe: Option<Range<u64>>,
 }
 
@@ -107,7 +107,7 @@ impl PathMtu {
         }
     }
 
-    /// What connections before this one have found out.
+    /// Starts with the finding of an earlier connection.
     pub(crate) fn begin(&mut self, known: Known, now: Instant) {
         let before = self.mtu;
         self.lower(known.mtu);
@@ -128,7 +128,7 @@ impl PathMtu {
         }
     }
 
-    /// What was found out since the last call.
+    /// The finding since the last call.
     pub(crate) fn take_finding(&mut self) -> Option<Finding> {
         self.finding.take()
     }
@@ -176,7 +176,7 @@ impl PathMtu {
             .max(1)
     }
 
-    /// Bytes of payload in a full segment of the peer's, as far as the link goes.
+    /// Payload of a full segment from the peer, by the link's MTU.
     pub(crate) fn link_mss(&self) -> usize {
         self.link_mtu.saturating_sub(self.headers()).max(1)
     }
@@ -185,26 +185,26 @@ impl PathMtu {
         self.dont_fragment
     }
 
-    /// A router says what passes; 0: it does not say. `true`: packets get smaller.
-    pub(crate) fn too_big(&mut self, told: usize) -> bool {
-        if self.v6 && told < LEAST_V6 {
+    /// A router's report; 0 if it has no size. `true` if packets become smaller.
+    pub(crate) fn too_big(&mut self, reported: usize) -> bool {
+        if self.v6 && reported < LEAST_V6 {
             return false;
         }
-        let told = match told {
+        let reported = match reported {
             0 => self.least(),
-            told => told.max(LEAST_TOLD),
+            reported => reported.max(LEAST_REPORTED),
         };
         self.reported = true;
         self.suspicion = None;
-        let smaller = self.lower(told);
+        let smaller = self.lower(reported);
         if smaller {
-            self.found(told, By::Router);
+            self.found(reported, By::Router);
         }
         smaller
     }
 
-    /// Packets are no larger than this, or than the smallest that is believed, and then routers may cut them.
-    /// `true`: that makes a difference.
+    /// Limits packets to this size or to the minimum; at the minimum routers may fragment them. `true`
+    /// if packets become smaller.
     fn lower(&mut self, mtu: usize) -> bool {
         let before = (self.mss(), self.dont_fragment);
         if mtu < self.least() {
@@ -214,7 +214,7 @@ impl PathMtu {
         before != (self.mss(), self.dont_fragment)
     }
 
-    /// Segments of this size have timed out so many times in a row. `true`: they get smaller.
+    /// Segments of this size have timed out this many times in a row. `true` if they become smaller.
     pub(crate) fn timed_out(&mut self, timeouts: u32, size: usize) -> bool {
         let full = size >= self.mss();
         if timeouts < SUSPECT_AFTER || !full || self.reported || self.mtu <= self.least() {
@@ -236,23 +236,23 @@ impl PathMtu {
         true
     }
 
-    // The former size once more (RFC 4821 7.3).
+    // Probing the former size (RFC 4821 7.3).
 
-    /// Bytes of payload of a segment that is to try the former size now.
+    /// Payload of a segment that is to probe the former size now.
     pub(crate) fn probe_size(&self, now: Instant) -> Option<usize> {
         let suspicion = self.suspicion.as_ref()?;
         let due = suspicion.probe.is_none() && suspicion.retry_at.is_some_and(|at| at <= now);
         due.then(|| self.mss_of(suspicion.former_mtu))
     }
 
-    /// That segment has left.
+    /// The probe was sent.
     pub(crate) fn probe_sent(&mut self, range: Range<u64>) {
         if let Some(suspicion) = &mut self.suspicion {
             suspicion.probe = Some(range);
         }
     }
 
-    /// Something is sent again.
+    /// A range is retransmitted.
     pub(crate) fn resent(&mut self, range: &Range<u64>, now: Instant) {
         let Some(suspicion) = &mut self.suspicion else {
             return;
@@ -264,7 +264,7 @@ impl PathMtu {
         }
     }
 
-    /// All below a position is acknowledged. `true`: the former size passes.
+    /// All below a position is acknowledged. `true` if the former size passes.
     pub(crate) fn acknowledged(&mut self, una: u64, now: Instant) -> bool {
         let Some(suspicion) = &mut self.suspicion else {
             return false;
@@ -315,7 +315,7 @@ mod tests {
         assert!(!path.acknowledged(4000, now));
         assert!(path.acknowledged(4460, now));
         assert_eq!(path.mss(), 1460);
-        // Where routers talk, nothing is suspected.
+        // On a path with reports no black hole is suspected.
         path.too_big(1400);
         assert!(!path.timed_out(5, 1360));
     }
@@ -327,7 +327,7 @@ mod tests {
         let mut path = PathMtu::new(1500, false);
         path.agree(Some(1460), 0);
         path.timed_out(2, 1460);
-        assert_eq!(path.take_finding(), None, "not before something passes");
+        assert_eq!(path.take_finding(), None, "not before a smaller one passes");
         path.acknowledged(1000, now);
         assert_eq!(path.take_finding(), smaller(1064, By::Silence));
         path.probe_sent(1000..2460);
@@ -340,7 +340,7 @@ mod tests {
         path.too_big(300);
         assert_eq!(path.take_finding(), smaller(300, By::Router));
         path.too_big(300);
-        assert_eq!(path.take_finding(), None, "it is known");
+        assert_eq!(path.take_finding(), None, "unchanged");
     }
 
     #[test]
@@ -350,7 +350,7 @@ mod tests {
             let mut path = PathMtu::new(1500, false);
             path.begin(Known { mtu, by }, now);
             path.agree(Some(1460), 0);
-            assert_eq!(path.offer(), 1460, "what comes takes its own way");
+            assert_eq!(path.offer(), 1460, "the other direction is independent");
             path
         };
         let mut path = begun(1400, By::Router);

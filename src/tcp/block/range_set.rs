@@ -1,7 +1,7 @@
-//! Sets of positions as sorted ranges, none of which touch.
+//! Sets of positions as sorted, non-adjacent ranges.
 //!
-//! Reassembly ([`receiver`](super::receiver)) and the scoreboard of what the peer has
-//! ([`recovery`](super::recovery)) are such sets. Pure.
+//! Reassembly ([`receiver`](super::receiver)) and the SACK scoreboard ([`recovery`](super::recovery))
+//! are such sets. Pure.
 
 use smallvec::SmallVec;
 use std::ops::Range;
@@ -9,12 +9,12 @@ use std::ops::Range;
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RangeSet {
-    /// Sorted; between two of them there is at least one position. Never empty ones.
+    /// Sorted, not empty, and with at least one position between two of them.
     ranges: Vec<Range<u64>>,
 }
 
 impl RangeSet {
-    /// How many ranges.
+    /// Number of ranges.
     pub(crate) fn len(&self) -> usize {
         self.ranges.len()
     }
@@ -27,12 +27,12 @@ impl RangeSet {
         self.ranges.iter()
     }
 
-    /// Behind the last position.
+    /// One past the last position.
     pub(crate) fn end(&self) -> Option<u64> {
         self.ranges.last().map(|range| range.end)
     }
 
-    /// Index of the first range that ends at or behind a position.
+    /// Index of the first range that ends at or after a position.
     fn touching(&self, position: u64) -> usize {
         self.ranges.partition_point(|range| range.end < position)
     }
@@ -43,14 +43,14 @@ impl RangeSet {
         self.ranges.get(at).filter(|range| range.start <= position)
     }
 
-    /// Whether all of it is here.
+    /// Whether the set contains the whole range.
     #[cfg(test)]
     pub(crate) fn covers(&self, range: &Range<u64>) -> bool {
         self.covering(range.start)
             .is_some_and(|known| known.end >= range.end)
     }
 
-    /// Whether it would join a range that is here, or several.
+    /// Whether it overlaps or adjoins a range of the set.
     pub(crate) fn touches(&self, range: &Range<u64>) -> bool {
         let at = self.touching(range.start);
         self.ranges
@@ -58,7 +58,7 @@ impl RangeSet {
             .is_some_and(|known| known.start <= range.end)
     }
 
-    /// What of a range is not here.
+    /// The parts of a range that are not in the set.
     pub(crate) fn missing(&self, range: &Range<u64>) -> SmallVec<[Range<u64>; 4]> {
         let mut gaps = SmallVec::new();
         let mut from = range.start;
@@ -98,7 +98,7 @@ impl RangeSet {
         self.ranges.drain(first + 1..last);
     }
 
-    /// How far the positions go on without a gap that are known up to `to`.
+    /// The end of the contiguous range that begins at or before `to`; `to` if there is none.
     pub(crate) fn reach(&self, to: u64) -> u64 {
         let at = self.touching(to);
         match self.ranges.get(at) {
@@ -130,7 +130,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// As a row of bits.
+        /// Compared with a bit map.
         #[test]
         fn ranges_are_those_of_a_row_of_bits(
             steps in proptest::collection::vec((0u64..200, 0u64..30, 0u8..10), 1..40),

@@ -1,13 +1,12 @@
-//! The receiving half: what of a segment is acceptable, what is acknowledged, and the window that is
-//! advertised.
+//! The receiving half: acceptance, acknowledgement, and the advertised window.
 //!
-//! RFC 9293 3.4 and 3.10.7.4 (acceptance, trimming), 3.8.6 (windows; 3.8.6.2.2 against silly ones),
-//! RFC 5681 4.2 and 2018 (what is told of out-of-order data), RFC 2883 (of data that came twice),
-//! RFC 7323 2 (window scale) and 5 (PAWS). The bytes themselves are elsewhere: here are positions.
-//! Deterministic; time is an argument.
+//! RFC 9293 3.4 and 3.10.7.4 (acceptance, trimming), 3.8.6 (windows; 3.8.6.2.2 against silly ones), RFC
+//! 5681 4.2 and 2018 (SACK for out-of-order data), RFC 2883 (D-SACK for duplicates), RFC 7323 2 (window
+//! scale) and 5 (PAWS). The bytes themselves are elsewhere: here are positions. Deterministic; time is
+//! an argument.
 //!
-//! In symbols, with `limit = read + window`:
-//! `read <= nxt <= adv`, `adv` only grows, every range of `ahead` begins behind `nxt`.
+//! Invariants: `last_ack_sent <= rcv_nxt`, `read <= rcv_nxt <= rcv_adv`, `rcv_adv` only grows, every
+//! range of `out_of_order` begins after `rcv_nxt`.
 
 use super::auto_tune::AutoTune;
 use super::range_set::RangeSet;
@@ -19,14 +18,14 @@ use smallvec::SmallVec;
 use std::ops::Range;
 use std::time::Duration;
 
-/// Ranges of out-of-order data at most: a peer that sends every second byte fills no more.
+/// Maximum number of out-of-order ranges, against a peer that sends every second byte.
 pub(crate) const MOST_RANGES: usize = 1024;
-/// A peer's segments are taken to be no larger until one is (RFC 9293 3.7.1).
+/// The assumed segment size of the peer until a larger one arrives (RFC 9293 3.7.1).
 const LEAST_MSS: usize = 536;
-/// A timestamp older than this says nothing (RFC 7323 5.5).
+/// An older TS.Recent is invalid (RFC 7323 5.5).
 const TIMESTAMP_LIFE: Duration = Duration::from_secs(24 * 86_400);
 
-/// What of a segment lies in the window.
+/// The part of a segment in the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cut {
     /// Position of the segment before trimming.
@@ -34,22 +33,22 @@ pub(crate) struct Cut {
     /// It has a payload or a FIN.
     pub(crate) occupies: bool,
     pub(crate) acceptable: bool,
-    /// Bytes of payload to leave out in front.
+    /// Bytes to skip at the front of the payload.
     pub(crate) skip: usize,
-    /// Bytes of payload that count.
+    /// Bytes of payload in the window.
     pub(crate) len: usize,
     pub(crate) fin: bool,
 }
 
-/// Payload that is to be kept: bytes of a segment, and where they belong.
+/// Payload to keep: bytes of a segment, and their position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Kept {
-    /// Bytes of the received payload to leave out in front.
+    /// Bytes to skip at the front of the received payload.
     pub(crate) skip: usize,
     pub(crate) len: usize,
-    /// Position of the first of them.
+    /// Position of the first kept byte.
     pub(crate) position: u64,
-    /// So many bytes are in order now, from this segment and from what was kept behind it.
+    /// Number of bytes that are in order now, from this segment and from out-of-order data after it.
     pub(crate) growth: u64,
 }
 
@@ -60,7 +59,7 @@ struct Recent {
     at: Instant,
 }
 
-/// What TS.Recent was 1 to 2 GiB before.
+/// The value of TS.Recent 1 to 2 GiB before.
 #[derive(Debug, Clone, Copy)]
 struct Floor {
     value: u32,
@@ -77,7 +76,7 @@ impl Floor {
     }
 }
 
-/// Last.ACK.sent and what an ACK says of our window.
+/// ACK number and window field of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Advertised {
     pub(crate) ack: u32,
@@ -87,25 +86,25 @@ pub(crate) struct Advertised {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Receiver {
-    /// IRS.
+    /// Sequence numbers from IRS.
     space: Space,
-    /// RCV.NXT, our FIN's counterpart included: `fin < nxt` once the peer's FIN was taken.
+    /// RCV.NXT, including the peer's FIN: `fin < rcv_nxt` once that was received in order.
     rcv_nxt: u64,
-    /// RCV.NXT + RCV.WND, the right edge that the peer knows: the largest ever advertised.
+    /// The largest right edge ever advertised: RCV.NXT + RCV.WND.
     rcv_adv: u64,
-    /// Last.ACK.sent: `told <= nxt`.
+    /// Last.ACK.sent: `last_ack_sent <= rcv_nxt`.
     last_ack_sent: u64,
-    /// Bytes that the reader has taken: `read <= nxt`.
+    /// Bytes that the reader has read: `read <= rcv_nxt`.
     read: u64,
-    /// Rcv.Wind.Shift, once both sides have offered the option; until then the one that we offer.
+    /// Rcv.Wind.Shift once both sides have offered the option; before, our offer.
     rcv_wind_shift: u8,
     tune: AutoTune,
     out_of_order: RangeSet,
-    /// A position in each range that grew lately, the latest first.
+    /// A position in each recently changed range, the latest first.
     recent_blocks: SmallVec<[u64; SACK_BLOCKS]>,
-    /// What came twice, for the first block of the next ACK (RFC 2883 4).
+    /// Duplicate data for the first block of the next ACK (RFC 2883 4).
     duplicate: Option<Range<u64>>,
-    /// Position of the peer's FIN, once it is known.
+    /// Position of the peer's FIN, once it was received.
     fin: Option<u64>,
     /// TS.Recent; `None` without timestamps.
     ts_recent: Option<Recent>,
@@ -113,13 +112,12 @@ pub(crate) struct Receiver {
     /// Payload of the peer's largest segment so far, for windows and acknowledgements.
     mss: usize,
     accept_policy: AcceptPolicy,
-    /// Payload of the last segment was not taken for want of memory.
+    /// Payload of the latest segment was dropped because of memory pressure.
     declined: bool,
 }
 
 impl Receiver {
-    /// A receiver whose buffer has so many bytes, and what of them is offered at first. `mss`: what our
-    /// side of the path carries.
+    /// `capacity`: bytes of the buffer; `initial`: the initial window; `mss`: by our link.
     pub(crate) fn new((capacity, initial): (usize, usize), mss: usize, now: Instant) -> Receiver {
         let mut receiver = Receiver {
             space: Space::new(0),
@@ -147,7 +145,7 @@ impl Receiver {
         receiver
     }
 
-    /// Our SYN's window field, which is not scaled (RFC 7323 2.2).
+    /// The window field of our SYN, not scaled (RFC 7323 2.2).
     pub(crate) fn syn_window(&self) -> u16 {
         u16::try_from(self.tune.window()).unwrap_or(u16::MAX)
     }
@@ -173,7 +171,7 @@ impl Receiver {
         self.rcv_nxt
     }
 
-    /// RCV.NXT as it is on the wire.
+    /// RCV.NXT as a sequence number.
     pub(crate) fn nxt_seq(&self) -> u32 {
         self.space.seq(self.rcv_nxt)
     }
@@ -192,7 +190,7 @@ impl Receiver {
         self.fin.is_some_and(|fin| self.rcv_nxt > fin)
     }
 
-    /// Something before what has arrived is missing.
+    /// Whether there is out-of-order data.
     pub(crate) fn has_holes(&self) -> bool {
         !self.out_of_order.is_empty()
     }
@@ -202,12 +200,12 @@ impl Receiver {
         self.declined = false;
     }
 
-    /// Whether payload of the last segment was not taken although it was in the window.
+    /// Whether payload of the latest segment was dropped although it was in the window.
     pub(crate) fn has_declined(&self) -> bool {
         self.declined
     }
 
-    /// Payload of a full segment of the peer, as far as is known.
+    /// Payload of a full segment of the peer, as seen so far.
     pub(crate) fn mss(&self) -> usize {
         self.mss
     }
@@ -216,8 +214,8 @@ impl Receiver {
         self.space.position(seq, self.rcv_nxt)
     }
 
-    /// Gives back memory that an idle connection does not need.
-    pub(crate) fn rest(&mut self) {
+    /// Releases memory that an idle connection does not need.
+    pub(crate) fn release_memory(&mut self) {
         if self.out_of_order.is_empty() {
             self.out_of_order.clear();
         }
@@ -225,8 +223,8 @@ impl Receiver {
 
     // Acceptance.
 
-    /// What of a segment lies in the window (RFC 9293 3.10.7.4, first check, and the trimming behind
-    /// it). Payload behind the peer's FIN is ignored; its acknowledgement is not.
+    /// Trims a segment to the window (RFC 9293 3.10.7.4, first check, and trimming). Payload after the
+    /// peer's FIN is ignored; its acknowledgement is not.
     pub(crate) fn trim(&self, segment: &Segment, may_receive: bool) -> Cut {
         let start = self.position(segment.seq);
         let end = start + i64::try_from(segment.len).unwrap_or(i64::MAX);
@@ -241,7 +239,7 @@ impl Receiver {
             fin: false,
         };
         if !cut.occupies || !may_receive {
-            // At the very edge is fine: the peer has filled the window.
+            // At the right edge it is acceptable: the peer has filled the window.
             cut.acceptable = start >= next && start <= right;
             return cut;
         }
@@ -252,7 +250,7 @@ impl Receiver {
             cut.skip = usize::try_from(from - start).unwrap_or(0);
             cut.len = usize::try_from(to - from).unwrap_or(0);
         }
-        // A FIN counts if nothing before it was cut, and nothing is known behind it.
+        // A FIN is valid if no payload before it was cut, and no data after it was received.
         let high = self
             .out_of_order
             .end()
@@ -265,7 +263,7 @@ impl Receiver {
         cut
     }
 
-    /// Where memory is short, payload is dropped as if it had been lost behind its header.
+    /// Under memory pressure payload is dropped, as if only the header had arrived.
     pub(crate) fn decline(&mut self, cut: Cut) -> Cut {
         if self.accept_policy != AcceptPolicy::Nothing || cut.len == 0 {
             return cut;
@@ -279,11 +277,11 @@ impl Receiver {
         }
     }
 
-    /// PAWS (RFC 7323 5.3 R1): the segment is older than what was last in order.
+    /// PAWS (RFC 7323 5.3 R1): the segment is older than TS.Recent.
     ///
-    /// One that fills a hole may be: it was overtaken, also by what was sent again and set TS.Recent
-    /// since, and would be lost each time. It must not be older than what was in order 1 GiB before, so
-    /// nothing of a sequence number's former use passes.
+    /// A segment that fills a hole may be older: it was overtaken, possibly by a retransmission that
+    /// has set TS.Recent since, and would be dropped each time. It must not be older than TS.Recent was
+    /// 1 GiB before, so that no segment from before a wrap passes.
     pub(crate) fn is_old(&self, (start, len): (i64, usize), value: u32, now: Instant) -> bool {
         let Some(recent) = self.ts_recent else {
             return false;
@@ -318,19 +316,19 @@ impl Receiver {
         }
     }
 
-    /// TSecr of what is sent (RFC 7323 4.3 (3)).
+    /// TSecr of sent segments (RFC 7323 4.3 (3)).
     pub(crate) fn echo(&self) -> u32 {
         self.ts_recent.map_or(0, |recent| recent.value)
     }
 
-    /// Takes note of what of a segment has been received before (RFC 2883 4).
+    /// Records the part of a segment that was received before (RFC 2883 4).
     pub(crate) fn note_duplicate(&mut self, start: i64, len: usize) {
         let end = start + i64::try_from(len).unwrap_or(i64::MAX);
         let Ok(end) = u64::try_from(end) else { return };
         let start = u64::try_from(start).unwrap_or(0);
         let again = if start < self.rcv_nxt {
             let from = start..end.min(self.in_order());
-            // Duplicates in a row are told as one.
+            // Adjacent duplicates are reported as one.
             match self.duplicate.take() {
                 Some(former) if former.end == from.start => former.start..from.end,
                 Some(_) | None => from,
@@ -346,7 +344,7 @@ impl Receiver {
         }
     }
 
-    /// Takes payload that [`trim`](Self::trim) has found acceptable. `None`: it is not kept.
+    /// Accepts the payload that [`trim`](Self::trim) left. `None` if none is to be kept.
     pub(crate) fn take(&mut self, cut: &Cut) -> Option<Kept> {
         let position = self.rcv_nxt.max(u64::try_from(cut.start).unwrap_or(0));
         let end = position + cut.len as u64;
@@ -372,7 +370,7 @@ impl Receiver {
         } else if cut.len > 0 && !self.take_ahead(position..end) {
             return None;
         }
-        // The FIN comes behind the last byte, whenever that came.
+        // The FIN takes effect after the last byte.
         if self.fin == Some(self.rcv_nxt) {
             self.rcv_nxt += 1;
         }
@@ -396,21 +394,21 @@ impl Receiver {
 
     // The window.
 
-    /// The reader has taken all up to a position.
+    /// The reader has read all bytes up to a position.
     pub(crate) fn read(&mut self, position: u64, rtt: Option<Duration>, now: Instant) {
         debug_assert!(self.read <= position && position <= self.in_order());
         self.read = position;
         self.tune.read(position, rtt, now);
     }
 
-    /// The buffer's size has changed, or memory is short: the window and what waits to be read come to
-    /// no more than this. What was promised stays promised (RFC 9293 3.8.6).
+    /// The buffer's size has changed, or memory is short: window plus unread data are limited to this.
+    /// An advertised window is not taken back (RFC 9293 3.8.6).
     pub(crate) fn set_capacity(&mut self, capacity: usize) {
         self.tune.set_capacity(capacity as u64);
     }
 
-    /// How far the right edge may go now. In steps of a segment or of half a window only (RFC 9293
-    /// 3.8.6.2.2).
+    /// The right edge to advertise now; it moves only by at least a segment or half the window (RFC
+    /// 9293 3.8.6.2.2).
     fn next_edge(&self) -> u64 {
         let window = self.tune.window();
         let limit = self.read + window;
@@ -422,8 +420,8 @@ impl Receiver {
         }
     }
 
-    /// The acknowledgement and the window of a segment that leaves now. To be called for each that
-    /// leaves with an ACK.
+    /// The ACK number and the window of a segment that is sent now. Must be called for each segment
+    /// with an ACK.
     pub(crate) fn advertise(&mut self) -> Advertised {
         let edge = self.next_edge().max(self.rcv_nxt);
         let field = (edge - self.rcv_nxt) >> self.rcv_wind_shift;
@@ -449,11 +447,11 @@ impl Receiver {
         }
     }
 
-    /// Whether a window update is worth a segment of its own: the window doubles, or opens by a half of
-    /// what it may be. `idle`: the reader waits for more, so a quarter is worth one.
+    /// Whether to send a window update: the window doubles, or opens by half of its maximum. `idle`:
+    /// the reader waits, so a quarter suffices.
     pub(crate) fn wants_update(&self, idle: bool) -> bool {
         let growth = self.next_edge() - self.rcv_adv;
-        // Of a peer that has sent nothing the window of a SYN is enough.
+        // For a peer that has sent no data the window of the SYN suffices.
         if self.fin.is_some() || growth == 0 || self.rcv_nxt == 0 {
             return false;
         }
@@ -466,10 +464,10 @@ impl Receiver {
         growth >= least && (growth >= open || growth >= most)
     }
 
-    // What is told of out-of-order data.
+    // SACK.
 
-    /// Blocks of the SACK option for an ACK that leaves now (RFC 2018 4, 2883 4): what came twice, the
-    /// range of the latest segment, those that were told lately, then the first ones.
+    /// Blocks of the SACK option for an ACK that is sent now (RFC 2018 4, 2883 4): a duplicate, the
+    /// range of the latest segment, recently reported ranges, then the first ones.
     pub(crate) fn sack(&mut self, most: usize) -> SmallVec<[(u32, u32); SACK_BLOCKS]> {
         let duplicate = self.duplicate.take().filter(|_| most > 0);
         if duplicate.is_none() && !self.has_holes() {
@@ -483,12 +481,12 @@ impl Receiver {
             .recent_blocks
             .iter()
             .filter_map(|at| self.out_of_order.covering(*at));
-        let told = around
+        let ranges = around
             .into_iter()
             .chain(latest)
             .chain(self.out_of_order.iter().take(SACK_BLOCKS));
         let room = most - usize::from(duplicate.is_some());
-        for range in told {
+        for range in ranges {
             if blocks.len() < room && !blocks.contains(range) {
                 blocks.push(range.clone());
             }
@@ -504,7 +502,7 @@ impl Receiver {
         most.min(self.out_of_order.len() + usize::from(self.duplicate.is_some()))
     }
 
-    /// There is something for a SACK option.
+    /// Whether there are blocks for a SACK option.
     pub(crate) fn has_blocks(&self) -> bool {
         self.duplicate.is_some() || self.has_holes()
     }
@@ -516,7 +514,7 @@ impl Receiver {
     }
 }
 
-/// The window scale for a buffer of so many bytes (RFC 7323 2.3: at most 14).
+/// The window scale for a buffer of this size (RFC 7323 2.3: at most 14).
 pub(crate) fn shift_for(capacity: usize) -> u8 {
     let bits = usize::BITS - capacity.leading_zeros();
     u8::try_from(bits.saturating_sub(16).min(14)).unwrap_or(14)

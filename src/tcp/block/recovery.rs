@@ -1,11 +1,12 @@
-//! Recovery of losses: what was sent when, what of it is lost, and when it is sent again.
+//! Loss recovery: the transmit record, loss detection, and retransmission.
 //!
-//! RFC 8985 (RACK-TLP) with a peer that takes SACK, RFC 6582 (NewReno) and 3042 without; RFC 6937bis
-//! (PRR) for how much leaves meanwhile; RFC 6298 for timeouts. A recovery or timeout that was for
-//! nothing is undone: if all is there before anything was sent again, by timestamps (Eifel, RFC 3522, 4015), by
-//! D-SACK (RFC 3708), or by what is delivered after a timeout without having been sent again (F-RTO, RFC 5682 3).
+//! RFC 8985 (RACK-TLP) with a peer that supports SACK, RFC 6582 (NewReno) and 3042 without; RFC 6937bis
+//! (PRR) for the sending rate meanwhile; RFC 6298 for timeouts. A spurious recovery or timeout is
+//! undone: if all data is acknowledged before the first retransmission, by timestamps (Eifel, RFC 3522,
+//! 4015), by D-SACK (RFC 3708), or if original transmissions are acknowledged after a timeout (F-RTO,
+//! RFC 5682 3).
 //!
-//! One file for each idea: [`record`], [`rack`], [`tlp`], [`prr`], [`rto`], [`rtt`]; this one joins
+//! One file for each idea: [`record`], [`rack`], [`tlp`], [`prr`], [`rto`], [`rtt`]; this one combines
 //! them. Deterministic; time is an argument.
 
 pub(crate) mod prr;
@@ -31,59 +32,59 @@ use std::ops::Range;
 use std::time::Duration;
 use tlp::{Tlp, Verdict};
 
-/// RFC 5681 3.2: without SACK so many duplicate acknowledgements are a loss.
+/// RFC 5681 3.2: number of duplicate acknowledgements that indicate a loss without SACK.
 const DUPLICATES: u64 = 3;
 
-/// What an acceptable acknowledgement says.
+/// An acceptable acknowledgement.
 #[derive(Debug, Clone)]
 pub(crate) struct Ack<'a> {
-    /// SND.UNA from now on.
+    /// The new SND.UNA.
     pub(crate) una: u64,
     /// SND.NXT.
     pub(crate) nxt: u64,
-    /// What the peer has behind that (RFC 2018), in `una..nxt`.
+    /// SACK blocks (RFC 2018), in `una..nxt`.
     pub(crate) blocks: &'a [Range<u64>],
-    /// What came to it twice (RFC 2883).
+    /// D-SACK block (RFC 2883).
     pub(crate) duplicate: Option<Range<u64>>,
     /// TSecr, with timestamps.
     pub(crate) echo: Option<u32>,
-    /// It says what the one before has said, and carries nothing (RFC 5681 2).
+    /// It is a duplicate acknowledgement (RFC 5681 2).
     pub(crate) repeated: bool,
     pub(crate) now: Instant,
 }
 
-/// What is being recovered.
+/// The phase of loss recovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     Open,
-    /// Fast recovery until [`Recovery::point`] is acknowledged.
+    /// Fast recovery until RecoveryPoint is acknowledged.
     Recovery,
-    /// A retransmission timeout, until the same.
+    /// After a retransmission timeout, until RecoveryPoint is acknowledged.
     Loss,
 }
 
-/// What is needed to find out that a recovery was for nothing.
+/// State for detecting a spurious recovery.
 #[derive(Debug, Clone)]
 struct Episode {
-    /// What was to be acknowledged next when it began.
+    /// SND.UNA when it began.
     began: u64,
-    /// The first that was sent again: of when its timestamp is, and where it ends.
+    /// The first retransmission: the time of its timestamp, and its end.
     first: Option<(Instant, u64)>,
-    /// Bytes sent again, and those of them that came twice.
+    /// Retransmitted bytes, and those of them reported as duplicates.
     resent: u64,
     duplicated: u64,
 }
 
-/// What an acknowledgement has delivered.
+/// The data delivered by an acknowledgement.
 #[derive(Debug, Default)]
 struct Sample {
-    /// Bytes that are acknowledged in order, and those that were not known to be with the peer.
+    /// Bytes acknowledged cumulatively, and newly delivered bytes (cumulatively or by SACK).
     acked: u64,
     delivered: u64,
-    /// When what was sent once left: the first and the last of it.
+    /// Transmission times of the first and the last segment that were sent once.
     oldest: Option<Instant>,
     newest: Option<Instant>,
-    /// Something arrived that was sent once, and before the latest timeout.
+    /// A segment that was sent once, before the latest timeout, was delivered.
     original: bool,
     reordered: bool,
 }
@@ -92,7 +93,7 @@ struct Sample {
 #[derive(Debug)]
 pub(crate) struct Recovery {
     record: Record,
-    /// What the peer has, all behind SND.UNA: the entries of `record` that are with it.
+    /// The SACKed ranges above SND.UNA: the entries of `record` with status `Sacked`.
     scoreboard: RangeSet,
     rtt: Rtt,
     rto: Rto,
@@ -103,13 +104,13 @@ pub(crate) struct Recovery {
     /// RecoveryPoint: SND.NXT when the present recovery began.
     recovery_point: u64,
     episode: Option<Box<Episode>>,
-    /// Duplicate acknowledgements of a peer without SACK, less what was acknowledged since.
+    /// Duplicate acknowledgements of a peer without SACK, less the segments acknowledged since.
     dup_acks: u64,
-    /// The peer takes SACK.
+    /// SACK was negotiated.
     sack: bool,
-    /// With timestamps.
+    /// `Some` if timestamps were negotiated.
     stamps: Option<StampClock>,
-    /// Of when the timestamp of the latest retransmission is.
+    /// The time of the timestamp of the latest retransmission.
     last_rexmit_stamp: Option<Instant>,
     /// Payload of a full segment.
     mss: u64,
@@ -136,7 +137,7 @@ impl Recovery {
         }
     }
 
-    /// What the handshake has agreed on.
+    /// The options negotiated in the handshake.
     pub(crate) fn agree(&mut self, sack: bool, stamps: Option<StampClock>) {
         self.sack = sack;
         self.stamps = stamps;
@@ -146,7 +147,7 @@ impl Recovery {
         self.mss = mss.max(1) as u64;
     }
 
-    /// The round trip of the handshake.
+    /// The RTT sample of the handshake.
     pub(crate) fn sample_handshake(&mut self, rtt: Duration, now: Instant) {
         self.rtt.sample(rtt, now);
     }
@@ -185,22 +186,22 @@ impl Recovery {
         self.tlp.due
     }
 
-    /// Gives back memory that an idle connection does not need.
-    pub(crate) fn rest(&mut self) {
-        self.record.rest();
+    /// Releases memory that an idle connection does not need.
+    pub(crate) fn release_memory(&mut self) {
+        self.record.release_memory();
         if self.scoreboard.is_empty() {
             self.scoreboard.clear();
         }
     }
 
-    // What was heard.
+    // Acknowledgements.
 
-    /// Takes an acceptable acknowledgement.
+    /// Processes an acceptable acknowledgement.
     pub(crate) fn acknowledged(&mut self, ack: &Ack<'_>, cc: &mut Congestion, timers: &mut Timers) {
         let rack = self.rack.clone();
         let sample = self.deliver(ack, cc);
         let rtt = self.measure(&sample, ack);
-        self.hear_duplicate(ack);
+        self.note_duplicate_ack(ack);
         if sample.acked > 0 {
             self.rto.reset();
         }
@@ -220,12 +221,12 @@ impl Recovery {
                 let delivered = self.delivered(&sample, ack);
                 let target = (cc.ssthresh(), self.mss, safe);
                 let window = self.prr.window(delivered, self.pipe(), target);
-                // RFC 6582 3.2: after a partial acknowledgement one segment leaves at once.
+                // RFC 6582 3.2: after a partial acknowledgement one segment is sent at once.
                 let partial = !self.sack && sample.acked > 0;
                 let least = if partial { self.pipe() + self.mss } else { 0 };
                 cc.set_window(window.max(least));
             }
-            // RFC 5681 3.1: what is acknowledged in order.
+            // RFC 5681 3.1: cumulatively acknowledged bytes.
             Phase::Open | Phase::Loss if sample.acked > 0 && !ended => {
                 cc.acknowledged(&AckSample {
                     delivered: match self.phase {
@@ -244,7 +245,7 @@ impl Recovery {
         self.set_timers(sample.acked > 0, ack.now, timers);
     }
 
-    /// Takes note of what has arrived.
+    /// Updates the record with the delivered data.
     fn deliver(&mut self, ack: &Ack<'_>, cc: &mut Congestion) -> Sample {
         let mut sample = Sample::default();
         let (fack, point, now) = (self.rack.fack(), self.recovery_point, ack.now);
@@ -285,7 +286,8 @@ impl Recovery {
         sample
     }
 
-    /// RFC 6298 3, and RFC 7323 4 where only timestamps tell which one was acknowledged. The latest round trip.
+    /// The latest RTT sample: RFC 6298 3, and RFC 7323 4 if only timestamps identify the acknowledged
+    /// segment.
     fn measure(&mut self, sample: &Sample, ack: &Ack<'_>) -> Option<Duration> {
         let since = |at: Instant| ack.now.saturating_duration_since(at);
         if let (Some(oldest), Some(newest)) = (sample.oldest, sample.newest) {
@@ -306,10 +308,10 @@ impl Recovery {
     }
 
     /// RFC 2883, 8985 6.2 step 4.
-    fn hear_duplicate(&mut self, ack: &Ack<'_>) {
+    fn note_duplicate_ack(&mut self, ack: &Ack<'_>) {
         let Some(range) = &ack.duplicate else { return };
         if self.tlp.is_outstanding() {
-            // The probe was for nothing, and nothing else.
+            // Only the tail loss probe was a duplicate.
             return;
         }
         self.rack.saw_duplicate(ack.una, ack.nxt);
@@ -321,19 +323,19 @@ impl Recovery {
         }
     }
 
-    /// If the latest recovery was for nothing, all is as it was before. `rack`: before the acknowledgement.
+    /// Undoes the latest recovery if it was spurious. `rack`: the state before the acknowledgement.
     fn undo(&mut self, sample: &Sample, ack: &Ack<'_>, cc: &mut Congestion, rack: &Rack) {
         let Some(episode) = &self.episode else {
             return;
         };
-        // Eifel: what is acknowledged left before the first that was sent again.
+        // Eifel: the acknowledged segment was sent before the first retransmission.
         let eifel = match (episode.first, self.stamps, ack.echo) {
             (Some((at, end)), Some(stamps), Some(echo)) => {
                 sample.acked > 0 && ack.una >= end && older(echo, stamps.at(at))
             }
             _ => false,
         };
-        // Nothing was sent again, and the first hole is filled.
+        // The first hole was filled without a retransmission.
         let unaided = episode.first.is_none() && sample.acked > 0 && sample.original;
         let late = (eifel || unaided) && self.phase != Phase::Open;
         let duplicated = episode.resent > 0 && episode.duplicated >= episode.resent;
@@ -343,7 +345,7 @@ impl Recovery {
             return;
         }
         if episode.first.is_some() {
-            // What was sent again is not what has arrived.
+            // The delivered data was the original transmission.
             self.rack.restore(rack);
         }
         if self.phase != Phase::Loss {
@@ -373,7 +375,7 @@ impl Recovery {
         }
     }
 
-    /// `true`: a recovery is over.
+    /// `true` if a recovery has ended.
     fn end_phase(&mut self, una: u64, cc: &mut Congestion) -> bool {
         if self.phase == Phase::Open || una < self.recovery_point {
             return false;
@@ -500,7 +502,7 @@ impl Recovery {
             return;
         };
         let una = first.start;
-        // What was said to be there and is not, was given up (RFC 2018 8).
+        // The peer has discarded SACKed data (reneging, RFC 2018 8).
         let reneged = first.status == Status::Sacked;
         let again = self.phase != Phase::Open && una < self.recovery_point;
         cc.timed_out(!again, nxt);
@@ -528,7 +530,7 @@ impl Recovery {
         timers.set(Timer::Retransmit, now + self.timeout());
     }
 
-    /// The time for reordering is over (RFC 8985 6.3).
+    /// The reordering timer has expired (RFC 8985 6.3).
     pub(crate) fn reordering_is_over(
         &mut self,
         (una, nxt): (u64, u64),
@@ -558,21 +560,21 @@ impl Recovery {
         }
     }
 
-    /// The time for a tail loss probe has come (RFC 8985 7.3).
+    /// The probe timer has expired (RFC 8985 7.3).
     pub(crate) fn demand_probe(&mut self) {
         self.tlp.due = !self.record.is_empty();
     }
 
-    /// Packets of more than this do not pass: what left in such is sent again, and nothing is wrong with
-    /// the window (RFC 1191 6, 8201 5.4).
+    /// Larger packets do not pass: their data is retransmitted, without reducing the window (RFC 1191
+    /// 6, 8201 5.4).
     pub(crate) fn too_large(&mut self, size: usize) {
         self.record
             .judge(|sent| Some(usize::from(sent.size) > size));
     }
 
-    // What leaves.
+    // Transmission.
 
-    /// What is to be sent again next, if the window has room for it.
+    /// The next range to retransmit, if the window has room for it.
     pub(crate) fn next(&mut self, window: u64, most: u64) -> Option<Range<u64>> {
         let room = window.saturating_sub(self.pipe());
         let most = most.min(room / self.mss * self.mss);
@@ -582,13 +584,14 @@ impl Recovery {
         self.record.next_lost(most)
     }
 
-    /// Of when the timestamp is to be of what is sent again from this position on: earlier than now, where
-    /// packets overtake each other.
+    /// The time for the timestamp of a retransmission from this position on: earlier than now, on a
+    /// path with reordering.
     ///
-    /// A receiver drops what is older than what was last in order (PAWS, RFC 7323 5.3), and that is the
-    /// retransmission as soon as it has filled the hole: whatever it has overtaken would be lost by that, and each
-    /// such loss leads to further ones. So its timestamp is no later than that of what may still be under way.
-    /// It is no earlier than those of what is below in the stream: what the receiver has in order.
+    /// A receiver drops segments older than TS.Recent (PAWS, RFC 7323 5.3), which is that of the
+    /// retransmission once it has filled the hole: all packets that it has overtaken would be dropped,
+    /// and each such loss would cause further ones. So its timestamp is no later than those of packets
+    /// that may still be in flight, and no earlier than those of lower positions, which the receiver
+    /// has in order.
     pub(crate) fn date(&mut self, start: u64, now: Instant) -> Instant {
         let allowance = self.rack.allowance(&self.rtt);
         let at = now.checked_sub(allowance).unwrap_or(now);
@@ -598,12 +601,12 @@ impl Recovery {
         at
     }
 
-    /// Whether something is to be sent again, now or when there is room.
+    /// Whether a retransmission is due, now or when there is room.
     pub(crate) fn owes(&self) -> bool {
         self.record.lost() > 0
     }
 
-    /// Something new has left.
+    /// New data was sent.
     pub(crate) fn sent(
         &mut self,
         range: Range<u64>,
@@ -627,7 +630,7 @@ impl Recovery {
         self.schedule_probe(now, timers);
     }
 
-    /// Something has left again.
+    /// Data was retransmitted.
     pub(crate) fn resent(
         &mut self,
         range: Range<u64>,
@@ -653,17 +656,17 @@ impl Recovery {
         }
     }
 
-    /// All was acknowledged before a tail loss probe could leave.
-    pub(crate) fn forget_probe(&mut self) {
+    /// All data was acknowledged before a tail loss probe was sent.
+    pub(crate) fn cancel_probe(&mut self) {
         self.tlp.due = false;
     }
 
-    /// What a tail loss probe is to carry, where nothing new can be sent: so many bytes at most.
+    /// The range for a tail loss probe without new data, of at most this many bytes.
     pub(crate) fn tail(&self, most: u64) -> Option<Range<u64>> {
         self.record.tail(most)
     }
 
-    /// A tail loss probe has left with something that was sent before; all ends at `nxt`.
+    /// A tail loss probe with old data was sent; `nxt` is SND.NXT.
     pub(crate) fn probed(
         &mut self,
         range: &Range<u64>,

@@ -1,4 +1,4 @@
-//! What a segment says, without its payload and without its format on the wire (RFC 9293 3.1).
+//! A segment without its payload and its wire format (RFC 9293 3.1).
 
 use smallvec::SmallVec;
 use std::ops::Range;
@@ -12,7 +12,7 @@ pub(crate) const ACK: u8 = 0x10;
 pub(crate) const ECE: u8 = 0x40;
 pub(crate) const CWR: u8 = 0x80;
 
-/// Blocks of a SACK option: as many as fit (RFC 2018 3). Beside timestamps three fit.
+/// Maximum number of SACK blocks (RFC 2018 3); three with timestamps.
 pub(crate) const SACK_BLOCKS: usize = 4;
 
 /// Bytes of a SACK option, padded (RFC 2018 3).
@@ -31,11 +31,11 @@ pub(crate) const TIMESTAMPS_LEN: usize = 12;
 pub(crate) struct Timestamps {
     /// TSval.
     pub(crate) value: u32,
-    /// TSecr; without meaning where there is no ACK.
+    /// TSecr; meaningless without ACK.
     pub(crate) echo: u32,
 }
 
-/// Options of a segment. The first three mean something only in a SYN.
+/// Options of a segment. The first three are used only in a SYN.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct SegmentOptions {
     /// RFC 9293 3.7.1.
@@ -49,18 +49,18 @@ pub(crate) struct SegmentOptions {
     pub(crate) sack: SmallVec<[(u32, u32); SACK_BLOCKS]>,
 }
 
-/// A received segment, or the head of one that is sent.
+/// A received segment, or the header of one to send.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Segment {
     pub(crate) seq: u32,
     pub(crate) ack: u32,
     pub(crate) flags: u8,
-    /// As it is on the wire.
+    /// The window field, not scaled.
     pub(crate) window: u16,
     pub(crate) options: SegmentOptions,
     /// Bytes of payload.
     pub(crate) len: usize,
-    /// A router has marked it: CE (RFC 3168 5). Only of a received one.
+    /// A router has marked it: CE (RFC 3168 5). Only for received ones.
     pub(crate) marked: bool,
 }
 
@@ -70,27 +70,25 @@ impl Segment {
     }
 }
 
-/// What is to be sent: a segment, or several of the same size that the link cuts apart.
+/// A packet to send: a segment, or several of the same size that the link cuts apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Emission {
-    /// `len` is that of all of the payload.
+    /// `len` covers the whole payload.
     pub(crate) segment: Segment,
-    /// The payload: positions of the stream that is sent.
+    /// The payload, as positions of the sent stream.
     pub(crate) payload: Range<u64>,
     /// Bytes of payload in each segment but the last.
     pub(crate) size: usize,
-    /// It begins before what was sent already.
+    /// It is a retransmission.
     pub(crate) again: bool,
     /// Routers may mark the packet: ECT(0) (RFC 3168 5).
     pub(crate) markable: bool,
-    /// Routers must not cut the packet (RFC 1191 3); `false` on a path below the smallest MTU that is
-    /// believed.
+    /// Routers must not fragment the packet (RFC 1191 3); `false` on a path below the minimum.
     pub(crate) dont_fragment: bool,
 }
 
 impl Emission {
-    /// Bytes of payload and of the SACK option in each segment but the last: what takes room on the path
-    /// that is not the same for all.
+    /// Payload plus SACK option in each segment but the last: the variable part of its size.
     pub(crate) fn full(&self) -> usize {
         self.size + sack_len(self.segment.options.sack.len())
     }

@@ -1,61 +1,60 @@
-//! The sending half: what is acknowledged, the peer's window, and what new data may leave and how
-//! large.
+//! The sending half: acknowledgements, the peer's window, and the choice of new data to send.
 //!
-//! RFC 9293 3.10.7.4 and 5961 5 (acknowledgements), 3.8.6 (the peer's window; 3.8.6.1 probes,
-//! 3.8.6.2.1 against silly windows), 3.7.4 (Nagle, in Minshall's variant: one small segment in
-//! flight), 3.10.4 (the FIN leaves behind the last byte, at once), 7323 2 (scale). What was lost is
-//! not here ([`recovery`](super::recovery)). Pure.
+//! RFC 9293 3.10.7.4 and 5961 5 (acknowledgements), 3.8.6 (the peer's window; 3.8.6.1 probes, 3.8.6.2.1
+//! against silly windows), 3.7.4 (Nagle, in Minshall's variant: one small segment in flight), 3.10.4
+//! (the FIN follows the last byte at once), 7323 2 (scale). Losses are handled in
+//! [`recovery`](super::recovery). Pure.
 //!
-//! In symbols: `una <= nxt <= max <= end()`, `max <= nxt + 2`, `nxt <= edge` unless the peer took
-//! back what it had offered.
+//! Invariants: `snd_una <= snd_nxt <= snd_max <= end()`, `snd_max <= snd_nxt + 2`, `snd_nxt <=
+//! snd_wnd_end` unless the peer has shrunk its window.
 
 use super::seq::{Space, signed};
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    /// ISS.
+    /// Sequence numbers from ISS.
     space: Space,
     /// SND.UNA.
     snd_una: u64,
     /// SND.NXT, without probes.
     snd_nxt: u64,
-    /// Behind all that ever left: a probe may be ahead of `nxt`.
+    /// SND.MAX, the end of all data ever sent: a probe may be beyond `snd_nxt`.
     snd_max: u64,
-    /// SND.UNA + SND.WND: the right edge that the peer has told.
+    /// SND.UNA + SND.WND: the right edge of the peer's window.
     snd_wnd_end: u64,
-    /// SND.WL1, SND.WL2: the segment that has told it.
+    /// SND.WL1, SND.WL2: SEQ and ACK of the segment that advertised it.
     snd_wl1: i64,
     snd_wl2: u64,
     /// MAX.SND.WND (RFC 5961 5.2).
     max_snd_wnd: u64,
     /// Snd.Wind.Shift.
     snd_wind_shift: u8,
-    /// Bytes that the user has written.
+    /// Bytes written by the program.
     written: u64,
-    /// Behind them comes a FIN, whose position is `written`.
+    /// They are followed by a FIN, at position `written`.
     fin_queued: bool,
-    /// Behind the last segment that was smaller than a full one.
+    /// The end of the latest small segment (Minshall; Linux's `snd_sml`).
     snd_small: u64,
     nodelay: bool,
-    /// The window was closed for long enough.
+    /// The persist timer has expired: a probe is due.
     probe_due: bool,
     /// Probes in a row.
     probes: u32,
 }
 
-/// What of new data may leave.
+/// The choice of new data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Choice {
-    /// So many bytes, and the FIN.
+    /// Send this many bytes, and the FIN.
     Send { len: u64, fin: bool },
-    /// There is nothing.
+    /// There is no new data.
     Nothing,
     /// The congestion window is full.
     Congested,
-    /// The peer's window is closed, or open by so little that it is not worth a segment.
+    /// The peer's window is closed, or too small for a segment (silly window avoidance).
     Closed,
-    /// It is little, and little is in flight.
+    /// A small segment is in flight, and this one would be small too.
     Nagle,
 }
 
@@ -100,17 +99,17 @@ impl Sender {
         self.snd_nxt
     }
 
-    /// Behind all that ever left.
+    /// SND.MAX.
     pub(crate) fn max(&self) -> u64 {
         self.snd_max
     }
 
-    /// Bytes that the user has written.
+    /// Bytes written by the program.
     pub(crate) fn written(&self) -> u64 {
         self.written
     }
 
-    /// Behind all that is to be sent.
+    /// The end of all data to send, including the FIN.
     pub(crate) fn end(&self) -> u64 {
         self.written + u64::from(self.fin_queued)
     }
@@ -124,7 +123,7 @@ impl Sender {
         self.snd_wnd_end
     }
 
-    /// All that there is was acknowledged, the FIN included.
+    /// Whether all data and the FIN are acknowledged.
     pub(crate) fn fin_acknowledged(&self) -> bool {
         self.fin_queued && self.snd_una > self.written
     }
@@ -134,8 +133,8 @@ impl Sender {
         self.fin_queued && self.snd_max > self.written
     }
 
-    /// SEG.SEQ of a segment that carries nothing: SND.NXT, but within the peer's window, which may have
-    /// shrunk (RFC 9293 3.10.7.4 would have it refused).
+    /// SEG.SEQ of an empty segment: SND.NXT, but within the peer's window, which may have shrunk (RFC
+    /// 9293 3.10.7.4: else the peer would refuse it).
     pub(crate) fn bare_seq(&self) -> u32 {
         let rounded = self.snd_wnd_end + (1 << self.snd_wind_shift) > self.snd_nxt;
         let at = if rounded {
@@ -150,49 +149,50 @@ impl Sender {
         self.nodelay = nodelay;
     }
 
-    /// The user has written all up to a position.
+    /// The program has written all bytes up to a position.
     pub(crate) fn write(&mut self, to: u64) {
         debug_assert!(!self.fin_queued && to >= self.written);
         self.written = self.written.max(to);
     }
 
-    /// Nothing is written any more.
+    /// No more bytes will be written.
     pub(crate) fn close(&mut self) {
         self.fin_queued = true;
     }
 
-    /// The window of the peer's SYN, which is not scaled (RFC 7323 2.2), and its scale.
+    /// The window of the peer's SYN, not scaled (RFC 7323 2.2), and its window scale.
     pub(crate) fn synchronise(&mut self, window: u16, scale: u8) {
         self.snd_wind_shift = scale;
         self.snd_wnd_end = u64::from(window);
         self.max_snd_wnd = self.snd_wnd_end;
     }
 
-    // What was heard.
+    // Acknowledgements.
 
-    /// The position of an acknowledgement, also of an old one; `None`: it is not acceptable (RFC 5961 5.2).
+    /// The position of an acknowledgement, also of an old one; `None` if it is not acceptable (RFC 5961
+    /// 5.2).
     pub(crate) fn acceptable(&self, ack: u32) -> Option<i64> {
         let ack = self.position(ack);
         let oldest = signed(self.snd_una) - signed(self.max_snd_wnd);
         (ack >= oldest && ack <= signed(self.snd_max)).then_some(ack)
     }
 
-    /// All below a position is acknowledged. `true`: that is new.
+    /// All below a position is acknowledged. `true` if SND.UNA advances.
     pub(crate) fn acknowledge(&mut self, to: u64) -> bool {
         if to <= self.snd_una {
             return false;
         }
         self.snd_una = to;
-        // What a probe carried was taken.
+        // The data of a probe was accepted.
         self.snd_nxt = self.snd_nxt.max(to);
         self.probes = 0;
         true
     }
 
-    /// A window, if the segment that tells it is no older than the one before (RFC 9293 3.10.7.4). One that
-    /// acknowledges something new is not, wherever it begins: it may be sent again (as in Linux). `true`:
-    /// the edge has moved.
-    pub(crate) fn hear_window(&mut self, start: i64, ack: u64, window: u16) -> bool {
+    /// Updates the window, if the segment is not older than the one before (RFC 9293 3.10.7.4). One
+    /// that acknowledges new data is not older at any SEG.SEQ, since it may be a retransmission (as in
+    /// Linux). `true` if the right edge has moved.
+    pub(crate) fn update_window(&mut self, start: i64, ack: u64, window: u16) -> bool {
         let newer = ack > self.snd_wl2
             || start > self.snd_wl1
             || (start == self.snd_wl1 && ack >= self.snd_wl2);
@@ -209,9 +209,9 @@ impl Sender {
         before != self.snd_wnd_end
     }
 
-    // What may leave.
+    // New data.
 
-    /// What of new data may leave now, if `room` bytes more may be in flight, and a packet carries at most
+    /// The new data to send now, if `room` more bytes may be in flight and a packet carries at most
     /// `most` bytes.
     pub(crate) fn choose(&self, room: u64, (mss, most): (u64, u64)) -> Choice {
         if self.snd_nxt == self.end() {
@@ -220,7 +220,7 @@ impl Sender {
         let queued = self.written - self.snd_nxt;
         let usable = self.snd_wnd_end.saturating_sub(self.snd_nxt);
         if queued == 0 {
-            // A bare FIN: congestion control counts bytes.
+            // A FIN without data is not limited by cwnd, which counts bytes.
             return match usable {
                 0 => Choice::Closed,
                 _ => Choice::Send { len: 0, fin: true },
@@ -249,17 +249,17 @@ impl Sender {
         Choice::Send { len, fin }
     }
 
-    /// The override of silly-window avoidance has come.
+    /// Whether the override timer of silly-window avoidance has expired.
     fn is_override(&self, len: u64) -> bool {
         self.probe_due && len > 0
     }
 
-    /// Nagle: the last part may be smaller than a segment.
+    /// Nagle: whether a small segment may be sent.
     fn may_be_small(&self) -> bool {
         self.nodelay || self.fin_queued || self.snd_small <= self.snd_una
     }
 
-    /// So much has left, beginning with SND.NXT.
+    /// This much was sent from SND.NXT on.
     pub(crate) fn sent(&mut self, len: u64, fin: bool, mss: u64) {
         self.snd_nxt += len + u64::from(fin);
         self.snd_max = self.snd_max.max(self.snd_nxt);
@@ -271,7 +271,7 @@ impl Sender {
 
     // Probes of a closed window (RFC 9293 3.8.6.1).
 
-    /// The time for a probe has come.
+    /// The persist timer has expired.
     pub(crate) fn demand_probe(&mut self) {
         self.probe_due = true;
     }
@@ -285,7 +285,7 @@ impl Sender {
         self.probes
     }
 
-    /// A probe: a byte behind the edge, or the FIN; both if they are all that is left.
+    /// A probe: a byte beyond the right edge, or the FIN; both if nothing else is left.
     pub(crate) fn probe(&mut self) -> (u64, bool) {
         let queued = self.written - self.snd_nxt;
         let len = queued.min(1);
@@ -296,8 +296,8 @@ impl Sender {
         (len, fin)
     }
 
-    /// Nothing is to be probed for.
-    pub(crate) fn forget_probe(&mut self) {
+    /// Cancels the probe.
+    pub(crate) fn cancel_probe(&mut self) {
         self.probe_due = false;
     }
 }
@@ -359,12 +359,12 @@ mod tests {
         sender.sent(60, false, MSS);
         sender.acknowledge(60);
         sender.write(20_000);
-        sender.hear_window(0, 60, 300);
+        sender.update_window(0, 60, 300);
         assert_eq!(choose(&sender), Choice::Closed);
         sender.demand_probe();
         assert_eq!(choose(&sender), send(300), "the override");
-        sender.forget_probe();
-        sender.hear_window(0, 60, 1300);
+        sender.cancel_probe();
+        sender.update_window(0, 60, 1300);
         assert_eq!(choose(&sender), send(1000));
         // A peer with a small buffer.
         let mut small = Sender::new(7, false);
@@ -380,7 +380,7 @@ mod tests {
         assert_eq!(choose(&sender), send(2000));
         sender.sent(2000, false, MSS);
         assert_eq!(choose(&sender), Choice::Closed);
-        sender.hear_window(0, 0, 2001);
+        sender.update_window(0, 0, 2001);
         assert_eq!(choose(&sender), Choice::Send { len: 0, fin: true });
         sender.sent(0, true, MSS);
         assert!(sender.fin_sent() && choose(&sender) == Choice::Nothing);
@@ -408,9 +408,9 @@ mod tests {
     #[test]
     fn an_older_segment_tells_no_window() {
         let mut sender = sender(0, 1000);
-        assert!(sender.hear_window(100, 0, 500));
-        assert!(!sender.hear_window(99, 0, 900));
-        assert!(sender.hear_window(100, 0, 600));
+        assert!(sender.update_window(100, 0, 500));
+        assert!(!sender.update_window(99, 0, 900));
+        assert!(sender.update_window(100, 0, 600));
         assert_eq!(sender.edge(), 600);
     }
 }

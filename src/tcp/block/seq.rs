@@ -1,8 +1,8 @@
 //! Sequence numbers on the wire and absolute positions inside.
 //!
-//! Byte *k* of a direction has position *k*, its FIN the position behind the last byte, its SYN the
+//! Byte *k* of a direction has position *k*, its FIN the position after the last byte, its SYN the
 //! position -1. Positions have 64 bits and only grow. A sequence number is a position modulo 2^32
-//! counted from the initial one (RFC 9293 3.4). Wrapping arithmetic is here and nowhere else. Pure.
+//! counted from the initial one (RFC 9293 3.4). Wrapping arithmetic is confined to this file. Pure.
 
 /// The sequence numbers of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Space {
     }
 }
 
-/// A position as a number from which another may be taken.
+/// A position as a signed number, for differences.
 pub(crate) fn signed(position: u64) -> i64 {
     i64::try_from(position).expect("invariant: no connection carries 2^63 bytes")
 }
@@ -53,7 +53,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// What is within 2 GiB comes back, wherever the numbers wrap.
+        /// Positions within 2 GiB survive the round trip, at any wrap.
         #[test]
         fn a_number_is_the_nearest_position(
             initial: u32,

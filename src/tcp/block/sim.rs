@@ -1,4 +1,4 @@
-//! A simulation: two ends, a path between them, virtual time. Everything follows from a seed.
+//! A simulation: two ends, a path between them, virtual time. Deterministic for a seed.
 
 pub(crate) mod monitor;
 pub(crate) mod path;

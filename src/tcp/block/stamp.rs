@@ -1,4 +1,4 @@
-//! Our timestamps: milliseconds from a number that is not to be guessed (RFC 7323 5.4, 7.1). Pure.
+//! Our timestamps: milliseconds from an unpredictable offset (RFC 7323 5.4, 7.1). Pure.
 
 use crate::tcp::block::time::Instant;
 

@@ -1,12 +1,12 @@
 //! The state machine of RFC 9293 3.3.2: a pure function, and its whole table as text.
 //!
-//! Which segments and calls are events is decided elsewhere ([`tcb`](super::tcb)). A closed end
-//! changes its state at once; the FIN leaves behind the last byte (RFC 9293 3.10.4: "in any case,
-//! enter FIN-WAIT-1 state").
+//! The mapping of segments and calls to events is elsewhere ([`tcb`](super::tcb)). A close changes the
+//! state at once; the FIN follows the last byte (RFC 9293 3.10.4: "in any case, enter FIN-WAIT-1
+//! state").
 
 use crate::tcp::state::TcpState;
 
-/// What changes a state.
+/// An event of the state machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     /// Our active OPEN.
@@ -41,7 +41,7 @@ impl Event {
     ];
 }
 
-/// The state that follows. `None`: the event means nothing in this state, which stays.
+/// The next state. `None` if the event has no effect in this state.
 pub(crate) fn step(state: TcpState, event: Event) -> Option<TcpState> {
     use TcpState::*;
     match event {
@@ -67,7 +67,7 @@ pub(crate) fn step(state: TcpState, event: Event) -> Option<TcpState> {
             Established => Some(CloseWait),
             FinWait1 => Some(Closing),
             FinWait2 => Some(TimeWait),
-            // Its handshake is over before its FIN is looked at.
+            // The handshake completes before the FIN is processed.
             Closed | Listen | SynSent | SynReceived | CloseWait | Closing | LastAck | TimeWait => {
                 None
             }
@@ -82,7 +82,7 @@ pub(crate) fn may_receive(state: TcpState) -> bool {
     matches!(state, Established | FinWait1 | FinWait2)
 }
 
-/// States in which something of ours may still be sent or acknowledged.
+/// States in which data or FIN of ours may still be sent or acknowledged.
 pub(crate) fn may_send(state: TcpState) -> bool {
     use TcpState::*;
     matches!(

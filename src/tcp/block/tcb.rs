@@ -3,22 +3,22 @@
 //! It holds no bytes and reads no clock. Its owner calls, in four groups:
 //!
 //! * *getters*, at any time;
-//! * *what happened*: [`handle_segment`](Tcb::handle_segment), [`handle_timeout`](Tcb::handle_timeout),
-//!   [`handle_icmp`](Tcb::handle_icmp);
-//! * *what the user did*: [`written`](Tcb::written), [`read`](Tcb::read), [`shutdown`](Tcb::shutdown),
-//!   [`detach`](Tcb::detach), [`abort`](Tcb::abort), options;
-//! * *what follows*, after any of those: [`poll_transmit`](Tcb::poll_transmit) until there is nothing
-//!   or the link is full, [`poll_event`](Tcb::poll_event) until there is nothing, and
-//!   [`deadline`](Tcb::deadline), by which `handle_timeout` is to be called.
+//! * *network events and timers*: [`handle_segment`](Tcb::handle_segment),
+//!   [`handle_timeout`](Tcb::handle_timeout), [`handle_icmp`](Tcb::handle_icmp);
+//! * *calls of the application*: [`written`](Tcb::written), [`read`](Tcb::read),
+//!   [`shutdown`](Tcb::shutdown), [`detach`](Tcb::detach), [`abort`](Tcb::abort), options;
+//! * *results*, after any of those: [`poll_transmit`](Tcb::poll_transmit) until it returns `None` or
+//!   the link is full, [`poll_event`](Tcb::poll_event) until it returns `None`, and
+//!   [`deadline`](Tcb::deadline), when `handle_timeout` must be called.
 //!
-//! Payload of a received segment is kept by the owner as [`Taken`] says: bytes by position, of which
-//! those below RCV.NXT go to the reader. Payload that is sent is picked out of what the
-//! user has written by [`Emission::payload`](super::segment::Emission).
+//! The owner keeps the payload of a received segment as [`Taken`] directs: bytes by position, of which
+//! those below RCV.NXT go to the reader. [`Emission::payload`](super::segment::Emission) selects the
+//! payload to send from the written bytes.
 //!
 //! Each variable of the RFC has one owner: receive sequence space and window [`Receiver`], send
-//! sequence space and the peer's window [`Sender`], what was sent when and what is lost
-//! [`Recovery`], the congestion window [`Congestion`], the size of segments [`PathMtu`], times
-//! [`Timers`], limits [`Watch`].
+//! sequence space and the peer's window [`Sender`], transmit record and losses [`Recovery`], the
+//! congestion window [`Congestion`], the size of segments [`PathMtu`], times [`Timers`], limits
+//! [`Watch`].
 
 mod input;
 mod output;
@@ -49,27 +49,27 @@ use crate::tcp::state::TcpState;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How a connection is made.
+/// The configuration of a connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     /// ISS (RFC 6528).
     pub(crate) iss: u32,
-    /// Bytes of a packet that the link carries.
+    /// The link's MTU in bytes.
     pub(crate) mtu: usize,
     pub(crate) v6: bool,
-    /// What is known of the path.
+    /// The cached path MTU.
     pub(crate) path: Option<Known>,
     /// Bytes of the receive buffer: the largest window.
     pub(crate) receive_buffer: usize,
-    /// Bytes of it that are offered at first.
+    /// Initial window in bytes.
     pub(crate) initial_window: usize,
-    /// Offer timestamps, beginning with this number, which is not to be guessed (RFC 7323 7.1).
+    /// Offer timestamps, beginning with this unpredictable value (RFC 7323 7.1).
     pub(crate) timestamps: Option<u32>,
     /// Offer SACK.
     pub(crate) sack: bool,
-    /// The SYN|ACK has left before: it was a cookie (RFC 4987 3.6).
+    /// The SYN|ACK was sent before, as a cookie (RFC 4987 3.6).
     pub(crate) answered: bool,
-    /// `None`: no acknowledgement waits.
+    /// `None`: no delayed acknowledgements.
     pub(crate) ack_delay: Option<Duration>,
     pub(crate) nodelay: bool,
     pub(crate) minimum_rto: Duration,
@@ -79,7 +79,7 @@ pub(crate) struct Config {
     pub(crate) limits: Arc<Limits>,
 }
 
-/// The smallest retransmission timeout, unless another is set.
+/// Default minimum of the retransmission timeout.
 pub(crate) const MINIMUM_RTO: Duration = Duration::from_millis(200);
 
 impl Default for Config {
@@ -111,35 +111,35 @@ pub(crate) enum Cause {
     Reset,
     /// Both sides have closed.
     Finished,
-    /// Our own call, or data for a socket that is closed.
+    /// An abort by this side, or data for a closed socket.
     Aborted,
     /// A time limit.
     TimedOut,
-    /// What it stood on is gone: the link, a driver, its address.
+    /// The link, a driver or the address of the stack is gone.
     FromBelow(SoError),
-    /// A router's word.
+    /// An ICMP error.
     Icmp(SoError),
 }
 
-/// How a connection of which nothing remains has ended.
+/// How a connection without a TIME-WAIT record has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ending {
     /// The state before.
     pub(crate) before: TcpState,
-    /// We have opened it.
+    /// It was an active open.
     pub(crate) active: bool,
     pub(crate) cause: Cause,
 }
 
 impl Ending {
-    /// What `so_error` says.
+    /// Its `so_error`.
     pub(crate) fn error(self) -> Option<SoError> {
         use TcpState::*;
         match (self.cause, self.before) {
             (Cause::Reset, SynSent) => Some(SoError::ConnectionRefused),
             // RFC 9293 3.10.7.4, and BSD: a simultaneous open that is reset was refused.
             (Cause::Reset, SynReceived) if self.active => Some(SoError::ConnectionRefused),
-            // The other side has everything and our FIN: nothing was lost.
+            // The peer has all data and our FIN: no data was lost.
             (Cause::Reset, Closing | LastAck | TimeWait) => None,
             (Cause::Reset, _) => Some(SoError::ConnectionReset),
             (Cause::Finished, _) => None,
@@ -152,27 +152,27 @@ impl Ending {
     }
 }
 
-/// What is told once.
+/// An event, reported once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum News {
-    /// The handshake is over.
+    /// The connection is established.
     Established,
-    /// The peer's FIN came in order: nothing more is to be read behind RCV.NXT.
+    /// The peer's FIN was received in order: no data follows RCV.NXT.
     PeerClosed,
-    /// Nothing remains, but for a reset that [`Tcb::poll_transmit`] may still have.
+    /// The connection has ended; [`Tcb::poll_transmit`] may still have a reset.
     Ended(Ending),
-    /// A record remains, once the last acknowledgement has left.
+    /// TIME-WAIT: a record remains, once the last acknowledgement was sent.
     TimeWait(Record),
 }
 
-/// What became of a received segment.
+/// The result of a received segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Taken {
-    /// Payload that is to be kept.
+    /// Payload to keep.
     pub(crate) kept: Option<Kept>,
     /// It was acceptable.
     pub(crate) accepted: bool,
-    /// Payload was dropped for want of memory.
+    /// Payload was dropped because of memory pressure.
     pub(crate) declined: bool,
 }
 
@@ -181,24 +181,24 @@ pub(crate) struct Taken {
 enum Reset {
     /// For this connection.
     Own,
-    /// For another one of the same ends: <SEQ=SEG.ACK><CTL=RST> (RFC 9293 3.10.7.3).
+    /// For an old connection with the same tuple: <SEQ=SEG.ACK><CTL=RST> (RFC 9293 3.10.7.3).
     Answer(u32),
 }
 
-/// The handshake, until it is over.
+/// The state of the handshake.
 #[derive(Debug, Clone, Copy, Default)]
 struct Handshake {
     /// A SYN or SYN|ACK is to be sent.
     due: bool,
     /// When it was first sent.
     sent_at: Option<Instant>,
-    /// How often it was sent again.
+    /// Number of retransmissions.
     retransmissions: u32,
-    /// It was sent again at once after a stale acknowledgement.
+    /// It was retransmitted at once after a stale acknowledgement.
     hurried: bool,
 }
 
-/// What both SYNs have agreed on.
+/// The negotiated options.
 #[derive(Debug, Clone, Copy, Default)]
 struct Agreed {
     timestamps: bool,
@@ -210,7 +210,7 @@ struct Agreed {
 #[derive(Debug)]
 pub(crate) struct Tcb {
     state: TcpState,
-    /// We have opened it.
+    /// It is an active open.
     active: bool,
     receiver: Receiver,
     delayed_ack: DelayedAck,
@@ -226,17 +226,17 @@ pub(crate) struct Tcb {
     offered: Agreed,
     agreed: Agreed,
     handshake: Handshake,
-    /// The user has closed; before the connection is established that waits.
+    /// A close before the connection is established, which takes effect then.
     wants_close: bool,
     reset: Option<Reset>,
     /// A keep-alive probe is to be sent.
     keep_alive_due: bool,
-    /// When a challenge was last answered (RFC 5961 7).
+    /// When a challenge ACK was last sent (RFC 5961 7).
     challenged_at: Option<Instant>,
     news: Vec<News>,
 }
 
-/// RFC 5961 7: no more than one challenge in this time.
+/// RFC 5961 7: minimum interval of challenge ACKs.
 const CHALLENGE_EVERY: Duration = Duration::from_secs(1);
 
 impl Tcb {
@@ -287,7 +287,7 @@ impl Tcb {
         tcb
     }
 
-    /// A SYN has come for a listener (RFC 9293 3.10.7.2). `None`: it is none. Its payload is not kept.
+    /// A SYN for a listener (RFC 9293 3.10.7.2). `None` if it is not a SYN. Its payload is not kept.
     pub(crate) fn accept(config: &Config, syn: &Segment, now: Instant) -> Option<Tcb> {
         use super::segment::{ACK, FIN, RST, SYN};
         if syn.flags & (SYN | ACK | RST | FIN) != SYN {
@@ -321,7 +321,7 @@ impl Tcb {
         self.sender.acknowledged_bytes()
     }
 
-    /// When something last moved in either direction.
+    /// The time of the latest progress in either direction.
     pub(crate) fn moved_at(&self) -> Instant {
         self.watch.moved_at()
     }
@@ -331,7 +331,7 @@ impl Tcb {
         self.path.mss()
     }
 
-    /// What was found out about the path since the last call.
+    /// The finding about the path MTU since the last call.
     pub(crate) fn take_finding(&mut self) -> Option<Finding> {
         self.path.take_finding()
     }
@@ -347,7 +347,7 @@ impl Tcb {
         self.congestion.window()
     }
 
-    /// Something of ours is not acknowledged, or not sent.
+    /// Whether data or FIN of ours is not acknowledged, or not sent.
     pub(crate) fn is_outstanding(&self) -> bool {
         self.sender.una() < self.sender.max() || self.sender.una() < self.sender.end()
     }
@@ -405,7 +405,7 @@ impl Tcb {
         self.wants_close
     }
 
-    /// A line for the eye.
+    /// A line for debugging.
     #[cfg(test)]
     pub(crate) fn brief(&self) -> String {
         format!(
@@ -424,18 +424,18 @@ impl Tcb {
         )
     }
 
-    /// Gives back memory that an idle connection does not need.
-    pub(crate) fn rest(&mut self) {
-        self.recovery.rest();
-        self.receiver.rest();
+    /// Releases memory that an idle connection does not need.
+    pub(crate) fn release_memory(&mut self) {
+        self.recovery.release_memory();
+        self.receiver.release_memory();
         if self.recovery.record().is_empty() {
-            self.congestion.rest();
+            self.congestion.release_memory();
         }
     }
 
-    // What the user did.
+    // Calls of the application.
 
-    /// The user has written all up to a position.
+    /// The program has written all bytes up to a position.
     pub(crate) fn written(&mut self, to: u64, now: Instant) {
         if !self.wants_close && self.state != TcpState::Closed {
             self.note_app_limit();
@@ -444,7 +444,8 @@ impl Tcb {
         }
     }
 
-    /// CheckIfApplicationLimited (draft-ietf-ccwg-bbr 4.1.2.4): all that was written has left, and more could.
+    /// CheckIfApplicationLimited (draft-ietf-ccwg-bbr 4.1.2.4): all written data was sent, and cwnd has
+    /// room for more.
     fn note_app_limit(&mut self) {
         let pipe = self.recovery.pipe();
         let free = pipe < self.congestion.window() && !self.recovery.owes();
@@ -453,8 +454,8 @@ impl Tcb {
         }
     }
 
-    /// The reader has taken all up to a position. `idle`: it waits for more, so what the peer does not yet
-    /// know of the window is to be told.
+    /// The reader has read all bytes up to a position. `idle`: it waits for more, so a withheld window
+    /// update must be sent.
     pub(crate) fn read(&mut self, to: u64, idle: bool, now: Instant) {
         let rtt = self.recovery.rtt().smoothed();
         self.receiver.read(to, rtt, now);
@@ -463,12 +464,12 @@ impl Tcb {
         }
     }
 
-    /// Bytes of window and of what waits to be read come to no more than this.
+    /// Limits window plus unread bytes.
     pub(crate) fn set_receive_buffer(&mut self, bytes: usize) {
         self.receiver.set_capacity(bytes);
     }
 
-    /// What is taken of what arrives from now on.
+    /// Sets the policy for received data.
     pub(crate) fn set_accept_policy(&mut self, accept_policy: AcceptPolicy) {
         self.receiver.set_accept_policy(accept_policy);
     }
@@ -477,7 +478,7 @@ impl Tcb {
         self.sender.set_nodelay(nodelay);
     }
 
-    /// Another congestion control, which goes on from the present window.
+    /// Changes the congestion control, keeping the present window.
     pub(crate) fn set_congestion(&mut self, kind: Kind, now: Instant) {
         let (seed, nxt) = (self.sender.iss(), self.sender.nxt());
         if !self.congestion.change(kind, (seed, nxt)) {
@@ -493,7 +494,8 @@ impl Tcb {
         self.watch.set(limits, now);
     }
 
-    /// Nothing is written any more (RFC 9293 3.10.4). Before the connection is established that waits.
+    /// No more bytes will be written (RFC 9293 3.10.4). Takes effect when the connection is
+    /// established.
     pub(crate) fn shutdown(&mut self, now: Instant) {
         self.wants_close = true;
         self.close();
@@ -506,8 +508,8 @@ impl Tcb {
         }
     }
 
-    /// No user holds the socket any more: data that arrives from now on resets the connection (RFC 9293
-    /// 3.10.4, 1122 4.2.2.13). `abort`: what had arrived was not read, or nothing is to linger.
+    /// The socket has no handle any more: data that arrives from now on resets the connection (RFC 9293
+    /// 3.10.4, 1122 4.2.2.13). `abort`: there is unread data, or the linger time is zero.
     pub(crate) fn detach(&mut self, abort: bool, linger: Option<Duration>, now: Instant) {
         self.watch.detach(linger, now);
         // RFC 9293 3.10.4: in SYN-SENT nothing is sent.
@@ -518,14 +520,14 @@ impl Tcb {
         }
     }
 
-    /// Ends the connection at once; a reset is sent where the peer knows of it (RFC 9293 3.10.5).
+    /// Ends the connection at once; a reset is sent if the peer has state for it (RFC 9293 3.10.5).
     pub(crate) fn abort(&mut self, cause: Cause) {
         use TcpState::*;
-        let told = matches!(
+        let is_reported = matches!(
             self.state,
             SynReceived | Established | FinWait1 | FinWait2 | CloseWait | Closing | LastAck
         );
-        if told {
+        if is_reported {
             self.reset = Some(Reset::Own);
         }
         self.end(cause);
@@ -544,7 +546,7 @@ impl Tcb {
         }
     }
 
-    /// The state that follows. `false`: the event means nothing now.
+    /// Applies an event to the state. `false` if it has no effect.
     fn change(&mut self, event: Event) -> bool {
         let Some(next) = step(self.state, event) else {
             return false;
@@ -555,7 +557,7 @@ impl Tcb {
 
     // Timers.
 
-    /// Takes note of where the connection is, for its limits and for probes of a closed window.
+    /// Updates the limits and the probes of a closed window.
     fn settle(&mut self, now: Instant) {
         let at = Standing {
             state: self.state,
@@ -569,18 +571,18 @@ impl Tcb {
         self.watch.update(at, now);
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called, if nothing happens before.
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called, without an earlier event.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let watch = self.watch.deadline();
         self.timers.next().into_iter().chain(watch).min()
     }
 
-    /// Something is to happen at some time, whatever the peer does: more than limits and keep-alive.
+    /// Whether a timer other than limits and keep-alive is set.
     pub(crate) fn has_timers(&self) -> bool {
         self.timers.next().is_some()
     }
 
-    /// Nothing is to be sent or told before something happens.
+    /// Whether there is nothing to send or report until the next event.
     pub(crate) fn is_quiet(&self) -> bool {
         self.state == TcpState::Established
             && self.sender.nxt() == self.sender.end()
@@ -593,12 +595,12 @@ impl Tcb {
             && !self.path.has_finding()
     }
 
-    /// When a limit is reached: all that counts behind a full link.
+    /// When a limit is reached: the only deadline while the link is full.
     pub(crate) fn limit(&self) -> Option<Instant> {
         self.watch.deadline()
     }
 
-    /// Does what limits ask for, and nothing else that is due.
+    /// Applies the limits only.
     pub(crate) fn handle_limits(&mut self, now: Instant) {
         if let Some(due) = self.watch.due(now) {
             match due {
@@ -611,7 +613,7 @@ impl Tcb {
         }
     }
 
-    /// Does what is due.
+    /// Handles the due timers.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         self.handle_limits(now);
         self.note_app_limit();
@@ -631,7 +633,7 @@ impl Tcb {
             }
             Timer::Probe => {
                 self.recovery.demand_probe();
-                // RFC 8985 7.3: the timeout begins anew with the probe.
+                // RFC 8985 7.3: the timeout restarts with the probe.
                 let again = now + self.recovery.timeout();
                 self.timers.set(Timer::Retransmit, again);
             }
@@ -667,15 +669,15 @@ impl Tcb {
         }
     }
 
-    /// Segments have another size from now on.
+    /// Applies a new segment size.
     fn apply_mss(&mut self) {
         let mss = self.path.mss();
         self.recovery.set_mss(mss);
         self.congestion.set_mss(mss);
     }
 
-    /// Takes what an ICMP error says about a segment of ours with this sequence number (RFC 5927 4.1,
-    /// 9293 3.9.2.2, 5461). `false`: it is not about something in flight.
+    /// Processes an ICMP error that quotes this sequence number (RFC 5927 4.1, 9293 3.9.2.2, 5461).
+    /// `false` if that is not in flight.
     pub(crate) fn handle_icmp(&mut self, seq: u32, kind: IcmpErrorKind, now: Instant) -> bool {
         if !self.is_in_flight(seq) {
             return false;
@@ -683,7 +685,7 @@ impl Tcb {
         let attempt = self.state == TcpState::SynSent;
         match kind {
             IcmpErrorKind::Hard(error) if attempt => self.abort(Cause::Icmp(error)),
-            IcmpErrorKind::Soft if attempt && self.watch.despairs(now) => {
+            IcmpErrorKind::Soft if attempt && self.watch.has_soft_failed(now) => {
                 self.abort(Cause::Icmp(SoError::HostUnreachable));
             }
             IcmpErrorKind::Hard(_) | IcmpErrorKind::Soft => {
@@ -703,22 +705,23 @@ impl Tcb {
         u64::try_from(position).is_ok_and(|position| una <= position && position < max)
     }
 
-    /// RFC 1191 6, 8201 5.4: what does not fit is sent again at once, in smaller packets.
+    /// RFC 1191 6, 8201 5.4: data of packets that were too big is retransmitted at once, in smaller
+    /// ones.
     fn too_big(&mut self, mtu: usize) {
         if !state::is_synchronised(self.state) || !self.path.too_big(mtu) {
             return;
         }
-        // A first flight at once; a whole window would overflow the path.
+        // Unpaced like a first flight; a whole window could overflow the path.
         let burst = self.congestion.initial_burst();
         self.apply_mss();
         self.recovery.too_large(self.path.mss());
         self.pacer.allow(burst.min(self.congestion.window()));
     }
 
-    /// What has happened, once.
+    /// The next event; each is returned once.
     pub(crate) fn poll_event(&mut self) -> Option<News> {
         let first = *self.news.first()?;
-        // The record counts what the last acknowledgement has told.
+        // The record must include the last acknowledgement.
         if matches!(first, News::TimeWait(_)) && self.delayed_ack.is_due() {
             return None;
         }

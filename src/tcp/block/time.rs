@@ -1,8 +1,8 @@
 //! Time as the control block counts it: whole nanoseconds, in half the memory of
 //! [`std::time::Instant`].
 //!
-//! Zero is the beginning of the stack ([`Clocked`]). Later than what 64 bits hold, five hundred years,
-//! is never; earlier than the beginning is just behind it.
+//! Zero is the beginning of the stack ([`Clocked`]). A time beyond 64 bits (five hundred years) is
+//! never; one before the beginning is taken for the beginning.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -19,7 +19,7 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 impl Instant {
-    /// So many nanoseconds behind the beginning.
+    /// This many nanoseconds after the beginning.
     pub(crate) const fn from_nanos(nanos: u64) -> Instant {
         match NonZeroU64::new(nanos) {
             Some(nanos) => Instant(nanos),
@@ -72,21 +72,21 @@ impl fmt::Debug for Instant {
     }
 }
 
-/// The beginning, as the system's clock tells it: one for all that is under way in a stack.
+/// The beginning, by the system's clock; one for each stack.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clocked {
     pub(crate) epoch: std::time::Instant,
 }
 
 impl Clocked {
-    /// When that is here.
+    /// Converts from the system's clock.
     pub(crate) fn here(self, at: std::time::Instant) -> Instant {
         Instant::from_nanos(nanos(at.saturating_duration_since(self.epoch)))
     }
 
-    /// When that is there. What is never here is far ahead there.
+    /// Converts to the system's clock. "Never" becomes a time far in the future.
     pub(crate) fn there(self, at: Instant) -> std::time::Instant {
-        /// A year: somebody looks again.
+        /// A year.
         const FAR: Duration = Duration::from_secs(365 * 86_400);
         let passed = Duration::from_nanos(at.nanos());
         self.epoch.checked_add(passed).unwrap_or(self.epoch + FAR)

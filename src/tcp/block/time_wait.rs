@@ -1,26 +1,26 @@
-//! TIME-WAIT without a control block: a small record that answers for a connection that has ended
-//! (RFC 9293 3.10.7.4, 1337, 6191). Pure.
+//! TIME-WAIT without a control block: a small record that answers for an ended connection (RFC 9293
+//! 3.10.7.4, 1337, 6191). Pure.
 
 use super::segment::{ACK, FIN, RST, SYN, Segment, SegmentOptions, Timestamps};
 use super::seq::older;
 
-/// What is remembered of a connection in TIME-WAIT, as on the wire.
+/// The record: sequence numbers as on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) snd_nxt: u32,
     pub(crate) rcv_nxt: u32,
-    /// TS.Recent and what would be TSval, with timestamps.
+    /// TS.Recent and the next TSval, with timestamps.
     pub(crate) timestamps: Option<Timestamps>,
 }
 
-/// What a segment means to a connection in TIME-WAIT.
+/// The answer to a segment in TIME-WAIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Nothing (RFC 1337: a RST too).
+    /// None (RFC 1337: also to a RST).
     Ignore,
-    /// The ACK again; `restart`: TIME-WAIT begins anew, since the peer's FIN came again.
+    /// The ACK again; `restart`: restarts TIME-WAIT, since the peer retransmitted its FIN.
     Acknowledge { restart: bool },
-    /// A new connection may take the place (RFC 9293 3.10.7.4, 6191 2).
+    /// A new connection may replace the record (RFC 9293 3.10.7.4, 6191 2).
     MakeRoom,
 }
 
@@ -40,8 +40,8 @@ impl Record {
         if segment.has(FIN) {
             return Answer::Acknowledge { restart: true };
         }
-        // A pure acknowledgement draws none, or two sides that disagree would go on for ever; a keep-alive
-        // does, unless it acknowledges what was never sent: then they disagree.
+        // A pure acknowledgement is not answered, or two sides that disagree would answer each other
+        // for ever; a keep-alive is, unless it acknowledges data that was never sent.
         let believable = self.snd_nxt.wrapping_sub(segment.ack).cast_signed() >= 0;
         if segment.len > 0 || (ahead == -1 && believable) {
             Answer::Acknowledge { restart: false }
@@ -51,13 +51,13 @@ impl Record {
     }
 
     /// RFC 6191 2: with a newer timestamp, with the first one between these ends, or with a larger
-    /// sequence number where timestamps say nothing.
+    /// sequence number if timestamps do not decide.
     fn is_newer(&self, syn: &Segment, ahead: i32) -> bool {
         match (self.timestamps, syn.options.timestamps) {
             (Some(recent), Some(stamps)) if stamps.value != recent.echo => {
                 older(recent.echo, stamps.value)
             }
-            // What the former connection has sent carries none, so nothing of it passes for the new one's.
+            // Segments of the former connection have no timestamps, so none is taken for the new one's.
             (None, Some(_)) => true,
             _ => ahead >= 0,
         }
@@ -125,7 +125,7 @@ mod tests {
             (
                 segment(17, ACK),
                 Answer::Ignore,
-                "or both would answer for ever",
+                "not answered, against an ACK loop",
             ),
             (segment(LAST - 1, ACK), again, "a keep-alive"),
         ];

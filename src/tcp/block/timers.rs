@@ -1,26 +1,27 @@
-//! The timers of a connection: one table, of which the earliest is the connection's deadline.
+//! The timers of a connection in one table; the earliest is the connection's deadline.
 //!
-//! A timer that is set replaces itself. Who sets which: `Handshake`, `Retransmit`, `Probe` and
-//! `Reorder` the recovery of losses, `Persist` the sender, `DelayedAck` the receiver, `Pace` the
-//! sender where a burst would overflow the path. Pure: time is an argument.
+//! Setting a timer replaces its former time. Users: `Handshake`, `Retransmit`, `Probe` and `Reorder`
+//! loss recovery, `Persist` the sender, `DelayedAck` the receiver, `Pace` the pacer. Pure: time is an
+//! argument.
 
 use crate::tcp::block::time::Instant;
 
-/// Which timer.
+/// The kinds of timers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Timer {
-    /// SYN or SYN|ACK again (RFC 6298 for the handshake).
+    /// Retransmission of SYN or SYN|ACK (RFC 6298).
     Handshake,
-    /// PTO of the tail loss probe (RFC 8985 7.2). Before the next one: it takes its place.
+    /// PTO of the tail loss probe (RFC 8985 7.2). Listed before `Retransmit`, which it replaces while
+    /// it is set.
     Probe,
     /// RTO (RFC 6298 5).
     Retransmit,
-    /// Time for reordering is over (RFC 8985 6.2).
+    /// RACK reordering timer (RFC 8985 6.2).
     Reorder,
     /// Zero-window probe, or the override of silly-window avoidance (RFC 9293 3.8.6.1, 3.8.6.2.1).
     Persist,
-    /// An acknowledgement has waited long enough (RFC 9293 3.8.6.3).
+    /// Delayed acknowledgement (RFC 9293 3.8.6.3).
     DelayedAck,
     /// The next burst may leave.
     Pace,

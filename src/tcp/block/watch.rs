@@ -1,11 +1,10 @@
-//! How long a connection waits for its peer: the limits that a user can set (RFC 9293 3.8.3), and
-//! keep-alive (3.8.4).
+//! Time limits of a connection (RFC 9293 3.8.3), and keep-alive (3.8.4).
 //!
 //! The limits are those of [`limits`](crate::tcp::limits), the probes those of
 //! [`keep_alive`](crate::tcp::keep_alive). Pure: time is an argument.
 //!
-//! A segment costs next to nothing here: what it brings only moves limits to later, and a limit is
-//! computed again when it would be reached, or when the connection's state changes.
+//! A segment costs little here: progress only moves limits to later times, so a limit is computed again
+//! only when it would be reached, or when the connection's state changes.
 
 use crate::error::SoError;
 use crate::tcp::block::time::Instant;
@@ -15,13 +14,13 @@ use crate::tcp::state::TcpState;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where a connection is, as far as its limits are concerned.
+/// The progress of a connection, as it concerns its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Standing {
     pub(crate) state: TcpState,
-    /// RCV.NXT, SND.UNA, and what the user has written.
+    /// RCV.NXT, SND.UNA, and the bytes written.
     pub(crate) moved: (u64, u64, u64),
-    /// Something of ours is not acknowledged.
+    /// Data of ours is not acknowledged.
     pub(crate) outstanding: bool,
 }
 
@@ -31,20 +30,20 @@ pub(crate) struct Watch {
     limits: Arc<Limits>,
     keep_alive: KeepAliveTimer,
     began: Instant,
-    /// When something acceptable was last heard, or something was first outstanding since.
+    /// When an acceptable segment was last received, or data was first outstanding since.
     received_at: Instant,
-    /// When the peer last acknowledged something new, or something was first outstanding since.
+    /// When the peer last acknowledged new data, or data was first outstanding since.
     progress: Instant,
     outstanding: bool,
     moved: ((u64, u64, u64), Instant),
     fin_wait_since: Option<Instant>,
-    /// When a closed socket's linger time is over.
+    /// The end of the linger time of a closed socket.
     linger_until: Option<Instant>,
     detached: bool,
-    /// What a router last said about the way (BSD's `t_softerror`), until the peer makes progress.
+    /// The latest soft ICMP error (BSD's `t_softerror`), until the peer makes progress.
     soft_error: Option<SoError>,
     state: TcpState,
-    /// Nothing is due before. It may be earlier than what is due: never later.
+    /// A lower bound of the next deadline.
     next_due: Option<Instant>,
 }
 
@@ -69,14 +68,14 @@ impl Watch {
 
     pub(crate) fn set(&mut self, limits: Arc<Limits>, now: Instant) {
         if self.limits.keep_alive != limits.keep_alive {
-            // The time of idleness begins anew.
-            self.keep_alive.heard(now);
+            // Restarts the idle time.
+            self.keep_alive.received(now);
         }
         self.limits = limits;
         self.next_due = self.next();
     }
 
-    /// No user holds the socket any more; what it has written is waited for no longer than `linger`.
+    /// The socket has no handle any more; its data may take `linger` to be delivered.
     pub(crate) fn detach(&mut self, linger: Option<Duration>, now: Instant) {
         self.detached = true;
         self.linger_until = linger.map(|time| now + time);
@@ -87,30 +86,30 @@ impl Watch {
         self.detached
     }
 
-    /// When something last moved.
+    /// The time of the latest progress.
     pub(crate) fn moved_at(&self) -> Instant {
         self.moved.1
     }
 
-    /// Something acceptable has arrived; `progress`: it acknowledges something new.
-    pub(crate) fn heard(&mut self, progress: bool, now: Instant) {
-        let asked = self.keep_alive.has_asked();
-        self.keep_alive.heard(now);
+    /// An acceptable segment has arrived; `progress`: it acknowledges new data.
+    pub(crate) fn received(&mut self, progress: bool, now: Instant) {
+        let asked = self.keep_alive.has_probed();
+        self.keep_alive.received(now);
         if progress {
             self.soft_error = None;
             self.progress = now;
         }
-        // A closed socket does not wait for a peer that only says that its window is closed.
+        // A closed socket does not wait for a peer that only advertises a closed window.
         if progress || !self.detached {
             self.received_at = now;
         }
         if asked {
-            // The pause before the next probe may be shorter than the one behind the last.
+            // The interval before the next probe may be shorter than the last one.
             self.next_due = self.next();
         }
     }
 
-    /// The handshake is over.
+    /// The connection is established.
     pub(crate) fn established(&mut self) {
         self.soft_error = None;
     }
@@ -123,17 +122,17 @@ impl Watch {
         self.soft_error
     }
 
-    /// Routers have said for long enough that the peer cannot be reached.
-    pub(crate) fn despairs(&self, now: Instant) -> bool {
-        self.soft_error.is_some() && now >= self.began + Limits::disbelief()
+    /// Whether soft ICMP errors have lasted long enough to end the attempt to connect.
+    pub(crate) fn has_soft_failed(&self, now: Instant) -> bool {
+        self.soft_error.is_some() && now >= self.began + Limits::soft_error_time()
     }
 
-    /// The connection is over.
+    /// The connection has ended.
     pub(crate) fn end(&mut self) {
         (self.state, self.outstanding, self.next_due) = (TcpState::Closed, false, None);
     }
 
-    /// Takes note of where the connection is now.
+    /// Records the progress of the connection.
     pub(crate) fn update(&mut self, at: Standing, now: Instant) {
         if at.outstanding && !self.outstanding {
             self.received_at = now;
@@ -151,12 +150,12 @@ impl Watch {
         }
     }
 
-    /// When to ask what is [due](Self::due), if nothing happens before.
+    /// When to call [`due`](Self::due), without an earlier event.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.next_due
     }
 
-    /// What is due.
+    /// The due action.
     pub(crate) fn due(&mut self, now: Instant) -> Option<Due> {
         if self.next_due.is_none_or(|at| now < at) {
             return None;
@@ -172,7 +171,7 @@ impl Watch {
         due
     }
 
-    /// When the next limit is reached, or a probe is to be sent.
+    /// The time of the next limit or probe.
     fn next(&self) -> Option<Instant> {
         let keep_alive = self
             .keep_alive
@@ -181,8 +180,8 @@ impl Watch {
         self.limit().into_iter().chain(keep_alive).min()
     }
 
-    /// Keep-alive is for connections that wait for their peer: data under way asks for itself, and a
-    /// closed socket has limits of its own.
+    /// Keep-alive applies to idle connections: retransmissions probe the peer as well, and a closed
+    /// socket has limits of its own.
     fn is_watched(&self) -> bool {
         use TcpState::*;
         let idle = matches!(self.state, Established | CloseWait | FinWait2);
@@ -210,7 +209,7 @@ impl Watch {
         }
     }
 
-    /// Of a connection that its user still holds.
+    /// The half-closed limit, for a connection with a handle.
     fn half_closed(&self) -> Option<Instant> {
         let half_closed = matches!(self.state, TcpState::CloseWait | TcpState::FinWait2);
         let limit = self.limits.half_closed;
@@ -236,7 +235,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// What comes in moves a limit to later, and that is not computed for each segment.
+    /// A received segment moves a limit to a later time, which is not computed for each segment.
     #[test]
     fn a_limit_is_computed_when_it_would_be_reached() {
         let start = any_time();
@@ -246,18 +245,22 @@ mod tests {
         assert_eq!(watch.deadline(), first);
         for second in 1..=100 {
             let now = start + seconds(second);
-            watch.heard(true, now);
+            watch.received(true, now);
             watch.update(at(TcpState::Established, second, true), now);
             assert_eq!(watch.deadline(), first);
         }
-        assert_eq!(watch.due(start + seconds(300)), None, "something was heard");
+        assert_eq!(
+            watch.due(start + seconds(300)),
+            None,
+            "a segment was received"
+        );
         assert_eq!(watch.deadline(), Some(start + seconds(400)));
         assert_eq!(watch.due(start + seconds(400)), Some(Due::Dead));
         watch.update(at(TcpState::Established, 101, false), start + seconds(399));
-        assert_eq!(watch.deadline(), None, "nothing is waited for");
+        assert_eq!(watch.deadline(), None, "no limit applies");
     }
 
-    /// Guards the case that a limit moves to earlier.
+    /// Guards the case that a limit moves to an earlier time.
     #[test]
     fn an_answered_probe_brings_the_next_one_nearer_than_the_interval() {
         let start = any_time();
@@ -274,7 +277,7 @@ mod tests {
         watch.update(at(TcpState::Established, 0, false), start);
         assert_eq!(watch.due(start + seconds(5)), Some(Due::Probe));
         assert_eq!(watch.deadline(), Some(start + seconds(65)));
-        watch.heard(false, start + seconds(6));
+        watch.received(false, start + seconds(6));
         assert_eq!(watch.deadline(), Some(start + seconds(11)));
         assert_eq!(watch.due(start + seconds(11)), Some(Due::Probe));
     }

@@ -1,4 +1,4 @@
-//! Which congestion controls there are.
+//! The available congestion controls.
 
 use super::bbr::Bbr;
 use super::controller::{Controller, Growth};
@@ -6,12 +6,12 @@ use super::cubic::Cubic;
 use super::reno::Reno;
 pub(crate) use crate::congestion::Congestion as Kind;
 
-/// One of them, with its state.
+/// A congestion control with its state.
 #[derive(Debug, Clone)]
 pub(crate) enum Algorithm {
     Cubic(Cubic),
     Reno(Reno),
-    /// Its model replaces all that is asked here, and slow start; large, and only there when it is chosen.
+    /// Its model replaces these methods and slow start. Boxed, since it is large and optional.
     Bbr(Box<Bbr>),
 }
 
@@ -24,7 +24,7 @@ impl Algorithm {
         }
     }
 
-    /// `seed`: of what differs between connections.
+    /// `seed`: a value that differs between connections.
     pub(crate) fn new(kind: Kind, initial_window: u64, seed: u32) -> Algorithm {
         match kind {
             Kind::Cubic => Algorithm::Cubic(Cubic::default()),

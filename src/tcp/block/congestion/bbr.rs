@@ -1,8 +1,8 @@
-//! BBR, version 3: a model of the path (how fast it delivers, how long it takes when nothing waits, how
-//! much it holds without loss), from which rate and window follow.
+//! BBR, version 3: a model of the path (bandwidth, RTT without a queue, capacity without loss)
+//! determines pacing rate and window.
 //!
-//! draft-ietf-ccwg-bbr; sections as of August 2026 are cited where they are followed. It uses a path with
-//! random losses, which loss-based control takes for congestion, and keeps queues short.
+//! draft-ietf-ccwg-bbr; sections as of August 2026 are cited where they are followed. It uses a path
+//! with random losses, which loss-based controls treat as congestion, and keeps queues short.
 //!
 //! | file | section |
 //! |---|---|
@@ -10,12 +10,12 @@
 //! | `model` | 5.5 (the path's model, short-term bounds, aggregation) |
 //! | `startup` | 5.3.1, 5.3.2 (Startup, Drain) |
 //! | `probe_bw`, `probe_rtt` | 5.3.3, 5.3.4 |
-//! | [`noise`] | none: which losses are not the flow's own doing |
+//! | [`noise`] | none: losses that the flow does not cause |
 //! | [`rate`](super::rate) | 4.1 (delivery rate samples) |
 //!
-//! One thing differs from the draft. It takes each loss for a sign of congestion, so that losses of two
-//! percent that have nothing to do with the flow take most of its rate away. Here losses count beyond what is
-//! lost while no packet waits ([`noise`]). Without such losses all is as in the draft.
+//! One difference from the draft: it treats each loss as a sign of congestion, so that two percent of
+//! random loss take most of the rate. Here only losses beyond the rate measured without a queue count
+//! ([`noise`]). Without random losses it is as in the draft.
 //!
 //! Sizes are numbers of bytes and rates bytes per second, both as `f64`: far below 2^53, or infinite.
 //! Deterministic; time is an argument.
@@ -103,7 +103,7 @@ impl State {
     }
 }
 
-/// Where the connection is (C).
+/// Values of the connection (C).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Flow {
     /// C.cwnd.
@@ -130,7 +130,7 @@ struct Rounds {
     round_start: bool,
 }
 
-/// What is put back when a loss was none (5.5.11.1).
+/// The values restored after a spurious loss (5.5.11.1).
 #[derive(Debug, Clone, Copy)]
 struct Undo {
     state: Option<State>,
@@ -170,7 +170,7 @@ pub(crate) struct Bbr {
     initial_window: f64,
     /// BBR.idle_restart.
     idle_restart: bool,
-    /// A loss is being recovered.
+    /// Loss recovery is under way.
     recovering: bool,
     /// BBR.prior_cwnd.
     prior_cwnd: f64,
@@ -178,7 +178,7 @@ pub(crate) struct Bbr {
 }
 
 impl Bbr {
-    /// OnInit (5.2.1). `seed`: of what is to be random.
+    /// OnInit (5.2.1). `seed` of random numbers.
     pub(crate) fn new(initial_window: f64, seed: u32) -> Bbr {
         Bbr {
             rate: Rate::default(),
@@ -213,7 +213,7 @@ impl Bbr {
         self.pacing_rate
     }
 
-    /// A line for the eye.
+    /// A line for debugging.
     #[cfg(test)]
     pub(crate) fn brief(&self) -> String {
         format!(
@@ -228,36 +228,36 @@ impl Bbr {
         )
     }
 
-    /// The round trip of the handshake.
+    /// The RTT of the handshake.
     pub(crate) fn begin(&mut self, rtt: Duration, now: Instant) {
         self.rtt.begin(rtt, now);
         self.start_pacing(rtt);
     }
 
-    /// InitPacingRate (5.6.2), once a round trip is known.
+    /// InitPacingRate (5.6.2), once there is an RTT sample.
     fn start_pacing(&mut self, rtt: Duration) {
         let seconds = rtt.max(Duration::from_micros(1)).as_secs_f64();
         self.pacing_rate = Some(STARTUP_GAIN * self.initial_window / seconds);
     }
 
-    /// Nothing is in flight: what only that needs is given back.
-    pub(crate) fn rest(&mut self) {
-        self.rate.rest();
+    /// Nothing is in flight: releases the memory of samples.
+    pub(crate) fn release_memory(&mut self) {
+        self.rate.release_memory();
     }
 
-    // What the transmitter tells.
+    // Events of transmission.
 
     pub(crate) fn sent(&mut self, departure: &Departure<'_>) {
         self.rate.sent(departure);
     }
 
-    /// CheckIfApplicationLimited (4.1.2.4) found that it is so.
+    /// The sender is application-limited (CheckIfApplicationLimited, 4.1.2.4).
     pub(crate) fn limit_by_app(&mut self, in_flight: u64) {
         self.rate.limit_by_app(in_flight);
     }
 
-    /// HandleRestartFromIdle (5.4.1): something is about to be sent while nothing is in flight. The window
-    /// from then on.
+    /// HandleRestartFromIdle (5.4.1): transmission restarts with nothing in flight. Returns the new
+    /// window.
     pub(crate) fn wake(&mut self, flow: &Flow) -> f64 {
         if !self.rate.is_app_limited() {
             return flow.cwnd;
@@ -272,14 +272,14 @@ impl Bbr {
         flow.cwnd
     }
 
-    // What acknowledgements and timers tell.
+    // Events of acknowledgements and timers.
 
-    /// A packet, or a part of one, is delivered.
+    /// A packet, or a part of it, was delivered.
     pub(crate) fn arrived(&mut self, sent: &Sent, now: Instant) {
         self.rate.arrived(sent, now);
     }
 
-    /// UpdateOnACK (5.2.3). The window from then on.
+    /// UpdateOnACK (5.2.3). Returns the new window.
     pub(crate) fn acknowledged(&mut self, rtt: Option<Duration>, flow: &Flow) -> f64 {
         if let Some(rtt) = rtt.filter(|_| self.pacing_rate.is_none()) {
             self.start_pacing(rtt);
@@ -416,8 +416,8 @@ impl Bbr {
         self.note_probe_loss(&loss, flow);
     }
 
-    /// A router has marked something. The draft leaves open what follows but for that it is a sign of
-    /// congestion (3.6): as much as losses beyond the threshold are.
+    /// A router has marked a packet. The draft only states that it is a sign of congestion (3.6); it is
+    /// treated like losses beyond the threshold.
     pub(crate) fn marked(&mut self, flow: &Flow) {
         if !self.latest.is_loss_in_round {
             self.latest.loss_round_delivered = self.rate.delivered();
@@ -431,27 +431,27 @@ impl Bbr {
         self.probe_was_marked(flow);
     }
 
-    /// OnEnterFastRecovery: the packets that are lost are told already.
+    /// OnEnterFastRecovery: the lost packets were reported before.
     pub(crate) fn recovery_begins(&mut self, window: f64) {
         self.save_window(window);
         self.recovering = true;
         self.pipe.recovery_begins(self.rounds.round_count);
     }
 
-    /// OnEnterRTO: the packets that are lost are told afterwards.
+    /// OnEnterRTO: the lost packets are reported afterwards.
     pub(crate) fn timed_out(&mut self, window: f64) {
         self.save_state(window);
         self.recovering = true;
         self.pipe.recovery_begins(self.rounds.round_count);
     }
 
-    /// All is repaired. The window from then on, which the next acknowledgement bounds.
+    /// Loss recovery has ended. Returns the new window, which the next acknowledgement bounds.
     pub(crate) fn recovered(&mut self, window: f64) -> f64 {
         self.recovering = false;
         self.restored(window)
     }
 
-    /// HandleSpuriousLossDetection (5.5.11.2). The window from then on.
+    /// HandleSpuriousLossDetection (5.5.11.2). Returns the new window.
     pub(crate) fn undo(&mut self, flow: &Flow) -> f64 {
         let window = self.recovered(flow.cwnd);
         self.latest.is_loss_in_round = false;

@@ -1,9 +1,9 @@
-//! What a congestion control is asked.
+//! The interface of a congestion control.
 
 use crate::tcp::block::time::Instant;
 use std::time::Duration;
 
-/// What an acknowledgement says while the window is to grow.
+/// An acknowledgement in congestion avoidance.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Growth {
     /// cwnd, in bytes.
@@ -20,9 +20,9 @@ pub(crate) trait Controller {
     /// Congestion avoidance: the window after an acknowledgement.
     fn avoid(&mut self, growth: &Growth) -> u64;
 
-    /// Something was lost: ssthresh.
+    /// ssthresh after a loss.
     fn reduce(&mut self, window: u64, mss: u64) -> u64;
 
-    /// Slow start has ended without a loss, or nothing was sent for a while: growth begins anew.
+    /// Restarts growth, when slow start has ended without a loss, or after idle time.
     fn restart(&mut self);
 }

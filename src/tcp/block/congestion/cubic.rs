@@ -12,7 +12,7 @@ const BETA: f64 = 0.7;
 /// RFC 9438 4.3: alpha_cubic.
 const ALPHA: f64 = 3.0 * (1.0 - BETA) / (1.0 + BETA);
 
-/// What holds since the last reduction.
+/// The congestion avoidance epoch since the last reduction.
 #[derive(Debug, Clone, Copy)]
 struct Epoch {
     /// t_epoch.
@@ -67,7 +67,7 @@ impl Controller for Cubic {
         let t = growth.now.saturating_duration_since(epoch.t_epoch);
         let cubic = |t: f64| C * (t - epoch.k).powi(3) + self.w_max;
         let now = cubic(t.as_secs_f64());
-        // RFC 9438 4.2: the window that is aimed at within the next round trip.
+        // RFC 9438 4.2: the target window after the next RTT.
         let target = cubic((t + growth.rtt).as_secs_f64()).clamp(window, 1.5 * window);
         // RFC 9438 4.3: no slower than Reno.
         let alpha = if epoch.w_est >= self.cwnd_prior {
@@ -82,7 +82,7 @@ impl Controller for Cubic {
         } else {
             window + (target - window) / window * delivered
         };
-        // Never more than was delivered.
+        // Growth is limited by the delivered bytes.
         growth
             .window
             .max(bytes(next, growth.mss))
@@ -113,8 +113,7 @@ mod tests {
     use crate::tcp::block::time::start as any_time;
     use std::time::Duration;
 
-    /// The window after so many seconds with a round trip of 100 ms, after a reduction from 1000
-    /// segments.
+    /// The window this many seconds after a reduction from 1000 segments, with an RTT of 100 ms.
     fn grown(seconds: u32) -> f64 {
         let start = any_time();
         let mss = 1000;

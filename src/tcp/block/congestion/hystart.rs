@@ -1,4 +1,4 @@
-//! HyStart++ (RFC 9406): slow start ends when round trips take longer, before anything is lost. Pure.
+//! HyStart++ (RFC 9406): slow start ends when the RTT increases, before a loss. Pure.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ const MIN_RTT_DIVISOR: u32 = 8;
 const N_RTT_SAMPLE: u32 = 8;
 const CSS_GROWTH_DIVISOR: u64 = 4;
 const CSS_ROUNDS: u32 = 5;
-/// L, where nothing paces what leaves.
+/// L, without pacing.
 const L: u64 = 8;
 
 /// Conservative slow start.
@@ -23,7 +23,7 @@ struct Conservative {
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct HyStart {
-    /// windowEnd: the round is over when this is acknowledged.
+    /// windowEnd: the round ends when this is acknowledged.
     window_end: u64,
     /// lastRoundMinRTT.
     last_round_min_rtt: Option<Duration>,
@@ -34,7 +34,7 @@ pub(crate) struct HyStart {
     css: Option<Conservative>,
 }
 
-/// What an acknowledgement says in slow start.
+/// An acknowledgement in slow start.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Round {
     pub(crate) delivered: u64,
@@ -46,7 +46,7 @@ pub(crate) struct Round {
 }
 
 impl HyStart {
-    /// By how much the window grows; `None`: slow start is over.
+    /// The growth of the window; `None` if slow start has ended.
     pub(crate) fn acknowledged(&mut self, round: &Round) -> Option<u64> {
         if round.una >= self.window_end && !self.next_round(round.nxt) {
             return None;
@@ -67,7 +67,7 @@ impl HyStart {
         })
     }
 
-    /// Whether round trips take longer than in the round before, or no longer.
+    /// Compares the RTT with that of the round before.
     fn compare(&mut self) {
         let Some(current) = self
             .current_round_min_rtt
@@ -91,7 +91,7 @@ impl HyStart {
         }
     }
 
-    /// `false`: that was the last round of slow start.
+    /// `false` if that was the last round of slow start.
     fn next_round(&mut self, nxt: u64) -> bool {
         self.window_end = nxt;
         self.last_round_min_rtt = self.current_round_min_rtt.take();
@@ -103,7 +103,7 @@ impl HyStart {
         css.css_rounds < CSS_ROUNDS
     }
 
-    /// Slow start begins again.
+    /// Restarts slow start.
     pub(crate) fn restart(&mut self, nxt: u64) {
         *self = HyStart {
             window_end: nxt,
@@ -116,7 +116,8 @@ impl HyStart {
 mod tests {
     use super::*;
 
-    /// A round of ten acknowledgements, each after so many milliseconds. The growth of each, or the end.
+    /// A round of ten acknowledgements with this RTT in milliseconds. Returns the growth of each, or
+    /// `None` at the end.
     fn round(hystart: &mut HyStart, number: u64, rtt: u64) -> Option<u64> {
         let mut growth = None;
         for k in 1..=10 {

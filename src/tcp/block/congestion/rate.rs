@@ -1,20 +1,19 @@
-//! Delivery rate samples: how fast the path has delivered what was sent, acknowledgement by
-//! acknowledgement.
+//! Delivery rate samples, one for each acknowledgement.
 //!
 //! draft-ietf-ccwg-bbr 4.1 (formerly draft-cheng-iccrg-delivery-rate-estimation). With each packet a
-//! snapshot of what was delivered so far is kept, in the order in which packets leave; the transmit
-//! record knows only the packet's number ([`Sent::packet`]). Only a controller that asks for samples has
-//! this. Deterministic; time is an argument.
+//! snapshot of the delivered amount is kept, in the order of transmission; the transmit record has only
+//! the packet's number ([`Sent::packet`]). Only a controller that needs samples has this.
+//! Deterministic; time is an argument.
 
 use crate::tcp::block::recovery::record::{Record, Sent};
 use crate::tcp::block::time::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Snapshots that are kept in any case.
+/// Number of snapshots that are kept in any case.
 const FEW: usize = 64;
 
-/// What held when a packet left (P).
+/// The state when a packet was sent (P).
 #[derive(Debug, Clone, Copy)]
 struct Snapshot {
     /// P.first_send_time.
@@ -31,20 +30,20 @@ struct Snapshot {
     is_app_limited: bool,
 }
 
-/// What a lost packet tells (RS in HandleLostPacket).
+/// The sample of a lost packet (RS in HandleLostPacket).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Loss {
     /// Bytes of the packet.
     pub(crate) size: u64,
     /// RS.tx_in_flight.
     pub(crate) tx_in_flight: u64,
-    /// RS.lost: bytes that were lost since it left, its own included.
+    /// RS.lost: bytes lost since it was sent, its own included.
     pub(crate) lost: u64,
     /// RS.is_app_limited.
     pub(crate) is_app_limited: bool,
 }
 
-/// What an acknowledgement tells (RS). Sizes in bytes, rates in bytes per second.
+/// The sample of an acknowledgement (RS). Sizes in bytes, rates in bytes per second.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RateSample {
     /// RS.newly_acked.
@@ -53,7 +52,7 @@ pub(crate) struct RateSample {
     pub(crate) delivered: u64,
     /// RS.prior_delivered.
     pub(crate) prior_delivered: u64,
-    /// RS.delivery_rate; `None`: the interval is too short to tell.
+    /// RS.delivery_rate; `None` if the interval is too short.
     pub(crate) delivery_rate: Option<f64>,
     /// RS.rtt.
     pub(crate) rtt: Option<Duration>,
@@ -65,7 +64,7 @@ pub(crate) struct RateSample {
     pub(crate) is_app_limited: bool,
 }
 
-/// The latest packet that an acknowledgement delivers.
+/// The latest packet delivered by an acknowledgement.
 #[derive(Debug, Clone, Copy)]
 struct Newest {
     at: Instant,
@@ -73,7 +72,7 @@ struct Newest {
     snapshot: Snapshot,
 }
 
-/// A packet that has left.
+/// A sent packet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Departure<'a> {
     pub(crate) bytes: u64,
@@ -94,14 +93,14 @@ pub(crate) struct Rate {
     delivered_time: Option<Instant>,
     /// C.first_send_time.
     first_send_time: Option<Instant>,
-    /// C.app_limited: until so much is delivered; 0: it is not.
+    /// C.app_limited: application-limited until this much is delivered; 0 if not.
     app_limited: u64,
-    /// Of packets with consecutive numbers, of which this is the first.
+    /// Snapshots of packets with consecutive numbers, beginning with `first`.
     snapshots: VecDeque<Snapshot>,
     first: u32,
-    /// With so many snapshots those that no entry of the record needs are dropped.
+    /// At this number of snapshots those that no entry of the record needs are dropped.
     full: usize,
-    /// Of the acknowledgement that is being taken.
+    /// The latest packet of the present acknowledgement.
     newest: Option<Newest>,
     newly_acked: u64,
 }
@@ -115,7 +114,7 @@ impl Rate {
         self.app_limited > 0
     }
 
-    /// The user leaves the path without work from now on (MarkConnectionAppLimited, 4.1.2.4).
+    /// The sender is application-limited from now on (MarkConnectionAppLimited, 4.1.2.4).
     pub(crate) fn limit_by_app(&mut self, in_flight: u64) {
         self.app_limited = (self.delivered + in_flight).max(1);
     }
@@ -129,7 +128,7 @@ impl Rate {
         let packet = record.latest_packet();
         let expected = self.first.wrapping_add(count(self.snapshots.len()));
         if packet.wrapping_add(1) == expected && !self.snapshots.is_empty() {
-            // A probe of a closed window: it is in no record.
+            // A probe of a closed window, which is not in the record.
             return;
         }
         if self.snapshots.is_empty() || packet != expected {
@@ -159,8 +158,8 @@ impl Rate {
         self.full = 2 * self.snapshots.len();
     }
 
-    /// Nothing is in flight: no snapshot is needed.
-    pub(crate) fn rest(&mut self) {
+    /// Nothing is in flight: drops the snapshots.
+    pub(crate) fn release_memory(&mut self) {
         self.snapshots = VecDeque::new();
         self.full = 0;
     }
@@ -170,7 +169,7 @@ impl Rate {
         self.snapshots.get(place as usize).copied()
     }
 
-    /// UpdateRateSample (4.1.2.3): a packet, or a part of one, is delivered.
+    /// UpdateRateSample (4.1.2.3): a packet, or a part of it, was delivered.
     pub(crate) fn arrived(&mut self, sent: &Sent, now: Instant) {
         self.delivered += sent.len();
         self.newly_acked += sent.len();
@@ -192,7 +191,7 @@ impl Rate {
         }
     }
 
-    /// A packet, or a part of one, is lost.
+    /// A packet, or a part of it, was lost.
     pub(crate) fn lost(&mut self, sent: &Sent) -> Option<Loss> {
         self.lost += sent.len();
         let snapshot = self.snapshot(sent.packet)?;
@@ -204,8 +203,8 @@ impl Rate {
         })
     }
 
-    /// GenerateRateSample (4.1.2.3), for all that has [arrived](Self::arrived) since the last one. `None`:
-    /// nothing has.
+    /// GenerateRateSample (4.1.2.3), for all packets that have [arrived](Self::arrived) since the last
+    /// one. `None` if none has.
     pub(crate) fn sample(
         &mut self,
         rtt: Option<Duration>,
@@ -292,7 +291,7 @@ mod tests {
         for k in 0..10 {
             flight.send(start + ms(k));
         }
-        // A packet each 2 ms arrives at the other end.
+        // A packet arrives every 2 ms.
         let first = flight.acknowledge(1000, start + ms(100)).unwrap();
         assert_eq!(first.delivery_rate, Some(10_000.0));
         for k in 1..10 {
@@ -301,7 +300,7 @@ mod tests {
         for k in 0..10 {
             flight.send(start + ms(118 + k));
         }
-        // Compressed acknowledgements are no faster than what was sent.
+        // Compressed acknowledgements do not exceed the sending rate.
         let sample = flight.acknowledge(20_000, start + ms(220)).unwrap();
         assert_eq!(sample.delivered, 10_000);
         assert_eq!(sample.prior_delivered, 10_000);
@@ -353,7 +352,7 @@ mod tests {
             .collect();
         assert_eq!((lost[0].lost, lost[0].tx_in_flight), (1000, 1000));
         assert_eq!((lost[1].lost, lost[1].tx_in_flight), (2000, 2000));
-        // It leaves again: what was lost before is not counted.
+        // It is retransmitted: earlier losses are not counted.
         flight.record.lose_first(1000, |_| ());
         flight.record.resent(&(0..1000), 1000, start + ms(30));
         flight.depart(start + ms(30));
@@ -372,7 +371,7 @@ mod tests {
             }
         }
         assert!(flight.rate.snapshots.len() <= FEW + 1);
-        flight.rate.rest();
+        flight.rate.release_memory();
         assert_eq!(flight.rate.snapshots.capacity(), 0);
     }
 }

@@ -1,5 +1,5 @@
-//! Proportional rate reduction (RFC 6937bis): during recovery as much is sent as is delivered, in
-//! the proportion by which the congestion window is to shrink. Pure.
+//! Proportional rate reduction (RFC 6937bis): during recovery data is sent in proportion to delivered
+//! data, so that cwnd shrinks to ssthresh. Pure.
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
@@ -13,7 +13,7 @@ pub(crate) struct Prr {
 }
 
 impl Prr {
-    /// A recovery begins with so many bytes in flight.
+    /// A recovery begins with this many bytes in flight.
     pub(crate) fn new(flight: u64) -> Prr {
         Prr {
             prr_delivered: 0,
@@ -22,13 +22,13 @@ impl Prr {
         }
     }
 
-    /// So many bytes were sent.
+    /// Records sent bytes.
     pub(crate) fn sent(&mut self, bytes: u64) {
         self.prr_out += bytes;
     }
 
-    /// The congestion window after an ACK that has delivered so many bytes. `pipe` is what is in flight
-    /// now; `safe`: it acknowledges something in order and shows no further loss (SafeACK).
+    /// cwnd after an ACK that has delivered this many bytes. `pipe` is the amount in flight; `safe`: it
+    /// advances SND.UNA without further losses (SafeACK).
     pub(crate) fn window(
         &mut self,
         delivered: u64,
@@ -48,7 +48,7 @@ impl Prr {
             let more = conserve + if safe { mss } else { 0 };
             more.min(ssthresh - pipe)
         };
-        // The first retransmission leaves whatever comes of it.
+        // The first retransmission is always allowed.
         let least = if self.prr_out == 0 { mss } else { 0 };
         pipe + more.max(least)
     }

@@ -1,19 +1,19 @@
-//! RACK: what was sent well before something that has arrived is lost (RFC 8985 6). Pure.
+//! RACK: a segment sent well before a delivered one is lost (RFC 8985 6). Pure.
 
 use super::record::{Record, Sent};
 use super::rtt::Rtt;
 use crate::tcp::block::time::Instant;
 use std::time::Duration;
 
-/// Recoveries after which a wider window for reordering narrows again (RFC 8985 6.2 step 4).
+/// Recoveries after which a wider reordering window narrows again (RFC 8985 6.2 step 4).
 const PERSIST: u32 = 16;
-/// RFC 8985 6.2 step 4: duplicate acknowledgements after which little data is lost.
+/// RFC 8985 6.2 step 4: number of duplicate acknowledgements that indicates a loss without reordering.
 const DUPLICATES: u64 = 3;
 
-/// Below the round trip of a fast path there is reordering too, and timers are no finer.
+/// The smallest reordering window, since timers are no finer.
 const GRAIN: Duration = Duration::from_millis(1);
 
-/// What was delivered, in the order in which it left.
+/// The most recently sent segment that was delivered.
 #[derive(Debug, Clone, Copy)]
 struct Latest {
     /// RACK.xmit_ts.
@@ -28,11 +28,11 @@ struct Latest {
 #[derive(Debug, Clone)]
 pub(crate) struct Rack {
     latest: Option<Latest>,
-    /// RACK.fack: behind the last position that is delivered.
+    /// RACK.fack: the end of the highest delivered segment.
     fack: u64,
     /// RACK.reordering_seen.
     reordering_seen: bool,
-    /// RACK.dsack_round: the multiplier grows once until this is acknowledged.
+    /// RACK.dsack_round: the multiplier grows once per round, until this is acknowledged.
     dsack_round: Option<u64>,
     /// RACK.reo_wnd_mult.
     reo_wnd_mult: u32,
@@ -52,13 +52,13 @@ impl Rack {
         }
     }
 
-    /// Behind the last position that is delivered.
+    /// The end of the highest delivered segment.
     pub(crate) fn fack(&self) -> u64 {
         self.fack
     }
 
-    /// Step 2: something is delivered that was not before. Nothing is concluded from what was sent again and
-    /// is said to have arrived within less than a round trip: that was the first one.
+    /// Step 2: a segment was newly delivered. A retransmission acknowledged in less than the minimum
+    /// RTT is ignored: the original was delivered.
     pub(crate) fn delivered(&mut self, sent: &Sent, rtt: &Rtt, now: Instant) {
         let took = now.saturating_duration_since(sent.xmit_ts);
         if sent.retransmitted && rtt.least().is_some_and(|least| took < least) {
@@ -74,22 +74,22 @@ impl Rack {
         }
     }
 
-    /// What has arrived last is what it was before.
+    /// Restores the former latest segment.
     pub(crate) fn restore(&mut self, before: &Rack) {
         self.latest = before.latest;
     }
 
-    /// Step 3, for the end of what is delivered.
+    /// Step 3: updates RACK.fack.
     pub(crate) fn advance(&mut self, to: u64) {
         self.fack = self.fack.max(to);
     }
 
-    /// Something that was sent once has arrived behind what was sent later.
+    /// A segment that was sent once was delivered after a later one.
     pub(crate) fn saw_reordering(&mut self) {
         self.reordering_seen = true;
     }
 
-    /// Step 4: a D-SACK says that something was sent again for nothing.
+    /// Step 4: a D-SACK reports a spurious retransmission.
     pub(crate) fn saw_duplicate(&mut self, una: u64, nxt: u64) {
         if self.dsack_round.is_some_and(|round| una < round) {
             return;
@@ -99,7 +99,7 @@ impl Rack {
         self.reo_wnd_persist = PERSIST;
     }
 
-    /// A recovery is over.
+    /// A recovery has ended.
     pub(crate) fn recovered(&mut self) {
         self.reo_wnd_persist = self.reo_wnd_persist.saturating_sub(1);
         if self.reo_wnd_persist == 0 {
@@ -126,7 +126,7 @@ impl Rack {
         window.min(rtt.smoothed().unwrap_or_default()).max(GRAIN)
     }
 
-    /// By how much packets may overtake each other, as far as is known.
+    /// The observed amount of reordering.
     pub(crate) fn allowance(&self, rtt: &Rtt) -> Duration {
         match self.reordering_seen {
             true => self.window(rtt),
@@ -134,8 +134,8 @@ impl Rack {
         }
     }
 
-    /// Step 5: takes for lost what was sent long enough before; `each` is shown it. Returns how many bytes,
-    /// and when more may be.
+    /// Step 5: marks segments lost that were sent long enough before; `each` is called for them.
+    /// Returns the number of bytes, and when more may be lost.
     pub(crate) fn detect(
         &self,
         record: &mut Record,
@@ -151,11 +151,11 @@ impl Rack {
         let mut deadline = None;
         let lost = record.judge(|sent| {
             if (sent.xmit_ts, sent.end) >= (latest.xmit_ts, latest.end_seq) {
-                // What was sent once left in order: all behind it left later still.
+                // Original transmissions are in order: all later entries were sent later.
                 return sent.retransmitted.then_some(false);
             }
             if sent.retransmitted && sent.xmit_ts == latest.xmit_ts {
-                // It left behind what was sent once at the same time.
+                // Sent at the same time but after it.
                 return Some(false);
             }
             let due = sent.xmit_ts + latest.rtt + window;
@@ -267,9 +267,9 @@ mod tests {
         let range = flight.record.next_lost(1000).unwrap();
         assert_eq!(range, 0..MSS);
         flight.record.resent(&range, 100, flight.start + ms(43));
-        // What left before it says nothing.
+        // Segments sent before it do not indicate a loss.
         assert_eq!(flight.sack(9, 49), (500, None));
-        // What left behind it does.
+        // Segments sent after it do.
         let now = flight.start + ms(50);
         flight.record.resent(&(400..500), 100, now);
         assert_eq!(flight.sack(4, 90).0, MSS);

@@ -1,37 +1,37 @@
-//! What was sent when: the transmit record of all that is not acknowledged cumulatively.
+//! The transmit record of all data that is not acknowledged cumulatively.
 //!
-//! One entry for each packet that was given to the link, also if the link cuts it into segments; an
-//! entry is split where the peer has only a part. In symbols: entries are contiguous and cover
-//! `[SND.UNA, SND.NXT)`; each is in flight, lost, or with the peer; `in_flight`, `lost` and `sacked` are
-//! the bytes of each kind (a FIN counts as one). Pure.
+//! One entry for each packet that was given to the link, even if the link cuts it into segments; an
+//! entry is split when a part of it is SACKed or lost. Invariants: entries are contiguous and cover
+//! `[SND.UNA, SND.NXT)`; each is in flight, lost, or SACKed; `in_flight`, `lost` and `sacked` are the
+//! bytes of each kind (a FIN counts as one). Pure.
 
 use crate::tcp::block::time::Instant;
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// Where something that was sent is.
+/// The status of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
     InFlight,
-    /// Taken for lost, and not sent again since.
+    /// Marked lost, and not retransmitted since.
     Lost,
-    /// The peer has said that it has it (RFC 2018).
+    /// Acknowledged by SACK (RFC 2018).
     Sacked,
 }
 
-/// Positions that left together.
+/// A range of positions that was sent as one packet.
 #[derive(Debug, Clone)]
 pub(crate) struct Sent {
     pub(crate) start: u64,
     pub(crate) end: u64,
-    /// When it left last (RFC 8985 5.1: Segment.xmit_ts).
+    /// When it was last sent (RFC 8985 5.1: Segment.xmit_ts).
     pub(crate) xmit_ts: Instant,
-    /// It left more than once (Segment.retransmitted).
+    /// It was sent more than once (Segment.retransmitted).
     pub(crate) retransmitted: bool,
     pub(crate) status: Status,
     /// Bytes of each of its segments.
     pub(crate) size: u16,
-    /// Number of the packet that it left in: they are counted as they leave, and the count wraps.
+    /// Number of its packet, in the order of transmission; wraps.
     pub(crate) packet: u32,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Record {
     sacked: u64,
     /// Nothing below this position is lost.
     lost_from: u64,
-    /// Number of the packet that left last.
+    /// Number of the latest packet.
     packet: u32,
 }
 
@@ -59,17 +59,17 @@ impl Record {
         self.sent.is_empty()
     }
 
-    /// Bytes in the network, as far as is known: RFC 6675's pipe.
+    /// Bytes in the network: RFC 6675's pipe.
     pub(crate) fn in_flight(&self) -> u64 {
         self.in_flight
     }
 
-    /// Bytes taken for lost.
+    /// Bytes marked lost.
     pub(crate) fn lost(&self) -> u64 {
         self.lost
     }
 
-    /// Bytes that the peer has out of order.
+    /// SACKed bytes.
     pub(crate) fn sacked(&self) -> u64 {
         self.sacked
     }
@@ -82,12 +82,12 @@ impl Record {
         self.sent.iter()
     }
 
-    /// Number of the packet that left last.
+    /// Number of the latest packet.
     pub(crate) fn latest_packet(&self) -> u32 {
         self.packet
     }
 
-    /// When what is at a position has left last.
+    /// When the data at a position was last sent.
     pub(crate) fn sent_at(&self, position: u64) -> Option<Instant> {
         let index = self.sent.partition_point(|sent| sent.end <= position);
         self.sent.get(index).map(|sent| sent.xmit_ts)
@@ -111,7 +111,7 @@ impl Record {
         }
     }
 
-    /// Something new has left.
+    /// New data was sent.
     pub(crate) fn push(&mut self, range: Range<u64>, size: u16, now: Instant) {
         debug_assert!(self.sent.back().is_none_or(|last| last.end == range.start));
         self.in_flight += range.end - range.start;
@@ -127,7 +127,7 @@ impl Record {
         });
     }
 
-    /// Index of the entry with this position, which begins with it afterwards.
+    /// Index of the entry with this position, split so that it begins there.
     fn split(&mut self, position: u64) -> usize {
         let index = self.sent.partition_point(|sent| sent.end <= position);
         let inside = self
@@ -144,7 +144,7 @@ impl Record {
         index + 1
     }
 
-    /// All below a position is acknowledged; `each` is shown what it was.
+    /// All below a position is acknowledged; `each` is called for the removed entries.
     pub(crate) fn acknowledge(&mut self, una: u64, mut each: impl FnMut(&Sent)) {
         while let Some(first) = self.sent.front_mut() {
             if first.start >= una {
@@ -165,12 +165,12 @@ impl Record {
         self.lost_from = self.lost_from.max(una);
     }
 
-    /// An idle connection holds no memory for this.
-    pub(crate) fn rest(&mut self) {
+    /// Releases memory that an idle connection does not need.
+    pub(crate) fn release_memory(&mut self) {
         self.sent.shrink_to(0);
     }
 
-    /// The peer has a range; `each` is shown what of it was not known.
+    /// A range is SACKed; `each` is called for newly SACKed parts.
     pub(crate) fn sack(&mut self, range: &Range<u64>, mut each: impl FnMut(&Sent)) {
         let mut index = self.split(range.start);
         self.split(range.end);
@@ -187,8 +187,8 @@ impl Record {
         }
     }
 
-    /// Goes through what is in flight from the front, until `each` returns `None`. `Some(true)`: it is lost.
-    /// Returns how many bytes are.
+    /// Visits entries in flight from the front, until `each` returns `None`; `Some(true)` marks the
+    /// entry lost. Returns the number of lost bytes.
     pub(crate) fn judge(&mut self, mut each: impl FnMut(&Sent) -> Option<bool>) -> u64 {
         let before = self.lost;
         for index in 0..self.sent.len() {
@@ -204,7 +204,7 @@ impl Record {
         self.lost - before
     }
 
-    /// The first `len` bytes are lost, if they are in flight; `each` is shown them.
+    /// Marks the first `len` bytes lost, if they are in flight; `each` is called for them.
     pub(crate) fn lose_first(&mut self, len: u64, each: impl FnOnce(&Sent)) {
         let Some(start) = self.first().map(|first| first.start) else {
             return;
@@ -216,8 +216,8 @@ impl Record {
         }
     }
 
-    /// All that the peer does not have is lost; `each` is shown it. `forget`: what the peer has said does not
-    /// count any more.
+    /// Marks all data lost that is not SACKed; `each` is called for it. `forget`: discards the SACK
+    /// state too.
     pub(crate) fn lose_all(&mut self, forget: bool, mut each: impl FnMut(&Sent)) {
         for index in 0..self.sent.len() {
             let status = self.sent[index].status;
@@ -228,7 +228,7 @@ impl Record {
         }
     }
 
-    /// Nothing was lost after all.
+    /// Marks all lost data in flight again.
     pub(crate) fn find_all(&mut self) {
         for index in 0..self.sent.len() {
             if self.sent[index].status == Status::Lost {
@@ -259,7 +259,7 @@ impl Record {
         Some(start..end.min(start + most))
     }
 
-    /// A range has left again.
+    /// A range was retransmitted.
     pub(crate) fn resent(&mut self, range: &Range<u64>, size: u16, now: Instant) {
         let first = self.split(range.start);
         let last = self.split(range.end);
@@ -270,14 +270,14 @@ impl Record {
             (sent.xmit_ts, sent.retransmitted, sent.size) = (now, true, size);
             sent.packet = self.packet;
         }
-        // As one entry: they have left together.
+        // Merged into one entry: they were sent as one packet.
         if last > first + 1 {
             self.sent[first].end = range.end;
             self.sent.drain(first + 1..last);
         }
     }
 
-    /// The last `most` bytes that the peer is not known to have.
+    /// The last `most` bytes that are not SACKed.
     pub(crate) fn tail(&self, most: u64) -> Option<Range<u64>> {
         let last = self
             .iter()
@@ -286,7 +286,7 @@ impl Record {
         Some(last.start.max(last.end.saturating_sub(most))..last.end)
     }
 
-    /// Checks the sums of the module.
+    /// Checks the invariants of the module.
     #[cfg(test)]
     pub(crate) fn check(&self) {
         let sum = |status| {
@@ -340,7 +340,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// The sums hold, and what is shown is what changes.
+        /// The invariants hold, and `each` is called for exactly the changes.
         #[test]
         fn entries_are_contiguous_and_counted(ops in proptest::collection::vec(op(), 1..60)) {
             let now = any_time();

@@ -1,8 +1,8 @@
-//! The retransmission timeout (RFC 6298), with a smaller minimum.
+//! The retransmission timeout (RFC 6298), with a smaller minimum of 200 ms.
 //!
 //! RTO = SRTT + max(minimum, 4 * RTTVAR): the minimum is a floor of the variance term, as in Linux,
-//! since it is there for delayed acknowledgements, which come on top of a round trip. Doubled after
-//! each timeout (5.5), and as measured again when something new is acknowledged (5.7). Pure.
+//! since its purpose is delayed acknowledgements, which add to the RTT. Doubled after each timeout
+//! (5.5), and reset when new data is acknowledged (5.7). Pure.
 
 use super::rtt::Rtt;
 use std::time::Duration;
@@ -43,7 +43,7 @@ impl Rto {
         self.backoff += 1;
     }
 
-    /// Something new was acknowledged.
+    /// New data was acknowledged.
     pub(crate) fn reset(&mut self) {
         self.backoff = 0;
     }

@@ -3,7 +3,7 @@
 use crate::tcp::block::time::Instant;
 use std::time::Duration;
 
-/// A minimum is forgotten after this time.
+/// A minimum expires after this time.
 const WINDOW: Duration = Duration::from_secs(30);
 
 /// See the module.
@@ -13,14 +13,14 @@ pub(crate) struct Rtt {
     srtt: Option<Duration>,
     /// RTTVAR.
     rttvar: Duration,
-    /// min_RTT of the present window, and since when it holds.
+    /// min_RTT of the present window, and its time.
     min_rtt: Option<(Duration, Instant)>,
-    /// The least in the second half of that window, which takes its place.
+    /// The minimum in the second half of that window, which replaces it.
     next_min_rtt: Option<(Duration, Instant)>,
 }
 
 impl Rtt {
-    /// One measurement, never of a segment that was sent twice (Karn; RFC 6298 3).
+    /// Adds a sample, never of a retransmitted segment (Karn; RFC 6298 3).
     pub(crate) fn sample(&mut self, rtt: Duration, now: Instant) {
         self.srtt = Some(match self.srtt {
             None => {
@@ -35,7 +35,7 @@ impl Rtt {
         self.note_least(rtt, now);
     }
 
-    /// A measurement that may be too small for the mean, but not for the minimum.
+    /// Adds a sample for the minimum only.
     pub(crate) fn note_least(&mut self, rtt: Duration, now: Instant) {
         let age = |since: Instant| now.saturating_duration_since(since);
         match self.min_rtt {

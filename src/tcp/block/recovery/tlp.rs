@@ -1,21 +1,21 @@
-//! The tail loss probe (RFC 8985 7): what is lost at the end of a flight is found by sending one
-//! segment, long before the retransmission timeout. Pure.
+//! The tail loss probe (RFC 8985 7): a loss at the end of a flight is detected by sending one segment,
+//! long before the retransmission timeout. Pure.
 
 use super::rtt::Rtt;
 use std::time::Duration;
 
 /// How long the peer may delay the acknowledgement of a lone segment (RFC 8985 7.2: WCDelAckT).
 const DELAYED_ACK: Duration = Duration::from_millis(200);
-/// For what a clock does not see.
+/// Clock granularity.
 const GRAIN: Duration = Duration::from_millis(2);
 
-/// What became of a probe.
+/// The result of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Waiting,
-    /// Nothing was lost, or nobody knows.
+    /// No loss was detected.
     Done,
-    /// The probe has replaced what was lost: congestion control must know (RFC 8985 7.4.2).
+    /// The probe has repaired a loss, to which congestion control must respond (RFC 8985 7.4.2).
     Repaired,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Tlp {
 }
 
 impl Tlp {
-    /// PTO (RFC 8985 7.2), counted from now. `alone`: no more than one segment is in flight.
+    /// PTO (RFC 8985 7.2), counted from now. `alone`: at most one segment is in flight.
     pub(crate) fn timeout(rtt: &Rtt, alone: bool) -> Option<Duration> {
         let trips = rtt.smoothed()? * 2;
         Some(trips + if alone { DELAYED_ACK } else { GRAIN })
@@ -45,7 +45,7 @@ impl Tlp {
         self.outstanding.is_some()
     }
 
-    /// A probe has left; all that was sent ends at `end`.
+    /// A probe was sent; `end` is SND.NXT.
     pub(crate) fn sent(&mut self, end: u64, again: bool) {
         self.due = false;
         self.outstanding = Some(Outstanding {
@@ -54,13 +54,13 @@ impl Tlp {
         });
     }
 
-    /// Another way to recover has begun.
+    /// Loss recovery has begun by other means.
     pub(crate) fn give_up(&mut self) {
         *self = Tlp::default();
     }
 
-    /// RFC 8985 7.4.2. `duplicate`: a D-SACK says that the probe came twice. `bare`: the ACK says nothing
-    /// new.
+    /// RFC 8985 7.4.2. `duplicate`: a D-SACK reports the probe as a duplicate. `bare`: the ACK carries
+    /// no new information.
     pub(crate) fn acknowledged(&mut self, una: u64, duplicate: bool, bare: bool) -> Verdict {
         let Some(probe) = self.outstanding else {
             return Verdict::Waiting;
@@ -70,7 +70,7 @@ impl Tlp {
         }
         let verdict = match (probe.is_retrans, duplicate || bare) {
             (false, _) | (true, true) => Verdict::Done,
-            // Until more than that is acknowledged the answer to the probe may be under way.
+            // Until more is acknowledged, the answer to the probe may still be in flight.
             (true, false) if una == probe.end_seq => return Verdict::Waiting,
             (true, false) => Verdict::Repaired,
         };

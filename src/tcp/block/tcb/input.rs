@@ -1,4 +1,4 @@
-//! What a received segment does (RFC 9293 3.10.7).
+//! Segment arrival (RFC 9293 3.10.7).
 
 use super::{CHALLENGE_EVERY, Cause, News, Reset, Taken, Tcb};
 use crate::tcp::block::delayed_ack::Arrival;
@@ -15,8 +15,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 impl Tcb {
-    /// Takes a received segment, whose addresses, ports and checksum are right. The kept bytes are those
-    /// that [`Taken`] says.
+    /// Processes a received segment with verified addresses, ports and checksum. [`Taken`] describes
+    /// the payload to keep.
     pub(crate) fn handle_segment(&mut self, segment: &Segment, now: Instant) -> Taken {
         let taken = match self.state {
             TcpState::Closed | TcpState::Listen | TcpState::TimeWait => Taken::default(),
@@ -44,7 +44,7 @@ impl Tcb {
             return Taken::default();
         }
         self.synchronise(segment, now);
-        self.watch.heard(right, now);
+        self.watch.received(right, now);
         if !right {
             // A simultaneous open.
             self.change(Event::Syn);
@@ -73,7 +73,7 @@ impl Tcb {
         }
     }
 
-    /// An acknowledgement of a former connection: the peer is told to forget that, and asked again at once, as
+    /// An acknowledgement of a former connection: resets that, and retransmits the SYN at once, as
     /// Linux does (RFC 9293 3.5.2, figure 10).
     fn refuse_stale(&mut self, segment: &Segment) {
         if segment.has(RST) {
@@ -86,7 +86,7 @@ impl Tcb {
         }
     }
 
-    /// The peer's SYN is accepted: what both sides agree on.
+    /// The peer's SYN is accepted: option negotiation.
     pub(super) fn synchronise(&mut self, syn: &Segment, now: Instant) {
         let options = &syn.options;
         self.agreed.timestamps = self.offered.timestamps && options.timestamps.is_some();
@@ -131,17 +131,17 @@ impl Tcb {
         }
         if !segment.has(SYN) {
             let start = self.receiver.position(segment.seq);
-            self.sender.hear_window(start, 0, segment.window);
+            self.sender.update_window(start, 0, segment.window);
         }
         self.pacer.allow(self.congestion.initial_burst());
         self.watch.established();
         self.news.push(News::Established);
-        // What was closed before.
+        // A close before the connection was established.
         self.close();
     }
 
-    /// How long ago a cookie was sent, if it had a timestamp. What took longer than an RTO without any sample
-    /// may be something that the peer has sent since.
+    /// How long ago a cookie was sent, if it had a timestamp. `None` beyond the initial RTO, when the
+    /// segment may be a later one.
     fn since_cookie(&self, segment: &Segment, now: Instant) -> Option<Duration> {
         let stamps = self.stamps.filter(|_| self.agreed.timestamps)?;
         let echo = segment.options.timestamps?.echo;
@@ -227,7 +227,7 @@ impl Tcb {
         }
         let bare = segment.len == 0 && !segment.has(FIN) && !segment.has(SYN);
         if bare && start == signed(self.receiver.nxt()) && self.was_overtaken(stamps.value) {
-            self.hear_overtaken(segment, now);
+            self.process_overtaken(segment, now);
         } else if segment.len > 0 || segment.has(FIN) {
             self.receiver.note_duplicate(start, segment.len);
             self.delayed_ack.demand();
@@ -237,23 +237,23 @@ impl Tcb {
         false
     }
 
-    /// An acknowledgement with this TSval left shortly before the latest that has arrived: within an RTO, as in
-    /// Linux.
+    /// Whether an acknowledgement with this TSval was sent shortly before the latest received one:
+    /// within an RTO, as in Linux.
     fn was_overtaken(&self, value: u32) -> bool {
         let late = self.receiver.echo().wrapping_sub(value);
         u128::from(late) <= self.recovery.timeout().as_millis()
     }
 
-    /// An acknowledgement that was overtaken: no more counts of it than what it says of out-of-order data,
-    /// since a later one may have had no room for that.
-    fn hear_overtaken(&mut self, segment: &Segment, now: Instant) {
+    /// An overtaken acknowledgement: only its SACK blocks are used, since a later one may have had no
+    /// room for them.
+    fn process_overtaken(&mut self, segment: &Segment, now: Instant) {
         let known = self.sender.acceptable(segment.ack);
         if known.is_some_and(|ack| ack <= signed(self.sender.una())) {
             self.recover(segment, false, now);
         }
     }
 
-    /// RFC 5961 3.2: only one with exactly the next sequence number counts.
+    /// RFC 5961 3.2: only one with exactly RCV.NXT resets.
     fn reset_arrives(&mut self, cut: &Cut, now: Instant) {
         let next = signed(self.receiver.nxt());
         let inside = cut.start > next && cut.start < signed(self.receiver.edge());
@@ -277,7 +277,7 @@ impl Tcb {
             self.establish(segment, now);
             self.delayed_ack.demand();
         } else if !segment.has(ACK) {
-            // The peer has not heard our answer.
+            // The peer has not received our answer.
             self.ecn.synchronise(segment.flags, true);
             self.handshake.due = true;
         }
@@ -289,9 +289,9 @@ impl Tcb {
         scale.map_or(0, |scale| scale.min(14))
     }
 
-    /// A segment of which nothing is in the window (RFC 9293 3.10.7.4): its sender needs an acknowledgement to
-    /// make progress. What it acknowledges counts all the same, as in BSD: two sides that both
-    /// retransmit would otherwise refuse each other's acknowledgements.
+    /// A segment outside the window (RFC 9293 3.10.7.4): its sender needs an acknowledgement to make
+    /// progress. Its ACK is processed, as in BSD: otherwise two sides that both retransmit would refuse
+    /// each other's acknowledgements.
     fn outside(&mut self, segment: &Segment, cut: &Cut, now: Instant) {
         let next = signed(self.receiver.nxt());
         let known = self.sender.acceptable(segment.ack);
@@ -311,8 +311,9 @@ impl Tcb {
         if segment.len > 0 {
             self.receiver.note_duplicate(cut.start, segment.len);
         }
-        // An empty segment just below the window is a keep-alive or a probe. One that acknowledges what was
-        // never sent is none: two sides, each fed a forged byte, would answer each other for ever.
+        // An empty segment just below the window is a keep-alive or a probe, unless it acknowledges
+        // data that was never sent: two sides, each with a forged byte injected, would answer each
+        // other for ever.
         if cut.occupies || (cut.start == next - 1 && known.is_some()) {
             self.delayed_ack.demand();
         } else {
@@ -320,8 +321,8 @@ impl Tcb {
         }
     }
 
-    /// RFC 9293 3.10.7.4, fifth, and 5961 5.2. `None`: the segment is dropped. `Some(true)`: something new is
-    /// acknowledged.
+    /// RFC 9293 3.10.7.4, fifth, and 5961 5.2. `None` if the segment is dropped, `Some(true)` if it
+    /// acknowledges new data.
     fn ack_arrives(&mut self, segment: &Segment, cut: &Cut, now: Instant) -> Option<bool> {
         if self.state == TcpState::SynReceived {
             if segment.ack != self.sender.seq(0) {
@@ -336,9 +337,9 @@ impl Tcb {
         };
         let una = self.sender.una();
         let Some(position) = u64::try_from(position).ok().filter(|at| *at >= una) else {
-            // An old one: its payload still counts.
-            self.watch.heard(false, now);
-            self.hear_overtaken(segment, now);
+            // An old ACK: the payload is still processed.
+            self.watch.received(false, now);
+            self.process_overtaken(segment, now);
             return Some(false);
         };
         let new = self.sender.acknowledge(position);
@@ -348,18 +349,20 @@ impl Tcb {
                 self.apply_mss();
             }
         }
-        let moved = self.sender.hear_window(cut.start, position, segment.window);
-        self.watch.heard(new, now);
+        let moved = self
+            .sender
+            .update_window(cut.start, position, segment.window);
+        self.watch.received(new, now);
         let in_flight = self.sender.una() < self.sender.nxt();
         let repeated = !new && !moved && !cut.occupies && in_flight;
-        // While nothing is in flight the data of the peer says nothing about ours.
+        // With nothing in flight, the peer's data segments carry no information for loss recovery.
         if new || in_flight || !segment.options.sack.is_empty() {
             self.recover(segment, repeated, now);
         }
         Some(new)
     }
 
-    /// Tells the recovery of losses what is acknowledged.
+    /// Passes the acknowledgement to loss recovery.
     fn recover(&mut self, segment: &Segment, repeated: bool, now: Instant) {
         self.note_app_limit();
         let (blocks, duplicate) = self.blocks(segment);
@@ -380,11 +383,11 @@ impl Tcb {
         self.recovery
             .acknowledged(&ack, &mut self.congestion, &mut self.timers);
         self.note_reduction(before);
-        self.hear_mark(segment, now);
+        self.note_echoed_mark(segment, now);
     }
 
-    /// RFC 3168 6.1.2: the peer has received a mark. What is being recovered has reduced the window already.
-    fn hear_mark(&mut self, segment: &Segment, now: Instant) {
+    /// RFC 3168 6.1.2: the peer echoes a mark. A recovery under way has reduced the window already.
+    fn note_echoed_mark(&mut self, segment: &Segment, now: Instant) {
         let marked = self.ecn.is_marked(segment.flags, self.sender.una());
         if marked && self.recovery.phase() == Phase::Open {
             self.congestion.marked(self.recovery.pipe(), now);
@@ -392,8 +395,8 @@ impl Tcb {
         }
     }
 
-    /// The blocks of a SACK option that can be true, and what came twice (RFC 2883 4: the first block, if
-    /// it is acknowledged or within the second).
+    /// The valid blocks of a SACK option, and the D-SACK block (RFC 2883 4: the first block, if it is
+    /// acknowledged or within the second).
     fn blocks(&self, segment: &Segment) -> (SmallVec<[Range<u64>; 4]>, Option<Range<u64>>) {
         let mut blocks = SmallVec::new();
         if !self.agreed.sack || segment.options.sack.is_empty() {
@@ -420,14 +423,14 @@ impl Tcb {
         (blocks, duplicate)
     }
 
-    /// Our FIN is acknowledged. `true`: nothing more counts.
+    /// Our FIN is acknowledged. `true` if the connection has ended.
     fn finish_close(&mut self, now: Instant) -> bool {
         if !self.sender.fin_acknowledged() || !self.change(Event::FinAcked) {
             return false;
         }
         match self.state {
             TcpState::Closed => {
-                // Passed over `end`: that asks for the state before.
+                // Set directly: `end` uses the state before.
                 self.state = TcpState::LastAck;
                 self.end(Cause::Finished);
                 true
@@ -451,7 +454,7 @@ impl Tcb {
             return None;
         }
         if !state::may_receive(self.state) {
-            // Behind the peer's FIN: it has not heard our acknowledgement.
+            // Data after the peer's FIN: it has not received our acknowledgement.
             self.delayed_ack.demand();
             return None;
         }
@@ -496,7 +499,7 @@ impl Tcb {
         }
     }
 
-    /// An acknowledgement that says what is right, unless there was one lately (RFC 5961 7).
+    /// A challenge ACK, unless one was sent recently (RFC 5961 7).
     fn challenge(&mut self, now: Instant) {
         let lately = |at: Instant| now.saturating_duration_since(at) < CHALLENGE_EVERY;
         if self.challenged_at.is_none_or(|at| !lately(at)) {

@@ -1,5 +1,5 @@
-//! What is to be sent, in this order: resets, the handshake, what tells of out-of-order data, what was
-//! lost, probes, new data, acknowledgements.
+//! Transmission, in this order: resets, the handshake, SACK for out-of-order data, retransmissions,
+//! probes, new data, acknowledgements.
 
 use super::{News, Reset, Tcb};
 use crate::tcp::block::congestion::rate::Departure;
@@ -16,12 +16,12 @@ use crate::tcp::state::TcpState;
 use std::ops::Range;
 use std::time::Duration;
 
-/// RFC 9293 3.8.6.1: intervals between probes grow up to this.
+/// RFC 9293 3.8.6.1: maximum interval between probes.
 const LONGEST_PERSIST: Duration = Duration::from_secs(60);
 
 impl Tcb {
-    /// What is to be sent next; it counts as sent. `most`: bytes of payload that one packet may carry, if
-    /// the link cuts it into segments. `None`: nothing, until something happens.
+    /// The next packet to send, which counts as sent. `most`: maximum payload of a packet, if the link
+    /// cuts it into segments. `None`: nothing to send until the next event.
     pub(crate) fn poll_transmit(&mut self, most: usize, now: Instant) -> Option<Emission> {
         if let Some(reset) = self.reset.take() {
             return Some(self.emit_reset(reset));
@@ -40,7 +40,7 @@ impl Tcb {
         data.or_else(|| self.emit_due_ack(now))
     }
 
-    // Segments that carry nothing.
+    // Segments without data.
 
     fn bare(&self, segment: Segment) -> Emission {
         Emission {
@@ -93,8 +93,12 @@ impl Tcb {
         let answer = self.state == TcpState::SynReceived;
         let agreed = if answer { self.agreed } else { self.offered };
         let (flags, ack, window) = if answer {
-            let told = self.receiver.advertise_syn();
-            (SYN | ACK | self.ecn.syn_ack(), told.ack, told.window)
+            let advertised = self.receiver.advertise_syn();
+            (
+                SYN | ACK | self.ecn.syn_ack(),
+                advertised.ack,
+                advertised.window,
+            )
         } else {
             let flags = SYN | self.ecn.syn(self.handshake.retransmissions);
             (flags, 0, self.receiver.syn_window())
@@ -118,7 +122,7 @@ impl Tcb {
         Some(emission)
     }
 
-    /// Blocks of a SACK option at most: beside timestamps one fewer fits (RFC 2018 3).
+    /// Maximum number of SACK blocks: one less with timestamps (RFC 2018 3).
     fn most_blocks(&self) -> usize {
         match self.agreed.sack {
             true => SACK_BLOCKS - usize::from(self.agreed.timestamps),
@@ -126,28 +130,28 @@ impl Tcb {
         }
     }
 
-    /// Bytes of the SACK option of a segment that leaves now.
+    /// Bytes of the SACK option of a segment that is sent now.
     fn sack_room(&self) -> usize {
         sack_len(self.receiver.blocks(self.most_blocks()))
     }
 
-    /// Bytes of payload in a full segment that leaves now (RFC 6691: options take room).
+    /// Bytes of payload in a full segment that is sent now (RFC 6691: options take room).
     fn full(&self) -> usize {
         (self.path.mss().saturating_sub(self.sack_room())).max(1)
     }
 
-    /// A segment with this sequence number and an acknowledgement. What tells of out-of-order data is in all
-    /// of them (RFC 2018 4).
+    /// A segment with this sequence number and an acknowledgement. All of them carry SACK blocks (RFC
+    /// 2018 4).
     fn head(&mut self, seq: u32, flags: u8, len: usize, now: Instant) -> Segment {
         let sack = self.receiver.sack(self.most_blocks());
-        let told = self.receiver.advertise();
+        let advertised = self.receiver.advertise();
         self.delayed_ack.sent(len > 0, now);
         self.timers.stop(Timer::DelayedAck);
         Segment {
             seq,
-            ack: told.ack,
+            ack: advertised.ack,
             flags: ACK | flags | self.ecn.echo(),
-            window: told.window,
+            window: advertised.window,
             options: SegmentOptions {
                 timestamps: self.stamps(now),
                 sack,
@@ -162,7 +166,7 @@ impl Tcb {
         let seq = self.sender.bare_seq();
         let segment = self.head(seq, 0, 0, now);
         if let Some(News::TimeWait(record)) = self.news.last_mut() {
-            // What is kept of the connection goes on from here: no timestamp goes back (RFC 7323 3.2).
+            // The record continues from here: timestamps must not decrease (RFC 7323 3.2).
             record.timestamps = segment.options.timestamps;
         }
         self.bare(segment)
@@ -178,9 +182,9 @@ impl Tcb {
         self.delayed_ack.is_due().then(|| self.emit_ack(now))
     }
 
-    // Segments that carry something.
+    // Segments with data.
 
-    /// The range of positions as a packet: its payload, and the FIN if it reaches that.
+    /// The range of positions as a packet: its payload, and the FIN if it is included.
     fn packet(&mut self, range: Range<u64>, again: bool, now: Instant) -> Emission {
         let payload = range.start.min(self.sender.written())..range.end.min(self.sender.written());
         let len = usize::try_from(payload.end - payload.start).unwrap_or(0);
@@ -215,7 +219,7 @@ impl Tcb {
         let most = (most as u64).max(mss) / mss * mss;
         let free = self.pacer.free();
         let most = rate.map_or(most, |rate| most.min(Pacer::burst(rate, mss).max(free)));
-        let most = if self.ecn.must_tell() { mss } else { most };
+        let most = if self.ecn.must_send_cwr() { mss } else { most };
         let idle = self.recovery.record().is_empty();
         if let Some(at) = self.pacer.release(now).filter(|_| rate.is_some() && !idle) {
             if self.recovery.owes() || self.sender.nxt() < self.sender.end() {
@@ -240,7 +244,8 @@ impl Tcb {
         emission
     }
 
-    /// A packet has left that is in the record, unless it is a probe of a closed window.
+    /// Reports a sent packet to congestion control and pacer. It is in the record, unless it is a probe
+    /// of a closed window.
     fn note_departure(&mut self, emission: &Emission, now: Instant) {
         self.congestion.sent(&Departure {
             bytes: emission.segment.len as u64,
@@ -250,7 +255,7 @@ impl Tcb {
         });
     }
 
-    /// What was lost.
+    /// Retransmission of lost data.
     fn emit_again(&mut self, most: u64, now: Instant) -> Option<Emission> {
         let window = self.congestion.window();
         let range = self.recovery.next(window, most)?;
@@ -263,7 +268,7 @@ impl Tcb {
         Some(emission)
     }
 
-    /// What was never sent, as far as both windows allow.
+    /// New data, within both windows.
     fn emit_new(&mut self, most: u64, now: Instant) -> Option<Emission> {
         if self.recovery.owes() {
             self.note_limit(true);
@@ -297,15 +302,15 @@ impl Tcb {
             }
             choice @ (Choice::Congested | Choice::Nagle | Choice::Nothing) => {
                 self.timers.stop(Timer::Persist);
-                self.sender.forget_probe();
+                self.sender.cancel_probe();
                 self.note_limit(choice == Choice::Congested);
                 None
             }
         }
     }
 
-    /// A segment that is larger than the path is known to carry (RFC 4821 7.3): among others, or its
-    /// loss would cost a timeout.
+    /// A path MTU probe (RFC 4821 7.3), sent among other segments, since its loss alone would cost a
+    /// timeout.
     fn emit_larger(&mut self, size: usize, room: u64, now: Instant) -> Option<Emission> {
         let len = size as u64;
         let start = self.sender.nxt();
@@ -326,7 +331,7 @@ impl Tcb {
         Some(emission)
     }
 
-    /// RFC 3168 6.1.2, 6.1.5, 6.1.6: what was never sent, and is no probe of a closed window.
+    /// RFC 3168 6.1.2, 6.1.5, 6.1.6: only new data that is not a probe of a closed window.
     fn mark_new(&mut self, emission: &mut Emission) {
         if emission.segment.len > 0 {
             let (flags, markable) = self.ecn.sent();
@@ -354,8 +359,8 @@ impl Tcb {
             .validate(limited, self.recovery.pipe(), span);
     }
 
-    /// A closed window: while something is in flight its acknowledgement will tell more; else the peer is asked,
-    /// for the first time after an RTO (RFC 9293 3.8.6.1).
+    /// A closed window: with data in flight, its acknowledgement will update the window; otherwise the
+    /// peer is probed, for the first time after an RTO (RFC 9293 3.8.6.1).
     fn persist(&mut self, idle: bool, now: Instant) -> Option<Emission> {
         if !idle {
             return None;
@@ -368,7 +373,7 @@ impl Tcb {
         }
         let start = self.sender.nxt();
         let (len, fin) = self.sender.probe();
-        // The byte of a probe tells nothing but that there is more: it is never one that is sent again.
+        // A probe does not count as a retransmission.
         let emission = self.packet(start..start + len + u64::from(fin), false, now);
         self.set_persist(now);
         Some(emission)
@@ -380,14 +385,14 @@ impl Tcb {
             .set(Timer::Persist, now + doubled.min(LONGEST_PERSIST));
     }
 
-    /// RFC 8985 7.3: something new if there is, and the window has room; else the last segment again.
+    /// RFC 8985 7.3: new data if there is some and the window has room; else the last segment again.
     fn emit_tail_probe(&mut self, now: Instant) -> Option<Emission> {
         let mss = self.full() as u64;
         if let Choice::Send { len, fin } = self.sender.choose(u64::MAX, (mss, mss)) {
             return Some(self.send_new(len, fin, now));
         }
         let Some(range) = self.recovery.tail(mss) else {
-            self.recovery.forget_probe();
+            self.recovery.cancel_probe();
             return None;
         };
         let emission = self.packet(range.clone(), true, now);

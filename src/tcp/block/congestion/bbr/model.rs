@@ -1,5 +1,4 @@
-//! What is known of the path: how fast it is, and what a round trip with losses says about it
-//! (draft-ietf-ccwg-bbr 5.5).
+//! The model of the path: bandwidth, and the effect of losses on it (draft-ietf-ccwg-bbr 5.5).
 
 use super::{BETA, Bbr, Flow};
 use crate::tcp::block::congestion::rate::RateSample;
@@ -8,7 +7,7 @@ use crate::tcp::block::time::Instant;
 /// BBR.ExtraAckedFilterLen, in two slots.
 const SLOT_ROUNDS: u64 = 5;
 
-/// BBR.max_bw_filter: the most of the present and of the former cycle of probing (5.5.3 to 5.5.6).
+/// BBR.max_bw_filter: the maximum of the present and the former probing cycle (5.5.3 to 5.5.6).
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct MaxBandwidth {
     former: f64,
@@ -25,7 +24,7 @@ impl MaxBandwidth {
         self.present = self.present.max(rate);
     }
 
-    /// AdvanceMaxBwFilter (5.5.6). A cycle without a sample does not count.
+    /// AdvanceMaxBwFilter (5.5.6). A cycle without a sample is skipped.
     pub(super) fn advance(&mut self) {
         if self.present > 0.0 {
             self.former = std::mem::take(&mut self.present);
@@ -33,7 +32,7 @@ impl MaxBandwidth {
     }
 }
 
-/// The most of the last round trip (5.5.10.3).
+/// The maxima of the last round trip (5.5.10.3).
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Latest {
     /// BBR.bw_latest.
@@ -42,7 +41,7 @@ pub(super) struct Latest {
     pub(super) inflight_latest: f64,
     /// BBR.is_loss_in_round.
     pub(super) is_loss_in_round: bool,
-    /// A router has marked something in the round.
+    /// A packet was marked in the round.
     pub(super) marked: bool,
     /// BBR.loss_round_delivered.
     pub(super) loss_round_delivered: u64,
@@ -68,14 +67,14 @@ impl Latest {
     }
 }
 
-/// BBR.extra_acked (5.5.9): by how much acknowledgements come in bunches.
+/// BBR.extra_acked (5.5.9): ACK aggregation.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Aggregation {
     /// BBR.extra_acked_interval_start.
     extra_acked_interval_start: Option<Instant>,
     /// BBR.extra_acked_delivered.
     extra_acked_delivered: f64,
-    /// BBR.extra_acked_filter: the most of a span of rounds, and of the one before.
+    /// BBR.extra_acked_filter: the maximum of the present span of rounds, and of the one before.
     former: f64,
     present: f64,
     /// The round with which the present span began.

@@ -1,51 +1,51 @@
-//! Losses that are not the flow's own doing: what is lost while no packet waits.
+//! Random losses, which the flow does not cause: those without a queue.
 //!
-//! A flow whose round trips are as short as they can be has filled no queue. What it loses then is lost by
-//! the medium, or by somebody else's traffic, and sending less would not help. How much that is, is measured
-//! in rounds without a queue; only what is lost beyond it is a sign of congestion. At most
-//! [`MOST`] is put down to the medium, so a policer, which drops without a queue, is still heeded.
+//! A flow with the minimum RTT has filled no queue. Its losses then are caused by the medium or by
+//! other traffic, and sending less would not help. Their share is measured in rounds without a queue;
+//! only losses beyond it are a sign of congestion. At most [`MOST`] is attributed to the medium, so
+//! that a policer, which drops without a queue, is still respected.
 
 use super::LOSS_THRESHOLD;
 use crate::tcp::block::congestion::rate::RateSample;
 use std::time::Duration;
 
-/// No more than this share is taken for noise.
+/// Maximum share that is treated as noise.
 const MOST: f64 = 0.05;
-/// Share of a new round in the mean.
+/// Weight of a new round in the mean.
 const GAIN: f64 = 0.25;
-/// A round trip is longer than the shortest by as much, or a sixteenth: something waits.
+/// There is a queue if the RTT exceeds the minimum by this, or by a sixteenth.
 const GRAIN: Duration = Duration::from_millis(1);
 
 /// See the module.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Noise {
-    /// Share that is lost without a queue: a mean over rounds.
+    /// Loss share without a queue, a mean over rounds.
     share: f64,
-    /// The shortest round trip of the present round.
+    /// Minimum RTT of the present round.
     round: Option<Duration>,
-    /// Something waited in the latest round, as far as is known.
+    /// There was a queue in the latest round, as far as is known.
     queued: bool,
 }
 
-/// Share that was lost of what was sent in the last round trip.
+/// Share of the data sent in the last round trip that was lost.
 fn lost(sample: &RateSample) -> f64 {
     sample.lost as f64 / (sample.lost + sample.delivered).max(1) as f64
 }
 
 impl Noise {
-    /// So many bytes of a volume may be lost while no sign of congestion: the noise, with twice its standard
-    /// deviation where there are few packets, and a share that is tolerated beyond it.
+    /// Bytes of a volume that may be lost without a sign of congestion: the noise plus twice its
+    /// standard deviation, and a tolerated share.
     fn allowance(self, volume: f64, mss: f64, tolerated: f64) -> f64 {
         let expected = self.share * volume;
         expected + 2.0 * (expected * mss).sqrt() + tolerated * volume
     }
 
-    /// The share of losses that is no sign of congestion while bandwidth is probed for.
+    /// The loss share without a sign of congestion during bandwidth probing.
     pub(super) fn threshold(self, volume: f64, mss: f64) -> f64 {
         self.allowance(volume, mss, LOSS_THRESHOLD) / volume.max(1.0)
     }
 
-    /// In Startup the noise is not known yet.
+    /// The same in Startup, where the noise is not known yet.
     pub(super) fn startup_threshold(self, volume: f64, mss: f64) -> f64 {
         if self.queued {
             self.threshold(volume, mss)
@@ -54,8 +54,8 @@ impl Noise {
         }
     }
 
-    /// The losses of the last round trip are a sign of congestion. Where something waits, each is that goes
-    /// beyond the noise.
+    /// Whether the losses of the last round trip are a sign of congestion. With a queue, each loss
+    /// beyond the noise is.
     pub(super) fn is_exceeded(self, sample: &RateSample, mss: f64) -> bool {
         let tolerated = if self.queued { 0.0 } else { LOSS_THRESHOLD };
         let volume = (sample.lost + sample.delivered) as f64;
@@ -67,8 +67,8 @@ impl Noise {
         self.share
     }
 
-    /// `start`: a round begins with this acknowledgement. `steady`: what it tells of was not sent to find out
-    /// how much the path holds, or it is not known yet whether it was.
+    /// `start`: a round begins with this acknowledgement. `steady`: its data was not sent to probe for
+    /// bandwidth, as far as is known.
     pub(super) fn update(
         &mut self,
         sample: &RateSample,
@@ -108,7 +108,7 @@ mod tests {
         }
     }
 
-    /// So many rounds with this share of losses, in thousandths.
+    /// Runs rounds with this loss share in thousandths.
     fn rounds(noise: &mut Noise, count: u32, lost: u64, rtt: u64) {
         for _ in 0..=count {
             noise.update(&sample(lost * 100, rtt), Some(LEAST), (true, true));

@@ -1,17 +1,16 @@
-//! The cycle in which a flow asks for more, and gives back what was too much
-//! (draft-ietf-ccwg-bbr 5.3.3, 5.5.10.2).
+//! The cycle of probing for bandwidth (draft-ietf-ccwg-bbr 5.3.3, 5.5.10.2).
 
 use super::{BETA, Bbr, Flow, HEADROOM, State};
 use crate::tcp::block::congestion::rate::{Loss, RateSample};
 use crate::tcp::block::time::Instant;
 use std::time::Duration;
 
-/// Rounds after which more is asked for at the latest, so that Reno flows of that age get their share.
+/// Maximum number of rounds between probes, for fairness to Reno flows.
 const RENO_ROUNDS: f64 = 63.0;
 /// BBR.bw_probe_up_rounds.
 const LARGEST_SLOPE: i32 = 30;
 
-/// BBR.ack_phase: what acknowledgements tell of.
+/// BBR.ack_phase: which data the acknowledgements are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Acks {
     Init,
@@ -42,7 +41,7 @@ pub(super) struct Probing {
     /// BBR.prev_probe_too_high, BBR.prev_probe_precautionary.
     prev_probe_too_high: bool,
     prev_probe_precautionary: bool,
-    /// For numbers that are to differ between flows.
+    /// State of the random numbers.
     random: u64,
 }
 
@@ -67,12 +66,12 @@ impl Probing {
         self.rounds_since_probe_up += 1;
     }
 
-    /// No acknowledgement of what was sent to ask for more is to come.
+    /// Whether all probing data is acknowledged.
     pub(super) fn is_over(self) -> bool {
         self.acks == Acks::Init
     }
 
-    /// A number that nobody has to guess (xorshift64).
+    /// A random number that need not be unpredictable (xorshift64).
     fn next_random(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -87,7 +86,7 @@ impl Probing {
         self.bw_probe_wait = Duration::from_millis(2000 + (random >> 8) % 1000);
     }
 
-    /// What is acknowledged from now on was sent before something else began.
+    /// Acknowledgements from now on are for data sent before the new state.
     pub(super) fn stop(&mut self) {
         self.acks = Acks::Stopping;
     }
@@ -217,7 +216,7 @@ impl Bbr {
         }
     }
 
-    /// AdaptLongTermModel. `true`: a state has begun.
+    /// AdaptLongTermModel. `true` if a state has begun.
     fn adapt_long_term(&mut self, sample: &RateSample, flow: &Flow) -> bool {
         if self.rounds.round_start && self.probing.acks == Acks::Starting {
             self.probing.acks = Acks::Feedback;
@@ -264,14 +263,14 @@ impl Bbr {
         self.probe_was_too_high((!loss.is_app_limited).then_some(safe), flow);
     }
 
-    /// A router has marked what was sent to ask for more.
+    /// A router has marked probing data.
     pub(super) fn probe_was_marked(&mut self, flow: &Flow) {
         if self.probing.is_bw_probe_sample {
             self.probe_was_too_high(Some(flow.inflight), flow);
         }
     }
 
-    /// HandleInflightTooHigh; so much in flight was not.
+    /// HandleInflightTooHigh; `safe`: an amount in flight that was not too high.
     fn probe_was_too_high(&mut self, safe: Option<f64>, flow: &Flow) {
         self.probing.prev_probe_too_high = true;
         self.probing.is_bw_probe_sample = false;

@@ -1,5 +1,5 @@
-//! The round trip without a queue: the least that was measured lately, and a pause every five seconds in
-//! which a queue of the flow's own goes away (draft-ietf-ccwg-bbr 5.3.4).
+//! The RTT without a queue: the recent minimum, and a pause every five seconds that drains the flow's
+//! own queue (draft-ietf-ccwg-bbr 5.3.4).
 
 use super::{Bbr, Flow, PROBE_RTT_GAIN, State};
 use crate::tcp::block::congestion::rate::RateSample;
@@ -34,7 +34,7 @@ impl RoundTrip {
         self.min_rtt.map(|(least, _)| least)
     }
 
-    /// The round trip of the handshake.
+    /// The RTT of the handshake.
     pub(super) fn begin(&mut self, rtt: Duration, now: Instant) {
         self.min_rtt = Some((rtt, now));
         self.probe_rtt_min = self.min_rtt;
@@ -61,7 +61,7 @@ impl RoundTrip {
 }
 
 impl Bbr {
-    /// CheckProbeRTT. The window from then on.
+    /// CheckProbeRTT. Returns the new window.
     pub(super) fn check_probe_rtt(&mut self, sample: &RateSample, flow: &Flow) -> f64 {
         if self.state != State::ProbeRtt && self.rtt.probe_rtt_expired && !self.idle_restart {
             self.save_window(flow.cwnd);

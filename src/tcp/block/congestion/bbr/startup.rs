@@ -1,16 +1,16 @@
-//! Startup and Drain: the rate doubles until the path is full, and the queue that this has made is drained
+//! Startup and Drain: the rate doubles until the path is full, then the resulting queue is drained
 //! (draft-ietf-ccwg-bbr 5.3.1, 5.3.2).
 
 use super::{Bbr, Flow, State};
 use crate::tcp::block::congestion::rate::RateSample;
 
-/// Less growth than this in a round is none.
+/// Minimum growth in a round that counts.
 const GROWTH: f64 = 1.25;
-/// So many rounds without growth.
+/// Number of rounds without growth that end Startup.
 const FLAT_ROUNDS: u32 = 3;
 /// BBRStartupFullLossCnt.
 const LOST_RANGES: u32 = 6;
-/// Drain lasts no longer, in rounds.
+/// Maximum length of Drain in rounds.
 const DRAIN_ROUNDS: u64 = 3;
 
 /// The estimator of a full pipe (5.3.1.2, 5.3.1.3).
@@ -24,7 +24,7 @@ pub(super) struct FullPipe {
     pub(super) full_bw: f64,
     /// BBR.full_bw_count.
     full_bw_count: u32,
-    /// Ranges that were lost in the present round, and where the last one ends.
+    /// Number of ranges lost in the present round, and the end of the last one.
     ranges: u32,
     range_end: u64,
     /// The round in which the present recovery began.
@@ -41,7 +41,7 @@ impl FullPipe {
         self.full_bw_now = false;
     }
 
-    /// A range is lost.
+    /// A range was lost.
     pub(super) fn note_loss(&mut self, start: u64, end: u64) {
         self.ranges += u32::from(start != self.range_end);
         self.range_end = end;
