@@ -1,10 +1,10 @@
-//! Which processors the threads of the crate run on, if an author says so (Linux).
+//! CPU affinity of the crate's threads, if it is set (Linux).
 //!
-//! Nobody's own thread is touched. Locks: none.
+//! Threads of the program are not affected. Locks: none.
 
 use std::io;
 
-/// Processors for the threads of one kind, taken in turns; none: the system decides.
+/// Processors for the threads of one kind, taken in turns; empty: the system decides.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Affinity {
     cpus: Vec<usize>,
@@ -18,12 +18,13 @@ impl Affinity {
         }
     }
 
-    /// Whether a thread can run on each of them. The first on which none can, and why.
+    /// Checks that a thread can run on each of them. Returns the first on which that fails, and the
+    /// error.
     pub(crate) fn check(&self) -> Result<(), (usize, io::Error)> {
         if self.cpus.is_empty() {
             return Ok(());
         }
-        // In a thread of its own: the caller stays where it is.
+        // In a thread of its own, so that the caller's affinity does not change.
         let try_all = || {
             let mut cpus = self.cpus.iter();
             cpus.try_for_each(|cpu| run_on(*cpu).map_err(|error| (*cpu, error)))
@@ -38,8 +39,8 @@ impl Affinity {
         })
     }
 
-    /// Keeps the calling thread, one of several, on its processor. One that has gone since they were
-    /// checked leaves it where it is.
+    /// Pins the calling thread, one of several, to its processor. Does nothing if that has gone offline
+    /// since the check.
     pub(crate) fn pin(&self, thread: usize) {
         if !self.cpus.is_empty() {
             run_on(self.cpus[thread % self.cpus.len()]).ok();
@@ -57,7 +58,7 @@ impl Affinity {
     pub(crate) fn pin(&self, _thread: usize) {}
 }
 
-/// Keeps the calling thread on a processor.
+/// Pins the calling thread to a processor.
 #[cfg(target_os = "linux")]
 fn run_on(cpu: usize) -> io::Result<()> {
     use rustix::thread::{CpuSet, sched_setaffinity};
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
     use rustix::thread::sched_getaffinity;
 
-    /// Where this thread may run.
+    /// The processors that this thread may run on.
     fn here() -> Vec<usize> {
         let set = sched_getaffinity(None).unwrap();
         (0..1024).filter(|cpu| set.is_set(*cpu)).collect()
@@ -86,7 +87,7 @@ mod tests {
         let all = here();
         let affinity = Affinity::new(all.clone());
         affinity.check().unwrap();
-        assert_eq!(here(), all, "the caller stays where it is");
+        assert_eq!(here(), all, "the caller is not affected");
         for thread in 0..2 * all.len() {
             let pinned = std::thread::scope(|scope| {
                 let body = || {

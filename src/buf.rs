@@ -1,9 +1,9 @@
 //! Reference-counted buffers and chains of them: BSD's mbufs.
 //!
 //! * [`FrameMut`] is memory for one frame, taken from a pool, to be filled by a link.
-//! * [`Buf`] is a slice of a filled frame. Cloning and slicing count references; no byte is copied.
-//!   The last reference gives the memory back to its pool, which hands out the latest one first,
-//!   while the cache still knows it.
+//! * [`Buf`] is a slice of a filled frame. Cloning and slicing count references; no byte is copied. The
+//!   last reference returns the memory to its pool, which reuses the latest one first, while it is in
+//!   the CPU cache.
 //! * [`Chain`] is a rope of `Buf`s whose ends are absolute stream positions that only grow.
 //!
 //! Pure; the only locks are the pools' (rank 6).
@@ -26,7 +26,7 @@ struct Frame {
     class: Option<u8>,
 }
 
-/// Frames that there are, in use and in the pools. Touched only when memory is allocated or freed.
+/// Number of frames, in use and in the pools. Changed only when memory is allocated or freed.
 static FRAMES: AtomicUsize = AtomicUsize::new(0);
 
 impl Frame {
@@ -45,7 +45,7 @@ impl Drop for Frame {
 /// Room for the largest frame that a link carries: 64 KiB of IP packet and a link header.
 pub const MAX_FRAME: usize = 65_536 + 64;
 
-/// Bytes of free frames that the pools keep at this moment. For the crate's own tests.
+/// Bytes of free frames in the pools. For the crate's own tests.
 ///
 /// ```
 /// drop(sosplice::buf::Buf::copy_of(&[1; 100]));
@@ -58,9 +58,9 @@ pub fn pooled_bytes() -> usize {
         .sum()
 }
 
-/// Frames that are referred to at this moment: with none left, nothing has leaked. For the crate's own tests.
-/// While other threads make and drop buffers it is a rough number, and a thread that drives a stack, or works for
-/// splices, keeps up to 1 MiB of free ones for itself until it has nothing to do.
+/// Number of frames in use; 0 at the end means that no frame has leaked. For the crate's own tests.
+/// While other threads make and drop buffers the number is approximate, and a driver or worker thread
+/// keeps up to 1 MiB of free frames for itself until it is idle.
 ///
 /// ```standalone_crate
 /// use sosplice::buf::{Buf, frames_in_use};
@@ -78,7 +78,7 @@ pub fn frames_in_use() -> usize {
     FRAMES.load(Ordering::Relaxed).saturating_sub(free)
 }
 
-/// A frame that nobody else refers to yet.
+/// A frame with a single reference.
 #[derive(Debug)]
 pub struct FrameMut {
     buf: Buf,
@@ -104,7 +104,8 @@ impl FrameMut {
         }
     }
 
-    /// The bytes, to be written. Growing beyond the capacity moves the frame to memory of its own.
+    /// The bytes, to be written. Growing beyond the capacity moves the frame to memory outside the
+    /// pools.
     pub fn bytes_mut(&mut self) -> &mut Vec<u8> {
         let frame = self
             .buf
@@ -144,7 +145,7 @@ pub struct Buf {
     frame: Option<Arc<Frame>>,
     start: u32,
     end: u32,
-    /// How many splices its bytes have passed that count (OpenBSD's `ph_loopcnt`).
+    /// Number of OpenBSD splices that its bytes have passed (`ph_loopcnt`).
     hops: u8,
 }
 
@@ -161,7 +162,7 @@ impl Buf {
         (self.end - self.start) as usize
     }
 
-    /// Whether there is no byte.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
@@ -181,7 +182,7 @@ impl Buf {
         part
     }
 
-    /// Cuts the buffer at `at` and returns what comes behind.
+    /// Cuts the buffer at `at` and returns the part after it.
     ///
     /// # Panics
     /// If `at` is beyond the end.
@@ -214,8 +215,8 @@ impl Buf {
         }
     }
 
-    /// How many splices of the OpenBSD flavor its bytes have passed. Bytes that are copied to a
-    /// link or by a user begin again at 0.
+    /// How many splices of the OpenBSD flavor its bytes have passed. Copies of the bytes, e.g. on a
+    /// link, start at 0.
     pub fn hops(&self) -> u8 {
         self.hops
     }
@@ -239,8 +240,8 @@ impl Buf {
         joins
     }
 
-    /// Copies as many of `bytes` behind this buffer as its frame has room for, if nobody else
-    /// refers to the frame. Returns how many.
+    /// Appends as many of `bytes` as the frame has room for, if this is its only reference. Returns
+    /// their number.
     fn extend(&mut self, bytes: &[u8]) -> usize {
         let end = self.end as usize;
         let Some(frame) = self.frame.as_mut().and_then(Arc::get_mut) else {
@@ -271,8 +272,8 @@ impl Drop for Buf {
         let Some(mut frame) = self.frame.take() else {
             return;
         };
-        // Two last references that are dropped at once may both see the other: then the memory
-        // goes back to the allocator instead of the pool, and nothing is lost.
+        // Two last references that are dropped at once may each see the other: then the memory returns
+        // to the allocator instead of the pool.
         let Some(inside) = Arc::get_mut(&mut frame) else {
             return;
         };

@@ -1,14 +1,13 @@
-//! How long a thread has been at work: the time between waking and sleeping.
+//! Busy time of a thread: the time between waking and sleeping.
 //!
-//! One word, written by that thread alone when it wakes and when it goes to sleep, and read by anybody.
-//! Asleep, it is the time that the thread has been awake so far. Awake, it is when that time would have
-//! begun, had the thread never slept: so a reader sees the present stretch too, and never one twice. No
-//! locks.
+//! One word, written by that thread alone when it wakes and when it goes to sleep, and read by any
+//! thread. Asleep, it is the time that the thread has been awake so far. Awake, it is the present time
+//! minus that: so a reader includes the present period, and counts none twice. No locks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Says that the thread is awake. Nanoseconds have room in the other bits for 292 years.
+/// Flag: the thread is awake. Nanoseconds have room in the other bits for 292 years.
 const AWAKE: u64 = 1 << 63;
 
 /// See the module.
@@ -19,7 +18,7 @@ pub(crate) struct Busy {
 }
 
 impl Busy {
-    /// A thread that sleeps, or has not been started yet. No later time is before `epoch`.
+    /// A thread that sleeps, or was not started yet. No later time may be before `epoch`.
     pub(crate) fn new(epoch: Instant) -> Busy {
         Busy {
             epoch,
@@ -41,7 +40,7 @@ impl Busy {
         }
     }
 
-    /// The thread is asleep from now on, or over.
+    /// The thread is asleep from now on, or has ended.
     pub(crate) fn sleep(&self, now: Instant) {
         let time = self.time(now).as_nanos();
         let word = u64::try_from(time).unwrap_or(AWAKE - 1);
@@ -83,7 +82,7 @@ mod tests {
         busy.sleep(at(500));
         busy.wake(at(1000));
         assert_eq!([seconds(1000), seconds(1007)], [5, 12]);
-        // Who read the time a moment before, and is late.
+        // A reader with an earlier time.
         assert_eq!(seconds(0), 0);
         busy.sleep(at(1010));
         assert_eq!(seconds(2000), 15);

@@ -1,32 +1,32 @@
-//! User code that is called back: one piece after the other on each thread, never one inside the other.
+//! Callbacks: foreign code, called one after the other on each thread, never nested.
 //!
-//! A program hands in code that the library calls: callbacks for the end of a splice, wakers, subscribers
-//! of events, a hook for frames. Such code calls the library in turn, and so may bring about the next
-//! call; a peer can decide how often, with records for a program that splices record by record. Each call
-//! inside the one before would take more of the thread's stack. So a thread that is inside user code calls
-//! none: [`call`] appends it to the thread's list, and the outermost call works through that list when the
-//! code has returned, iteratively.
+//! A program registers code that the library calls: callbacks for the end of a splice, wakers,
+//! subscribers of events, a hook for frames. Such code calls the library in turn, and so may cause the
+//! next callback; a peer can control how often, with records for a program that splices record by
+//! record. Nested calls would use more and more of the thread's stack. So while a thread is inside a
+//! callback, [`call`] appends further ones to the thread's list, and the outermost call works through
+//! that list iteratively when the callback has returned.
 //!
 //! | code | where | waits on the list |
 //! |---|---|---|
 //! | callbacks of [`Splice::on_end`](crate::Splice::on_end), wakers of `Splice::ended` | `splice::task` | yes |
-//! | wakers of sockets | `socket::aio` | no, a thread of their own calls them: user code may wait for the task |
+//! | wakers of sockets | `socket::aio` | no, a separate thread calls them: a callback may wait for the task |
 //! | subscribers of events | `events` | yes |
-//! | what is dropped with the upcalls and wakers of a closed socket | `socket` | yes |
+//! | destructors of values in upcalls and wakers of a closed socket | `socket` | yes |
 //! | a socket that is dropped in [`Upcall::closing`](crate::protocol::Upcall::closing) | `socket` | yes |
-//! | the hook for frames, [`Upcall::closing`](crate::protocol::Upcall::closing) itself | `stack::demux::unhandled`, `socket` | no, the library needs its result ([`during`]); what it brings about does |
+//! | the hook for frames, [`Upcall::closing`](crate::protocol::Upcall::closing) itself | `stack::demux::unhandled`, `socket` | no, the library needs its result ([`during`]); callbacks that it causes do |
 //!
-//! Upcalls that run under a buffer's lock, links and clocks may call nothing that calls back. A
-//! [`Protocol`](crate::protocol::Protocol) is entered at once: the stack is as deep as protocols are built upon
-//! each other. A poller calls nobody.
+//! Upcalls that run under a buffer's lock, links and clocks must not call functions that cause
+//! callbacks. A [`Protocol`](crate::protocol::Protocol) is called directly: the thread's stack grows
+//! with the layers of protocols. A poller has no callbacks.
 //!
-//! 1. What is on the list is called with no lock held, in the order in which it was put there.
-//! 2. After [`CALLS_IN_A_ROW`] of them the others go to another thread, if they know one
-//!    ([`Callback::hand_over`]): a peer does not keep a thread from what else it has to do.
-//! 3. A panic keeps no other code on the list from being called. It goes on when the list is empty, as a
-//!    panic of the code in which the list was begun.
-//! 4. The list is empty when no user code runs, so a thread that ends leaves nothing there. Once the
-//!    thread's storage is gone nothing waits any more.
+//! 1. The list is called with no lock held, in order of insertion.
+//! 2. After [`CALLS_IN_A_ROW`] of them the others are moved to another thread, if possible
+//!    ([`Callback::hand_over`]), so that a peer cannot keep a thread from its other work.
+//! 3. After a panic the rest of the list is still called. The panic is then resumed in the outermost
+//!    call.
+//! 4. The list is empty when no callback runs, so a thread that ends leaves no entry. After the
+//!    thread's storage is destroyed callbacks are called directly.
 //!
 //! The list belongs to its thread: no lock.
 
@@ -37,22 +37,22 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
 
-/// How often a thread calls user code in a row before it hands over what more there is to call.
+/// Number of callbacks in a row after which a thread hands over the others.
 pub(crate) const CALLS_IN_A_ROW: usize = 64;
 
-/// User code to be called.
+/// Foreign code to be called.
 pub(crate) trait Callback {
-    /// Calls it, once. Entered with no lock held.
+    /// Calls it, once. Called with no lock held.
     fn call(&mut self);
 
-    /// Gives it to another thread, or to a later turn of this one. `false`: there is none, so it is to be
-    /// called here.
+    /// Moves it to another thread, or to a later turn of this one. `false` if that is not possible, so
+    /// that it must be called here.
     fn hand_over(&mut self) -> bool {
         false
     }
 }
 
-/// User code that is a closure.
+/// A callback from a closure.
 pub(crate) struct Once<F>(Option<F>);
 
 impl<F: FnOnce()> Once<F> {
@@ -69,13 +69,13 @@ impl<F: FnOnce()> Callback for Once<F> {
     }
 }
 
-/// What a thread knows of the user code on it.
+/// The callbacks of a thread.
 struct Calls {
-    /// Some runs.
+    /// A callback is running.
     inside: bool,
-    /// An [`Upcall::closing`](crate::protocol::Upcall::closing) runs.
+    /// An [`Upcall::closing`](crate::protocol::Upcall::closing) is running.
     closing: bool,
-    /// What is to be called afterwards.
+    /// The callbacks to be called afterwards.
     list: VecDeque<Box<dyn Callback>>,
 }
 
@@ -89,18 +89,18 @@ thread_local! {
     };
 }
 
-/// Where a thread is that is to call user code.
+/// The state of a thread that is to call a callback.
 #[derive(Clone, Copy)]
 enum Place {
-    /// In user code.
+    /// Inside a callback.
     Inside,
-    /// In none, but it is now.
+    /// It was outside, and is inside now.
     Outside,
-    /// At its end, with its storage gone.
+    /// The thread is ending, and its storage is destroyed.
     Nowhere,
 }
 
-/// User code is to be called.
+/// A callback is to be called.
 fn enter() -> Place {
     let was_inside = with_calls(|calls| std::mem::replace(&mut calls.inside, true));
     was_inside.map_or(Place::Nowhere, |inside| match inside {
@@ -114,12 +114,13 @@ fn put_off(code: Box<dyn Callback>) {
     with_calls(|calls| calls.list.push_back(code));
 }
 
-/// `None` when the thread ends and its storage is gone.
+/// `None` when the thread is ending and its storage is destroyed.
 fn with_calls<R>(change: impl FnOnce(&mut Calls) -> R) -> Option<R> {
     CALLS.try_with(|calls| change(&mut calls.borrow_mut())).ok()
 }
 
-/// Calls user code: now, or if this thread is inside some, when that has returned. With no lock held.
+/// Calls a callback: now or, inside another one, after that has returned. Must be called with no lock
+/// held.
 pub(crate) fn call(mut code: impl Callback + 'static) {
     lock::assert_none_held();
     match enter() {
@@ -129,7 +130,8 @@ pub(crate) fn call(mut code: impl Callback + 'static) {
     }
 }
 
-/// Calls user code whose result is needed: now. What is to be called meanwhile is called afterwards.
+/// Calls foreign code whose result is needed now. Callbacks that become due meanwhile are called
+/// afterwards.
 pub(crate) fn during<R>(code: impl FnOnce() -> R) -> R {
     lock::assert_none_held();
     match enter() {
@@ -147,7 +149,7 @@ fn outermost<R>(code: impl FnOnce() -> R) -> R {
     }
 }
 
-/// As [`during`], for a socket that is being closed: another one that is closed in it is to wait
+/// As [`during`], for a socket that is being closed: the close of another one meanwhile is deferred
 /// ([`is_closing`]).
 pub(crate) fn while_closing(code: impl FnOnce()) {
     struct Over;
@@ -163,7 +165,7 @@ pub(crate) fn while_closing(code: impl FnOnce()) {
     });
 }
 
-/// Whether this thread is in user code.
+/// Whether this thread is inside a callback.
 #[cfg(feature = "async")]
 pub(crate) fn is_inside() -> bool {
     with_calls(|calls| calls.inside) == Some(true)
@@ -174,7 +176,7 @@ pub(crate) fn is_closing() -> bool {
     with_calls(|calls| calls.closing) == Some(true)
 }
 
-/// The next one. When there is none, no user code runs any more.
+/// The next callback. If there is none, marks the thread as outside.
 fn next() -> Option<Box<dyn Callback>> {
     with_calls(|calls| {
         let next = calls.list.pop_front();
@@ -189,7 +191,7 @@ fn next() -> Option<Box<dyn Callback>> {
     .flatten()
 }
 
-/// Calls what is on the list, and what is put there meanwhile. The first panic, if there was one.
+/// Calls the list, including later additions. Returns the first panic, if there was one.
 fn work_through() -> Result<(), Box<dyn Any + Send>> {
     let mut result = Ok(());
     let mut called = 0;
@@ -199,7 +201,7 @@ fn work_through() -> Result<(), Box<dyn Any + Send>> {
             if called <= CALLS_IN_A_ROW || !code.hand_over() {
                 code.call();
             }
-            // What it holds is the user's too.
+            // Its captured values are foreign too.
             drop(code);
         };
         result = result.and(panic::catch_unwind(AssertUnwindSafe(call)));
@@ -212,7 +214,7 @@ mod tests {
     use super::*;
     use std::rc::Rc;
 
-    /// What was called, in order.
+    /// The calls, in order.
     #[derive(Clone, Default)]
     struct Log(Rc<RefCell<Vec<usize>>>);
 
@@ -227,7 +229,7 @@ mod tests {
         }
     }
 
-    /// Is handed over whenever that is asked for.
+    /// Can always be handed over.
     struct Movable(Log, usize, Rc<RefCell<Vec<usize>>>);
 
     impl Callback for Movable {

@@ -1,7 +1,7 @@
-//! Where time comes from.
+//! Clocks.
 //!
-//! Pools and stacks are given a [`Clock`]; pure modules take the time as an argument. A simulator
-//! brings a clock of its own, and then no thread of this crate waits for real time.
+//! Pools and stacks are given a [`Clock`]; pure modules take the time as an argument. With the clock of
+//! a simulator no thread of this crate waits for real time.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Instant;
 
 /// A source of monotonic time.
 pub trait Clock: Send + Sync + fmt::Debug {
-    /// The time now. Never goes back.
+    /// The time now. Never decreases.
     fn now(&self) -> Instant;
 }
 

@@ -1,10 +1,10 @@
-//! Conformance: what sockets of any protocol do when they are spliced, as cases that can be run.
+//! Conformance: a suite of cases for spliced sockets of any protocol.
 //!
-//! Whoever writes a [`Protocol`](crate::protocol::Protocol) gives a [`Factory`] of connected pairs,
-//! and [`run`] runs every case that applies to it, with every [`Dispatch`], and reports each as it ends.
-//! A case panics where a socket behaves otherwise than it should; one that does not end in the time that
-//! it may take is reported as stuck, and the others go on. The names are FreeBSD's
-//! (`F05 splice_limit_bytes`) and OpenBSD's (`T18 args-max`) where the case is one of theirs.
+//! The author of a [`Protocol`](crate::protocol::Protocol) implements a [`Factory`] of connected pairs;
+//! [`run`] runs every case that applies to it, with every [`Dispatch`], and reports each as it ends. A
+//! case panics if a socket does not behave as specified; one that does not end within its time limit is
+//! reported as stuck, and the others continue. The names are FreeBSD's (`F05 splice_limit_bytes`) and
+//! OpenBSD's (`T18 args-max`) for cases of their suites.
 //!
 //! ```
 //! use sosplice::{Socket, conformance::{self, Config, Factory, Setup}, local};
@@ -22,8 +22,7 @@
 //! report.assert_passed();
 //! ```
 //!
-//! A factory whose sockets live in virtual time ([`Factory::time`]) gets the cases that are about
-//! time, too.
+//! Cases about time run only for a factory with virtual time ([`Factory::time`]).
 
 mod ends;
 mod extras;
@@ -48,7 +47,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a case wants of the sockets that it gets. A factory comes as near as its protocol can.
+/// The buffer sizes that a case requests. A factory comes as close as its protocol can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Setup {
@@ -67,7 +66,7 @@ impl Default for Setup {
     }
 }
 
-/// A connection that is still being made.
+/// A connection whose handshake is held.
 #[expect(
     clippy::exhaustive_structs,
     reason = "a factory makes it: a new field is a change for each of them"
@@ -75,8 +74,7 @@ impl Default for Setup {
 pub struct Connecting {
     /// The end that connects: bytes for it are held.
     pub socket: Socket,
-    /// Lets the connection come about and returns its other end; or, if it is to be refused,
-    /// refuses it.
+    /// Completes the connection and returns its other end; or refuses it.
     pub complete: Box<dyn FnOnce(Verdict) -> Option<Socket> + Send>,
 }
 
@@ -95,7 +93,7 @@ impl fmt::Debug for Connecting {
     reason = "a connection is established or refused"
 )]
 pub enum Verdict {
-    /// It stands.
+    /// It is established.
     Accept,
     /// It fails with an error of the socket.
     Refuse,
@@ -106,7 +104,7 @@ pub trait Factory: Send + Sync {
     /// Both ends of a new connection.
     fn connect(&self, setup: Setup) -> (Socket, Socket);
 
-    /// A connection whose handshake is held. Not all protocols have such a thing.
+    /// A connection whose handshake is held. `None` if the protocol has none.
     fn connecting(&self) -> Option<Connecting> {
         None
     }
@@ -116,41 +114,41 @@ pub trait Factory: Send + Sync {
         None
     }
 
-    /// A socket that nobody has connected yet.
+    /// A socket that is not connected yet.
     fn unconnected(&self) -> Option<Socket> {
         None
     }
 
-    /// Whether a full connection stands still: nothing below the sockets goes on taking bytes when
-    /// nobody reads. (An operating system's own buffers do.)
+    /// Whether a full connection takes no more bytes while its reader does not read. (An operating
+    /// system's own buffers do.)
     fn stands_still(&self) -> bool {
         true
     }
 
-    /// The time that the sockets live in, if it is not the system's.
+    /// The virtual time of the sockets, if there is one.
     fn time(&self) -> Option<&dyn Time> {
         None
     }
 }
 
-/// Virtual time: nothing happens unless [`run`](Time::run) is called, and no time passes unless
-/// [`advance`](Time::advance) is.
+/// Virtual time: protocols work only in [`run`](Time::run), and time passes only in
+/// [`advance`](Time::advance).
 pub trait Time: Send + Sync {
-    /// What the sockets read.
+    /// The clock of the sockets.
     fn clock(&self) -> Arc<dyn Clock>;
 
-    /// Lets time pass.
+    /// Advances time.
     fn advance(&self, by: Duration);
 
-    /// Does a piece of the protocol's work (receives frames, fires timers). `false` if there is
-    /// nothing to do now.
+    /// Does a piece of the protocol's work (receives frames, fires timers). `false` if there is no work
+    /// now.
     fn run(&self) -> bool;
 
-    /// How long nothing will happen by itself.
+    /// Time until the next deadline of the protocol.
     fn poll_at(&self) -> Option<Duration>;
 }
 
-/// How the splices of a case are to work, and how long it may take.
+/// The configuration of a case: its splices, and its time limit.
 ///
 /// ```
 /// use sosplice::conformance::Config;
@@ -161,11 +159,11 @@ pub trait Time: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// Where splices move their bytes.
+    /// The thread in which splices move their bytes.
     pub dispatch: Dispatch,
     /// Number of workers.
     pub workers: usize,
-    /// How long a case may take, in real time, before it counts as stuck.
+    /// Time limit of a case, in real time, after which it counts as stuck.
     pub time_limit: Duration,
 }
 
@@ -208,40 +206,40 @@ impl Config {
 }
 
 impl Default for Config {
-    /// With the dispatch that splices have by default.
+    /// With the default dispatch of splices.
     fn default() -> Config {
         Config::of(Dispatch::default())
     }
 }
 
-/// One behaviour, and how to see it.
+/// A behaviour, and its test.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Case {
-    /// Its name, unique; begins with the number that the system's own suite gives it, if any.
+    /// Its name, unique; begins with its number in the system's own suite, if any.
     pub name: &'static str,
-    /// What is looked at.
+    /// The tested behaviour.
     pub behaviour: &'static str,
     /// What FreeBSD does.
     pub freebsd: &'static str,
     /// What OpenBSD does.
     pub openbsd: &'static str,
-    /// What this crate does; empty if it is what both do.
+    /// What this crate does; empty if it does the same as both.
     pub here: &'static str,
     /// The flavors that it is run in.
     pub flavors: &'static [Flavor],
-    /// Panics if a socket behaves otherwise.
+    /// Panics if a socket does not behave as specified.
     pub run: fn(&World<'_>) -> Outcome,
 }
 
 /// Both flavors.
 pub const BOTH: &[Flavor] = &[Flavor::FreeBsd, Flavor::OpenBsd];
-/// For what only the FreeBSD flavor does.
+/// Only the FreeBSD flavor.
 pub const FREEBSD: &[Flavor] = &[Flavor::FreeBsd];
-/// For what only the OpenBSD flavor does.
+/// Only the OpenBSD flavor.
 pub const OPENBSD: &[Flavor] = &[Flavor::OpenBsd];
 
-/// How a case has ended that did not panic.
+/// The result of a case that did not panic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 #[expect(
@@ -249,7 +247,7 @@ pub const OPENBSD: &[Flavor] = &[Flavor::OpenBsd];
     reason = "a case that returns passes or does not apply"
 )]
 pub enum Outcome {
-    /// The sockets behave as they should.
+    /// The sockets behave as specified.
     Passed,
     /// It does not apply to this factory, because it lacks this.
     NotApplicable(&'static str),
@@ -259,8 +257,7 @@ impl Case {
     /// Runs it in one flavor, in a thread of its own.
     ///
     /// # Panics
-    /// If a socket behaves otherwise than it should, or the case is stuck; the message says what was
-    /// expected.
+    /// If a socket does not behave as specified, or the case is stuck; the message has the expectation.
     #[track_caller]
     pub fn run(&self, factory: &Arc<dyn Factory>, config: Config, flavor: Flavor) -> Outcome {
         let end = run::attempt(self, factory, config, flavor);

@@ -1,9 +1,9 @@
-//! Which congestion control a connection has.
+//! The choice of congestion control.
 
 /// The congestion control of a stack's connections, for all of them
 /// ([`Builder::congestion`](crate::stack::Builder::congestion)) or for one
-/// ([`TcpStream::set_congestion`](crate::TcpStream::set_congestion)). It decides how much is sent before
-/// something is acknowledged.
+/// ([`TcpStream::set_congestion`](crate::TcpStream::set_congestion)). It limits the amount of
+/// unacknowledged data.
 ///
 /// # Examples
 ///
@@ -18,15 +18,16 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Congestion {
-    /// CUBIC (RFC 9438), with HyStart++ (RFC 9406): a lost packet means that the path is full. The
-    /// usual choice, fair to the connections of other hosts.
+    /// CUBIC (RFC 9438), with HyStart++ (RFC 9406): a loss means that the path is full. The usual
+    /// choice, fair to other hosts' connections.
     #[default]
     Cubic,
-    /// Reno (RFC 5681), with HyStart++: as CUBIC, but slower to use a path that is fast and long.
+    /// Reno (RFC 5681), with HyStart++: as CUBIC, but slower on paths with a large bandwidth-delay
+    /// product.
     Reno,
     /// BBR, version 3 (draft-ietf-ccwg-bbr): a model of the path's rate and round-trip time. It uses a
-    /// path on which packets are lost at random, and keeps queues short. It needs a peer that takes SACK;
-    /// all that it sends is paced. Beside connections with CUBIC it may take more than its share of a
+    /// path on which packets are lost at random, and keeps queues short. It needs a peer that supports
+    /// SACK; all packets are paced. Beside connections with CUBIC it may take more than its share of a
     /// path with a short queue, and less of one with a long one.
     Bbr,
 }
@@ -38,7 +39,7 @@ impl Congestion {
         ("bbr", Congestion::Bbr),
     ];
 
-    /// Its place in the list.
+    /// Its index.
     pub(crate) fn number(self) -> u8 {
         self as u8
     }
@@ -50,14 +51,14 @@ impl Congestion {
 }
 
 impl std::fmt::Display for Congestion {
-    /// The name, as Linux has it.
+    /// The name, as in Linux.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let named = Congestion::NAMES.iter().find(|(_, one)| one == self);
         f.pad(named.map_or("", |(name, _)| name))
     }
 }
 
-/// A name that no congestion control has.
+/// An unknown name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no such congestion control: it is one of cubic, reno, bbr")]
 pub struct UnknownCongestion(());

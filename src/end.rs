@@ -1,6 +1,6 @@
 //! How a splice ends. Pure; public as part of [`splice`](crate::splice).
 //!
-//! Here, below the sockets, because a socket remembers how its splices have ended.
+//! Here, below the sockets, because a socket keeps the end of its latest splice.
 
 use crate::error::SoError;
 use std::fmt;
@@ -16,26 +16,26 @@ pub enum Cause {
     Limit,
     /// No byte has moved for the idle time.
     Idle,
-    /// Its lifetime is over.
+    /// Its lifetime has expired.
     Lifetime,
-    /// The source's stream has ended and all of it was moved.
+    /// The source's stream has ended, and all bytes were moved.
     Eof,
-    /// The source has failed and all that it had received was moved.
+    /// The source has failed, and all received bytes were moved.
     SourceError(SoError),
-    /// The source was closed by its user.
+    /// The source was closed by the program.
     SourceClosed,
     /// The sink was shut down for writing.
     SinkShutdown,
     /// The sink has failed.
     SinkError(SoError),
-    /// The sink was closed by its user.
+    /// The sink was closed by the program.
     SinkClosed,
     /// The pool was dropped.
     PoolClosed,
-    /// The bytes go round: they have passed 128 splices (only in the OpenBSD flavor).
+    /// The splices form a ring: bytes have passed 128 splices (only in the OpenBSD flavor).
     Loop,
-    /// A [`Protocol`](crate::protocol::Protocol) of one of both sides panicked while the splice called
-    /// it. Bytes that were moved are counted.
+    /// A [`Protocol`](crate::protocol::Protocol) of either side panicked while the splice called it.
+    /// Moved bytes are counted.
     Panicked,
     /// The next datagram is longer than the sink's send buffer ever takes. It stays on the source.
     MessageSize,
@@ -72,10 +72,9 @@ pub struct End {
     pub cause: Cause,
     /// Bytes moved from the source to the sink.
     pub bytes: u64,
-    /// Passes that it took.
+    /// Number of passes.
     pub passes: u64,
-    /// Bytes that it left on the source: received, in order, and not moved. They are readable
-    /// there.
+    /// Bytes left on the source: received in order, but not moved. They can be read there.
     pub residual: usize,
 }
 

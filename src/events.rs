@@ -1,14 +1,15 @@
-//! Events for whoever subscribes to them: what becomes of stacks, listeners, connections and splices.
+//! Events of `tracing` about the life cycles of stacks, listeners, connections and splices.
 //!
-//! Subscribers are foreign code: they may do anything with our sockets, and may panic. So an event is
-//! told with no lock held, behind what it tells of, and, if user code has brought it about, when that has
-//! returned (`callbacks`); builds with debug assertions check the first also when nobody subscribes.
+//! Subscribers are foreign code: they may call any function of this crate, and may panic. So an event
+//! is reported with no lock held, after the change that it describes, and, if a callback has caused it,
+//! after that has returned (`callbacks`). Builds with debug assertions check the locks also without a
+//! subscriber.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Tells an event: a level of `tracing`, the target behind `sosplice::`, fields, and what happened. The
-/// fields' values are moved: they may have to wait.
+/// Reports an event: a level of `tracing`, the target after `sosplice::`, fields, and a message. The
+/// fields' values are moved, since the event may be deferred.
 macro_rules! report {
     ($level:ident, $target:literal, $($what:tt)+) => {{
         $crate::callbacks::call($crate::callbacks::Once::new(move || {
@@ -18,11 +19,11 @@ macro_rules! report {
 }
 pub(crate) use report;
 
-/// What may happen with every segment, and is told once a second at most.
+/// A rate limit of one a second, for events that could occur with every segment.
 #[derive(Debug)]
 pub(crate) struct RateLimited {
     epoch: Instant,
-    /// Seconds from the epoch to when it may be told again.
+    /// When the next event may be reported, in seconds from the epoch.
     next: AtomicU64,
 }
 
@@ -34,7 +35,7 @@ impl RateLimited {
         }
     }
 
-    /// Whether it is to be told now.
+    /// Whether to report an event now.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         let second = now.saturating_duration_since(self.epoch).as_secs();
         let next = self.next.load(Ordering::Relaxed);

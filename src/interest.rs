@@ -1,8 +1,8 @@
-//! What somebody waits for.
+//! The directions to wait for.
 
 use std::ops::BitOr;
 
-/// Directions that a socket, a listener or a link is waited for in.
+/// The directions of a socket, a listener or a link to wait for.
 ///
 /// ```
 /// use sosplice::socket::poller::Interest;
@@ -12,15 +12,13 @@ use std::ops::BitOr;
 pub struct Interest(u8);
 
 impl Interest {
-    /// The socket can be read, the listener has somebody to accept or to decide about, the link has
-    /// received a frame.
+    /// The socket can be read, the listener has a connection or a SYN, the link has received a frame.
     pub const READABLE: Interest = Interest(1);
-    /// The socket can be written, a connection that was being made stands or has failed, the link has
-    /// room.
+    /// The socket can be written, a connecting socket is established or has failed, the link has room.
     pub const WRITABLE: Interest = Interest(2);
     /// Both.
     pub const BOTH: Interest = Interest(3);
-    /// Neither: only what is told in any case.
+    /// Neither: only events that are reported in any case.
     pub const NONE: Interest = Interest(0);
 
     /// Whether they have a direction in common.

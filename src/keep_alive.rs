@@ -1,9 +1,9 @@
-//! What keep-alive asks for (RFC 1122 4.2.3.6): the same for a stack's connections (`tcp`) and the
-//! operating system's (`kernel`).
+//! The keep-alive setting (RFC 1122 4.2.3.6), for a stack's connections (`tcp`) and the operating
+//! system's (`kernel`).
 
 use std::time::Duration;
 
-/// When an idle connection asks whether its peer is still there, and how often.
+/// When and how often an idle connection probes its peer.
 ///
 /// Keep-alive is off unless it is switched on for all connections of a stack
 /// ([`Builder::keep_alive`](crate::stack::Builder::keep_alive)) or for one
@@ -23,11 +23,11 @@ use std::time::Duration;
     reason = "RFC 1122 4.2.3.6 and every system have these three"
 )]
 pub struct KeepAlive {
-    /// How long nothing is heard of the peer before the first probe.
+    /// Time without a segment from the peer before the first probe.
     pub idle: Duration,
-    /// How long an answer may take, and the time between probes.
+    /// Time to wait for an answer, and between probes.
     pub interval: Duration,
-    /// So many unanswered probes end the connection.
+    /// Number of unanswered probes that end the connection.
     pub probes: u32,
 }
 
@@ -42,12 +42,12 @@ impl Default for KeepAlive {
 }
 
 impl KeepAlive {
-    /// Whether nothing of it is zero.
+    /// Whether no value is zero.
     pub(crate) fn is_valid(&self) -> bool {
         !self.idle.is_zero() && !self.interval.is_zero() && self.probes > 0
     }
 
-    /// The same with times that can be added to any other.
+    /// The same, with times cut so that they can be added to any time.
     pub(crate) fn clamped(self, longest: Duration) -> KeepAlive {
         KeepAlive {
             idle: self.idle.min(longest),

@@ -1,20 +1,17 @@
 //! Kernel sockets as ends of splices.
 //!
-//! A [`KernelStream`] is a TCP connection of the operating system as a [`Socket`]: what the kernel
-//! receives is read straight into pooled frames, what `so_snd` holds is written from where it lies
-//! with gathering writes. So bytes can be spliced between a userspace connection and a kernel's, or
-//! between two of the kernel's.
+//! A [`KernelStream`] is a TCP connection of the operating system as a [`Socket`]: received bytes are
+//! read directly into pooled frames, and `so_snd` is sent with gathering writes without copying. So
+//! bytes can be spliced between a userspace connection and a kernel's, or between two of the kernel's.
 //!
-//! * It reads no more than `so_rcv` has space for; then the kernel's own buffer fills and its window
+//! * It reads only as much as `so_rcv` has space for; then the kernel's own buffer fills and its window
 //!   closes. So back-pressure is exact.
-//! * Half-close, the end of the stream and errors are carried both ways.
+//! * Half-close, end of file and errors are passed on in both directions.
 //! * One thread for the process, `sosplice:kernel`, waits for readiness (`reactor`). Reading and
-//!   writing happen there, and in whatever thread took bytes from `so_rcv` or put some into
-//!   `so_snd`.
+//!   writing happen there, and in the threads that remove bytes from `so_rcv` or add some to `so_snd`.
 //!
-//! Each direction is served by one thread at a time (`Turn`); who comes meanwhile leaves word and
-//! goes. No lock is held while the system is called. Locks: `so_rcv` (2), `so_snd` (3), the
-//! descriptor's slot (5).
+//! Each direction is served by one thread at a time (`Turn`); another thread sets a flag and returns.
+//! No lock is held during system calls. Locks: `so_rcv` (2), `so_snd` (3), the descriptor's slot (5).
 
 mod options;
 mod reactor;
@@ -45,12 +42,12 @@ use std::time::Duration;
 
 /// Bytes of one read, and of the frame for them.
 const READ: usize = 65_536;
-/// A read of fewer bytes is copied, so that the frame can be used again.
+/// Smaller reads are copied, so that the frame can be reused.
 const SMALL: usize = 4096;
 /// Bytes and pieces of one write.
 const WRITE: u64 = 1024 * 1024;
 const PIECES: usize = 256;
-/// Reads or writes in a row, before others have their turn.
+/// Reads or writes in a row, before other connections are served.
 const ROUNDS: usize = 32;
 
 /// A TCP connection of the operating system, as a [`Socket`].
@@ -76,18 +73,20 @@ pub struct KernelStream {
     conn: Arc<Conn>,
 }
 
-/// Why a descriptor was not given back.
+/// Why the descriptor was not returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GiveBackError {
     /// The socket is part of a splice.
     #[error("the socket is spliced, unsplice it first")]
     Spliced,
-    /// Bytes were written that the kernel has not taken yet.
-    #[error("bytes wait to be sent, shut nothing down and try again when they are gone")]
+    /// Written bytes were not taken by the kernel yet.
+    #[error("bytes wait to be sent, try again when they are sent, without a shutdown")]
     Unsent,
-    /// The connection has failed, or was given back before.
-    #[error("the descriptor is gone: the connection has failed or was given back")]
+    /// The connection has failed, or the descriptor was returned before.
+    #[error(
+        "there is no descriptor: the connection has failed, or the descriptor was returned before"
+    )]
     Gone,
 }
 
@@ -95,17 +94,17 @@ impl KernelStream {
     /// Takes a connection over. From now on it is non-blocking.
     ///
     /// # Errors
-    /// What the operating system says; the thread for readiness may not start.
+    /// Errors of the operating system, also if the reactor's thread cannot be started.
     pub fn from_std(stream: TcpStream) -> io::Result<KernelStream> {
         stream.set_nonblocking(true)?;
         KernelStream::new(Stream::from_std(stream), true)
     }
 
-    /// Connects to an address of the operating system's network, and waits until the connection
-    /// stands.
+    /// Connects to an address of the operating system's network, and waits until the connection is
+    /// established.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// Errors of the operating system.
     pub fn connect(address: SocketAddr) -> io::Result<KernelStream> {
         let stream = KernelStream::start(address)?;
         stream.wait_connected(None)?;
@@ -113,10 +112,10 @@ impl KernelStream {
     }
 
     /// Begins to connect and does not wait. The socket can be spliced at once: bytes for it are held
-    /// until the connection stands.
+    /// until the connection is established.
     ///
     /// # Errors
-    /// What the operating system says at once, for example that there is no route.
+    /// Immediate errors of the operating system, for example for a missing route.
     pub fn start(address: SocketAddr) -> io::Result<KernelStream> {
         KernelStream::new(Stream::connect(address)?, false)
     }
@@ -158,13 +157,13 @@ impl KernelStream {
     /// The peer's address.
     ///
     /// # Errors
-    /// `NotConnected` if the connection does not stand.
+    /// `NotConnected` if the connection is not established.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.conn.live()?.peer_addr()
     }
 
-    /// Gives the descriptor back, blocking and unharmed, with the bytes that were received and not
-    /// read yet. Other handles see a closed socket.
+    /// Returns the descriptor, in blocking mode and with the connection intact, and the bytes that were
+    /// received and not read yet. For other handles the socket is closed.
     ///
     /// ```
     /// use sosplice::kernel::KernelStream;
@@ -177,7 +176,7 @@ impl KernelStream {
     /// ```
     ///
     /// # Errors
-    /// See [`GiveBackError`]; nothing has changed then, but this handle is closed.
+    /// See [`GiveBackError`]; the connection is unchanged then, but this handle is closed.
     pub fn give_back(self) -> Result<(TcpStream, Chain), GiveBackError> {
         let end = &self.conn.end;
         {
@@ -193,7 +192,7 @@ impl KernelStream {
         let stream = self.conn.stream.lock().take();
         let mut shared = stream.ok_or(GiveBackError::Gone)?;
         self.conn.reactor.forget(self.conn.token);
-        // Whoever reads or writes at this moment holds a reference, and does not wait.
+        // A thread that is reading or writing holds a reference for a short time, and does not wait.
         let mut stream = loop {
             match Arc::try_unwrap(shared) {
                 Ok(stream) => break stream,
@@ -241,24 +240,24 @@ struct Conn {
     token: mio::Token,
     end: Arc<SocketEnd>,
     reactor: Arc<Reactor>,
-    /// Gone when the connection is over.
+    /// `None` when the connection has ended.
     stream: Mutex<Option<Arc<Stream>>, LEAF>,
     connecting: AtomicBool,
     reading: Turn,
     writing: Turn,
-    /// Set by readiness, cleared before a system call that may find out that it is over.
+    /// Set by readiness, cleared before a system call that may use it up.
     may_read: AtomicBool,
     may_write: AtomicBool,
-    /// The peer has closed its direction. The end comes as a read of its own after the last byte,
-    /// and nothing is reported again before that.
+    /// The peer has closed its direction. The end of file is a read of its own after the last byte,
+    /// without a new report of readiness.
     at_end: AtomicBool,
     /// The socket is closed.
     detached: AtomicBool,
-    /// The kernel was told that nothing more is sent.
+    /// The kernel's socket was shut down for writing.
     shut: AtomicBool,
 }
 
-/// What the kernel reports.
+/// Readiness reported by the kernel.
 #[derive(Debug, Clone, Copy)]
 struct Readiness {
     readable: bool,
@@ -277,7 +276,7 @@ impl Readiness {
     };
 }
 
-/// What a thread does next.
+/// The next action of a thread.
 enum Next {
     Again,
     Stop,
@@ -285,8 +284,8 @@ enum Next {
 
 impl Conn {
     fn register(self: &Arc<Self>, mut stream: Stream) -> io::Result<()> {
-        // What the reactor reports before the slot is filled leads to nothing yet, so everything is
-        // looked at once more in the end.
+        // Readiness reported before the slot is filled is lost, so both directions are checked once
+        // more at the end.
         let registered = self.reactor.register(self, &mut stream);
         *self.stream.lock() = Some(Arc::new(stream));
         registered?;
@@ -303,7 +302,7 @@ impl Conn {
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// The reactor reports readiness, or what was left to it is to be done.
+    /// Called by the reactor for readiness, or for postponed work.
     fn ready(&self, ready: Readiness) {
         self.at_end.fetch_or(ready.read_closed, Ordering::AcqRel);
         self.may_read.fetch_or(ready.readable, Ordering::AcqRel);
@@ -316,7 +315,7 @@ impl Conn {
         self.resume();
     }
 
-    /// Goes on with what can be done.
+    /// Continues the work of both directions.
     fn resume(&self) {
         self.reading.take(|| self.fill());
         self.writing.take(|| self.flush());
@@ -336,14 +335,14 @@ impl Conn {
 
     fn look_for_error(&self) {
         let Some(stream) = self.stream() else { return };
-        // What arrived before the error is read first.
+        // Bytes received before the error are read first.
         self.reading.take(|| self.fill());
         if let Ok(Some(error)) = stream.take_error() {
             self.fail(so_error(&error));
         }
     }
 
-    /// Reads what the kernel has and `so_rcv` has space for.
+    /// Reads from the kernel as much as `so_rcv` has space for.
     fn fill(&self) {
         let Some(stream) = self.stream() else { return };
         let mut spare = None;
@@ -368,7 +367,7 @@ impl Conn {
         if room == 0 || unready || self.detached.load(Ordering::Acquire) {
             return Next::Stop;
         }
-        // Cleared first: readiness that is reported from here on counts.
+        // Cleared first, so that later readiness is not lost.
         if !self.may_read.swap(false, Ordering::AcqRel) {
             return Next::Stop;
         }
@@ -379,7 +378,8 @@ impl Conn {
                 Next::Stop
             }
             Ok(bytes) => {
-                // After a short read the kernel reports what comes later, unless it has before.
+                // After a short read the kernel reports new bytes; an end of file may have been
+                // reported already.
                 let more = bytes.len() == want || self.at_end.load(Ordering::Acquire);
                 self.may_read.fetch_or(more, Ordering::AcqRel);
                 self.end.append_rcv([bytes]);
@@ -393,7 +393,7 @@ impl Conn {
         }
     }
 
-    /// Writes what `so_snd` holds and the kernel takes; in the end, its end.
+    /// Writes from `so_snd` as much as the kernel takes; then, if it is closed, shuts down.
     fn flush(&self) {
         let Some(stream) = self.stream() else { return };
         for _ in 0..ROUNDS {
@@ -438,7 +438,7 @@ impl Conn {
         }
     }
 
-    /// Bytes leave `so_snd`, unless the connection has failed and flushed it meanwhile.
+    /// Drops sent bytes from `so_snd`, unless the connection has failed meanwhile, which flushes it.
     fn sent(&self, count: usize) {
         let mut snd = self.end.snd();
         let count = count.min(snd.buf.len());
@@ -451,7 +451,7 @@ impl Conn {
     /// Everything is sent and nothing will follow.
     fn finish(&self, stream: &Stream) {
         if !self.shut.swap(true, Ordering::AcqRel) {
-            // If that fails there is an error to be reported.
+            // If this fails, readiness reports the error.
             stream.shutdown(Shutdown::Write).ok();
         }
         if self.detached.load(Ordering::Acquire) {
@@ -459,7 +459,7 @@ impl Conn {
         }
     }
 
-    /// The connection is over: what was received stays readable, what was not sent is gone.
+    /// The connection has failed: received bytes stay readable, unsent ones are dropped.
     fn fail(&self, error: SoError) {
         if self.let_go() {
             self.end.disconnected(Some(error));
@@ -467,7 +467,7 @@ impl Conn {
         }
     }
 
-    /// Lets the descriptor go, which closes it. `false` if it was gone before.
+    /// Drops the descriptor, which closes it. `false` if it was dropped before.
     fn let_go(&self) -> bool {
         let stream = self.stream.lock().take();
         if stream.is_some() {
@@ -478,8 +478,8 @@ impl Conn {
 
     /// Closes the descriptor so that the peer gets a reset.
     fn reset(&self, error: SoError) {
-        // Who writes at this moment still has the descriptor, and finds that nothing will follow: that
-        // is no orderly end.
+        // A thread that is writing still has the descriptor, and must not shut it down: this is no
+        // orderly end.
         self.shut.store(true, Ordering::Release);
         if let Some(stream) = self.stream() {
             // Without it the peer would get an orderly end.
@@ -535,7 +535,8 @@ fn read(stream: &Stream, want: usize, spare: &mut Option<FrameMut>) -> Result<Bu
     }
     let frame = spare.get_or_insert_with(|| FrameMut::with_capacity(want));
     let bytes = frame.bytes_mut();
-    // The system fills all the room behind these bytes, which is to be no more than wanted.
+    // The system fills the whole capacity after these bytes, which must be limited to the wanted
+    // length.
     let skip = bytes.capacity().saturating_sub(want);
     bytes.clear();
     bytes.resize(skip, 0);
@@ -552,7 +553,7 @@ fn read(stream: &Stream, want: usize, spare: &mut Option<FrameMut>) -> Result<Bu
     Ok(whole.map_or_else(|| Buf::copy_of(&[]), |buf| buf.slice(skip..buf.len())))
 }
 
-/// One gathering write. How many bytes the kernel took, and whether these were all.
+/// One gathering write. Returns the number of bytes that the kernel took, and whether these were all.
 fn write(stream: &Stream, bufs: &Gather) -> Result<(usize, bool), Errno> {
     let pieces = bufs.iter().take(PIECES).map(|buf| IoSlice::new(buf));
     let pieces: SmallVec<[IoSlice<'_>; 16]> = pieces.collect();
@@ -566,8 +567,8 @@ fn write(stream: &Stream, bufs: &Gather) -> Result<(usize, bool), Errno> {
     }
 }
 
-/// What the kernel says, as an error of a socket. `EPIPE` is a reset that came after the peer's end of
-/// stream: nothing is written here after this side's own.
+/// The kernel's error as a socket error. `EPIPE` is a reset after the peer's end of file, since there
+/// are no writes after this side's own shutdown.
 fn so_error(error: &io::Error) -> SoError {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => SoError::ConnectionRefused,

@@ -1,8 +1,8 @@
 //! Pairs of sockets in memory: the reference [`Protocol`], and one for datagrams.
 //!
 //! Two sockets whose bytes go from one's `so_snd` into the other's `so_rcv`, by reference, as far as
-//! there is space. It behaves as TCP does: half-close, reset when unread bytes are thrown away,
-//! delivery of what was written before a close.
+//! there is space. It behaves as TCP: half-close, reset when unread bytes are discarded, delivery of
+//! bytes written before a close.
 //!
 //! Neighbours: [`socket`](crate::socket) above, [`protocol`](crate::protocol) below. Locks: the
 //! receiver's `so_rcv` (2), then the sender's `so_snd` (3). Wake-ups only enqueue, so nothing here
@@ -48,7 +48,7 @@ pub fn pair_with_hiwat(rcv: usize, snd: usize) -> (Socket, Socket) {
     (socket(a.clone(), b.clone()), socket(b, a))
 }
 
-/// Two sockets of which the first still connects: it sends nothing before
+/// Two sockets, the first of which is still connecting: it sends nothing before
 /// [`connected`](SocketEnd::connected) is called on its end.
 ///
 /// ```
@@ -80,10 +80,9 @@ fn unconnected(own: Port, peer: Port) -> Socket {
 #[derive(Debug, Clone)]
 struct Port {
     end: Arc<SocketEnd>,
-    /// Nobody will read from it any more: bytes for it are answered with a reset.
+    /// The socket was closed: bytes for it are answered with a reset.
     detached: Arc<AtomicBool>,
-    /// Its connection has failed, so that the end of what it sends is no end of file (model:
-    /// `local::loom`).
+    /// Its connection has failed, so the end of its stream is no end of file (model: `local::loom`).
     failed: Arc<AtomicBool>,
 }
 
@@ -96,7 +95,7 @@ impl Port {
         }
     }
 
-    /// The connection is over: received bytes stay readable, unsent ones are gone.
+    /// The connection has failed: received bytes stay readable, unsent ones are dropped.
     fn fail(&self, error: SoError) {
         self.failed
             .store(intact(Protection::FailureFirst), Ordering::Release);
@@ -112,7 +111,7 @@ struct Local {
     peer: Port,
 }
 
-/// Moves what fits; after the last byte of a closed `so_snd`, the end of file.
+/// Moves the bytes that fit; after the last byte of a closed `so_snd`, the end of file.
 fn deliver(from: &Port, to: &Port) {
     let mut rcv = to.end.rcv();
     let mut snd = from.end.snd();
@@ -228,7 +227,10 @@ mod tests {
         assert_eq!(read(&b).unwrap(), b"0123456789");
         assert_eq!(read(&b).unwrap(), b"abc");
         assert_eq!(read(&b).unwrap(), b"");
-        assert!(b.send(b"x").is_ok(), "the peer finds out later, as in TCP");
+        assert!(
+            b.send(b"x").is_ok(),
+            "the peer gets the reset later, as in TCP"
+        );
         assert_eq!(b.send(b"y").unwrap_err().kind(), ErrorKind::ConnectionReset);
     }
 
@@ -243,7 +245,7 @@ mod tests {
         assert_eq!(read(&b).unwrap(), b"", "the error is reported once");
     }
 
-    /// The peer's thread may come between the failure of the two sides.
+    /// The peer's thread may run between the failure of the two sides.
     #[test]
     fn the_end_of_what_has_failed_is_no_end_of_file() {
         let (a, b) = (Port::new(10, 10), Port::new(10, 10));

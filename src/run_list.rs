@@ -1,14 +1,13 @@
-//! Run lists: what a thread will do when it is done with what it does.
+//! Run lists: jobs that a thread runs at the end of its present call or batch.
 //!
-//! A wake-up must not move bytes: it runs under a buffer's lock, and one wake-up would lead to the
-//! next without end. It appends a [`Job`] to the run list of its thread, which is active while a
-//! driver is inside a batch or a user inside a call ([`scope`]), and is drained when that ends,
-//! iteratively and with no lock held. What is appended while the list is drained is drained too,
-//! within a [`Budget`]; the rest is handed over to a worker. A thread without an active list takes
-//! no jobs ([`push`] is false), and one that has no time takes none that a worker would do as well
-//! ([`offer`] is false).
+//! A wake-up must not move bytes: it runs under a buffer's lock, and wake-ups would recurse without
+//! end. It appends a [`Job`] to the run list of its thread, which is active during a batch of a driver
+//! or a call of the program ([`scope`]), and is drained at the end of that, iteratively and with no
+//! lock held. Jobs appended meanwhile are run too, within a [`Budget`]; the rest is handed over to a
+//! worker. A thread without an active list takes no jobs ([`push`] returns false), and a lagging one
+//! takes no jobs that a worker can do ([`offer`] returns false).
 //!
-//! The list belongs to its thread: no lock. A thread that ends has none once its storage is gone.
+//! The list belongs to its thread: no lock. A thread has none once its storage is destroyed at its end.
 
 use crate::lock;
 use crate::sync::thread_local;
@@ -16,38 +15,38 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Weak;
 
-/// Something to do later. Jobs are weak: one that has become pointless by then is skipped.
+/// Deferred work. The list holds weak references: dropped jobs are skipped.
 pub(crate) trait Job: Send + Sync {
-    /// Does a bounded piece of it, with no lock held. Returns the bytes moved.
+    /// Does a bounded part of the work, with no lock held. Returns the bytes moved.
     fn run(&self) -> u64;
 
-    /// Gives it to a thread whose work this is.
+    /// Queues it on a worker.
     fn hand_over(&self);
 }
 
-/// How much a thread does for others before it hands the rest over.
+/// The limit of a thread's run list before the rest is handed over.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
     jobs: usize,
     bytes: u64,
-    /// Takes jobs that a worker would do as well.
+    /// Takes jobs that a worker can do, too.
     has_time: bool,
 }
 
 impl Budget {
-    /// A driver thread after a batch: this is its work.
+    /// A driver thread after a batch: a large budget.
     #[allow(dead_code, reason = "the stack's drivers use it")]
     pub(crate) const DRIVER: Budget = Budget {
         jobs: 256,
         bytes: 8 * 1024 * 1024,
         has_time: true,
     };
-    /// The same, while more arrives than it gets done.
+    /// The same, while the driver lags behind.
     pub(crate) const LAGGING_DRIVER: Budget = Budget {
         has_time: false,
         ..Budget::DRIVER
     };
-    /// A user's thread at the end of a call: it wants to go home.
+    /// A thread of the program at the end of a call: a small budget, so that it returns soon.
     pub(crate) const USER: Budget = Budget {
         jobs: 16,
         bytes: 256 * 1024,
@@ -72,7 +71,7 @@ thread_local! {
     };
 }
 
-/// `None` when the thread ends and its storage is gone.
+/// `None` when the thread is ending and its storage is destroyed.
 fn with_list<R>(change: impl FnOnce(&mut List) -> R) -> Option<R> {
     LIST.try_with(|list| change(&mut list.borrow_mut())).ok()
 }
@@ -107,7 +106,7 @@ pub(crate) fn push(job: Weak<dyn Job>) -> bool {
     }) == Some(true)
 }
 
-/// As [`push`], if this thread has time for what a worker would do as well.
+/// As [`push`], for a job that a worker can do, too: `false` if this thread lags behind.
 pub(crate) fn offer(job: Weak<dyn Job>) -> bool {
     with_list(|list| list.active && list.has_time) == Some(true) && push(job)
 }
@@ -116,7 +115,7 @@ fn next() -> Option<Weak<dyn Job>> {
     with_list(|list| list.jobs.pop_front()).flatten()
 }
 
-/// Does what is in the list, within a budget, from which that is taken.
+/// Runs the list within a budget, which it reduces.
 pub(crate) fn drain(left: &mut Budget) {
     lock::assert_none_held();
     while left.jobs > 0 && left.bytes > 0 {
@@ -215,7 +214,7 @@ mod tests {
             let nobody: Weak<Endless> = Weak::new();
             scope(budget, || {
                 assert_eq!(offer(nobody.clone()), takes);
-                // The outermost thread's time is what counts.
+                // The outermost budget applies.
                 scope(Budget::DRIVER, || assert_eq!(offer(nobody.clone()), takes));
                 assert!(push(nobody.clone()));
             });

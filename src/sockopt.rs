@@ -1,10 +1,9 @@
-//! The option as bytes: `setsockopt(SO_SPLICE)` and `getsockopt`, with a kernel's answers.
+//! The option as bytes: `setsockopt(SO_SPLICE)` and `getsockopt`, with a kernel's semantics.
 //!
-//! For whoever puts a system-call layer on top of this crate's sockets. A program calls as it would
-//! on FreeBSD or OpenBSD; the layer copies the bytes in, hands them to [`setsockopt`] or
-//! [`getsockopt`] with the program's [`Abi`] and [`Descriptors`], and returns the error's
-//! [`errno`](SockoptError::errno). Programs that are written for this crate use
-//! [`Socket::splice_to`](crate::Socket::splice_to).
+//! For system-call layers on top of this crate's sockets. A program makes the call of FreeBSD or
+//! OpenBSD; the layer copies the bytes in, hands them to [`setsockopt`] or [`getsockopt`] with the
+//! program's [`Abi`] and [`Descriptors`], and returns the error's [`errno`](SockoptError::errno).
+//! Programs that are written for this crate use [`Socket::splice_to`](crate::Socket::splice_to).
 //!
 //! ```
 //! use sosplice::error::{Errno, Flavor};
@@ -38,7 +37,7 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # What a value means
+//! # The value
 //!
 //! | length | FreeBSD | OpenBSD |
 //! |---|---|---|
@@ -56,9 +55,9 @@
 //! A negative descriptor means unsplice. `sp_max` 0 is no limit. `sp_idle` 0.0 is no timeout; else it
 //! is a [`lifetime`](Options::lifetime) on FreeBSD and an [`idle`](Options::idle) time on OpenBSD.
 //!
-//! # The order of the questions
+//! # The order of the checks
 //!
-//! The first one that is answered badly decides. A call that fails changes nothing.
+//! The first check that fails determines the error. A failed call changes nothing.
 //!
 //! | FreeBSD | | OpenBSD | |
 //! |---|---|---|---|
@@ -76,25 +75,25 @@
 //! | 11. it is connected or connecting | `ENOTCONN` | 12. neither is spliced in its role | `EBUSY` |
 //! | 12. it is not the source of a splice | `EBUSY` | 13. neither is encrypted below | `EINVAL` |
 //! | 13. it is not encrypted below | `EINVAL` | | |
-//! | 14. the same of the sink | the same | | |
+//! | 14. the same for the sink | the same | | |
 //!
-//! # What differs from the kernels on purpose
+//! # Deliberate differences from the kernels
 //!
 //! * `sp_idle` is checked in the FreeBSD flavor too: seconds below 0, and microseconds below 0 or above
-//!   999999, are `EINVAL`. Any number of seconds is accepted that is not negative.
+//!   999999, are `EINVAL`. Any non-negative number of seconds is accepted.
 //! * The counter is 0 on a listening socket in both flavors (FreeBSD: `ENOTCONN`), and set to 0 by
 //!   successful calls only.
-//! * A pool without workers is `ENXIO` in the OpenBSD flavor too, where the kernel has no such thing.
+//! * A pool without workers is `ENXIO` in the OpenBSD flavor too, where the kernel has no such error.
 //! * Sockets of different stacks can be spliced, and those of any two stream protocols. UDP cannot.
-//! * No call waits, so none is interrupted.
+//! * No call waits, so none can be interrupted.
 //!
-//! # Whose flavor
+//! # Flavors
 //!
-//! A call belongs to a program, a splice to its source. The [`Abi`] decides all that the call says:
-//! forms, layout, order, meaning of `sp_idle`, numbers. The source's own
-//! [`flavor`](crate::Socket::flavor) decides what lasts: whether reads find bytes, what `SO_ERROR`
-//! holds afterwards, whether rings end. A layer whose programs are of one system builds its
-//! [stacks](crate::stack::Builder::flavor) with that flavor, and nothing contradicts.
+//! A call belongs to a program, a splice to its source. The [`Abi`] determines the call: forms, layout,
+//! order of checks, meaning of `sp_idle`, error numbers. The source's own
+//! [`flavor`](crate::Socket::flavor) determines the splice: whether reads find bytes, the value of
+//! `SO_ERROR` afterwards, whether rings end. A layer for programs of one system builds its
+//! [stacks](crate::stack::Builder::flavor) with that flavor, so that both agree.
 //!
 //! Inside: `layout` (the bytes), `table` (the descriptors). Locks: none but the table's leaf (5).
 
@@ -111,19 +110,19 @@ use layout::Request;
 
 /// The level of the socket layer's own options.
 pub const SOL_SOCKET: i32 = 0xffff;
-/// The option that splices, and reads the counter.
+/// The option that sets up splices, and reads the counter.
 pub const SO_SPLICE: i32 = 0x1023;
 /// The option that reads and clears the pending error.
 pub const SO_ERROR: i32 = 0x1007;
 
-/// Why a call has failed. Nothing has changed then.
+/// Why a call has failed. A failed call changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SockoptError {
-    /// The descriptor of the call.
+    /// An error of the descriptor of the call.
     #[error(transparent)]
     Descriptor(#[from] DescriptorError),
-    /// The descriptor in the option.
+    /// An error of the descriptor in the option.
     #[error("sink: {0}")]
     Sink(DescriptorError),
     /// The socket layer has no such option.
@@ -139,15 +138,15 @@ pub enum SockoptError {
     /// The value is too short.
     #[error("an option of {length} bytes, give at least {needed}")]
     ShortOption {
-        /// Bytes that there are.
+        /// Its length in bytes.
         length: usize,
-        /// Bytes that it takes.
+        /// The required length in bytes.
         needed: usize,
     },
     /// `sp_max` is negative.
     #[error("a limit of {0} bytes, set at least 1, or 0 for no limit")]
     NegativeLimit(i64),
-    /// `sp_idle` is no time.
+    /// `sp_idle` is not a valid time.
     #[error(
         "a timeout of {seconds} s and {microseconds} us, set 0 s or more, and 0 to 999999 us, or 0 \
          of both for no timeout"
@@ -167,7 +166,7 @@ pub enum SockoptError {
 }
 
 impl SockoptError {
-    /// What the system call says for it; [`Errno::number`] is what it returns.
+    /// The error of the system call; [`Errno::number`] is the value that it returns.
     ///
     /// ```
     /// use sosplice::error::{Errno, Flavor};
@@ -187,8 +186,8 @@ impl SockoptError {
     }
 }
 
-/// `setsockopt`, for the options that there are here: [`set_splice`]. A layer with options of its
-/// own asks for those first.
+/// `setsockopt`, for the option known here: [`set_splice`]. A layer with other options handles those
+/// first.
 ///
 /// # Errors
 /// [`SockoptError::UnknownOption`] after [`SockoptError::Descriptor`]; as for [`set_splice`].
@@ -208,9 +207,9 @@ pub fn setsockopt(
     Err(SockoptError::UnknownOption { level, name })
 }
 
-/// `getsockopt`, for the options that there are here: [`get_splice`], and `SO_ERROR`, an `int` with
-/// the number of the pending error, or 0, which reads and clears it. Returns how many bytes were
-/// copied; a short buffer gets as many as it holds.
+/// `getsockopt`, for the options known here: [`get_splice`], and `SO_ERROR`, an `int` with the number
+/// of the pending error, or 0, which reads and clears it. Returns the number of bytes copied; a short
+/// buffer gets as many as fit.
 ///
 /// ```
 /// use sosplice::error::{Errno, Flavor, SoError};
@@ -249,13 +248,12 @@ pub fn getsockopt(
     }
 }
 
-/// `setsockopt(SO_SPLICE)`: splices the socket to the one that the option names, or undoes its
-/// splice. `value` has been copied in from the program (that fault, `EFAULT`, is the caller's);
-/// `None` is a null pointer.
+/// `setsockopt(SO_SPLICE)`: splices the socket to the one that the option names, or ends its splice.
+/// `value` was copied in from the program (`EFAULT` is up to the caller); `None` is a null pointer.
 ///
-/// `defaults` is what the option cannot say: pool, dispatch, forwarding, rate. Its limit and
-/// timeouts are not looked at, the option has them. A limit that queued bytes meet ends the splice
-/// in the call, which succeeds.
+/// `defaults` has the settings that the option lacks: pool, dispatch, forwarding, rate. Its limit and
+/// timeouts are ignored, since the option has them. If queued bytes reach the limit, the splice ends
+/// within the call, which succeeds.
 ///
 /// ```
 /// use sosplice::error::{Errno, Flavor};
@@ -273,7 +271,7 @@ pub fn getsockopt(
 /// ```
 ///
 /// # Errors
-/// See [`SockoptError`], and the [order](self#the-order-of-the-questions) of the program's system.
+/// See [`SockoptError`], and the [order](self#the-order-of-the-checks) of the program's system.
 pub fn set_splice(
     table: &dyn Descriptors,
     fd: i32,
@@ -287,9 +285,8 @@ pub fn set_splice(
     }
 }
 
-/// `getsockopt(SO_SPLICE)`: the bytes that the socket's latest splice has moved, an `off_t`
-/// (`i64`); 0 if there was none. Returns how many bytes were copied; a short buffer gets as many as
-/// it holds.
+/// `getsockopt(SO_SPLICE)`: the bytes that the socket's latest splice has moved, an `off_t` (`i64`); 0
+/// if there was none. Returns the number of bytes copied; a short buffer gets as many as fit.
 ///
 /// ```
 /// use sosplice::{error::Flavor, local, sockopt::{self, Abi, Layout, SockoptError, Table}};
@@ -327,13 +324,13 @@ fn set_freebsd(
     let request = abi.read(value)?;
     // 3. The pool, for unsplicing too.
     splice::check_pool(defaults)?;
-    // 4. Unsplicing looks at nothing else.
+    // 4. Unsplicing has no further checks.
     if request.is_unsplice() {
         socket.unsplice()?;
         return Ok(());
     }
-    // 5. May the descriptor receive? Another thread may have put another socket in its place, so
-    // from here on the socket is the one that has the right.
+    // 5. The right to receive. Another thread may have replaced the socket, so from here on the one
+    //    with the right is used.
     let source = table.get(fd, Rights::SETSOCKOPT | Rights::RECV)?;
     // 6. The sink.
     let sink = table.get(request.fd, Rights::SEND);
@@ -376,7 +373,7 @@ fn set_openbsd(
     Ok(())
 }
 
-/// What the request asks for: its limit, then its timeout.
+/// The options of the request: checks its limit, then its timeout.
 fn options(request: &Request, abi: Abi, defaults: &Options) -> Result<Options, SockoptError> {
     let limit = request.limit()?;
     let timeout = request.timeout()?;
@@ -392,7 +389,7 @@ fn options(request: &Request, abi: Abi, defaults: &Options) -> Result<Options, S
     })
 }
 
-/// OpenBSD knows no rights.
+/// OpenBSD has no rights.
 fn right(abi: Abi, right: Rights) -> Rights {
     match abi.flavor {
         Flavor::FreeBsd => right,
@@ -405,7 +402,7 @@ fn counter(socket: &Socket) -> [u8; 8] {
     count.unwrap_or(i64::MAX).to_ne_bytes()
 }
 
-/// As many bytes as there is room for.
+/// Copies as many bytes as fit.
 fn copy_out(value: &[u8], out: &mut [u8]) -> usize {
     let length = value.len().min(out.len());
     out[..length].copy_from_slice(&value[..length]);

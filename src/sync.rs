@@ -1,23 +1,23 @@
-//! What threads meet at: locks, condition variables, some atomics, the channel of the workers,
-//! threads and what belongs to one.
+//! Synchronisation: locks, condition variables, some atomics, the channel of the workers, threads and
+//! thread-local data.
 //!
-//! Normally these are the ones of `std`, `parking_lot` and `crossbeam-channel`. With
-//! `--cfg sosplice_loom` they are [loom](https://docs.rs/loom)'s, which runs a test once for each way
-//! in which its threads can interleave (`.ci/loom`); the modules named `loom` have these tests. No other
-//! module knows which they are. (The name of the cfg is the crate's own: that of loom itself would
-//! reach the dependencies too.)
+//! Normally these are the ones of `std`, `parking_lot` and `crossbeam-channel`. With `--cfg
+//! sosplice_loom` they are [loom](https://docs.rs/loom)'s, which runs a test once for each interleaving
+//! of its threads (`.ci/loom`); the modules named `loom` have these tests. The other modules do not
+//! depend on the choice. (The cfg has a name of the crate's own, since loom's would apply to the
+//! dependencies too.)
 //!
 //! Not modelled:
 //!
-//! * `Arc` and `Weak` are `std`'s, for loom's know neither `dyn` nor weak references. loom does not
-//!   see that an upgrade and the last drop depend on each other, so a model keeps a reference to what
-//!   its threads may end.
-//! * Statistics, options and numbers of sockets are `std`'s atomics: nobody waits for them.
-//! * Free frames (rank 6): their lock is held while some are moved and never
-//!   while another is taken. No thread keeps any for itself.
-//! * Time stands still: what waits until a deadline waits until it is notified.
+//! * `Arc` and `Weak` are `std`'s, since loom's support neither `dyn` nor weak references. loom does
+//!   not see that an upgrade and the last drop depend on each other, so a model keeps a reference to
+//!   objects that its threads may drop.
+//! * Statistics, options and numbers of sockets are `std`'s atomics, since no thread waits for them.
+//! * Free frames (rank 6): their lock is held while some are moved and never while another is taken.
+//!   There are no magazines.
+//! * Time does not advance: a wait with a deadline lasts until it is notified.
 //!
-//! [`Protection`] is what a model takes away to see that it would notice. Locks: all of them.
+//! A model must fail without the [`Protection`] that it is about.
 
 #[cfg(not(sosplice_loom))]
 mod real;
@@ -32,48 +32,47 @@ pub(crate) use modelled::*;
 #[cfg(test)]
 pub(crate) mod model;
 
-/// What keeps some interleaving from doing harm, by the rule that it implements.
+/// A rule that protects against harmful interleavings.
 ///
-/// Code asks [`intact`] where it does the rule's work; outside models the answer is a constant.
+/// The code that implements a rule checks [`intact`]; outside models that is a constant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protection {
-    /// A wake-up during a pass is remembered.
+    /// A wake-up during a pass is recorded.
     Rescan,
-    /// A pass moves bytes only while its splice is on the buffers.
+    /// A pass moves bytes only while its splice is attached to the buffers.
     OnBuffers,
-    /// Who waits for the end is told after the last pass.
+    /// Waiters for the end are notified after the last pass.
     LastPass,
-    /// Who ends a splice looks, with its buffers locked, whether it is still there.
+    /// A thread that ends a splice checks, with its buffers locked, that it is still attached.
     OneEnds,
-    /// Who sleeps on a socket is woken when its splice ends.
+    /// Threads that sleep on a socket are woken when its splice ends.
     WakeSleepers,
-    /// A splice is put on both buffers at once.
+    /// A splice is attached to both buffers at once.
     BothAtOnce,
-    /// What a timer ends is the splice that it was armed for.
+    /// A timer ends only the splice that it was armed for.
     Identity,
-    /// Whether an idle time is over is asked when no byte can move.
+    /// The idle time is checked while no byte can move.
     DueUnderLocks,
-    /// A forwarded end of file closes the sink before anybody hears of the end.
+    /// A forwarded end of file closes the sink before the end is notified.
     EofFirst,
-    /// A pool that is closed wakes its workers.
+    /// Closing a pool wakes its workers.
     LastLook,
-    /// A pool that is closed ends its splices.
+    /// Closing a pool ends its splices.
     LastEnd,
-    /// A pool that is closed leaves nobody in its queues who waits for an end.
+    /// Closing a pool notifies the waiters in its queues.
     LastWaiters,
-    /// An end that has failed says so before it is closed.
+    /// An end that has failed is marked before it is closed.
     FailureFirst,
-    /// A connection is free before its backlog is.
+    /// A connection is released before its backlog.
     FreeFirst,
-    /// A driver that leaves a service step to others leaves word of it.
+    /// A driver that postpones a service step sets its work bit.
     Owed,
-    /// A connection has its place among the half-open ones before it can be found.
+    /// A connection is registered as half-open before it is visible.
     HalfOpenFirst,
-    /// A driver says that it falls asleep before it looks what there is to forget, and when, and what its
-    /// stack has sent to itself.
+    /// A driver marks itself asleep before it checks for expiring records and for looped frames.
     SleepFirst,
-    /// Work that came meanwhile is done by the thread whose turn it is.
+    /// Work requested meanwhile is done by the thread whose turn it is.
     LeaveWord,
-    /// Whose turn it is sees what was done before word was left.
+    /// The thread whose turn it is sees the changes made before a request.
     SeeWord,
 }

@@ -1,12 +1,11 @@
-//! Tables as netstat prints them: a line with names, and columns as wide as their widest entry.
+//! Tables in the style of netstat: a line with names, and columns as wide as their widest entry.
 
 use std::fmt;
 
-/// A column: its name, and whether its entries are numbers, which stand to the right.
+/// A column: its name, and whether its entries are numbers, which are right-aligned.
 pub(crate) type Column = (&'static str, bool);
 
-/// Writes a table, without an end of line behind the last one. Nothing is behind the last entry of a
-/// line.
+/// Writes a table, without a final end of line and without trailing spaces.
 pub(crate) fn write<const N: usize>(
     f: &mut fmt::Formatter<'_>,
     columns: [Column; N],
@@ -31,7 +30,7 @@ fn line<const N: usize>(
     widths: &[usize; N],
     entries: [&str; N],
 ) -> fmt::Result {
-    // What is empty at the end of a line is left out, with the spaces before it.
+    // Empty entries at the end of a line are left out, with the spaces before them.
     let last = entries.iter().rposition(|entry| !entry.is_empty());
     for at in 0..last.map_or(0, |last| last + 1) {
         let (entry, width) = (entries[at], widths[at]);

@@ -1,13 +1,13 @@
 //! A queue of deadlines. Pure: time is an argument.
 //!
-//! Cancelling is lazy: what has become pointless is found to be so when it fires, or when
-//! [`insert`](Timers::insert) has seen the queue double and sweeps it.
+//! Cancelling is lazy: stale items are dropped when they fire, or when [`insert`](Timers::insert) finds
+//! that the queue has doubled and sweeps it.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-/// Below this length nothing is swept.
+/// Below this length there is no sweep.
 const SWEEP_FROM: usize = 64;
 
 /// Items by deadline; equal deadlines in the order of insertion.
@@ -56,7 +56,7 @@ impl<T> Default for Timers<T> {
 }
 
 impl<T> Timers<T> {
-    /// Adds an item. `live` tells which of the others are still worth keeping.
+    /// Adds an item. `live` returns whether another item is not stale.
     pub(crate) fn insert(&mut self, at: Instant, item: T, live: impl Fn(&T) -> bool) {
         if self.heap.len() >= self.sweep_at {
             self.heap.retain(|Reverse(entry)| live(&entry.item));
@@ -75,7 +75,7 @@ impl<T> Timers<T> {
         self.heap.peek().map(|Reverse(entry)| entry.at)
     }
 
-    /// Takes the first item, with its deadline, if that has come.
+    /// Removes the first item, if its deadline has passed.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<(Instant, T)> {
         if self.next()? > now {
             return None;

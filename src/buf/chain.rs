@@ -8,10 +8,10 @@ use std::ops::Range;
 /// A buffer of a chain.
 #[derive(Debug, Clone)]
 struct Link {
-    /// Position behind the last byte.
+    /// One past the position of the last byte.
     end: u64,
     buf: Buf,
-    /// What was added to the chain's footprint for it.
+    /// Its share in the chain's footprint.
     footprint: usize,
 }
 
@@ -29,7 +29,7 @@ impl Link {
 /// References to a range of a chain. Most ranges lie in a few buffers.
 pub type Gather = SmallVec<[Buf; 4]>;
 
-/// What an acknowledgement of some segments frees.
+/// Buffers removed by an acknowledgement; inline for some segments.
 pub(crate) type Taken = SmallVec<[Buf; 64]>;
 
 /// A rope of [`Buf`]s: append at the end, take from the front, refer to any range.
@@ -54,7 +54,7 @@ pub struct Chain {
     footprint: usize,
 }
 
-/// A payload shorter than this is copied behind the last buffer instead of being linked.
+/// A payload shorter than this is copied to the last buffer instead of being linked.
 pub const COPY_BELOW: usize = 512;
 
 /// Smallest frame that pieces are collected in, unless the chain is empty.
@@ -66,7 +66,7 @@ impl Chain {
         usize::try_from(self.end - self.start).expect("invariant: a chain fits into memory")
     }
 
-    /// Whether there is no byte.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
@@ -76,7 +76,7 @@ impl Chain {
         self.start
     }
 
-    /// Position behind the last byte: the number of bytes ever appended.
+    /// One past the position of the last byte: the number of bytes ever appended.
     pub fn end(&self) -> u64 {
         self.end
     }
@@ -91,7 +91,7 @@ impl Chain {
         self.links.len()
     }
 
-    /// Gives the memory back that it keeps for more buffers than it has.
+    /// Releases unused capacity.
     pub(crate) fn shrink(&mut self) {
         self.links.shrink_to_fit();
     }
@@ -129,7 +129,7 @@ impl Chain {
         }
     }
 
-    /// Appends everything of `other`.
+    /// Appends the whole of `other`.
     pub fn append_chain(&mut self, other: Chain) {
         for link in other.links {
             self.append(link.buf);
@@ -146,8 +146,7 @@ impl Chain {
         self.collect(bytes, expected);
     }
 
-    /// As [`append_copy`](Self::append_copy): a new frame has room for `expected` bytes, as far as that
-    /// is reasonable.
+    /// As [`append_copy`](Self::append_copy): a new frame has room for `expected` bytes, within limits.
     fn collect(&mut self, mut bytes: &[u8], expected: usize) {
         if let Some(last) = self.links.back_mut() {
             let count = last.buf.extend(bytes);
@@ -163,7 +162,7 @@ impl Chain {
         self.append(frame.freeze());
     }
 
-    /// Takes the first `count` bytes as a chain of their own.
+    /// Removes the first `count` bytes and returns them as a chain.
     ///
     /// # Panics
     /// If there are fewer.
@@ -199,7 +198,7 @@ impl Chain {
         self.take(count, |buf| other.append(buf));
     }
 
-    /// As [`move_to`](Self::move_to), through a splice that counts.
+    /// As [`move_to`](Self::move_to), counting a hop of an OpenBSD splice.
     pub(crate) fn hop_to(&mut self, other: &mut Chain, count: usize) {
         self.take(count, |mut buf| {
             buf.hop();
@@ -267,14 +266,14 @@ impl Chain {
         self.links.iter().map(|link| &link.buf)
     }
 
-    /// Takes up to `out.len()` bytes from the front. Returns how many.
+    /// Removes up to `out.len()` bytes from the front. Returns their number.
     pub fn read(&mut self, out: &mut [u8]) -> usize {
         let count = self.peek(out);
         self.advance(count);
         count
     }
 
-    /// Copies up to `out.len()` bytes from the front and leaves them. Returns how many.
+    /// Copies up to `out.len()` bytes from the front without removing them. Returns their number.
     pub fn peek(&self, out: &mut [u8]) -> usize {
         let mut filled = 0;
         for buf in self.iter() {
@@ -295,9 +294,9 @@ impl Chain {
         all
     }
 
-    /// Copies buffers that use less than half of their frame together, and what lies between them, so
-    /// that [`footprint`](Self::footprint) is at most twice [`len`](Self::len) and one frame. Positions
-    /// stay.
+    /// Copies buffers that use less than half of their frame together, with those between them, so that
+    /// [`footprint`](Self::footprint) is at most twice [`len`](Self::len) and one frame. Positions do
+    /// not change.
     pub fn compact(&mut self) {
         let old = std::mem::take(&mut self.links);
         let (start, end) = (self.start, self.end);
@@ -308,7 +307,7 @@ impl Chain {
             footprint: 0,
         };
         for link in old {
-            // A frame that was begun is filled: else one would be left behind each small piece.
+            // Fills a partly used frame first: otherwise each small piece would take a frame.
             let begun = self.links.back().is_some_and(Link::wastes);
             if begun || link.wastes() {
                 let first = self.links.len().saturating_sub(1);
@@ -384,7 +383,7 @@ mod tests {
         bufs.iter().flat_map(|buf| buf.to_vec()).collect()
     }
 
-    /// A chain beside the plainest thing that behaves as it should.
+    /// A chain beside a simple reference model.
     #[derive(Default)]
     struct Pair {
         chain: Chain,
@@ -457,14 +456,14 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// The chain behaves as a queue of bytes, whatever is held of it elsewhere.
+        /// The chain behaves as a queue of bytes, also while parts of it are referenced elsewhere.
         #[test]
         fn chain_is_a_byte_queue(ops in proptest::collection::vec(op(), 1..60)) {
             let mut pair = Pair::default();
             ops.into_iter().for_each(|op| pair.apply(op));
             prop_assert_eq!(pair.chain.to_vec(), pair.model.into_iter().collect::<Vec<_>>());
             for (want, have) in pair.held {
-                prop_assert_eq!(flat(&have), want, "bytes that somebody holds must not change");
+                prop_assert_eq!(flat(&have), want, "referenced bytes must not change");
             }
         }
     }

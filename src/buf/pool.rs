@@ -1,10 +1,10 @@
 //! Free frames, by size.
 //!
-//! The pools are every thread's, each under a lock (rank 6). A thread that drives a stack makes and drops
-//! many frames in a row: while it is [`at_work`] it keeps some free ones in a magazine of its own, which
-//! is filled from the pools, and emptied into them, many at a time (Bonwick and Adams, "Magazines and
-//! Vmem", USENIX 2001). So the lock is no place where threads meet, and a frame is used again on the
-//! processor whose caches know it. A thread that has nothing to do keeps none ([`give_back`]).
+//! The pools are shared by all threads, each under a lock (rank 6). A thread that drives a stack makes
+//! and drops many frames in a row: while it is [`at_work`] it keeps some free ones in a magazine of its
+//! own, which exchanges many frames at a time with the pools (Bonwick and Adams, "Magazines and Vmem",
+//! USENIX 2001). So there is little contention for the lock, and a frame is reused on the processor
+//! whose caches have it. An idle thread keeps none ([`give_back`]).
 
 use super::{Frame, MAX_FRAME};
 use crate::lock::{Mutex, POOL};
@@ -15,9 +15,9 @@ use std::sync::Arc;
 /// Frames of one size.
 struct Class {
     capacity: usize,
-    /// Most free ones in the pool.
+    /// Maximum number of free frames in the pool.
     pooled: usize,
-    /// Most free ones in a magazine; half of them are moved at once.
+    /// Maximum number of free frames in a magazine; half of them are moved at a time.
     loaded: usize,
 }
 
@@ -36,13 +36,13 @@ const CLASSES: [Class; 4] = [
     class(MAX_FRAME, 512, 8),
 ];
 
-/// A pool has a line of memory for itself: its neighbour's lock does not take that away.
+/// Each pool has cache lines of its own, against false sharing.
 #[repr(align(128))]
 struct Pool(Mutex<Vec<Arc<Frame>>, POOL>);
 
 static POOLS: [Pool; CLASSES.len()] = [const { Pool(Mutex::new(Vec::new())) }; CLASSES.len()];
 
-/// Free frames of one thread. They go back to the pools when it ends.
+/// Free frames of one thread. They return to the pools when it ends.
 struct Magazine {
     at_work: bool,
     frames: [Vec<Arc<Frame>>; CLASSES.len()],
@@ -71,7 +71,7 @@ impl Magazine {
     fn put(&mut self, class: usize, frame: Arc<Frame>) {
         let frames = &mut self.frames[class];
         if frames.len() == CLASSES[class].loaded {
-            // The latest, which the cache knows, stay.
+            // The latest, which are in the CPU cache, stay.
             unload(class, frames.drain(..CLASSES[class].loaded / 2));
         }
         frames.push(frame);
@@ -92,7 +92,7 @@ impl Drop for Magazine {
     }
 }
 
-/// Into the pool as many as it has room for; the rest is freed with its lock given back.
+/// Moves frames to the pool as far as it has room; frees the rest after releasing the lock.
 fn unload(class: usize, mut frames: impl ExactSizeIterator<Item = Arc<Frame>>) {
     let mut pool = POOLS[class].0.lock();
     let room = CLASSES[class].pooled.saturating_sub(pool.len());
@@ -101,7 +101,7 @@ fn unload(class: usize, mut frames: impl ExactSizeIterator<Item = Arc<Frame>>) {
     drop(frames);
 }
 
-/// The calling thread's magazine, if it is at work. Not while the thread ends.
+/// The calling thread's magazine, if it is at work and not ending.
 fn loaded<R>(work: impl FnOnce(&mut Magazine) -> R) -> Option<R> {
     let inside = |magazine: &RefCell<Magazine>| {
         let mut magazine = magazine.borrow_mut();
@@ -133,13 +133,13 @@ impl Drop for AtWork {
     }
 }
 
-/// The calling thread has nothing to do: what is free is everybody's.
+/// The calling thread is idle: returns its free frames to the pools.
 pub(crate) fn give_back() {
     let all = |magazine: &RefCell<Magazine>| magazine.borrow_mut().give_back();
     MAGAZINE.try_with(all).ok();
 }
 
-/// Which pool has frames with so much room.
+/// The pool with frames of at least this capacity.
 pub(super) fn class_for(capacity: usize) -> Option<usize> {
     CLASSES.iter().position(|class| class.capacity >= capacity)
 }
@@ -153,7 +153,7 @@ pub(super) fn take(class: usize) -> Option<Arc<Frame>> {
     loaded(|magazine| magazine.take(class)).unwrap_or_else(|| POOLS[class].0.lock().pop())
 }
 
-/// A frame that nobody else refers to.
+/// Stores a frame without other references.
 pub(super) fn put(class: usize, frame: Arc<Frame>) {
     let mut frame = Some(frame);
     loaded(|magazine| magazine.put(class, frame.take().expect("called once")));
@@ -211,7 +211,7 @@ mod tests {
             static LATE: RefCell<Late> = const { RefCell::new(Late(None)) };
         }
         let work = || {
-            // Which of the two is dropped first is not said: it is to be no matter.
+            // The order in which the two are dropped is unspecified, and must not matter.
             LATE.with_borrow_mut(|late| late.0 = Some(Buf::copy_of(&[1; 100])));
             let _at_work = at_work();
             drop(Buf::copy_of(&[1; 100]));

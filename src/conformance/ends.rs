@@ -1,7 +1,7 @@
-//! How splices end: by their source, by their sink, by whoever closes one of them.
+//! How splices end: by their source, by their sink, by a close of either.
 //!
-//! Each case ends a splice in one way and looks at the cause, at the bytes that were not moved, at
-//! `SO_ERROR` of both sockets, and at what the user can still do with them.
+//! Each case ends a splice in one way and checks the cause, the bytes that were not moved, `SO_ERROR`
+//! of both sockets, and the further use of the sockets.
 
 use super::proxy::SMALL;
 use super::{BOTH, Case, Outcome, Setup, Verdict, World};
@@ -352,7 +352,7 @@ fn sink_shut_with_data(world: &World<'_>) -> Outcome {
     let moved = usize::try_from(end.bytes).expect("fits");
     assert!(world.receive(&proxy.server, moved) == sent[..moved]);
     let rest = world.receive(&proxy.source, sent.len() - moved);
-    assert!(rest == sent[moved..], "none is lost, none is there twice");
+    assert!(rest == sent[moved..], "no byte is lost or duplicated");
     Outcome::Passed
 }
 
@@ -515,7 +515,7 @@ fn sink_closed(world: &World<'_>) -> Outcome {
     });
     assert_eq!(proxy.source.take_error(), None);
     let rest = world.receive(&proxy.source, sent.len() - moved);
-    assert!(rest == sent[moved..], "none is lost, none is there twice");
+    assert!(rest == sent[moved..], "no byte is lost or duplicated");
     Outcome::Passed
 }
 
@@ -543,7 +543,7 @@ fn closed_sink_first(world: &World<'_>) -> Outcome {
     Outcome::Passed
 }
 
-/// The client is reset, for its bytes were not read; the server gets what was moved, and the end.
+/// The client is reset, since its bytes were not read; the server gets the moved bytes, and the end.
 fn gone(world: &World<'_>, client: &Socket, server: &Socket, sent: &[u8], there: &Splice) {
     let moved = usize::try_from(there.bytes()).expect("fits");
     assert!(world.receive(server, moved) == sent[..moved]);
@@ -588,7 +588,7 @@ fn error_after_limit(world: &World<'_>) -> Outcome {
     assert_eq!(world.end_of(&splice).cause, Cause::Limit);
     let expected = world.by_flavor(None, Some(SoError::SpliceLimit));
     assert_eq!(proxy.errors(), [expected, None]);
-    assert_eq!(proxy.errors(), [None, None], "it is told once");
+    assert_eq!(proxy.errors(), [None, None], "it is reported once");
     Outcome::Passed
 }
 

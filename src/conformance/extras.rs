@@ -1,5 +1,5 @@
-//! What neither kernel has: the end forwarded, low-water marks and rates of a splice, and its end
-//! as a value, a callback and a future.
+//! Features of this crate only: forwarded ends, low-water marks and rates of a splice, and its end as a
+//! value, a callback and a future.
 
 use super::proxy::SMALL;
 use super::{BOTH, Case, Outcome, World};
@@ -372,7 +372,7 @@ fn lowat_is_overridden(world: &World<'_>) -> Outcome {
     let half = proxy.source.rcv_hiwat() / 2;
     let count = half * 10;
     let mut open = true;
-    // What is left in the end may be less than the mark, and waits for the end of the stream.
+    // The last bytes may be fewer than the mark, and wait for the end of the stream.
     world.pump(&proxy.client, &proxy.server, count, || {
         let arrived = proxy.source.spliced() + proxy.source.readable_bytes() as u64;
         let last = open && arrived == count as u64;
@@ -414,7 +414,7 @@ fn rate(world: &World<'_>) -> Outcome {
         world.sleep(SECOND);
         let moved = splice.bytes() - before;
         let expected = seconds * 10_000;
-        // A hundredth of a second's bytes is the least that is worth a pass.
+        // A pass moves at least the bytes of 10 ms.
         assert!(moved.abs_diff(expected) <= 100, "{moved}, not {expected}");
     }
     assert_eq!(world.receive(&proxy.server, 60_000), [7; 60_000]);
@@ -429,7 +429,7 @@ fn burst(world: &World<'_>) -> Outcome {
     let proxy = world.proxy();
     let splice = proxy.splice_with(at_rate(world, 1000, 3000));
     for _ in 0..2 {
-        // A rest that would be worth ten seconds' bytes.
+        // An idle time in which ten seconds' bytes would be allowed.
         world.sleep(10 * SECOND);
         let before = splice.bytes();
         world.send(&proxy.client, &[7; 5000]);
@@ -454,7 +454,7 @@ fn rate_and_end(world: &World<'_>) -> Outcome {
     let proxy = world.proxy();
     proxy.splice_with(at_rate(world, 1000, 100));
     world.send(&proxy.client, &[7; 500]);
-    let end = proxy.source.unsplice().expect("it has not moved all");
+    let end = proxy.source.unsplice().expect("it has not moved all bytes");
     assert!(end.bytes < 500);
     let splice = proxy.splice_with(at_rate(world, 1000, 100));
     proxy.client.shutdown(Shutdown::Write).expect("connected");
@@ -479,11 +479,7 @@ fn end(world: &World<'_>) -> Outcome {
     assert_eq!(splice.unsplice().ok(), None);
     proxy.source.take_error();
     assert_eq!(world.receive(&proxy.source, 13), b" and the rest");
-    assert_eq!(
-        splice.end(),
-        Some(end),
-        "what is read later changes nothing"
-    );
+    assert_eq!(splice.end(), Some(end), "later reads do not change it");
     Outcome::Passed
 }
 
@@ -493,7 +489,7 @@ fn on_end(world: &World<'_>) -> Outcome {
     let (sender, ends) = mpsc::channel();
     let tell = |splice: &Splice, number: u32| {
         let sender = sender.clone();
-        splice.on_end(move |end: End| sender.send((number, end)).expect("somebody listens"));
+        splice.on_end(move |end: End| sender.send((number, end)).expect("the receiver exists"));
     };
     tell(&splice, 1);
     tell(&splice, 2);
@@ -520,7 +516,7 @@ fn on_end(world: &World<'_>) -> Outcome {
 fn in_pieces(source: Socket, sink: Socket, options: Options, ends: mpsc::Sender<End>) {
     let splice = source.splice_to(&sink, options.clone());
     splice.expect("it is free").on_end(move |end| {
-        ends.send(end).expect("somebody listens");
+        ends.send(end).expect("the receiver exists");
         if end.cause == Cause::Limit {
             in_pieces(source, sink, options, ends);
         }

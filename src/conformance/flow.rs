@@ -1,6 +1,6 @@
-//! How bytes flow: what waits, and for what; that nothing is lost, doubled or reordered.
+//! The flow of bytes: waiting conditions; no byte is lost, duplicated or reordered.
 //!
-//! Buffers may be larger than a case asks for, so "full" means: filled until nothing moves.
+//! Buffers may be larger than requested, so "full" means: filled until no byte moves.
 
 use super::proxy::SMALL;
 use super::{BOTH, Case, Connecting, Outcome, Setup, Verdict, World};
@@ -304,12 +304,12 @@ fn sink_shrinks(world: &World<'_>) -> Outcome {
     Outcome::Passed
 }
 
-/// A connection with these bytes on the source, and a sink that still connects.
+/// A connection with these bytes on the source, and a sink that is still connecting.
 fn held(world: &World<'_>, bytes: &[u8]) -> Option<([Socket; 2], Connecting)> {
     let [client, source] = world.connect(Setup::default());
     world.send(&client, bytes);
     world.arrived(&source, bytes.len());
-    // Last: in virtual time the handshake goes on with everything else.
+    // Last: in virtual time the handshake proceeds with other work.
     Some(([client, source], world.connecting()?))
 }
 

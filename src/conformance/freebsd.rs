@@ -1,7 +1,7 @@
 //! FreeBSD's cases (`tests/sys/kern/socket_splice.c`), by number and name.
 //!
-//! F02 (capability rights) is in `sockopt`. What these cases check in passing
-//! has cases of its own in the files beside this one.
+//! F02 (capability rights) is in `sockopt`. Secondary checks of these cases have cases of their own in
+//! the neighbouring files.
 
 use super::proxy::Heard;
 use super::{BOTH, Case, Outcome, World};
@@ -281,7 +281,7 @@ fn nonblock(world: &World<'_>) -> Outcome {
     proxy.splice_both(world);
     let sent = world.fill(&proxy.client);
     let got = world.receive(&proxy.server, sent.len());
-    assert!(got == sent, "other bytes arrive");
+    assert!(got == sent, "the received bytes differ");
     world.assert_silent(&proxy.server);
     Outcome::Passed
 }

@@ -1,4 +1,4 @@
-//! Limits, timeouts, and the byte counter that the first is compared with.
+//! Limits, timeouts, and the byte counter that is compared with the limit.
 //!
 //! The counter belongs to the source: only a splice that is set up resets it, only bytes that a
 //! splice has moved advance it, and it can be read afterwards.
@@ -292,7 +292,7 @@ fn limit_behind_full_sink(world: &World<'_>) -> Outcome {
         let first = proxy.splice(world);
         let sent = world.stall(&proxy);
         let moved = first.unsplice().expect("spliced").bytes;
-        // One byte less than what is there.
+        // One byte less than available.
         let limit = sent.len() as u64 - moved - 1;
         let splice = limited(world, &proxy, limit);
         world.settle();
@@ -424,7 +424,7 @@ fn read_while_spliced(world: &World<'_>) -> Outcome {
         }
         let taken = taken.to_vec();
         assert_eq!(taken.len(), 100);
-        // Without those 100 the limit is just met.
+        // Without those 100 bytes the limit is just reached.
         let at = usize::try_from(moved + held).expect("fits");
         assert_eq!(taken, sent[at..][..100], "the user's bytes");
         let got = world.receive(&proxy.server, sent.len() - 100);
@@ -529,7 +529,7 @@ fn idle_not_rearmed(world: &World<'_>) -> Outcome {
     let splice = idle_for(world, &proxy, SECOND);
     for _ in 0..3 {
         world.sleep(SECOND / 4);
-        // The user's bytes, and the room that they leave, wake the sink.
+        // The program's bytes, and the room after them, wake the sink.
         world.exchange(&proxy.sink, &proxy.server, b"mine");
         proxy.source.set_rcv_lowat(1);
     }

@@ -1,9 +1,9 @@
-//! OpenBSD's cases (`regress/sys/kern/sosplice`), and what its table implies and does not list.
+//! OpenBSD's cases (`regress/sys/kern/sosplice`), and cases that its table implies but does not list.
 //!
-//! Here the table. Names with a number are rows of `tcp` and `loop`; `args-…` without one are files
-//! of the same suite, or variations. Rows for address families (T12 to T14, half of each L) are not
-//! here: the family is the factory's. Urgent data, UDP and the errors of the option as bytes are not
-//! here either. Below: `harness` and `relay` (the rows of `tcp`), `aborts`, `loops`, `relayd`.
+//! Here the table. Names with a number are rows of `tcp` and `loop`; `args-…` without one are files of
+//! the same suite, or variations. Not included: rows for address families (T12 to T14, half of each L),
+//! since the factory chooses the family; urgent data, UDP, and the errors of the option as bytes.
+//! Below: `harness` and `relay` (the rows of `tcp`), `aborts`, `loops`, `relayd`.
 
 mod aborts;
 mod args;
@@ -37,7 +37,7 @@ const fn alike(
     }
 }
 
-/// Everything arrives, and the splice ends at the end of the stream.
+/// All bytes arrive, and the splice ends at the end of the stream.
 const fn all(name: &'static str, behaviour: &'static str, run: Run) -> Case {
     alike(name, behaviour, "all bytes, then the end", run)
 }
@@ -50,7 +50,7 @@ const fn limited(name: &'static str, behaviour: &'static str, run: Run) -> Case 
     }
 }
 
-/// A timeout comes.
+/// A timeout occurs.
 const fn timed(name: &'static str, behaviour: &'static str, run: Run) -> Case {
     Case {
         openbsd: "`ETIMEDOUT`",

@@ -1,11 +1,11 @@
-//! What most cases begin with: two connections and the proxy between them.
+//! The usual set-up: two connections and the proxy between them.
 //!
 //! ```text
 //! client ──> source ==splice==> sink ──> server      (FreeBSD's L0, L1, R0, R1)
 //! ```
 //!
-//! And the moves that most cases make: splice, wait for the end, fill a sink, pump a stream.
-//! Neighbours: `world` below, the cases above.
+//! And common steps: splice, wait for the end, fill a sink, pump a stream. Neighbours: `world` below,
+//! the cases above.
 
 use super::world::{World, ready};
 use super::{Outcome, Setup};
@@ -17,7 +17,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Small, but what every protocol can do.
+/// Small, but possible for every protocol.
 pub(super) const SMALL: Setup = Setup {
     rcv_hiwat: 4096,
     snd_hiwat: 4096,
@@ -60,7 +60,7 @@ impl Proxy {
         [self.source.spliced(), self.sink.spliced()]
     }
 
-    /// What `SO_ERROR` says for source and sink.
+    /// `SO_ERROR` of source and sink.
     pub(super) fn errors(&self) -> [Option<SoError>; 2] {
         [self.source.take_error(), self.sink.take_error()]
     }
@@ -82,7 +82,7 @@ impl World<'_> {
         }
     }
 
-    /// What is expected, by flavor.
+    /// Selects by flavor.
     pub(super) fn by_flavor<T>(&self, freebsd: T, openbsd: T) -> T {
         match self.flavor() {
             Flavor::FreeBsd => freebsd,
@@ -97,7 +97,7 @@ impl World<'_> {
         splice.wait()
     }
 
-    /// Waits until a socket has received so many bytes that nobody has read.
+    /// Waits until a socket has this many unread bytes.
     #[track_caller]
     pub(super) fn arrived(&self, socket: &Socket, count: usize) {
         self.until("the bytes are there, unread", || {
@@ -105,7 +105,7 @@ impl World<'_> {
         });
     }
 
-    /// Sends until nothing moves any more. Returns what was sent.
+    /// Sends until no byte moves any more. Returns the sent bytes.
     #[track_caller]
     pub(super) fn fill(&self, socket: &Socket) -> Vec<u8> {
         self.fill_until(socket, || Some(0))
@@ -134,11 +134,11 @@ impl World<'_> {
             self.settle();
             (splice.bytes() == before).then_some(before)
         });
-        still.expect("a splice with a full sink goes on moving bytes")
+        still.expect("a splice with a full sink keeps moving bytes")
     }
 
-    /// Looks at one sink after the other until one is full and stays so: an operating system may find room
-    /// by itself, and then `attempt` says nothing. Where sinks stand still it has one.
+    /// Tries one sink after the other until one stays full: an operating system may make room by
+    /// itself, and then `attempt` returns `None`. If sinks stand still there is one attempt.
     #[track_caller]
     pub(super) fn with_full_sink(&self, attempt: impl Fn() -> Option<Outcome>) -> Outcome {
         let attempts = match self.factory().stands_still() {
@@ -146,10 +146,10 @@ impl World<'_> {
             false => 10,
         };
         let outcome = (0..attempts).find_map(|_| attempt());
-        outcome.unwrap_or_else(|| panic!("of {attempts} sinks none was full"))
+        outcome.unwrap_or_else(|| panic!("none of {attempts} sinks stayed full"))
     }
 
-    /// Sends until there is no room for a while, and `state` is something, and the same.
+    /// Sends until there is no room for a while, and `state` is `Some` and does not change.
     #[track_caller]
     fn fill_until(&self, socket: &Socket, state: impl Fn() -> Option<u64>) -> Vec<u8> {
         let mut sent = Vec::new();
@@ -165,7 +165,7 @@ impl World<'_> {
             let now = state();
             same = if now == before { same + 1 } else { 0 };
             before = now;
-            // In virtual time all is done; threads may be slow.
+            // In virtual time all work is done; threads may be slow.
             if now.is_some() && (same == 6 || self.is_virtual() && same == 1) {
                 break;
             }
@@ -175,8 +175,8 @@ impl World<'_> {
         sent
     }
 
-    /// Sends a pattern of so many bytes and receives it at the other end, both as far as it goes;
-    /// `meanwhile` is called again and again, and says whether it has done something.
+    /// Sends a pattern of this many bytes and receives it at the other end, in turns; `meanwhile` is
+    /// called repeatedly, and returns whether it did some work.
     #[track_caller]
     pub(super) fn pump(
         &self,
@@ -216,21 +216,21 @@ impl World<'_> {
         assert_eq!(self.try_read(socket), Err(ErrorKind::WouldBlock));
     }
 
-    /// What is wrong with this pair.
+    /// The error of splicing this pair.
     #[track_caller]
     pub(super) fn splice_error(&self, source: &Socket, sink: &Socket) -> SpliceError {
         let splice = source.splice_to(sink, self.options());
         splice.expect_err("something is wrong with these sockets")
     }
 
-    /// A socket that is nothing but its state.
+    /// A socket with only a state.
     pub(super) fn odd(&self, state: SoState) -> Socket {
         let end = SocketEnd::new(100, 100);
         self.adopt(Socket::new(end, Arc::new(Odd(state))))
     }
 }
 
-/// Bytes of a stream from `at` on. The period has nothing to do with any buffer's size.
+/// Bytes of a stream from `at` on. The period is coprime to buffer sizes.
 pub(super) fn pattern(at: usize, count: usize) -> Vec<u8> {
     let byte = |at: usize| u8::try_from(at % 251).expect("less than 251");
     (at..at + count).map(byte).collect()

@@ -1,4 +1,4 @@
-//! Running cases: each in a thread of its own, which is given up when it takes too long.
+//! Running cases: each in a thread of its own, which is abandoned at its time limit.
 
 use super::{Case, Config, Factory, Outcome, World, cases};
 use crate::clock::{Clock, SystemClock};
@@ -13,12 +13,13 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// Runs all cases that `select` wants, each in all its flavors and with each of these configurations
-/// ([`Config::ALL`]: every dispatch). `report` is called in this thread with each case as it ends.
+/// Runs all cases for which `select` returns true, each in all its flavors and with each of these
+/// configurations ([`Config::ALL`]: every dispatch). `report` is called in this thread with each case
+/// as it ends.
 ///
-/// A case that takes longer than its time limit is stuck: it is reported as such, with what it waits for,
-/// and the others follow. Its thread and its sockets are left alone, and end if they can. So what a
-/// factory's sockets share had better not be locked while they wait.
+/// A case that exceeds its time limit is stuck: it is reported with the condition that it waits for,
+/// and the others follow. Its thread and its sockets are abandoned, and end if they can. So a factory's
+/// sockets should not hold shared locks while they wait.
 pub fn run(
     factory: Arc<dyn Factory>,
     configs: impl IntoIterator<Item = Config>,
@@ -38,17 +39,17 @@ pub fn run(
     Report { ends }
 }
 
-/// How a case has ended, shown as one line.
+/// The result of a case, displayed as one line.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct CaseEnd {
     /// The case.
     pub case: Case,
-    /// How its splices worked.
+    /// Its configuration.
     pub config: Config,
     /// The flavor of its sockets.
     pub flavor: Flavor,
-    /// How it went.
+    /// The result.
     pub result: Result<Outcome, Failure>,
     /// How long it took, in real time.
     pub took: Duration,
@@ -58,19 +59,19 @@ pub struct CaseEnd {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
-    /// It has panicked, with this message: a socket behaves otherwise than it should.
+    /// It has panicked with this message: a socket does not behave as specified.
     #[error("{0}")]
     Panicked(String),
-    /// It has not ended in the time that it may take.
+    /// It has exceeded its time limit.
     #[error("not after {limit:?}: {waits_for}")]
     Stuck {
-        /// The time that it may take.
+        /// The time limit.
         limit: Duration,
-        /// What it waits for.
+        /// The condition that it waits for.
         waits_for: String,
     },
-    /// There was no thread for it.
-    #[error("the system starts no thread for it: {0}")]
+    /// Its thread could not be started.
+    #[error("its thread could not be started: {0}")]
     NoThread(String),
 }
 
@@ -92,11 +93,11 @@ impl fmt::Display for CaseEnd {
     }
 }
 
-/// What came out.
+/// The results of a run.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Report {
-    /// How each case has ended, in this order.
+    /// The result of each case, in order.
     pub ends: Vec<CaseEnd>,
 }
 
@@ -118,7 +119,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// What a case and who waits for it know of each other.
+/// The state shared by a case and the thread that waits for it.
 #[derive(Debug)]
 pub(super) struct Watch {
     waits_for: Mutex<String, LEAF>,
@@ -133,12 +134,12 @@ impl Watch {
         })
     }
 
-    /// The case waits for this from now on; returns what it waited for before.
+    /// Sets the condition that the case waits for; returns the former one.
     pub(super) fn waits_for(&self, what: String) -> String {
         std::mem::replace(&mut *self.waits_for.lock(), what)
     }
 
-    /// Whether nobody waits for the case any more.
+    /// Whether the case was abandoned.
     pub(super) fn is_given_up(&self) -> bool {
         self.given_up.load(Ordering::Relaxed)
     }
@@ -149,7 +150,7 @@ impl Watch {
     }
 }
 
-/// Runs a case in a thread of its own, and waits for it as long as it may take.
+/// Runs a case in a thread of its own, and waits for it up to its time limit.
 pub(super) fn attempt(
     case: &Case,
     factory: &Arc<dyn Factory>,
@@ -163,7 +164,7 @@ pub(super) fn attempt(
     let body = move || {
         let run = || (case.run)(&World::new(&*factory, config, flavor, &watched));
         let result = panic::catch_unwind(AssertUnwindSafe(run));
-        // Nobody listens any more to one that was stuck.
+        // The receiver is gone if the case was stuck.
         sender
             .send(result.map_err(|panic| Failure::Panicked(message(&*panic))))
             .ok();
@@ -187,9 +188,14 @@ pub(super) fn attempt(
     }
 }
 
-/// What a panic says.
+/// The message of a panic.
 fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+    let message = panic.downcast_ref::<String>().cloned();
+    message
+        .or_else(|| {
+            panic
+                .downcast_ref::<&str>()
+                .map(|message| (*message).to_owned())
+        })
         .unwrap_or_default()
 }

@@ -1,8 +1,8 @@
-//! Which sockets can be spliced to which: to themselves, in chains and rings, by several threads.
+//! Topologies: a socket spliced to itself, chains and rings; set-up by several threads.
 //!
-//! A ring is legal. Bytes go round in it for ever in the FreeBSD flavor, and must starve nobody; in
-//! the OpenBSD flavor they may pass 128 splices, as far as protocols hand buffers on without copying
-//! them: what goes over a network begins anew.
+//! A ring is legal. In the FreeBSD flavor its bytes circulate for ever, and must not starve other
+//! splices; in the OpenBSD flavor they may pass 128 splices, as long as protocols pass buffers on
+//! without copying them: on a network the count restarts.
 
 use super::proxy::{SMALL, pattern};
 use super::{BOTH, Case, FREEBSD, OPENBSD, Outcome, Setup, World};
@@ -299,7 +299,7 @@ fn ring_stopped(world: &World<'_>) -> Outcome {
     world.until("all bytes have come to rest", || {
         a.readable_bytes() + b.readable_bytes() == 1000
     });
-    // Where the ring was cut is where they begin.
+    // They begin where the ring was cut.
     let mut all = world.try_read(&a).unwrap_or_default();
     all.extend(world.try_read(&b).unwrap_or_default());
     let sorted = |bytes: &[u8]| {
@@ -332,7 +332,7 @@ fn ring_ends(world: &World<'_>) -> Outcome {
     let [a, b] = world.connect(Setup::default());
     let round = ring(world, &a, &b);
     a.send(b"foo").expect("there is room");
-    // Three bytes through 128 splices; if they go on, the protocol has copied them.
+    // Three bytes through 128 splices; if they continue, the protocol has copied them.
     world.until("it has ended, or goes on", || {
         round.iter().any(Splice::is_ended) || total(&round) > 3 * 1000
     });
@@ -356,7 +356,7 @@ fn slow_sink(world: &World<'_>) -> Outcome {
     let splice = proxy.splice(world);
     let sent = world.stall(&proxy);
     for _ in 0..300 {
-        // The room of one byte is less than the mark, so the splice looks and moves nothing.
+        // Room for one byte is less than the mark, so the pass moves nothing.
         proxy.sink.set_snd_lowat(2000);
         if world.is_virtual() {
             world.settle();
@@ -404,7 +404,7 @@ fn unsplice_leaves_bytes(world: &World<'_>) -> Outcome {
     Outcome::Passed
 }
 
-/// What several threads get that all do this at once.
+/// The results of several threads that all do this at once.
 fn by_many<R: Send>(what: impl Fn() -> R + Sync) -> Vec<R> {
     let all_there = std::sync::Barrier::new(4);
     let run = || {
@@ -444,7 +444,7 @@ fn splice_by_many(world: &World<'_>) -> Outcome {
         assert_eq!(winners.len(), 1);
         let errors = results.iter().filter_map(|result| result.as_ref().err());
         let busy = SpliceError::Busy(Role::Source);
-        // FreeBSD asks about the source first, but between two questions things change.
+        // FreeBSD checks the source first, but the state may change between two checks.
         let allowed = [busy, SpliceError::Busy(Role::Sink)];
         assert!(errors.clone().all(|error| allowed.contains(error)));
         assert!(winners[0].unsplice().is_ok());
@@ -487,7 +487,7 @@ fn failing_under_flood(world: &World<'_>) -> Outcome {
     let unconnected = world.odd(SoState::Unconnected);
     let mut errors = BTreeSet::new();
     world.pump(&proxy.client, &proxy.server, 200_000, || {
-        // A busy source; a free one, whose sinks will not do.
+        // A busy source; a free one with unsuitable sinks.
         for sink in [&listening, &unconnected, &other.sink] {
             for source in [&proxy.source, &proxy.server] {
                 errors.insert(world.splice_error(source, sink).to_string());
@@ -539,7 +539,7 @@ fn order_of_errors(world: &World<'_>) -> Outcome {
         let error = world.splice_error(source, sink);
         assert_eq!(error, world.by_flavor(freebsd, openbsd));
     }
-    // The flavor that counts is the source's.
+    // The source's flavor applies.
     let sink = &free.sink;
     sink.set_flavor(world.by_flavor(Flavor::OpenBsd, Flavor::FreeBsd));
     let error = world.splice_error(busy_source, &listening);

@@ -1,4 +1,4 @@
-//! What users of spliced sockets see: reads, writes, readiness, and the end.
+//! The program's view of spliced sockets: reads, writes, readiness, and the end.
 //!
 //! A source that is spliced is read differently in the two flavors; a sink can be written to in
 //! both. Cases with sleeping threads are for real time.
@@ -182,20 +182,20 @@ pub(super) const CASES: &[Case] = &[
 
 const REAL: Outcome = Outcome::NotApplicable("real time");
 
-/// What a sleeper gets, who is to be back long before its own timeout ([`patient`]).
+/// The result of a sleeping thread, which must return long before its own timeout ([`patient`]).
 #[track_caller]
 fn back<T>(world: &World<'_>, sleeper: thread::ScopedJoinHandle<'_, T>) -> T {
     world.until("the sleeper is back", || sleeper.is_finished());
     sleeper.join().expect("no panic")
 }
 
-/// Lets reads of this socket sleep for longer than a case waits for them.
+/// Sets a read timeout longer than the case waits.
 fn patient(socket: &Socket) {
     let long = Some(Duration::from_secs(120));
     socket.set_read_timeout(long).expect("not zero");
 }
 
-/// A splice with bytes stuck on its source; and what was sent.
+/// A splice with bytes stuck on its source, and the sent bytes.
 fn stuck(world: &World<'_>) -> (Proxy, Vec<u8>) {
     let proxy = world.proxy_with(SMALL);
     proxy.splice(world);
@@ -203,13 +203,13 @@ fn stuck(world: &World<'_>) -> (Proxy, Vec<u8>) {
     (proxy, sent)
 }
 
-/// Ends the splice and asserts that the source then gives the rest of what was sent.
+/// Ends the splice and asserts that the remaining bytes can be read from the source.
 #[track_caller]
 fn assert_rest(world: &World<'_>, proxy: &Proxy, sent: &[u8]) {
     let end = proxy.source.unsplice().expect("it is stalled");
     let moved = usize::try_from(end.bytes).expect("fits");
     let rest = world.receive(&proxy.source, sent.len() - moved);
-    assert!(rest == sent[moved..], "other bytes are left");
+    assert!(rest == sent[moved..], "the remaining bytes differ");
     assert!(world.receive(&proxy.server, moved) == sent[..moved]);
 }
 
@@ -296,7 +296,7 @@ fn sleeping_reader(world: &World<'_>) -> Outcome {
         let splice = proxy.splice(world);
         let sent = b"by the splice";
         world.send(&proxy.client, sent);
-        // If it comes late it does not sleep yet: then FreeBSD's takes some.
+        // A late thread is not asleep yet: then FreeBSD's reader takes some bytes.
         let taken = || taken.load(Ordering::SeqCst);
         world.until("all have come somewhere", || {
             splice.bytes() + taken() as u64 == sent.len() as u64
@@ -339,7 +339,7 @@ fn reads_during_setup(world: &World<'_>) -> Outcome {
     const NUMBERS: u32 = 50_000;
     let proxy = world.proxy_with(SMALL);
     let [client, source] = [&proxy.client, &proxy.source];
-    // Numbers, so that what came where can be put together again.
+    // Numbered records, so that the parts can be merged again.
     let sent: Vec<u8> = (0..NUMBERS).flat_map(u32::to_be_bytes).collect();
     let (mut at_source, mut at_server) = (Vec::new(), Vec::new());
     let mut done = 0;
@@ -365,12 +365,11 @@ fn reads_during_setup(world: &World<'_>) -> Outcome {
     Outcome::Passed
 }
 
-/// Both are parts of the stream, in order, and together all of it.
+/// Asserts that both are parts of the stream, in order, and together the whole stream.
 #[track_caller]
 fn assert_merge(sent: &[u8], one: &[u8], other: &[u8]) {
     assert_eq!(one.len() + other.len(), sent.len());
-    // Positions where `one` can have got to after so many bytes of the stream; a set, since equal
-    // bytes leave it open who took them.
+    // Possible positions of `one` after a prefix of the stream; a set, since equal bytes are ambiguous.
     let mut reached = std::collections::BTreeSet::from([0]);
     for (at, byte) in sent.iter().enumerate() {
         let mut next = std::collections::BTreeSet::new();
@@ -382,7 +381,7 @@ fn assert_merge(sent: &[u8], one: &[u8], other: &[u8]) {
                 next.insert(count);
             }
         }
-        assert!(!next.is_empty(), "byte {at} has come nowhere in order");
+        assert!(!next.is_empty(), "byte {at} is in order in neither part");
         reached = next;
     }
 }
@@ -417,7 +416,7 @@ fn write(world: &World<'_>) -> Outcome {
         world.send(&proxy.sink, &[b'b'; 100]);
     }
     let got = world.receive(&proxy.server, 4000);
-    // There was room for everything, so no call was cut.
+    // There was room for all bytes, so no call was partial.
     for run in got.chunk_by(|a, b| a == b) {
         let is_whole = run[0] == b'a' || run.len().is_multiple_of(100);
         assert!(is_whole, "{} b in a row", run.len());
@@ -526,7 +525,7 @@ fn other_directions(world: &World<'_>) -> Outcome {
     Outcome::Passed
 }
 
-/// A way to end a splice, and the cause that it is.
+/// A way to end a splice, and its cause.
 type Way = (fn(&World<'_>, &Proxy), Cause);
 
 const WAYS: &[Way] = &[
@@ -557,7 +556,7 @@ const WAYS: &[Way] = &[
     ),
 ];
 
-/// Options with which each of [`WAYS`] comes about, but not by themselves.
+/// Options that make each of [`WAYS`] possible.
 fn options_for(world: &World<'_>, cause: Cause) -> Options {
     Options {
         limit: Some(5),
@@ -601,11 +600,11 @@ fn sleeper_wakes(world: &World<'_>) -> Outcome {
             end_it(world, &proxy);
             world.end_of(&splice);
             if !proxy.source.end().rcv().buf.is_closed() && !reader.is_finished() {
-                // Nothing to read yet, and perhaps nothing but an error to tell.
+                // There is nothing to read yet, except perhaps an error.
                 world.send(&proxy.client, b"after");
             }
             let got = back(world, reader);
-            assert_ne!(got, Err(ErrorKind::WouldBlock), "it slept on");
+            assert_ne!(got, Err(ErrorKind::WouldBlock), "it was not woken");
         });
     }
     Outcome::Passed

@@ -1,4 +1,4 @@
-//! What a case works with: sockets, splices, and time.
+//! The environment of a case: sockets, splices, and time.
 
 use super::run::Watch;
 use super::{Config, Connecting, Factory, Setup};
@@ -13,8 +13,8 @@ use std::time::Duration;
 /// The world of one case: a factory, a pool of its own, and time, real or virtual.
 ///
 /// In real time protocol and pool have threads of their own. In virtual time
-/// ([`is_virtual`](Self::is_virtual)) everything happens inside [`until`](Self::until) and
-/// [`sleep`](Self::sleep), so a case must not block anywhere else: sockets come non-blocking there.
+/// ([`is_virtual`](Self::is_virtual)) all work is done inside [`until`](Self::until) and
+/// [`sleep`](Self::sleep), so a case must not block elsewhere: sockets are non-blocking there.
 pub struct World<'a> {
     factory: &'a dyn Factory,
     config: Config,
@@ -55,12 +55,12 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Where the sockets come from.
+    /// The factory of the sockets.
     pub fn factory(&self) -> &dyn Factory {
         self.factory
     }
 
-    /// How splices are to work here.
+    /// The configuration of the case.
     pub fn config(&self) -> Config {
         self.config
     }
@@ -94,7 +94,7 @@ impl<'a> World<'a> {
         [self.adopt(a), self.adopt(b)]
     }
 
-    /// A connection whose handshake is held, if the factory has such a thing.
+    /// A connection whose handshake is held, if the factory supports that.
     pub fn connecting(&self) -> Option<Connecting> {
         let connecting = self.factory.connecting()?;
         Some(Connecting {
@@ -103,8 +103,8 @@ impl<'a> World<'a> {
         })
     }
 
-    /// Gives a socket this world's flavor and way of waiting. A call that waits in vain comes back
-    /// after twice the time limit, so that the thread of a stuck case ends.
+    /// Gives a socket this world's flavor, blocking mode and timeouts. A call that waits in vain
+    /// returns after twice the time limit, so that the thread of a stuck case ends.
     pub fn adopt(&self, socket: Socket) -> Socket {
         socket.set_flavor(self.flavor);
         socket.set_nonblocking(self.is_virtual());
@@ -115,13 +115,13 @@ impl<'a> World<'a> {
         socket
     }
 
-    /// Waits for `happened`; in virtual time by doing what is to be done, and then by letting time
-    /// pass from one deadline to the next. If `happened` does something itself, it does all of it
+    /// Waits until `happened` returns true; in virtual time by doing the pending work, and then by
+    /// advancing time from one deadline to the next. If `happened` does work itself, it must do all
     /// that is possible.
     ///
     /// # Panics
-    /// If it does not happen: in real time when the case's time is over, in virtual time when nothing is
-    /// left to happen.
+    /// If it does not happen: in real time at the case's time limit, in virtual time when there is no
+    /// deadline left.
     #[track_caller]
     pub fn until(&self, what: &str, happened: impl FnMut() -> bool) {
         let before = self.watch.waits_for(what.to_owned());
@@ -135,14 +135,14 @@ impl<'a> World<'a> {
             if !self.turn() && !self.skip() {
                 assert!(
                     happened(),
-                    "nothing is left to happen, and still not: {what}"
+                    "no event is left to wait for, but not yet: {what}"
                 );
                 return;
             }
         }
     }
 
-    /// Lets time pass.
+    /// Advances or waits for a time.
     pub fn sleep(&self, duration: Duration) {
         let Some(time) = self.factory.time() else {
             return pause(duration);
@@ -159,8 +159,8 @@ impl<'a> World<'a> {
         }
     }
 
-    /// In virtual time: does all that is to be done now. In real time it gives threads a moment:
-    /// for what is *not* to happen, and to have somebody asleep most likely.
+    /// In virtual time, does all pending work. In real time, waits a moment: for events that must *not*
+    /// happen, and so that threads are most likely asleep.
     pub fn settle(&self) {
         match self.is_virtual() {
             true => while self.turn() {},
@@ -168,13 +168,13 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Something is done: a piece of virtual work, or a moment of waiting for threads.
+    /// Does a piece of work in virtual time, or waits a moment for threads in real time.
     ///
     /// # Panics
-    /// If the case's time is over.
+    /// At the case's time limit.
     fn turn(&self) -> bool {
         if self.watch.is_given_up() {
-            // It was reported as stuck: no panic that is reported once more.
+            // It was reported as stuck: unwinds without a second report.
             panic::resume_unwind(Box::new("the case has taken too long"));
         }
         match self.factory.time() {
@@ -186,7 +186,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Virtual time jumps to the next deadline, if there is one.
+    /// Advances virtual time to the next deadline, if there is one.
     fn skip(&self) -> bool {
         let deadline = self.poll_at();
         if let (Some(time), Some(wait)) = (self.factory.time(), deadline) {
@@ -203,7 +203,7 @@ impl<'a> World<'a> {
         [time.poll_at(), pool].into_iter().flatten().min()
     }
 
-    /// Sends all of `bytes`, in virtual time as room comes.
+    /// Sends all of `bytes`, in virtual time as there is room.
     #[track_caller]
     pub fn send(&self, mut socket: &Socket, bytes: &[u8]) {
         let mut sent = 0;
@@ -217,7 +217,7 @@ impl<'a> World<'a> {
         });
     }
 
-    /// Receives so many bytes.
+    /// Receives this many bytes.
     #[track_caller]
     pub fn receive(&self, mut socket: &Socket, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
@@ -234,14 +234,14 @@ impl<'a> World<'a> {
         bytes
     }
 
-    /// Bytes that are sent here arrive there.
+    /// Sends bytes on one socket and asserts that they arrive at the other.
     #[track_caller]
     pub fn exchange(&self, from: &Socket, to: &Socket, bytes: &[u8]) {
         self.send(from, bytes);
         assert_eq!(self.receive(to, bytes.len()), bytes);
     }
 
-    /// What one read would return now, without waiting.
+    /// Reads without waiting.
     pub fn try_read(&self, socket: &Socket) -> Result<Vec<u8>, ErrorKind> {
         let was = socket.is_nonblocking();
         socket.set_nonblocking(true);
@@ -251,7 +251,7 @@ impl<'a> World<'a> {
     }
 }
 
-/// What a call has done that was not to wait.
+/// The result of a non-blocking call.
 #[track_caller]
 pub(super) fn ready(result: io::Result<usize>) -> Option<usize> {
     match result {

@@ -1,9 +1,8 @@
-//! What can be set for a connection of the operating system, and the attempt to connect that ends in
-//! time.
+//! Socket options of the operating system's connections, and connecting with a timeout.
 //!
-//! A thin layer over `getsockopt` and `setsockopt`: the kernel keeps the values and the timers, and
-//! what they end arrives as any other error does. No locks but the descriptor's slot (5), which is not
-//! held while the system is called.
+//! A thin layer over `getsockopt` and `setsockopt`: the kernel has the values and the timers, and
+//! reports their expiry as an error. The only lock is the descriptor's slot (5), which is not held
+//! during system calls.
 
 use super::{Conn, KernelStream};
 use crate::clock::{Clock, SystemClock};
@@ -13,18 +12,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// What Linux takes at most: seconds of keep-alive, and its probes (`MAX_TCP_KEEPIDLE`,
-/// `MAX_TCP_KEEPINTVL`, `MAX_TCP_KEEPCNT`).
+/// Linux's maxima for keep-alive: seconds and probes (`MAX_TCP_KEEPIDLE`, `MAX_TCP_KEEPINTVL`,
+/// `MAX_TCP_KEEPCNT`).
 const KEEP_SECONDS: u64 = 32_767;
 const KEEP_PROBES: u32 = 127;
-/// Milliseconds of a user timeout: it is an `int`.
+/// Maximum user timeout in milliseconds: it is an `int`.
 const USER_MILLIS: u32 = i32::MAX as u32;
 
 fn invalid(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, why.into())
 }
 
-/// Whole seconds, as many at least.
+/// Whole seconds, rounded up.
 fn seconds(time: Duration) -> Duration {
     let whole = time
         .as_secs()
@@ -34,7 +33,7 @@ fn seconds(time: Duration) -> Duration {
 
 impl KernelStream {
     /// As [`connect`](Self::connect), but waits no longer than `timeout`; then the attempt is cancelled
-    /// and its descriptor closed. The kernel alone gives up after about two minutes
+    /// and its descriptor closed. The kernel's own limit is about two minutes
     /// (`net.ipv4.tcp_syn_retries`).
     ///
     /// ```
@@ -65,12 +64,12 @@ impl KernelStream {
     /// Whether small segments are sent at once (`TCP_NODELAY`).
     ///
     /// # Errors
-    /// What the operating system says; `NotConnected` if the connection has failed.
+    /// Errors of the operating system; `NotConnected` if the connection has failed.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         self.conn.live()?.set_nodelay(nodelay)
     }
 
-    /// Whether small segments are sent at once. At first they are not, other than with a
+    /// Whether small segments are sent at once. By default they are not, unlike with a
     /// [`TcpStream`](crate::TcpStream) of this crate.
     ///
     /// # Errors
@@ -80,9 +79,9 @@ impl KernelStream {
     }
 
     /// Switches the kernel's keep-alive on or (`None`) off (`SO_KEEPALIVE`, `TCP_KEEPIDLE`,
-    /// `TCP_KEEPINTVL`, `TCP_KEEPCNT`); off by default. A peer that answers no probe ends the connection
-    /// with [`TimedOut`](io::ErrorKind::TimedOut). The kernel counts in whole seconds, so times are
-    /// rounded up, and takes no more than 32,767 of them and 127 probes.
+    /// `TCP_KEEPINTVL`, `TCP_KEEPCNT`); off by default. A peer that answers no probe ends the
+    /// connection with [`TimedOut`](io::ErrorKind::TimedOut). The kernel counts in whole seconds, so
+    /// times are rounded up; it allows at most 32,767 seconds and 127 probes.
     ///
     /// ```
     /// use sosplice::kernel::{KeepAlive, KernelStream};
@@ -97,7 +96,7 @@ impl KernelStream {
     /// ```
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if something of it is zero; otherwise as for
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if a value is zero; otherwise as for
     /// [`set_nodelay`](Self::set_nodelay).
     pub fn set_keep_alive(&self, keep_alive: Option<KeepAlive>) -> io::Result<()> {
         let stream = self.conn.live()?;
@@ -134,9 +133,9 @@ impl KernelStream {
     }
 
     /// How long data may stay unacknowledged before the connection ends with
-    /// [`TimedOut`](io::ErrorKind::TimedOut) (`TCP_USER_TIMEOUT`). `None`, the default, is what the
-    /// kernel does alone: about 15 minutes (`net.ipv4.tcp_retries2`). Counted in milliseconds, rounded
-    /// up, 24 days at most. With keep-alive it counts in place of the number of probes.
+    /// [`TimedOut`](io::ErrorKind::TimedOut) (`TCP_USER_TIMEOUT`). `None`, the default, is the kernel's
+    /// own limit: about 15 minutes (`net.ipv4.tcp_retries2`). In milliseconds, rounded up, at most 24
+    /// days. With keep-alive it replaces the number of probes.
     ///
     /// # Errors
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) for zero; otherwise as for
@@ -155,7 +154,7 @@ impl KernelStream {
         Ok(sockopt::set_tcp_user_timeout(&*stream, millis)?)
     }
 
-    /// What [`set_user_timeout`](Self::set_user_timeout) has set.
+    /// The setting of [`set_user_timeout`](Self::set_user_timeout).
     ///
     /// # Errors
     /// As for [`set_nodelay`](Self::set_nodelay).
@@ -164,14 +163,13 @@ impl KernelStream {
         Ok((millis > 0).then(|| Duration::from_millis(millis.into())))
     }
 
-    /// What becomes of data that was not delivered when the last handle is closed (`SO_LINGER`):
-    /// `None`, the default, delivers it in the background; `Some(0)` resets the connection, whatever
-    /// there is to deliver.
+    /// Sets the treatment of undelivered data when the last handle is closed (`SO_LINGER`): `None`, the
+    /// default, delivers it in the background; `Some(0)` resets the connection and drops it.
     ///
     /// # Errors
     /// [`Unsupported`](io::ErrorKind::Unsupported) for a time above zero: Linux's `close` would block
-    /// for so long, in the thread that serves all of these sockets; who wants to know that everything
-    /// has arrived shuts down for writing and reads until the peer's end. Otherwise as for
+    /// for that time, in the thread that serves all of these sockets; to learn that all data has
+    /// arrived, shut down for writing and read until the peer's end of file. Otherwise as for
     /// [`set_nodelay`](Self::set_nodelay).
     pub fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {
         if linger.is_some_and(|time| !time.is_zero()) {
@@ -181,7 +179,7 @@ impl KernelStream {
         Ok(sockopt::set_socket_linger(&*self.conn.live()?, linger)?)
     }
 
-    /// What [`set_linger`](Self::set_linger) has set.
+    /// The setting of [`set_linger`](Self::set_linger).
     ///
     /// # Errors
     /// As for [`set_nodelay`](Self::set_nodelay).
@@ -189,7 +187,7 @@ impl KernelStream {
         Ok(sockopt::socket_linger(&*self.conn.live()?)?)
     }
 
-    /// Sets how many routers a packet may pass (`IP_TTL`, `IPV6_UNICAST_HOPS`); 64 by default
+    /// Sets the hop limit of packets (`IP_TTL`, `IPV6_UNICAST_HOPS`); 64 by default
     /// (`net.ipv4.ip_default_ttl`).
     ///
     /// # Errors
@@ -209,7 +207,7 @@ impl KernelStream {
         Ok(set?)
     }
 
-    /// How many routers a packet may pass.
+    /// The hop limit of packets.
     ///
     /// # Errors
     /// As for [`set_nodelay`](Self::set_nodelay).
@@ -223,7 +221,7 @@ impl KernelStream {
     }
 }
 
-/// Also of a socket of IPv6 that speaks IPv4.
+/// Whether it is IPv4, also over an IPv6 socket.
 fn is_ipv4(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_ipv4()
 }

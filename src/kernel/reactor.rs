@@ -1,8 +1,7 @@
 //! The thread that waits for readiness of kernel sockets.
 //!
-//! There is one for the process. It starts with the first socket and lives as long as the process
-//! does; while nothing happens it sleeps. Locks: the table of sockets and the list of those that
-//! left something to be done (leaves, 5).
+//! There is one for the process, started with the first socket. Locks: the table of sockets and the
+//! list of those with postponed work (leaves, 5).
 
 use super::{Conn, Readiness};
 use crate::error::SoError;
@@ -18,7 +17,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 
 const WAKE: Token = Token(0);
-/// Events in one turn.
+/// Maximum number of events in one turn.
 const EVENTS: usize = 256;
 
 #[derive(Debug)]
@@ -31,7 +30,7 @@ pub(super) struct Reactor {
 }
 
 impl Reactor {
-    /// The one of this process. If it cannot start now, the next one who asks tries again.
+    /// The reactor of this process. If it cannot start, the next call tries again.
     pub(super) fn global() -> io::Result<Arc<Reactor>> {
         static GLOBAL: Mutex<Option<Arc<Reactor>>, LEAF> = Mutex::new(None);
         let mut global = GLOBAL.lock();
@@ -73,22 +72,22 @@ impl Reactor {
         registered
     }
 
-    /// The connection hears of nothing any more.
+    /// The connection gets no events any more.
     pub(super) fn forget(&self, token: Token) {
         let gone = self.conns.lock().remove(&token);
         drop(gone);
     }
 
-    /// The descriptor is used by somebody else from now on.
+    /// The descriptor is used outside this crate from now on.
     pub(super) fn deregister(&self, stream: &mut Stream) {
-        // Fails only if it is not registered, which is as well.
+        // Fails only if it is not registered.
         self.registry.deregister(stream).ok();
     }
 
-    /// The connection has more to do than one thread should do in a row.
+    /// The connection has more work than one thread should do in a row.
     pub(super) fn again(&self, conn: &Weak<Conn>) {
         self.again.lock().push(conn.clone());
-        // Fails only if the thread is gone, which it never is.
+        // Fails only if the thread has ended, which it never does.
         self.waker.wake().ok();
     }
 
@@ -125,11 +124,11 @@ impl Reactor {
     }
 }
 
-/// Does something for a connection. A panic, which can come from an upcall of the user's, ends that
-/// connection and no other: this is everybody's thread.
+/// Runs the work of a connection. A panic, e.g. of an upcall, ends only that connection, since all of
+/// them share this thread.
 fn attend(conn: &Conn, work: impl FnOnce()) {
     if panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
-        // The upcall hears of this too, and may panic again.
+        // The upcall is called for this too, and may panic again.
         let fail = || conn.fail(SoError::ConnectionAborted);
         panic::catch_unwind(AssertUnwindSafe(fail)).ok();
     }

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener;
 use std::thread;
 
-/// One of the kernel's sockets, and the other end of its connection as one of ours.
+/// A socket of the kernel, and the other end of its connection as a `KernelStream`.
 fn connection() -> (TcpStream, KernelStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let user = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -180,7 +180,7 @@ fn refused() {
     let (a, b) = local::pair();
     a.send(b"held").unwrap();
     let sink = KernelStream::start(nobody).unwrap();
-    // On loopback the answer may be here already.
+    // On loopback the answer may have arrived already.
     match b.splice_to(&sink, Options::default()) {
         Err(error) => assert_eq!(error, SpliceError::NotConnected(Role::Sink)),
         Ok(splice) => {

@@ -1,4 +1,4 @@
-//! A model of failure: a reader looks while the other end is aborted, one side after the other.
+//! A model of failure: a reader runs while the other end is aborted, one side after the other.
 
 #![cfg(sosplice_loom)]
 
@@ -16,7 +16,7 @@ fn abort() {
     let (b, read) = join(reader);
     claim(
         read == Err(ErrorKind::ConnectionReset),
-        "the reader hears of the reset",
+        "the reader gets the reset",
     );
     drop((a, b));
 }
@@ -27,7 +27,7 @@ fn a_reset_is_no_end_of_file() {
 }
 
 #[test]
-#[should_panic(expected = "the reader hears of the reset")]
+#[should_panic(expected = "the reader gets the reset")]
 fn fails_if_the_failure_is_not_said_first() {
     explore_without(Protection::FailureFirst, abort);
 }

@@ -1,12 +1,12 @@
-//! What the bytes of the option say: lengths, forms, and where a C compiler puts the fields. Pure.
+//! The bytes of the option: lengths, forms, and the C layout of the fields. Pure.
 
 use super::SockoptError;
 use crate::error::Flavor;
 use std::ops::Range;
 use std::time::Duration;
 
-/// For which system and machine a program was compiled: how the bytes of its calls are laid out,
-/// which system reads them, and whose numbers its errors have. The byte order is this machine's.
+/// The system and machine that a program was compiled for, which determine the layout of its calls,
+/// their semantics, and its error numbers. The byte order is this machine's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "the facts that decide a layout")]
 pub struct Abi {
@@ -26,7 +26,7 @@ pub enum Layout {
     Ilp32,
 }
 
-/// Where the fields are. The descriptor is an `int` at 0.
+/// The offsets of the fields. The descriptor is an `int` at 0.
 struct Fields {
     size: usize,
     max: Range<usize>,
@@ -61,7 +61,7 @@ impl Abi {
         }
     }
 
-    /// What a call wants.
+    /// Parses the value of a call.
     pub(super) fn read(self, value: Option<&[u8]>) -> Result<Request, SockoptError> {
         let bytes = value.unwrap_or_default();
         let fields = self.fields();
@@ -91,7 +91,7 @@ impl Abi {
 
 const INT: usize = size_of::<i32>();
 
-/// Any negative descriptor wants the socket's splice undone.
+/// Any negative descriptor means unsplice.
 const UNSPLICE: i32 = -1;
 
 /// `struct splice`, of any layout.
@@ -163,8 +163,8 @@ mod tests {
         Abi { flavor, layout }
     }
 
-    /// fd 7, max 0x1122334455667788, idle 5 s 250001 us, as compilers lay them out on little-endian
-    /// machines; `..` is padding, which may be anything.
+    /// fd 7, max 0x1122334455667788, idle 5 s 250001 us, in the layout of compilers for little-endian
+    /// machines; `..` is padding with any value.
     const BYTES: [(Abi, &str); 4] = [
         (
             abi(FreeBsd, Lp64),
@@ -271,7 +271,7 @@ mod tests {
         }
     }
 
-    /// The other way, written without the table of fields.
+    /// The reverse, without the table of fields.
     fn written(abi: Abi, request: Request) -> Vec<u8> {
         let Request {
             fd,

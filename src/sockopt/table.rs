@@ -1,7 +1,7 @@
-//! Descriptors: what the numbers in a call stand for, and what they may be used for.
+//! Descriptors: the numbers in a call, and their rights.
 //!
-//! An author's own table implements [`Descriptors`]; [`Table`] is a small one that is ready. Locks:
-//! the table is a leaf (5); what it lets go is dropped after the lock.
+//! The table of a system-call layer implements [`Descriptors`]; [`Table`] is a small ready-made one.
+//! Locks: the table is a leaf (5); removed sockets are dropped after releasing it.
 
 use crate::error::Errno;
 use crate::lock::{LEAF, Mutex};
@@ -11,7 +11,7 @@ use std::collections::BinaryHeap;
 use std::fmt;
 
 bitflags::bitflags! {
-    /// What a descriptor may be used for (FreeBSD's Capsicum).
+    /// The rights of a descriptor (FreeBSD's Capsicum).
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
     pub struct Rights: u8 {
         /// Receiving, and being the source of a splice (`CAP_RECV`).
@@ -25,14 +25,14 @@ bitflags::bitflags! {
     }
 }
 
-/// What is wrong with a descriptor.
+/// The error of a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum DescriptorError {
-    /// Nothing is open under this number.
+    /// The number is not open.
     #[error("the descriptor is not open, use one that is")]
     BadDescriptor,
-    /// It is no socket.
+    /// It is not a socket.
     #[error("the descriptor is not a socket, use one of a socket")]
     NotASocket,
     /// A right is missing (only in the FreeBSD flavor).
@@ -44,7 +44,7 @@ pub enum DescriptorError {
 }
 
 impl DescriptorError {
-    /// What a system call says for it.
+    /// The error of a system call for it.
     ///
     /// ```
     /// use sosplice::{error::Errno, sockopt::DescriptorError};
@@ -60,10 +60,10 @@ impl DescriptorError {
     }
 }
 
-/// A process's descriptors: what the option needs of them.
+/// The descriptors of a process, as the option needs them.
 pub trait Descriptors {
-    /// The socket with this number, if all these rights are there. It is entered with no lock held,
-    /// and the socket is held until the call is over.
+    /// The socket with this number, if it has all these rights. Called with no lock held; the socket is
+    /// held until the end of the call.
     ///
     /// # Errors
     /// In FreeBSD's order: [`BadDescriptor`](DescriptorError::BadDescriptor),
@@ -98,13 +98,13 @@ pub struct Table {
 #[derive(Default)]
 struct Open {
     entries: Vec<Option<Entry>>,
-    /// Numbers below the length that stand for nothing.
+    /// Free numbers below the length.
     free: BinaryHeap<Reverse<usize>>,
 }
 
 #[derive(Clone)]
 struct Entry {
-    /// None is something that is no socket.
+    /// `None` for a file or device.
     socket: Option<Socket>,
     rights: Rights,
 }
@@ -116,8 +116,8 @@ impl Open {
         entry.ok_or(DescriptorError::BadDescriptor)
     }
 
-    /// Gives it the lowest number that is free. The caller's own copy outlives the lock, so the last
-    /// handle of a socket is not dropped under it.
+    /// Assigns the lowest free number. The caller's own copy outlives the lock, so the last handle of a
+    /// socket is not dropped under it.
     fn add(&mut self, entry: &Entry, limit: usize) -> Result<i32, DescriptorError> {
         let index = match self.free.pop() {
             Some(Reverse(index)) => index,
@@ -133,7 +133,7 @@ impl Open {
 }
 
 impl Table {
-    /// An empty table for so many descriptors (`RLIMIT_NOFILE`).
+    /// An empty table for this many descriptors (`RLIMIT_NOFILE`).
     pub fn new(limit: usize) -> Table {
         Table {
             open: Mutex::default(),
@@ -141,8 +141,8 @@ impl Table {
         }
     }
 
-    /// Gives a socket the lowest number that is free, with all rights. The socket stays open until
-    /// its descriptors are closed and its other handles are gone.
+    /// Assigns the lowest free number to a socket, with all rights. The socket stays open until its
+    /// descriptors are closed and its other handles are dropped.
     ///
     /// # Errors
     /// [`DescriptorError::TooMany`]; the handle is dropped.
@@ -150,7 +150,7 @@ impl Table {
         self.add(Some(socket))
     }
 
-    /// Gives a number to something that is no socket, a file or a device.
+    /// Assigns a number to a file or a device.
     ///
     /// ```
     /// use sosplice::sockopt::{DescriptorError, Descriptors, Rights, Table};
@@ -186,7 +186,7 @@ impl Table {
         self.open.lock().add(&entry, self.limit)
     }
 
-    /// Takes a number back. The last one of a socket closes it, unless there are other handles.
+    /// Closes a descriptor. The last one of a socket closes it, unless there are other handles.
     ///
     /// # Errors
     /// [`DescriptorError::BadDescriptor`].

@@ -1,9 +1,9 @@
-//! Runs models: all interleavings of their threads with at most three preemptions, or as many as
-//! `LOOM_MAX_PREEMPTIONS` says.
+//! Runs models: all interleavings of their threads with at most three preemptions, or
+//! `LOOM_MAX_PREEMPTIONS`.
 //!
-//! A model is a function that makes its world, starts threads with [`spawn`], waits for them, and says
-//! with [`claim`] what must be so. A claim that does not hold fails the model when the run is over and
-//! everything is dropped, so that nothing is torn down while threads use it.
+//! A model is a function that makes its world, starts threads with [`spawn`], waits for them, and
+//! asserts conditions with [`claim`]. A claim that does not hold fails the model at the end of the run,
+//! after all objects are dropped, so that none is dropped while threads use it.
 
 #![cfg(sosplice_loom)]
 
@@ -15,7 +15,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-// Ranks are named above this module.
+// The ranks are defined in `lock`.
 const _: () = assert!(modelled::CONNECTION == lock::CONNECTION && modelled::POOL == lock::POOL);
 
 const PREEMPTIONS: usize = 3;
@@ -27,12 +27,12 @@ std::thread_local! {
     static BROKEN: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
-/// Runs a model with everything in place.
+/// Runs a model with all protections.
 pub(crate) fn explore(name: &str, model: fn()) {
     explore_all(name, None, model);
 }
 
-/// Runs a model without one of the protections: it is to fail.
+/// Runs a model without one of the protections: it must fail.
 pub(crate) fn explore_without(protection: Protection, model: fn()) {
     explore_all("", Some(protection), model);
 }
@@ -59,7 +59,7 @@ fn explore_all(name: &str, without: Option<Protection>, model: fn()) {
     println!("{name}: {runs} interleavings in {time:.1?}");
 }
 
-/// Says what must be so.
+/// Asserts a condition.
 pub(crate) fn claim(holds: bool, what: &'static str) {
     if !holds && BROKEN.get().is_none() {
         BROKEN.set(Some(what));

@@ -1,7 +1,7 @@
-//! loom's, in the shape of the real ones.
+//! loom's types, with the interface of the real ones.
 //!
-//! loom's objects belong to one run of a model, so they cannot be made in constants: each is made when
-//! it is used first. The data lie beside them in a lock that is always free when loom says so, since
+//! loom's objects belong to one run of a model, so they cannot be made in constants: each is made at
+//! its first use. The data are beside them in a lock that is always free when loom grants access, since
 //! all threads of a model are coroutines of one thread.
 
 use super::Protection;
@@ -15,7 +15,7 @@ use std::time::Instant;
 
 pub(crate) use ::loom::sync::atomic;
 
-/// What belongs to a thread of the model.
+/// Thread-local data of the model's threads.
 macro_rules! of_each_thread {
     ($(#[$attribute:meta])* static $name:ident: $type:ty = const { $init:expr };) => {
         ::loom::thread_local! { $(#[$attribute])* static $name: $type = $init; }
@@ -23,14 +23,14 @@ macro_rules! of_each_thread {
 }
 pub(crate) use of_each_thread as thread_local;
 
-/// The rank of what is only ever tried.
+/// The rank of locks that are only tried.
 pub(super) const CONNECTION: u8 = 1;
 const LEAF: u8 = 5;
-/// The rank of what is not modelled.
+/// The rank of locks that are not modelled.
 pub(super) const POOL: u8 = 6;
 
 /// A lock. Two ranks are special: that of the connections is only ever tried, which loom's own lock
-/// does not model (there it lets nobody in between two unlocks), so it is an atomic flag; the pools
+/// does not model (it does not explore a try between two unlocks), so it is an atomic flag; the pools
 /// are not modelled.
 #[derive(Default)]
 pub(crate) struct RawMutex<T, const RANK: u8> {
@@ -64,7 +64,7 @@ impl<T, const RANK: u8> RawMutex<T, RANK> {
     }
 
     pub(crate) fn try_lock(&self) -> Option<RawGuard<'_, T, RANK>> {
-        assert_eq!(RANK, CONNECTION, "a lock is waited for");
+        assert_eq!(RANK, CONNECTION, "locks of other ranks are not tried");
         let flag = self.flag.get_or_init(atomic::AtomicBool::default);
         let taken = flag.swap(true, Ordering::AcqRel);
         (!taken).then(|| self.guard(None, Some(Flag(flag))))
@@ -83,10 +83,10 @@ impl<T, const RANK: u8> RawMutex<T, RANK> {
         }
     }
 
-    /// A model that fails tears down what its other threads may be using: better no more than that.
+    /// A failing model drops objects that its other threads may be using: avoids a second failure.
     fn take(&self) -> parking_lot::MutexGuard<'_, T> {
         match RANK {
-            // The other models of the process use them too.
+            // Other models of the process use them too.
             POOL => self.data.lock(),
             _ => self.data.try_lock().expect("free when loom says so"),
         }
@@ -110,7 +110,7 @@ impl<T, const RANK: u8> DerefMut for RawGuard<'_, T, RANK> {
     }
 }
 
-/// The flag of a connection that is owned.
+/// The flag of an owned connection.
 struct Flag<'a>(&'a atomic::AtomicBool);
 
 impl Drop for Flag<'_> {
@@ -121,7 +121,7 @@ impl Drop for Flag<'_> {
     }
 }
 
-/// Whether the model has found its failure: what is dropped then is no part of it.
+/// Whether the model has failed: drops are not modelled then.
 fn is_failing() -> bool {
     std::thread::panicking()
 }
@@ -130,7 +130,7 @@ fn is_failing() -> bool {
 #[derive(Default)]
 pub(crate) struct RawCondvar(OnceLock<model::Condvar>);
 
-/// What a wait until a deadline returns.
+/// The result of a wait with a deadline.
 pub(crate) struct Waited;
 
 impl Waited {
@@ -254,7 +254,7 @@ pub(crate) mod channel {
     }
 }
 
-/// Threads, as far as a model has them.
+/// Threads of a model.
 pub(crate) mod thread {
     pub(crate) use std::thread::available_parallelism;
 
@@ -275,15 +275,15 @@ std::thread_local! {
     static WITHOUT: Cell<Option<Protection>> = const { Cell::new(None) };
 }
 
-/// Whether this protection is there: unless the model takes it away.
+/// Whether this protection is active: unless the model switches it off.
 pub(crate) fn intact(protection: Protection) -> bool {
     WITHOUT.get() != Some(protection)
 }
 
-/// Not modelled, as the pools: what is kept would outlive the model.
+/// Not modelled, as the pools: kept frames would outlive the model.
 pub(crate) const KEEPS_FRAMES: bool = false;
 
-/// Takes a protection away, in the models that this thread runs.
+/// Switches a protection off, in the models that this thread runs.
 #[cfg(test)]
 pub(crate) fn remove(protection: Option<Protection>) {
     WITHOUT.set(protection);

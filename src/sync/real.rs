@@ -1,4 +1,4 @@
-//! The real ones.
+//! The real types.
 
 use super::Protection;
 
@@ -15,7 +15,7 @@ pub(crate) mod channel {
     pub(crate) use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 }
 
-/// Whether this protection is there: always.
+/// Whether this protection is active: always.
 pub(crate) const fn intact(_protection: Protection) -> bool {
     true
 }

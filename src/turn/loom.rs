@@ -1,4 +1,4 @@
-//! A model of [`Turn`]: who comes while another thread works leaves word, and its work is done.
+//! A model of [`Turn`]: the work of a thread that comes while another one works is done.
 
 #![cfg(sosplice_loom)]
 
@@ -8,7 +8,7 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::model::{claim, explore, explore_without, join, spawn};
 use std::sync::Arc;
 
-/// Two threads, each with something to be done: it comes with no order of its own.
+/// Two threads with a piece of work each, without other synchronisation.
 fn turns() {
     let left = Arc::new((Turn::default(), AtomicUsize::new(0), AtomicUsize::new(0)));
     let other = left.clone();

@@ -1,8 +1,8 @@
-//! One of the two connections breaks while it is spliced: OpenBSD's `args-server-abort` and
-//! `args-server-exit`, and the same of the client.
+//! One of the two connections fails while it is spliced: OpenBSD's `args-server-abort` and
+//! `args-server-exit`, and the same for the client.
 //!
-//! In all of them what the sink has not taken is still on the source, and what the source had
-//! received still goes to a sink that lives.
+//! In all of them bytes that the sink has not taken are still on the source, and bytes that the source
+//! had received still go to a working sink.
 
 use super::args::{DEFAULT, assert_same};
 use super::harness::{Turn, pattern, turns};
@@ -19,7 +19,7 @@ struct Relayed {
     splice: Splice,
 }
 
-/// And the server.
+/// Also returns the server's socket.
 fn relayed(world: &World<'_>) -> (Relayed, Socket) {
     let [client, source] = world.connect(DEFAULT.buffers);
     let [drain, server] = world.connect(DEFAULT.buffers);
@@ -36,9 +36,9 @@ fn relayed(world: &World<'_>) -> (Relayed, Socket) {
     (relayed, server)
 }
 
-/// Sends what there is room for; whether that was anything.
-fn send(socket: &Socket, text: &[u8], sent: &mut usize) -> bool {
-    match socket.send(&text[*sent..]) {
+/// Sends as much as there is room for; `true` if there was some.
+fn send(socket: &Socket, data: &[u8], sent: &mut usize) -> bool {
+    match socket.send(&data[*sent..]) {
         Ok(count) => {
             *sent += count;
             count > 0
@@ -50,7 +50,7 @@ fn send(socket: &Socket, text: &[u8], sent: &mut usize) -> bool {
     }
 }
 
-/// Reads what is there; whether that was anything.
+/// Reads the available bytes; `true` if there were some.
 fn read(world: &World<'_>, socket: &Socket, into: &mut Vec<u8>) -> bool {
     match world.try_read(socket) {
         Ok(bytes) => {
@@ -64,25 +64,25 @@ fn read(world: &World<'_>, socket: &Socket, into: &mut Vec<u8>) -> bool {
     }
 }
 
-/// The server goes in this way, in the middle of the text.
+/// The server ends in this way, in the middle of the data.
 fn server_goes(world: &World<'_>, go: impl FnOnce(Socket)) -> Outcome {
     let (relayed, server) = relayed(world);
-    let text = pattern(131_072);
+    let data = pattern(131_072);
     let mut sent = 0;
     turns(world, "some bytes are with the server", || {
-        let acted = send(&relayed.client, &text, &mut sent);
+        let acted = send(&relayed.client, &data, &mut sent);
         match server.readable_bytes() >= 1000 {
             true => Turn::Done,
             false => Turn::acted(acted),
         }
     });
-    // It has read something, and leaves more unread.
+    // It has read some bytes, and leaves more unread.
     let mut head = [0; 500];
     let count = server.recv(&mut head).expect("bytes are there");
-    assert_same("server", &head[..count], &text[..count]);
+    assert_same("server", &head[..count], &data[..count]);
     go(server);
     turns(world, "the splice has ended", || {
-        let acted = send(&relayed.client, &text, &mut sent);
+        let acted = send(&relayed.client, &data, &mut sent);
         match relayed.splice.is_ended() {
             true => Turn::Done,
             false => Turn::acted(acted),
@@ -98,14 +98,14 @@ fn server_goes(world: &World<'_>, go: impl FnOnce(Socket)) -> Outcome {
     let mut rest = Vec::new();
     let counted = usize::try_from(end.bytes).expect("less than was sent");
     turns(world, "the rest is read", || {
-        let acted = send(&relayed.client, &text, &mut sent);
+        let acted = send(&relayed.client, &data, &mut sent);
         match read(world, &relayed.source, &mut rest) || acted {
             true => Turn::Acted,
-            false if counted + rest.len() >= text.len() => Turn::Done,
+            false if counted + rest.len() >= data.len() => Turn::Done,
             false => Turn::Waits,
         }
     });
-    assert_same("left on the source", &rest, &text[counted..]);
+    assert_same("left on the source", &rest, &data[counted..]);
     Outcome::Passed
 }
 
@@ -117,7 +117,7 @@ pub(super) fn server_exits(world: &World<'_>) -> Outcome {
     server_goes(world, drop)
 }
 
-/// The server has read everything so far, so its exit is no reset until more comes.
+/// The server has read all bytes so far, so its exit causes no reset until more arrive.
 pub(super) fn server_exits_politely(world: &World<'_>) -> Outcome {
     let (relayed, server) = relayed(world);
     relayed.client.send(b"read").expect("room");
@@ -131,7 +131,7 @@ pub(super) fn server_exits_politely(world: &World<'_>) -> Outcome {
     assert!(!relayed.splice.is_ended(), "the drain can still send");
     let mut unread = 0;
     world.until("the drain is reset", || {
-        // Bytes that nobody reads: the first of them is answered with a reset.
+        // Unread bytes: the first of them is answered with a reset.
         let sent = relayed.client.send(b"unread");
         unread += sent.unwrap_or(0);
         relayed.splice.is_ended()
@@ -146,18 +146,18 @@ pub(super) fn server_exits_politely(world: &World<'_>) -> Outcome {
     Outcome::Passed
 }
 
-/// What the source has received before the reset is still forwarded, though the drain was full.
+/// Bytes that the source has received before the reset are still forwarded, though the drain was full.
 pub(super) fn client_aborts(world: &World<'_>) -> Outcome {
     if !world.factory().stands_still() {
         return Outcome::NotApplicable("buffers that stand still");
     }
     let (relayed, server) = relayed(world);
-    let text = pattern(40_000);
+    let data = pattern(40_000);
     let mut sent = 0;
     turns(world, "everything is with the relay, or beyond", || {
-        let acted = send(&relayed.client, &text, &mut sent);
+        let acted = send(&relayed.client, &data, &mut sent);
         let forwarded = usize::try_from(relayed.source.spliced()).expect("less than was sent");
-        match forwarded + relayed.source.readable_bytes() == text.len() {
+        match forwarded + relayed.source.readable_bytes() == data.len() {
             true => Turn::Done,
             false => Turn::acted(acted),
         }
@@ -177,23 +177,27 @@ pub(super) fn client_aborts(world: &World<'_>) -> Outcome {
     });
     let end = relayed.splice.wait();
     assert_eq!(end.cause, Cause::SourceError(SoError::ConnectionReset));
-    assert_eq!(end.bytes, text.len() as u64);
+    assert_eq!(end.bytes, data.len() as u64);
     let left = relayed.source.take_error();
     assert_eq!(left, Some(SoError::ConnectionReset), "the protocol's");
     assert_eq!(relayed.drain.take_error(), None);
-    got.extend(world.receive(&server, text.len() - got.len()));
-    assert_same("server", &got, &text);
+    got.extend(world.receive(&server, data.len() - got.len()));
+    assert_same("server", &got, &data);
     let more = world.try_read(&server);
-    assert_eq!(more, Err(ErrorKind::WouldBlock), "nothing is shut down");
+    assert_eq!(
+        more,
+        Err(ErrorKind::WouldBlock),
+        "the drain is not shut down"
+    );
     Outcome::Passed
 }
 
-/// A limit in front of a reset does not hide it.
+/// A limit before a reset does not hide the reset.
 pub(super) fn client_aborts_before_the_limit(world: &World<'_>) -> Outcome {
     let [client, source] = world.connect(DEFAULT.buffers);
     let [drain, server] = world.connect(DEFAULT.buffers);
-    let text = pattern(300);
-    world.send(&client, &text);
+    let data = pattern(300);
+    world.send(&client, &data);
     world.until("it is with the relay", || source.readable_bytes() == 300);
     client.abort();
     world.until("the reset has arrived", || {
@@ -211,11 +215,12 @@ pub(super) fn client_aborts_before_the_limit(world: &World<'_>) -> Outcome {
     assert_eq!(causes, [Cause::Limit, Cause::Limit, reset]);
     assert_eq!(source.take_error(), Some(SoError::ConnectionReset));
     assert_eq!(drain.take_error(), None);
-    assert_same("server", &world.receive(&server, 300), &text);
+    assert_same("server", &world.receive(&server, 300), &data);
     Outcome::Passed
 }
 
-/// What a splice has left on its source does not end the other direction, whose drain that is.
+/// The error that a splice has left on its source does not end the other direction, whose drain that
+/// is.
 pub(super) fn errors_apart(world: &World<'_>) -> Outcome {
     let [client, inside] = world.connect(DEFAULT.buffers);
     let [outside, server] = world.connect(DEFAULT.buffers);
@@ -230,7 +235,7 @@ pub(super) fn errors_apart(world: &World<'_>) -> Outcome {
     let openbsd = world.flavor() == Flavor::OpenBsd;
     assert_eq!(said, openbsd.then_some(SoError::SpliceLimit));
     world.exchange(&server, &client, b"bar");
-    assert!(!down.is_ended(), "the other direction goes on");
-    assert_eq!(inside.take_error(), said, "and leaves the error alone");
+    assert!(!down.is_ended(), "the other direction continues");
+    assert_eq!(inside.take_error(), said, "and does not clear the error");
     Outcome::Passed
 }

@@ -1,13 +1,13 @@
-//! What a run is like, and what is expected of its bytes.
+//! The arguments of a run, and its expected bytes.
 
 use crate::conformance::Setup;
 use std::time::Duration;
 
-/// What OpenBSD's sockets have.
+/// OpenBSD's socket buffer size.
 const BUFFERS: usize = 16_384;
 const SMALL: usize = 4096;
 
-/// What a run is like.
+/// The arguments of a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Args {
     /// Bytes that the client sends.
@@ -17,18 +17,18 @@ pub(super) struct Args {
     /// Bytes that the relay forwards.
     pub(super) limit: Option<usize>,
     pub(super) idle: Option<Duration>,
-    /// The relay splices again after a limit or a timeout, with the whole limit, up to the end.
+    /// The relay splices again after a limit or a timeout, with the same limit, up to the end.
     pub(super) again: bool,
     /// How often the timeout ends a splice.
     pub(super) timeouts: usize,
-    /// The timeout comes after so many bytes.
+    /// The timeout occurs after this many bytes.
     pub(super) timeout_after: Option<usize>,
     pub(super) client_sleep: Duration,
     /// The client sleeps after each block.
     pub(super) client_pause: Duration,
     pub(super) relay_sleep: Duration,
     pub(super) server_sleep: Duration,
-    /// The relay's sockets do not block.
+    /// The relay's sockets are non-blocking.
     pub(super) nonblock: bool,
     /// The connections are made the other way round.
     pub(super) reverse: bool,
@@ -100,13 +100,13 @@ impl Args {
         Args { limit, ..self }
     }
 
-    /// A timeout that does not come.
+    /// A timeout that does not occur.
     pub(super) fn idle(self, seconds: u64) -> Args {
         let idle = Some(Duration::from_secs(seconds));
         Args { idle, ..self }
     }
 
-    /// A timeout that comes after so many bytes.
+    /// A timeout that occurs after this many bytes.
     pub(super) fn times_out(self, seconds: u64, after: usize) -> Args {
         Args {
             timeouts: 1,
@@ -115,7 +115,7 @@ impl Args {
         }
     }
 
-    /// The relay splices again whenever a limit or a timeout has come: this often the latter.
+    /// The relay splices again after each limit or timeout; `timeouts` is the number of the latter.
     pub(super) fn again(self, timeouts: usize) -> Args {
         Args {
             again: true,
@@ -201,13 +201,13 @@ impl Args {
         sleeps.iter().any(|sleep| !sleep.is_zero())
     }
 
-    /// Only a relay that splices can do it.
+    /// Whether it is only possible with a splice.
     pub(super) fn needs_splice(&self) -> bool {
         self.idle.is_some() || self.again || self.reads || self.writes
     }
 }
 
-/// Says where they differ instead of printing both.
+/// Reports the first difference instead of printing both.
 #[track_caller]
 pub(super) fn assert_same(what: &str, got: &[u8], expected: &[u8]) {
     let same = got.iter().zip(expected).take_while(|(a, b)| a == b).count();

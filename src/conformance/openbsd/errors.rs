@@ -1,4 +1,4 @@
-//! Two faults in one call: which of them is told, in either system's order.
+//! Two faults in one call: which of them is reported, in either system's order.
 //!
 //! Single faults are FreeBSD's `F03` and `F07`; the option as bytes, with its own faults, is
 //! `sockopt`'s. Neighbours: `harness` for the buffers.
@@ -8,8 +8,8 @@ use crate::conformance::{Outcome, World};
 use crate::error::{Errno, Flavor};
 use crate::splice::{Role, SpliceError, UnspliceError};
 
-/// FreeBSD asks everything about the source first; OpenBSD asks each question about both: do they
-/// listen, are they connected, are they free.
+/// FreeBSD checks the source completely first; OpenBSD makes each check for both: listening, connected,
+/// free.
 pub(super) fn order(world: &World<'_>) -> Outcome {
     let Some(listening) = world.factory().listening() else {
         return Outcome::NotApplicable("a listening socket");

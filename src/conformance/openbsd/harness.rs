@@ -4,10 +4,10 @@
 //! client ──> source = relay = drain ──> server
 //! ```
 //!
-//! Each run is made three times: the relay copies (the control), splices, and splices its only
-//! socket to itself, so that the client is the server too. Nobody blocks: the three are small state
-//! machines that take turns, so it works in virtual time as in real time. Neighbours: `relay`, the
-//! relay; the table of runs is in the parent.
+//! Each run is made three times: the relay copies (the control), splices, and splices its only socket
+//! to itself, so that the client is the server too. No call blocks: the three are small state machines
+//! that take turns, in virtual and in real time. Neighbours: `relay`, the relay; the table of runs is
+//! in the parent.
 
 use super::args::{Args, MARK, assert_same};
 use super::relay::{Mode, Relay};
@@ -17,14 +17,14 @@ use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::time::Duration;
 
-/// How long nobody looks while somebody sleeps.
+/// The time step while one of them sleeps.
 const SLICE: Duration = Duration::from_millis(10);
 
-/// What a turn of somebody who does not wait has come to.
+/// The result of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
     Acted,
-    /// There is nothing to do now.
+    /// There is no work now.
     Waits,
     Done,
 }
@@ -35,7 +35,7 @@ impl Turn {
     }
 }
 
-/// Takes turns until one says that this is done.
+/// Takes turns until `act` reports that all is done.
 #[track_caller]
 pub(super) fn turns(world: &World<'_>, what: &str, mut turn: impl FnMut() -> Turn) {
     world.until(what, || {
@@ -60,17 +60,17 @@ pub(super) fn run(world: &World<'_>, args: Args) -> Outcome {
     Outcome::Passed
 }
 
-/// Printable; no period that a buffer's size has.
+/// Printable, with a period that no buffer size has.
 pub(super) fn pattern(len: usize) -> Vec<u8> {
     let hashes = (0..len as u64).map(|at| at.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0]);
     hashes.map(|hash| b'!' + hash % 94).collect()
 }
 
-/// Writes a pattern and then says that it was all: by exiting, or by a shutdown if it still reads.
+/// Writes a pattern and then ends the stream: by exiting, or by a shutdown if it still reads.
 #[derive(Debug)]
 struct Client {
     socket: Option<Socket>,
-    text: Vec<u8>,
+    pattern: Vec<u8>,
     sent: usize,
     block: usize,
     pause: Duration,
@@ -83,14 +83,14 @@ impl Client {
         let Some(socket) = self.socket.as_ref().filter(|_| now >= self.wakes_at) else {
             return false;
         };
-        if self.sent == self.text.len() {
+        if self.sent == self.pattern.len() {
             if !self.exits {
                 socket.shutdown(Shutdown::Write).expect("still connected");
             }
             self.socket = None;
             return true;
         }
-        let block = &self.text[self.sent..self.text.len().min(self.sent + self.block)];
+        let block = &self.pattern[self.sent..self.pattern.len().min(self.sent + self.block)];
         match socket.send(block) {
             Ok(count) => {
                 self.sent += count;
@@ -134,7 +134,7 @@ impl Server {
     }
 }
 
-/// All three, and how long they have been at it.
+/// All three, and the elapsed time.
 struct Scene<'a> {
     world: &'a World<'a>,
     args: Args,
@@ -163,7 +163,7 @@ impl<'a> Scene<'a> {
             args,
             client: Client {
                 socket: Some(client),
-                text: pattern(args.len),
+                pattern: pattern(args.len),
                 sent: 0,
                 block: args.block,
                 pause: args.client_pause,
@@ -182,7 +182,7 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Everybody does what can be done without waiting.
+    /// Each does the work that needs no waiting.
     fn act(&mut self) {
         while self.client.step(self.now) | self.relay.step(self.now) | self.server.step(self.now) {}
     }
@@ -216,7 +216,7 @@ impl<'a> Scene<'a> {
     }
 
     fn check(self) {
-        let (forwarded, rest) = self.client.text.split_at(self.args.forwarded());
+        let (forwarded, rest) = self.client.pattern.split_at(self.args.forwarded());
         let of_client = |byte: &u8| *byte != MARK;
         let got: Vec<u8> = self.server.got.iter().copied().filter(of_client).collect();
         assert_same("server", &got, forwarded);

@@ -1,8 +1,8 @@
 //! Chains and rings of splices (`loop/chain.pl`, `loop/loop.pl`).
 //!
-//! OpenBSD counts how many splices a packet has passed and stops it before the 129th; FreeBSD does
-//! not. A protocol that copies bytes begins to count anew at each of its connections, so nothing is
-//! to be seen there.
+//! OpenBSD counts how many splices a packet has passed and stops it before the 129th; FreeBSD does not.
+//! A protocol that copies bytes restarts the count at each of its connections, so the limit is never
+//! reached there.
 
 use super::args::DEFAULT;
 use super::harness::{Turn, turns};
@@ -25,7 +25,7 @@ fn keeps_hops(world: &World<'_>) -> bool {
     got.iter().all(|buf| buf.hops() == 1)
 }
 
-/// So many connections; and each one's second end spliced to the next one's first.
+/// A chain of connections; the second end of each is spliced to the first end of the next.
 fn chain(world: &World<'_>, splices: usize) -> (Vec<[Socket; 2]>, Vec<Splice>) {
     let connections: Vec<_> = (0..=splices)
         .map(|_| world.connect(DEFAULT.buffers))
@@ -70,7 +70,7 @@ pub(super) fn long_chains(world: &World<'_>) -> Outcome {
             assert_eq!(end, expected, "splice {at}");
         }
         let stopped = &connections[MOST][1];
-        assert_eq!(stopped.readable_bytes(), 3, "it stays there");
+        assert_eq!(stopped.readable_bytes(), 3, "they stay there");
         assert_eq!(stopped.take_error(), Some(SoError::SpliceLoop));
         assert_eq!(world.receive(stopped, 3), b"foo");
     }
@@ -102,7 +102,7 @@ pub(super) fn ring(world: &World<'_>) -> Outcome {
         let end = b.splice_end(Role::Source).map(|end| end.cause);
         assert_eq!(end, Some(Cause::Loop));
         let other = (a.take_error(), a.splice_end(Role::Source));
-        assert_eq!(other, (None, None), "nothing has come this way");
+        assert_eq!(other, (None, None), "no byte has passed");
     }
     Outcome::Passed
 }
@@ -127,12 +127,15 @@ pub(super) fn wide_rings(world: &World<'_>) -> Outcome {
     Outcome::Passed
 }
 
-/// Waits until one of these has its splice ended; they do not pass the bytes on more often than they
-/// may.
+/// Waits until one of these has its splice ended; asserts that bytes do not pass more splices than
+/// allowed.
 fn ends(world: &World<'_>, sources: &[&Socket]) {
     world.until("a splice has ended", || {
         let passed = sources.iter().map(|source| source.spliced());
-        assert!(passed.sum::<u64>() <= 3 * MOST as u64, "bytes go round");
+        assert!(
+            passed.sum::<u64>() <= 3 * MOST as u64,
+            "bytes pass too many splices"
+        );
         let mut ended = sources.iter().map(|source| source.splice_end(Role::Source));
         ended.any(|end| end.is_some())
     });
@@ -153,7 +156,7 @@ fn stops_after_128(world: &World<'_>, sources: Vec<&Socket>, splices: &[Splice])
     assert_eq!(world.receive(sources[stop], 3), b"foo");
 }
 
-/// A byte that waits for a slow drain is looked at often, and has passed one splice.
+/// A byte that waits for a slow drain is checked often, but has passed only one splice.
 pub(super) fn slow_drain(world: &World<'_>) -> Outcome {
     if !world.factory().stands_still() {
         return Outcome::NotApplicable("buffers that stand still");

@@ -1,9 +1,9 @@
 //! The relay of the harness: copies, or splices as OpenBSD's `relay.pl` does.
 //!
-//! Its loop: splice, with what is left of the limit; wait until the source is readable; fetch
-//! `SO_ERROR` and the counter; if the splice has ended below the limit, splice once more; at the end
-//! of the stream a read must return 0. Then the relay shuts the drain down, and reads what the
-//! splice has left. Neighbours: `harness` drives it.
+//! Its loop: splice, with the rest of the limit; wait until the source is readable; fetch `SO_ERROR`
+//! and the counter; if the splice has ended below the limit, splice once more; at the end of the stream
+//! a read must return 0. Then the relay shuts the drain down, and reads the bytes that the splice has
+//! left. Neighbours: `harness` drives it.
 
 use super::args::{Args, MARK, assert_same};
 use crate::conformance::World;
@@ -27,7 +27,7 @@ enum State {
     Asleep,
     Copies,
     Splices,
-    /// Reads what was not forwarded.
+    /// Reads the bytes that were not forwarded.
     Empties,
     Over,
 }
@@ -82,7 +82,7 @@ impl<'a> Relay<'a> {
         self.state == State::Over
     }
 
-    /// Whether something was done.
+    /// `true` if it did some work.
     pub(super) fn step(&mut self, now: Duration) -> bool {
         match self.state {
             State::Asleep if now < self.args.relay_sleep => return false,
@@ -205,12 +205,12 @@ impl<'a> Relay<'a> {
         true
     }
 
-    /// It has forwarded so many bytes, left the rest on the source, and written these itself.
+    /// Asserts the forwarded bytes, those left on the source, and the marks that it wrote.
     pub(super) fn check(self, forwarded: usize, rest: &[u8], marks: usize) {
         assert_eq!(self.done, forwarded, "bytes forwarded");
         assert_same("left on the source", &self.rest, rest);
         assert_eq!(self.marks, marks, "bytes that the relay wrote");
-        // In real time there may never be room at the moment.
+        // In real time it may never find room.
         let must_write = self.args.writes && self.world.is_virtual();
         assert!(marks > 0 || !must_write, "the relay has written");
         assert_eq!(self.timeouts, self.args.timeouts, "timeouts");
@@ -227,7 +227,7 @@ impl<'a> Relay<'a> {
     }
 }
 
-/// A call that does not wait.
+/// A non-blocking call.
 fn at_once<R>(socket: &Socket, call: impl FnOnce(&Socket) -> R) -> R {
     let was = socket.is_nonblocking();
     socket.set_nonblocking(true);
@@ -236,7 +236,7 @@ fn at_once<R>(socket: &Socket, call: impl FnOnce(&Socket) -> R) -> R {
     result
 }
 
-/// Writes what there is room for.
+/// Writes as much as there is room for.
 fn write(socket: &Socket, bytes: &[u8]) -> usize {
     match at_once(socket, |socket| socket.send(bytes)) {
         Ok(count) => count,

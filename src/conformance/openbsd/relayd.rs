@@ -1,8 +1,8 @@
-//! How a real proxy uses it: OpenBSD's relayd.
+//! The use in a real proxy: OpenBSD's relayd.
 //!
-//! It splices with what it expects as the limit and with the session's timeout. `EFBIG`: it goes
-//! back to reading. `ETIMEDOUT`: if the other direction has moved bytes since it looked last, it
-//! splices again, else it closes. Anything else, and the end of the stream: it closes both.
+//! It splices with the expected number of bytes as limit and with the session's timeout. `EFBIG`: it
+//! returns to reading. `ETIMEDOUT`: if the other direction has moved bytes since the last check, it
+//! splices again, else it closes. Otherwise, and at the end of the stream, it closes both.
 
 use super::args::{DEFAULT, assert_same};
 use super::harness::{Turn, pattern, turns};
@@ -20,7 +20,7 @@ const SESSION: Duration = Duration::from_secs(2);
 struct Direction {
     from: Socket,
     to: Socket,
-    /// Its counter when the other direction looked last.
+    /// Its counter at the last check by the other direction.
     seen: u64,
     timeouts: usize,
 }
@@ -46,7 +46,7 @@ impl Direction {
         self.seen = 0;
     }
 
-    /// Whether it has moved bytes since the other direction looked last.
+    /// Whether it has moved bytes since the last check by the other direction.
     fn has_moved(&mut self) -> bool {
         let now = self.from.spliced();
         let moved = now > self.seen;
@@ -54,7 +54,7 @@ impl Direction {
         moved
     }
 
-    /// How its splice has ended, and that `SO_ERROR` says so.
+    /// How its splice has ended; asserts the corresponding `SO_ERROR`.
     fn ended(&self, world: &World<'_>) -> Option<End> {
         let end = self.from.splice_end(Role::Source)?;
         let said = match end.cause {
@@ -105,7 +105,7 @@ pub(super) fn one_sided(world: &World<'_>) -> Outcome {
     let [up, down] = [session[0].timeouts, session[1].timeouts];
     assert!((4..=5).contains(&up), "{up} timeouts");
     assert_eq!((down, outside.spliced()), (0, 1000));
-    // The last byte was a second ago.
+    // The last byte was sent a second ago.
     let mut silent = Duration::from_secs(1);
     while react(world, &mut session) {
         world.sleep(Duration::from_millis(100));
@@ -116,8 +116,7 @@ pub(super) fn one_sided(world: &World<'_>) -> Outcome {
     Outcome::Passed
 }
 
-/// A question and an answer in turns, each rarer than the timeout: every silent direction is kept
-/// by the other one.
+/// Requests and answers in turns, each rarer than the timeout: the other direction keeps a silent one.
 pub(super) fn ping_pong(world: &World<'_>) -> Outcome {
     if !world.is_virtual() {
         return Outcome::NotApplicable("virtual time");
@@ -143,11 +142,11 @@ pub(super) fn ping_pong(world: &World<'_>) -> Outcome {
     Outcome::Passed
 }
 
-/// What relayd's HTTP relay is at.
+/// The state of relayd's HTTP relay.
 enum At {
-    /// Reading a line by itself; so much of it is there.
+    /// Reading a line itself; this part of it has arrived.
     Line(Vec<u8>),
-    /// So many bytes of a body are expected.
+    /// This many bytes of a body are expected.
     Expects(usize),
     /// They are spliced.
     Splices(usize),
@@ -159,12 +158,12 @@ struct Http<'a> {
     world: &'a World<'a>,
     way: Direction,
     at: At,
-    /// Bytes that it has read itself and is to write.
+    /// Bytes that it has read itself and must write.
     held: Vec<u8>,
 }
 
 impl Http<'_> {
-    /// Whether something was done.
+    /// `true` if it did some work.
     fn step(&mut self) -> bool {
         if !self.held.is_empty() {
             let Ok(count) = self.way.to.send(&self.held) else {
@@ -200,7 +199,7 @@ impl Http<'_> {
     }
 }
 
-/// `"<length>\n"`; so many bytes follow.
+/// `"<length>\n"`; that many bytes follow.
 fn read_line(from: &Socket, line: &mut Vec<u8>) -> Option<At> {
     let mut byte = [0];
     loop {
@@ -221,18 +220,18 @@ fn read_line(from: &Socket, line: &mut Vec<u8>) -> Option<At> {
     }
 }
 
-/// Requests with bodies in one stream, one behind the other: the relay reads the lines and splices
-/// the bodies.
+/// Requests with bodies in one stream, one after the other: the relay reads the lines and splices the
+/// bodies.
 pub(super) fn http_bodies(world: &World<'_>) -> Outcome {
     let [client, inside] = world.connect(DEFAULT.buffers);
     let [outside, server] = world.connect(DEFAULT.buffers);
     for socket in [&client, &inside, &outside, &server] {
         socket.set_nonblocking(true);
     }
-    let mut text = Vec::new();
+    let mut data = Vec::new();
     for length in [1, 113, 0, 40_000, 16_384, 7, 100_000, 0] {
-        text.extend(format!("{length}\n").bytes());
-        text.extend(pattern(length));
+        data.extend(format!("{length}\n").bytes());
+        data.extend(pattern(length));
     }
     let mut http = Http {
         world,
@@ -248,10 +247,10 @@ pub(super) fn http_bodies(world: &World<'_>) -> Outcome {
     let (mut sent, mut got) = (0, Vec::new());
     turns(world, "the stream has ended", || {
         let mut acted = http.step();
-        if let Ok(count) = client.send(&text[sent..]) {
+        if let Ok(count) = client.send(&data[sent..]) {
             sent += count;
             acted |= count > 0;
-            if sent == text.len() {
+            if sent == data.len() {
                 client.shutdown(Shutdown::Write).expect("connected");
             }
         }
@@ -260,10 +259,10 @@ pub(super) fn http_bodies(world: &World<'_>) -> Outcome {
             got.extend(bytes);
         }
         match http.at {
-            At::End if got.len() >= text.len() => Turn::Done,
+            At::End if got.len() >= data.len() => Turn::Done,
             _ => Turn::acted(acted),
         }
     });
-    assert_same("server", &got, &text);
+    assert_same("server", &got, &data);
     Outcome::Passed
 }
