@@ -325,7 +325,7 @@ impl Raw {
     }
 
     /// Text that counts from now on.
-    fn text(&mut self, net: &Net, payload: &[u8]) {
+    fn send_data(&mut self, net: &Net, payload: &[u8]) {
         self.send(net, ACK | PSH, payload);
         self.seq = self.seq.wrapping_add(payload.len() as u32);
     }

@@ -8,7 +8,7 @@ const MOMENT: Duration = Duration::from_micros(1);
 /// A connection on which an answer has just come in time.
 fn answered(net: &mut Net) -> (Raw, TcpStream) {
     let (mut raw, mut stream) = net.accepted();
-    raw.text(net, b"question");
+    raw.send_data(net, b"question");
     assert_eq!(
         net.one().header.ack,
         raw.seq,
@@ -25,7 +25,7 @@ fn an_acknowledgement_rides_on_the_answer() {
     let mut net = Net::new();
     let (mut raw, mut stream) = answered(&mut net);
     for _ in 0..3 {
-        raw.text(&net, b"question");
+        raw.send_data(&net, b"question");
         net.pass(DELAY / 2);
         assert!(net.seen().is_empty(), "it waits");
         stream.write_all(b"answer").unwrap();
@@ -44,18 +44,18 @@ fn an_acknowledgement_rides_on_the_answer() {
 fn an_acknowledgement_waits_in_vain_once() {
     let mut net = Net::new();
     let (mut raw, mut stream) = answered(&mut net);
-    raw.text(&net, b"question");
+    raw.send_data(&net, b"question");
     net.pass(DELAY - MOMENT);
     assert!(net.seen().is_empty(), "it waits");
     net.pass(MOMENT);
     assert_eq!(net.one().header.ack, raw.seq, "no longer than this");
-    raw.text(&net, b"question");
+    raw.send_data(&net, b"question");
     assert_eq!(net.one().header.ack, raw.seq, "at once");
     // An answer in time, and they wait again.
     stream.write_all(b"answer").unwrap();
     assert_eq!(raw.take(&net.seen()), b"answer");
     raw.send(&net, ACK, b"");
-    raw.text(&net, b"question");
+    raw.send_data(&net, b"question");
     assert!(net.seen().is_empty());
 }
 
@@ -63,16 +63,16 @@ fn an_acknowledgement_waits_in_vain_once() {
 fn what_fills_a_segment_is_acknowledged_at_once() {
     let mut net = Net::new();
     let (mut raw, _stream) = answered(&mut net);
-    raw.text(&net, &pattern(0, 1460));
+    raw.send_data(&net, &pattern(0, 1460));
     assert_eq!(net.one().header.ack, raw.seq);
     // Also behind one that waits, and when two together do.
-    raw.text(&net, b"question");
+    raw.send_data(&net, b"question");
     assert!(net.seen().is_empty());
-    raw.text(&net, &pattern(0, 1460));
+    raw.send_data(&net, &pattern(0, 1460));
     assert_eq!(net.one().header.ack, raw.seq);
-    raw.text(&net, &pattern(0, 1000));
+    raw.send_data(&net, &pattern(0, 1000));
     assert!(net.seen().is_empty());
-    raw.text(&net, &pattern(0, 1000));
+    raw.send_data(&net, &pattern(0, 1000));
     assert_eq!(net.one().header.ack, raw.seq);
 }
 
@@ -80,15 +80,15 @@ fn what_fills_a_segment_is_acknowledged_at_once() {
 fn the_end_and_a_hole_are_acknowledged_at_once() {
     let mut net = Net::new();
     let (mut raw, _stream) = answered(&mut net);
-    raw.text(&net, b"waits");
+    raw.send_data(&net, b"waits");
     assert!(net.seen().is_empty());
     raw.send_at(&net, 5, ACK, b"ahead");
     assert_eq!(net.one().header.ack, raw.seq, "a hole (RFC 5681 4.2)");
-    raw.text(&net, b"holes");
+    raw.send_data(&net, b"holes");
     let ack = raw.seq.wrapping_add(5);
     assert_eq!(net.one().header.ack, ack, "it is filled");
     raw.seq = ack;
-    raw.text(&net, b"waits");
+    raw.send_data(&net, b"waits");
     assert!(net.seen().is_empty());
     raw.send(&net, FIN | ACK, b"");
     assert_eq!(net.one().header.ack, raw.seq.wrapping_add(1), "the end");
@@ -99,7 +99,7 @@ fn the_end_and_a_hole_are_acknowledged_at_once() {
 fn who_wants_none_to_wait_says_so() {
     let mut net = Net::with(one_packet_each(), |builder| builder.ack_delay(None));
     let (mut raw, _stream) = answered(&mut net);
-    raw.text(&net, b"question");
+    raw.send_data(&net, b"question");
     assert_eq!(net.one().header.ack, raw.seq);
 }
 
@@ -110,7 +110,7 @@ fn a_delay_has_a_limit() {
         builder.ack_delay(Some(Duration::MAX))
     });
     let (mut raw, _stream) = answered(&mut net);
-    raw.text(&net, b"question");
+    raw.send_data(&net, b"question");
     net.pass(Duration::from_millis(500) - MOMENT);
     assert!(net.seen().is_empty());
     net.pass(MOMENT);
@@ -121,7 +121,7 @@ fn a_delay_has_a_limit() {
 fn what_fills_a_segment_is_acknowledged_at_once_after_a_rest() {
     let mut net = Net::new();
     let (mut raw, stream) = answered(&mut net);
-    raw.text(&net, b"question");
+    raw.send_data(&net, b"question");
     assert!(net.seen().is_empty(), "it waits");
     // The peer asks, and is told all the same.
     raw.send_at(&net, -1, ACK, b"?");
@@ -129,7 +129,7 @@ fn what_fills_a_segment_is_acknowledged_at_once_after_a_rest() {
     assert_eq!(read(&stream), b"questionquestion");
     net.pass(Duration::from_secs(20));
     net.seen();
-    raw.text(&net, &pattern(0, 1460));
+    raw.send_data(&net, &pattern(0, 1460));
     assert_eq!(net.one().header.ack, raw.seq);
     net.healthy();
 }

@@ -131,7 +131,7 @@ fn a_hole_before_a_whole_window_is_filled() {
     // The window opens to what the reader takes, so something is read before.
     for _ in 0..5 {
         for part in pattern(0, 140_000).chunks(1400) {
-            raw.text(&net, part);
+            raw.send_data(&net, part);
         }
         net.turn();
         assert_eq!(read(&stream).len(), 140_000);

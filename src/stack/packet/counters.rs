@@ -39,8 +39,8 @@ fn segments_and_bytes_of_both_directions() {
     let before = net.stack.stats();
     assert_eq!((before.segments_received, before.segments_sent), (2, 1));
     assert_eq!((before.bytes_received, before.bytes_sent), (0, 0));
-    raw.text(&net, &pattern(0, 1000));
-    raw.text(&net, &pattern(1000, 7));
+    raw.send_data(&net, &pattern(0, 1000));
+    raw.send_data(&net, &pattern(1000, 7));
     assert_eq!(net.one().payload.len(), 0);
     // The same once more counts as a segment, and is answered.
     raw.send_at(&net, -7, ACK, &pattern(1000, 7));
@@ -295,7 +295,7 @@ fn memory_of_what_came_ahead() {
     net.turn();
     let stats = net.stack.stats();
     assert_eq!((stats.reassembly_memory, stats.receive_queue), (1100, 0));
-    raw.text(&net, &pattern(0, 100));
+    raw.send_data(&net, &pattern(0, 100));
     net.turn();
     let stats = net.stack.stats();
     assert_eq!((stats.reassembly_memory, stats.receive_queue), (0, 1200));

@@ -255,7 +255,7 @@ impl Attack {
     /// Both ways over the live connection.
     fn transfer(&mut self, round: usize) -> Result<(), TestCaseError> {
         let there = pattern(round * 1000, 700);
-        self.live.text(&self.net, &there);
+        self.live.send_data(&self.net, &there);
         self.net.turn();
         prop_assert_eq!(read(&self.lives_user), there);
         let back = pattern(round * 500, 900);

@@ -57,7 +57,7 @@ fn finish(net: &mut Net, raw: &mut Raw, stream: &TcpStream) {
     raw.seq = raw.seq.wrapping_add(1);
     raw.ack = answer.header.seq.wrapping_add(1);
     assert_eq!(answer.header.ack, raw.seq);
-    raw.text(net, b"hi");
+    raw.send_data(net, b"hi");
     net.seen();
     assert!(stream.wait_connected(None).is_ok());
     stream.set_nonblocking(true);

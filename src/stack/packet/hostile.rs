@@ -27,7 +27,7 @@ fn conn(net: &Net, raw: &Raw) -> Arc<Conn> {
 /// Text goes both ways.
 fn works(net: &mut Net, raw: &mut Raw, mut stream: &TcpStream) {
     net.drain();
-    raw.text(net, b"ping");
+    raw.send_data(net, b"ping");
     net.turn();
     net.drain();
     assert_eq!(read(stream), b"ping");

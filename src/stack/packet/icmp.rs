@@ -163,9 +163,9 @@ fn a_soft_error_is_forgotten_when_the_peer_answers() {
         net.drain();
         if acknowledge {
             stream.write_all(b"hello").unwrap();
-            let text = net.one();
-            net.icmp(&text, HOST);
-            raw.take(&[text]);
+            let segment = net.one();
+            net.icmp(&segment, HOST);
+            raw.take(&[segment]);
             raw.send(&net, ACK, b"");
         }
         stream.write_all(b"anybody?").unwrap();
@@ -182,18 +182,18 @@ fn no_error_ends_a_connection_that_stands() {
             let mut net = Net::new();
             let (mut raw, mut stream) = standing(&mut net, v6);
             stream.write_all(b"one").unwrap();
-            let text = net.one();
-            net.icmp(&text, kind);
+            let segment = net.one();
+            net.icmp(&segment, kind);
             assert_eq!(net.icmp_counters(), (1, 0));
-            raw.take(&[text]);
-            raw.text(&net, b"answer");
+            raw.take(&[segment]);
+            raw.send_data(&net, b"answer");
             net.turn();
             assert_eq!(read(&stream), b"answer");
             net.drain();
             // Later the peer is gone for good.
             stream.write_all(b"two").unwrap();
-            let text = net.one();
-            net.icmp(&text, kind);
+            let segment = net.one();
+            net.icmp(&segment, kind);
             net.pass(Duration::from_secs(299));
             assert_eq!(stream.take_error(), None);
             net.pass(Duration::from_secs(3));
@@ -213,8 +213,8 @@ fn an_intercepted_connection_hears_of_errors_too() {
     raw.handshake(&mut net);
     let (mut stream, _) = listener.accept().unwrap();
     stream.write_all(b"hello").unwrap();
-    let text = net.one();
-    net.icmp(&text, HOST);
+    let segment = net.one();
+    net.icmp(&segment, HOST);
     assert_eq!(net.icmp_counters(), (1, 0));
     net.pass(Duration::from_secs(302));
     assert_eq!(stream.take_error(), Some(SoError::HostUnreachable));
@@ -240,15 +240,15 @@ fn who_does_not_know_what_is_in_flight_is_not_believed() {
         raw.take(std::slice::from_ref(&old));
         raw.send(&net, ACK, b"");
         stream.write_all(b"in flight").unwrap();
-        let text = net.one();
-        let (una, nxt) = (text.header.seq, text.header.seq.wrapping_add(9));
+        let segment = net.one();
+        let (una, nxt) = (segment.header.seq, segment.header.seq.wrapping_add(9));
         for seq in [old.header.seq, una.wrapping_sub(1), nxt] {
-            net.raw(&error(&text, seq, HOST));
+            net.raw(&error(&segment, seq, HOST));
         }
         net.turn();
         assert_eq!(net.icmp_counters(), (0, 3));
         for seq in [una, nxt.wrapping_sub(1)] {
-            net.raw(&error(&text, seq, HOST));
+            net.raw(&error(&segment, seq, HOST));
         }
         net.turn();
         assert_eq!(net.icmp_counters(), (2, 3));
@@ -434,7 +434,7 @@ fn a_packet_too_big_makes_smaller_ones_and_sends_again_at_once() {
         assert_eq!(sent, largest, "{v6} {mtu}");
         assert_eq!(net.stack.stats().mtu_lowered, 1);
         // The other direction is none of its business.
-        raw.text(&net, b"answer");
+        raw.send_data(&net, b"answer");
         net.turn();
         assert_eq!(read(&stream), b"answer");
         net.healthy();
@@ -467,11 +467,11 @@ fn a_packet_too_big_never_makes_larger_ones_and_must_quote_what_is_in_flight() {
     let mut net = Net::new();
     let (mut raw, mut stream) = standing(&mut net, false);
     stream.write_all(&pattern(0, 1460)).unwrap();
-    let text = net.one();
-    let forged = text.header.seq.wrapping_sub(1);
-    net.raw(&error(&text, forged, too_big(576)));
-    net.icmp(&text, too_big(1400));
-    net.icmp(&text, too_big(1500));
+    let segment = net.one();
+    let forged = segment.header.seq.wrapping_sub(1);
+    net.raw(&error(&segment, forged, too_big(576)));
+    net.icmp(&segment, too_big(1400));
+    net.icmp(&segment, too_big(1500));
     assert_eq!(net.stack.stats().mtu_lowered, 1);
     assert_eq!(net.icmp_counters(), (2, 1));
     stream.write_all(&pattern(1460, 5000)).unwrap();

@@ -27,7 +27,7 @@ fn sockets_of_a_proxied_connection() {
         idle: Some(Duration::from_millis(1500)),
         ..Options::default()
     };
-    raw.text(&net, &[1; 10]);
+    raw.send_data(&net, &[1; 10]);
     net.seen();
     *net.clock.0.lock() += Duration::from_millis(700);
     let before = "\

@@ -66,10 +66,10 @@ fn a_connection_to_an_own_address_stays_in_the_stack() {
         assert_eq!(net.stack.stats().connections, 2);
         for (mut from, to) in [(&near, &far), (&far, &near)] {
             for round in 0..10 {
-                let text = pattern(round * 3000, 3000);
-                from.write_all(&text).unwrap();
+                let data = pattern(round * 3000, 3000);
+                from.write_all(&data).unwrap();
                 net.turn();
-                assert_eq!(read(to), text, "{pair:?}");
+                assert_eq!(read(to), data, "{pair:?}");
             }
         }
         // Half of it is closed, the other goes on.
@@ -254,17 +254,17 @@ fn much_goes_both_ways_at_once() {
             };
             let mut net = Net::with(one_packet_each(), build);
             let ends = joined(&mut net, pair);
-            let text = pattern(0, LEN.min(buffer * 100));
+            let data = pattern(0, LEN.min(buffer * 100));
             let mut done = [(0, 0); 2];
             while done
                 .iter()
-                .any(|(sent, got)| (*sent, *got) != (text.len(), text.len()))
+                .any(|(sent, got)| (*sent, *got) != (data.len(), data.len()))
             {
                 for (end, (sent, got)) in ends.iter().zip(&mut done) {
                     let mut end = end;
-                    *sent += end.write(&text[*sent..]).unwrap_or(0);
+                    *sent += end.write(&data[*sent..]).unwrap_or(0);
                     let part = read(end);
-                    assert!(part[..] == text[*got..*got + part.len()], "at {got}");
+                    assert!(part[..] == data[*got..*got + part.len()], "at {got}");
                     *got += part.len();
                 }
                 net.pass(Duration::from_millis(1));

@@ -60,7 +60,7 @@ fn a_live_peer_answers_and_stays() {
         raw.send(&net, ACK, b"");
         assert!(net.seen().is_empty());
     }
-    raw.text(&net, b"still here");
+    raw.send_data(&net, b"still here");
     assert_eq!(net.one().header.ack, raw.seq);
     assert_eq!(read(&stream), b"still here");
     stream.write_all(b"so am I").unwrap();
@@ -77,7 +77,7 @@ fn only_an_idle_connection_is_asked() {
     let (mut raw, mut stream) = net.accepted();
     for _ in 0..5 {
         net.pass(KEEP.idle - SECOND);
-        raw.text(&net, b"x");
+        raw.send_data(&net, b"x");
         assert_eq!(
             net.one().header.ack,
             raw.seq,
@@ -141,7 +141,7 @@ fn half_closed_connections_are_asked_too() {
 fn a_probe_of_the_peer_is_answered() {
     let mut net = Net::new();
     let (mut raw, _stream) = net.accepted();
-    raw.text(&net, b"text");
+    raw.send_data(&net, b"data");
     net.drain();
     net.turn();
     net.drain();
@@ -251,8 +251,8 @@ fn the_time_to_live_is_on_every_packet() {
         raw.ack = iss.wrapping_add(1);
         raw.send(&net, SYN | ACK, b"");
         assert_eq!(hops(&mut net).0, 3, "the third of the handshake");
-        (&stream).write_all(b"text").unwrap();
-        assert_eq!(hops(&mut net).0, 3, "text");
+        (&stream).write_all(b"data").unwrap();
+        assert_eq!(hops(&mut net).0, 3, "data");
         for wrong in [0, 256] {
             let error = stream.set_ttl(wrong).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -330,12 +330,12 @@ fn ecn_is_agreed_on_where_it_is_switched_on() {
         raw.send(&net, ACK, b"");
         assert!(net.seen().is_empty());
         let (mut stream, _) = listener.accept().unwrap();
-        stream.write_all(b"text").unwrap();
+        stream.write_all(b"data").unwrap();
         let all = packets(&mut net);
         let bits = u16::from_be_bytes([all[0][0], all[0][1]]);
         let ecn = if v6 { bits >> 4 } else { bits } & 0b11;
         assert_eq!(ecn, if on { 0b10 } else { 0 }, "ECT(0)");
-        raw.text(&net, b"request");
+        raw.send_data(&net, b"request");
         let all = packets(&mut net);
         assert_eq!(all[0][1], 0, "not of an acknowledgement");
     }

@@ -45,12 +45,12 @@ fn a_segment_finds_its_connection_by_any_queue() {
     let mut nets = two();
     let (mut raw, stream) = accepted(&mut nets);
     assert_eq!(stream.queue(), 0);
-    raw.text(&nets[1], b"by the other");
+    raw.send_data(&nets[1], b"by the other");
     assert!(nets[1].seen().is_empty(), "nothing is sent by this queue");
     let ack = nets[0].one();
     assert_eq!(ack.header.ack, raw.seq);
     assert_eq!(read(&stream), b"by the other");
-    raw.text(&nets[0], b"by its own");
+    raw.send_data(&nets[0], b"by its own");
     assert_eq!(nets[0].one().header.ack, raw.seq);
     assert_eq!(read(&stream), b"by its own");
     (&stream).write_all(b"back").unwrap();
@@ -147,7 +147,7 @@ fn a_syn_by_two_queues_is_one_connection() {
         }
         raw.seq = raw.seq.wrapping_add(1);
         raw.ack = first.seq.wrapping_add(1);
-        raw.text(&nets[usize::from(port % 2)], b"hello");
+        raw.send_data(&nets[usize::from(port % 2)], b"hello");
         nets.iter_mut().for_each(Net::turn);
         let (stream, _) = listener.accept().unwrap();
         stream.set_nonblocking(true);
@@ -191,7 +191,7 @@ fn a_held_syn_by_two_queues_is_one_decision() {
         let answer = nets[home].one();
         raw.seq = raw.seq.wrapping_add(1);
         raw.ack = answer.header.seq.wrapping_add(1);
-        raw.text(&nets[1 - home], b"hello");
+        raw.send_data(&nets[1 - home], b"hello");
         nets[1 - home].turn();
         stream.set_nonblocking(true);
         assert_eq!(read(&stream), b"hello");
@@ -217,7 +217,7 @@ fn a_cookie_by_two_queues_is_one_connection() {
         let mut raw = Raw::new(port);
         raw.syn(&mut nets[0]);
         raw.send(&nets[0], ACK, b"");
-        raw.text(&nets[1], b"hello");
+        raw.send_data(&nets[1], b"hello");
         turn_at_once(&mut nets);
         let (stream, _) = listener.accept().unwrap();
         assert!(listener.accept().is_err(), "nobody else");
@@ -405,7 +405,7 @@ fn an_owner_that_never_comes_to_an_end_hands_over() {
         window: 1000,
         options: SynOptions::default(),
     };
-    raw.text(&nets[1], b"hello");
+    raw.send_data(&nets[1], b"hello");
     *clock.conn.lock() = Some((conn, header));
     assert!(nets[1].driver.poll().unwrap());
     let rounds = clock.count.load(Ordering::Relaxed);

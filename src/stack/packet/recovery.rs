@@ -82,8 +82,8 @@ fn sack(net: &Net, raw: &Raw, blocks: &[(usize, usize)]) {
 
 /// Where the text of frames lies, counted from an acknowledgement.
 fn places(seen: &[Seen], from: u32) -> Vec<Range<usize>> {
-    let text = seen.iter().filter(|frame| !frame.payload.is_empty());
-    text.map(|frame| {
+    let data = seen.iter().filter(|frame| !frame.payload.is_empty());
+    data.map(|frame| {
         let start = frame.header.seq.wrapping_sub(from) as usize;
         start..start + frame.payload.len()
     })
@@ -197,7 +197,7 @@ fn what_a_peer_cannot_have_is_not_believed() {
 fn an_acknowledgement_on_what_came_twice_counts() {
     let (mut net, mut raw, _stream) = sending(one_packet_each(), 400_000);
     let begin = raw.ack;
-    raw.text(&net, b"question");
+    raw.send_data(&net, b"question");
     let (una, _) = flight(&mut net, &mut raw, 12);
     let got = una.wrapping_sub(begin) as usize + 4 * MSS;
     sack(&net, &raw, &[(4 * MSS, 9 * MSS)]);

@@ -123,7 +123,7 @@ fn who_cannot_be_answered_is_not_heard() {
             assert!(net.seen().is_empty());
             assert_eq!(net.stack.stats().frames_unrouted, before + 2);
         }
-        standing.text(&net, b"a connection that stands goes on");
+        standing.send_data(&net, b"a connection that stands goes on");
         assert!(net.one().has(ACK));
         net.stack.set_routes([]).unwrap();
         let mut raw = peer(local, remote);

@@ -96,8 +96,8 @@ fn a_reset_somewhere_in_the_window_is_challenged() {
 fn a_reset_behind_a_fin_in_a_full_window_counts() {
     let mut net = Net::with(one_packet_each(), |b| b.receive_buffer(2048));
     let (mut raw, stream) = net.accepted();
-    raw.text(&net, &pattern(0, 1024));
-    raw.text(&net, &pattern(1024, 1024));
+    raw.send_data(&net, &pattern(0, 1024));
+    raw.send_data(&net, &pattern(1024, 1024));
     assert_eq!(net.seen().pop().unwrap().header.window, 0);
     raw.fin(&net);
     raw.send(&net, RST, b"");
@@ -209,7 +209,7 @@ fn reading_byte_by_byte_draws_no_silly_windows() {
     let mut net = Net::with(one_packet_each(), |b| b.receive_buffer(8192));
     let (mut raw, mut stream) = net.accepted();
     for part in pattern(0, 8192).chunks(1024) {
-        raw.text(&net, part);
+        raw.send_data(&net, part);
     }
     assert_eq!(net.seen().pop().unwrap().header.window, 0);
     let mut windows = Vec::new();
@@ -228,7 +228,7 @@ fn write_write_read_does_not_wait() {
     stream.write_all(b"one").unwrap();
     stream.write_all(b"two").unwrap();
     assert_eq!(raw.take(&net.seen()), b"onetwo");
-    raw.text(&net, b"x");
+    raw.send_data(&net, b"x");
     assert_eq!(net.one().header.ack, raw.seq, "at once");
 
     stream.set_nodelay(false);
@@ -347,7 +347,7 @@ fn initial_sequence_numbers_differ_and_grow() {
 fn received_bytes_stay_readable_after_a_reset() {
     let mut net = Net::new();
     let (mut raw, mut stream) = net.accepted();
-    raw.text(&net, b"last words");
+    raw.send_data(&net, b"last words");
     raw.send(&net, RST, b"");
     net.turn();
     let mut out = [0; 100];
@@ -365,7 +365,7 @@ fn an_idle_connection_survives_a_day() {
     let (mut raw, stream) = net.accepted();
     net.pass(Duration::from_secs(86_400));
     assert!(net.seen().is_empty());
-    raw.text(&net, b"still here");
+    raw.send_data(&net, b"still here");
     net.turn();
     assert_eq!(read(&stream), b"still here");
 }
@@ -441,7 +441,7 @@ fn an_end_that_a_closed_window_takes_is_not_probed_for() {
     let mut net = Net::new();
     let (mut raw, mut stream) = net.accepted();
     raw.window = 0;
-    raw.text(&net, b"no more");
+    raw.send_data(&net, b"no more");
     net.turn();
     net.drain();
     stream.write_all(b"x").unwrap();
@@ -455,7 +455,7 @@ fn an_end_that_a_closed_window_takes_is_not_probed_for() {
     net.pass(Duration::from_secs(600));
     let seen = net.drain();
     assert!(seen.is_empty(), "{} of {:?}", seen.len(), seen[0]);
-    raw.text(&net, b"still heard");
+    raw.send_data(&net, b"still heard");
     raw.fin(&net);
     net.turn();
     assert_eq!(read(&stream), b"no morestill heard");
@@ -469,7 +469,7 @@ fn in_units(net: &mut Net) -> (Raw, TcpStream) {
     raw.options.window_scale = Some(7);
     raw.handshake(net);
     raw.window = 1;
-    raw.text(net, b"little room");
+    raw.send_data(net, b"little room");
     let (stream, _) = listener.accept().unwrap();
     stream.set_nonblocking(true);
     stream.set_nodelay(true);
@@ -545,7 +545,7 @@ fn half_closed_by_us_lasts_as_long_as_the_user_reads() {
     assert_eq!(raw.take(&net.seen()), b"request");
     raw.send(&net, ACK, b"");
     net.pass(Duration::from_secs(7200));
-    raw.text(&net, b"response");
+    raw.send_data(&net, b"response");
     raw.fin(&net);
     net.turn();
     assert_eq!(read(&stream), b"response");
@@ -633,7 +633,7 @@ fn simultaneous_open() {
     net.turn();
     stream.write_all(b"hello").unwrap();
     assert_eq!(raw.take(&net.seen()), b"hello");
-    raw.text(&net, b"world");
+    raw.send_data(&net, b"world");
     net.turn();
     assert_eq!(read(&stream), b"world");
     net.healthy();
@@ -686,7 +686,7 @@ fn a_peer_that_sends_on_after_our_close_is_reset() {
     let (mut raw, stream) = net.accepted();
     drop(stream);
     raw.take(&net.seen());
-    raw.text(&net, b"and another thing");
+    raw.send_data(&net, b"and another thing");
     assert!(net.seen().iter().any(|frame| frame.has(RST)));
     assert_eq!(net.stack.stats().connections, 0);
 }
@@ -695,7 +695,7 @@ fn a_peer_that_sends_on_after_our_close_is_reset() {
 fn closing_with_unread_bytes_resets() {
     let mut net = Net::new();
     let (mut raw, stream) = net.accepted();
-    raw.text(&net, b"never read");
+    raw.send_data(&net, b"never read");
     net.turn();
     net.drain();
     drop(stream);
@@ -714,7 +714,7 @@ fn a_shutdown_before_the_connection_stands_sends_its_fin_afterwards() {
     let seen = net.seen();
     assert!(seen.last().unwrap().has(FIN), "{seen:?}");
     raw.take(&seen);
-    raw.text(&net, b"one way");
+    raw.send_data(&net, b"one way");
     raw.fin(&net);
     net.turn();
     assert_eq!(read(&stream), b"one way");
@@ -889,7 +889,7 @@ fn a_zero_window_stalls_and_reopens() {
     let mut net = Net::new();
     let (mut raw, mut stream) = net.accepted();
     raw.window = 0;
-    raw.text(&net, b"no more");
+    raw.send_data(&net, b"no more");
     net.turn();
     net.drain();
     let all = pattern(0, 10_000);
@@ -906,7 +906,7 @@ fn a_zero_window_stalls_and_reopens() {
     let mut net = Net::new();
     let (mut raw, mut stream) = net.accepted();
     raw.window = 0;
-    raw.text(&net, b"no more");
+    raw.send_data(&net, b"no more");
     net.turn();
     net.drain();
     stream.write_all(&all).unwrap();
@@ -934,7 +934,7 @@ fn a_window_advertised_by_a_probe_can_be_filled() {
     raw.window = 0;
     let all = pattern(0, 75_000);
     for part in all[..30_000].chunks(1000) {
-        raw.text(&net, part);
+        raw.send_data(&net, part);
     }
     net.turn();
     net.drain();
@@ -950,7 +950,7 @@ fn a_window_advertised_by_a_probe_can_be_filled() {
         .ack
         .wrapping_add(u32::from(probe.header.window));
     let room = edge.wrapping_sub(raw.seq) as usize;
-    raw.text(&net, &all[30_000..30_000 + room]);
+    raw.send_data(&net, &all[30_000..30_000 + room]);
     net.turn();
     got.extend(read(&stream));
     assert!(got == all[..30_000 + room], "{} bytes", got.len());

@@ -76,11 +76,11 @@ impl Spliced {
 
     /// The only segment to the server has this text, comes next and closes nothing. Returns what is
     /// sent to the client meanwhile.
-    fn server_takes(&mut self, text: &[u8]) -> Vec<Seen> {
+    fn server_takes(&mut self, data: &[u8]) -> Vec<Seen> {
         let [server, mut client] = self.seen();
         assert_eq!(server.len(), 1, "{server:#?}");
         assert_eq!(server[0].header.flags, ACK | PSH);
-        assert_eq!(self.server.0.take(&server), text);
+        assert_eq!(self.server.0.take(&server), data);
         self.server.0.send(&self.net, ACK, b"");
         client.extend(self.net.seen());
         client
@@ -92,15 +92,15 @@ impl Spliced {
     }
 }
 
-const TEXT: &[u8] = b"0123456789";
+const DATA: &[u8] = b"0123456789";
 
 /// Both handshakes, then ten bytes: the same length, the next sequence number.
 #[test]
 fn a_segment_is_forwarded_as_it_came() {
     let mut spliced = Spliced::new(None);
     for total in [10, 20] {
-        spliced.client.0.text(&spliced.net, TEXT);
-        let mut acks = spliced.server_takes(TEXT);
+        spliced.client.0.send_data(&spliced.net, DATA);
+        let mut acks = spliced.server_takes(DATA);
         assert_eq!(spliced.splice.bytes(), total);
         spliced.net.pass(Duration::from_secs(1));
         acks.extend(spliced.net.drain());
@@ -118,7 +118,7 @@ fn a_segment_is_forwarded_as_it_came() {
 #[test]
 fn a_late_syn_ack_holds_the_text() {
     let mut spliced = Spliced::connecting(None);
-    spliced.client.0.text(&spliced.net, TEXT);
+    spliced.client.0.send_data(&spliced.net, DATA);
     spliced.turn();
     spliced.net.pass(Duration::from_millis(500));
     let [server, client] = spliced.seen();
@@ -130,7 +130,7 @@ fn a_late_syn_ack_holds_the_text() {
     spliced.turn();
     let [mut server, _] = spliced.seen();
     server.retain(|frame| !frame.payload.is_empty());
-    assert_eq!(spliced.server.0.take(&server), TEXT);
+    assert_eq!(spliced.server.0.take(&server), DATA);
     assert_eq!((spliced.ended(), spliced.splice.bytes()), (None, 10));
 }
 
@@ -138,13 +138,13 @@ fn a_late_syn_ack_holds_the_text() {
 #[test]
 fn a_late_syn_ack_holds_the_end() {
     let mut spliced = Spliced::connecting(None);
-    spliced.client.0.text(&spliced.net, TEXT);
+    spliced.client.0.send_data(&spliced.net, DATA);
     spliced.client.0.fin(&spliced.net);
     spliced.turn();
     assert_eq!(spliced.ended(), None);
     spliced.answer_syn();
     let [server, _] = spliced.seen();
-    assert_eq!(spliced.server.0.take(&server), TEXT);
+    assert_eq!(spliced.server.0.take(&server), DATA);
     assert!(server.iter().all(|frame| !frame.has(FIN)), "{server:#?}");
     assert_eq!(spliced.ended(), Some((Cause::Eof, 10, 0)));
 }
@@ -152,21 +152,21 @@ fn a_late_syn_ack_holds_the_end() {
 #[test]
 fn a_refused_drain_leaves_the_text() {
     let mut spliced = Spliced::connecting(None);
-    spliced.client.0.text(&spliced.net, TEXT);
+    spliced.client.0.send_data(&spliced.net, DATA);
     spliced.turn();
     spliced.server.0.send(&spliced.net, RST | ACK, b"");
     spliced.turn();
     let refused = Cause::SinkError(SoError::ConnectionRefused);
     assert_eq!(spliced.ended(), Some((refused, 0, 10)));
-    assert_eq!(read(&spliced.client.1), TEXT);
+    assert_eq!(read(&spliced.client.1), DATA);
 }
 
 /// The text of a segment with a FIN is forwarded, the FIN is not.
 #[test]
 fn a_fin_with_text_ends_the_splice_only() {
     let mut spliced = Spliced::new(None);
-    spliced.client.0.send(&spliced.net, ACK | PSH | FIN, TEXT);
-    spliced.server_takes(TEXT);
+    spliced.client.0.send(&spliced.net, ACK | PSH | FIN, DATA);
+    spliced.server_takes(DATA);
     assert_eq!(spliced.ended(), Some((Cause::Eof, 10, 0)));
     assert!(is_end(&spliced.client.1));
     spliced.net.pass(Duration::from_secs(1));
@@ -178,9 +178,9 @@ fn a_fin_with_text_ends_the_splice_only() {
 #[test]
 fn a_reset_of_the_source_ends_the_splice_only() {
     let mut spliced = Spliced::new(None);
-    spliced.client.0.text(&spliced.net, TEXT);
+    spliced.client.0.send_data(&spliced.net, DATA);
     spliced.client.0.send(&spliced.net, RST, b"");
-    spliced.server_takes(TEXT);
+    spliced.server_takes(DATA);
     let reset = Cause::SourceError(SoError::ConnectionReset);
     assert_eq!(spliced.ended(), Some((reset, 10, 0)));
 }
@@ -190,11 +190,11 @@ fn a_reset_of_the_source_ends_the_splice_only() {
 fn a_reset_of_the_drain_leaves_the_text() {
     let mut spliced = Spliced::new(None);
     spliced.server.0.send(&spliced.net, RST, b"");
-    spliced.client.0.text(&spliced.net, TEXT);
+    spliced.client.0.send_data(&spliced.net, DATA);
     spliced.turn();
     let reset = Cause::SinkError(SoError::ConnectionReset);
     assert_eq!(spliced.ended(), Some((reset, 0, 10)));
-    assert_eq!(read(&spliced.client.1), TEXT);
+    assert_eq!(read(&spliced.client.1), DATA);
     let [_, client] = spliced.seen();
     assert!(client.iter().all(|frame| !frame.has(RST)), "{client:#?}");
 }
@@ -202,7 +202,7 @@ fn a_reset_of_the_drain_leaves_the_text() {
 #[test]
 fn a_limit_cuts_a_segment() {
     let mut spliced = Spliced::new(Some(4));
-    spliced.client.0.text(&spliced.net, TEXT);
+    spliced.client.0.send_data(&spliced.net, DATA);
     spliced.server_takes(b"0123");
     assert_eq!(spliced.ended(), Some((Cause::Limit, 4, 6)));
     assert_eq!(read(&spliced.client.1), b"456789");
@@ -229,7 +229,7 @@ fn a_worker_moves_the_bytes_while_the_driver_lags_behind() {
     // Whether a worker had anything to do, and how much is moved, behind each batch of such segments.
     let mut behind_each = |net: &mut Net, batches: usize, count: usize, len: usize| {
         for _ in 0..batches * count {
-            raw.text(net, &pattern(0, len));
+            raw.send_data(net, &pattern(0, len));
         }
         let mut workers = Vec::new();
         for _ in 0..batches {

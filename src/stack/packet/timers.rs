@@ -159,7 +159,7 @@ fn a_half_closed_connection_that_stands_still_ends() {
     let (mut raw, stream) = half_closed_by_us(&mut net);
     for _ in 0..3 {
         net.pass(SECOND * 59);
-        raw.text(&net, b"on and on");
+        raw.send_data(&net, b"on and on");
         net.turn();
     }
     assert_eq!(read(&stream), b"on and onon and onon and on");
@@ -327,10 +327,10 @@ fn a_clock_that_leaps_is_no_round_trip_time() {
         let mut net = Net::new();
         let (mut raw, stream) = net.accepted();
         for round in 0..3 {
-            let text = pattern(round, 100);
-            assert_eq!(stream.send(&text).unwrap(), 100);
+            let data = pattern(round, 100);
+            assert_eq!(stream.send(&data).unwrap(), 100);
             let seen = net.seen();
-            assert_eq!(raw.take(&seen), text);
+            assert_eq!(raw.take(&seen), data);
             raw.send(&net, ACK, b"");
             // Nobody looks at the clock before the answer is there.
             *net.clock.0.lock() += SECOND * 86_400 * days;

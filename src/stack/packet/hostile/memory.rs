@@ -158,7 +158,7 @@ fn progress_holds_the_stall_timeout_off() {
     raw.window = 0;
     raw.send(&net, ACK, b"");
     net.turn();
-    stream.write_all(b"twenty bytes of text").unwrap();
+    stream.write_all(b"twenty bytes of data").unwrap();
     let mut got = Vec::new();
     for _ in 0..12 {
         net.pass(Duration::from_secs(100));
@@ -170,15 +170,15 @@ fn progress_holds_the_stall_timeout_off() {
         raw.send(&net, ACK, b"");
         net.turn();
     }
-    assert!(got.len() >= 12 && b"twenty bytes of text".starts_with(&got));
+    assert!(got.len() >= 12 && b"twenty bytes of data".starts_with(&got));
     assert_eq!(error_kind(&stream), Some(ErrorKind::WouldBlock));
 }
 
 /// The frames that carry on where the peer stands; retransmissions left out.
 fn in_order(raw: &Raw, seen: Vec<Seen>) -> Vec<Seen> {
     let mut next = raw.ack;
-    let text = seen.into_iter().filter(|frame| !frame.payload.is_empty());
-    text.filter(|frame| {
+    let data = seen.into_iter().filter(|frame| !frame.payload.is_empty());
+    data.filter(|frame| {
         let fits = frame.header.seq == next;
         next = next.wrapping_add(if fits { frame.payload.len() as u32 } else { 0 });
         fits

@@ -37,10 +37,10 @@ impl Peer {
     }
 
     /// Sends text, which the stack takes or not.
-    fn text(&mut self, net: &Net, len: usize) {
-        let text = pattern(self.sent, len);
-        for part in text.chunks(1460) {
-            self.raw.text(net, part);
+    fn send_data(&mut self, net: &Net, len: usize) {
+        let data = pattern(self.sent, len);
+        for part in data.chunks(1460) {
+            self.raw.send_data(net, part);
         }
         self.sent += len;
     }
@@ -79,12 +79,12 @@ fn pressed(peers: u16) -> (Net, TcpListener, Vec<Peer>) {
 fn near_its_limit_a_stack_closes_windows_and_opens_them_again() {
     let (mut net, _listener, mut peers) = pressed(6);
     for peer in &mut peers[..5] {
-        peer.text(&net, 60_000);
+        peer.send_data(&net, 60_000);
         net.turn();
     }
     let stats = net.stack.stats();
     assert_eq!((stats.buffer_memory, stats.memory_pressures), (300_000, 0));
-    peers[5].text(&net, 1460);
+    peers[5].send_data(&net, 1460);
     net.turn();
     let stats = net.stack.stats();
     assert_eq!((stats.buffer_memory, stats.memory_pressures), (301_460, 1));
@@ -95,7 +95,7 @@ fn near_its_limit_a_stack_closes_windows_and_opens_them_again() {
     assert!(open <= FLOOR && open > FLOOR / 2, "{open}");
     // And goes on with that, for as long as it lasts.
     for _ in 0..100 {
-        peers[0].text(&net, 8 * 1460);
+        peers[0].send_data(&net, 8 * 1460);
         net.turn();
         peers[0].read();
         assert_eq!(peers[0].got, peers[0].sent, "all in order is taken");
@@ -110,7 +110,7 @@ fn near_its_limit_a_stack_closes_windows_and_opens_them_again() {
     net.turn();
     net.drain();
     assert_eq!(net.stack.stats().buffer_memory, 0);
-    peers[0].text(&net, 1460);
+    peers[0].send_data(&net, 1460);
     net.turn();
     peers[0].read();
     let open = peers[0].window(&net.seen());
@@ -125,11 +125,11 @@ fn near_its_limit_a_stack_closes_windows_and_opens_them_again() {
 fn beyond_its_limit_a_stack_drops_text_and_no_acknowledgement() {
     let (mut net, _listener, mut peers) = pressed(8);
     for peer in &mut peers[..6] {
-        peer.text(&net, 64_240);
+        peer.send_data(&net, 64_240);
         net.turn();
     }
     (&peers[6].stream).write_all(b"hello").unwrap();
-    peers[6].text(&net, 40_880);
+    peers[6].send_data(&net, 40_880);
     net.turn();
     net.drain();
     let before = net.stack.stats();
@@ -143,7 +143,7 @@ fn beyond_its_limit_a_stack_drops_text_and_no_acknowledgement() {
     assert_eq!(stats.segments_pressed, 1);
     assert!(peers[6].stream.as_ref().end().snd().buf.is_empty());
     // One that holds less is served.
-    peers[7].text(&net, 10_000);
+    peers[7].send_data(&net, 10_000);
     net.turn();
     peers[7].read();
     assert_eq!(peers[7].got, 10_000);
@@ -166,21 +166,21 @@ fn beyond_its_limit_a_stack_drops_text_and_no_acknowledgement() {
 fn text_out_of_order_is_not_kept_under_pressure() {
     let (mut net, _listener, mut peers) = pressed(7);
     for peer in &mut peers[..5] {
-        peer.text(&net, 62_000);
+        peer.send_data(&net, 62_000);
         net.turn();
     }
     net.drain();
     assert_eq!(net.stack.stats().memory_pressures, 1);
-    let text = pattern(0, 2000);
-    peers[6].raw.send_at(&net, 1000, ACK, &text[1000..]);
+    let data = pattern(0, 2000);
+    peers[6].raw.send_at(&net, 1000, ACK, &data[1000..]);
     let answer = net.one();
     assert_eq!(answer.header.ack, peers[6].raw.seq, "a duplicate");
     assert_eq!(net.stack.stats().segments_pressed, 1);
-    peers[6].text(&net, 1000);
+    peers[6].send_data(&net, 1000);
     net.turn();
     peers[6].read();
     assert_eq!(peers[6].got, 1000);
-    peers[6].text(&net, 1000);
+    peers[6].send_data(&net, 1000);
     net.turn();
     peers[6].read();
     assert_eq!(peers[6].got, 2000);
@@ -189,7 +189,7 @@ fn text_out_of_order_is_not_kept_under_pressure() {
     net.seen();
     peers[6].raw.send_at(&net, 1000, ACK, &pattern(3000, 1000));
     net.turn();
-    peers[6].text(&net, 1000);
+    peers[6].send_data(&net, 1000);
     net.turn();
     let got = read(&peers[6].stream);
     assert_eq!(got, pattern(2000, 2000));
@@ -200,20 +200,20 @@ fn text_out_of_order_is_not_kept_under_pressure() {
 fn who_writes_is_slowed_down_too() {
     let (mut net, _listener, mut peers) = pressed(7);
     for peer in &mut peers[..5] {
-        peer.text(&net, 62_000);
+        peer.send_data(&net, 62_000);
         net.turn();
     }
     net.drain();
     // It is looked at once more, and knows.
-    peers[6].text(&net, 1);
+    peers[6].send_data(&net, 1);
     net.turn();
     net.drain();
-    let text = pattern(0, 100_000);
+    let data = pattern(0, 100_000);
     let mut written = 0;
     let mut got = Vec::new();
-    while got.len() < text.len() {
+    while got.len() < data.len() {
         let peer = &mut peers[6];
-        while let Ok(count) = (&peer.stream).write(&text[written..]) {
+        while let Ok(count) = (&peer.stream).write(&data[written..]) {
             written += count;
             if count == 0 {
                 break;
@@ -231,13 +231,13 @@ fn who_writes_is_slowed_down_too() {
         peer.raw.send(&net, ACK, b"");
         net.turn();
     }
-    assert!(got == text);
+    assert!(got == data);
     // Later it may fill the buffer again.
     peers.iter_mut().for_each(Peer::read);
     net.seen();
     (&peers[6].stream).write_all(b"x").unwrap();
     net.seen();
-    assert_eq!((&peers[6].stream).write(&text).unwrap(), BUFFER - 1);
+    assert_eq!((&peers[6].stream).write(&data).unwrap(), BUFFER - 1);
 }
 
 /// Guards the early return of `Tcb::serve` and `Conn::drop`: what can still be read holds memory.
@@ -245,7 +245,7 @@ fn who_writes_is_slowed_down_too() {
 fn what_nobody_has_read_counts_until_its_socket_is_gone() {
     let (mut net, _listener, mut peers) = pressed(2);
     for peer in &mut peers {
-        peer.text(&net, 10_000);
+        peer.send_data(&net, 10_000);
     }
     peers[0].raw.send(&net, RST, b"");
     net.seen();
@@ -270,12 +270,12 @@ fn ten_thousand_random_steps_leave_no_memory_counted() {
     for _ in 0..10_000 {
         let at = random.usize(..peers.len());
         match random.u8(..8) {
-            0 => peers[at].text(&net, random.usize(1..30_000)),
+            0 => peers[at].send_data(&net, random.usize(1..30_000)),
             1 => {
-                let text = pattern(0, random.usize(1..1400));
+                let data = pattern(0, random.usize(1..1400));
                 peers[at]
                     .raw
-                    .send_at(&net, random.i32(0..50_000), ACK, &text);
+                    .send_at(&net, random.i32(0..50_000), ACK, &data);
             }
             2 => drop(read(&peers[at].stream)),
             3 => drop((&peers[at].stream).write(&pattern(0, random.usize(1..30_000)))),

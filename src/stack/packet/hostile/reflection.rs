@@ -160,7 +160,7 @@ fn a_duplicate_from_before_the_wrap_is_old() {
     let mut net = Net::new();
     let (mut raw, stream) = net.accepted();
     for round in 0..10 {
-        raw.text(&net, &pattern(round * 100, 100));
+        raw.send_data(&net, &pattern(round * 100, 100));
         net.turn();
         assert_eq!(read(&stream), pattern(round * 100, 100));
         raw.send_at(&net, -100, ACK, &[0xff; 100]);

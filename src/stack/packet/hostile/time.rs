@@ -31,7 +31,7 @@ fn a_clock_that_stands_still_holds_nothing_up_but_timers() {
     for round in 0..50 {
         stream.write_all(&pattern(round * 1000, 1000)).unwrap();
         got.extend(raw.take(&net.seen()));
-        raw.text(&net, b"ping");
+        raw.send_data(&net, b"ping");
         net.turn();
         assert_eq!(read(&stream), b"ping");
         raw.send(&net, ACK, b"");

@@ -14,8 +14,8 @@ fn sizes(net: &mut Net, mut stream: &TcpStream, len: usize) -> Vec<usize> {
 fn learns(net: &mut Net, v6: bool, mtu: u32) -> (Raw, TcpStream) {
     let (raw, mut stream) = standing(net, v6);
     stream.write_all(&pattern(0, 1400)).unwrap();
-    let text = net.one();
-    net.icmp(&text, too_big(mtu));
+    let segment = net.one();
+    net.icmp(&segment, too_big(mtu));
     net.drain();
     (raw, stream)
 }
@@ -105,16 +105,16 @@ fn a_forged_report_is_not_remembered() {
     net.icmp(&syn, too_big(600));
     let (_raw, mut stream) = standing(&mut net, false);
     stream.write_all(&pattern(0, 1400)).unwrap();
-    let text = net.one();
+    let segment = net.one();
     for off in [-1, 1400, 1 << 20] {
-        let forged = text.header.seq.wrapping_add_signed(off);
-        net.raw(&error(&text, forged, too_big(600)));
+        let forged = segment.header.seq.wrapping_add_signed(off);
+        net.raw(&error(&segment, forged, too_big(600)));
     }
-    let mut other = text.clone();
+    let mut other = segment.clone();
     other.tuple.remote_port ^= 1;
     net.icmp(&other, too_big(600));
     // Larger than what was sent says nothing.
-    net.icmp(&text, too_big(1500));
+    net.icmp(&segment, too_big(1500));
     assert_eq!(net.stack.shared().addressing.paths.len(), 0);
     assert_eq!(net.stack.stats().mtu_lowered, 0);
     let (_raw, stream) = standing(&mut net, false);
@@ -140,8 +140,8 @@ fn all_queues_know_what_one_has_learnt() {
     };
     let (_raw, mut stream) = begun(&mut one, 0);
     stream.write_all(&pattern(0, 1400)).unwrap();
-    let text = one.one();
-    one.icmp(&text, too_big(1400));
+    let segment = one.one();
+    one.icmp(&segment, too_big(1400));
     let (_raw, stream) = begun(&mut other, 1);
     assert_eq!(sizes(&mut other, &stream, 5000)[0], 1360);
     assert_eq!(other.stack.shared().addressing.paths.len(), 1);
