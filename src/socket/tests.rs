@@ -110,7 +110,11 @@ fn low_water_marks_are_waited_for_but_not_beyond_the_end() {
     b.set_nonblocking(true);
     a.send(b"ab").unwrap();
     let mut bytes = [0; 10];
-    assert_eq!(b.peek(&mut bytes).unwrap(), 2, "who does not wait gets all");
+    assert_eq!(
+        b.peek(&mut bytes).unwrap(),
+        2,
+        "a call that does not wait gets all"
+    );
     b.set_nonblocking(false);
     thread::scope(|scope| {
         let reader = scope.spawn(|| b.recv(&mut bytes).unwrap());
@@ -178,7 +182,7 @@ fn upcalls_hear_what_happens() {
     );
 }
 
-/// Who has been told how the connection ended must not be told afterwards that bytes were taken.
+/// A writer that has seen the end of the connection must not succeed afterwards.
 #[test]
 fn after_the_error_nothing_is_sent() {
     for _ in 0..2000 {
@@ -196,7 +200,7 @@ fn after_the_error_nothing_is_sent() {
     }
 }
 
-/// Notes whether `so_snd` was closed when it was told of the close.
+/// Records whether `so_snd` was closed when `detach` was called.
 #[derive(Debug)]
 struct Told {
     end: Arc<SocketEnd>,
@@ -216,7 +220,7 @@ impl Protocol for Told {
     }
 }
 
-/// Its own threads would send an end of file where bytes that nobody has read make a reset due.
+/// Otherwise the protocol's threads could send a FIN although unread bytes require a reset.
 #[test]
 fn a_close_is_no_end_before_the_protocol_is_told() {
     let end = SocketEnd::new(10, 10);

@@ -1,4 +1,4 @@
-//! What a splice does, step by step: a pool without threads, and a clock that is set.
+//! Splices step by step: a pool without threads, and a clock set by hand.
 //!
 //! Here the bench; the tests are in `defects`, `lessons`, `fairness`, `join`, `places`, `behaviour` and
 //! `counters`.

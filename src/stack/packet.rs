@@ -1,6 +1,6 @@
-//! What bites a proxy: a stack by itself against a peer made of raw segments, in virtual time.
+//! Packet tests: a stack against a peer made of raw segments, in virtual time.
 //!
-//! Each test is named after what it prevents and reads like a packet trace.
+//! Each test is named after the fault that it prevents and reads like a packet trace.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -53,7 +53,7 @@ use std::sync::atomic::AtomicUsize;
 use std::thread;
 use std::time::Duration;
 
-/// Time that only moves when told to.
+/// A clock that is advanced by hand.
 #[derive(Debug)]
 pub(super) struct TestClock(pub(super) Mutex<Instant, LEAF>);
 
@@ -121,17 +121,17 @@ impl Net {
         }
     }
 
-    /// Lets the driver do what there is to do now.
+    /// Lets the driver do all present work.
     fn turn(&mut self) {
         for _ in 0..100_000 {
             if !self.driver.poll().unwrap() {
                 return;
             }
         }
-        panic!("the driver does not come to rest");
+        panic!("the driver does not become idle");
     }
 
-    /// Lets time pass, from deadline to deadline.
+    /// Advances time, from deadline to deadline.
     fn pass(&mut self, time: Duration) {
         let until = self.clock.now() + time;
         loop {
@@ -145,7 +145,7 @@ impl Net {
         }
     }
 
-    /// What the stack has sent.
+    /// The segments that the stack has sent.
     fn seen(&mut self) -> Vec<Seen> {
         self.turn();
         self.drain()
@@ -231,7 +231,7 @@ impl Net {
 struct Raw {
     from: (IpAddr, u16),
     to: (IpAddr, u16),
-    /// Sequence number of what is sent next.
+    /// The next sequence number to send.
     seq: u32,
     ack: u32,
     window: u16,
@@ -250,7 +250,7 @@ impl Raw {
         }
     }
 
-    /// A segment at an offset from where the peer stands.
+    /// A segment at an offset from the peer's next sequence number.
     fn send_at(&self, net: &Net, offset: i32, flags: u8, payload: &[u8]) {
         let options = if flags & SYN == 0 {
             SynOptions::default()
@@ -283,7 +283,7 @@ impl Raw {
         self.wire(net, packet);
     }
 
-    /// A segment that the peer sends next, with these options.
+    /// The peer's next segment, with these options.
     fn send_with(&self, net: &Net, flags: u8, options: &[u8], payload: &[u8]) {
         let header = Header {
             seq: self.seq,
@@ -309,7 +309,7 @@ impl Raw {
         self.wire(net, packet);
     }
 
-    /// The default link of the peer takes any size: who attacks does not keep to the MTU.
+    /// The default link of the peer takes any size: an attacker need not respect the MTU.
     fn wire(&self, net: &Net, packet: Packet<'_>) {
         if packet.len() <= 1500 {
             net.wire.transmit(&packet).unwrap();
@@ -319,12 +319,12 @@ impl Raw {
         }
     }
 
-    /// A segment that the peer sends next.
+    /// The peer's next segment.
     fn send(&self, net: &Net, flags: u8, payload: &[u8]) {
         self.send_at(net, 0, flags, payload);
     }
 
-    /// Text that counts from now on.
+    /// Sends data, advancing the peer's sequence number.
     fn send_data(&mut self, net: &Net, payload: &[u8]) {
         self.send(net, ACK | PSH, payload);
         self.seq = self.seq.wrapping_add(payload.len() as u32);
@@ -351,7 +351,7 @@ impl Raw {
         assert!(net.seen().is_empty());
     }
 
-    /// Acknowledges everything in these frames, in order; returns the text.
+    /// Acknowledges all data in these frames, in order; returns it.
     fn take(&mut self, seen: &[Seen]) -> Vec<u8> {
         let mut all = Vec::new();
         for frame in seen {
@@ -373,7 +373,7 @@ fn pattern(from: usize, len: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Everything that can be read now.
+/// All bytes that can be read now.
 fn read(mut stream: &TcpStream) -> Vec<u8> {
     let mut all = Vec::new();
     let mut part = [0; 4096];
@@ -394,7 +394,7 @@ fn error_kind(mut stream: &TcpStream) -> Option<ErrorKind> {
     stream.read(&mut [0; 1]).err().map(|error| error.kind())
 }
 
-/// The stack closed first, in order; what remains is a record.
+/// The stack closed first, in order: a TIME-WAIT record remains.
 fn in_time_wait(net: &mut Net) -> (Raw, TcpListener) {
     let listener = net.listen(80);
     let mut raw = Raw::new(5000);

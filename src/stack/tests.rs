@@ -62,7 +62,7 @@ fn a_stack_without_its_link_fails_at_once() {
         spawn(move || connecting.wait_connected(None))
     };
     drop(far);
-    // What had been sent before is received first.
+    // Segments sent before are received first.
     while driver.poll().is_ok() {}
     let down = io::ErrorKind::NetworkDown;
     assert_eq!(
@@ -138,7 +138,7 @@ impl Clock for Counting {
     }
 }
 
-/// One reading is its beginning, its sequence number and its timestamp; the other is the service step's.
+/// One reading is for its beginning, sequence number and timestamp; the other is the service step's.
 #[test]
 fn a_new_connection_reads_the_clock_once() {
     let clock = Arc::new(Counting::default());
@@ -166,7 +166,7 @@ fn a_new_connection_reads_the_clock_once() {
     assert_eq!(accepted, 0, "the driver's reading");
 }
 
-/// Its socket is nobody's: there is nothing to wait for or to close.
+/// It has no socket: there is nothing to wait for or to close.
 #[test]
 fn who_has_no_socket_is_not_asked_to_close_it() {
     let (stack, mut driver, _far) = stack(100);
@@ -176,11 +176,7 @@ fn who_has_no_socket_is_not_asked_to_close_it() {
     let said = "10.0.0.2:80 has not answered within 5ms: allow more time";
     assert_eq!(error.to_string(), said);
     driver.poll().unwrap();
-    assert_eq!(
-        stack.stats().connections,
-        0,
-        "nothing is left of the attempt"
-    );
+    assert_eq!(stack.stats().connections, 0, "the attempt leaves no state");
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! What a poller reports: levels, edges, registrations, waking and waiting.
+//! The events of a poller: levels, edges, registrations, waking and waiting.
 //!
-//! Here the bench and what needs no splice; splices are in `ends`, races in `threads`, any order of
+//! Here the bench and tests without splices; splices are in `ends`, races in `threads`, any order of
 //! operations in `model`, listeners in `listeners`.
 
 mod ends;
@@ -18,12 +18,12 @@ use std::net::Shutdown;
 use std::path::Path;
 use std::thread;
 
-/// Longer than anything takes that is to happen at all.
+/// A time limit longer than any expected event takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const MODES: [Mode; 2] = [Mode::Level, Mode::Edge];
 
-/// What there is now.
+/// The present events.
 fn poll(poller: &Poller) -> Vec<Event> {
     let mut events = Events::default();
     let count = poller.wait(&mut events, Some(Duration::ZERO)).unwrap();
@@ -81,7 +81,7 @@ fn an_edge_is_reported_once_after_each_change() {
     assert_eq!(now(&poller), [(7, true, false)]);
     a.send(b"!").unwrap();
     b.recv(&mut [0; 10]).unwrap();
-    assert_eq!(now(&poller), [], "it was read before anybody looked");
+    assert_eq!(now(&poller), [], "it was read before the check");
 }
 
 #[test]
@@ -116,7 +116,11 @@ fn only_what_is_wanted_is_reported() {
         let (poller, a, b) = watched(Interest::READABLE, mode);
         assert_eq!(now(&poller), [], "it could be written");
         b.send(b"x").unwrap();
-        assert_eq!(poller.list.ready.lock().entries.len(), 0, "nobody is woken");
+        assert_eq!(
+            poller.list.ready.lock().entries.len(),
+            0,
+            "no thread is woken"
+        );
         assert_eq!(now(&poller), []);
         poller
             .modify(&b, Token(8), Interest::WRITABLE, mode)
@@ -209,7 +213,11 @@ fn a_closed_socket_leaves_silently() {
         handle.recv_chain(10).unwrap();
         handle.close();
         assert_eq!(now(&poller), []);
-        assert_eq!(a.recv(&mut [0; 1]).unwrap(), 0, "nobody has kept it open");
+        assert_eq!(
+            a.recv(&mut [0; 1]).unwrap(),
+            0,
+            "no reference has kept it open"
+        );
         a.close();
         assert!(end.upgrade().is_none());
     }
@@ -227,11 +235,7 @@ fn a_poller_that_is_gone_leaves_nothing_to_do() {
     let next = Poller::new();
     next.add(&b, Token(1), Interest::READABLE, Mode::Edge)
         .unwrap();
-    assert_eq!(
-        b.end().rcv().upcalls().len(),
-        1,
-        "the old one was taken off"
-    );
+    assert_eq!(b.end().rcv().upcalls().len(), 1, "the old one was removed");
     assert_eq!(b.end().snd().upcalls().len(), 1);
 }
 
@@ -284,7 +288,7 @@ fn an_error_after_the_end_is_an_edge_for_readers_and_for_writers() {
     }
 }
 
-/// An error alone is a condition: in the OpenBSD flavor a splice leaves one on an open socket.
+/// An error alone makes it ready: in the OpenBSD flavor a splice leaves one on an open socket.
 #[test]
 fn an_error_on_an_open_socket_makes_it_ready() {
     let (poller, a, b) = watched(Interest::BOTH, Mode::Level);
@@ -444,7 +448,10 @@ fn a_wake_is_remembered_for_one_wait() {
     let timeout = Duration::from_millis(20);
     let start = SystemClock.now();
     assert_eq!(poller.wait(&mut events, Some(timeout)).unwrap(), 0);
-    assert!(SystemClock.now() >= start + timeout, "it is used up");
+    assert!(
+        SystemClock.now() >= start + timeout,
+        "the timeout has passed"
+    );
 }
 
 #[test]
@@ -468,7 +475,7 @@ fn sources(folder: &Path, into: &mut String) {
     }
 }
 
-/// Reads the sources: each type that can be polled is in the text that says which can.
+/// Reads the sources: the documentation lists each pollable type.
 #[test]
 fn the_text_of_pollable_names_all_that_can_be_polled() {
     let mut text = String::new();

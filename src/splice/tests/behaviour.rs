@@ -1,8 +1,8 @@
-//! What a splice does, as documented.
+//! The documented behaviour of splices.
 
 use super::*;
 
-/// What a stack with several receiving threads says of a connection.
+/// A protocol with a receive queue.
 #[derive(Debug)]
 struct Queued(Option<usize>);
 
@@ -31,7 +31,7 @@ fn a_splice_goes_to_the_worker_of_its_receiving_thread() {
         assert_eq!(worker(Some(queue), Some(queue)), queue % 3);
         assert_eq!(worker(Some(queue), Some(queue + 1)), queue % 3);
     }
-    // Who knows nothing goes to the next one.
+    // Without known queues the next worker in turn is used.
     let next = [(Some(7), None), (None, Some(7)), (None, None)];
     assert_eq!(next.map(|(source, sink)| worker(source, sink)), [0, 1, 2]);
 }
@@ -68,7 +68,7 @@ fn idle_is_rearmed_by_moved_bytes_and_lifetime_is_not() {
     }
 }
 
-/// Bytes put the end off without touching the timer, which fires too early and is set again.
+/// Bytes postpone the end without re-arming the timer, which fires too early and is set again.
 #[test]
 fn a_timer_that_fires_too_early_is_armed_again() {
     let bench = Bench::new();
@@ -101,7 +101,7 @@ fn idle_ends_a_splice_that_moves_nothing() {
     );
     bench.run();
     assert_eq!(cause(&splice), None);
-    // Room and window updates are no bytes.
+    // Room and window updates do not count as bytes.
     bench.right[0].set_snd_lowat(1);
     bench.clock.advance(1);
     bench.run();
@@ -151,7 +151,7 @@ fn only_the_edge_that_matters_wakes() {
     assert_eq!(
         passes(),
         before,
-        "space means nothing to a splice without data"
+        "space does not wake a splice without data"
     );
     for _ in 0..4 {
         bench.left[0].send(&[7; HIWAT]).unwrap();
@@ -163,11 +163,7 @@ fn only_the_edge_that_matters_wakes() {
     let before = passes();
     bench.left[1].set_rcv_lowat(1);
     bench.run();
-    assert_eq!(
-        passes(),
-        before,
-        "data means nothing to a splice without room"
-    );
+    assert_eq!(passes(), before, "data does not wake a splice without room");
 }
 
 #[test]
@@ -271,7 +267,7 @@ fn direct_splices_run_in_the_call_that_wakes_them() {
     bench.splice();
     bench.left[0].send(b"at once").unwrap();
     assert_eq!(read(&bench.right[1]).unwrap(), b"at once");
-    assert!(!bench.pool.run_one(), "nothing was left to a worker");
+    assert!(!bench.pool.run_one(), "no work was left for a worker");
 }
 
 #[test]
@@ -294,7 +290,7 @@ fn a_direct_ring_lets_the_user_go() {
     a.send(b"round").unwrap();
     let before = a.spliced() + b.spliced();
     for _ in 0..100 {
-        assert!(bench.pool.run_one(), "the ring never rests");
+        assert!(bench.pool.run_one(), "the ring is never idle");
     }
     assert!(a.spliced() + b.spliced() > before);
 }
@@ -424,10 +420,10 @@ fn a_reader_of_a_spliced_source_takes_what_is_there() {
     assert_eq!(bench.left[1].recv(&mut two).unwrap(), 2);
     bench.run();
     assert_eq!(read(&bench.right[1]).unwrap(), b"cdef");
-    assert_eq!(splice.bytes(), 4, "what a reader takes is not counted");
+    assert_eq!(splice.bytes(), 4, "bytes taken by a reader are not counted");
 }
 
-/// Found by fuzzing: the splice waited on for room, and nobody had anything to put there.
+/// Found by fuzzing: the splice waited for room, although its source had closed.
 #[test]
 fn a_reader_that_takes_the_last_bytes_of_a_stream_ends_the_splice() {
     let bench = Bench::new();

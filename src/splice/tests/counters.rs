@@ -1,4 +1,4 @@
-//! What a pool counts, and what it knows of its splices.
+//! Counters and listings of a pool.
 
 use super::*;
 
@@ -14,8 +14,8 @@ fn each_pass_counts_once_by_its_size_and_by_why_it_stopped() {
     let stats = bench.pool.stats();
     assert_eq!((stats.passes, stats.stalls_no_data), (1, 1));
     assert_eq!(sizes(&bench.pool), [(0, 1)]);
-    // Passes of 40, 40 and 20 bytes. The sink had sent the last ones before the pass was over, which is a
-    // wake-up: one more pass looks in vain.
+    // Passes of 40, 40 and 20 bytes. The sink sent the last ones during the pass, which is a wake-up:
+    // one more pass moves nothing.
     bench.left[0].send(&[1; 100]).unwrap();
     let queued = |at: usize| bench.pool.worker_stats()[at].queued;
     assert_eq!([queued(0), queued(1)], [1, 0]);

@@ -39,8 +39,8 @@ impl Many {
         }
     }
 
-    /// Everybody sends as much as fits, all passes run, everybody but the stalled one reads. Returns
-    /// after how many passes each had its bytes, and how many there were.
+    /// All clients send as much as fits, all passes run, all servers but the stalled one read. Returns
+    /// the number of the pass after which each had its bytes, and the number of passes.
     fn round(&self, stalled: bool) -> (Vec<usize>, usize) {
         for [client, ..] in &self.ends {
             drop(client.send(&[7; ROUND]));
@@ -65,13 +65,13 @@ impl Many {
     }
 }
 
-/// Guards rule 7 of the scheduler: a stalled splice sleeps until its sink has room. It costs the
-/// others no pass, and it is not looked at again and again.
+/// Guards rule 7 of the scheduler: a stalled splice sleeps until its sink has room. It costs the others
+/// no pass, and is not checked repeatedly.
 #[test]
 fn one_stalled_sink_of_ten_thousand_costs_the_others_nothing() {
     let many = Many::new(SplicePool::builder().workers(1).manual().build());
     let (free, all) = many.round(false);
-    // Until its sink is full, and its source begins to be.
+    // Until its sink is full, and bytes wait in its source.
     for _ in 0..6 {
         many.round(true);
     }
@@ -80,12 +80,12 @@ fn one_stalled_sink_of_ten_thousand_costs_the_others_nothing() {
     let before = many.pool.stats();
     let (late, passes) = many.round(true);
     let after = many.pool.stats();
-    assert_eq!(passes, all - all / SPLICES, "none for who is stalled");
+    assert_eq!(passes, all - all / SPLICES, "none for the stalled one");
     assert_eq!(after.stalls_no_room, before.stalls_no_room);
-    assert_eq!(source.readable_bytes(), waiting + ROUND, "wakes nobody");
+    assert_eq!(source.readable_bytes(), waiting + ROUND, "wakes no thread");
     let bytes = after.bytes - before.bytes;
     assert_eq!(bytes, (SPLICES as u64 - 1) * ROUND as u64);
-    // Who comes behind it is a pass earlier than without it.
+    // Splices after it are a pass earlier than without it.
     for i in (0..SPLICES).filter(|i| *i != STALLED) {
         assert_eq!(late[i], free[i] - usize::from(i > STALLED), "splice {i}");
     }
@@ -99,10 +99,10 @@ fn one_stalled_sink_of_ten_thousand_costs_the_others_nothing() {
         while many.pool.run_one() {}
     }
     assert_eq!(all as u64, many.splices[STALLED].bytes());
-    assert!(all > ROUND + stuck, "it goes on when its sink has room");
+    assert!(all > ROUND + stuck, "it continues when its sink has room");
 }
 
-/// The figure for the report: how long a round takes with and without the stalled one.
+/// Measures a round with and without the stalled one.
 #[test]
 #[ignore = "measures time"]
 fn rounds_with_and_without_a_stalled_sink() {

@@ -1,8 +1,8 @@
-//! Both directions at once, with the sockets given away: [`join`].
+//! Both directions at once, with the sockets passed by value: [`join`].
 
 use super::*;
 
-/// What the peers of both sockets hold, and the join between these.
+/// The peers of both sockets, and the join between these.
 fn joined(bench: Bench, options: Options) -> (Peers, Join) {
     let Bench {
         clock,
@@ -57,7 +57,7 @@ fn the_sockets_live_as_long_as_a_direction_of_a_join_that_was_dropped() {
     peers.run();
     assert_eq!(read(&peers.server).unwrap(), b"ping");
     assert_eq!(read(&peers.server).unwrap(), b"", "the end was forwarded");
-    // One direction is over, and the sockets are open.
+    // One direction has ended, and the sockets are open.
     peers.server.send(b"pong").unwrap();
     peers.run();
     assert_eq!(read(&peers.client).unwrap(), b"pong");
@@ -66,7 +66,7 @@ fn the_sockets_live_as_long_as_a_direction_of_a_join_that_was_dropped() {
     peers.run();
     assert_eq!(read(&peers.client).unwrap(), b"");
     assert_eq!(peers.pool.stats().running, 0);
-    // They are closed now: what is sent goes nowhere.
+    // They are closed now.
     assert!(peers.client.send(b"more").is_err());
 }
 

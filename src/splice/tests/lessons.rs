@@ -1,9 +1,9 @@
-//! What FreeBSD and OpenBSD had to learn, from the fixes after their first versions. Named by the
-//! version or the date of the fix.
+//! Faults that FreeBSD and OpenBSD fixed after their first versions, named by the version or the date
+//! of the fix.
 //!
-//! The lesson of 2024-07 about the lock under which datagrams are moved has no test here, for there
-//! are no datagrams; that of 2013 (a limit can be told from end of file) is in the conformance
-//! suite, too.
+//! The fix of 2024-07 about the lock for moving datagrams has no test here, since there are no
+//! datagrams; that of 2013 (a limit can be distinguished from end of file) is in the conformance suite,
+//! too.
 
 use super::*;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -30,7 +30,7 @@ fn stream(count: usize) -> Vec<u8> {
     numbers.flat_map(u32::to_be_bytes).collect()
 }
 
-/// Sends everything as room comes.
+/// Sends all bytes as there is room.
 fn flood(client: &Socket, bytes: &[u8]) {
     client.set_nonblocking(false);
     let mut sent = 0;
@@ -39,7 +39,7 @@ fn flood(client: &Socket, bytes: &[u8]) {
     }
 }
 
-/// Reads so many bytes, waiting for them.
+/// Reads this many bytes, waiting for them.
 fn all(server: &Socket, count: usize) -> Vec<u8> {
     server.set_nonblocking(false);
     let mut got = Vec::new();
@@ -60,7 +60,7 @@ fn lesson_15_0_a_half_built_splice_is_not_visible() {
     thread::scope(|scope| {
         scope.spawn(|| flood(&client, &bytes));
         scope.spawn(|| {
-            // Who takes the locks one after the other has to wait in between.
+            // Contention between taking the two locks.
             while !over.load(Ordering::SeqCst) {
                 let snd = sink.end().snd();
                 thread::yield_now();
@@ -142,7 +142,7 @@ fn lesson_15_0_unsplice_races_with_set_up() {
             match source.splice_to(&sink, options.clone()) {
                 Ok(_) => started.fetch_add(1, Ordering::SeqCst),
                 Err(error) => {
-                    // The sink: between its two questions the splice may have gone.
+                    // The sink: the splice may have ended between the two checks.
                     let busy = [Role::Source, Role::Sink].map(SpliceError::Busy);
                     assert!(busy.contains(&error), "{error}");
                     0
@@ -246,7 +246,7 @@ fn lesson_1_133_wakeups_are_batched() {
     }
     bench.run();
     assert_eq!(splice.bytes(), 50);
-    // The second one looks whether more came during the first.
+    // The second one is for a wake-up during the first.
     assert!(bench.pool.stats().passes - before <= 2);
 }
 
@@ -483,12 +483,12 @@ fn lesson_2024_07_reads_during_set_up() {
         over.store(true, Ordering::SeqCst);
         through
     });
-    // The same bytes, wherever they went.
+    // The same bytes, over both ways.
     let mut both = [through, taken.lock().clone()].concat();
     let mut sent = bytes.clone();
     both.sort_unstable();
     sent.sort_unstable();
-    assert!(both == sent, "a byte is lost or doubled");
+    assert!(both == sent, "a byte is lost or duplicated");
 }
 
 // Row: a socket is closed by the thread that runs its splice | - | waited for itself (2025) | does not wait
@@ -502,7 +502,7 @@ fn lesson_2025_07_close_inside_the_worker() {
     let (sender, names) = mpsc::channel();
     let sockets = (source, sink, echo, other_sink);
     splice.on_end(move |_| {
-        // Its own sockets, and those of another splice of this worker.
+        // Closes its own sockets, and those of another splice of this worker.
         drop(sockets);
         let name = thread::current().name().map(str::to_owned);
         sender.send(name).unwrap();

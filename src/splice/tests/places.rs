@@ -1,4 +1,4 @@
-//! As many splices as the pool may have: [`Builder::max_splices`].
+//! The maximum number of splices of a pool: [`Builder::max_splices`].
 
 use super::*;
 
@@ -41,7 +41,7 @@ fn a_pool_has_no_more_splices_than_its_limit() {
 fn a_splice_that_is_not_set_up_takes_no_place() {
     let (pool, options) = pool(1);
     let (left, right) = (local::pair(), local::pair());
-    // What is found wrong when it is put on the buffers: somebody else's upcall is there.
+    // An error during attachment: another upcall diverts the buffer.
     struct Other;
     impl Upcall for Other {
         fn wakeup(&self, _what: Wakeup) {}

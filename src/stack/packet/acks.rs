@@ -1,19 +1,15 @@
-//! When acknowledgements leave.
+//! When acknowledgements are sent.
 
 use super::*;
 
 const DELAY: Duration = Duration::from_millis(40);
 const MOMENT: Duration = Duration::from_micros(1);
 
-/// A connection on which an answer has just come in time.
+/// A connection on which an answer has just been in time.
 fn answered(net: &mut Net) -> (Raw, TcpStream) {
     let (mut raw, mut stream) = net.accepted();
     raw.send_data(net, b"question");
-    assert_eq!(
-        net.one().header.ack,
-        raw.seq,
-        "at once: nothing is known yet"
-    );
+    assert_eq!(net.one().header.ack, raw.seq, "at once: no history yet");
     stream.write_all(b"answer").unwrap();
     assert_eq!(raw.take(&net.seen()), b"answer");
     raw.send(net, ACK, b"");
@@ -27,7 +23,7 @@ fn an_acknowledgement_rides_on_the_answer() {
     for _ in 0..3 {
         raw.send_data(&net, b"question");
         net.pass(DELAY / 2);
-        assert!(net.seen().is_empty(), "it waits");
+        assert!(net.seen().is_empty(), "delayed");
         stream.write_all(b"answer").unwrap();
         let seen = net.one();
         assert_eq!(
@@ -46,12 +42,12 @@ fn an_acknowledgement_waits_in_vain_once() {
     let (mut raw, mut stream) = answered(&mut net);
     raw.send_data(&net, b"question");
     net.pass(DELAY - MOMENT);
-    assert!(net.seen().is_empty(), "it waits");
+    assert!(net.seen().is_empty(), "delayed");
     net.pass(MOMENT);
     assert_eq!(net.one().header.ack, raw.seq, "no longer than this");
     raw.send_data(&net, b"question");
     assert_eq!(net.one().header.ack, raw.seq, "at once");
-    // An answer in time, and they wait again.
+    // An answer in time, and they are delayed again.
     stream.write_all(b"answer").unwrap();
     assert_eq!(raw.take(&net.seen()), b"answer");
     raw.send(&net, ACK, b"");
@@ -65,7 +61,7 @@ fn what_fills_a_segment_is_acknowledged_at_once() {
     let (mut raw, _stream) = answered(&mut net);
     raw.send_data(&net, &pattern(0, 1460));
     assert_eq!(net.one().header.ack, raw.seq);
-    // Also behind one that waits, and when two together do.
+    // Also after a delayed one, and when two together are a full segment.
     raw.send_data(&net, b"question");
     assert!(net.seen().is_empty());
     raw.send_data(&net, &pattern(0, 1460));
@@ -122,8 +118,8 @@ fn what_fills_a_segment_is_acknowledged_at_once_after_a_rest() {
     let mut net = Net::new();
     let (mut raw, stream) = answered(&mut net);
     raw.send_data(&net, b"question");
-    assert!(net.seen().is_empty(), "it waits");
-    // The peer asks, and is told all the same.
+    assert!(net.seen().is_empty(), "delayed");
+    // A keep-alive of the peer is still answered.
     raw.send_at(&net, -1, ACK, b"?");
     assert_eq!(net.one().header.ack, raw.seq);
     assert_eq!(read(&stream), b"questionquestion");

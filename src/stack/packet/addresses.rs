@@ -1,5 +1,5 @@
-//! Addresses that no host has on a network ("martians", RFC 1122 3.2.1.3, RFC 1812 5.3.7): nobody is answered
-//! there, nobody is reached there, and the stack does not take them for its own.
+//! Addresses that no host can have ("martians", RFC 1122 3.2.1.3, RFC 1812 5.3.7): packets from there
+//! are not answered, connecting there fails, and the stack cannot have them.
 
 use super::*;
 use crate::stack::{ConditionalListener, Intercept};
@@ -8,7 +8,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// Where no other host sends from, whatever addresses a stack has.
+/// Addresses that are martians for every stack.
 const NOBODY: [&str; 16] = [
     "0.0.0.0",
     "0.1.2.3",
@@ -85,7 +85,7 @@ fn ping(from: IpAddr, to: IpAddr, options: &[u8]) -> Vec<u8> {
 }
 
 impl Net {
-    /// How many frames the stack answers with.
+    /// Number of frames that the stack answers with.
     fn answers(&mut self) -> usize {
         self.turn();
         let mut frames = Vec::new();
@@ -103,8 +103,8 @@ fn raw(from: IpAddr, to: IpAddr) -> Raw {
     raw
 }
 
-/// Guards `ip::is_endpoint` and `Network::is_martian`: whatever comes from there is dropped and counted,
-/// to an open port and to a closed one, whoever listens.
+/// Guards `wire::is_endpoint` and `Network::is_martian`: packets from there are dropped and counted, to
+/// an open port and to a closed one, with any listener.
 #[test]
 fn nobody_is_answered_where_no_host_is() {
     for source in NOBODY.into_iter().chain(OWN).map(ip) {
@@ -131,7 +131,7 @@ fn nobody_is_answered_where_no_host_is() {
             (0, 0),
             "{source}"
         );
-        // Whoever has an address is.
+        // A valid source is answered.
         raw.from.0 = peer_of(source);
         raw.to.1 = 81;
         raw.send(&net, SYN, b"");
@@ -141,7 +141,7 @@ fn nobody_is_answered_where_no_host_is() {
     }
 }
 
-/// Guards the same for destinations, which are everybody's for a listener that intercepts.
+/// Guards the same for destinations, with an intercepting listener.
 #[test]
 fn nobody_is_intercepted_where_no_host_is() {
     for destination in NOBODY.into_iter().chain(["10.0.0.0", "10.0.0.255"]).map(ip) {
@@ -157,7 +157,7 @@ fn nobody_is_intercepted_where_no_host_is() {
             (0, 2),
             "{destination}"
         );
-        // A ping to many is for others.
+        // A ping to a group is for others.
         net.raw(&ping(peer, destination, &[]));
         assert_eq!(net.answers(), 0, "{destination}");
         assert_eq!(net.stack.stats().connections, 0);
@@ -172,7 +172,7 @@ fn nobody_is_intercepted_where_no_host_is() {
     }
 }
 
-/// A SYN from an address to itself, which is nobody's here.
+/// A SYN from a foreign address to itself.
 #[test]
 fn who_claims_to_be_whom_it_asks_for_is_not_intercepted() {
     let mut net = Net::new();
@@ -207,7 +207,7 @@ fn who_chooses_the_route_is_not_heard() {
         assert_eq!(net.bad_addresses(), 3 * sent, "{options:?}");
     }
     assert_eq!(net.stack.stats().connections, 0);
-    // A router alert, a record route, nothing at all, and what only looks like one behind the end.
+    // A router alert, a record route, nothing at all, and bytes that look like one after the end.
     let others: [&[u8]; 4] = [
         &[148, 4, 0, 0],
         &[7, 7, 4, 0, 0, 0, 0, 0],
@@ -224,7 +224,7 @@ fn who_chooses_the_route_is_not_heard() {
     net.healthy();
 }
 
-/// A whole segment to port 80.
+/// A complete segment to port 80.
 fn segment(from: IpAddr, to: IpAddr, flags: u8) -> Vec<u8> {
     let header = Header {
         seq: 7,
@@ -262,7 +262,7 @@ fn error(syn: &Seen, (from, to): (IpAddr, IpAddr), (of, about): (IpAddr, IpAddr)
     icmp(from, to, &[], &message)
 }
 
-/// Guards `Driver::icmp`: neither is who tells of an error, nor whom it is about.
+/// Guards `Driver::icmp`: of the sender of an error, and of its quoted addresses.
 #[test]
 fn no_error_is_believed_from_or_about_where_no_host_is() {
     for odd in NOBODY.into_iter().chain(OWN).map(ip) {
@@ -286,7 +286,7 @@ fn no_error_is_believed_from_or_about_where_no_host_is() {
     }
 }
 
-/// What the hook for unclaimed frames is asked about, in the order of their sources.
+/// The sources of the frames that the hook is called for, in order.
 type Asked = Arc<Mutex<Vec<IpAddr>, LEAF>>;
 
 fn hooked() -> (Net, Asked) {
@@ -338,8 +338,8 @@ fn the_hook_is_not_asked_about_where_no_host_is() {
     }
 }
 
-/// What goes to many may be the hook's, also from who has no address yet: DHCP, and the search for
-/// duplicates of an address (RFC 4862 5.4.2). What goes nowhere is not.
+/// The hook is called for multicast and broadcast, also from the unspecified address: DHCP, and
+/// duplicate address detection (RFC 4862 5.4.2). It is not called for impossible destinations.
 #[test]
 fn the_hook_is_asked_about_what_goes_to_many() {
     let many = [
@@ -369,7 +369,7 @@ fn the_hook_is_asked_about_what_goes_to_many() {
     assert_eq!(net.bad_addresses(), nowhere.len() as u64);
 }
 
-/// Guards `Shared::source_of`: every way to dial says so at once, and nothing is sent.
+/// Guards `Shared::source_of`: every way to connect fails at once, and nothing is sent.
 #[test]
 fn connecting_to_where_no_host_is_is_refused_at_once() {
     let mut net = Net::new();

@@ -1,9 +1,9 @@
-//! Segments ahead of their turn: they are kept, and the peer is told at once which (RFC 2018, 5681 4.2).
+//! Out-of-order segments: they are kept, and reported to the peer at once (RFC 2018, 5681 4.2).
 
 use super::*;
 use crate::tcp::block::receiver::MOST_RANGES as MOST;
 
-/// Blocks of a SACK option beside nothing else (RFC 2018 3).
+/// SACK blocks without other options (RFC 2018 3).
 const BLOCKS: usize = 4;
 
 /// The blocks of a frame's SACK option, counted from `base`.
@@ -35,7 +35,7 @@ fn frames(net: &mut Net) -> Vec<Vec<u8>> {
     frames.iter().map(crate::link::Frame::to_vec).collect()
 }
 
-/// An accepted connection whose peer takes SACK options, or not.
+/// An accepted connection whose peer supports SACK, or not.
 fn accepted(net: &mut Net, v6: bool, sack: bool) -> (Raw, TcpStream) {
     let listener = net.listen(80);
     let mut raw = Raw::new(5000);
@@ -77,7 +77,7 @@ fn what_is_ahead_is_kept_and_told() {
         }
         let last = frames(&mut net).pop().unwrap();
         assert!(blocks(&last, raw.seq).is_empty());
-        assert!(read(&stream) == all[..1200], "nothing has to come again");
+        assert!(read(&stream) == all[..1200], "no retransmission is needed");
         net.healthy();
     }
 }
@@ -104,7 +104,7 @@ fn every_second_byte_fills_a_limited_number_of_holes() {
     for i in 1..=most + 50 {
         raw.send_at(&net, 2 * i, ACK, &pattern(2 * i as usize, 1));
         let frames = frames(&mut net);
-        assert_eq!(frames.len(), 1, "what is not kept is answered too");
+        assert_eq!(frames.len(), 1, "data that is not kept is answered too");
         assert_eq!(blocks(&frames[0], raw.seq).len(), BLOCKS.min(i as usize));
     }
     let end = 2 * MOST + 1;
@@ -117,7 +117,7 @@ fn every_second_byte_fills_a_limited_number_of_holes() {
     net.healthy();
 }
 
-/// More than a packet can carry is in order at once.
+/// More than a packet can carry becomes in order at once.
 #[test]
 fn a_hole_before_a_whole_window_is_filled() {
     let mut net = Net::with(one_packet_each(), |b| b.receive_buffer(400_000));
@@ -128,7 +128,7 @@ fn a_hole_before_a_whole_window_is_filled() {
     let (stream, _) = listener.accept().unwrap();
     stream.set_nonblocking(true);
     let all = pattern(0, 300_000);
-    // The window opens to what the reader takes, so something is read before.
+    // The window follows the reader, so some bytes are read before.
     for _ in 0..5 {
         for part in pattern(0, 140_000).chunks(1400) {
             raw.send_data(&net, part);

@@ -1,8 +1,8 @@
-//! Each counter moves by what has happened, and by nothing else.
+//! Each counter changes by its events only.
 
 use super::*;
 
-/// What has changed since, apart from what there is at the moment.
+/// The changes of the counters since then, without present quantities.
 fn since(net: &Net, before: &Stats) -> Stats {
     let now = net.stack.stats();
     Stats {
@@ -42,7 +42,7 @@ fn segments_and_bytes_of_both_directions() {
     raw.send_data(&net, &pattern(0, 1000));
     raw.send_data(&net, &pattern(1000, 7));
     assert_eq!(net.one().payload.len(), 0);
-    // The same once more counts as a segment, and is answered.
+    // A duplicate counts as a segment, and is answered.
     raw.send_at(&net, -7, ACK, &pattern(1000, 7));
     net.one();
     stream.write_all(&pattern(0, 2000)).unwrap();
@@ -140,7 +140,7 @@ fn opens_of_either_side_and_how_they_fail() {
     assert_eq!((stats.half_open, stats.accept_queue), (1, 0));
     assert_eq!((stats.active_opens, stats.passive_opens), (0, 1));
     assert_eq!(stats.timers, 1);
-    // The peer gives up.
+    // The peer resets.
     raw.send(&net, RST, b"");
     net.turn();
     let stats = net.stack.stats();
@@ -148,7 +148,7 @@ fn opens_of_either_side_and_how_they_fail() {
     assert_eq!((stats.attempts_failed, stats.connections_reset), (1, 0));
     assert_eq!(stats.half_open, 0);
 
-    // Two dials: one is refused, one times out.
+    // Two active opens: one is refused, one times out.
     let (mut refusing, refused) = net.dialled();
     only(
         &net.stack.stats(),
@@ -189,7 +189,7 @@ fn resets_of_connections_that_stand() {
     stream.abort();
     net.seen();
     assert_eq!(net.stack.stats().connections_reset, 2);
-    // Once this side has closed, it is none.
+    // After this side has closed it does not count.
     let (raw, stream) = net.accepted();
     stream.shutdown(Shutdown::Write).unwrap();
     net.seen();
@@ -281,7 +281,7 @@ fn a_reset_that_waits_for_room_is_of_a_closed_connection() {
         (1, 1, 1)
     );
     stream.abort();
-    // RFC 9293 3.10.5: in SYN-SENT there is nobody to tell.
+    // RFC 9293 3.10.5: in SYN-SENT no reset is sent.
     only(&net.stack.stats(), &[(TcpState::SynSent, 1)]);
     drop((stream, other));
 }
@@ -290,7 +290,7 @@ fn a_reset_that_waits_for_room_is_of_a_closed_connection() {
 fn memory_of_what_came_ahead() {
     let mut net = Net::new();
     let (mut raw, stream) = net.accepted();
-    // More than half of its frame, or all of that would count.
+    // More than half of its frame; with less, the whole frame would count.
     raw.send_at(&net, 100, ACK, &pattern(100, 1100));
     net.turn();
     let stats = net.stack.stats();
@@ -302,13 +302,13 @@ fn memory_of_what_came_ahead() {
     drop(stream);
 }
 
-/// What a thread has been at work for: here a link that takes its time.
+/// Busy time of a thread, with a slow link.
 #[test]
 fn a_driver_is_busy_between_waking_and_sleeping() {
     const WORK: Duration = Duration::from_millis(3);
     const SLEEP: Duration = Duration::from_secs(5);
 
-    /// Receiving takes some time, then nothing comes for a while; in the end the link is gone.
+    /// Receiving takes some time, then no frame arrives for a while; in the end the link is gone.
     #[derive(Debug)]
     struct Slow {
         clock: Arc<TestClock>,

@@ -1,11 +1,11 @@
-//! Any bytes and any damaged frame: nothing panics, and a connection beside them is not harmed.
+//! Arbitrary bytes and damaged frames: no panic, and another connection is not affected.
 
 use super::*;
 use crate::link::{Checksum, Frame};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
-/// What the attacker does.
+/// Actions of the attacker.
 #[derive(Debug, Clone)]
 enum Act {
     /// Bytes that may begin like an IP packet.
@@ -22,12 +22,12 @@ enum Act {
         window: u16,
         options: SynOptions,
         len: usize,
-        /// Bytes of the frame to change afterwards; the link vouches for the checksum.
+        /// Bytes of the frame to change afterwards; the checksum counts as verified.
         damage: Vec<(usize, u8)>,
         /// The frame ends early.
         cut: usize,
     },
-    /// The victim's user.
+    /// The victim's program writes.
     Write(usize),
     Read(usize),
     Shutdown,
@@ -139,7 +139,7 @@ impl Attack {
         }
     }
 
-    /// Any bytes, unless they are by chance a segment of the live connection.
+    /// Arbitrary bytes, unless they happen to be a segment of the live connection.
     fn raw(&self, bytes: &[u8]) {
         let frame = Frame {
             checksum: Checksum::Verified,
@@ -158,7 +158,7 @@ impl Attack {
             segment: None,
         };
         let segment = NonZeroU16::new(1460);
-        // Only what looks like IP crosses in one large piece.
+        // Only IP packets cross in one large piece.
         let large = bytes.len() > 1500;
         drop(self.net.wire.transmit(&Packet {
             segment: segment.filter(|_| large),

@@ -1,4 +1,4 @@
-//! Decisions between SYN and SYN|ACK: the raw peer's SYN is answered when the user says so.
+//! Decisions between SYN and SYN|ACK: the raw peer's SYN is answered after the program's decision.
 //!
 //! The listener, its records and their place in the backlog; time is virtual.
 
@@ -25,7 +25,7 @@ fn none_pending(listener: &ConditionalListener) -> bool {
     (listener.pending()).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
 }
 
-/// A SYN that nobody has answered yet.
+/// A SYN that is not answered yet.
 fn held(net: &mut Net, listener: &ConditionalListener, raw: &Raw) -> ConnectionRequest {
     raw.send(net, SYN, b"");
     assert!(net.seen().is_empty(), "not before the decision");
@@ -35,7 +35,7 @@ fn held(net: &mut Net, listener: &ConditionalListener, raw: &Raw) -> ConnectionR
     pending
 }
 
-/// All places of the backlog are free, and nothing is left of any record.
+/// All places of the backlog are free, and no record is left.
 fn nothing_is_held(net: &mut Net, listener: &ConditionalListener) {
     assert_eq!(net.stack.shared().accepting.held.lock().len(), (0, 0));
     let dropped = net.stack.stats().syns_dropped;
@@ -78,7 +78,7 @@ fn accepting_answers_the_syn() {
     finish(&mut net, &mut raw, &stream);
     (&stream).write_all(&[1; 1000]).unwrap();
     let seen = net.seen();
-    assert_eq!(seen[0].payload.len(), 700, "the SYN's options count");
+    assert_eq!(seen[0].payload.len(), 700, "the SYN's options apply");
     nothing_is_held(&mut net, &listener);
     net.healthy();
 }
@@ -96,7 +96,7 @@ fn refusing_resets_and_ignoring_does_not() {
     held(&mut net, &listener, &raw).ignore();
     assert!(net.seen().is_empty());
     drop(held(&mut net, &listener, &raw));
-    assert!(net.seen().is_empty(), "what comes again is a new one");
+    assert!(net.seen().is_empty(), "the repeated SYN is a new one");
     nothing_is_held(&mut net, &listener);
 }
 
@@ -133,8 +133,8 @@ fn who_does_not_try_again_is_forgotten() {
     assert_eq!(net.stack.shared().accepting.held.lock().len(), (2, 2));
     net.pass(Duration::from_secs(2));
     assert!(net.seen().is_empty(), "silently");
-    assert!(none_pending(&listener), "nobody was handed this one");
-    // A late decision is none about the next SYN.
+    assert!(none_pending(&listener), "this one was not returned");
+    // A late decision does not apply to the next SYN.
     let next = held(&mut net, &listener, &raw);
     assert_eq!(late.accept().unwrap_err().kind(), ErrorKind::TimedOut);
     next.refuse();
@@ -188,7 +188,7 @@ fn a_closed_listener_refuses_whom_nobody_was_handed() {
     );
     assert_eq!(reset.tuple.local_port, 5001);
     raw.send(&net, SYN, b"");
-    assert!(net.seen().is_empty(), "this one is still its user's");
+    assert!(net.seen().is_empty(), "this one can still be decided");
     let stream = pending.accept().unwrap();
     finish(&mut net, &mut raw, &stream);
     assert_eq!(net.stack.shared().accepting.held.lock().len(), (0, 0));
@@ -225,7 +225,8 @@ fn to_port(port: u16) -> Raw {
     raw
 }
 
-/// Guards `Shared::accept_held`: the record in TIME-WAIT goes only then, and its numbers count.
+/// Guards `Shared::accept_held`: the record in TIME-WAIT is removed only then, and its sequence numbers
+/// are used.
 #[test]
 fn time_wait_makes_room_when_the_larger_syn_is_accepted() {
     let mut net = Net::new();
@@ -250,7 +251,7 @@ fn time_wait_makes_room_when_the_larger_syn_is_accepted() {
     nothing_is_held(&mut net, &listener);
 }
 
-/// Guards the look at the table after a record was made: the connection gets the SYN.
+/// Guards the check of the table after a record was made: the connection gets the SYN.
 #[test]
 fn a_syn_whose_connection_has_just_begun_is_not_held() {
     let mut net = Net::new();
@@ -260,7 +261,7 @@ fn a_syn_whose_connection_has_just_begun_is_not_held() {
     let tuple = pending.key().tuple;
     let _stream = pending.accept().unwrap();
     net.drain();
-    // What a driver does that had not found the connection.
+    // As a driver that had not found the connection.
     let shared = net.stack.shared();
     let listening = shared.listener_for(&tuple, true).unwrap();
     let header = Header {
@@ -307,7 +308,7 @@ fn a_poller_sees_the_listener_readable() {
     assert_eq!((wait(), wait()), (1, 1));
     let _pending = listener.pending().unwrap();
     assert_eq!(wait(), 0);
-    // Nobody was handed this one in time.
+    // This one was not returned in time.
     Raw::new(5001).send(&net, SYN, b"");
     net.turn();
     assert_eq!(wait(), 1);

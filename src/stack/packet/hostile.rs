@@ -1,5 +1,5 @@
-//! Peers that mean harm. Each test is a row of the page `security` of the documentation, or part of
-//! one: the limit or rule that it is about holds, and whoever keeps to the protocol is still served.
+//! Hostile peers. Each test is a row of the page `security` of the documentation, or part of one: its
+//! limit or rule holds, and well-behaved peers are still served.
 
 mod cookies;
 mod limits;
@@ -24,7 +24,7 @@ fn conn(net: &Net, raw: &Raw) -> Arc<Conn> {
     }
 }
 
-/// Text goes both ways.
+/// Data can be sent in both directions.
 fn works(net: &mut Net, raw: &mut Raw, mut stream: &TcpStream) {
     net.drain();
     raw.send_data(net, b"ping");

@@ -1,5 +1,5 @@
-//! ICMP errors: who is believed, what they end, and what they change. RFC 1122 4.2.3.9, 5927, 1191,
-//! 8201, in both families.
+//! ICMP errors: which are accepted, and their effects. RFC 1122 4.2.3.9, 5927, 1191, 8201, in both
+//! families.
 
 mod paths;
 
@@ -71,7 +71,7 @@ fn dialling(net: &mut Net, v6: bool) -> (Seen, TcpStream) {
     (net.one(), stream)
 }
 
-/// A connection that stands, over either family.
+/// An established connection, over either family.
 fn standing(net: &mut Net, v6: bool) -> (Raw, TcpStream) {
     let (syn, stream) = dialling(net, v6);
     let mut raw = Raw::new(9);
@@ -122,7 +122,7 @@ fn a_soft_error_that_stays_ends_an_attempt_to_connect() {
         }
         assert_eq!(syns, 5);
         assert_eq!(net.stack.stats().connections, 0);
-        // One alone is no reason, however late.
+        // A single one is ignored, however late.
         let mut net = Net::new();
         let (_, stream) = dialling(&mut net, false);
         net.pass(Duration::from_secs(20));
@@ -190,7 +190,7 @@ fn no_error_ends_a_connection_that_stands() {
             net.turn();
             assert_eq!(read(&stream), b"answer");
             net.drain();
-            // Later the peer is gone for good.
+            // Later the peer is gone.
             stream.write_all(b"two").unwrap();
             let segment = net.one();
             net.icmp(&segment, kind);
@@ -299,13 +299,13 @@ fn errors_that_are_damaged_or_about_others_end_nothing() {
     }
 }
 
-/// Packets larger than this do not fit.
+/// "Packet too big", with this MTU.
 fn too_big(mtu: u32) -> [Kind; 2] {
     [Kind(3, 4, mtu), Kind(2, 0, mtu)]
 }
 
-/// Sends everything that fits through the way, tells the sender of what does not, and returns what
-/// arrived and the largest payload.
+/// Simulates a path: reports packets that are too big, and returns the received bytes and the largest
+/// payload.
 fn through(net: &mut Net, raw: &mut Raw, mtu: usize, len: usize) -> (Vec<u8>, usize) {
     let headers = if raw.from.0.is_ipv6() { 60 } else { 40 };
     let (mut got, mut largest) = (Vec::new(), 0);
@@ -327,7 +327,7 @@ fn through(net: &mut Net, raw: &mut Raw, mtu: usize, len: usize) -> (Vec<u8>, us
     (got, largest)
 }
 
-/// Guards the duplicates in `Tcb::too_big`: no time passes, and the peer says nothing.
+/// Guards the duplicates in `Tcb::too_big`: no time passes, and the peer sends nothing.
 #[test]
 fn what_did_not_fit_is_sent_again_at_once() {
     for (v6, largest) in [(false, 1360), (true, 1340)] {
@@ -344,7 +344,7 @@ fn what_did_not_fit_is_sent_again_at_once() {
     }
 }
 
-/// A link that cuts large packets, and remembers into which sizes.
+/// A link that cuts large packets, and records the sizes.
 #[derive(Debug)]
 struct Cutting(MemoryLink, Arc<Mutex<Vec<u16>, LEAF>>);
 
@@ -371,7 +371,7 @@ impl Link for Cutting {
     }
 }
 
-/// Segments are smaller too where the link cuts them, after an error and with a clamp.
+/// Segments are smaller also if the link cuts them, after an error and with a clamp.
 #[test]
 fn a_link_that_cuts_is_told_the_smaller_size() {
     for (clamp, before) in [(65_495, 1460), (1000, 1000)] {
@@ -404,7 +404,7 @@ fn a_link_that_cuts_is_told_the_smaller_size() {
                     raw.send(&net, ACK, b"");
                 }
             }
-            // The rest of what did not fit comes with the retransmission timer.
+            // The rest is retransmitted by timer.
             net.pass(Duration::from_secs(1));
         }
         let cut = sizes.lock().clone();
@@ -433,7 +433,7 @@ fn a_packet_too_big_makes_smaller_ones_and_sends_again_at_once() {
         assert!(got == all, "{v6} {mtu}: {} bytes", got.len());
         assert_eq!(sent, largest, "{v6} {mtu}");
         assert_eq!(net.stack.stats().mtu_lowered, 1);
-        // The other direction is none of its business.
+        // The other direction is not affected.
         raw.send_data(&net, b"answer");
         net.turn();
         assert_eq!(read(&stream), b"answer");
@@ -444,7 +444,7 @@ fn a_packet_too_big_makes_smaller_ones_and_sends_again_at_once() {
 /// Guards the bounds in `Tcb::too_big`.
 #[test]
 fn no_router_makes_segments_smaller_than_every_host_takes() {
-    // Below that the block sends what routers may cut.
+    // Below that routers may fragment the packets.
     let least = 512;
     for (v6, mtu, largest) in [(false, 0, least), (false, 68, least), (true, 1279, 1440)] {
         let mut net = Net::new();
@@ -461,7 +461,7 @@ fn no_router_makes_segments_smaller_than_every_host_takes() {
     }
 }
 
-/// Guards the comparison in `Engine::lower_mtu`, and `Guard::in_flight` for these too.
+/// Guards the check for segments in flight, for these errors too.
 #[test]
 fn a_packet_too_big_never_makes_larger_ones_and_must_quote_what_is_in_flight() {
     let mut net = Net::new();
@@ -480,7 +480,7 @@ fn a_packet_too_big_never_makes_larger_ones_and_must_quote_what_is_in_flight() {
     assert_eq!(sent, 1360);
 }
 
-/// The clamp of the MSS holds for both who dials and who listens.
+/// The clamp of the MSS holds for active and passive opens.
 #[test]
 fn no_more_than_the_clamp_is_announced_or_sent() {
     for v6 in [false, true] {

@@ -1,4 +1,4 @@
-//! What listings say of sockets and splices, before, while and after.
+//! Listings of sockets and splices, before, during and after a splice.
 
 use super::*;
 use crate::splice::{Dispatch, Options, SplicePool, SpliceState, SpliceTable};
@@ -7,7 +7,7 @@ fn listing(net: &Net) -> String {
     SocketTable(&net.stack.sockets()).to_string()
 }
 
-/// The port that the stack has chosen is another one each time.
+/// Replaces the port that the stack has chosen, which differs each time.
 fn without_port(table: &str, stream: &TcpStream) -> String {
     let port = stream.local_addr().port().to_string();
     assert_eq!(port.len(), 5);
@@ -116,7 +116,7 @@ tcp4        0       0  10.0.0.1:80       10.0.0.2:5001    ESTABLISHED         0 
     drop((listener, wide));
 }
 
-/// Somebody owns the connection for as long as he likes: nobody who looks waits for him.
+/// A listing does not wait for the owner of a connection.
 #[test]
 fn a_listing_waits_for_no_owner() {
     #[derive(Debug)]
@@ -138,7 +138,7 @@ fn a_listing_waits_for_no_owner() {
             self.link.receive(frames, max)
         }
         fn transmit(&self, packet: &Packet<'_>) -> Result<(), crate::link::TransmitError> {
-            // Who transmits owns the connection. Another thread looks meanwhile.
+            // The transmitting thread owns the connection. Another thread makes a listing meanwhile.
             let stack = self.stack.lock().clone();
             if let Some(stack) = stack {
                 let looking = || stack.sockets();

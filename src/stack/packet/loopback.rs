@@ -1,4 +1,4 @@
-//! Connections of a stack with itself: both ends are its own, and the wire sees nothing of them.
+//! Connections of a stack with itself: both ends are its own, and no packet is sent on the link.
 
 use super::*;
 use crate::stack::driver::{Running, Turn};
@@ -34,7 +34,7 @@ fn dial(net: &Net, (from, to): (&str, &str), port: u16) -> TcpStream {
     stream
 }
 
-/// Both ends of a new connection: who has dialled, and who has accepted.
+/// Both ends of a new connection: the connecting one, and the accepted one.
 fn joined(net: &mut Net, pair: (&str, &str)) -> [TcpStream; 2] {
     let listener = TcpListener::bind(&net.stack, at(pair.1, 80)).unwrap();
     let near = dial(net, pair, 80);
@@ -49,7 +49,7 @@ fn joined(net: &mut Net, pair: (&str, &str)) -> [TcpStream; 2] {
     [near, far]
 }
 
-/// Nothing has left the stack, and nothing was wrong.
+/// No packet has left the stack, and there was no error.
 fn stays_inside(net: &mut Net) {
     assert!(net.seen().is_empty(), "seen on the wire");
     net.healthy();
@@ -72,7 +72,7 @@ fn a_connection_to_an_own_address_stays_in_the_stack() {
                 assert_eq!(read(to), data, "{pair:?}");
             }
         }
-        // Half of it is closed, the other goes on.
+        // One direction is closed, the other continues.
         near.shutdown(Shutdown::Write).unwrap();
         net.turn();
         assert!(is_end(&far));
@@ -106,7 +106,7 @@ fn a_closed_port_of_the_stack_refuses_at_once() {
     }
 }
 
-/// The local address is the destination, whatever the routes say, which lead out of the stack.
+/// The local address is the destination, although there are routes over the link.
 #[test]
 fn routes_do_not_lead_to_own_addresses() {
     let source = "10.0.0.9".parse().unwrap();
@@ -175,7 +175,7 @@ fn a_stack_decides_about_its_own_syns() {
             assert_eq!(streams[1].take_error(), Some(SoError::ConnectionRefused));
             net.turn();
             assert_eq!(read(&far), b"hello");
-            // An ignored one asks again.
+            // An ignored SYN is retransmitted.
             net.pass(Duration::from_millis(1100));
             let again = listener.pending().unwrap();
             assert_eq!(again.peer_addr(), streams[2].local_addr());
@@ -189,7 +189,8 @@ fn a_stack_decides_about_its_own_syns() {
     net.healthy();
 }
 
-/// Guards `Queue::way_back`: cookies go back, and what acknowledges them begins looped connections.
+/// Guards `Queue::way_back`: cookies are looped back, and their acknowledgements begin looped
+/// connections.
 #[test]
 fn a_full_backlog_answers_its_own_stack_with_cookies() {
     let mut net = net();
@@ -274,8 +275,8 @@ fn much_goes_both_ways_at_once() {
     }
 }
 
-/// More connections than the queue has places: those that find it full wait, and none is lost. The link's
-/// own room does not matter.
+/// More connections than the queue has places: those that find it full wait, and none is lost,
+/// independently of room in the link.
 #[test]
 fn a_full_queue_holds_connections_up_and_loses_nothing() {
     let config = memory::Config {
@@ -319,14 +320,14 @@ fn a_full_queue_holds_connections_up_and_loses_nothing() {
     drop((outside, also_outside));
 }
 
-/// What arrives by the link with addresses of a looped connection is nobody's: it neither ends it, nor
-/// puts text into it, nor draws an answer.
+/// Packets on the link with addresses of a looped connection are dropped: they do not end it, inject
+/// data, or cause an answer.
 #[test]
 fn what_comes_by_the_link_is_not_of_a_looped_connection() {
     for pair in PAIRS {
         let mut net = net();
         let [near, far] = joined(&mut net, pair);
-        // Whoever forges knows everything.
+        // The forger knows all sequence numbers.
         (&near).write_all(b"x").unwrap();
         let (near_seq, far_seq) = numbers(&net);
         net.turn();
@@ -353,7 +354,7 @@ fn what_comes_by_the_link_is_not_of_a_looped_connection() {
         net.turn();
         assert_eq!(read(&near), b"y");
         assert!(read(&far).is_empty() && !is_end(&far));
-        // Nor is it for what remembers one.
+        // Nor do they affect a record in TIME-WAIT.
         near.shutdown(Shutdown::Write).unwrap();
         net.turn();
         drop(far);
@@ -371,7 +372,7 @@ fn what_comes_by_the_link_is_not_of_a_looped_connection() {
     }
 }
 
-/// What follows the byte that waits in the queue, and what it acknowledges.
+/// Sequence numbers after the byte that waits in the queue, and its acknowledgement.
 fn numbers(net: &Net) -> (u32, u32) {
     let loopback = &net.stack.shared().queues[0].loopback;
     let mut frames = Vec::new();
@@ -390,12 +391,12 @@ fn numbers(net: &Net) -> (u32, u32) {
     }
 }
 
-/// The same of the hook: it is asked about nothing that the stack says to itself.
+/// The hook is not called for looped packets.
 #[test]
 fn the_hook_is_not_asked_about_looped_segments() {
     let mut net = Net::with(one_packet_each(), |builder| {
         builder
-            .on_unhandled(|frame| panic!("asked about {frame:?}"))
+            .on_unhandled(|frame| panic!("called for {frame:?}"))
             .unhandled_tcp(true)
     });
     let stream = dial(&net, PAIRS[0], 81);
@@ -419,7 +420,7 @@ fn an_address_that_goes_ends_both_ends() {
             net.turn();
             assert_eq!(net.stack.stats().connections, 0, "no SYN is answered");
             assert!(net.drain().is_empty());
-            // It is an address of others now.
+            // It is another host's address now.
             let other = ["10.0.0.1", "10.0.0.9", "fd00::1", "fd00::9"];
             let still = other
                 .iter()
@@ -469,7 +470,7 @@ fn a_connection_to_itself_is_refused() {
             "{error}"
         );
     }
-    // Nor is such a port chosen.
+    // Such a port is not chosen either.
     let mut net = Net::with(one_packet_each(), |builder| {
         builder.ephemeral_ports(7000..=7001)
     });
@@ -489,7 +490,7 @@ fn a_driver_does_not_sleep_while_its_stack_talks_to_itself() {
     assert_eq!(net.driver.poll_at(), None);
     let first = dial(&net, PAIRS[0], 80);
     assert_eq!(net.driver.poll_at(), Some(net.clock.now()));
-    assert!(net.driver.poll().unwrap(), "there is something to do");
+    assert!(net.driver.poll().unwrap(), "there is work");
     net.turn();
     let Net {
         stack,
@@ -499,7 +500,7 @@ fn a_driver_does_not_sleep_while_its_stack_talks_to_itself() {
     } = net;
     let mut sleeper = Running::new(driver);
     let timers = sleeper.fall_asleep();
-    assert!(timers.is_some(), "nothing to do but timers");
+    assert!(timers.is_some(), "only timers are left");
     let second = TcpSocket::new(&stack).start(at("10.0.0.1", 80)).unwrap();
     // It was woken: this returns at once, and not at the deadline.
     let limit = SystemClock.now() + Duration::from_secs(20);
@@ -509,7 +510,7 @@ fn a_driver_does_not_sleep_while_its_stack_talks_to_itself() {
         .unwrap();
     assert!(SystemClock.now() < limit);
     sleeper.wake_up();
-    assert_eq!(sleeper.fall_asleep(), None, "a frame is there");
+    assert_eq!(sleeper.fall_asleep(), None, "there is a frame");
     while sleeper.turn() == Turn::Busy {}
     assert!(sleeper.fall_asleep().is_some());
     sleeper.wake_up();
@@ -536,7 +537,7 @@ fn both_ends_belong_to_one_queue() {
         nets[1 - queue].turn();
         assert!(
             listener.accept().is_err(),
-            "the other driver has nothing of it"
+            "the other driver is not involved"
         );
         nets[queue].turn();
         let (far, _) = listener.accept().unwrap();

@@ -1,4 +1,4 @@
-//! What a user can set for a connection, seen from its peer: keep-alive, linger, time to live.
+//! Socket options, seen from the peer: keep-alive, linger, hop limit.
 
 use super::*;
 use crate::stack::KeepAlive;
@@ -10,7 +10,7 @@ const KEEP: KeepAlive = KeepAlive {
     probes: 3,
 };
 
-/// A stack whose connections all keep alive.
+/// A stack with keep-alive for all connections.
 fn keeping() -> Net {
     Net::with(one_packet_each(), |builder| {
         builder.keep_alive(KEEP.idle, KEEP.interval, KEEP.probes)
@@ -47,7 +47,7 @@ fn a_dead_peer_is_asked_and_then_given_up() {
     net.healthy();
 }
 
-/// Guards `KeepAliveTimer::heard`: a live peer answers, and nothing else happens.
+/// Guards `KeepAliveTimer::received`: a live peer answers, without further effect.
 #[test]
 fn a_live_peer_answers_and_stays() {
     let mut net = keeping();
@@ -69,8 +69,8 @@ fn a_live_peer_answers_and_stays() {
     net.healthy();
 }
 
-/// Guards the call of `KeepAliveTimer::heard` in `Tcb::input`, for what carries text, and `Tcb::is_watched`,
-/// for what awaits an acknowledgement: then retransmissions ask.
+/// Guards the call of `KeepAliveTimer::received` for data segments, and `Watch::is_watched` for
+/// unacknowledged data, for which retransmissions probe the peer.
 #[test]
 fn only_an_idle_connection_is_asked() {
     let mut net = keeping();
@@ -98,7 +98,7 @@ fn only_an_idle_connection_is_asked() {
     net.healthy();
 }
 
-/// A peer that has forgotten the connection says so.
+/// A peer that has lost the connection answers with a reset.
 #[test]
 fn a_restarted_peer_answers_with_a_reset() {
     let mut net = keeping();
@@ -136,7 +136,7 @@ fn half_closed_connections_are_asked_too() {
     net.healthy();
 }
 
-/// The probe is legal for us, and answered.
+/// The probe is acceptable, and answered.
 #[test]
 fn a_probe_of_the_peer_is_answered() {
     let mut net = Net::new();
@@ -164,7 +164,7 @@ fn keep_alive_is_off_until_it_is_set() {
     stream.set_keep_alive(Some(KEEP)).unwrap();
     assert_eq!(stream.keep_alive(), Some(KEEP));
     net.pass(KEEP.idle - SECOND);
-    assert!(net.seen().is_empty(), "idleness begins when it is set");
+    assert!(net.seen().is_empty(), "the idle time begins when it is set");
     net.pass(SECOND);
     assert!(is_probe(&raw, &net.one()));
     stream.set_keep_alive(None).unwrap();
@@ -191,7 +191,7 @@ fn the_last_close_with_linger_zero_resets() {
     stream.write_all(b"in flight").unwrap();
     assert_eq!(net.one().payload, b"in flight");
     drop(stream);
-    assert!(net.seen().is_empty(), "another handle is there");
+    assert!(net.seen().is_empty(), "there is another handle");
     assert_eq!(other.linger(), Some(Duration::ZERO));
     drop(other);
     assert!(net.one().has(RST));
@@ -216,13 +216,13 @@ fn what_lingers_too_long_is_reset() {
         let reset = net.seen().iter().any(|one| one.has(RST));
         assert_eq!(
             reset, !answers,
-            "all of it and the FIN were acknowledged: {answers}"
+            "all data and the FIN were acknowledged: {answers}"
         );
         net.healthy();
     }
 }
 
-/// Guards the hop limit in `Wire::emit`, in both families, for text and acknowledgements.
+/// Guards the hop limit in `Wire::emit`, in both families, for data and acknowledgements.
 #[test]
 fn the_time_to_live_is_on_every_packet() {
     let mut net = Net::new();
@@ -263,7 +263,7 @@ fn the_time_to_live_is_on_every_packet() {
     }
 }
 
-/// How many segments leave at once, of a connection whose round trip takes a tenth of a second.
+/// Number of segments sent at once, with an RTT of 100 ms.
 fn first_burst(net: &mut Net, kind: Option<Congestion>) -> usize {
     let listener = net.listen(80);
     let mut raw = Raw::new(5000);
@@ -281,7 +281,7 @@ fn first_burst(net: &mut Net, kind: Option<Congestion>) -> usize {
     net.seen().len()
 }
 
-/// CUBIC sends its initial window at once, and what BBR sends is paced.
+/// CUBIC sends its initial window at once, and BBR paces.
 #[test]
 fn each_connection_has_its_congestion_control() {
     let table = [
@@ -298,7 +298,7 @@ fn each_connection_has_its_congestion_control() {
     }
 }
 
-/// Everything that the stack sends, as it is on the wire.
+/// All packets that the stack sends, as on the wire.
 fn packets(net: &mut Net) -> Vec<Vec<u8>> {
     net.turn();
     let mut frames = Vec::new();

@@ -1,4 +1,4 @@
-//! What a [`TcpSocket`] sets before it connects holds from the SYN on.
+//! What a [`TcpSocket`] sets before it connects applies from the SYN on.
 
 use super::*;
 use crate::stack::{Congestion, KeepAlive};
@@ -34,7 +34,7 @@ fn every_option_is_there_when_the_connection_begins() {
     assert_eq!(stream.user_timeout(), SECOND * 3);
     assert_eq!(stream.half_closed_timeout(), Some(SECOND * 4));
     assert_eq!(stream.fin_wait_timeout(), SECOND * 5);
-    // Another one of the same stack has what the stack says.
+    // Another one of the same stack has the stack's defaults.
     let plain = TcpSocket::new(&net.stack).start(server()).unwrap();
     assert_eq!((plain.ttl(), plain.keep_alive()), (64, None));
 }
@@ -50,7 +50,7 @@ fn the_syn_has_the_hop_limit() {
     assert_eq!(frames[0].head[8], 7);
 }
 
-/// The control block has them, not only the getters.
+/// The control block has the values, not only the getters.
 #[test]
 fn the_keep_alive_of_a_socket_sends_probes() {
     let mut net = Net::new();

@@ -1,4 +1,4 @@
-//! Several receive queues: the raw peer chooses by which each of its segments arrives.
+//! Several receive queues: the raw peer chooses the queue of each segment.
 
 use super::*;
 use crate::stack::ConditionalListener;
@@ -39,14 +39,14 @@ fn astray(net: &Net) -> [u64; 2] {
     [stats[0].segments_astray, stats[1].segments_astray]
 }
 
-/// Guards rule 1: whoever has a segment leaves it with its connection, which answers by its home.
+/// Guards rule 1: any driver can queue a segment at its connection, which answers on its home queue.
 #[test]
 fn a_segment_finds_its_connection_by_any_queue() {
     let mut nets = two();
     let (mut raw, stream) = accepted(&mut nets);
     assert_eq!(stream.queue(), 0);
     raw.send_data(&nets[1], b"by the other");
-    assert!(nets[1].seen().is_empty(), "nothing is sent by this queue");
+    assert!(nets[1].seen().is_empty(), "nothing is sent on this queue");
     let ack = nets[0].one();
     assert_eq!(ack.header.ack, raw.seq);
     assert_eq!(read(&stream), b"by the other");
@@ -63,7 +63,7 @@ fn a_segment_finds_its_connection_by_any_queue() {
     nets[0].healthy();
 }
 
-/// Guards the home of a connection that was dialled: users choose it, or they take turns.
+/// Guards the home of an active open: chosen by the program, or in turns.
 #[test]
 fn who_dials_may_choose_a_home() {
     let mut nets = two();
@@ -108,7 +108,7 @@ fn timers_are_the_home_drivers() {
     raw.send(&nets[1], ACK, b"");
     nets[1].turn();
     nets[0].pass(Duration::from_secs(30));
-    assert!(nets[0].drain().is_empty(), "it has heard");
+    assert!(nets[0].drain().is_empty(), "it was acknowledged");
 }
 
 /// Both drivers run at the same time.
@@ -126,7 +126,7 @@ fn turn_at_once(nets: &mut [Net]) {
     });
 }
 
-/// Guards `Shared::accept_syn`: a place of the backlog and a connection are for one SYN, however often
+/// Guards `Shared::accept_syn`: a SYN takes one place of the backlog and one connection, however often
 /// it arrives. (`queue::loom` has all interleavings.)
 #[test]
 fn a_syn_by_two_queues_is_one_connection() {
@@ -152,7 +152,7 @@ fn a_syn_by_two_queues_is_one_connection() {
         let (stream, _) = listener.accept().unwrap();
         stream.set_nonblocking(true);
         assert_eq!(read(&stream), b"hello");
-        assert!(listener.accept().is_err(), "nobody else");
+        assert!(listener.accept().is_err(), "no other connection");
         stream.abort();
         nets.iter_mut().for_each(|net| drop(net.seen()));
     }
@@ -202,7 +202,8 @@ fn a_held_syn_by_two_queues_is_one_decision() {
     assert_eq!(nets[0].stack.stats().syns_dropped, 0, "no place was lost");
 }
 
-/// Guards `Shared::accept_cookie`: two segments of the peer, by two queues, both have the cookie.
+/// Guards `Shared::accept_cookie`: two segments of the peer, on two queues, both acknowledge the
+/// cookie.
 #[test]
 fn a_cookie_by_two_queues_is_one_connection() {
     let mut nets = two();
@@ -220,7 +221,7 @@ fn a_cookie_by_two_queues_is_one_connection() {
         raw.send_data(&nets[1], b"hello");
         turn_at_once(&mut nets);
         let (stream, _) = listener.accept().unwrap();
-        assert!(listener.accept().is_err(), "nobody else");
+        assert!(listener.accept().is_err(), "no other connection");
         stream.set_nonblocking(true);
         assert_eq!(read(&stream), b"hello");
         let answers = [nets[0].drain(), nets[1].drain()].concat();
@@ -234,7 +235,7 @@ fn a_cookie_by_two_queues_is_one_connection() {
     nets[0].healthy();
 }
 
-/// Guards rule 5: the first driver forgets records, also those that begin while it sleeps.
+/// Guards rule 5: the first driver expires records, also those that begin while it sleeps.
 #[test]
 fn time_wait_ends_whichever_queue_it_began_on() {
     let mut nets = two();
@@ -266,7 +267,7 @@ fn time_wait_ends_whichever_queue_it_began_on() {
         sleeper.fall_asleep(),
         Some((Some(until), crate::link::Interest::READABLE))
     );
-    // A second record ends later, so nobody is woken for it.
+    // A second record expires later, so no driver is woken for it.
     let mut other = Raw::new(5001);
     other.handshake(&mut second);
     drop(listener.accept().unwrap());
@@ -290,7 +291,7 @@ fn time_wait_ends_whichever_queue_it_began_on() {
     assert_eq!(second.stack.stats().time_wait, 0);
 }
 
-/// Guards `Table::remove`: a driver that has seen a former record does not take out a later one.
+/// Guards `Table::remove`: a driver that has seen a former record does not remove a later one.
 #[test]
 fn a_record_that_was_replaced_is_left_alone() {
     let mut net = Net::new();
@@ -313,7 +314,7 @@ fn a_record_that_was_replaced_is_left_alone() {
     assert_eq!(table.records(), 0);
 }
 
-/// Guards rule 6: the stack goes down with one driver, and the others hear of it.
+/// Guards rule 6: the stack goes down with one driver, and the others are notified.
 #[test]
 fn one_driver_that_is_dropped_ends_the_stack() {
     let mut nets = two();
@@ -331,10 +332,10 @@ fn one_driver_that_is_dropped_ends_the_stack() {
         .link()
         .wait(crate::link::Interest::READABLE, Some(limit))
         .unwrap();
-    assert!(SystemClock.now() < limit, "who sleeps was woken");
+    assert!(SystemClock.now() < limit, "the sleeping driver was woken");
 }
 
-/// Guards `Shared::end_if_down`: what a driver begins while another one goes down ends too.
+/// Guards `Shared::end_if_down`: a connection that begins while another driver goes down ends too.
 #[test]
 fn a_connection_that_begins_while_the_stack_goes_down_ends() {
     let nets = two();
@@ -361,8 +362,8 @@ fn a_connection_that_begins_while_the_stack_goes_down_ends() {
     );
 }
 
-/// A clock that brings a connection a segment whenever somebody who runs it asks for the time: what
-/// another driver would do.
+/// A clock that queues a segment for a connection whenever its owner reads the time, as another driver
+/// could.
 #[derive(Debug)]
 struct Bringing {
     time: Instant,
@@ -373,7 +374,7 @@ struct Bringing {
 impl Clock for Bringing {
     fn now(&self) -> Instant {
         let to = self.conn.lock().clone();
-        // First the driver looks at the time before it takes what has arrived.
+        // The driver reads the time once before it takes the segments.
         if let Some((conn, header)) = to
             && (1..10_000).contains(&self.count.fetch_add(1, Ordering::Relaxed))
         {
@@ -384,7 +385,7 @@ impl Clock for Bringing {
 }
 
 /// Guards rule 4 of `tcp::conn`: a driver that runs a connection to which another one keeps bringing
-/// segments comes back to its other connections.
+/// segments returns to its other connections.
 #[test]
 fn an_owner_that_never_comes_to_an_end_hands_over() {
     let clock = Arc::new(Bringing {
@@ -409,7 +410,7 @@ fn an_owner_that_never_comes_to_an_end_hands_over() {
     *clock.conn.lock() = Some((conn, header));
     assert!(nets[1].driver.poll().unwrap());
     let rounds = clock.count.load(Ordering::Relaxed);
-    assert!(rounds < 1000, "it went on for {rounds} rounds");
+    assert!(rounds < 1000, "it ran for {rounds} rounds");
     *clock.conn.lock() = None;
     assert_eq!(read(&stream), b"hello");
     assert!(nets[0].driver.poll().unwrap(), "its own driver has it");

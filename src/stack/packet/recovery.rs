@@ -1,4 +1,4 @@
-//! What is lost on the way, and the peer says so.
+//! Loss recovery with SACK.
 
 use super::*;
 use smallvec::SmallVec;
@@ -6,7 +6,7 @@ use std::ops::Range;
 
 const MSS: usize = 1460;
 
-/// A peer that takes SACK options, and a stack that sends to it with a window of many segments.
+/// A peer that supports SACK, and a stack that sends to it with a window of many segments.
 fn sending(config: memory::Config, total: usize) -> (Net, Raw, TcpStream) {
     let mut net = Net::with(config, |builder| builder.send_buffer(1 << 20));
     let listener = net.listen(80);
@@ -21,7 +21,8 @@ fn sending(config: memory::Config, total: usize) -> (Net, Raw, TcpStream) {
     (net, raw, stream)
 }
 
-/// Acknowledges until so many segments are in flight. Returns where they begin, and those.
+/// Acknowledges until this many segments are in flight. Returns their first sequence number, and the
+/// segments.
 fn flight(net: &mut Net, raw: &mut Raw, segments: usize) -> (u32, Vec<Seen>) {
     for _ in 0..100 {
         let seen = net.seen();
@@ -58,7 +59,7 @@ fn append_sack(header: &mut SmallVec<[u8; 100]>, ip_header_len: usize, blocks: &
     header[at..at + 2].copy_from_slice(&len.to_be_bytes());
 }
 
-/// An acknowledgement that says what is there behind it, counted from it.
+/// An acknowledgement with SACK blocks, relative to it.
 fn sack(net: &Net, raw: &Raw, blocks: &[(usize, usize)]) {
     let header = Header {
         seq: raw.seq,
@@ -80,7 +81,7 @@ fn sack(net: &Net, raw: &Raw, blocks: &[(usize, usize)]) {
     net.raw(&header);
 }
 
-/// Where the text of frames lies, counted from an acknowledgement.
+/// The ranges of the frames' data, relative to an acknowledgement.
 fn places(seen: &[Seen], from: u32) -> Vec<Range<usize>> {
     let data = seen.iter().filter(|frame| !frame.payload.is_empty());
     data.map(|frame| {
@@ -90,7 +91,7 @@ fn places(seen: &[Seen], from: u32) -> Vec<Range<usize>> {
     .collect()
 }
 
-/// Everything arrives from here on; what has arrived before lies behind `got`.
+/// All packets arrive from here on; earlier out-of-order data follows `got`.
 fn finish(net: &mut Net, raw: &mut Raw, mut got: Vec<u8>, total: usize) {
     let start = raw.ack.wrapping_sub(got.len() as u32);
     for _ in 0..1000 {
@@ -125,11 +126,11 @@ fn a_hole_is_filled_at_once() {
     let new = places(&net.seen(), raw.ack);
     assert!(
         new.iter().all(|place| place.start >= hole.end),
-        "they may yet come: {new:?}"
+        "they may still arrive: {new:?}"
     );
     sack(&net, &raw, &[(2 * MSS, 6 * MSS)]);
     let again = places(&net.seen(), raw.ack);
-    // RFC 6937bis: seven tenths of what was delivered.
+    // RFC 6937bis: seven tenths of the delivered bytes.
     assert_eq!((again.len(), &again[0]), (1, &(0..MSS)));
     sack(&net, &raw, &[(2 * MSS, 8 * MSS)]);
     assert_eq!(places(&net.seen(), raw.ack)[0], MSS..2 * MSS);
@@ -159,7 +160,7 @@ fn a_large_packet_that_is_lost_is_sent_again_in_large_ones() {
             sack(&net, &raw, &[(lost, lost + second.payload.len())]);
             break;
         }
-        // As of so many segments: the window grows by one for each.
+        // Acknowledged as separate segments: the window grows by one for each.
         let end = raw.ack.wrapping_add(raw.clone().take(&seen).len() as u32);
         while raw.ack != end {
             let left = end.wrapping_sub(raw.ack);
@@ -192,7 +193,7 @@ fn what_a_peer_cannot_have_is_not_believed() {
     finish(&mut net, &mut raw, got, 400_000);
 }
 
-/// An acknowledgement may come with text that is here already, in the batch in which a loss is told.
+/// An acknowledgement may arrive with duplicate data, in the batch in which a loss is reported.
 #[test]
 fn an_acknowledgement_on_what_came_twice_counts() {
     let (mut net, mut raw, _stream) = sending(one_packet_each(), 400_000);
@@ -208,7 +209,7 @@ fn an_acknowledgement_on_what_came_twice_counts() {
         again.iter().all(|place| place.start >= 4 * MSS),
         "{again:?}"
     );
-    // Nothing is heard of what is sent from here on, so the end of it is probed.
+    // Later segments are not acknowledged, so there is a tail loss probe.
     net.pass(Duration::from_millis(150));
     net.healthy();
     let got = pattern(0, got);
@@ -237,8 +238,7 @@ fn a_lost_end_is_sent_again_soon() {
     assert!(frames.len() >= 4, "{}", frames.len());
     let una = raw.ack;
     let lost = places(&frames, una).last().unwrap().end;
-    // RFC 8985 7.2: two round trips. They are paced, so the last ones left and came back within less
-    // than 5 ms.
+    // RFC 8985 7.2: two round trips. They are paced, so the last RTT samples are less than 5 ms.
     assert!(net.drain().is_empty());
     net.pass(Duration::from_millis(2));
     assert_eq!(
@@ -251,7 +251,7 @@ fn a_lost_end_is_sent_again_soon() {
     sack(&net, &raw, &[(lost - MSS, lost)]);
     let again = places(&net.seen(), una);
     let sum: usize = again.iter().map(Range::len).sum();
-    // The first at once, the others as what is sent is delivered (RFC 6937bis).
+    // The first at once, the others as data is delivered (RFC 6937bis).
     assert_eq!((again[0].start, sum), (0, (lost - MSS).min(MSS)));
     let got = pattern(0, una.wrapping_sub(begin) as usize);
     finish(&mut net, &mut raw, got, total);

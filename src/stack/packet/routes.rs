@@ -1,4 +1,4 @@
-//! Addresses, routes, ports and TIME-WAIT, as a peer sees them.
+//! Addresses, routes, ports and TIME-WAIT, seen from a peer.
 
 use super::*;
 use ipnet::IpNet;
@@ -75,7 +75,7 @@ fn a_route_refuses_or_chooses_the_source() {
     net.healthy();
 }
 
-/// What is announced and sent, when dialled and when accepted.
+/// The MSS that is announced and sent, for active and passive opens.
 #[test]
 fn a_route_clamps_the_segment_size() {
     for (local, remote, headers) in FAMILIES {
@@ -134,7 +134,7 @@ fn who_cannot_be_answered_is_not_heard() {
     }
 }
 
-/// Guards `Stack::dial`: the source that was asked for, or an error.
+/// Guards `Stack::dial`: the requested source, or an error.
 #[test]
 fn connecting_from_an_address() {
     let mut net = Net::new();
@@ -170,7 +170,7 @@ fn connecting_from_an_address() {
     net.healthy();
 }
 
-/// Guards `Shared::connect`: a tuple in TIME-WAIT is not dialled.
+/// Guards `Shared::connect`: a tuple in TIME-WAIT is not used.
 #[test]
 fn a_tuple_in_time_wait_is_not_dialled() {
     let mut net = Net::new();
@@ -208,8 +208,8 @@ fn all_ports_in_use() {
     assert_eq!(next.local_addr().port(), port);
 }
 
-/// Guards `Stack::dial` and `Table::reuse`: a port in TIME-WAIT is taken after a second, if there is no
-/// other.
+/// Guards `Stack::dial` and `Table::reuse`: a port in TIME-WAIT is reused after a second, if there is
+/// no other.
 #[test]
 fn ports_in_time_wait_are_used_again() {
     for (ports, other) in [(80..=80, None), (80..=81, Some(81))] {
@@ -289,12 +289,12 @@ fn an_address_comes_and_goes() {
         assert_eq!(dialled.take_error(), Some(SoError::AddressRemoved));
         assert_eq!(other.take_error(), None);
         let told: Vec<bool> = net.seen().iter().map(|frame| frame.has(RST)).collect();
-        // RFC 9293 3.10.5: in SYN-SENT there is nobody to tell.
+        // RFC 9293 3.10.5: in SYN-SENT no reset is sent.
         let resets = 1;
         assert_eq!(told, vec![true; resets], "a reset for each");
         raw.from.1 = 5001;
         raw.send(&net, SYN, b"");
-        assert!(net.seen().is_empty(), "nobody is there");
+        assert!(net.seen().is_empty(), "no listener");
         let from = SocketAddr::new(address, 9);
         let late = TcpSocket::new(&net.stack)
             .bind(from)
@@ -336,7 +336,7 @@ fn the_oldest_record_makes_room() {
     assert_eq!(net.stack.stats().time_wait, 0);
 }
 
-/// Guards the limit against places whose record has gone.
+/// Guards the limit against queue entries of removed records.
 #[test]
 fn a_tuple_that_is_reused_fills_no_queue() {
     let mut net = Net::with(one_packet_each(), |builder| builder.time_wait_limit(2));
@@ -356,7 +356,7 @@ fn a_tuple_that_is_reused_fills_no_queue() {
     }
 }
 
-/// Guards `Shared::accept_syn`: a SYN that is not taken does not make room.
+/// Guards `Shared::accept_syn`: a refused SYN does not remove the record.
 #[test]
 fn a_full_backlog_keeps_the_record() {
     let mut net = Net::new();
@@ -375,7 +375,7 @@ fn a_full_backlog_keeps_the_record() {
     assert_eq!((answer.header.flags, answer.header.seq), (ACK, old.ack));
 }
 
-/// Guards `Shared::turn_away`: what a peer answers to a cookie would be the record's.
+/// Guards `Shared::turn_away`: the record would take the acknowledgement of a cookie.
 #[test]
 fn no_cookie_in_the_place_of_a_record() {
     let mut net = Net::with(one_packet_each(), |builder| builder.max_half_open(1));
@@ -390,7 +390,7 @@ fn no_cookie_in_the_place_of_a_record() {
     assert_eq!((stats.syns_dropped, stats.syn_cookies_sent), (1, 0));
     other.send(&net, ACK, b"");
     net.turn();
-    // It comes again, and there is room.
+    // It is retransmitted, and there is room.
     new.handshake(&mut net);
     listener.accept().unwrap();
     listener.accept().unwrap();
@@ -420,7 +420,7 @@ fn an_intercepted_connection_is_reused_by_a_larger_syn() {
     }
 }
 
-/// Both sides ours: one dials the same port again and again.
+/// Both stacks are ours: one connects to the same port again and again.
 #[test]
 fn a_port_is_used_again_at_once() {
     let (a, b) = memory::pair(memory::Config::default());

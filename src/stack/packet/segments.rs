@@ -3,9 +3,9 @@
 use super::*;
 use crate::stack::{ConditionalListener, Intercept};
 
-// The first two rows: what a peer could reach from outside.
+// Faults that a peer could trigger.
 
-/// The SYN|ACK's window is not shifted, and the buffer is a bound.
+/// The SYN|ACK's window is not shifted, and the buffer is a limit.
 #[test]
 fn a_batch_larger_than_the_ring_straight_after_the_handshake_does_not_panic() {
     for active in [false, true] {
@@ -36,7 +36,7 @@ fn a_batch_larger_than_the_ring_straight_after_the_handshake_does_not_panic() {
             "what the window allowed: {}",
             got.len()
         );
-        // The peer sends the rest again, from where it is acknowledged.
+        // The peer retransmits the rest, from the acknowledged position.
         while got.len() < all.len() {
             let from = got.len();
             let part = &all[from..all.len().min(from + 60_000)];
@@ -50,7 +50,7 @@ fn a_batch_larger_than_the_ring_straight_after_the_handshake_does_not_panic() {
     }
 }
 
-/// What is cut on the right loses its FIN.
+/// A segment that is cut on the right loses its FIN.
 #[test]
 fn a_fin_on_a_segment_cut_at_the_edge_is_no_end() {
     let mut net = Net::with(memory::Config::default(), |b| b.receive_buffer(4096));
@@ -91,7 +91,7 @@ fn a_reset_somewhere_in_the_window_is_challenged() {
     assert_eq!(error_kind(&stream), Some(ErrorKind::ConnectionReset));
 }
 
-/// The window is full, and still the FIN and a reset behind it count.
+/// With a full window, a FIN and a reset after it are still accepted.
 #[test]
 fn a_reset_behind_a_fin_in_a_full_window_counts() {
     let mut net = Net::with(one_packet_each(), |b| b.receive_buffer(2048));
@@ -156,7 +156,7 @@ fn an_ip_fragment_is_no_segment() {
     assert!(read(&stream).is_empty());
 }
 
-/// No text with a SYN.
+/// No data with a SYN.
 #[test]
 fn text_in_a_syn_is_not_kept() {
     let mut net = Net::new();
@@ -178,7 +178,7 @@ fn text_in_a_syn_is_not_kept() {
     raw.send(&net, SYN | ACK, b"early");
     raw.seq = raw.seq.wrapping_add(1);
     let seen = net.seen();
-    // RFC 9293 3.10.7.3: what comes with the answer counts.
+    // RFC 9293 3.10.7.3: data with the SYN|ACK is accepted.
     raw.seq = raw.seq.wrapping_add(5);
     assert_eq!(seen.last().unwrap().header.ack, raw.seq);
     raw.send(&net, ACK, b"later");
@@ -188,7 +188,7 @@ fn text_in_a_syn_is_not_kept() {
     net.healthy();
 }
 
-/// The end does not wait for the peer's retransmission.
+/// The FIN does not wait for the peer's retransmission.
 #[test]
 fn a_fin_before_a_hole_is_filled_does_not_cost_a_second() {
     let mut net = Net::new();
@@ -272,7 +272,7 @@ fn a_full_link_drops_nothing() {
     assert_eq!((stats.segments_lost, stats.broken), (0, 0));
 }
 
-/// An aborted connection stays until its RST has left.
+/// An aborted connection stays until its RST was sent.
 #[test]
 fn an_abort_sends_its_reset_although_the_user_is_gone_and_the_link_full() {
     let mut config = one_packet_each();
@@ -292,7 +292,7 @@ fn an_abort_sends_its_reset_although_the_user_is_gone_and_the_link_full() {
     assert_eq!(net.stack.stats().connections, 0);
 }
 
-/// A timer's reset that finds the link full is waited for too.
+/// A timer's reset that finds the link full waits too.
 #[test]
 fn a_time_out_with_a_full_link_ends_the_connection() {
     let mut config = one_packet_each();
@@ -303,7 +303,7 @@ fn a_time_out_with_a_full_link_ends_the_connection() {
     let listener = net.listen(80);
     let mut raw = Raw::new(5000);
     raw.syn(&mut net);
-    // Somebody else's frame fills the link.
+    // Another connection's frame fills the link.
     let unanswered = TcpSocket::new(&net.stack).start("10.0.0.2:9".parse().unwrap());
     *net.clock.0.lock() += Duration::from_millis(600);
     net.turn();
@@ -353,7 +353,7 @@ fn received_bytes_stay_readable_after_a_reset() {
     let mut out = [0; 100];
     assert_eq!(stream.read(&mut out).unwrap(), 10);
     assert_eq!(error_kind(&stream), Some(ErrorKind::ConnectionReset));
-    assert!(is_end(&stream), "told once");
+    assert!(is_end(&stream), "reported once");
     assert_eq!(net.stack.stats().connections, 0);
 }
 
@@ -435,7 +435,7 @@ fn a_closed_socket_does_not_wait_for_ever_for_a_closed_window() {
     assert_eq!(net.stack.stats().connections, 0);
 }
 
-/// What is left of a timer for window probes would send acknowledgements without end.
+/// A left-over timer for window probes would send acknowledgements without end.
 #[test]
 fn an_end_that_a_closed_window_takes_is_not_probed_for() {
     let mut net = Net::new();
@@ -449,7 +449,7 @@ fn an_end_that_a_closed_window_takes_is_not_probed_for() {
     net.pass(Duration::from_secs(2));
     let probe = net.drain().pop().expect("a window probe");
     assert!(probe.payload == b"x" && probe.has(FIN), "{probe:?}");
-    // The peer had room for one byte that it did not tell of.
+    // The peer had room for one byte that it did not advertise.
     raw.take(&[probe]);
     raw.send(&net, ACK, b"");
     net.pass(Duration::from_secs(600));
@@ -462,7 +462,7 @@ fn an_end_that_a_closed_window_takes_is_not_probed_for() {
     assert!(is_end(&stream));
 }
 
-/// A peer whose window is counted in units of 128 bytes, with room for two texts of 50.
+/// A peer whose window is counted in units of 128 bytes, with room for two segments of 50.
 fn in_units(net: &mut Net) -> (Raw, TcpStream) {
     let listener = net.listen(80);
     let mut raw = Raw::new(5000);
@@ -477,7 +477,7 @@ fn in_units(net: &mut Net) -> (Raw, TcpStream) {
     (raw, stream)
 }
 
-/// Sends two texts of 50 bytes, and the first is acknowledged with a window that rounds to 0.
+/// Sends two segments of 50 bytes; the first is acknowledged with a window that rounds to 0.
 fn half_taken(net: &mut Net, raw: &mut Raw, stream: &mut TcpStream) -> Seen {
     stream.write_all(&pattern(0, 50)).unwrap();
     let first = net.one();
@@ -489,8 +489,8 @@ fn half_taken(net: &mut Net, raw: &mut Raw, stream: &mut TcpStream) -> Seen {
     second
 }
 
-/// The timer for window probes took the place of that for retransmissions, and
-/// probes left behind the FIN, which was never sent again.
+/// The timer for window probes replaced that for retransmissions, and probes were sent after the FIN,
+/// which was never retransmitted.
 #[test]
 fn a_lost_fin_is_sent_again_to_a_window_that_rounds_to_nothing() {
     let mut net = Net::new();
@@ -510,7 +510,7 @@ fn a_lost_fin_is_sent_again_to_a_window_that_rounds_to_nothing() {
     net.healthy();
 }
 
-/// The same with text, and the peer's next window is lost too.
+/// The same with data, and the peer's next window update is lost too.
 #[test]
 fn lost_text_is_sent_again_to_a_window_that_rounds_to_nothing() {
     let mut net = Net::new();
@@ -569,7 +569,7 @@ fn half_closed_by_the_peer_still_takes_our_bytes() {
     drop(stream);
     let seen = net.seen();
     assert_eq!(raw.take(&seen), b"late answer");
-    // RFC 9293 3.10.4: behind the last byte, at once.
+    // RFC 9293 3.10.4: after the last byte, at once.
     assert!(seen.last().unwrap().has(FIN));
     raw.send(&net, ACK, b"");
     assert!(net.seen().is_empty());
@@ -598,7 +598,11 @@ fn time_wait_answers_a_fin_and_lets_a_larger_syn_through() {
     for flags in [SYN | FIN, SYN | ACK] {
         new.send(&net, flags, b"");
         let ack = net.one().header;
-        assert_eq!((ack.flags, ack.ack), (ACK, raw.seq), "it opens nothing");
+        assert_eq!(
+            (ack.flags, ack.ack),
+            (ACK, raw.seq),
+            "it begins no connection"
+        );
     }
     let answer = new.syn(&mut net);
     assert!(answer.header.seq.wrapping_sub(raw.ack).cast_signed() > 0);
@@ -615,7 +619,7 @@ fn time_wait_ends() {
     let (raw, _listener) = in_time_wait(&mut net);
     net.pass(Duration::from_secs(61));
     raw.send_at(&net, -1, ACK | FIN, b"");
-    assert!(net.one().has(RST), "nobody remembers");
+    assert!(net.one().has(RST), "no record is left");
 }
 
 // Opening and closing.
@@ -639,8 +643,8 @@ fn simultaneous_open() {
     net.healthy();
 }
 
-/// RFC 9293 3.10.7.4: "signal the user 'connection refused'", as BSD does. One that the peer has opened is
-/// not even shown.
+/// RFC 9293 3.10.7.4: "signal the user 'connection refused'", as BSD does. A passive open is not
+/// reported.
 #[test]
 fn a_simultaneous_open_that_is_reset_is_refused() {
     let mut net = Net::new();
@@ -667,7 +671,7 @@ fn simultaneous_close() {
     stream.shutdown(Shutdown::Write).unwrap();
     let fin = net.one();
     assert!(fin.has(FIN));
-    raw.fin(&net); // its acknowledgement is of before our FIN
+    raw.fin(&net); // it does not acknowledge our FIN
     assert_eq!(net.one().header.ack, raw.seq);
     assert_eq!(net.stack.stats().connections, 1);
     raw.take(&[fin]);
@@ -720,7 +724,7 @@ fn a_shutdown_before_the_connection_stands_sends_its_fin_afterwards() {
     assert_eq!(read(&stream), b"one way");
 }
 
-/// The FIN comes behind the last byte, also when the window is small.
+/// The FIN follows the last byte, also when the window is small.
 #[test]
 fn a_shutdown_with_much_to_send_delays_the_fin() {
     let mut net = Net::with(one_packet_each(), |b| b.send_buffer(8192));
@@ -761,7 +765,7 @@ fn the_backlog_is_a_limit() {
     fourth.send(&net, SYN, b"");
     assert!(net.seen().is_empty(), "dropped, its sender tries again");
     assert_eq!(net.stack.stats().syns_dropped, 1);
-    // Half-open ones give up; then there is room.
+    // Half-open ones time out; then there is room.
     net.pass(Duration::from_secs(76));
     net.drain();
     fourth.handshake(&mut net);
@@ -770,7 +774,7 @@ fn the_backlog_is_a_limit() {
     assert_eq!(peer.port(), 5004);
 }
 
-/// Guards `Shared::add_listener`: whoever makes the listener, there is room for one.
+/// Guards `Shared::add_listener`: every listener has room for one.
 #[test]
 fn a_backlog_of_nothing_is_one() {
     let at = "10.0.0.1:80".parse().unwrap();
@@ -895,13 +899,10 @@ fn a_zero_window_stalls_and_reopens() {
     let all = pattern(0, 10_000);
     stream.write_all(&all).unwrap();
     net.pass(Duration::from_secs(900));
-    // Probes of one byte, which the peer answers without taking it; so it is not timed out.
+    // Probes of one byte, which the peer answers without accepting it, so there is no timeout.
     let probes = net.drain();
     assert!(!probes.is_empty() && probes.iter().all(|probe| probe.payload.len() <= 1));
-    assert!(
-        stream.take_error().is_some(),
-        "nobody answers for 5 minutes"
-    );
+    assert!(stream.take_error().is_some(), "no answer for 5 minutes");
 
     let mut net = Net::new();
     let (mut raw, mut stream) = net.accepted();
@@ -926,7 +927,7 @@ fn a_zero_window_stalls_and_reopens() {
     net.healthy();
 }
 
-/// The window that a probe advertises counts.
+/// The window that a probe advertises is used.
 #[test]
 fn a_window_advertised_by_a_probe_can_be_filled() {
     let mut net = Net::with(memory::Config::default(), |b| b.receive_buffer(65_000));
@@ -969,7 +970,7 @@ fn a_retransmission_has_the_right_payload() {
     for round in 0..2000 {
         net.turn();
         for frame in net.drain() {
-            // Every third frame is lost; the rest is taken in order only.
+            // Every third frame is lost; the rest is accepted in order only.
             lost += 1;
             if lost.is_multiple_of(3) || frame.payload.is_empty() {
                 continue;
@@ -1040,8 +1041,8 @@ fn ipv6_segments_leave_in_one_packet() {
     }
 }
 
-/// Guards `super_frame` and `Tcb::fit_segments`: what the link is to cut is a multiple of what the peer takes,
-/// as far as window and congestion window let it, also behind rest.
+/// Guards `super_frame` and `Tcb::fit_segments`: a packet that the link is to cut is a multiple of the
+/// peer's MSS, within the windows, also after idle time.
 #[test]
 fn ipv4_super_frames_are_whole_segments() {
     for (mss, most) in [(1460, 10_000), (1000, 10_000), (536, 9000), (1460, 2500)] {
@@ -1072,7 +1073,7 @@ fn ipv4_super_frames_are_whole_segments() {
                 Some(&whole),
                 "{mss} {most}: {frames:?}"
             );
-            // It gives memory back.
+            // It releases memory.
             net.pass(Duration::from_secs(60));
             assert!(net.drain().is_empty(), "{round}");
         }

@@ -1,6 +1,6 @@
-//! Two raw peers and a splice between them (OpenBSD's `scapy`): what goes over the wire, by segment.
+//! Two raw peers and a splice between them (OpenBSD's `scapy`): the segments on the wire.
 //!
-//! One stack, so one link: the raw source dials, the stack dials the raw drain.
+//! One stack, so one link: the raw source connects to the stack, the stack connects to the raw drain.
 
 use super::*;
 use crate::splice::{Cause, Dispatch, Options, Splice, SplicePool};
@@ -16,7 +16,7 @@ struct Spliced {
 }
 
 impl Spliced {
-    /// The source stands; the sink has sent its SYN, which is not answered yet.
+    /// The source is established; the sink has sent its SYN, which is not answered yet.
     fn connecting(limit: Option<u64>) -> Spliced {
         let mut net = Net::with(one_packet_each(), |b| {
             b.receive_buffer(4096).send_buffer(4096)
@@ -48,7 +48,7 @@ impl Spliced {
         spliced.answer_syn();
         let [server, client] = spliced.seen();
         assert_eq!((server.len(), client.len()), (1, 0));
-        assert_eq!(server[0].header.flags, ACK, "the handshake is over");
+        assert_eq!(server[0].header.flags, ACK, "the handshake is complete");
         spliced
     }
 
@@ -65,7 +65,7 @@ impl Spliced {
         }
     }
 
-    /// What is sent to the server and what to the client.
+    /// The segments sent to the server, and to the client.
     fn seen(&mut self) -> [Vec<Seen>; 2] {
         self.turn();
         let port = self.server.0.from.1;
@@ -74,7 +74,7 @@ impl Spliced {
         [server, client]
     }
 
-    /// The only segment to the server has this text, comes next and closes nothing. Returns what is
+    /// The only segment to the server has this data, is in order and has no FIN. Returns the segments
     /// sent to the client meanwhile.
     fn server_takes(&mut self, data: &[u8]) -> Vec<Seen> {
         let [server, mut client] = self.seen();
@@ -106,15 +106,14 @@ fn a_segment_is_forwarded_as_it_came() {
         acks.extend(spliced.net.drain());
         let ack = acks.last().expect("the client's bytes are acknowledged");
         assert_eq!(ack.header.ack, spliced.client.0.seq);
-        // Sent before the pass; a later update of ten bytes is not worth a segment. With the block the
-        // edge stays where it is until it is (RFC 9293 3.8.6.2.2).
+        // Sent before the pass; the later window update of ten bytes is withheld (RFC 9293 3.8.6.2.2).
         let told = total;
         assert_eq!(u64::from(ack.header.window), 4096 - told);
     }
     assert_eq!(spliced.ended(), None);
 }
 
-/// The client's text waits on the source, inside its window, until the drain's handshake is over.
+/// The client's data waits on the source, inside its window, until the drain's handshake is complete.
 #[test]
 fn a_late_syn_ack_holds_the_text() {
     let mut spliced = Spliced::connecting(None);
@@ -134,7 +133,7 @@ fn a_late_syn_ack_holds_the_text() {
     assert_eq!((spliced.ended(), spliced.splice.bytes()), (None, 10));
 }
 
-/// As above, and the client has closed by then: the end comes after the last byte.
+/// As above, and the client has closed meanwhile: the end follows the last byte.
 #[test]
 fn a_late_syn_ack_holds_the_end() {
     let mut spliced = Spliced::connecting(None);
@@ -161,7 +160,7 @@ fn a_refused_drain_leaves_the_text() {
     assert_eq!(read(&spliced.client.1), DATA);
 }
 
-/// The text of a segment with a FIN is forwarded, the FIN is not.
+/// The data of a segment with a FIN is forwarded, the FIN is not.
 #[test]
 fn a_fin_with_text_ends_the_splice_only() {
     let mut spliced = Spliced::new(None);
@@ -174,7 +173,7 @@ fn a_fin_with_text_ends_the_splice_only() {
     assert!(server.is_empty(), "{server:#?}");
 }
 
-/// Text and a reset in one batch: the text is forwarded, the reset is not.
+/// Data and a reset in one batch: the data is forwarded, the reset is not.
 #[test]
 fn a_reset_of_the_source_ends_the_splice_only() {
     let mut spliced = Spliced::new(None);
@@ -185,7 +184,7 @@ fn a_reset_of_the_source_ends_the_splice_only() {
     assert_eq!(spliced.ended(), Some((reset, 10, 0)));
 }
 
-/// Text and a reset of the drain in one batch: the text stays on the source.
+/// Data and a reset of the drain in one batch: the data stays on the source.
 #[test]
 fn a_reset_of_the_drain_leaves_the_text() {
     let mut spliced = Spliced::new(None);
@@ -208,7 +207,7 @@ fn a_limit_cuts_a_segment() {
     assert_eq!(read(&spliced.client.1), b"456789");
 }
 
-/// Guards `Driver::lags`: who moves the bytes of an adaptive splice.
+/// Guards `Driver::lags`: the thread that moves the bytes of an adaptive splice.
 #[test]
 fn a_worker_moves_the_bytes_while_the_driver_lags_behind() {
     const BATCH: usize = 32;
@@ -226,7 +225,7 @@ fn a_worker_moves_the_bytes_while_the_driver_lags_behind() {
     let splice = source.splice_to(&sink, options).unwrap();
     while pool.run_one() {}
     let mut sent = 0;
-    // Whether a worker had anything to do, and how much is moved, behind each batch of such segments.
+    // Whether a worker had work, and how much is moved, after each batch of such segments.
     let mut behind_each = |net: &mut Net, batches: usize, count: usize, len: usize| {
         for _ in 0..batches * count {
             raw.send_data(net, &pattern(0, len));
@@ -236,7 +235,7 @@ fn a_worker_moves_the_bytes_while_the_driver_lags_behind() {
             assert!(net.driver.poll().unwrap());
             workers.push(std::iter::from_fn(|| pool.run_one().then_some(())).count() > 0);
             sent += (count * len) as u64;
-            assert_eq!(splice.bytes(), sent, "nothing is left behind");
+            assert_eq!(splice.bytes(), sent, "all bytes were moved");
         }
         for _ in 0..20 {
             let port = drain.from.1;
@@ -259,6 +258,6 @@ fn a_worker_moves_the_bytes_while_the_driver_lags_behind() {
     assert_eq!(
         behind_each(&mut net, 5, BATCH, 600),
         [false; 5],
-        "so little is moved at once"
+        "small batches are moved directly"
     );
 }

@@ -1,9 +1,9 @@
-//! Timestamps (RFC 7323) where the stack and not a connection answers: TIME-WAIT, held SYNs, cookies.
+//! Timestamps (RFC 7323) in answers without a connection: TIME-WAIT, held SYNs, cookies.
 
 use super::*;
 use crate::stack::ConditionalListener;
 
-/// What a peer with timestamps offers besides, as Linux writes it: MSS, SACK, window scale of 7.
+/// The other options of a peer with timestamps, as in Linux: MSS, SACK, window scale of 7.
 const OFFER: [u8; 12] = [2, 4, 5, 180, 4, 2, 1, 1, 1, 3, 3, 7];
 
 /// A raw peer whose segments carry timestamps.
@@ -78,7 +78,7 @@ fn in_time_wait_with_timestamps(net: &mut Net) -> (Stamped, TcpListener) {
     (peer, listener)
 }
 
-/// Guards `Record::answer`: what opens anew, and what does not.
+/// Guards `Record::answer`: which SYNs begin a new connection.
 #[test]
 fn in_time_wait_a_newer_timestamp_counts_more_than_the_sequence_number_rfc_6191() {
     for (newer, ahead, opens) in [
@@ -107,7 +107,7 @@ fn in_time_wait_a_newer_timestamp_counts_more_than_the_sequence_number_rfc_6191(
     }
 }
 
-/// A user who decides later: the SYN's options count all the same, its timestamp for TIME-WAIT too.
+/// With a later decision the SYN's options still apply, and so does its timestamp for TIME-WAIT.
 #[test]
 fn a_held_syn_keeps_its_timestamps() {
     for after_time_wait in [false, true] {
@@ -143,7 +143,7 @@ fn a_held_syn_keeps_its_timestamps() {
     }
 }
 
-/// RFC 2018 4, 6691: data tells of what is missing too, in packets that fit all the same.
+/// RFC 2018 4, 6691: data segments carry SACK blocks too, in packets of the path's size.
 #[test]
 fn blocks_ride_on_data_in_packets_that_fit() {
     let mut net = Net::new();
@@ -169,7 +169,7 @@ fn blocks_ride_on_data_in_packets_that_fit() {
     net.healthy();
 }
 
-/// Guards `Shared::answer_with_cookie` and `cookie_of`: nothing of what the SYN offered is lost.
+/// Guards `Shared::answer_with_cookie` and `cookie_of`: all options of the SYN are kept.
 #[test]
 fn a_cookie_keeps_timestamps_scale_and_sack() {
     let mut net = Net::new();
@@ -190,7 +190,7 @@ fn a_cookie_keeps_timestamps_scale_and_sack() {
     assert!(net.seen().is_empty(), "the SYN|ACK has left before");
     let (mut stream, _) = listener.accept().unwrap();
     stream.set_nonblocking(true);
-    // Its clock goes on, its round trip is known, and so is the peer's scale.
+    // Its clock continues, its RTT is known, and so is the peer's window scale.
     stream.write_all(&pattern(0, 20_000)).unwrap();
     let seen = net.seen();
     let stamps = seen[0].timestamps.unwrap();
@@ -220,7 +220,7 @@ fn a_cookie_keeps_timestamps_scale_and_sack() {
     net.healthy();
 }
 
-/// Who has not received a cookie does not know its timestamp either, and that does not last longer.
+/// A forger does not know the cookie's timestamp, and that expires as the cookie does.
 #[test]
 fn a_guessed_timestamp_of_a_cookie_is_reset() {
     for (off, known) in [(0, true), (1, false), (-128_001, false), (1 << 30, false)] {

@@ -1,4 +1,4 @@
-//! Each time limit at its moment: a microsecond earlier the connection is alive.
+//! Each time limit at its moment: a microsecond earlier the connection still exists.
 
 use super::*;
 use std::thread;
@@ -11,7 +11,7 @@ fn limited(build: impl FnOnce(Builder) -> Builder) -> Net {
 }
 
 impl Net {
-    /// Nothing ends before `time` has passed, and then something does.
+    /// The connection ends exactly after `time`.
     fn ends_after(&mut self, time: Duration, what: &str) {
         self.pass(time - INSTANT);
         assert_eq!(self.stack.stats().connections, 1, "{what}: before");
@@ -26,7 +26,7 @@ impl Net {
     }
 }
 
-/// The peer acknowledges this side's end.
+/// The peer acknowledges this side's FIN.
 fn half_closed_by_us(net: &mut Net) -> (Raw, TcpStream) {
     let (mut raw, stream) = net.accepted();
     stream.shutdown(Shutdown::Write).unwrap();
@@ -44,7 +44,7 @@ fn half_closed_by_the_peer(net: &mut Net) -> (Raw, TcpStream) {
     (raw, stream)
 }
 
-/// Guards `Limits::default`: what the documentation of `stack` says.
+/// Guards `Limits::default`: the values in the documentation of `stack`.
 #[test]
 fn the_defaults_are_those_of_the_table() {
     let mut net = Net::new();
@@ -83,7 +83,7 @@ fn syns_are_counted() {
     }
 }
 
-/// The same without a connect timeout in the way: what the documentation says of six.
+/// The same without a connect timeout: the documented time for six retries.
 #[test]
 fn six_retries_take_two_minutes() {
     let mut net = limited(|builder| builder.syn_retries(6).connect_timeout(SECOND * 1000));
@@ -122,7 +122,7 @@ fn a_connections_user_timeout_counts_more_than_the_stacks() {
         net.pass(SECOND * 100);
         stream.write_all(b"anybody?").unwrap();
         if let Some(own) = own {
-            // It holds for what is under way.
+            // It applies to data in flight.
             stream.set_user_timeout(own).unwrap();
             assert_eq!(stream.user_timeout(), own);
         }
@@ -137,7 +137,7 @@ fn fin_wait_2_ends_when_it_is_told() {
     for own in [None, Some(SECOND * 3)] {
         let mut net = limited(|builder| builder.fin_wait_timeout(SECOND * 8));
         let (_raw, stream) = half_closed_by_us(&mut net);
-        // As long as somebody has a handle it is not waited for.
+        // It does not apply while there is a handle.
         net.pass(SECOND * 1000);
         if let Some(own) = own {
             stream.set_fin_wait_timeout(own).unwrap();
@@ -183,7 +183,7 @@ fn a_half_closed_connection_that_stands_still_ends() {
     assert_eq!(stream.take_error(), Some(SoError::TimedOut));
 }
 
-/// Guards that only motion counts, and that a writer whose peer is silent is covered as well.
+/// Guards that only progress counts, and that a writer with a silent peer is covered as well.
 #[test]
 fn a_sign_of_life_is_no_motion() {
     let build = |builder: Builder| builder.half_closed_timeout(Some(SECOND * 60));
@@ -216,7 +216,7 @@ fn only_half_closed_connections_and_only_if_told() {
     assert_eq!(net.stack.stats().connections, 1);
     stream.set_half_closed_timeout(Some(SECOND)).unwrap();
     net.turn();
-    assert_eq!(net.stack.stats().connections, 0, "it has stood for a day");
+    assert_eq!(net.stack.stats().connections, 0, "idle for a day");
 
     let mut net = limited(|builder| builder.half_closed_timeout(Some(SECOND)));
     let (_raw, stream) = net.accepted();
@@ -272,7 +272,7 @@ fn zero_and_for_ever() {
     net.healthy();
 }
 
-/// Guards `Work::DETACH` and `Work::ABORT` in SYN-SENT: what is cancelled leaves nothing.
+/// Guards `Work::DETACH` and `Work::ABORT` in SYN-SENT: a cancelled attempt leaves no state.
 #[test]
 fn a_cancelled_attempt_leaves_nothing() {
     for abort in [false, true] {
@@ -286,7 +286,7 @@ fn a_cancelled_attempt_leaves_nothing() {
         assert!(net.seen().is_empty(), "RFC 9293 3.10.4, 3.10.5");
         assert_eq!(net.stack.stats().connections, 0);
         net.pass(SECOND * 100);
-        assert!(net.seen().is_empty(), "no SYN comes again");
+        assert!(net.seen().is_empty(), "no SYN is retransmitted");
         assert_eq!(net.driver.poll_at(), None, "no timer is left");
         raw.send(&net, SYN | ACK, b"");
         let answer = net.one();
@@ -298,7 +298,7 @@ fn a_cancelled_attempt_leaves_nothing() {
     }
 }
 
-/// Guards the wake-ups: who waits for the connection in another thread is told.
+/// Guards the wake-ups: a thread that waits for the connection is woken.
 #[test]
 fn a_blocked_connect_is_cancelled_by_another_handle() {
     for how in ["abort", "shutdown"] {
@@ -306,7 +306,7 @@ fn a_blocked_connect_is_cancelled_by_another_handle() {
         let (_raw, stream) = net.dialled();
         let waiting = stream.clone();
         let waiter = thread::Builder::new().spawn(move || waiting.wait_connected(None));
-        // It waits already, or is about to: both end.
+        // The thread waits already, or is about to: both return.
         match how {
             "abort" => stream.abort(),
             _ => stream.shutdown(Shutdown::Both).unwrap(),
@@ -320,7 +320,8 @@ fn a_blocked_connect_is_cancelled_by_another_handle() {
     }
 }
 
-/// Found by fuzzing: a clock that leaps (a machine that was stopped, a simulator) must overflow nothing.
+/// Found by fuzzing: a clock that leaps (a machine that was stopped, a simulator) must not cause
+/// overflows.
 #[test]
 fn a_clock_that_leaps_is_no_round_trip_time() {
     for days in [1, 7, 25, 50, 20_000] {
@@ -332,11 +333,11 @@ fn a_clock_that_leaps_is_no_round_trip_time() {
             let seen = net.seen();
             assert_eq!(raw.take(&seen), data);
             raw.send(&net, ACK, b"");
-            // Nobody looks at the clock before the answer is there.
+            // The clock is not read before the answer arrives.
             *net.clock.0.lock() += SECOND * 86_400 * days;
             assert!(net.seen().is_empty());
         }
-        // What is lost is sent again as soon as ever.
+        // Lost data is retransmitted as before.
         stream.send(b"lost").unwrap();
         net.seen();
         net.pass(SECOND * 60);

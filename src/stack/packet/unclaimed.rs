@@ -1,12 +1,12 @@
-//! The hook for frames that nobody claims: what it is asked about, and what becomes of the rest.
+//! The hook for unhandled frames: the frames that it is called for, and the treatment of the rest.
 
 use super::datagrams::{datagram as packet, *};
 use super::*;
 
-/// What the hook was asked about.
+/// The frames that the hook was called for.
 type Asked = Arc<Mutex<Vec<Vec<u8>>, LEAF>>;
 
-/// A stack whose hook takes everything, or nothing.
+/// A stack whose hook takes all frames, or none.
 fn net(take: bool, tcp: bool) -> (Net, Asked) {
     let asked = Asked::default();
     let kept = asked.clone();
@@ -79,7 +79,7 @@ fn what_came_in_fragments_and_icmp_of_others_are_offered_and_pings_are_not() {
     }
 }
 
-/// Guards `Unclaimed::keep_segment` and the question in `Driver::unknown`.
+/// Guards `Unclaimed::keep_segment` and the call in `Driver::unknown`.
 #[test]
 fn tcp_for_nobody_is_offered_only_if_asked_for() {
     for (take, tcp, resets, offered) in

@@ -47,7 +47,7 @@ fn stamped() -> Config {
     }
 }
 
-/// A block, and what its peer knows.
+/// A block, and the state of its peer.
 struct Raw {
     tcb: Tcb,
     start: Instant,
@@ -64,7 +64,7 @@ struct Raw {
     most: usize,
 }
 
-/// What the peer's SYN offers.
+/// The options of the peer's SYN.
 fn offer(config: &Config) -> SegmentOptions {
     SegmentOptions {
         mss: Some(u16::try_from(config.mtu - 40).unwrap()),
@@ -103,7 +103,7 @@ impl Raw {
         raw
     }
 
-    /// A block that has got a SYN.
+    /// A block that has received a SYN.
     fn listening(config: &Config) -> Raw {
         let now = any_time();
         let syn = Segment {
@@ -117,7 +117,7 @@ impl Raw {
         Raw::new(tcb, now, config)
     }
 
-    /// An established connection, whose handshake took so long.
+    /// An established connection with this handshake RTT.
     fn established(config: &Config, rtt: Duration) -> Raw {
         let mut raw = Raw::listening(config);
         let answer = raw.one();
@@ -144,7 +144,7 @@ impl Raw {
         self.now - self.start
     }
 
-    /// Time passes; what is due is done, and what leaves is returned with when.
+    /// Advances time and handles timeouts; returns the emissions with their times.
     fn pass(&mut self, time: Duration) -> Vec<(Duration, Emission)> {
         let until = self.now + time;
         let mut out = Vec::new();
@@ -162,7 +162,7 @@ impl Raw {
         }
     }
 
-    /// All that leaves now.
+    /// All emissions now.
     fn all(&mut self) -> Vec<Emission> {
         let mut all = Vec::new();
         while let Some(emission) = self.tcb.poll_transmit(self.most, self.now) {
@@ -175,7 +175,7 @@ impl Raw {
         all
     }
 
-    /// All that leaves soon: bursts are paced.
+    /// All emissions soon: bursts are paced.
     fn soon(&mut self) -> Vec<Emission> {
         let mut all = self.all();
         all.extend(self.pass(ms(40)).into_iter().map(|(_, emission)| emission));
@@ -195,7 +195,7 @@ impl Raw {
         assert!(all.is_empty(), "{all:?}");
     }
 
-    /// A segment of the peer's.
+    /// A segment of the peer.
     fn segment(&self, flags: u8, len: usize) -> Segment {
         Segment {
             seq: self.seq,
@@ -214,7 +214,7 @@ impl Raw {
         }
     }
 
-    /// A segment where it belongs; the next one comes behind it.
+    /// The peer's next segment, advancing its sequence number.
     fn send(&mut self, flags: u8, len: usize) -> Taken {
         let segment = self.segment(flags, len);
         let occupied = len + usize::from(flags & (FIN | SYN) != 0);
@@ -222,7 +222,7 @@ impl Raw {
         self.give(&segment)
     }
 
-    /// The same so many bytes ahead of where it belongs, or behind; the next one belongs where it did.
+    /// The same at an offset, without advancing the sequence number.
     fn send_at(&mut self, ahead: i32, flags: u8, len: usize) -> Taken {
         let mut segment = self.segment(flags, len);
         segment.seq = segment.seq.wrapping_add_signed(ahead);
@@ -247,7 +247,7 @@ impl Raw {
         self.tcb.written(self.written, self.now);
     }
 
-    /// Writes so many segments and returns what leaves.
+    /// Writes this many segments and returns the emissions.
     fn flight(&mut self, segments: usize) -> Vec<Emission> {
         self.write(segments * MSS);
         self.all()
@@ -267,7 +267,7 @@ fn seq(position: u64) -> u32 {
     super::seq::Space::new(OURS).seq(position)
 }
 
-/// Positions of the payload of what has left.
+/// Positions of the emitted payloads.
 fn places(all: &[Emission]) -> Vec<(u64, u64)> {
     all.iter()
         .map(|emission| (emission.payload.start, emission.payload.end))

@@ -84,7 +84,7 @@ impl Bench {
     }
 }
 
-/// What was reported of ends, and nothing but.
+/// The reported ends; asserts that there is nothing else.
 fn ends(events: &[Event]) -> Vec<(usize, Role, Cause)> {
     let mut ends = Vec::new();
     for event in events {
@@ -102,7 +102,7 @@ fn ends(events: &[Event]) -> Vec<(usize, Role, Cause)> {
 type Set = fn(&mut Options);
 type Finish = fn(&mut Bench);
 
-/// Every cause, and what brings it about.
+/// Every cause, and how to produce it.
 const CAUSES: [(Cause, Set, Finish); 12] = [
     (
         Cause::Unspliced,
@@ -179,7 +179,7 @@ const CAUSES: [(Cause, Set, Finish); 12] = [
     ),
 ];
 
-/// Whether the cause leaves this socket open, so that it can be told.
+/// Whether this socket is still open after the cause, so that the end can be reported.
 fn is_told(cause: Cause, role: Role) -> bool {
     match role {
         Role::Source => cause != Cause::SourceClosed,
@@ -187,7 +187,7 @@ fn is_told(cause: Cause, role: Role) -> bool {
     }
 }
 
-/// Each poller waits for the one condition that the splice keeps from it.
+/// Each poller waits for the condition that the splice hides.
 fn pollers(bench: &Bench, mode: Mode) -> [(Poller, Role); 2] {
     let (of_source, of_sink) = (Poller::new(), Poller::new());
     let (source, sink) = (bench.source(), bench.sink());
@@ -263,7 +263,7 @@ fn every_cause_wakes_threads_that_wait() {
     }
 }
 
-/// Ends are told whatever the interests.
+/// Ends are reported independent of the interests.
 #[test]
 fn an_end_is_told_to_who_waits_for_the_other_direction() {
     for mode in MODES {
@@ -307,7 +307,7 @@ fn a_spliced_source_is_silent_and_its_other_direction_is_not() {
         bench.splice();
         for _ in 0..100 {
             bench.far.send(b"traffic").unwrap();
-            assert_eq!(poll(&poller), [], "bytes are there");
+            assert_eq!(poll(&poller), [], "there are bytes");
             bench.run();
             assert_eq!(bench.drain.recv_chain(100).unwrap().len(), 7);
             assert_eq!(poll(&poller), []);
@@ -361,7 +361,7 @@ fn nothing_gets_through_a_splice_not_even_the_end_or_an_error() {
     }
 }
 
-/// What came during the splice is news when it has ended.
+/// Bytes that arrived during the splice are an edge after its end.
 #[test]
 fn residual_bytes_are_an_edge_at_the_end() {
     for mode in MODES {
@@ -436,7 +436,7 @@ fn an_end_before_add_is_no_event_and_modify_keeps_one() {
     poller
         .add(bench.source(), token, Interest::READABLE, mode)
         .unwrap();
-    assert_eq!(poll(&poller), [], "it was another registration's");
+    assert_eq!(poll(&poller), [], "it belonged to another registration");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Listeners: a connection that waits to be accepted is something to read.
+//! Listeners: a connection that waits to be accepted makes it readable.
 
 use super::*;
 use crate::link::memory::{self, MemoryLink};
@@ -104,7 +104,7 @@ fn a_closed_listener_leaves_silently() {
     let _stream = net.connect();
     let entry = poller.list.ready.lock().entries[0].clone();
     net.listener.close();
-    assert!(entry.upgrade().is_none(), "nobody holds the registration");
+    assert!(entry.upgrade().is_none(), "the registration was dropped");
     assert_eq!(now(&poller), []);
     let again = poller.add(&net.listener, Token(1), Interest::READABLE, Mode::Level);
     assert_eq!(again.unwrap_err().kind(), ErrorKind::InvalidInput);

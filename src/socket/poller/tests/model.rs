@@ -1,9 +1,9 @@
-//! Any operations in any order, beside a model: what is reported is what should be.
+//! Random operations, compared with a model of the events.
 //!
-//! The model computes conditions from the buffers, keeps what each registration is owed (changes and
-//! ends), and is told of ends by the handles of the splices. Levels are compared exactly. An edge
-//! must be reported if something has become so, or more has come, since the last wait; it must not
-//! be reported if the condition does not hold, and not twice if nothing was done in between.
+//! The model computes conditions from the buffers, keeps the pending events of each registration
+//! (changes and ends), and gets ends from the handles of the splices. Levels are compared exactly. An
+//! edge must be reported if a condition has become true, or more has arrived, since the last wait; it
+//! must not be reported if the condition does not hold, or twice without an operation in between.
 
 use super::*;
 use crate::error::Flavor;
@@ -68,13 +68,13 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What there is to see of a socket.
+/// The visible state of a socket.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Sight {
     ready: [bool; 2],
     closed: [bool; 2],
     error: Option<SoError>,
-    /// Bytes that have ever come, if they are anybody's business; space.
+    /// Bytes that have arrived, unless spliced; space.
     amount: [u64; 2],
 }
 
@@ -105,7 +105,7 @@ fn see(socket: &Socket) -> Sight {
     sight
 }
 
-/// A registration, as it should be.
+/// The model of a registration.
 #[derive(Debug)]
 struct Watch {
     token: usize,
@@ -122,7 +122,7 @@ struct World {
     watches: BTreeMap<(usize, usize), Watch>,
     splices: Vec<(Splice, usize, usize)>,
     tokens: usize,
-    /// Each poller has waited, and nothing was done since.
+    /// The poller has waited, without an operation since.
     quiet: [bool; POLLERS],
 }
 
@@ -153,7 +153,7 @@ impl World {
         self.sockets.iter().map(see).collect()
     }
 
-    /// Does it to sockets and splices, with what comes of it for the registrations.
+    /// Applies an operation to sockets and splices, and to the model.
     fn act(&mut self, op: &Op) {
         let before = self.sights();
         self.perform(op);
@@ -284,7 +284,10 @@ impl World {
                 watch.owed = [false; 2];
             }
         }
-        assert!(events.is_empty(), "nobody's: {events:?}");
+        assert!(
+            events.is_empty(),
+            "events without a registration: {events:?}"
+        );
         self.quiet[poller] = true;
     }
 }
@@ -307,7 +310,7 @@ impl Watch {
         assert_eq!([event.source_end(), event.sink_end()], ends, "{self:?}");
         assert!(
             is != [false; 2] || ends != [None; 2],
-            "about nothing: {self:?}"
+            "event without cause: {self:?}"
         );
         for direction in 0..2 {
             assert!(
@@ -320,7 +323,7 @@ impl Watch {
             );
         }
         if self.mode == Mode::Edge && quiet {
-            assert_eq!(is, [false; 2], "again: {self:?}");
+            assert_eq!(is, [false; 2], "reported twice: {self:?}");
         }
         assert_eq!(
             [event.is_read_closed(), event.is_write_closed()],

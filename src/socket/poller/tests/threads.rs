@@ -1,17 +1,17 @@
-//! Races: nothing is missed and nothing comes twice, whoever does what when.
+//! Races: no event is missed or reported twice.
 
 use super::*;
 use crate::protocol::{Upcall, Wakeup};
 use crate::splice::{Cause, Dispatch, End, Options, SplicePool};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Waits; not without end, so that a lost wake-up is a failure.
+/// Waits with a limit, so that a lost wake-up is a failure.
 fn wait(poller: &Poller, events: &mut Events) {
     let count = poller.wait(events, Some(PATIENCE)).unwrap();
     assert!(count > 0, "a wake-up was lost");
 }
 
-/// Sets a flag in any case: other threads are not to go on after a failure.
+/// Sets a flag in any case: other threads must stop after a failure.
 struct Finally<'a>(&'a AtomicBool);
 
 impl Drop for Finally<'_> {
@@ -20,7 +20,7 @@ impl Drop for Finally<'_> {
     }
 }
 
-/// When something that is still to come has been lost.
+/// The time after which a missing event counts as lost.
 fn give_up() -> Instant {
     SystemClock.now() + PATIENCE
 }
@@ -52,7 +52,7 @@ fn a_wake_ends_a_wait_of_another_thread() {
     });
 }
 
-/// Whenever it is looked at, something happens to it that comes to nothing.
+/// Changes at each check, without an event.
 #[derive(Default)]
 struct Restless(Mutex<Upcalls, LEAF>);
 
@@ -163,7 +163,7 @@ fn nothing_is_reported_after_delete_returns() {
 
 const SPLICES: usize = 500;
 
-/// What is going on while splices come and go.
+/// Traffic while splices are set up and ended.
 struct Flood {
     far: Socket,
     source: Socket,
@@ -295,7 +295,7 @@ fn several_threads_share_the_ends() {
     assert_eq!(seen.load(Ordering::SeqCst), SPLICES);
 }
 
-/// Who takes it leaves it in the list, and wakes the next one.
+/// The thread that takes a level leaves it in the list, and wakes the next one.
 #[test]
 fn a_level_is_told_to_all_who_wait() {
     for _ in 0..50 {
@@ -312,7 +312,7 @@ fn a_level_is_told_to_all_who_wait() {
     }
 }
 
-/// Bytes that a splice has left are not seen before its end.
+/// Bytes left by a splice are not reported before its end.
 #[test]
 fn the_end_comes_before_what_it_leaves() {
     const ROUNDS: usize = 300;
@@ -331,7 +331,7 @@ fn the_end_comes_before_what_it_leaves() {
         }
     };
     thread::scope(|scope| {
-        // Has it looked at all the time.
+        // Queues it for a check all the time.
         scope.spawn(|| {
             while !over.load(Ordering::SeqCst) {
                 poller.modify(&source, token, interest, mode).unwrap();

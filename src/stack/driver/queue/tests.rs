@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const SERVER: &str = "10.0.0.1:80";
-/// Nothing here may take longer.
+/// Time limit of the tests.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn server() -> SocketAddr {
@@ -29,7 +29,7 @@ fn stacks<A: Link + 'static, B: Link + 'static>(near: Vec<A>, far: Vec<B>) -> (S
     (server.build().unwrap(), client.build().unwrap())
 }
 
-/// What this number of the stream is.
+/// The byte of the stream at this position.
 fn byte(seed: u64, at: usize) -> u8 {
     let mixed = (at as u64 ^ seed << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed.to_be_bytes()[1]
@@ -44,7 +44,7 @@ fn limit(stream: &TcpStream) {
     stream.set_write_timeout(Some(LIMIT)).unwrap();
 }
 
-/// Sends everything back, of as many connections as there are; one thread each.
+/// Echoes all bytes of this many connections, one thread each.
 fn echo(listener: &TcpListener, connections: usize) {
     thread::scope(|scope| {
         for _ in 0..connections {
@@ -73,8 +73,8 @@ fn small_thread<'scope>(
     drop(builder.spawn_scoped(scope, body).unwrap());
 }
 
-/// Sends so many bytes and has them back, on so many connections at once, in rounds that each connect
-/// anew. Every byte is compared.
+/// Sends bytes and receives their echo, on several connections at once, in rounds of new connections.
+/// Every byte is compared.
 fn there_and_back((server_stack, client): &(Stack, Stack), connections: usize, len: usize) {
     let listener = TcpListener::bind_with_backlog(server_stack, SERVER, connections).unwrap();
     thread::scope(|scope| {
@@ -102,8 +102,8 @@ fn there_and_back((server_stack, client): &(Stack, Stack), connections: usize, l
     }
 }
 
-/// A queue that says that answers come by the next one: every frame for a connection that was dialled
-/// arrives by the wrong queue.
+/// A queue whose `steer` returns the next one: every frame for an active open arrives on the wrong
+/// queue.
 #[derive(Debug)]
 struct Lying(MemoryLink, usize);
 
@@ -128,7 +128,7 @@ impl Link for Lying {
     }
 }
 
-/// A queue that sends by all of them in turn: no frame is by the queue where the last one was.
+/// A queue that sends on all of them in turn.
 #[derive(Debug)]
 struct Spraying {
     own: usize,
@@ -172,7 +172,7 @@ fn queues(count: usize) -> (Vec<MemoryLink>, Vec<MemoryLink>) {
     memory::queues(count, memory::Config::default())
 }
 
-/// Unconnected pairs, whose frames no hash steers; never full.
+/// Unconnected pairs, without steering by a hash; never full.
 fn pairs(count: usize) -> (Vec<MemoryLink>, Vec<MemoryLink>) {
     let config = memory::Config {
         frames: 1 << 20,
@@ -203,7 +203,7 @@ fn every_frame_by_the_wrong_queue() {
     there_and_back(&both, 40, 50_000);
     for one in both.1.queue_stats() {
         assert!(one.frames_received > 40, "{one:?}");
-        // But for what comes late, to a record in TIME-WAIT: one frame of a connection at most.
+        // Except for late frames to a record in TIME-WAIT: at most one for each connection.
         let late = one.frames_received - one.segments_astray;
         assert!(late <= 40, "{one:?}");
     }
@@ -297,11 +297,11 @@ fn a_queue_has_its_share_of_the_ports() {
     drop(rest);
 }
 
-/// Waits until nobody has the stack any more, so until all its threads have ended.
+/// Waits until the last reference to the stack is dropped, so until all its threads have ended.
 fn until_gone<T>(shared: &Weak<T>) {
     let start = SystemClock.now();
     while shared.strong_count() > 0 {
-        assert!(SystemClock.now() - start < LIMIT, "a thread is still there");
+        assert!(SystemClock.now() - start < LIMIT, "a thread has not ended");
         thread::yield_now();
     }
 }
@@ -350,7 +350,7 @@ fn one_queue_that_fails_ends_the_stack_and_its_threads() {
     until_gone(&shared);
 }
 
-/// Fails when it is told to, which nobody but its own driver hears of.
+/// Fails when its bit is set, which only its own driver notices.
 #[derive(Debug)]
 struct Failing {
     link: MemoryLink,
@@ -383,7 +383,7 @@ impl Link for Failing {
     }
 }
 
-/// A stack whose queues may fail each alone, and a client with as many.
+/// A stack whose queues can fail separately, and a client with the same number.
 fn failing(count: usize) -> (Stack, Stack, Arc<AtomicUsize>) {
     let (near, far) = queues(count);
     let fails = Arc::new(AtomicUsize::new(0));
@@ -403,8 +403,8 @@ fn is_network_down(mut stream: &TcpStream) -> bool {
     error.kind() == ErrorKind::NetworkDown
 }
 
-/// Guards `Shared::queue_gone`: what is at home on a queue that fails ends, also what begins there later,
-/// and the other queues' connections and listeners go on. With the last queue all ends.
+/// Guards `Shared::queue_gone`: connections with a failed home queue end, also later ones, and the
+/// other queues' connections and listeners continue. With the last queue all end.
 #[test]
 fn a_queue_that_fails_takes_only_its_own() {
     for fails_first in [0, 1] {
@@ -427,7 +427,7 @@ fn a_queue_that_fails_takes_only_its_own() {
         let mut heard = [0; 11];
         inside.read_exact(&mut heard).unwrap();
         assert_eq!(&heard, b"still there");
-        // A new one by the queue that is left, both ways, and none by the other.
+        // A new connection on the remaining queue, in both directions, and none on the other.
         let more = TcpSocket::new(&client)
             .queue(stays)
             .connect(server())
@@ -453,7 +453,7 @@ fn a_queue_that_fails_takes_only_its_own() {
     }
 }
 
-/// Guards `Shared::first_up`: another driver takes over what the first one is to forget.
+/// Guards `Shared::first_up`: another driver takes over the expiry of records.
 #[test]
 fn when_the_first_queue_is_gone_another_one_forgets() {
     let (stack, client, fails) = failing(2);
@@ -468,7 +468,7 @@ fn when_the_first_queue_is_gone_another_one_forgets() {
     let (inside, _) = listener.accept().unwrap();
     drop(inside);
     drop(near);
-    // Closed first here, so a record remains, and goes.
+    // Closed first here, so a record remains, and expires.
     while stack.stats().time_wait == 0 && stack.stats().connections > 0 {
         thread::yield_now();
     }
@@ -477,7 +477,7 @@ fn when_the_first_queue_is_gone_another_one_forgets() {
     }
 }
 
-/// Loses what it is to receive, as often as it is told.
+/// Loses received frames, as often as it is set.
 #[derive(Debug)]
 struct Losing {
     link: MemoryLink,
@@ -511,8 +511,8 @@ impl Link for Losing {
     }
 }
 
-/// Guards `Driver::receive`: a frame that is lost is counted, one that came with it is received, and a
-/// link that gives nothing but errors is not asked again before its time.
+/// Guards `Driver::receive`: a lost frame is counted, one received with it is kept, and a link that
+/// returns only errors is not called again before the end of the back-off.
 #[test]
 fn what_a_link_loses_is_counted_and_ends_nothing() {
     let (link, far) = memory::pair(memory::Config::default());
@@ -536,7 +536,7 @@ fn what_a_link_loses_is_counted_and_ends_nothing() {
     };
     assert!(ping(&mut driver));
     assert_eq!(driver.interest(), Interest::READABLE);
-    // With frames, so that it goes on at once.
+    // With frames, so that it continues at once.
     loses.store(2, Ordering::Release);
     assert!(ping(&mut driver) && ping(&mut driver));
     assert_eq!(
@@ -544,7 +544,7 @@ fn what_a_link_loses_is_counted_and_ends_nothing() {
         (2, 3)
     );
     assert_eq!(driver.poll_at(), None);
-    // Without.
+    // Without frames.
     loses.store(usize::MAX, Ordering::Release);
     let mut asked = Vec::new();
     for milli in 0..400 {
@@ -621,7 +621,7 @@ fn manual(links: Vec<MemoryLink>, address: &str) -> (Stack, Vec<Driver>) {
     builder.build_with_drivers().unwrap()
 }
 
-/// A frame that nobody here claims, for the hook.
+/// An unhandled frame, for the hook.
 #[cfg(target_os = "linux")]
 fn udp(link: &MemoryLink, port: u8) {
     let ends = ([10, 0, 0, 2].into(), [10, 0, 0, 1].into());

@@ -1,4 +1,4 @@
-//! Floods of SYNs, and what may come instead of an answer to ours.
+//! SYN floods, and forged answers to our SYN.
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn a_syn_flood_shuts_nobody_out() {
     let (mut net, listener) = flooded(true);
     assert_eq!(net.seen().len(), 1000);
     let stats = net.stack.stats();
-    assert_eq!(stats.connections, BACKLOG, "the others are not remembered");
+    assert_eq!(stats.connections, BACKLOG, "no state for the others");
     assert_eq!(stats.syn_cookies_sent, 1000 - BACKLOG as u64);
     let mut honest = Raw::new(5000);
     honest.options.window_scale = Some(7);
@@ -39,7 +39,7 @@ fn a_syn_flood_shuts_nobody_out() {
     assert!(net.seen().is_empty(), "the SYN|ACK has left before");
     works(&mut net, &mut honest, &stream);
     assert_eq!(net.stack.stats().syn_cookies_accepted, 1);
-    // Its scale is remembered: 1000 << 7 is more than the first flight.
+    // Its window scale is kept: 1000 << 7 is more than the first flight.
     stream.write_all(&pattern(0, 70_000)).unwrap();
     let mut total = 0;
     loop {
@@ -53,7 +53,7 @@ fn a_syn_flood_shuts_nobody_out() {
     assert_eq!(total, 70_000);
 }
 
-/// Guards the look at `accepts` and `reserve_beyond`: connections that nobody accepts fill it too.
+/// Guards `accepts` and `reserve_beyond`: connections that are not accepted fill the backlog too.
 #[test]
 fn connections_that_nobody_accepts_fill_the_backlog() {
     let (mut net, listener) = flooded(true);
@@ -72,7 +72,7 @@ fn connections_that_nobody_accepts_fill_the_backlog() {
     Raw::new(6000).send(&net, SYN, b"");
     assert!(net.seen().is_empty(), "neither a connection nor an answer");
     assert_eq!(net.stack.stats().syns_dropped, dropped + 2);
-    // What it sends comes again when there is room, and finds it.
+    // Its data is retransmitted when there is room, and accepted.
     drop(listener.accept().unwrap());
     net.seen();
     late.send(&net, ACK, b"hello");
@@ -93,7 +93,7 @@ fn without_cookies_the_backlog_is_a_limit_for_all() {
     assert_eq!(stats.syns_dropped, 1000 - BACKLOG as u64);
 }
 
-/// Guards `cookie_of`: who has not received a cookie does not know it, and it does not last.
+/// Guards `cookie_of`: a forger does not know the cookie, and it expires.
 #[test]
 fn a_guessed_or_old_cookie_is_reset() {
     let (mut net, listener) = flooded(true);
@@ -131,8 +131,8 @@ fn a_syn_from_an_address_to_itself_draws_nothing() {
     assert_eq!(net.stack.stats().connections, 0);
 }
 
-/// RFC 9293 3.10.7.2: nothing but an acknowledgement is answered, and that with a reset. Where nobody
-/// listens all but resets are reset (3.10.7.1).
+/// RFC 9293 3.10.7.2: in LISTEN only an acknowledgement is answered, with a reset. At a closed port all
+/// but resets are reset (3.10.7.1).
 #[test]
 fn in_listen_what_neither_opens_nor_acknowledges_is_dropped() {
     let mut net = Net::new();
@@ -173,7 +173,7 @@ fn in_listen_what_neither_opens_nor_acknowledges_is_dropped() {
     assert_eq!(net.stack.shared().accepting.held.lock().len(), (0, 0));
 }
 
-/// Only who has seen our SYN can refuse or accept it.
+/// Only a host that has received our SYN can refuse or accept it.
 #[test]
 fn a_blind_reset_or_answer_to_our_syn_does_nothing() {
     let mut net = Net::new();
@@ -186,7 +186,7 @@ fn a_blind_reset_or_answer_to_our_syn_does_nothing() {
         blind.send(&net, RST | ACK, b"");
         assert!(net.seen().is_empty());
         blind.send(&net, SYN | ACK, b"");
-        // The block asks once more, at once.
+        // The SYN is retransmitted once, at once.
         let again = SYN;
         let seen = net.seen();
         let flags = seen.iter().map(|frame| frame.header.flags);
@@ -204,7 +204,7 @@ fn a_blind_reset_or_answer_to_our_syn_does_nothing() {
     works(&mut net, &mut raw, &stream);
 }
 
-/// Guards `wire::syn_options`: a length that makes no sense ends the options, what came before counts.
+/// Guards `wire::syn_options`: an invalid length ends the options, earlier ones apply.
 #[test]
 fn options_with_bad_lengths_do_no_harm() {
     let mut net = Net::new();
@@ -264,7 +264,7 @@ fn a_tiny_mss_does_not_multiply_segments() {
     }
 }
 
-/// Guards `Shared::hold_syn`: a user is to decide first, so no cookie is sent.
+/// Guards `Shared::hold_syn`: the program decides first, so no cookie is sent.
 #[test]
 fn held_syns_count_in_the_backlog() {
     let mut net = Net::new();

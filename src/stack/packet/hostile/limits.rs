@@ -1,5 +1,5 @@
-//! The limits of a stack: reached exactly, answered as their setters say, counted, and free again when
-//! something has ended.
+//! The limits of a stack: reached exactly, answered as documented, counted, and free again when a
+//! connection ends.
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn client(host: u8, port: u16) -> Raw {
     raw
 }
 
-/// Its connection stands; the stack's user has accepted it.
+/// Its connection is established and accepted.
 fn opened(net: &mut Net, listener: &TcpListener, mut raw: Raw) -> (Raw, TcpStream) {
     raw.handshake(net);
     let (stream, _) = listener.accept().unwrap();
@@ -49,7 +49,7 @@ fn a_stack_has_no_more_connections_than_its_limit() {
     let stats = net.stack.stats();
     assert_eq!((stats.connections, stats.connections_refused), (3, 2));
     assert_eq!((stats.syns_dropped, stats.syn_cookies_sent), (0, 0));
-    // Those that are there go on, and one that ends makes room.
+    // Existing connections continue, and one that ends makes room.
     let (mut raw, stream) = open.pop().unwrap();
     works(&mut net, &mut raw, &stream);
     reset(&mut net, &raw);
@@ -57,7 +57,7 @@ fn a_stack_has_no_more_connections_than_its_limit() {
     works(&mut net, &mut raw, &stream);
     let stats = net.stack.stats();
     assert_eq!((stats.connections, stats.connections_refused), (3, 2));
-    // So does one in TIME-WAIT, whose record is none.
+    // So does one in TIME-WAIT, whose record does not count.
     drop(stream);
     raw.take(&net.seen());
     raw.fin(&net);
@@ -66,7 +66,7 @@ fn a_stack_has_no_more_connections_than_its_limit() {
     dial(&net).unwrap();
 }
 
-/// Guards `Shared::accept_cookie`: the answer to a cookie finds the last place taken.
+/// Guards `Shared::accept_cookie`: the last place is taken when a cookie is acknowledged.
 #[test]
 fn a_cookie_is_no_place_in_a_stack_that_has_become_full() {
     let (mut net, _) = limited(|builder| builder.max_connections(2));
@@ -94,7 +94,7 @@ fn a_cookie_is_no_place_in_a_stack_that_has_become_full() {
         (stats.connections_refused, stats.syn_cookies_accepted),
         (1, 0)
     );
-    // It takes the connection for standing; when there is room, what it sends finds it.
+    // It believes that the connection is established; when there is room, its data is accepted.
     dialled.abort();
     drop(dialled);
     net.seen();
@@ -132,7 +132,7 @@ fn a_held_syn_needs_a_place_when_it_is_accepted() {
     listener.pending().unwrap().accept().unwrap();
 }
 
-/// Guards `Shared::admits_half_open`: over all listeners, whatever their backlogs are.
+/// Guards `Shared::admits_half_open`: over all listeners, independently of their backlogs.
 #[test]
 fn a_stack_has_no_more_half_open_connections_than_its_limit() {
     for cookies in [true, false] {
@@ -153,13 +153,13 @@ fn a_stack_has_no_more_half_open_connections_than_its_limit() {
         assert_eq!((sent, dropped), if cookies { (1, 0) } else { (0, 1) });
         assert_eq!(answers, usize::from(cookies));
         if cookies {
-            // It may answer, though there are as many half-open ones as before.
+            // It may complete the handshake, though the limit of half-open ones is reached.
             late.syn(&mut net);
             late.send(&net, ACK, b"");
             net.turn();
             assert_eq!(listener.accept().unwrap().1.port(), 5003);
         }
-        // One that is given up makes room.
+        // One that times out makes room.
         let mut first = Raw::new(5000);
         first.seq = first.seq.wrapping_add(1);
         reset(&mut net, &first);
@@ -173,14 +173,14 @@ fn a_stack_has_no_more_half_open_connections_than_its_limit() {
     }
 }
 
-/// A client that opens connections without end, and another one that still gets in.
+/// A client that opens connections without end, and another one that can still connect.
 ///
-/// Guards `Peers`, and `Shared::admit`: only connections that stand count.
+/// Guards `Peers`, and `Shared::admit`: only established connections count.
 #[test]
 fn one_peer_does_not_take_the_places_of_others() {
     let limits = |b: Builder| b.max_connections(8).max_connections_per_peer(Some(5));
     let (mut net, listener) = limited(limits);
-    // Forged SYNs of the honest one's address take nothing of what it may have.
+    // Forged SYNs with the honest client's address do not use its limit.
     for port in 1..=2 {
         client(3, port).send(&net, SYN, b"");
     }
@@ -215,7 +215,7 @@ fn one_peer_does_not_take_the_places_of_others() {
     assert_eq!(net.stack.stats().peer_connections_refused, 96);
 }
 
-/// Handshakes that were all under way when the limit was reached.
+/// Handshakes in progress when the limit is reached.
 #[test]
 fn a_peer_that_completes_too_many_handshakes_at_once_is_reset() {
     let (mut net, listener) = limited(|b| b.max_connections_per_peer(Some(2)));
@@ -233,7 +233,7 @@ fn a_peer_that_completes_too_many_handshakes_at_once_is_reset() {
     assert_eq!((stats.connections, stats.peer_connections_refused), (2, 1));
 }
 
-/// Nothing is counted twice or left behind, whatever comes in whatever order.
+/// Counters are exact for any order of events.
 #[test]
 fn ten_thousand_random_openings_and_endings_leave_no_count() {
     let mut random = fastrand::Rng::with_seed(0x11a1);

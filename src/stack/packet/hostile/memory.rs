@@ -1,11 +1,11 @@
-//! Peers that want memory: real memory is bounded, whatever the payload is cut into.
+//! Memory exhaustion: real memory is bounded for any segmentation of the payload.
 
 use super::*;
 use crate::buf::FrameMut;
 use crate::tcp::conn::Left;
 
 /// A link whose frames are as large as those of a TUN with segmentation offload: a byte of payload
-/// holds on to 64 KiB.
+/// keeps 64 KiB alive.
 fn in_a_large_frame(bytes: &[u8]) -> Buf {
     let mut frame = FrameMut::with_capacity(65_000);
     frame.bytes_mut().extend_from_slice(bytes);
@@ -41,7 +41,7 @@ fn received(stream: &TcpStream) -> (usize, usize) {
     (rcv.buf.len(), rcv.buf.memory())
 }
 
-/// Guards `SockBuf::keep_memory_bounded`: a window full of tiny segments that nobody reads.
+/// Guards `SockBuf::keep_memory_bounded`: a window full of unread tiny segments.
 #[test]
 fn tiny_segments_hold_no_more_than_four_windows() {
     for size in [1, 511, 600] {
@@ -62,8 +62,7 @@ fn tiny_segments_hold_no_more_than_four_windows() {
     }
 }
 
-/// The store and the limit of holes: behind a hole byte by byte, every second byte, every
-/// third.
+/// The store and the limit of holes: after a hole byte by byte, every second byte, every third.
 #[test]
 fn every_second_byte_holds_no_more_than_a_window() {
     let mut net = Net::with(one_packet_each(), |b| b.receive_buffer(65_536));
@@ -77,7 +76,7 @@ fn every_second_byte_holds_no_more_than_a_window() {
             assert!(memory <= 2 * 65_536 + 256 * 129, "{memory} bytes at {at}");
         }
     }
-    // Large ones, of which all but a byte is sent again.
+    // Large ones, all but a byte of which is retransmitted.
     for at in 1..300 {
         large(&net, &raw, at, &pattern(at as usize, 60_000));
         net.drain();
@@ -89,7 +88,7 @@ fn every_second_byte_holds_no_more_than_a_window() {
     net.healthy();
 }
 
-/// What was in order first stays, and among what waits the last accepted text wins.
+/// In-order data is not overwritten; of overlapping out-of-order data the latest is kept.
 #[test]
 fn overlapping_text_does_not_change_what_was_delivered() {
     let mut net = Net::new();
@@ -148,7 +147,7 @@ fn a_slow_reader_is_given_up_if_so_configured() {
     }
 }
 
-/// A peer that reads slowly makes progress, and stays.
+/// A peer that reads slowly makes progress, and is not ended.
 #[test]
 fn progress_holds_the_stall_timeout_off() {
     let mut net = Net::with(one_packet_each(), |builder| {
@@ -174,7 +173,7 @@ fn progress_holds_the_stall_timeout_off() {
     assert_eq!(error_kind(&stream), Some(ErrorKind::WouldBlock));
 }
 
-/// The frames that carry on where the peer stands; retransmissions left out.
+/// The frames at the peer's next expected byte, without retransmissions.
 fn in_order(raw: &Raw, seen: Vec<Seen>) -> Vec<Seen> {
     let mut next = raw.ack;
     let data = seen.into_iter().filter(|frame| !frame.payload.is_empty());
@@ -186,7 +185,7 @@ fn in_order(raw: &Raw, seen: Vec<Seen>) -> Vec<Seen> {
     .collect()
 }
 
-/// Guards `Conn::leave`: segments for a connection that somebody else runs just then.
+/// Guards `Conn::leave`: segments for a connection that another thread is running.
 #[test]
 fn the_backlog_of_segments_is_bounded() {
     let mut net = Net::new();

@@ -1,5 +1,5 @@
-//! Memory that comes near its limit: windows close, and open again; what was acknowledged stays, and
-//! whoever reads goes on.
+//! Memory near its limit: windows close, and open again; acknowledged data is kept, and connections
+//! that are read continue.
 
 use super::*;
 
@@ -13,9 +13,9 @@ struct Peer {
     raw: Raw,
     stream: TcpStream,
     shift: u8,
-    /// How much it has sent.
+    /// Bytes that it has sent.
     sent: usize,
-    /// How much has been read.
+    /// Bytes that were read.
     got: usize,
 }
 
@@ -36,7 +36,7 @@ impl Peer {
         }
     }
 
-    /// Sends text, which the stack takes or not.
+    /// Sends data, which the stack accepts or drops.
     fn send_data(&mut self, net: &Net, len: usize) {
         let data = pattern(self.sent, len);
         for part in data.chunks(1460) {
@@ -51,7 +51,7 @@ impl Peer {
         self.got += got.len();
     }
 
-    /// What the last of these frames to it leaves of the window, behind all that it has sent.
+    /// The window in the last of these frames, beyond all sent data.
     fn window(&self, seen: &[Seen]) -> u32 {
         let mine = |frame: &&Seen| frame.tuple.local_port == self.raw.from.1;
         let last = seen.iter().rfind(mine).unwrap();
@@ -88,22 +88,22 @@ fn near_its_limit_a_stack_closes_windows_and_opens_them_again() {
     net.turn();
     let stats = net.stack.stats();
     assert_eq!((stats.buffer_memory, stats.memory_pressures), (301_460, 1));
-    // Who reads is promised a floor more, and what was promised before.
+    // A connection that is read gets a window of the floor, besides the former window.
     net.drain();
     peers[0].read();
     let open = peers[0].window(&net.seen());
     assert!(open <= FLOOR && open > FLOOR / 2, "{open}");
-    // And goes on with that, for as long as it lasts.
+    // And continues with that, for as long as the pressure lasts.
     for _ in 0..100 {
         peers[0].send_data(&net, 8 * 1460);
         net.turn();
         peers[0].read();
-        assert_eq!(peers[0].got, peers[0].sent, "all in order is taken");
+        assert_eq!(peers[0].got, peers[0].sent, "all in-order data is accepted");
         assert!(peers[0].window(&net.seen()) <= FLOOR);
     }
     let stats = net.stack.stats();
     assert_eq!((stats.memory_pressures, stats.segments_pressed), (1, 0));
-    // The others read: with what comes next, the window is what it was.
+    // The others read: with the next segment, the window is as before.
     for peer in &mut peers {
         peer.read();
     }
@@ -119,8 +119,7 @@ fn near_its_limit_a_stack_closes_windows_and_opens_them_again() {
     net.healthy();
 }
 
-/// Beyond the limit text is dropped as if it had been lost, and an
-/// acknowledgement with it counts.
+/// Beyond the limit data is dropped as if it had been lost, but its acknowledgement is processed.
 #[test]
 fn beyond_its_limit_a_stack_drops_text_and_no_acknowledgement() {
     let (mut net, _listener, mut peers) = pressed(8);
@@ -148,7 +147,7 @@ fn beyond_its_limit_a_stack_drops_text_and_no_acknowledgement() {
     peers[7].read();
     assert_eq!(peers[7].got, 10_000);
     assert_eq!(net.stack.stats().segments_pressed, 1);
-    // When there is room again, what was dropped comes again, and nothing is missing.
+    // When there is room again, dropped data is retransmitted, and none is missing.
     peers.iter_mut().for_each(Peer::read);
     net.seen();
     late.send(&net, ACK | FIN, &pattern(40_880, 1000));
@@ -161,7 +160,7 @@ fn beyond_its_limit_a_stack_drops_text_and_no_acknowledgement() {
     net.healthy();
 }
 
-/// What arrives ahead of its turn is the first that is given up.
+/// Out-of-order data is dropped first.
 #[test]
 fn text_out_of_order_is_not_kept_under_pressure() {
     let (mut net, _listener, mut peers) = pressed(7);
@@ -195,7 +194,7 @@ fn text_out_of_order_is_not_kept_under_pressure() {
     assert_eq!(got, pattern(2000, 2000));
 }
 
-/// Guards `SockBuf::ceiling`: a user who writes is slowed down, and goes on with each acknowledgement.
+/// Guards `SockBuf::ceiling`: a writer is slowed down, and continues with each acknowledgement.
 #[test]
 fn who_writes_is_slowed_down_too() {
     let (mut net, _listener, mut peers) = pressed(7);
@@ -204,7 +203,7 @@ fn who_writes_is_slowed_down_too() {
         net.turn();
     }
     net.drain();
-    // It is looked at once more, and knows.
+    // One more step, in which it notices the pressure.
     peers[6].send_data(&net, 1);
     net.turn();
     net.drain();
@@ -225,7 +224,7 @@ fn who_writes_is_slowed_down_too() {
             got.len()
         );
         let seen = net.seen();
-        assert!(!seen.is_empty(), "it is not stuck");
+        assert!(!seen.is_empty(), "it makes progress");
         let peer = &mut peers[6];
         got.extend(peer.raw.take(&seen));
         peer.raw.send(&net, ACK, b"");
@@ -240,7 +239,7 @@ fn who_writes_is_slowed_down_too() {
     assert_eq!((&peers[6].stream).write(&data).unwrap(), BUFFER - 1);
 }
 
-/// Guards the early return of `Tcb::serve` and `Conn::drop`: what can still be read holds memory.
+/// Guards the early return of `Tcb::serve` and `Conn::drop`: readable data still holds memory.
 #[test]
 fn what_nobody_has_read_counts_until_its_socket_is_gone() {
     let (mut net, _listener, mut peers) = pressed(2);
@@ -260,7 +259,7 @@ fn what_nobody_has_read_counts_until_its_socket_is_gone() {
     assert_eq!(net.stack.stats().buffer_memory, 0);
 }
 
-/// What is counted is what there is, whatever comes in whatever order.
+/// The count is exact for any order of events.
 #[test]
 fn ten_thousand_random_steps_leave_no_memory_counted() {
     let mut random = fastrand::Rng::with_seed(0xfeed);
@@ -307,7 +306,7 @@ fn ten_thousand_random_steps_leave_no_memory_counted() {
             held += conn_of(&peer.stream).reassembly_memory();
         }
         let counted = net.stack.stats().buffer_memory;
-        // A write was looked at; a read too, in each thread that does it.
+        // Writes are counted at once; reads too, in each thread.
         assert!(counted >= held, "{counted} {held}");
         most = most.max(counted);
     }

@@ -1,9 +1,9 @@
-//! Forged segments: none does harm, and none draws more than one answer, or answers for ever.
+//! Forged segments: they have no effect, and cause at most one answer, without answer loops.
 
 use super::*;
 
-/// Guards `Driver::unknown` and `Stateless`: no answer is larger than its question, and none is sent to
-/// or about what is not ours.
+/// Guards `Driver::unknown` and `Stateless`: no answer is larger than its cause, and none is sent to or
+/// about foreign addresses.
 #[test]
 fn answers_to_strangers_are_no_larger_than_their_questions() {
     let mut net = Net::new();
@@ -38,8 +38,8 @@ fn answers_to_strangers_are_no_larger_than_their_questions() {
     assert_eq!(net.stack.stats().connections, 0);
 }
 
-/// Guards `Verdict::Challenge` (RFC 5961 7): once a second, and a limit of each connection's own, so
-/// that no stranger can measure it (CVE-2016-5696).
+/// Guards `Verdict::Challenge` (RFC 5961 7): once a second, and separately for each connection, so that
+/// an attacker cannot measure it (CVE-2016-5696).
 #[test]
 fn challenges_are_limited_by_each_connection_for_itself() {
     let mut net = Net::new();
@@ -75,7 +75,7 @@ fn challenges_are_limited_by_each_connection_for_itself() {
     works(&mut net, &mut other, &other_stream);
 }
 
-/// Guards `judge_outside`: both sides were fed a forged byte, and each takes the other's
+/// Guards `judge_outside`: both sides received a forged byte, and each takes the other's
 /// acknowledgement for a keep-alive (an ACK storm).
 #[test]
 fn two_sides_that_disagree_do_not_answer_each_other_for_ever() {
@@ -90,7 +90,7 @@ fn two_sides_that_disagree_do_not_answer_each_other_for_ever() {
         answers += net.seen().len();
     }
     assert!(answers <= 2, "{answers} answers within no time");
-    // And of this, which only knows less, each is a keep-alive.
+    // And with a smaller acknowledgement each is a keep-alive.
     raw.ack = raw.ack.wrapping_sub(1);
     for _ in 0..10 {
         raw.send(&net, ACK, b"");
@@ -118,7 +118,7 @@ fn two_sides_in_time_wait_do_not_answer_each_other_for_ever() {
     assert_eq!(net.one().header.flags, ACK, "a keep-alive");
 }
 
-/// Whatever is forged draws one answer at most, and neither text nor end comes of it.
+/// Any forged segment causes at most one answer, and neither data nor FIN is accepted.
 #[test]
 fn a_forged_segment_draws_one_answer_at_most() {
     let mut net = Net::new();
@@ -136,7 +136,7 @@ fn a_forged_segment_draws_one_answer_at_most() {
             0,
         ] {
             for payload in [0, 1, 1000] {
-                // Text that begins before the window must not reach into it, nor must a FIN.
+                // Data that begins before the window must not reach into it, nor must a FIN.
                 if offset == -1 && (payload > 1 || flags & FIN != 0)
                     || offset == -1000 && flags & FIN != 0
                 {
@@ -153,8 +153,8 @@ fn a_forged_segment_draws_one_answer_at_most() {
     works(&mut net, &mut raw, &stream);
 }
 
-/// Positions are 64 bits wide: a reset of 4 GiB ago is not one of now, and text of a
-/// second before the wrap is old.
+/// Positions are 64 bits wide: a reset of 4 GiB ago is not accepted, and data of a second before the
+/// wrap is old.
 #[test]
 fn a_duplicate_from_before_the_wrap_is_old() {
     let mut net = Net::new();

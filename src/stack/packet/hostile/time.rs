@@ -1,4 +1,4 @@
-//! Clocks that stand still and jump.
+//! Clocks that stop and jump.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn jump(net: &Net, forward: bool) {
     *now = if forward { *now + HOUR } else { *now - HOUR };
 }
 
-/// What has no timer running does not notice: an idle connection, a listener, a record.
+/// No effect without a running timer: an idle connection, a listener, a record.
 #[test]
 fn an_idle_connection_survives_jumps_of_the_clock() {
     let mut net = Net::new();
@@ -22,7 +22,7 @@ fn an_idle_connection_survives_jumps_of_the_clock() {
     assert_eq!(net.stack.stats().connections, 1);
 }
 
-/// Text passes while the clock stands still, and what is lost comes again when a timer is due.
+/// Data passes while the clock is stopped, and lost data is retransmitted when a timer is due.
 #[test]
 fn a_clock_that_stands_still_holds_nothing_up_but_timers() {
     let mut net = Net::new();
@@ -48,7 +48,7 @@ fn a_clock_that_stands_still_holds_nothing_up_but_timers() {
     assert_eq!(error_kind(&stream), Some(ErrorKind::TimedOut));
 }
 
-/// Text in flight, and a jump: it comes again, at the latest when the clock has caught up.
+/// Data in flight, and a jump: it is retransmitted, at the latest when the clock has caught up.
 #[test]
 fn text_in_flight_survives_a_jump_back() {
     let mut net = Net::with(one_packet_each(), |b| b.user_timeout(10 * HOUR));

@@ -1,16 +1,16 @@
-//! The path MTU of a destination is learnt once, and not by each connection for itself.
+//! The path MTU of a destination is found once, and not by each connection separately.
 
 use super::*;
 use crate::stack::packet::queues::nets;
 
-/// The sizes of the payloads that leave for so many bytes.
+/// The sizes of the payloads sent for this many bytes.
 fn sizes(net: &mut Net, mut stream: &TcpStream, len: usize) -> Vec<usize> {
     stream.write_all(&pattern(0, len)).unwrap();
     let seen = net.seen();
     seen.iter().map(|frame| frame.payload.len()).collect()
 }
 
-/// A connection by which the stack learns of a smaller size.
+/// A connection through which the stack learns a smaller size.
 fn learns(net: &mut Net, v6: bool, mtu: u32) -> (Raw, TcpStream) {
     let (raw, mut stream) = standing(net, v6);
     stream.write_all(&pattern(0, 1400)).unwrap();
@@ -20,7 +20,7 @@ fn learns(net: &mut Net, v6: bool, mtu: u32) -> (Raw, TcpStream) {
     (raw, stream)
 }
 
-/// RFC 1191 6.5, 8201 5.4: no time passes, and the peer says nothing.
+/// RFC 1191 6.5, 8201 5.4: no time passes, and the peer sends nothing.
 #[test]
 fn the_rest_of_the_window_is_sent_again_at_once_too() {
     for (v6, full) in [(false, 1360), (true, 1340)] {
@@ -40,7 +40,7 @@ fn the_rest_of_the_window_is_sent_again_at_once_too() {
     }
 }
 
-/// Guards `Shared::connection` and `path_found`, for those who dial and those who listen.
+/// Guards `Shared::connection` and `path_found`, for active and passive opens.
 #[test]
 fn who_begins_later_begins_with_what_fits() {
     for (v6, mtu, full, whole) in [
@@ -53,7 +53,11 @@ fn who_begins_later_begins_with_what_fits() {
         let _first = learns(&mut net, v6, mtu);
         let again = standing(&mut net, v6);
         assert_eq!(sizes(&mut net, &again.1, 5000)[0], full, "{mtu}");
-        assert_eq!(sizes(&mut net, &before.1, 5000)[0], whole, "it has begun");
+        assert_eq!(
+            sizes(&mut net, &before.1, 5000)[0],
+            whole,
+            "existing connections are not affected"
+        );
         let at = if v6 { "[fd00::1]:80" } else { "10.0.0.1:80" };
         let listener = TcpListener::bind(&net.stack, at).unwrap();
         let mut raw = Raw::new(5000);
@@ -62,13 +66,13 @@ fn who_begins_later_begins_with_what_fits() {
         assert_eq!(
             offer.map(usize::from),
             Some(whole),
-            "what comes may be larger"
+            "received segments may be larger"
         );
         raw.send(&net, ACK, b"");
         net.turn();
         let (stream, _) = listener.accept().unwrap();
         assert_eq!(sizes(&mut net, &stream, 5000)[0], full);
-        // Others have other ways.
+        // Other destinations have other paths.
         let mut other = Raw::new(5001);
         other.to.0 = raw.to.0;
         other.from.0 = if v6 { "fd00::3" } else { "10.0.0.3" }.parse().unwrap();
@@ -97,7 +101,7 @@ fn what_was_learnt_of_a_path_is_forgotten_after_ten_minutes() {
     assert_eq!(sizes(&mut net, &stream, 5000)[0], 1360, "no larger again");
 }
 
-/// Guards `Tcb::handle_icmp`: a report must quote what is in flight, and data.
+/// Guards `Tcb::handle_icmp`: a report must quote data in flight.
 #[test]
 fn a_forged_report_is_not_remembered() {
     let mut net = Net::new();
@@ -113,7 +117,7 @@ fn a_forged_report_is_not_remembered() {
     let mut other = segment.clone();
     other.tuple.remote_port ^= 1;
     net.icmp(&other, too_big(600));
-    // Larger than what was sent says nothing.
+    // A report of a larger size has no effect.
     net.icmp(&segment, too_big(1500));
     assert_eq!(net.stack.shared().addressing.paths.len(), 0);
     assert_eq!(net.stack.stats().mtu_lowered, 0);
@@ -121,7 +125,7 @@ fn a_forged_report_is_not_remembered() {
     assert_eq!(sizes(&mut net, &stream, 5000)[0], 1460);
 }
 
-/// What one queue's connection has learnt counts for those of the others.
+/// A finding applies to the connections of all queues.
 #[test]
 fn all_queues_know_what_one_has_learnt() {
     let [mut one, mut other] = nets(|builder| builder);
@@ -147,8 +151,8 @@ fn all_queues_know_what_one_has_learnt() {
     assert_eq!(other.stack.shared().addressing.paths.len(), 1);
 }
 
-/// Routers that drop what does not fit and say nothing (RFC 4821): the second connection does not wait for
-/// timeouts again, and tries the larger size once, where its loss costs little.
+/// Routers that drop large packets without a report (RFC 4821): the second connection does not wait for
+/// timeouts again, and probes the larger size once, at little cost.
 #[test]
 fn a_black_hole_is_found_out_once() {
     let mut net = Net::new();

@@ -33,7 +33,7 @@ fn every_second_segment_is_acknowledged_or_after_40_ms() {
     let all = raw.pass(ms(100));
     assert_eq!(all.len(), 1);
     assert_eq!(all[0].0, ms(50 + 40));
-    // What goes the other way carries it.
+    // Data in the other direction carries it.
     raw.send(ACK, MSS);
     raw.write(10);
     assert_eq!(raw.one().segment.ack, raw.seq);
@@ -114,8 +114,8 @@ fn without_sack_nothing_is_told() {
     assert!(blocks(&raw.one()).is_empty());
 }
 
-/// RFC 2018 4: in all acknowledgements while something is missing, of which data does not make the first
-/// wait. Each packet keeps to the path's size (RFC 6691), whatever it carries.
+/// RFC 2018 4: in all acknowledgements while data is missing; the first one does not wait for data to
+/// send. Each packet fits the path's size (RFC 6691) with all options.
 #[test]
 fn data_carries_blocks_too_and_makes_room_for_them() {
     for (config, room) in [(config(), MSS), (stamped(), MSS)] {
@@ -136,7 +136,7 @@ fn data_carries_blocks_too_and_makes_room_for_them() {
                 assert_eq!(one.segment.len, one.size);
             }
             assert_eq!(all[1].size, room - 4 - 8 * count);
-            // So do a probe and what is sent again.
+            // So do probes and retransmissions.
             let again = raw.pass(ms(400));
             assert!(again.iter().any(|(_, one)| one.again));
             for (_, one) in &again {
@@ -166,7 +166,7 @@ fn what_is_cut_has_room_for_blocks_too() {
     assert_eq!(blocks(&all[0]).len(), 1);
 }
 
-/// A black hole is one of packets, not of payload: what made room for blocks was full too.
+/// A black hole depends on the packet size, not the payload: a segment with blocks was full too.
 #[test]
 fn a_full_segment_with_blocks_is_full_for_the_path() {
     let large = Config {

@@ -42,7 +42,7 @@ fn closed_by_us_first() {
     assert_eq!(
         raw.events(),
         [News::PeerClosed],
-        "until the acknowledgement has left"
+        "until the acknowledgement was sent"
     );
     assert_eq!(raw.one().segment.ack, raw.seq);
     let [News::TimeWait(record)] = raw.events()[..] else {
@@ -52,7 +52,7 @@ fn closed_by_us_first() {
     assert!(raw.tcb.deadline().is_none());
 }
 
-/// The acknowledgement of the FIN may leave later than the FIN came: the link was busy.
+/// The acknowledgement of the FIN may be delayed by a busy link.
 #[test]
 fn timestamps_do_not_go_back_in_time_wait() {
     let mut raw = Raw::established(&stamped(), ms(50));

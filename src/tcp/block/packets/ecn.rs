@@ -43,7 +43,7 @@ fn listening(config: &Config, flags: u8) -> (Raw, u8) {
     (raw, answer.segment.flags & (ECE | CWR))
 }
 
-/// An established connection with a peer that agrees.
+/// An established connection with ECN.
 fn agreed_with(config: &Config) -> Raw {
     let (mut raw, flags) = listening(config, ECE | CWR);
     assert_eq!(flags, ECE);
@@ -63,7 +63,7 @@ fn is_agreed(raw: &mut Raw) -> bool {
     raw.flight(1)[0].markable
 }
 
-/// So many bytes of the peer's, marked on the way.
+/// Bytes of the peer, marked on the path.
 fn hear_marked(raw: &mut Raw, flags: u8, len: usize) {
     let mut segment = raw.segment(ACK | flags, len);
     segment.marked = true;
@@ -132,7 +132,7 @@ fn a_syn_that_is_not_answered_is_sent_again_without() {
     assert_eq!(flags(&raw.one()), ECE | CWR);
     let again = raw.pass(ms(1000));
     assert_eq!(again[0].1.segment.flags, SYN);
-    // The answer to the first one comes late: the peer has heard the second one since.
+    // The answer to the first one is late: the peer has received the second one since.
     hear_syn(&mut raw, SYN | ACK | ECE);
     raw.all();
     assert!(!is_agreed(&mut raw));
@@ -146,7 +146,7 @@ fn a_peer_that_asks_again_without_does_not_agree() {
     assert_eq!(raw.one().segment.flags, SYN | ACK);
     raw.send(ACK, 0);
     assert!(!is_agreed(&mut raw));
-    // Nor does one that asks with the flags only then.
+    // Nor does one that sets the flags only in a retransmission.
     let (mut raw, _) = listening(&willing(), 0);
     hear_syn(&mut raw, SYN | ECE | CWR);
     assert_eq!(raw.one().segment.flags, SYN | ACK);
@@ -200,7 +200,7 @@ fn a_mark_is_echoed_until_the_peer_has_reduced() {
     assert_eq!(flags(&raw.one()), ECE, "marked after the reduction");
 }
 
-/// RFC 3168 6.1.5: it may be forged, or old.
+/// RFC 3168 6.1.5: it may be forged or old.
 #[test]
 fn a_mark_of_what_is_not_new_does_not_count() {
     let mut raw = agreed();
@@ -251,7 +251,8 @@ fn an_echo_reduces_the_window_once_in_a_round_trip() {
     }
 }
 
-/// RFC 3168 6.1.2: also a loss is told, and a mark in the same round trip is the same congestion.
+/// RFC 3168 6.1.2: a loss is signalled too, and a mark in the same round trip is not a further
+/// reduction.
 #[test]
 fn a_loss_is_told_as_well_and_not_counted_twice() {
     let mut raw = agreed();

@@ -1,5 +1,4 @@
-//! Any segments, any calls, in any order: nothing panics, the invariants hold, and what is drawn is
-//! bounded.
+//! Random segments and calls: no panic, the invariants hold, and the number of answers is bounded.
 
 use super::*;
 use crate::tcp::block::segment::{PSH, RST};
@@ -157,7 +156,7 @@ fn any_segments_in_any_order_are_survived() {
             let sent = fuzz.raw.written / 500;
             let (heard, said) = fuzz.count;
             assert!(said <= 3 * heard + 3 * sent + 500, "{said} for {heard}");
-            // Whatever has happened, there is an end to it.
+            // It always comes to an end.
             let late = fuzz.raw.pass(ms(10_000_000));
             assert!(late.len() < 2000, "{} later", late.len());
             fuzz.raw.tcb.check();
@@ -169,8 +168,7 @@ fn any_segments_in_any_order_are_survived() {
     }
 }
 
-/// Two that are established with each other, each fed a forged segment, do not answer each other for
-/// ever.
+/// Two established ends that each receive a forged segment do not answer each other for ever.
 #[test]
 fn a_forged_segment_starts_no_storm() {
     for seed in 0..300 {

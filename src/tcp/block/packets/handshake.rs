@@ -11,7 +11,7 @@ fn syn_ack(raw: &Raw, flags: u8, len: usize) -> Segment {
     segment
 }
 
-/// The peer's answer comes.
+/// The peer's answer arrives.
 fn connected() -> Raw {
     let mut raw = Raw::dialling(&config());
     let segment = syn_ack(&raw, 0, 0);
@@ -114,7 +114,7 @@ fn a_syn_ack_may_carry_data_and_the_end() {
     assert_eq!(raw.one().segment.ack, THEIRS + 7);
 }
 
-/// Known fault: RFC 9293 3.5.2; the SYN is sent again at once, and not for each of those.
+/// Known fault: RFC 9293 3.5.2; the SYN is retransmitted at once, but only once.
 #[test]
 fn a_stale_acknowledgement_is_reset_and_the_peer_asked_again() {
     let mut raw = Raw::dialling(&config());
@@ -174,7 +174,7 @@ fn a_simultaneous_open_with_a_syn_ack_or_an_ack() {
     raw.none();
 }
 
-/// Known fault: RFC 9293 3.10.7.4: it was *refused*; one that the peer has opened was reset.
+/// Known fault: RFC 9293 3.10.7.4: it was *refused*; a passive open was reset.
 #[test]
 fn a_simultaneous_open_that_is_reset_is_refused() {
     let mut raw = crossed();
@@ -192,13 +192,13 @@ fn a_simultaneous_open_that_is_reset_is_refused() {
 fn in_syn_received() {
     let mut raw = Raw::listening(&config());
     raw.all();
-    // The peer has not heard our answer.
+    // The peer has not received our answer.
     let mut syn = raw.segment(SYN, 0);
     syn.options = offer(&config());
     raw.give(&syn);
     assert_eq!(raw.one().segment.flags, SYN | ACK);
     raw.seq = THEIRS + 1;
-    // An acknowledgement of something else.
+    // An acknowledgement of another connection.
     raw.ack = 5;
     raw.send(ACK, 0);
     let reset = raw.one().segment;
@@ -209,7 +209,7 @@ fn in_syn_received() {
     assert_eq!(raw.events(), [News::Established]);
 }
 
-/// RFC 4987 3.6, 7323 4: the SYN|ACK is not sent again, and its timestamp comes back.
+/// RFC 4987 3.6, 7323 4: the SYN|ACK is not retransmitted, and its timestamp is echoed.
 #[test]
 fn who_has_answered_a_cookie_is_established_at_once() {
     for (age, known) in [(70, true), (1000, true), (1001, false), (0, false)] {
@@ -228,7 +228,7 @@ fn who_has_answered_a_cookie_is_established_at_once() {
         let sample = known.then(|| ms(age.into()));
         assert_eq!(raw.tcb.round_trip(), sample);
     }
-    // Without timestamps nothing is known: the time since the SYN|ACK is not that of this end.
+    // Without timestamps there is no RTT sample: this block did not send the SYN|ACK.
     let answered = Config {
         answered: true,
         ..config()

@@ -79,7 +79,7 @@ fn nothing_without_an_acknowledgement() {
     raw.none();
 }
 
-/// RFC 9293 3.8.4; and no storm of acknowledgements.
+/// RFC 9293 3.8.4; and no ACK storm.
 #[test]
 fn a_keep_alive_is_answered_and_a_disagreement_is_not() {
     let mut raw = Raw::established(&config(), ms(50));
@@ -111,7 +111,7 @@ fn what_is_older_than_the_last_timestamp_is_dropped() {
     });
     assert_eq!(raw.give(&old).kept, None);
     assert_eq!(raw.one().segment.ack, raw.seq);
-    // What has none is dropped, without an answer.
+    // A segment without the option is dropped, without an answer.
     old.options.timestamps = None;
     assert_eq!(raw.give(&old).kept, None);
     raw.none();
@@ -121,7 +121,8 @@ fn what_is_older_than_the_last_timestamp_is_dropped() {
     assert_eq!(raw.state(), TcpState::Closed);
 }
 
-/// What was overtaken by what was sent again is not lost; what is older than all of the window is.
+/// A segment that was overtaken by a retransmission is accepted; one older than the whole window is
+/// not.
 #[test]
 fn what_fills_a_hole_may_be_older() {
     let mut raw = Raw::established(&stamped(), ms(50));

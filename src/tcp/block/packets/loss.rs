@@ -42,7 +42,7 @@ fn a_lost_retransmission_is_sent_again_after_a_round_trip() {
     let later = raw.soon();
     assert!(!later.is_empty(), "PRR sends on");
     raw.pass(ms(10));
-    // What left behind it has arrived.
+    // Segments sent after it have arrived.
     let end = later[0].payload.end;
     raw.acknowledge(0, &[(1000, end)]);
     let all = raw.all();
@@ -62,7 +62,7 @@ fn a_lost_end_is_found_after_two_round_trips() {
         [(3000, 4000)]
     );
     assert_eq!(all[0].0.as_millis(), 100 + 102);
-    // Which shows that what is before it is lost.
+    // Which indicates the loss before it.
     raw.pass(ms(30));
     raw.acknowledge(2000, &[(3000, 4000)]);
     assert_eq!(places(&raw.all()), [(2000, 3000)]);
@@ -103,7 +103,7 @@ fn a_timeout_for_nothing_is_undone() {
     let echo = raw.echo;
     let again = raw.pass(ms(700));
     assert!(again.len() >= 2 && raw.tcb.congestion_window() == 1000);
-    // What was only late: it echoes the first transmission.
+    // It was only late: the ACK echoes the first transmission.
     raw.echo = echo;
     raw.acknowledge(10_000, &[]);
     assert_eq!(phase(&raw), Phase::Open);
@@ -135,7 +135,7 @@ fn a_timeout_is_undone_by_what_was_sent_once() {
     }
 }
 
-/// RFC 3708: what was sent again had arrived.
+/// RFC 3708: the original of the retransmission had arrived.
 #[test]
 fn a_recovery_for_nothing_is_undone_by_d_sack() {
     let mut raw = Raw::established(&config(), ms(50));
@@ -148,7 +148,7 @@ fn a_recovery_for_nothing_is_undone_by_d_sack() {
     assert_eq!(raw.tcb.congestion_window(), 7000);
     raw.acknowledge(10_000, &[(0, 1000)]);
     assert_eq!(raw.tcb.congestion_window(), 10_000);
-    // From then on what is late by a quarter of a round trip is not lost.
+    // From then on a delay of a quarter of the RTT is no loss.
     raw.flight(10);
     raw.pass(ms(50));
     raw.acknowledge(10_000, &[(11_000, 16_000)]);
@@ -172,11 +172,11 @@ fn a_recovery_for_nothing_is_undone_by_timestamps() {
     assert_eq!(
         raw.tcb.congestion_window(),
         10_000 + 4000,
-        "as it was, and what is acknowledged"
+        "as before, plus the acknowledged bytes"
     );
 }
 
-/// What was taken for lost had not been sent again when it was acknowledged.
+/// Data marked lost was acknowledged before its retransmission.
 #[test]
 fn a_recovery_that_has_sent_nothing_again_is_undone() {
     let mut raw = Raw::established(&config(), ms(50));
@@ -190,7 +190,7 @@ fn a_recovery_that_has_sent_nothing_again_is_undone() {
     raw.none();
 }
 
-/// RFC 7323 5.3: what a retransmission overtakes would be too old behind it.
+/// RFC 7323 5.3: packets overtaken by a retransmission would be too old after it.
 #[test]
 fn a_retransmission_is_dated_back_where_packets_overtake_each_other() {
     let mut raw = Raw::established(&stamped(), ms(80));
@@ -219,7 +219,7 @@ fn a_retransmission_is_dated_back_where_packets_overtake_each_other() {
     assert!(raw.tcb.congestion_window() >= window);
 }
 
-/// Acknowledgements overtake each other: each has room for a few blocks only, so all of them count.
+/// Acknowledgements overtake each other: each has room for only a few blocks, so all of them are used.
 #[test]
 fn blocks_of_an_overtaken_acknowledgement_count() {
     for (config, una) in [(stamped(), 0), (config(), 1000)] {
@@ -236,7 +236,7 @@ fn blocks_of_an_overtaken_acknowledgement_count() {
     }
 }
 
-/// What is older than by an RTO may be from before a wrap (RFC 7323 5).
+/// A segment older than an RTO may be from before a wrap (RFC 7323 5).
 #[test]
 fn blocks_of_an_acknowledgement_that_is_too_old_do_not_count() {
     let mut raw = Raw::established(&stamped(), ms(50));
@@ -252,7 +252,7 @@ fn blocks_of_an_acknowledgement_that_is_too_old_do_not_count() {
     assert_eq!(raw.tcb.sacked(), 0);
 }
 
-/// RFC 2883 4: a block is of what came twice if it is below the acknowledgement that has it.
+/// RFC 2883 4: a block is a D-SACK if it is below the acknowledgement.
 #[test]
 fn a_block_of_an_overtaken_acknowledgement_is_no_d_sack() {
     let mut raw = Raw::established(&config(), ms(80));
@@ -296,7 +296,7 @@ fn without_sack_three_duplicates_are_a_loss_and_two_send_something_new() {
     assert_eq!(phase(&raw), Phase::Open);
 }
 
-/// RFC 3042, 8985 3.2: what the peer has makes room for something new before anything is lost.
+/// RFC 3042, 8985 3.2: SACKed data makes room for new data before a loss is detected.
 #[test]
 fn with_sack_two_segments_behind_a_hole_send_something_new_too() {
     let mut raw = Raw::established(&config(), ms(50));
@@ -312,7 +312,7 @@ fn with_sack_two_segments_behind_a_hole_send_something_new_too() {
     assert_eq!(phase(&raw), Phase::Open);
 }
 
-/// RFC 2018 8: what a peer has is what it acknowledges.
+/// RFC 2018 8: a peer may discard data that it has only SACKed.
 #[test]
 fn a_peer_that_gives_up_what_it_had_gets_it_again() {
     let mut raw = Raw::established(&config(), ms(50));

@@ -29,7 +29,8 @@ fn what_does_not_fit_is_sent_again_at_once() {
     );
 }
 
-/// A large window that does not fit leaves as any other one: a first flight at once, and the rest paced.
+/// A large window that was too big is retransmitted as usual: a first flight at once, and the rest
+/// paced.
 #[test]
 fn a_window_that_does_not_fit_is_no_burst() {
     let mut raw = Raw::established(&config(), ms(50));
@@ -54,7 +55,7 @@ fn a_window_that_does_not_fit_is_no_burst() {
     assert!(bytes(&rest) + bytes(&burst) > flight / 10 * 9, "{rest:?}");
 }
 
-/// Known fault: a path below 576 was a stall for ever.
+/// Known fault: a path below 576 stalled for ever.
 #[test]
 fn below_the_floor_routers_may_cut() {
     let mut raw = Raw::established(&config(), ms(50));
@@ -83,7 +84,7 @@ fn only_what_quotes_something_in_flight_is_believed() {
     assert_eq!(raw.tcb.mss(), 1000);
 }
 
-/// RFC 4821: a router that says nothing.
+/// RFC 4821: a router without reports.
 #[test]
 fn full_segments_that_time_out_get_smaller() {
     let large = Config {

@@ -80,7 +80,7 @@ fn fin_wait_2_of_a_closed_socket_ends() {
     assert_eq!(raw.state(), TcpState::FinWait2);
     raw.pass(ms(2000));
     assert_eq!(raw.state(), TcpState::Closed);
-    // One that its user holds does not.
+    // One with a handle does not.
     let mut raw = Raw::established(&config(), ms(50));
     raw.shutdown();
     raw.one();

@@ -19,7 +19,7 @@ fn a_window_closes_and_opens_by_what_is_worth_it() {
     raw.seq -= 1000;
     raw.all();
     assert_eq!(raw.tcb.in_order(), 60_000);
-    // Byte by byte nothing is told (3.8.6.2.2), until two segments have room.
+    // No window update byte by byte (3.8.6.2.2), until there is room for two segments.
     for read in 1..2000 {
         raw.tcb.read(read, false, raw.now);
         raw.none();
@@ -32,7 +32,8 @@ fn a_window_closes_and_opens_by_what_is_worth_it() {
     assert_eq!(raw.one().segment.window, 60_000);
 }
 
-/// Known fault: the first probe left at once. RFC 9293 3.8.6.1: after an RTO, then at longer intervals.
+/// Known fault: the first probe was sent at once. RFC 9293 3.8.6.1: after an RTO, then at longer
+/// intervals.
 #[test]
 fn a_closed_window_is_probed_after_an_rto() {
     let mut raw = Raw::established(&config(), ms(50));
@@ -52,16 +53,16 @@ fn a_closed_window_is_probed_after_an_rto() {
     }
     assert_eq!(at, [300, 800, 1800, 3800]);
     assert_eq!(raw.state(), TcpState::Established);
-    // It opens: all leaves at once, from where the peer is.
+    // It opens: all data is sent at once, from SND.UNA on.
     raw.window = 5000;
     raw.acknowledge(0, &[]);
     assert_eq!(places(&raw.all()), [(0, 1000), (1000, 2000), (2000, 3000)]);
 }
 
-/// Known fault: where data waited, the first probe left at once and a second one behind it.
+/// Known fault: with waiting data the first probe was sent at once and a second one after it.
 #[test]
 fn a_window_that_closes_on_waiting_data_is_probed_once_after_an_rto() {
-    // It closes when all that it let through is acknowledged, or with the handshake already.
+    // It closes when all data within it is acknowledged, or in the handshake already.
     let mut closing = Raw::established(&config(), ms(50));
     closing.window = 1000;
     closing.send(ACK, 1);
@@ -84,7 +85,7 @@ fn a_window_that_closes_on_waiting_data_is_probed_once_after_an_rto() {
         let began = raw.since();
         raw.write(1000);
         raw.none();
-        // Acknowledgements that tell nothing new draw no probe either.
+        // Duplicate acknowledgements cause no probe either.
         raw.acknowledge(start, &[]);
         raw.none();
         let probes = raw.pass(ms(600));
@@ -145,7 +146,7 @@ fn no_silly_segments() {
     assert_eq!(places(&raw.all()), [(70, 120)]);
 }
 
-/// RFC 9293 3.8.6: what was offered is taken back.
+/// RFC 9293 3.8.6: the window shrinks.
 #[test]
 fn what_is_in_flight_beyond_a_window_that_shrank_is_sent_again() {
     let mut raw = Raw::established(&config(), ms(50));
@@ -209,7 +210,7 @@ fn the_first_flight_is_ten_segments() {
     assert_eq!(raw.tcb.congestion_window(), 10_000);
 }
 
-/// Bursts of small segments are paced by full ones: byte by byte they would come apart.
+/// Bursts of small segments are paced by full ones: otherwise they would be spaced out.
 #[test]
 fn small_segments_leave_together_where_bursts_are_paced() {
     let mut raw = Raw::established(&config(), ms(100));
@@ -227,14 +228,14 @@ fn small_segments_leave_together_where_bursts_are_paced() {
     assert_eq!(raw.pass(ms(10))[0].1.segment.len, 51, "what waits joins");
 }
 
-/// A writer that fills a small buffer as soon as there is room, in pieces; what arrives together is
-/// acknowledged together.
+/// A writer that fills a small buffer as soon as there is room, in pieces; segments that arrive
+/// together are acknowledged together.
 #[test]
 fn a_full_send_buffer_does_not_make_ever_smaller_segments() {
     const BUFFER: u64 = 2420;
     let mut raw = Raw::established(&config(), ms(300));
     raw.tcb.set_nodelay(true);
-    // When it is acknowledged, and up to where.
+    // Acknowledgements in flight: time and position.
     let mut flying: Vec<(Duration, u64)> = Vec::new();
     let mut random = Random::new(1);
     let (mut acknowledged, mut segments) = (0, 0);

@@ -1,4 +1,4 @@
-//! What each congestion control makes of a path, alone and beside another flow.
+//! Each congestion control on a path, alone and beside another flow.
 
 use super::goodput::{downloading_with, ms};
 use super::path::{Direction, Path};
@@ -12,7 +12,7 @@ use std::time::Duration;
 const KINDS: [Kind; 3] = [Kind::Cubic, Kind::Reno, Kind::Bbr];
 /// Bytes per second.
 const RATE: f64 = 30e6 / 8.0;
-/// Mbit/s of payload that this is in full packets.
+/// The payload rate of full packets in Mbit/s.
 const FULL: f64 = RATE * 8e-6 * 1448.0 / 1500.0;
 /// More than any test sends.
 const MUCH: u64 = 10 << 30;
@@ -70,7 +70,7 @@ fn each_uses_all_of_a_clean_path() {
     }
 }
 
-/// What BBR is there for.
+/// The purpose of BBR.
 #[test]
 fn bbr_uses_a_path_that_loses_packets_at_random() {
     for loss in [0.01, 0.03] {
@@ -82,7 +82,7 @@ fn bbr_uses_a_path_that_loses_packets_at_random() {
             let bbr = share(Kind::Bbr, there.clone(), rtt);
             let cubic = share(Kind::Cubic, there, rtt);
             assert!(bbr > 0.85, "{loss}: {bbr}");
-            assert!(cubic < 0.6, "{loss}: {cubic}, so it is no test");
+            assert!(cubic < 0.6, "{loss}: {cubic}, so the test proves nothing");
         }
     }
 }
@@ -100,10 +100,10 @@ fn queue(kind: Kind) -> f64 {
 fn the_queue_of_bbr_is_short_whatever_there_is_room_for() {
     let (bbr, cubic) = (queue(Kind::Bbr), queue(Kind::Cubic));
     assert!(bbr < 1.0, "{bbr}");
-    assert!(cubic > 2.0, "{cubic}: so it is no test");
+    assert!(cubic > 2.0, "{cubic}: so the test proves nothing");
 }
 
-/// Several flows that share the way there.
+/// Several flows that share the forward path.
 struct Shared {
     worlds: Vec<World>,
     way: Direction,
@@ -179,7 +179,7 @@ fn two_flows_of_the_same_kind_get_about_the_same() {
     }
 }
 
-/// Not fair, but neither is left with nothing.
+/// Not fair, but neither starves.
 #[test]
 fn bbr_and_cubic_live_beside_each_other() {
     for queue in [0.5, 1.0, 4.0] {
@@ -189,8 +189,8 @@ fn bbr_and_cubic_live_beside_each_other() {
     }
 }
 
-/// RFC 3168: a router that marks what waits behind a third of a round trip's bytes, and drops what waits behind
-/// two. The share of the path, the marks, the drops, and the longest queue from the third second on in round
+/// RFC 3168: a router that marks packets above a queue of a third of a BDP, and drops them above two.
+/// The share of the path, the marks, the drops, and the longest queue from the third second on in round
 /// trips' bytes.
 fn marking(kind: Kind, ecn: bool) -> (f64, u64, u64, f64) {
     let full = path(50.0, 1.0).queue;
@@ -274,7 +274,7 @@ fn bbr_follows_a_path_that_gets_slower_and_faster() {
     assert!(fast > 0.85, "{fast}");
 }
 
-/// draft-ietf-ccwg-bbr 5.5.10.2: what a shallow queue cannot hold is not sent again and again.
+/// draft-ietf-ccwg-bbr 5.5.10.2: a shallow queue does not cause repeated retransmissions.
 #[test]
 fn bbr_leaves_room_in_a_shallow_queue() {
     let mut world = endless(Kind::Bbr, path(50.0, 0.15), 50.0, 1);
@@ -287,7 +287,7 @@ fn bbr_leaves_room_in_a_shallow_queue() {
     assert!(lost < 0.01, "{lost}");
 }
 
-/// draft-ietf-ccwg-bbr 5.6.4.4: the window comes back after a timeout.
+/// draft-ietf-ccwg-bbr 5.6.4.4: the window recovers after a timeout.
 #[test]
 fn bbr_is_back_soon_after_an_outage() {
     let there = Path {

@@ -1,10 +1,10 @@
-//! What a segment costs, for the eye: `cargo test --release cost_of_a_segment -- --ignored --nocapture`.
+//! Measures the cost of a segment: `cargo test --release cost_of_a_segment -- --ignored --nocapture`.
 
 use crate::clock::{Clock, SystemClock};
 use crate::tcp::block::tcb::{Config, Tcb};
 use std::time::Duration;
 
-/// Two blocks without a path: each packet of the one is taken by the other at once.
+/// Two blocks without a path: each receives the other's packets at once.
 fn rounds(count: u32, len: u64, mtu: usize) -> Duration {
     let start = crate::tcp::block::time::start();
     let config = Config {

@@ -1,4 +1,4 @@
-//! How fast: figures of virtual time, kept as a table.
+//! Throughput in virtual time.
 
 use super::path::Path;
 use super::world::{App, World};
@@ -29,7 +29,7 @@ pub(super) fn run(mut world: World) -> World {
     world
 }
 
-/// The second end is to send so many bytes. Of the ways, the first goes to it.
+/// The second end is to send this many bytes. The first path leads to it.
 fn downloading(bytes: u64, ways: [Path; 2], seed: u64) -> World {
     downloading_with(Config::default(), bytes, ways, seed)
 }
@@ -55,7 +55,7 @@ pub(super) fn downloading_with(both: Config, bytes: u64, ways: [Path; 2], seed: 
     World::new([config(1), config(2)], apps, ways, seed).without_bytes()
 }
 
-/// The second end has sent so many bytes.
+/// The second end has sent this many bytes.
 fn download(bytes: u64, there: Path, back: Path, seed: u64) -> World {
     run(downloading(bytes, [back, there], seed))
 }
@@ -71,12 +71,12 @@ fn median(bytes: u64, seeds: u64, there: impl Fn() -> Path, rtt: f64) -> f64 {
     all[all.len() / 2]
 }
 
-/// When the last byte was there.
+/// When the last byte arrived.
 fn took(world: &World) -> Duration {
     world.ends[0].complete_at.unwrap() - world.start
 }
 
-/// Slow start from ten segments (RFC 6928) takes so long: no standard sender is faster.
+/// Slow start from ten segments (RFC 6928) takes this time: no standard sender is faster.
 #[test]
 fn without_loss_it_is_as_fast_as_slow_start() {
     for (rtt, least) in [(1.0, 94.0), (10.0, 75.0), (50.0, 32.0), (200.0, 8.7)] {
@@ -87,7 +87,7 @@ fn without_loss_it_is_as_fast_as_slow_start() {
         let world = download(2_000_000, there, path(rtt, 4.0), 1);
         assert!(world.goodput(0) >= least, "{rtt} ms: {}", world.goodput(0));
         let sender = &world.ends[1].monitor;
-        assert_eq!(sender.again, 0, "nothing is sent again");
+        assert_eq!(sender.again, 0, "no retransmission");
         assert!(sender.small <= 2, "{} small segments", sender.small);
         assert!(
             sender.longest_burst <= 20_000,
@@ -97,7 +97,7 @@ fn without_loss_it_is_as_fast_as_slow_start() {
     }
 }
 
-/// Known fault: packets that were late took nine tenths away.
+/// Known fault: late packets cost nine tenths of the rate.
 #[test]
 fn reordering_costs_at_most_a_tenth() {
     let clean = download(20_000_000, path(50.0, 1.0), path(50.0, 4.0), 1).goodput(0);
@@ -112,7 +112,7 @@ fn reordering_costs_at_most_a_tenth() {
     }
 }
 
-/// Known fault: what an overtaken acknowledgement says was dropped for its timestamp.
+/// Known fault: overtaken acknowledgements were dropped because of their timestamps.
 #[test]
 fn what_is_there_is_not_sent_again_where_all_overtakes() {
     let jitter = |queue| Path {
@@ -126,7 +126,7 @@ fn what_is_there_is_not_sent_again_where_all_overtakes() {
     }
 }
 
-/// Known fault: a retransmission overtook what its newer timestamp made old, which was lost by that.
+/// Known fault: packets overtaken by a retransmission were dropped because of its newer timestamp.
 #[test]
 fn retransmissions_make_nothing_old_that_they_overtake() {
     let jitter = |queue| Path {
@@ -142,7 +142,7 @@ fn retransmissions_make_nothing_old_that_they_overtake() {
     }
 }
 
-/// Known fault: a shallow queue (the kernel's CUBIC has 39 Mbit/s), and each hole was repaired twice.
+/// Known fault: a shallow queue (the kernel's CUBIC has 39 Mbit/s), and each hole was filled twice.
 #[test]
 fn a_shallow_queue_is_used_and_each_hole_repaired_once() {
     for (queue, least) in [(0.1, 50.0), (0.3, 60.0), (1.0, 70.0)] {
@@ -164,7 +164,7 @@ fn one_lost_packet_costs_few_round_trips() {
                 ..path(50.0, 1.0)
             };
             let with = took(&download(bytes, there, path(50.0, 4.0), 1));
-            // Of a lone segment the acknowledgement may be delayed.
+            // The acknowledgement of a lone segment may be delayed.
             let least = if packet == bytes.div_ceil(1448) + 1 {
                 360.0
             } else {
@@ -195,7 +195,7 @@ fn an_outage_is_over_soon() {
     }
 }
 
-/// RFC 4821: large packets vanish, and no router says so.
+/// RFC 4821: large packets are dropped without a report.
 #[test]
 fn a_black_hole_is_found_out() {
     for mtu in [1400, 1200, 600] {
@@ -223,7 +223,7 @@ fn random_loss_does_not_stop_it() {
     }
 }
 
-/// Figures for the eye: `cargo test goodput_figures -- --ignored --nocapture`.
+/// Prints figures: `cargo test goodput_figures -- --ignored --nocapture`.
 #[test]
 #[ignore = "figures"]
 fn goodput_figures() {
@@ -270,7 +270,7 @@ fn goodput_figures() {
     }
 }
 
-/// What a sender does over time, for the eye.
+/// Prints a sender's state over time.
 #[test]
 #[ignore = "figures"]
 fn timeline() {

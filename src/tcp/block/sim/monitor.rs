@@ -1,5 +1,5 @@
-//! A monitor on the wire: for each segment that leaves an end it checks what an observer beside it
-//! may check, who sees what arrives there and what leaves.
+//! A monitor on the wire: for each segment that an end sends it checks the rules that an observer of
+//! its received and sent segments can check.
 
 use crate::tcp::block::range_set::RangeSet;
 use crate::tcp::block::segment::{ACK, FIN, RST, SYN, Segment};
@@ -14,28 +14,28 @@ pub(crate) struct Monitor {
     /// ISS and IRS, once seen.
     ours: Option<Space>,
     theirs: Option<Space>,
-    /// Shifts of the windows that they and we tell; `None`: no option.
+    /// Window scales of both sides; `None` without the option.
     their_scale: Option<u8>,
     our_scale: Option<u8>,
-    /// The most that they have told: what they acknowledge, and the edge of their window.
+    /// The highest values of the peer: acknowledgement and right window edge.
     their_ack: u64,
     their_edge: u64,
-    /// The most that we have told.
+    /// Our highest values.
     our_ack: u64,
     our_edge: u64,
-    /// Behind the last byte or FIN that we have sent.
+    /// The end of our sent data, including the FIN.
     our_end: u64,
     our_fin: Option<u64>,
-    /// What has arrived.
+    /// The received ranges.
     arrived: RangeSet,
     their_fin: Option<u64>,
     their_stamps: BTreeSet<u32>,
     our_stamp: Option<u32>,
     /// TS.Recent.
     recent: Option<u32>,
-    /// When the same segment left, with nothing heard in between.
+    /// Repeated segments, without an answer in between.
     repeats: HashMap<u32, (Instant, Option<Duration>)>,
-    /// Bytes that left at one instant, and the most.
+    /// Bytes sent at one instant, and their maximum.
     burst: (Option<Instant>, u64),
     pub(crate) longest_burst: u64,
     pub(crate) segments: u64,
@@ -94,7 +94,7 @@ impl Monitor {
         }
     }
 
-    /// Whether data is dropped by receivers that keep to the letter of RFC 7323 5.3, as most do and ours does not.
+    /// Whether strict receivers (RFC 7323 5.3) would drop the data, as most do and ours does not.
     pub(crate) fn is_old(&mut self, segment: &Segment) -> bool {
         let (Some(theirs), Some(stamps)) = (self.theirs, segment.options.timestamps) else {
             return false;
@@ -109,13 +109,13 @@ impl Monitor {
         false
     }
 
-    /// What of the peer is in order: bytes, and the FIN.
+    /// The end of the peer's in-order data, including the FIN.
     fn received(&self) -> u64 {
         let reach = self.arrived.reach(0);
         reach + u64::from(self.their_fin == Some(reach))
     }
 
-    /// A segment leaves.
+    /// A segment is sent.
     pub(crate) fn leaves(&mut self, segment: &Segment, now: Instant) {
         self.segments += 1;
         let occupies = segment.len > 0 || segment.flags & (SYN | FIN) != 0;
@@ -151,35 +151,32 @@ impl Monitor {
         let again = occupies && start.is_some_and(|start| start < signed(self.our_end));
         match self.our_stamp {
             Some(before) if older(stamps.value, before) => {
-                assert!(
-                    again,
-                    "a timestamp went back, and not of what is sent again"
-                );
+                assert!(again, "a timestamp decreased, not in a retransmission");
             }
             Some(_) | None => self.our_stamp = Some(stamps.value),
         }
         if segment.has(ACK) {
             assert!(
                 self.their_stamps.contains(&stamps.echo),
-                "an echo of nothing"
+                "an echo that was never sent"
             );
         }
     }
 
-    /// ACK and window never retreat, and what is said to have arrived has.
+    /// ACK and window never decrease, and only received data is acknowledged.
     fn check_ack(&mut self, segment: &Segment) {
         let theirs = self.theirs.expect("a SYN has arrived");
         let ack = theirs.position(segment.ack, self.our_ack);
         let ack = u64::try_from(ack).expect("an acknowledgement of a byte before the first");
-        assert!(ack >= self.our_ack, "an ACK went back");
-        assert!(ack <= self.received(), "an ACK of what did not arrive");
+        assert!(ack >= self.our_ack, "an ACK decreased");
+        assert!(ack <= self.received(), "an ACK of data that did not arrive");
         self.our_ack = ack;
         let scale = self.our_scale.filter(|_| self.their_scale.is_some());
         let edge = Monitor::edge(theirs, ack, segment, scale);
         let unit = 1 << scale.unwrap_or(0);
         assert!(
             edge + unit > self.our_edge || self.their_fin.is_some_and(|fin| ack > fin),
-            "a window went back from {} to {edge} (RFC 7323 2.4 allows less than {unit})",
+            "a window shrank from {} to {edge} (RFC 7323 2.4 allows less than {unit})",
             self.our_edge
         );
         self.our_edge = self.our_edge.max(edge);
@@ -191,16 +188,16 @@ impl Monitor {
             assert!(start < end, "an empty block");
             assert!(
                 self.arrived.covers(&(start..end)),
-                "a block of what did not arrive"
+                "a block of data that did not arrive"
             );
             assert!(
                 index == 0 || start > ack,
-                "only the first block tells of duplicates"
+                "only the first block may be a D-SACK"
             );
         }
     }
 
-    /// What is sent again without an answer is sent at longer and longer intervals, after a probe.
+    /// Retransmissions without an answer back off, after a probe.
     fn check_backoff(&mut self, segment: &Segment, now: Instant) {
         let Some((at, interval)) = self.repeats.get(&segment.seq).copied() else {
             self.repeats.insert(segment.seq, (now, None));
@@ -217,13 +214,13 @@ impl Monitor {
     }
 
     fn check_data(&mut self, segment: &Segment, now: Instant) {
-        let ours = self.ours.expect("our SYN has left");
+        let ours = self.ours.expect("our SYN was sent");
         let start = ours.position(segment.seq, self.our_end);
         if segment.len == 0 && !segment.has(FIN) {
-            // Where the peer expects it, and a keep-alive one before.
+            // At the position that the peer expects, or one before for a keep-alive.
             assert!(
                 start + 1 >= signed(self.their_ack),
-                "a bare ACK of old: {start}"
+                "an empty ACK with an old SEQ: {start}"
             );
             return;
         }
@@ -236,7 +233,7 @@ impl Monitor {
             self.their_edge
         );
         if let Some(fin) = self.our_fin {
-            assert!(end <= fin, "data behind the FIN");
+            assert!(end <= fin, "data after the FIN");
         }
         if segment.has(FIN) {
             assert_eq!(*self.our_fin.get_or_insert(end), end, "one FIN");

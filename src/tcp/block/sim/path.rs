@@ -1,4 +1,4 @@
-//! One direction of a path: a rate, a queue of bytes that drops at its tail, a delay, and accidents.
+//! One direction of a path: a rate, a queue of bytes that drops at its tail, a delay, and impairments.
 
 use crate::tcp::block::time::Instant;
 use std::time::Duration;
@@ -39,24 +39,24 @@ impl Random {
 pub(crate) struct Path {
     /// Bytes per second; `None`: no limit.
     pub(crate) rate: Option<f64>,
-    /// Bytes that wait at most.
+    /// Maximum bytes in the queue.
     pub(crate) queue: usize,
     pub(crate) delay: Duration,
     /// Chance that a packet is lost.
     pub(crate) loss: f64,
     /// Chance that a packet is late, and by how much.
     pub(crate) late: (f64, Duration),
-    /// Each packet is late by up to so much; `true`: and overtakes others.
+    /// Each packet is delayed by up to this; `true`: with reordering.
     pub(crate) jitter: (Duration, bool),
     /// Chance that a packet arrives twice.
     pub(crate) twice: f64,
-    /// Larger packets vanish.
+    /// Larger packets are dropped.
     pub(crate) mtu: usize,
-    /// Nothing arrives of what is sent in this time after the beginning.
+    /// Packets sent in this period are lost.
     pub(crate) outage: Option<(Duration, Duration)>,
     /// The packet with this number is lost, counted from 1.
     pub(crate) drops: Option<u64>,
-    /// Packets that find so many bytes in the queue are marked, if they may be (RFC 3168 5).
+    /// Packets that find this many bytes in the queue are marked, if allowed (RFC 3168 5).
     pub(crate) marks: usize,
 }
 
@@ -76,7 +76,7 @@ impl Path {
     };
 }
 
-/// A path with what is under way.
+/// A path with its packets in flight.
 #[derive(Debug)]
 pub(crate) struct Direction {
     pub(crate) path: Path,

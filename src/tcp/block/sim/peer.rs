@@ -198,7 +198,7 @@ impl Peer {
         }
     }
 
-    /// All that follows from what has arrived, and from time.
+    /// Processes received packets and timers.
     fn poll(&mut self, now: smoltcp::time::Instant) -> Option<smoltcp::time::Instant> {
         self.iface.poll(now, &mut self.wire, &mut self.sockets);
         let socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.socket);
@@ -224,7 +224,7 @@ impl Peer {
     }
 }
 
-/// A block, smoltcp, and what is under way between them.
+/// A block, smoltcp, and the packets in flight between them.
 struct Exchange {
     start: Instant,
     now: Instant,
@@ -234,7 +234,7 @@ struct Exchange {
     monitor: Monitor,
     peer: Peer,
     tcb: Tcb,
-    /// What we have received, and how much of it was read.
+    /// The received bytes, and how many of them were read.
     kept: Vec<u8>,
     read: u64,
     total: usize,
@@ -266,7 +266,7 @@ impl Exchange {
         }
     }
 
-    /// All that follows at our end. `true`: it is in TIME-WAIT.
+    /// Runs our end. `true` if it is in TIME-WAIT.
     fn serve(&mut self) -> bool {
         let now = self.now;
         if self.tcb.in_order() > self.read {
@@ -310,7 +310,7 @@ impl Exchange {
         assert_eq!(self.kept[from..in_order], stream(from, in_order - from));
     }
 
-    /// To the next thing that happens. `true`: all is over.
+    /// Advances to the next event. `true` if both have closed.
     fn step(&mut self) -> bool {
         let done = self.serve();
         let since = (self.now - self.start).as_micros();
@@ -340,7 +340,7 @@ impl Exchange {
     }
 }
 
-/// We send so much and close, and so does smoltcp once we have.
+/// We send data and close, and then smoltcp does.
 fn exchange(ours: usize, theirs: usize, path: &Path, seed: u64) {
     let mut exchange = Exchange::new(ours, theirs, path, seed);
     for _ in 0..1_000_000 {

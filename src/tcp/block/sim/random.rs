@@ -1,5 +1,5 @@
-//! Anything that may happen on a path: all bytes arrive once and in order, both ends close, the wire is as
-//! the monitor wants it, and there is an end to it.
+//! Random paths: all bytes arrive once and in order, both ends close, the monitor finds no fault, and
+//! the run ends.
 
 use super::path::{Path, Random};
 use super::world::{App, World};
@@ -77,7 +77,7 @@ fn run(seed: u64) {
     let mut world = World::new(configs, apps, paths, seed);
     world.trace = std::env::var_os("TRACE").is_some();
     let ended = world.run(Duration::from_secs(100_000));
-    // A handshake may be given up, and so may a peer of which nothing is heard for long.
+    // A handshake may time out, and so may a silent peer.
     let given_up = world
         .ends
         .iter()

@@ -15,18 +15,18 @@ use std::time::Duration;
 /// Bytes of IP and TCP headers on the wire, with timestamps.
 const HEADERS: usize = 52;
 
-/// What the user of an end does.
+/// The application of an end.
 #[derive(Debug, Clone)]
 pub(crate) struct App {
     /// Bytes to send.
     pub(crate) total: u64,
     /// Bytes of its send buffer.
     pub(crate) buffer: u64,
-    /// Closes when all is written; `false`: only when the peer has closed.
+    /// Closes when all bytes are written; `false`: only when the peer has closed.
     pub(crate) closes: bool,
-    /// Answers: writes only once so many bytes were received.
+    /// Writes only once this many bytes were received.
     pub(crate) after: u64,
-    /// Reads this many bytes in each interval; `None`: all at once.
+    /// Reads this many bytes in each interval; `None`: all bytes at once.
     pub(crate) reads: Option<(u64, Duration)>,
 }
 
@@ -89,7 +89,7 @@ pub(crate) struct World {
     free: Vec<usize>,
     checks_bytes: bool,
     pub(crate) trace: bool,
-    /// The ends drop all data that is older than TS.Recent, and how often they did.
+    /// The ends drop all data older than TS.Recent; counted.
     pub(crate) strict: bool,
     pub(crate) refused: u64,
 }
@@ -150,7 +150,7 @@ impl World {
         world
     }
 
-    /// Payload is not looked at.
+    /// Does not check payload.
     pub(crate) fn without_bytes(mut self) -> World {
         self.checks_bytes = false;
         self
@@ -161,7 +161,7 @@ impl World {
         self.events.push(Reverse((at, self.count, what)));
     }
 
-    /// Everything at an end that follows from something.
+    /// Runs an end until it has no more output.
     pub(crate) fn serve(&mut self, index: usize) {
         for _ in 0..1000 {
             self.user(index);
@@ -174,7 +174,7 @@ impl World {
         panic!("events without end");
     }
 
-    /// What the user reads and writes.
+    /// The application reads and writes.
     fn user(&mut self, index: usize) {
         let now = self.now;
         let end = &mut self.ends[index];
@@ -278,7 +278,7 @@ impl World {
         }
     }
 
-    /// What is told. `true`: something was.
+    /// Handles events. `true` if there were some.
     fn listen(&mut self, index: usize) -> bool {
         let now = self.now;
         let end = &mut self.ends[index];
@@ -290,10 +290,13 @@ impl World {
             any = true;
             match news {
                 News::Established => {
-                    assert!(end.established_at.replace(now).is_none(), "told twice");
+                    assert!(end.established_at.replace(now).is_none(), "reported twice");
                 }
                 News::PeerClosed => {
-                    assert!(!std::mem::replace(&mut end.peer_closed, true), "told twice");
+                    assert!(
+                        !std::mem::replace(&mut end.peer_closed, true),
+                        "reported twice"
+                    );
                 }
                 News::Ended(ending) => end.ended = Some(ending),
                 News::TimeWait(record) => end.time_wait = Some(record),
@@ -378,12 +381,12 @@ impl World {
         }
     }
 
-    /// When the next thing happens.
+    /// The time of the next event.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.events.peek().map(|Reverse((at, _, _))| *at)
     }
 
-    /// The next thing happens.
+    /// Runs the next event.
     pub(crate) fn step(&mut self) {
         let Some(Reverse((at, _, what))) = self.events.pop() else {
             return;
@@ -408,7 +411,7 @@ impl World {
         }
     }
 
-    /// Runs until nothing happens any more, or for so long. `true`: nothing happens any more.
+    /// Runs until there are no more events, or for this time. `true` if there are no more events.
     pub(crate) fn run(&mut self, most: Duration) -> bool {
         let until = self.start + most;
         while let Some(at) = self.next() {
@@ -431,7 +434,7 @@ impl World {
                 "all was received by {index}"
             );
             assert_eq!(tcb.acknowledged(), end.app.total, "and acknowledged");
-            assert!(end.peer_closed, "{index} was told of the end");
+            assert!(end.peer_closed, "{index} got the end");
             let ended = end.ended.map(|ending| ending.error());
             assert!(
                 end.time_wait.is_some() || ended == Some(None),
@@ -447,7 +450,7 @@ impl World {
         assert!(wait >= 1, "one at least is in TIME-WAIT");
     }
 
-    /// Mbit/s of what the second end has received, from the first SYN on.
+    /// Mbit/s of received bytes, from the first SYN on.
     pub(crate) fn goodput(&self, receiver: usize) -> f64 {
         let at = self.ends[receiver].complete_at.expect("all was received");
         let bytes = self.ends[1 - receiver].app.total;
