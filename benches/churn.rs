@@ -1,9 +1,9 @@
 //! Connections by the second: accept, connect, splice both ways, 64 bytes there and back, close.
 //!
-//! A proxy in memory, in one thread, between peers that cost next to nothing, as in `memory`.
-//! `cargo bench --bench churn` prints what each proxied connection takes of a processor, with 1, 10 and
-//! 100 at a time, and what the twin takes: smoltcp alone, with a `SocketSet` for each side in which
-//! as many sockets listen. `-- count` works for `valgrind --tool=callgrind`.
+//! A proxy in memory, in one thread, between peers of negligible cost, as in `memory`. `cargo bench
+//! --bench churn` prints the processor time of each proxied connection, with 1, 10 and 100 at a time,
+//! and that of the twin: smoltcp alone, with a `SocketSet` for each side in which as many sockets
+//! listen. `-- count` works for `valgrind --tool=callgrind`.
 #![allow(missing_docs, reason = "a program")]
 
 #[path = "support/machine.rs"]
@@ -37,7 +37,7 @@ const ROUNDS: usize = 5;
 fn proxy() -> Visits<Ours> {
     let options = Options::default().forward_eof(true).forward_reset(true);
     let sizes = (visits::WORD as usize, RING);
-    // A port may be used again after a second: more than the default's are used in that time.
+    // A port may be used again after a second: more than the default range are used in that time.
     let tune = |builder: Builder| builder.ephemeral_ports(1024..=65_535);
     Visits::new(Ours::churning(Offload::Nothing, sizes, &tune, options))
 }

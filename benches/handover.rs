@@ -1,10 +1,10 @@
-//! What it costs to hand a splice over to a worker: beside `Direct`, where the thread that brings the
-//! bytes moves them.
+//! The cost of handing a splice over to a worker, compared with `Direct`, where the thread that
+//! delivers the bytes moves them.
 //!
 //! One byte at a time goes through splices between stream pairs in memory, so there is no TCP in it.
 //! *Asleep*: one splice, whose worker sleeps between two bytes and has to be woken. *Awake*: a byte
-//! through each of 64 splices, so the worker finds more to do when it is done with one. Processor time
-//! is that of the whole process. `cargo bench --bench handover` prints the table.
+//! through each of 64 splices, so the worker has more work after each. Processor time is that of the
+//! whole process. `cargo bench --bench handover` prints the table.
 #![allow(missing_docs, reason = "a program")]
 
 #[cfg(target_os = "linux")]
@@ -19,7 +19,7 @@ mod handover {
     /// Between two bytes: longer than a worker needs to fall asleep.
     const PAUSE: Duration = Duration::from_micros(200);
 
-    /// What is written here comes out there.
+    /// Bytes written to one end arrive at the other.
     struct Path {
         near: Socket,
         far: Socket,
@@ -91,7 +91,7 @@ mod handover {
         let pool = pool(dispatch);
         let paths: Vec<Path> = (0..PATHS).map(|_| Path::new(&pool)).collect();
         let before = busy(ClockId::ProcessCPUTime);
-        // All are written before the first is read: who waits here does not count for long.
+        // All are written before the first is read, so that waiting hardly counts.
         for _ in 0..turns {
             paths.iter().for_each(Path::write);
             paths.iter().for_each(Path::read);

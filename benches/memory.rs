@@ -1,12 +1,12 @@
 //! Bytes through a proxy in memory, in one thread: this crate and its twins, smoltcp alone with the
 //! bytes copied from ring to ring, or through a buffer.
 //!
-//! The peers cost next to nothing and hand payload over by reference; checksums are the link's. So
-//! this is the price of the TCPs and of moving the bytes between them, and of nothing else: no
-//! system call, no checksum, and no first touch of the payload, which a real link pays for
-//! whatever the proxy does. `cargo bench --bench memory` prints a table of interleaved rounds
-//! behind criterion's figures, with a filter only the latter; `-- table` prints only the table, and
-//! `-- count "1 flow x 64 KiB" ours` works for `valgrind --tool=callgrind`.
+//! The peers have negligible cost and pass payload by reference; checksums are left to the link. So
+//! this is the cost of the TCPs and of moving the bytes between them only: without system calls,
+//! checksums, and the first access to the payload, which a real link causes with any proxy. `cargo
+//! bench --bench memory` prints a table of interleaved rounds after criterion's figures, with a filter
+//! only the latter; `-- table` prints only the table, and `-- count "1 flow x 64 KiB" ours` works for
+//! `valgrind --tool=callgrind`.
 #![allow(missing_docs, reason = "a program")]
 
 #[path = "support/machine.rs"]
@@ -41,7 +41,7 @@ const ROUNDS: usize = 7;
 struct Case {
     name: &'static str,
     flows: u16,
-    /// Payload of what the client sends.
+    /// Payload of the client's segments.
     segment: usize,
     offload: Offload,
     /// Most segments that arrive at a time.
@@ -99,7 +99,7 @@ enum Contestant {
 }
 
 impl Contestant {
-    /// Its flows stand.
+    /// A contestant with established flows.
     fn new(case: &Case, which: usize) -> Contestant {
         let (flows, offload, segment) = (case.flows, case.offload, case.segment);
         let twin = |copying| {
@@ -122,7 +122,7 @@ impl Contestant {
         self
     }
 
-    /// Moves so many bytes. What `valgrind --tool=callgrind` is to count, so it is there by name.
+    /// Moves this many bytes. Not inlined, so that `valgrind --tool=callgrind` can select it by name.
     #[inline(never)]
     fn transfer(&mut self, bytes: u64) {
         match self {
@@ -131,7 +131,7 @@ impl Contestant {
         }
     }
 
-    /// How much of a processor's time so many bytes take.
+    /// Processor time for this many bytes.
     fn time(&mut self, bytes: u64) -> Duration {
         let start = busy();
         self.transfer(bytes);
@@ -159,10 +159,7 @@ impl Contestant {
             }
             Contestant::Twin(rig) => rig.repeated(),
         };
-        assert_eq!(
-            repeated, 0,
-            "nothing was lost, but segments were sent again"
-        );
+        assert_eq!(repeated, 0, "segments were retransmitted without losses");
     }
 }
 
@@ -230,7 +227,7 @@ fn table() {
     }
 }
 
-/// Time that passes by a little with each look at it: under valgrind that of the system runs far ahead of
+/// A clock that advances a little at each reading: under valgrind the system's clock runs far ahead of
 /// the work.
 #[derive(Debug)]
 struct Steps {
@@ -244,7 +241,7 @@ impl Clock for Steps {
     }
 }
 
-/// One contestant at work, for valgrind.
+/// Runs one contestant, for valgrind.
 fn count(case: &str, contestant: &str) {
     let case = CASES.iter().find(|one| one.name == case);
     let which = CONTESTANTS.iter().position(|name| *name == contestant);
@@ -264,7 +261,7 @@ fn count(case: &str, contestant: &str) {
         let ours = Ours::tuned(case.flows, case.offload, sizes, &tune, Options::default());
         contestant = Contestant::Ours(Box::new(Rig::new(ours, case.flows, segment, case.burst)));
     }
-    // Its queues and windows have grown; not by `transfer`, which is what is counted.
+    // Its queues and windows have grown; not by `transfer`, which is counted.
     let warm = u64::from(case.flows) * 16 * case.segment as u64;
     match &mut contestant {
         Contestant::Ours(rig) => rig.transfer(warm),

@@ -1,13 +1,12 @@
 //! Bytes through a proxy in memory by the number of receive queues: 1, 2 and 4, each in a thread with
 //! both of the proxy's drivers for it, its share of the flows, and their peers.
 //!
-//! What is to be seen is whether threads that share nothing but two stacks stand in each other's
-//! way: with as many idle processors as queues the rate grows with their number, and a processor's
-//! second carries as much as with one. With fewer processors than queues only the latter says
-//! something. Two proxies of one queue each, with half of the flows each, share nothing: what they
-//! lose against one is the machine's. The peers and the link are as in `memory`, and take part of
-//! the time. `cargo bench --bench queues` prints a table of interleaved rounds, `-- --test` runs
-//! each case for a moment.
+//! It shows whether threads that share only two stacks obstruct each other: with as many idle
+//! processors as queues the rate should grow with their number, and the processor time per byte should
+//! not change. With fewer processors than queues only the latter is meaningful. Two proxies of one
+//! queue each, with half of the flows each, share nothing: their loss against one is caused by the
+//! machine. The peers and the link are as in `memory`, and take part of the time. `cargo bench --bench
+//! queues` prints a table of interleaved rounds, `-- --test` runs each case for a moment.
 #![allow(missing_docs, reason = "a program")]
 
 #[path = "support/machine.rs"]
@@ -38,7 +37,7 @@ const CONTESTANTS: [(u16, usize); 4] = [(1, 1), (1, 2), (1, 4), (2, 1)];
 struct Case {
     name: &'static str,
     flows: u16,
-    /// Payload of what the client sends.
+    /// Payload of the client's segments.
     segment: usize,
     offload: Offload,
     /// Bytes of a round, of all flows together.
@@ -65,7 +64,7 @@ const CASES: [Case; 2] = [
 /// A proxy with its peers, one rig for each queue.
 struct Contestant(Vec<Rig<Ours>>);
 
-/// What a round took.
+/// Times of a round.
 struct Taken {
     wall: Duration,
     /// Of all threads.
@@ -73,7 +72,7 @@ struct Taken {
 }
 
 impl Contestant {
-    /// Its flows stand.
+    /// A contestant with established flows.
     fn new(case: &Case, (proxies, queues): (u16, usize)) -> Contestant {
         let sizes = (case.segment, RING);
         let proxy = |_| {
@@ -86,7 +85,7 @@ impl Contestant {
             )
         };
         let all = (0..proxies).flat_map(proxy);
-        // Each in a thread of its own, as it will run: what rings share goes by threads.
+        // Each in a thread of its own, as it will run: memory is shared by thread.
         let rig = |ours: Ours| {
             let ports = ours.ports();
             thread::scope(|scope| {
@@ -98,7 +97,7 @@ impl Contestant {
         Contestant(all.map(rig).collect())
     }
 
-    /// Moves so many bytes, each queue its share, in as many threads.
+    /// Moves this many bytes, each queue its share, in a thread for each.
     fn transfer(&mut self, bytes: u64) -> Taken {
         let share = bytes / self.0.len() as u64;
         let barrier = Barrier::new(self.0.len());
@@ -114,7 +113,7 @@ impl Contestant {
                         rig.transfer(share);
                         let cpu = machine::busy().saturating_sub(busy);
                         let end = SystemClock.now();
-                        // Takes no time away from who still works.
+                        // Uses no processor time while others still work.
                         barrier.wait();
                         rig.settle();
                         (start, end, cpu)
@@ -137,7 +136,7 @@ impl Contestant {
     fn check(&self) {
         for rig in &self.0 {
             assert_eq!(rig.proxy.broken(), 0, "connections were reset");
-            assert_eq!(rig.repeated(), 0, "nothing was lost, but sent again");
+            assert_eq!(rig.repeated(), 0, "retransmitted without losses");
             assert_eq!(rig.proxy.astray(), 0, "segments by another queue");
         }
     }

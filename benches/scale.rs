@@ -1,9 +1,9 @@
-//! What many connections cost: memory, time to open them, and a segment beside idle ones.
+//! The cost of many connections: memory, time to open them, and a segment beside idle ones.
 //!
 //! A proxy in memory, in one thread, as in `memory`: two stacks and two splices for each pair of
-//! connections. `cargo bench --bench scale` prints a table for 2, 20, 200, ... 100,000 connections, each
-//! in a process of its own, beside a twin with all sockets in one smoltcp `SocketSet`, as far as that
-//! goes; `-- LIMIT` ends it with so many connections.
+//! connections. `cargo bench --bench scale` prints a table for 2, 20, 200, ... 100,000 connections,
+//! each in a process of its own, beside a twin with all sockets in one smoltcp `SocketSet`, as far as
+//! that goes; `-- LIMIT` ends it at this many connections.
 #![allow(missing_docs, reason = "a program")]
 
 #[path = "support/machine.rs"]
@@ -60,8 +60,8 @@ impl Leaping {
     }
 }
 
-/// Bytes of memory that the process has, with its page tables. What all rings lie on does not count: it is
-/// called resident again for each of them.
+/// Resident memory of the process in bytes, with page tables. The memory shared by all rings is left
+/// out, since it would be counted for each of them.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kib = |name: &str| {
@@ -114,7 +114,11 @@ fn ours(pairs: u16, timers: bool) {
             rig.proxy.turn();
         }
         let due = rig.proxy.poll_at();
-        assert_eq!(due.is_some(), timers, "{due:?}: whoever rests has no timer");
+        assert_eq!(
+            due.is_some(),
+            timers,
+            "{due:?}: idle connections have no timer"
+        );
     };
     rest(&mut rig);
     let at_rest = resident();
@@ -126,11 +130,11 @@ fn ours(pairs: u16, timers: bool) {
         rounds[1].push(segments(&mut rig, count, stride(flows)));
         rounds[0].push(segments(&mut rig, count, || 0));
     }
-    // Each once more, so that none was lost; and at rest again.
+    // Each once more, so that none was lost; and idle again.
     rest(&mut rig);
     let afterwards = resident();
     assert_eq!(rig.proxy.broken(), 0, "connections were reset");
-    assert_eq!(rig.repeated(), 0, "segments were sent again");
+    assert_eq!(rig.repeated(), 0, "segments were retransmitted");
     let each = |bytes: usize| bytes.saturating_sub(before) as f64 / (2.0 * flows as f64);
     let [same, other, resting] = rounds.map(|values| summary(values).0);
     println!(
@@ -162,7 +166,7 @@ fn shared_set(pairs: u16) {
     black_box(rig);
 }
 
-/// The figures of a row, by a process of its own: nobody's memory is another's.
+/// The figures of a row, from a process of its own, so that memory is measured separately.
 fn row(contestant: &str, pairs: u16) -> Vec<f64> {
     let program = std::env::current_exe().expect("a program has a path");
     let output = Command::new(program)

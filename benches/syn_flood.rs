@@ -1,11 +1,10 @@
-//! What a flood of SYNs from forged addresses leaves of the throughput of splices that stand.
+//! The throughput of existing splices during a flood of SYNs from forged addresses.
 //!
-//! A proxy in one thread, its peers and links as in `memory`. Another thread makes SYNs for the
-//! proxy's front and takes the answers. They arrive at a rate of the proxy's processor time, so
-//! that what else the machine does plays less of a part; a batch has at most half of them. Rounds
-//! with and without the flood alternate. `cargo bench --bench syn_flood` prints a table;
-//! `-- count cookie` answers a million SYNs and nothing else, for
-//! `valgrind --tool=callgrind --toggle-collect='*flooded*'`.
+//! A proxy in one thread, its peers and links as in `memory`. Another thread makes SYNs for the proxy's
+//! front and takes the answers. Their rate is relative to the proxy's processor time, so that other
+//! load of the machine matters less; at most half of a batch are SYNs. Rounds with and without the
+//! flood alternate. `cargo bench --bench syn_flood` prints a table; `-- count cookie` answers a million
+//! SYNs and nothing else, for `valgrind --tool=callgrind --toggle-collect='*flooded*'`.
 #![allow(missing_docs, clippy::disallowed_methods, reason = "a program")]
 
 #[path = "support/machine.rs"]
@@ -40,7 +39,7 @@ pub(crate) const FRAMES: usize = 256;
 const ROUNDS: usize = 7;
 /// SYNs a second.
 const RATE: u64 = 100_000;
-/// How often the flood's thread looks whether there is room for more.
+/// How often the flood's thread checks for room.
 const TICK: Duration = Duration::from_micros(500);
 
 struct Case {
@@ -76,7 +75,7 @@ const CASES: [Case; 3] = [
     },
 ];
 
-/// What becomes of the SYNs.
+/// The fate of the SYNs.
 #[derive(Debug, Clone, Copy)]
 struct Flood {
     name: &'static str,
@@ -113,18 +112,18 @@ const FLOODS: [Flood; 4] = [
     },
 ];
 
-/// A link with the flood's beside it.
+/// A link with the flood's link beside it.
 #[derive(Debug)]
 struct Flooded {
     link: MemoryLink,
     flood: Arc<MemoryLink>,
     tap: Arc<Tap>,
-    /// Since when, and how many have come.
+    /// The start, and the number of SYNs so far.
     pace: Mutex<Option<(Duration, u64)>>,
 }
 
 impl Flooded {
-    /// How many SYNs have to come by now. The clock is asked without a flood too.
+    /// The number of SYNs due by now. The clock is read without a flood too.
     fn due(&self, most: usize) -> usize {
         let (now, open) = (busy(), self.tap.open.load(Ordering::Relaxed));
         let mut pace = self.pace.lock().expect("one thread");
@@ -191,7 +190,7 @@ impl Syn {
         }
     }
 
-    /// The next one, from an address, a port and a sequence number of chance.
+    /// The next one, with a random address, port and sequence number.
     fn next(&mut self) -> Packet<'_> {
         let bytes = &mut self.bytes;
         let from = 0x6440_0000 | self.random.u32(..1 << 22);
@@ -205,13 +204,13 @@ impl Syn {
     }
 }
 
-/// What the flood's thread does and has done.
+/// The state of the flood's thread.
 #[derive(Debug, Default)]
 struct Tap {
     open: AtomicBool,
     over: AtomicBool,
     come: AtomicU64,
-    /// Were due, but not there.
+    /// SYNs that were due, but not ready.
     late: AtomicU64,
     answers: AtomicU64,
 }
@@ -345,7 +344,7 @@ fn table() {
     }
 }
 
-/// What became of the SYNs is what was to become of them.
+/// Checks the fate of the SYNs.
 fn check(stats: Stats, which: Flood) {
     let fate = match which {
         Flood { port: 7, .. } => stats.frames_stray,
@@ -356,7 +355,7 @@ fn check(stats: Stats, which: Flood) {
     assert!(fate > 10_000, "{which:?}: {stats:?}");
 }
 
-/// SYNs, and nothing else: how many instructions one takes.
+/// SYNs only: the number of instructions for one.
 #[inline(never)]
 fn flooded(driver: &mut sosplice::stack::Driver, far: &MemoryLink, syn: &mut Syn) {
     let mut frames = Vec::new();
@@ -399,7 +398,7 @@ fn main() {
         && command == "count"
     {
         let flood = FLOODS.iter().find(|flood| flood.name.contains(name));
-        return count(*flood.expect("count and a word of what becomes of the SYNs"));
+        return count(*flood.expect("count and the fate of the SYNs"));
     }
     if arguments.iter().any(|argument| argument == "--test") {
         return count(FLOODS[0]);

@@ -1,10 +1,10 @@
-//! The floor for a proxy between two TUNs: every packet read from one is written to the other, no
+//! The lower bound for a proxy between two TUNs: every packet read from one is written to the other, no
 //! TCP, one thread, the same buffers again and again.
 //!
 //! `tun_forward --tun tc@client --tun ts@server [--plain] [--hold N]`; without arguments it explains
-//! itself. With `--hold 1` a packet leaves while the cache still knows it, which no TCP can match:
-//! it keeps bytes until they are acknowledged. What it cannot tell: what a TCP between the two must
-//! cost at least (acknowledgements of its own).
+//! itself. With `--hold 1` a packet is sent while it is in the cache, which no TCP can match, since it
+//! keeps bytes until they are acknowledged. It does not include the minimum cost of a TCP between the
+//! two (its own acknowledgements).
 #![allow(missing_docs, reason = "a program")]
 
 #[cfg(target_os = "linux")]

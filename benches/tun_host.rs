@@ -2,7 +2,7 @@
 //! its original destination. Two ways to carry the bytes over the same stack, for
 //! `benches/compare.py`: a splice, and tokio's copy loop.
 //!
-//! With no arguments (`cargo bench`) it says what it is and ends.
+//! With no arguments (`cargo bench`) it prints a description and ends.
 
 #[cfg(target_os = "linux")]
 mod program {
@@ -33,7 +33,7 @@ mod program {
         /// Bytes of each socket buffer
         #[arg(long, default_value_t = 4 << 20)]
         buffer: usize,
-        /// What `cargo bench` says
+        /// Given by `cargo bench`
         #[arg(long, hide = true)]
         bench: bool,
     }

@@ -1,6 +1,6 @@
-//! The twin of the proxy: what one would write with smoltcp alone. An interface and a `SocketSet`
-//! for each of two TUNs, two sockets for each proxied connection, bytes copied from ring to ring.
-//! No offload, because smoltcp has none for a TUN. One thread.
+//! The twin of the proxy: the same with smoltcp alone. An interface and a `SocketSet` for each of two
+//! TUNs, two sockets for each proxied connection, bytes copied from ring to ring. No offload, because
+//! smoltcp has none for a TUN. One thread.
 //!
 //! `tun_relay --tun tc@client=10.0.1.2/24 --tun ts@server=10.0.2.2/24 --listen 10.0.1.2:8080
 //! --backend 10.0.2.1:8080`; without arguments it explains itself.
@@ -108,7 +108,7 @@ mod relay {
                 self.packet.resize(len, 0);
             }
             let result = f(&mut self.packet[..len]);
-            // What the device does not take is lost; TCP repeats it.
+            // A packet that the device does not take is lost; TCP retransmits it.
             rustix::io::write(&self.tun.fd, &self.packet[..len]).ok();
             result
         }
@@ -228,7 +228,7 @@ mod relay {
             if busy { Ok(()) } else { self.sleep() }
         }
 
-        /// Sockets whose pair is over.
+        /// Removes sockets whose pair has ended.
         fn remove_unpaired(&mut self) {
             let unpaired = |side: &Side, used: &dyn Fn(SocketHandle) -> bool| {
                 let handles = side.sockets.iter().map(|(handle, _)| handle);
@@ -249,7 +249,7 @@ mod relay {
             }
         }
 
-        /// Dials for every new connection, and keeps sockets listening.
+        /// Connects to the backend for every new connection, and keeps sockets listening.
         fn accept(&mut self) -> anyhow::Result<()> {
             let client = &mut self.client;
             let (idle, taken): (Vec<_>, Vec<_>) = self
@@ -298,7 +298,8 @@ mod relay {
         }
     }
 
-    /// Moves what there is from `source` to `sink`, and the end of it. Whether anything moved.
+    /// Moves the available bytes from `source` to `sink`, and the end of the stream. `true` if it moved
+    /// some.
     fn step(source: &mut tcp::Socket<'_>, sink: &mut tcp::Socket<'_>) -> bool {
         let mut moved = false;
         while source.can_recv() && sink.can_send() {

@@ -1,9 +1,9 @@
 //! Small messages through a proxy: both ends, over the kernel's TCP.
 //!
-//! `tun_talk --serve 10.0.2.1:5201` sends back what it gets. `tun_talk --ask 10.0.1.2:5201
-//! --connections 100 --size 64` sends a message on each connection, waits until all of it has come
-//! back, sends the next; then it says in JSON how many came back and how long they took. Without
-//! arguments it explains itself. `benches/compare.py --talk` runs both.
+//! `tun_talk --serve 10.0.2.1:5201` echoes. `tun_talk --ask 10.0.1.2:5201 --connections 100 --size 64`
+//! sends a message on each connection, waits for its echo, sends the next; then it prints in JSON the
+//! number of echoes and their times. Without arguments it explains itself. `benches/compare.py --talk`
+//! runs both.
 #![allow(missing_docs, reason = "a program")]
 
 #[cfg(target_os = "linux")]
@@ -21,10 +21,10 @@ mod talk {
     /// Sends small messages there and back.
     #[derive(Debug, Parser)]
     struct Arguments {
-        /// Echoes for whoever connects here, until it is killed.
+        /// Echoes for connections to this address, until it is killed.
         #[arg(long)]
         serve: Option<SocketAddr>,
-        /// Sends messages to there.
+        /// Sends messages to this address.
         #[arg(long, conflicts_with = "serve")]
         ask: Option<SocketAddr>,
         #[arg(long, default_value_t = 1)]
@@ -81,7 +81,7 @@ mod talk {
         }
     }
 
-    /// `false`: the connection is over.
+    /// `false` if the connection has ended.
     fn echo(stream: &mut TcpStream) -> bool {
         let mut bytes = [0; 65_536];
         loop {
@@ -100,7 +100,7 @@ mod talk {
 
     struct Conversation {
         stream: TcpStream,
-        /// Bytes of the present message that have not come back yet.
+        /// Bytes of the present message that were not echoed yet.
         left: usize,
         since: Instant,
     }

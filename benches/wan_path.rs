@@ -1,8 +1,8 @@
-//! A path between two TUNs: what one reads, the other gets, by a rate, a queue, a delay and accidents.
+//! A path between two TUNs with a rate, a queue, a delay and impairments.
 //!
-//! `wan_path --tun wan@client --tun wan@front --rate 50 --delay 25 --queue 300000`; without arguments it
-//! explains itself. It says `ready`, and on SIGTERM what became of the packets. The devices have no offload:
-//! no packet is larger than their MTU, so what is lost is one packet. `benches/wan.py` runs it.
+//! `wan_path --tun wan@client --tun wan@front --rate 50 --delay 25 --queue 300000`; without arguments
+//! it explains itself. It prints `ready`, and on SIGTERM statistics of the packets. The devices have no
+//! offload: no packet is larger than their MTU, so a loss is one packet. `benches/wan.py` runs it.
 #![allow(missing_docs, reason = "a program")]
 
 #[cfg(target_os = "linux")]
@@ -23,7 +23,7 @@ mod path {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::{Duration, Instant};
 
-    /// What happens this soon happens now: so often at most the loop turns.
+    /// The granularity of the loop: earlier events happen now.
     const GRAIN: Duration = Duration::from_micros(100);
 
     /// A path between two TUN devices.
@@ -38,22 +38,22 @@ mod path {
         /// Milliseconds in each direction.
         #[arg(long, default_value_t = 25.0)]
         delay: f64,
-        /// Bytes that wait for the rate at most: from the first device to the second, and back.
+        /// Maximum bytes in the queue: from the first device to the second, and back.
         #[arg(long, num_args = 2, default_values_t = [300_000, 300_000])]
         queue: Vec<u64>,
         /// Percent of the packets that are lost, in each direction.
         #[arg(long, default_value_t = 0.0)]
         loss: f64,
-        /// Each packet is late by up to so many milliseconds.
+        /// Each packet is delayed by up to this many milliseconds.
         #[arg(long, default_value_t = 0.0)]
         jitter: f64,
         /// With jitter packets overtake each other.
         #[arg(long)]
         overtake: bool,
-        /// Percent of the packets that are late by so many milliseconds, and overtaken meanwhile.
+        /// Percent of the packets that are delayed by this many milliseconds, and overtaken meanwhile.
         #[arg(long, num_args = 2, default_values_t = [0.0, 0.0])]
         late: Vec<f64>,
-        /// Nothing passes: from so many seconds after the first packet, for so many.
+        /// An outage: seconds after the first packet, and its length.
         #[arg(long, num_args = 2, default_values_t = [0.0, 0.0])]
         outage: Vec<f64>,
         /// Of each connection the packet with this byte from the second device is lost, once.
@@ -89,7 +89,7 @@ mod path {
     #[allow(dead_code, reason = "printed")]
     struct Counts {
         packets: u64,
-        /// By accident, and before a full queue.
+        /// Random losses, and those of a full queue.
         lost: u64,
         overflowed: u64,
     }
@@ -100,7 +100,7 @@ mod path {
         queue: f64,
         /// When the rate has let all pass.
         free_at: Instant,
-        /// When the last packet arrives that overtakes none.
+        /// Arrival of the latest packet in order.
         last: Instant,
         /// The byte to be lost, and of each connection its first sequence number until that is so.
         drop_byte: u32,
@@ -150,7 +150,7 @@ mod path {
         }
     }
 
-    /// A packet under way: when it arrives, its number, where from.
+    /// A packet in flight: arrival time, number, origin.
     type UnderWay = Reverse<(Instant, u64, usize, Vec<u8>)>;
 
     struct Path {
@@ -159,7 +159,7 @@ mod path {
         under_way: BinaryHeap<UnderWay>,
         count: u64,
         random: fastrand::Rng,
-        /// When the first packet came.
+        /// When the first packet arrived.
         began: Option<Instant>,
     }
 
@@ -205,14 +205,14 @@ mod path {
             while let Some(Reverse(packet)) = self.under_way.peek()
                 && packet.0 <= now
             {
-                // A device that takes no more drops it, as any router.
+                // A full device drops it, like a router.
                 let _refused = write(&tuns[1 - packet.2].fd, &packet.3);
                 self.under_way.pop();
             }
             Ok(())
         }
 
-        /// Takes what a device has.
+        /// Receives from a device.
         fn take(&mut self, from: usize, tun: &PlainTun) -> anyhow::Result<()> {
             for _ in 0..64 {
                 let mut packet = Vec::with_capacity(2048);
@@ -221,7 +221,7 @@ mod path {
                     Err(Errno::AGAIN) => break,
                     Err(error) => return Err(error.into()),
                 }
-                // The kernel's own packets (router solicitations) are of no interest.
+                // The kernel's own packets (router solicitations) are ignored.
                 if packet.first().is_some_and(|first| first >> 4 == 4)
                     && let Some(at) = self.pass(from, &packet, SystemClock.now())
                 {
@@ -232,7 +232,7 @@ mod path {
             Ok(())
         }
 
-        /// When a packet arrives; `None`: never.
+        /// When a packet arrives; `None` if it is lost.
         fn pass(&mut self, from: usize, packet: &[u8], now: Instant) -> Option<Instant> {
             let arguments = &self.arguments;
             let began = *self.began.get_or_insert(now);

@@ -21,7 +21,7 @@ fn network(a: &str, b: &str) -> Result<(Stack, Stack), Box<dyn std::error::Error
     Ok((a, b))
 }
 
-/// Shouts back what it hears.
+/// Sends the received bytes back in upper case.
 fn serve(listener: &TcpListener) -> Outcome {
     let (mut stream, _) = listener.accept()?;
     let mut request = String::new();

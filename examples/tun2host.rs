@@ -1,6 +1,6 @@
-//! The heart of a tun2socks tool: every TCP connection that enters a TUN device is spliced to a
-//! connection of the operating system to its original destination. That is dialled before the client's
-//! SYN is answered, so who cannot be reached there is refused here.
+//! The core of a tun2socks tool: every TCP connection that enters a TUN device is spliced to a
+//! connection of the operating system to its original destination. That is made before the client's SYN
+//! is answered, so an unreachable destination is refused here too.
 //!
 //! ```sh
 //! ip tuntap add tun0 mode tun && ip link set tun0 up && ip route add 203.0.113.0/24 dev tun0
@@ -19,11 +19,11 @@ use sosplice::{ConditionalListener, ConnectionRequest, Intercept, Stack};
 use std::thread;
 use std::time::Duration;
 
-/// Clients that wait for their destination, each with a thread that dials. Others are not answered,
-/// and try again.
+/// Maximum number of clients that wait for their destination, each with a connecting thread. SYNs of
+/// others are not answered, and are retransmitted.
 const DIALLING: usize = 1024;
 
-/// Splices what enters a TUN to its original destination.
+/// Splices connections that enter a TUN to their original destinations.
 #[derive(Parser)]
 struct Arguments {
     /// The device: NAME, or NAME@NAMESPACE for one in a network namespace of `ip netns`
@@ -34,13 +34,13 @@ struct Arguments {
     /// How many seconds a destination may take to answer
     #[arg(long, default_value_t = 10)]
     connect_timeout: u64,
-    /// End connections on which nothing has moved for so many seconds
+    /// End connections that were idle for this many seconds
     #[arg(long, default_value_t = 300)]
     idle: u64,
 }
 
-/// Dials the destination, then answers the client, and joins both. The connections live until both
-/// directions have ended.
+/// Connects to the destination, then answers the client, and joins both. The connections live until
+/// both directions have ended.
 fn serve(client: ConnectionRequest, timeout: Duration, options: &Options) -> anyhow::Result<()> {
     let server = match KernelStream::connect_timeout(client.local_addr(), timeout) {
         Ok(server) => server,

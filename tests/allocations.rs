@@ -1,7 +1,7 @@
-//! In the steady state nothing is allocated: a proxy carries bytes with the memory that it has.
+//! In the steady state a proxy allocates no memory.
 //!
-//! A program of its own with one test, since it counts what the whole process allocates. Time stands
-//! still: a timer that fires, ten times a second and connection at most, allocates, and is not for a segment.
+//! A program of its own with one test, since it counts what the whole process allocates. Time does not
+//! advance: a timer that fires, at most ten times a second for each connection, allocates.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 #![allow(unsafe_code, reason = "an allocator that counts")]
 
@@ -25,18 +25,18 @@ static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as the caller says.
+        // SAFETY: the caller's contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as the caller says.
+        // SAFETY: the caller's contract.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as the caller says.
+        // SAFETY: the caller's contract.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -98,7 +98,7 @@ impl World {
         }
     }
 
-    /// Carries `bytes`, and counts what the stacks and the pool allocate meanwhile.
+    /// Carries `bytes`, and counts the allocations of the stacks and the pool meanwhile.
     fn carry(&mut self, bytes: usize, piece: &Buf) -> u64 {
         let (mut left, mut allocated) = (bytes, 0);
         let mut out = vec![0; 65_536];
@@ -115,7 +115,7 @@ impl World {
     }
 }
 
-/// Until there is nothing more to do. Returns what was allocated.
+/// Runs until there is no more work. Returns the number of allocations.
 fn drive(sides: &mut [(Stack, Driver)], pool: &SplicePool) -> u64 {
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     loop {

@@ -1,14 +1,15 @@
-//! Who may know whom: the arrows between the crate's modules run downwards only.
+//! The dependencies between the crate's modules point downwards only.
 //!
 //! Reads the paths in `src` that begin at the crate's root (`crate::…`, and `super::…` that gets
-//! there), without comments and without what is compiled for tests only.
+//! there), without comments and without code for tests.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::Chars;
 
-/// A module and whom it may know. A row knows only rows above it; the longest matching row counts.
+/// A module and the modules that it may use. A row may use only rows above it; the longest matching row
+/// applies.
 const ARROWS: &str = "
     affinity        ->
     clock           ->
@@ -65,10 +66,10 @@ fn table() -> Vec<Row> {
         .collect()
 }
 
-/// What is compiled for tests only.
+/// Attributes of code for tests.
 const FOR_TESTS: [&str; 1] = ["#[cfg(test)]"];
 
-/// A source file, without what is for tests and without comments.
+/// A source file, without tests and comments.
 #[derive(Debug)]
 struct Source {
     /// `["stack", "driver"]` for `src/stack/driver.rs`.
@@ -96,7 +97,7 @@ impl Source {
         source
     }
 
-    /// Leaves out what an attribute belongs to. The layout is rustfmt's.
+    /// Skips the item of an attribute. The layout is rustfmt's.
     fn skip_item<'a>(&mut self, lines: &mut impl Iterator<Item = &'a str>) {
         let mut lines = lines.skip_while(|line| line.trim().starts_with("#["));
         let Some(first) = lines.next() else { return };
@@ -198,8 +199,8 @@ fn file_of<'a>(path: &[String], all: &'a [Source]) -> Option<&'a [String]> {
     longest.map(|source| &source.module[..])
 }
 
-/// What is left of files when those that know none of the rest are taken out, again and again: circles, and
-/// what knows them.
+/// The files that are left after repeatedly removing those that use none of the rest: circles, and the
+/// users of circles.
 fn circles(sources: &[Source]) -> Vec<String> {
     let known: Vec<_> = sources.iter().map(|source| source.files(sources)).collect();
     let mut left: BTreeSet<usize> = (0..sources.len()).collect();
@@ -255,7 +256,7 @@ fn names(path: &str) -> Vec<String> {
     found
 }
 
-/// What a file does that it may not.
+/// The violations of a file.
 fn violations(source: &Source, table: &[Row]) -> Vec<String> {
     let module = source.module.join("::");
     let rows = table.iter().filter(|row| {

@@ -114,8 +114,8 @@ fn carried() -> Vec<Row> {
     rows
 }
 
-/// Words in backquotes that are written as names of tests are: the last column of each page's table,
-/// and its text.
+/// Words in backquotes that look like names of tests must be tests: in the last column of each page's
+/// table, and in its text.
 #[test]
 fn each_test_that_a_page_names_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -173,7 +173,7 @@ fn each_file_that_a_page_names_is_there() {
     assert!(checked > 60, "{checked}");
 }
 
-/// The table of limits: what it calls a setting is one, with that default, and its counters are counted.
+/// The table of limits: its settings exist with the stated defaults, and so do its counters.
 #[test]
 fn the_table_of_limits_is_that_of_the_builders() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,7 +1,6 @@
-//! User code that is called back and calls the library again, up to a million times in a row: no
-//! thread's stack grows with it.
+//! Callbacks that call the library again, up to a million times in a row: no thread's stack grows.
 //!
-//! Each test runs in a process of its own whose threads have small stacks, for what overflows one ends
+//! Each test runs in a process of its own whose threads have small stacks, since a stack overflow ends
 //! the process.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
@@ -39,8 +38,7 @@ use std::time::Duration;
 
 /// Calls in a row, for each way in which splices are dispatched.
 const MANY: usize = 1_000_000;
-/// Calls in a row where one way is like another, and what is dropped at once: no stack has so many bytes
-/// for each.
+/// Calls in a row, and objects dropped at once: no stack has room for this many frames.
 const DEEP: usize = 100_000;
 /// Bytes of stack that each thread has: twenty calls inside each other are too many.
 const STACK: usize = 256 * 1024;

@@ -25,7 +25,8 @@ const IFF_VNET_HDR: u32 = 0x4000;
 const TUN_F_CSUM: u32 = 1;
 const TUN_F_TSO4: u32 = 2;
 
-/// Another program with a TUN device: it does what its standard input says, and answers with a line.
+/// Another program with a TUN device: it executes commands from its standard input, and answers each
+/// with a line.
 const OTHER: &str = r"
 import errno, fcntl, os, select, struct, sys, time
 SETIFF, SETOFFLOAD, GETHDR, SETHDR = 0x400454ca, 0x400454d0, 0x800454d7, 0x400454d8
@@ -147,7 +148,7 @@ fn offloads(namespace: &Namespace, device: &str) -> [bool; 3] {
 const OFF: [bool; 3] = [false; 3];
 const ON: [bool; 3] = [true; 3];
 
-/// A namespace with a device that is still there when its user has gone.
+/// A namespace with a device that exists after its user has closed it.
 fn persistent(queues: bool) -> Namespace {
     let namespace = Namespace::new("dev");
     match queues {
@@ -161,7 +162,8 @@ fn open(namespace: &Namespace) -> Tun {
     build(|| Tun::builder("t0").netns(namespace.name()))
 }
 
-/// Also if a process that another test forks still holds what was open before (until that has started its own program).
+/// Retries, since a process forked by another test may still hold descriptors (until it has executed
+/// its program).
 fn build(builder: impl Fn() -> tun::Builder) -> Tun {
     loop {
         match builder().build() {
@@ -187,7 +189,7 @@ fn what_a_device_was_told_is_put_back_at_close() {
     assert_eq!(offloads(&namespace, "t0"), ON);
     drop(tun);
     assert_eq!(offloads(&namespace, "t0"), OFF);
-    // A program that knows nothing of offload gets a SYN that is whole.
+    // A program without offload gets a SYN with a complete checksum.
     let mut plain = Other::attached(&namespace, IFF_TUN | IFF_NO_PI);
     namespace.wait_until_up("t0");
     let syn = thread::scope(|scope| {
@@ -215,7 +217,7 @@ fn internet_sum(bytes: &[u8]) -> u32 {
     words.sum()
 }
 
-/// What was found is put back, whatever it was: here by a program that was killed.
+/// The former settings are restored, whatever they were: here those of a killed program.
 #[test]
 fn what_was_found_is_put_back_and_nothing_else() {
     if !ready("what_was_found_is_put_back_and_nothing_else") {
@@ -259,7 +261,7 @@ fn the_last_of_several_queues_puts_back() {
         drop(two[1 - first].take());
         assert_eq!(offloads(&namespace, "t0"), OFF, "{first}");
     }
-    // What another program has set meanwhile stays.
+    // Settings of another program made meanwhile are kept.
     let ours = open_queue(&namespace).unwrap();
     let flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE;
     let mut other = Other::attached(&namespace, flags);
@@ -268,7 +270,7 @@ fn the_last_of_several_queues_puts_back() {
     assert_eq!(offloads(&namespace, "t0"), [true, false, false]);
 }
 
-/// The first of two strangers goes, and the second one goes on receiving.
+/// The first of two programs closes the device, and the second one continues receiving.
 #[test]
 fn the_header_stays_as_long_as_anybody_needs_it() {
     if !ready("the_header_stays_as_long_as_anybody_needs_it") {
@@ -308,8 +310,8 @@ fn a_queue_with_other_flags_is_refused() {
             Difference::HeaderLength(12),
         ),
     ] {
-        // A device of its own each time: it has the flags of the first that opens it, and a process that
-        // another test forks holds what was open until it has started its own program.
+        // A device of its own each time: it has the flags of the first opener, and a process forked by
+        // another test may hold descriptors until it has executed its program.
         let namespace = persistent(true);
         let mut other = Other::attached(&namespace, flags);
         if let Some(len) = header {
@@ -326,7 +328,7 @@ fn a_queue_with_other_flags_is_refused() {
         // Nothing of the other program's was touched.
         assert_eq!((offloads(&namespace, "t0"), other.ask("header?")), before);
         drop(other);
-        // Alone, it has what it asks for, whatever was left.
+        // As the only user it gets the requested settings.
         drop(open_queue(&namespace).unwrap());
     }
     // One with the same settings is welcome.
@@ -361,8 +363,8 @@ fn answer(tun: &Tun) -> Result<Frame, ReceiveError> {
     }
 }
 
-/// Another program may change the length of the headers of all queues at any time. No frame is taken for
-/// another one: what can be noticed is an error that says so, and it goes on when that is put back.
+/// Another program may change the length of the headers of all queues at any time. No frame is
+/// misinterpreted: there is an error, and the device works again when the length is restored.
 #[test]
 fn a_header_that_another_program_changes_garbles_nothing() {
     if !ready("a_header_that_another_program_changes_garbles_nothing") {
@@ -373,7 +375,7 @@ fn a_header_that_another_program_changes_garbles_nothing() {
     namespace.wait_until_up("t0");
     ping(&tun).unwrap();
     answer(&tun).unwrap();
-    // Asked for before the change, read after it.
+    // Requested before the change, read after it.
     ping(&tun).unwrap();
     let flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE;
     let mut other = Other::attached(&namespace, flags);
@@ -401,7 +403,7 @@ fn stack(tuns: Vec<Tun>) -> Stack {
     builder.build().unwrap()
 }
 
-/// Guards `Driver::receive`: whatever fails but the device itself costs frames, which TCP sends again.
+/// Guards `Driver::receive`: errors other than of the device itself lose frames, which TCP retransmits.
 #[test]
 fn reads_that_fail_end_nothing() {
     if !ready("reads_that_fail_end_nothing") {
@@ -435,7 +437,7 @@ fn reads_that_fail_end_nothing() {
     assert_eq!(&heard[..8], b"and back");
 }
 
-/// Two devices as queues of one stack: one is deleted, and takes what is at home there.
+/// Two devices as queues of one stack: one is deleted, and the connections with that home end.
 #[test]
 fn a_queue_that_is_gone_does_not_take_the_others_along() {
     if !ready("a_queue_that_is_gone_does_not_take_the_others_along") {
@@ -466,8 +468,8 @@ fn a_queue_that_is_gone_does_not_take_the_others_along() {
     assert_eq!(error.kind(), ErrorKind::NetworkDown);
 }
 
-/// The echo of `Builder::on_unhandled`'s documentation, for the kernel's datagrams, whose checksums are left
-/// to the reader with offload on.
+/// The echo of `Builder::on_unhandled`'s documentation, for the kernel's datagrams, whose checksums are
+/// partial with offload on.
 #[test]
 fn a_hook_answers_datagrams_with_and_without_offload() {
     if !ready("a_hook_answers_datagrams_with_and_without_offload") {
@@ -512,7 +514,7 @@ fn a_hook_answers_datagrams_with_and_without_offload() {
     }
 }
 
-/// What a descriptor inside keeps alive.
+/// A descriptor keeps its namespace alive.
 #[test]
 fn a_namespace_without_a_name_lives_as_long_as_its_device() {
     if !ready("a_namespace_without_a_name_lives_as_long_as_its_device") {
@@ -619,7 +621,8 @@ fn download(mut inside: sosplice::TcpStream, mut near: TcpStream) {
     });
 }
 
-/// What `super_frame` allows is sent, arrives whole, and costs a fraction of the packets.
+/// Packets of the size of `super_frame` are sent, arrive in one piece, and are a fraction of the
+/// packets.
 #[test]
 fn receivers_on_the_host_take_larger_super_frames() {
     if !ready("receivers_on_the_host_take_larger_super_frames") {

@@ -1,5 +1,5 @@
-//! Endings: what becomes of everything else when a handle, a listener, a stack, a link or a pool goes
-//! while there is work in it. The table of it is `src/doc/endings.md`.
+//! Endings: the effect of dropping a handle, a listener, a stack, a link or a pool with work in it. The
+//! table of it is `src/doc/endings.md`.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 #[path = "endings/listeners.rs"]
@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 fn eventually(what: &str, done: impl Fn() -> bool) {
     let start = SystemClock.now();
     while !done() {
-        assert!(SystemClock.now() - start < LIMIT, "never: {what}");
+        assert!(SystemClock.now() - start < LIMIT, "timeout: {what}");
         thread::yield_now();
     }
 }

@@ -1,7 +1,6 @@
-//! What a subscriber hears of a proxied connection, and that it may use the sockets that it hears of.
+//! The events of a proxied connection; a subscriber may use its sockets.
 //!
-//! A program of its own with one test, since a subscriber is the whole process's. Without threads, in
-//! virtual time.
+//! A program of its own with one test, since a subscriber is global. Without threads, in virtual time.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 #[path = "support/clock.rs"]
@@ -22,11 +21,11 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-/// What is heard, and what is done about it.
+/// The received events, and a reaction.
 #[derive(Default)]
 struct Ear {
     heard: Mutex<Vec<String>>,
-    /// Taken out while it runs: what it does is heard too.
+    /// Taken out while it runs: the events of its own calls are recorded too.
     reaction: Mutex<Option<Box<dyn Fn() + Send>>>,
 }
 
@@ -76,7 +75,7 @@ impl Subscriber for &'static Ear {
 }
 
 impl Ear {
-    /// What was heard since the last call; numbers that are others each time are left out.
+    /// The events since the last call, without numbers that vary.
     fn heard(&self, hide: &[(String, &str)]) -> Vec<String> {
         let heard = std::mem::take(&mut *self.heard.lock().unwrap());
         let plain = |line: String| {
@@ -187,7 +186,7 @@ fn events_of_a_proxied_connection() {
     uses_what_it_hears_of(ear);
 }
 
-/// What becomes of splices and their connections. Nothing is told of a segment or a pass.
+/// Events of splices and their connections. There are none for a segment or a pass.
 fn splices(
     ear: &'static Ear,
     world: &mut World,
@@ -243,7 +242,7 @@ fn splices(
     assert_eq!(down.wait().bytes, 0);
 }
 
-/// What is told is what holds.
+/// The reported value is the effective one.
 fn a_backlog_of_nothing(ear: &'static Ear, stack: &Stack) {
     let narrow = TcpListener::bind_with_backlog(stack, "10.0.1.2:82", 0).unwrap();
     let expected = ["INFO stack: listener bound accepts=10.0.1.2:82 backlog=1 decides=false"];
@@ -310,7 +309,7 @@ fn refusals_limits_and_ends(
         ear.heard(&[]),
         ["INFO stack: stack down why=driver dropped"]
     );
-    // With them goes their end of the link.
+    // Their end of the link is dropped with them.
     drop((side.0, client, refused));
     let (_, gone) = &mut world.sides[0];
     let turns = (0..1000).take_while(|_| gone.poll().is_ok());

@@ -33,7 +33,7 @@ struct Flooded {
     sent: AtomicU16,
 }
 
-/// A SYN from nobody's 10.99.1.100 to 10.99.1.2:80.
+/// A SYN from the unused address 10.99.1.100 to 10.99.1.2:80.
 fn forged(port: u16) -> Frame {
     let mut packet = vec![0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0];
     packet.extend([10, 99, 1, 100, 10, 99, 1, 2]);

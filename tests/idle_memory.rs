@@ -1,5 +1,5 @@
-//! What a connection holds when it stands still, after it carried traffic: a program of its own with one
-//! test, since it counts what the whole process has allocated.
+//! Memory of an idle connection after traffic: a program of its own with one test, since it counts all
+//! allocations of the process.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 #![allow(unsafe_code, reason = "an allocator that counts")]
 
@@ -27,20 +27,20 @@ fn count(bytes: usize, sign: isize) {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size(), 1);
-        // SAFETY: as the caller says.
+        // SAFETY: the caller's contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         count(layout.size(), -1);
-        // SAFETY: as the caller says.
+        // SAFETY: the caller's contract.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(layout.size(), -1);
         count(size, 1);
-        // SAFETY: as the caller says.
+        // SAFETY: the caller's contract.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -99,7 +99,7 @@ fn a_connection_at_rest_holds_little() {
         server.set_nonblocking(true);
         (client, server)
     };
-    // What there is one of: scratch memory, pools, tables.
+    // Global objects: scratch memory, pools, tables.
     let first = open(&mut drivers);
     carry(&first.0, &first.1, 500_000, &mut drivers);
     clock.advance(Duration::from_secs(6));

@@ -1,5 +1,5 @@
-//! After everything was used and dropped nothing is left: no thread, no descriptor, no memory that
-//! grows. A program of its own with one test, since it counts what the whole process has.
+//! After all parts were used and dropped nothing is left over: no thread, no descriptor, no growing
+//! memory. A program of its own with one test, since it counts the resources of the process.
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
@@ -72,7 +72,7 @@ fn use_everything(round: u32) {
         (&user).write_all(b"more").unwrap();
         open.push((user, inside, outside, at_server, kernel, accepted));
     }
-    // Whatever goes first, sockets or what they belong to.
+    // In any order of dropping, sockets first or stacks first.
     match round % 3 {
         0 => drop((
             open, pool, poller, proxy, service, client, front, back, server,
@@ -88,7 +88,7 @@ fn use_everything(round: u32) {
 
 #[test]
 fn nothing_is_left() {
-    // The thread for the kernel's sockets and the pool for everybody stay, once started.
+    // The thread for the kernel's sockets and the global pool stay, once started.
     use_everything(0);
     let settle = |what: &str, done: &dyn Fn() -> bool| {
         let start = SystemClock.now();

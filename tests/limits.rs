@@ -1,7 +1,7 @@
-//! What the system refuses, and what happens when it refuses no more: descriptors, threads, mappings.
+//! Resource limits of the system, and recovery from them: descriptors, threads, mappings.
 //!
 //! Limits are those of a whole process, so each test runs in one of its own: this program again, with
-//! that one test. What runs out at our own limits is tested where it is.
+//! that one test. The crate's own limits are tested elsewhere.
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
@@ -116,7 +116,7 @@ fn a_pool_whose_threads_do_not_start_has_them_later() {
         let ((a, b), (c, d)) = (local::pair(), local::pair());
         let refused = without_threads(|| b.splice_to(&c, options()).unwrap_err());
         assert!(matches!(refused, SpliceError::Threads(_)), "{refused}");
-        // Both are what they were.
+        // Both are unchanged.
         a.send(b"untouched").unwrap();
         assert_eq!(b.recv_chain(9).unwrap().to_vec(), b"untouched");
         assert_eq!(pool.stats().started, 0);
@@ -141,7 +141,7 @@ fn a_stack_whose_thread_does_not_start_is_not_built() {
         let (left, right) = memory::pair(memory::Config::default());
         let refused = without_threads(|| stack_of(left, "10.0.0.1/24", 65_536).unwrap_err());
         assert!(matches!(refused, BuildError::Thread(_)), "{refused}");
-        // The link has gone with it, so the other end hears of it.
+        // Its link was dropped with it, so the other end is notified.
         let other = stack_of(right, "10.0.0.2/24", 65_536).unwrap();
         let error = TcpStream::connect(&other, "10.0.0.1:80").unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::NetworkDown);

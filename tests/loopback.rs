@@ -157,7 +157,7 @@ fn a_proxy_may_dial_its_own_stack() {
     }
 }
 
-/// Both ends' handles and the stack's are gone: what was sent is delivered, and the driver ends.
+/// The handles of both ends and of the stack are dropped: sent data is delivered, and the driver ends.
 #[test]
 fn a_stack_that_nobody_holds_ends_though_it_talked_to_itself() {
     let (stack, far) = stack(2);
@@ -172,7 +172,7 @@ fn a_stack_that_nobody_holds_ends_though_it_talked_to_itself() {
     drop((stack, listener, ends));
     let limit = SystemClock.now() + LIMIT;
     while far[0].receive(&mut Vec::new(), 100).is_ok() {
-        assert!(SystemClock.now() < limit, "the driver goes on");
+        assert!(SystemClock.now() < limit, "the driver continues");
         thread::yield_now();
     }
 }

@@ -1,14 +1,14 @@
 //! Real traffic through the proxy: curl, iperf3, Python's web server and the kernel's TCP on both
-//! sides, in namespaces that each test makes and removes. Needs root, else says that it was skipped;
-//! with `SOSPLICE_REQUIRE_NET=1` it fails instead.
+//! sides, in namespaces that each test makes and removes. Needs root, otherwise it is skipped with a
+//! message; with `SOSPLICE_REQUIRE_NET=1` it fails instead.
 //!
 //! ```text
 //!   namespace C: client, tc 10.78.1.1 --- 10.78.1.2 proxy 10.78.2.2 --- ts 10.78.2.1, server: namespace S
 //! ```
 //!
-//! The proxy is `examples/proxy`, built here in the profile of the test; `SOSPLICE_PROXY` is the
-//! path of another program that understands the same `--tun --listen --backend`. It says a line on
-//! its standard output when it listens. One test runs at a time.
+//! The proxy is `examples/proxy`, built here in the profile of the test; `SOSPLICE_PROXY` is the path
+//! of another program with the same options `--tun --listen --backend`. It prints a line when it
+//! listens. One test runs at a time.
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
@@ -43,7 +43,7 @@ fn proxy() -> PathBuf {
     std::env::var_os("SOSPLICE_PROXY").map_or_else(|| example::path("proxy"), PathBuf::from)
 }
 
-/// Whether the programs at both ends are installed. If not, says so (see [`skip`]).
+/// Whether the programs at both ends are installed. If not, prints a message (see [`skip`]).
 fn has_programs(test: &str) -> bool {
     let missing: Vec<&str> = ["curl", "iperf3", "python3"]
         .into_iter()
@@ -222,7 +222,7 @@ fn a_half_closed_connection_still_carries_the_answer() {
     let listener = scene.listen();
     let sent = pattern(MIB);
     thread::scope(|scope| {
-        // Says nothing before it has heard the end.
+        // Sends nothing before it has received the end.
         scope.spawn(|| {
             let mut stream = accept(&listener);
             let mut got = Vec::new();
@@ -274,7 +274,7 @@ fn a_limit_ends_the_connection_at_its_last_byte() {
     let sent = pattern(2 * MIB);
     let mut stream = scene.connect().unwrap();
     thread::scope(|scope| {
-        // The rest finds no connection any more.
+        // The rest is sent after the connection was closed.
         scope.spawn(|| drop(accept(&listener).write_all(&sent)));
         let mut got = vec![0; 1_000_003];
         stream.read_exact(&mut got).unwrap();
@@ -380,7 +380,7 @@ fn sigterm_prints_totals_and_ends_well() {
     );
 }
 
-/// What a stream that carries something all the time ends with.
+/// The error that ends a busy stream.
 fn reset_of(mut call: impl FnMut() -> std::io::Result<usize>) -> ErrorKind {
     loop {
         match call() {
@@ -408,7 +408,7 @@ fn a_deleted_device_ends_the_proxy() {
             scope.spawn(|| {
                 let end = reset_of(|| far.write(&[7; 10_000]));
                 let expected = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
-                // Who is behind the deleted device hears nothing: its own kernel gives up.
+                // The peer behind the deleted device gets no segment: its own kernel times out.
                 assert!(device == "ts" || expected.contains(&end), "{end:?}");
             });
             near.read_exact(&mut [0; 1_000_000]).unwrap();
@@ -418,7 +418,7 @@ fn a_deleted_device_ends_the_proxy() {
                 scene.server.ip("link del ts");
                 let end = reset_of(|| near.read(&mut [0; 4096]));
                 assert_eq!(end, ErrorKind::ConnectionReset);
-                // That nobody is to be reached is found out when somebody wants to be carried there.
+                // The dead backend is noticed at the next client.
                 scene.connect().ok();
             }
         });

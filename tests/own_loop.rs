@@ -1,5 +1,5 @@
-//! The example `own_loop` as its users see it: both loops on its own link, and on a TUN device with the
-//! kernel's TCP behind it (that needs root, else the test says that it was skipped).
+//! The example `own_loop`: both loops on its own link, and on a TUN device with the kernel's TCP behind
+//! it (needs root, otherwise skipped with a message).
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 

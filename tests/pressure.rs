@@ -1,4 +1,4 @@
-//! A proxy whose stacks are short of memory all the time: splices drain, and every byte arrives.
+//! A proxy whose stacks are always short of memory: splices drain, and every byte arrives.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -30,7 +30,7 @@ fn text(flow: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Sends a text and reads it back; the server reads slowly at first.
+/// Sends data and reads the echo; the server reads slowly at first.
 fn client(stack: &Stack, flow: usize) {
     let stream = TcpStream::connect(stack, "10.1.0.2:80").unwrap();
     stream.set_read_timeout(LIMIT).unwrap();

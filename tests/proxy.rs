@@ -1,4 +1,4 @@
-//! The example `proxy` as its users see it: what it prints, and how it exits.
+//! The example `proxy`: its output and exit status.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 #[path = "support/example.rs"]

@@ -1,15 +1,14 @@
-//! Destinations that refuse, that cannot be reached and that say nothing, and peers that vanish without
-//! a word: what connections of a stack over a TUN and connections of the operating system are told,
-//! and when. Needs root, else says that it was skipped.
+//! Destinations that refuse, that are unreachable and that do not answer, and peers that vanish: the
+//! errors and times of connections of a stack over a TUN and of the operating system. Needs root,
+//! otherwise skipped with a message.
 //!
 //! ```text
 //!   namespace R, a router: t0 10.77.0.1, behind it our stack 10.77.0.2
 //!                          v0 10.76.0.1 --- v0 10.76.0.2, namespace P: peers
 //! ```
 //!
-//! R forwards. It refuses to by ICMP (`unreachable`, `prohibit`), says nothing (`blackhole`), or
-//! finds that the link to P is down. Lower bounds of times are exact; upper ones allow for a busy
-//! machine.
+//! R forwards, or refuses by ICMP (`unreachable`, `prohibit`), drops silently (`blackhole`), or its
+//! link to P is down. Lower bounds of times are exact; upper ones allow for a busy machine.
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
@@ -28,7 +27,7 @@ use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-/// Where a port is that nobody listens at.
+/// A closed port.
 const NOBODY: u16 = 9;
 /// How long an attempt of ours to connect may take.
 const CONNECT: Duration = ms(2000);
@@ -47,7 +46,7 @@ fn took(start: Instant, least: Duration) {
     assert!(time < least + ms(3000), "{time:?} instead of {least:?}");
 }
 
-/// Whose connections are looked at.
+/// Whose connections are tested.
 #[derive(Debug, Clone, Copy)]
 enum Whose {
     Ours,
@@ -140,7 +139,7 @@ impl Scene {
         })
     }
 
-    /// A connection to a peer, and what the peer has of it.
+    /// A connection to a peer, and the peer's end of it.
     fn connected(&self, whose: Whose, peer: IpAddr) -> (Connection, std::net::TcpStream) {
         let at = SocketAddr::new(peer, 0);
         let listener = self.peers.enter(|| TcpListener::bind(at).unwrap());
@@ -151,7 +150,7 @@ impl Scene {
         (connection, accepted)
     }
 
-    /// The peers are there no longer, and the router does not notice: it knows their hardware address.
+    /// The peers vanish, and the router does not notice: it has their hardware addresses.
     fn vanish(&self) {
         let address = "02:00:00:00:00:01";
         for peer in ["10.76.0.2", "fd76::2"] {
@@ -268,13 +267,13 @@ fn a_source_whose_peer_vanished_ends_after_its_keep_alive() {
             "{whose:?} {peer}"
         );
         took(start, ms(3000));
-        // Who is behind the splice hears of it too.
+        // The peer behind the splice is notified too.
         let error = user.recv(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
 }
 
-/// What connecting to these destinations ends with, and when it began. Who dials waits for `within`.
+/// The results of connecting to these destinations, and the start times. The caller waits for `within`.
 fn dial(
     scene: &Scene,
     whose: Whose,
@@ -321,7 +320,7 @@ fn who_cannot_be_reached_is_told_so() {
         return;
     };
     let unreachable = [("10.75.1.1", 80), ("fd75:1::1", 80)];
-    // Routes come back, so what the router says is told when the time is over.
+    // Routes may recover, so the router's report is used when the time is over.
     for (kind, start) in dial(&scene, Whose::Ours, LIMIT, unreachable) {
         assert_eq!(kind, ErrorKind::HostUnreachable);
         took(start, CONNECT);
@@ -346,7 +345,7 @@ fn a_black_hole_is_given_up_after_the_connect_timeout() {
     scene.vanish();
     let gone = [("10.76.0.2", 80), ("fd76::2", 80)];
     for whose in WHOSE {
-        // Who dials waits no longer.
+        // The caller does not wait longer.
         for (kind, start) in dial(&scene, whose, ms(1000), gone) {
             assert_eq!(kind, ErrorKind::TimedOut, "{whose:?}");
             took(start, ms(1000));

@@ -2,7 +2,7 @@
 //! them.
 //!
 //! Every site is one stack of ours and its peer on the other end of a memory link. All sites have the
-//! same two addresses and use the same ports, so nothing that goes by an address alone would do.
+//! same two addresses and use the same ports, so a look-up by address alone would fail.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -97,7 +97,7 @@ fn run(driver: &mut Driver) -> bool {
     }
 }
 
-/// A connection that is accepted at one site and goes on from another, spliced both ways.
+/// A connection that is accepted at one site and continues from another, spliced both ways.
 struct Relay {
     client: TcpStream,
     server: TcpStream,
@@ -140,7 +140,7 @@ fn carry(client: &TcpStream, server: &TcpStream, mark: u8) {
     });
 }
 
-/// Each side ends in turn, and the other hears of it.
+/// Each side closes in turn, and the other gets the end.
 fn end(mut client: &TcpStream, mut server: &TcpStream) {
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(server.read(&mut [0]).unwrap(), 0);
@@ -230,7 +230,7 @@ fn a_stack_that_ends_takes_its_own_splices_only() {
             };
             assert_eq!(forward.wait_timeout(LIMIT).unwrap().cause, first);
             assert_eq!(back.wait_timeout(LIMIT).unwrap().cause, second);
-            // What is on the other side is an ordinary socket again.
+            // The socket on the other side can be used as usual again.
             let (ours, theirs) = match from {
                 1 => (&relay.between[1], &relay.server),
                 _ => (&relay.between[0], &relay.client),
@@ -243,7 +243,7 @@ fn a_stack_that_ends_takes_its_own_splices_only() {
     }
 }
 
-/// Through every stack in turn: what one sends on comes to the next, and so does the end.
+/// Through every stack in turn: each forwards bytes and the end to the next.
 #[test]
 fn a_chain_through_all_of_them() {
     for dispatch in [Dispatch::Worker, Dispatch::Direct] {

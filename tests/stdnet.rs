@@ -1,5 +1,5 @@
-//! The same tests over `std::net` on loopback and over this crate's sockets: what a program that was
-//! written for one of them may expect of the other.
+//! The same tests over `std::net` on loopback and over this crate's sockets: compatibility for programs
+//! written for one of them.
 //!
 //! What differs, and why (the system is Linux; each row is tested, see `N::either`):
 //!
@@ -7,14 +7,14 @@
 //! |---|---|---|---|
 //! | `set_nodelay` at first | off | on | batches of segments coalesce acknowledgements; 10 ms for each write-write-read otherwise |
 //! | `shutdown(Read)` with bytes unread | they, and later ones, can still be read | dropped | BSD drops them |
-//! | `shutdown` of a connection that is over | `NotConnected` | nothing to do, `Ok` | who closes late has made no mistake |
-//! | `peer_addr` of a connection that is over | `NotConnected` | the address | it is a field, and cannot fail |
-//! | a read of length 0 when nothing is there | waits | `Ok(0)` | POSIX's `read`, BSD |
+//! | `shutdown` of an ended connection | `NotConnected` | nothing to do, `Ok` | a late close is no mistake |
+//! | `peer_addr` of an ended connection | `NotConnected` | the address | it is a field, and cannot fail |
+//! | a read of length 0 without data | waits | `Ok(0)` | POSIX's `read`, BSD |
 //! | first error of a write after the peer's end and reset | `BrokenPipe` | `ConnectionReset` | BSD; a reset is a reset |
-//! | connecting to port 0 | `ConnectionRefused` | `InvalidInput` | nobody can have it |
+//! | connecting to port 0 | `ConnectionRefused` | `InvalidInput` | no listener can have it |
 //! | close with `set_linger(Some(d))` | may block for `d` | never blocks; what is left after `d` is reset | drop must not wait (virtual time: `what_lingers_too_long_is_reset`) |
 //! | `take_error` | an `io::Error` | a typed `SoError` | it can be matched; `into()` makes the other |
-//! | what cannot fail | `io::Result` | the value | no error to handle |
+//! | functions that cannot fail | `io::Result` | the value | no error to handle |
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 

@@ -1,5 +1,4 @@
-//! Running the conformance suite: what is reported, in which order, and what becomes of a case that is
-//! stuck.
+//! Running the conformance suite: reports, their order, and stuck cases.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use sosplice::clock::{Clock, SystemClock};
@@ -15,7 +14,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What a case may take that is to be stuck.
+/// Time limit of a case that is to be stuck.
 const SHORT: Duration = Duration::from_millis(500);
 
 /// Two that pass bytes, and between them one that needs no connection.
@@ -135,7 +134,7 @@ fn told(end: &CaseEnd) -> (&'static str, Dispatch, Flavor) {
 fn each_case_is_reported_as_it_ends_in_order_with_every_dispatch() {
     let reported = Mutex::new(Vec::new());
     let begun = Arc::new(Mutex::new(Vec::new()));
-    /// Notes when a case asks for its first sockets.
+    /// Records when a case requests its first sockets.
     struct Notes(Arc<Mutex<Vec<usize>>>);
     impl Factory for Notes {
         fn connect(&self, setup: Setup) -> (Socket, Socket) {

@@ -207,12 +207,12 @@ fn a_thread_that_sleeps_is_woken_by_users_and_timers() {
     let error = TcpStream::connect(&world.stack(0), "10.0.1.77:1").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
     assert!(SystemClock.now() - begin < Duration::from_secs(10));
-    // Who sleeps does so in one call for all.
+    // Sleeping is one call for all links.
     assert!(world.links[0].waits.load(Ordering::Relaxed) < 50);
 }
 
-/// Both stacks of a thread, each connected to itself, and spliced to each other: what they send wakes the
-/// thread, and passes no link.
+/// Both stacks of a thread, each connected to itself, and spliced to each other: their packets wake the
+/// thread, and use no link.
 #[test]
 fn stacks_in_one_thread_talk_to_themselves() {
     for busy_poll in [Duration::ZERO, Duration::from_micros(200)] {

@@ -39,7 +39,8 @@ fn open(namespace: &Namespace) -> Tun {
     Tun::builder("t0").netns(namespace.name()).build().unwrap()
 }
 
-/// The next frame that `wanted` says yes to; the kernel also sends its own (router solicitations).
+/// The next frame for which `wanted` returns true; the kernel also sends its own (router
+/// solicitations).
 fn next(tun: &Tun, wanted: impl Fn(&[u8]) -> bool) -> Frame {
     let deadline = soon(10);
     let mut frames = Vec::new();
@@ -266,7 +267,7 @@ fn two_queues() -> (Namespace, Stack) {
 const STREAMS: usize = 16;
 const BYTES: usize = 1_000_000;
 
-/// Sends back what comes.
+/// Echoes.
 fn echo(mut stream: sosplice::TcpStream) {
     stream
         .set_read_timeout(Some(Duration::from_secs(30)))
@@ -310,7 +311,7 @@ fn there_and_back(kernels: Vec<TcpStream>, ours: Vec<sosplice::TcpStream>) {
 }
 
 /// Both receiving threads have work, and each connection's segments arrive at its own: the kernel
-/// learns from what is sent.
+/// learns from sent packets.
 #[test]
 fn flows_spread_over_queues_and_stay_there() {
     if !available("flows_spread_over_queues_and_stay_there") {
@@ -446,7 +447,7 @@ fn the_kernel_answers_a_ping() {
     }
     let namespace = network();
     let tun = open(&namespace);
-    // What the kernel answers before is dropped.
+    // Earlier answers of the kernel are dropped.
     namespace.wait_until_up("t0");
     ping(&tun).unwrap();
     let reply = next(&tun, is_icmp);
@@ -604,7 +605,7 @@ fn without_offload_segments_are_single_and_complete() {
         return;
     }
     let namespace = network();
-    // The device remembers what its last user wanted.
+    // The device keeps the settings of its last user.
     drop(open(&namespace));
     let tun = Tun::builder("t0").netns(namespace.name()).offload(false);
     let tun = tun.build().unwrap();
@@ -724,7 +725,7 @@ fn a_deleted_device_is_gone() {
     let limit = soon(10);
     thread::scope(|scope| {
         let waiter = scope.spawn(|| {
-            // Whatever the kernel has sent before is taken, so that only the end wakes.
+            // Receives all earlier packets of the kernel, so that only the end wakes.
             while tun.receive(&mut Vec::new(), 100).is_ok() {
                 tun.wait(Interest::READABLE, Some(limit))?;
             }
@@ -762,8 +763,8 @@ fn cause(splice: &Splice) -> Cause {
     end.expect("a splice goes on").cause
 }
 
-/// Both directions of a connection between two networks are spliced, and one network goes while bytes
-/// flow: its splices end with the cause, and nobody else's.
+/// Both directions of a connection between two networks are spliced, and one network goes down while
+/// bytes flow: its splices end with the cause, and no others.
 #[test]
 fn a_deleted_device_ends_its_splices_and_no_others() {
     if !available("a_deleted_device_ends_its_splices_and_no_others") {
@@ -791,7 +792,7 @@ fn a_deleted_device_ends_its_splices_and_no_others() {
     let down = outside.splice_to(&inside, Options::default()).unwrap();
     let up = inside.splice_to(&outside, Options::default()).unwrap();
     thread::scope(|scope| {
-        // It hears nothing of the end: the kernel only finds nobody on the way there.
+        // It gets no segment about the end: the kernel only has no route any more.
         source
             .set_write_timeout(Some(Duration::from_secs(1)))
             .unwrap();

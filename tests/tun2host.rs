@@ -1,5 +1,5 @@
 //! `examples/tun2host` with the kernel's TCP on both sides, in namespaces that the test makes and
-//! removes. Needs root, else says that it was skipped.
+//! removes. Needs root, otherwise skipped with a message.
 //!
 //! ```text
 //!   namespace C: clients, tc --- tun2host, in namespace H, whose loopback has all of 10.99/16: servers
@@ -44,7 +44,7 @@ impl Scene {
         let host = Namespace::new("h");
         host.ip("route add local 10.99.0.0/16 dev lo");
         host.ip("route add unreachable 10.96.1.0/24");
-        // Nobody reads what goes into it.
+        // No program reads packets from it.
         host.tun("hole", &["10.97.0.1/16"], 1500);
         let mut command = Command::new("ip");
         command.args(["netns", "exec", host.name()]).arg(example);
@@ -69,7 +69,7 @@ impl Scene {
     }
 }
 
-/// Says which address was reached, then sends everything back.
+/// Sends the original destination, then echoes.
 fn echo(stream: TcpStream) {
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     let mut stream = stream;

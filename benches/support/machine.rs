@@ -1,9 +1,9 @@
-//! What a bench asks of the machine, and says about it.
+//! Times and a description of the machine.
 
 use std::process::Command;
 use std::time::Duration;
 
-/// This thread's time on a processor: what else the machine does plays less of a part.
+/// This thread's time on a processor: less affected by the other load of the machine.
 #[cfg(target_os = "linux")]
 pub(crate) fn busy() -> Duration {
     use rustix::time::{ClockId, clock_gettime};
@@ -21,7 +21,7 @@ pub(crate) fn busy() -> Duration {
     SystemClock.now() - *START
 }
 
-/// Keeps this thread on a processor, if there is one of that number.
+/// Pins this thread to a processor, if there is one of that number.
 #[allow(dead_code, reason = "not every bench has several threads")]
 pub(crate) fn stay_on(cpu: usize) {
     #[cfg(target_os = "linux")]
@@ -52,7 +52,7 @@ fn output(program: &str, arguments: &[&str]) -> String {
         .unwrap_or_else(|| "unknown".into())
 }
 
-/// What is shown, and on which machine.
+/// Prints the title, and the machine.
 pub(crate) fn caption(what: &str) {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name"));

@@ -46,12 +46,11 @@ impl Wire for MemoryWire {
     }
 }
 
-/// A queue of one of the stacks, and the peer's end of it.
-/// What stands between a link and its stack, and further settings of that.
+/// A queue of one of the stacks, and the peer's end of it. A wrapper between a link and its stack.
 pub(crate) type Between<'a> = &'a dyn Fn(MemoryLink) -> Arc<dyn Link>;
 pub(crate) type Tune<'a> = &'a dyn Fn(Builder) -> Builder;
 
-/// Nothing stands between.
+/// No wrapper.
 pub(crate) fn plain(link: MemoryLink) -> Arc<dyn Link> {
     Arc::new(link)
 }
@@ -101,8 +100,8 @@ impl Side {
     }
 }
 
-/// Two stacks and a splice in each direction of each pair of connections; of those with several queues,
-/// what belongs to one of them.
+/// Two stacks and a splice in each direction of each pair of connections; for several queues, the part
+/// of one of them.
 pub(crate) struct Ours {
     streams: Vec<Arc<(TcpStream, TcpStream)>>,
     listener: TcpListener,
@@ -138,7 +137,7 @@ impl Ours {
         all.pop().expect("one queue")
     }
 
-    /// With something between the front link and its stack, which has further settings.
+    /// With a wrapper between the front link and its stack, and further settings.
     #[allow(dead_code, reason = "not every bench has it")]
     pub(crate) fn behind(
         flows: u16,
@@ -187,7 +186,7 @@ impl Ours {
     }
 
     #[allow(dead_code, reason = "not every bench has several queues")]
-    /// From which ports its flows come by its queue.
+    /// The ports whose flows arrive on its queue.
     pub(crate) fn ports(&self) -> Vec<u16> {
         let queue = self.front.driver.queue();
         let by = |port: u16| {
@@ -214,7 +213,7 @@ impl Ours {
         }
     }
 
-    /// Everybody who came has gone.
+    /// Checks that all visitors have left.
     pub(crate) fn check_churn(&mut self) {
         self.turn();
         let stats = self.pool.stats();
@@ -225,7 +224,7 @@ impl Ours {
         }
     }
 
-    /// When there is something to do, if nothing arrives before.
+    /// The next deadline.
     pub(crate) fn poll_at(&self) -> Option<Instant> {
         let drivers = [&self.front, &self.back].map(|side| side.driver.poll_at());
         let all = drivers.into_iter().chain([self.pool.poll_at()]);
@@ -261,7 +260,7 @@ impl Ours {
         self.front.stack.stats()
     }
 
-    /// Connections that were reset because of an error of ours.
+    /// Connections that were reset because of a bug.
     pub(crate) fn broken(&self) -> u64 {
         self.front.stack.stats().broken + self.back.stack.stats().broken
     }

@@ -1,5 +1,5 @@
-//! The twin: what one would write with smoltcp alone. An interface and a `SocketSet` for each side,
-//! two sockets for each proxied connection, bytes copied.
+//! The twin: the same proxy with smoltcp alone. An interface and a `SocketSet` for each side, two
+//! sockets for each proxied connection, bytes copied.
 
 use crate::peers::{
     BACK, FIRST_PORT, FRONT, HEADER_MAX, PAYLOAD_MAX, PROXY_PORT, Proxy, SERVER, SERVER_PORT, Seen,
@@ -30,8 +30,8 @@ struct Header {
     payload: usize,
 }
 
-/// A link as a device of smoltcp, and its other end. Received packets lie in the same memory, which
-/// the cache knows; so do those to send.
+/// A link as a device of smoltcp, and its other end. Received packets share one buffer, which stays in
+/// the cache; so do those to send.
 struct Device {
     inbox: VecDeque<Header>,
     outbox: Vec<Seen>,
@@ -215,7 +215,7 @@ impl Twin {
         }
     }
 
-    /// Keeps sockets listening until all flows are there.
+    /// Keeps sockets listening until all flows are accepted.
     fn accept(&mut self) {
         for at in (0..self.listening.len()).rev() {
             let a = self.listening[at];
@@ -241,7 +241,7 @@ impl Twin {
         }
     }
 
-    /// Forwards ends, and forgets pairs that have both. TIME-WAIT is left out.
+    /// Forwards ends, and removes pairs that have both. TIME-WAIT is left out.
     fn close(&mut self) {
         for at in (0..self.pairs.len()).rev() {
             let (front, back) = self.pairs[at];

@@ -1,6 +1,6 @@
-//! Peers of a proxy that cost next to nothing: a client that sends and a server that acknowledges,
-//! made of header templates. What they exchange with the proxy is real TCP, one packet of up to
-//! 64 KiB at a time; payload is handed over by length, and the wire knows the bytes.
+//! Peers of a proxy with negligible cost: a client that sends and a server that acknowledges, made of
+//! header templates. They exchange real TCP with the proxy, one packet of up to 64 KiB at a time;
+//! payload is passed as a length, and the wire fills in the bytes.
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -38,7 +38,7 @@ pub(crate) const OPTIONS: [u8; 8] = [
 
 /// Length of a header with options.
 pub(crate) const HEADER_MAX: usize = 48;
-/// What a segment carries at most.
+/// Maximum payload of a segment.
 pub(crate) const PAYLOAD_MAX: usize = 65_495;
 
 /// The bytes of a payload.
@@ -69,7 +69,7 @@ impl Offload {
 pub(crate) trait Wire {
     /// Sends a header and `len` bytes of the pattern, from its start. `false`: the link is full.
     fn send(&mut self, header: &[u8], len: usize) -> bool;
-    /// Appends what has arrived.
+    /// Appends received packets.
     fn take(&mut self, seen: &mut Vec<Seen>);
 }
 
@@ -79,13 +79,13 @@ pub(crate) trait Proxy {
     fn front(&mut self) -> &mut dyn Wire;
     /// The server's end of the back link.
     fn back(&mut self) -> &mut dyn Wire;
-    /// Does some of what there is to do.
+    /// Does a part of the present work.
     fn turn(&mut self);
     /// From now on wires keep the payload they see, or not.
     fn keep_payload(&mut self, keep: bool);
 }
 
-/// What matters of a packet that the proxy sent.
+/// The relevant fields of a packet that the proxy sent.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) proxy_port: u16,
@@ -142,7 +142,7 @@ impl Seen {
     }
 }
 
-/// A TCP/IPv4 header from a peer to the proxy. Checksums are the link's, but for IP's.
+/// A TCP/IPv4 header from a peer to the proxy. Checksums are left to the link, except IP's.
 pub(crate) struct Header {
     bytes: [u8; HEADER_MAX],
     len: usize,
@@ -191,24 +191,24 @@ struct Sender {
     /// End of the window.
     edge: u32,
     shift: u8,
-    /// What the proxy is told to have sent.
+    /// The acknowledgement sent to the proxy.
     ack: u32,
     established: bool,
     /// In `Client::ready`.
     ready: bool,
 }
 
-/// Sends on all flows in turn, one segment at a time, as much as windows and the link take.
+/// Sends on all flows in turn, one segment at a time, as much as windows and the link allow.
 pub(crate) struct Client {
     flows: Vec<Sender>,
     /// Which flow has a port.
     by_port: Vec<u16>,
     ports: Vec<u16>,
     ready: VecDeque<usize>,
-    /// All flows stand: sending may begin.
+    /// All flows are established: sending may begin.
     open: bool,
     segment: usize,
-    /// Most segments sent in a turn.
+    /// Maximum number of segments sent in a turn.
     burst: usize,
     /// Packets of the proxy.
     answers: u64,
@@ -308,7 +308,7 @@ struct Receiver {
     dirty: bool,
 }
 
-/// Acknowledges everything, once a flow and batch, and keeps its window open.
+/// Acknowledges all data, once for each flow and batch, and keeps its window open.
 pub(crate) struct Server {
     flows: Vec<Receiver>,
     by_port: Vec<Option<usize>>,
@@ -403,7 +403,7 @@ impl Server {
     fn check(&self, seen: &Seen, from: usize) -> u64 {
         let mut kept = seen.payload.iter().enumerate();
         let right = kept.all(|(i, byte)| pattern((from + i) % self.segment) == *byte);
-        assert!(right, "the proxy has changed what it carries");
+        assert!(right, "the proxy has changed the bytes");
         seen.payload.len() as u64
     }
 }
@@ -416,7 +416,7 @@ pub(crate) struct Rig<P> {
 }
 
 impl<P: Proxy> Rig<P> {
-    /// Connects `flows` flows and compares what arrives for a moment.
+    /// Connects `flows` flows and compares the bytes for a moment.
     #[allow(dead_code, reason = "not every bench lets it choose")]
     pub(crate) fn new(proxy: P, flows: u16, segment: usize, burst: usize) -> Rig<P> {
         let ports = (FIRST_PORT..).take(flows.into()).collect();
@@ -435,7 +435,7 @@ impl<P: Proxy> Rig<P> {
             while !rig.client.dial(index, rig.proxy.front()) {
                 rig.turn();
             }
-            // A SYN at a time: backlogs are not what is measured.
+            // A SYN at a time: backlogs are not measured.
             rig.turn_until("a flow to be established", |rig| {
                 rig.client.flows[index].established && rig.server.flows.len() > index
             });
@@ -477,11 +477,11 @@ impl<P: Proxy> Rig<P> {
             } else {
                 0
             };
-            assert!(idle < 1_000_000, "nothing moves any more");
+            assert!(idle < 1_000_000, "no byte moves any more");
         }
     }
 
-    /// Lets everything arrive and be acknowledged, so that no timer runs meanwhile.
+    /// Lets all data arrive and be acknowledged, so that no timer runs meanwhile.
     pub(crate) fn settle(&mut self) {
         self.client.open = false;
         let mut before = u64::MAX;
@@ -506,7 +506,7 @@ impl<P: Proxy> Rig<P> {
             .header
             .segment(ACK, flow.next, flow.ack, self.client.segment);
         let sent = self.proxy.front().send(header, self.client.segment);
-        assert!(sent, "the link is empty, and full");
+        assert!(sent, "an empty link is full");
         let segment = u32::try_from(self.client.segment).expect("64 KiB");
         flow.next = flow.next.wrapping_add(segment);
         let until = self.server.bytes + u64::from(segment);
@@ -524,7 +524,7 @@ impl<P: Proxy> Rig<P> {
         (packets.0 / segments, packets.1 / segments)
     }
 
-    /// Segments that the proxy sent again.
+    /// Segments that the proxy retransmitted.
     #[allow(dead_code, reason = "not every bench asks")]
     pub(crate) fn repeated(&self) -> u64 {
         self.server.repeated

@@ -1,4 +1,4 @@
-//! A TUN as a program would open it that does not use this crate, for the baselines.
+//! A TUN opened without this crate, for the baselines.
 
 #![allow(
     unsafe_code,

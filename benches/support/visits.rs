@@ -1,4 +1,4 @@
-//! Peers that come, say something short, hear it again and go: connections by the second.
+//! Peers that connect, send a short message, receive its echo and close: connections per second.
 
 use crate::peers::{
     ACK, BACK, CLIENT, FIN, FRONT, Header, OPTIONS, PROXY_PORT, Proxy, RST, SERVER, SERVER_PORT,
@@ -6,7 +6,7 @@ use crate::peers::{
 };
 use std::collections::VecDeque;
 
-/// What a client says, in bytes.
+/// Length of the message in bytes.
 pub(crate) const WORD: u32 = 64;
 const FIRST_PORT: u16 = 1024;
 
@@ -52,7 +52,7 @@ pub(crate) struct Visits<P> {
     pub(crate) proxy: P,
     clients: Calls,
     servers: Calls,
-    /// Client ports that nobody uses, the one that rests longest first.
+    /// Free client ports, the least recently used one first.
     free: VecDeque<u16>,
     under_way: usize,
     seen: Vec<Seen>,
@@ -70,7 +70,7 @@ impl<P: Proxy> Visits<P> {
         }
     }
 
-    /// So many connections, so many of them at a time, from the first SYN to the last acknowledgement.
+    /// Runs `count` connections, `at_a_time` at a time, from the first SYN to the last acknowledgement.
     pub(crate) fn run(&mut self, count: usize, at_a_time: usize) {
         let mut left = count;
         let mut turns = 0_usize;
@@ -83,7 +83,10 @@ impl<P: Proxy> Visits<P> {
             self.serve();
             self.hear();
             turns += 1;
-            assert!(turns < 1000 * count + 100_000, "connections stand still");
+            assert!(
+                turns < 1000 * count + 100_000,
+                "no connection makes progress"
+            );
         }
     }
 
@@ -109,7 +112,7 @@ impl<P: Proxy> Visits<P> {
             assert_eq!(seen.flags & RST, 0, "{seen:?}");
             let slot = &mut self.clients[usize::from(seen.peer_port)];
             let Some(call) = slot else {
-                assert!(seen.len == 0, "nobody is there: {seen:?}");
+                assert!(seen.len == 0, "no connection for this segment: {seen:?}");
                 continue;
             };
             if seen.flags & SYN != 0 {

@@ -4,8 +4,8 @@
 //! clients --link-- front stack [ relay ] back stack --link-- backends red and blue
 //! ```
 //!
-//! A client sends all its requests at once, to both hosts in turn, and checks the responses to the byte. A
-//! backend sends each body back, with its own name and the client's address, which it has from the PROXY
+//! A client sends all its requests at once, to both hosts in turn, and checks the responses to the
+//! byte. A backend echoes each body, with its own name and the client's address from the PROXY
 //! protocol.
 
 use crate::head;
@@ -91,7 +91,7 @@ fn exchange(client: SocketAddr, at: u32, bytes: u32) -> (Vec<u8>, Vec<u8>) {
     (with_body(request), with_body(response))
 }
 
-/// Sends requests without waiting for responses, and counts the right ones of these.
+/// Sends requests without waiting for responses, and counts the correct ones.
 fn requests(mut stream: &TcpStream, bytes: u32) -> io::Result<u32> {
     let client = stream.local_addr();
     thread::scope(|scope| {

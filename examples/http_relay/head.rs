@@ -1,8 +1,8 @@
-//! Heads of requests and responses: parsed by `httparse`, and written anew for the next hop. Pure.
+//! Heads of requests and responses: parsed by `httparse`, and rewritten for the next hop. Pure.
 
 use httparse::{EMPTY_HEADER, Header, Status};
 
-/// Most fields of a head.
+/// Maximum number of fields of a head.
 const FIELDS: usize = 100;
 /// Fields that concern one connection only (RFC 9110, 7.6.1), and `Host`, which is written first.
 const NOT_FORWARDED: [&str; 6] = [
@@ -25,7 +25,7 @@ pub(crate) type Parsed<T> = Result<Option<(usize, T)>, Bad>;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Request {
-    /// As it goes to the backend.
+    /// The head for the backend.
     pub(crate) head: Vec<u8>,
     /// In lower case, without a port.
     pub(crate) host: String,
@@ -47,7 +47,7 @@ pub(crate) enum Body {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Response {
-    /// As it goes to the client, without the last empty line.
+    /// The head for the client, without the last empty line.
     pub(crate) head: Vec<u8>,
     pub(crate) status: u16,
     pub(crate) body: Body,
@@ -73,7 +73,7 @@ pub(crate) fn request(bytes: &[u8]) -> Parsed<Request> {
         return Err(Bad(501));
     }
     let fields = Fields(request.headers);
-    // The host of a target like http://host/path counts, not the field (RFC 9112, 3.2.2).
+    // The host of a target like http://host/path takes precedence over the field (RFC 9112, 3.2.2).
     let host = match target.strip_prefix("http://") {
         Some(rest) => rest.split(['/', '?']).next(),
         None if target.starts_with('/') || target == "*" => fields.one("host")?,
@@ -154,7 +154,7 @@ pub(crate) fn chunk_size(bytes: &[u8]) -> Parsed<u64> {
     }
 }
 
-/// The last chunk with the fields behind it, up to the empty line. `line` bytes are its own line.
+/// The last chunk with the following fields, up to the empty line. `line` bytes are its own line.
 pub(crate) fn last_chunk(bytes: &[u8], line: usize) -> Parsed<()> {
     let fields = bytes.get(line..).unwrap_or(&[]);
     match httparse::parse_headers(fields, &mut [EMPTY_HEADER; FIELDS]) {
@@ -209,7 +209,7 @@ impl<'a> Fields<'a> {
         length.map(Some).ok_or(Bad(400))
     }
 
-    /// Whether `Connection` names this.
+    /// Whether `Connection` lists this.
     fn connection(&self, option: &str) -> bool {
         let values = self
             .all("connection")
@@ -218,7 +218,7 @@ impl<'a> Fields<'a> {
         options.any(|named| named.trim().eq_ignore_ascii_case(option))
     }
 
-    /// Writes those that do not concern this connection only, and adds `Via`.
+    /// Writes the end-to-end fields, and adds `Via`.
     fn forward(&self, head: &mut Vec<u8>) {
         for Header { name, value } in self.0 {
             let is = |other: &&str| name.eq_ignore_ascii_case(other);

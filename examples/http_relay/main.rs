@@ -1,13 +1,13 @@
-//! An HTTP/1.1 relay that picks a backend by the `Host` of each request: what OpenBSD's relayd does, and
-//! why a splice can have a limit.
+//! An HTTP/1.1 relay that picks a backend by the `Host` of each request: as OpenBSD's relayd, and the
+//! reason for the limit of a splice.
 //!
-//! The program reads heads only. A request's head is parsed (`httparse`) and sent on, behind a PROXY
-//! protocol header (version 2) on a new connection; its body leaves through a splice whose limit is the
-//! `Content-Length`. At the limit the splice ends, and the program has both sockets back: the backend's
-//! for the head of the response, whose body is a splice the other way, and the client's for the next
-//! request. A chunked response is a splice for each chunk, so many small chunks cost more than one body.
-//! Without arguments clients, relay and two backends run in this process, on links in memory, and every
-//! body is checked. With `--tun` the relay is a host behind a TUN device.
+//! The program reads heads only. A request's head is parsed (`httparse`) and forwarded, after a PROXY
+//! protocol header (version 2) on a new connection; its body is moved by a splice whose limit is the
+//! `Content-Length`. At the limit the splice ends, and the program uses both sockets again: the
+//! backend's for the head of the response, whose body is a splice in the other direction, and the
+//! client's for the next request. A chunked response is a splice for each chunk, so many small chunks
+//! cost more than one body. Without arguments clients, relay and two backends run in this process, on
+//! links in memory, and every body is checked. With `--tun` the relay is a host behind a TUN device.
 //!
 //! Not done: requests with a chunked body (411) and CONNECT (501); `Upgrade` (the field is left out); TLS
 //! and HTTP/2; a second attempt when a kept connection to a backend ends at the moment of the next request
@@ -27,14 +27,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Of clients and to backends together. A client has a thread, so there is a limit.
+/// Maximum number of connections of clients and to backends together. A client has a thread, so there
+/// is a limit.
 #[cfg(target_os = "linux")]
 const MOST_CONNECTIONS: usize = 8192;
 
-/// Relays HTTP/1.1 requests to a backend that their Host names.
+/// Relays HTTP/1.1 requests to a backend selected by their Host.
 ///
-/// Without --tun everything runs in this process, on links in memory: clients with pipelined requests,
-/// the relay, and two backends that send each body back. Every body is checked.
+/// Without --tun all parts run in this process, on links in memory: clients with pipelined requests,
+/// the relay, and two backends that echo each body. Every body is checked.
 #[derive(Parser)]
 #[command(
     name = "http_relay",

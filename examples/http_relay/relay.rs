@@ -1,8 +1,7 @@
 //! The relay: a thread for each client, which reads heads and no bodies.
 //!
-//! A head is looked at where it is (`peek`), and taken when it is whole. So all that follows it is still in
-//! the socket: the body leaves through a splice with its length as the limit, and the next request waits
-//! for its turn.
+//! A head is inspected in place (`peek`), and read when it is complete. So all bytes after it are still
+//! in the socket: a splice moves the body, with its length as the limit, and the next request waits.
 
 use crate::head::{self, Body, Parsed, Request, Response};
 use proxy_header::{ProxiedAddress, ProxyHeader};
@@ -18,14 +17,14 @@ use std::time::Duration;
 
 /// Largest head, in bytes, and largest line with the size of a chunk.
 const HEAD: usize = 16 * 1024;
-/// What most of them need.
+/// Enough for most of them.
 const FIRST_LOOK: usize = 1024;
-/// How long a client may go on sending behind the last response before it is reset.
+/// How long a client may continue sending after the last response before it is reset.
 const LINGER: Duration = Duration::from_secs(2);
 /// Stack of a client's thread, in bytes.
 const STACK_SIZE: usize = 256 * 1024;
 
-/// Where requests go.
+/// The relay and its routes.
 #[derive(Debug)]
 pub(crate) struct Relay {
     /// Backends are reached through it.
@@ -41,7 +40,7 @@ pub(crate) struct Relay {
 enum Fault {
     /// The client gets an answer of this status.
     Answer(u16),
-    /// The client is reset: its response was cut off, and only that shows it.
+    /// The client is reset, to signal that its response was cut off.
     Reset,
 }
 
@@ -49,19 +48,19 @@ enum Fault {
 enum Unread {
     /// The stream has ended, or the connection failed; before the first byte?
     Ended(bool),
-    /// The time is over; before the first byte?
+    /// Timeout; before the first byte?
     Late(bool),
     TooLarge,
     Bad(u16),
 }
 
-/// A connection to a backend, kept while requests of its client go there.
+/// A connection to a backend, kept for further requests of its client.
 struct Backend {
     address: SocketAddr,
     stream: TcpStream,
 }
 
-/// The body of a request on its way to the backend. Dropping it takes both sockets back.
+/// The body of a request on its way to the backend. Dropping it ends the splice.
 struct Upload(Option<Splice>);
 
 impl Upload {
@@ -75,7 +74,7 @@ impl Upload {
         end.is_some_and(|end| matches!(end.cause, Cause::Eof | Cause::SourceError(_)))
     }
 
-    /// Waits for the end. Whether the whole body was moved.
+    /// Waits for the end. `true` if the whole body was moved.
     fn finish(&self) -> bool {
         let end = self.0.as_ref().map(Splice::wait);
         end.is_none_or(|end| end.cause == Cause::Limit)
@@ -90,7 +89,7 @@ impl Drop for Upload {
 }
 
 impl Relay {
-    /// Relays for all clients of a listener, until that or its stack goes.
+    /// Relays for all clients of a listener, until that or its stack ends.
     pub(crate) fn run(self: Arc<Self>, listener: &TcpListener) -> io::Error {
         loop {
             let client = match listener.accept() {
@@ -123,7 +122,7 @@ impl Relay {
                 eprintln!("{}: {status} {reason}", client.peer_addr());
                 let end = "Content-Length: 0\r\nConnection: close\r\n\r\n";
                 let answer = format!("HTTP/1.1 {status} {reason}\r\n{end}");
-                // A client that is gone does not miss it.
+                // Ignored if the client has gone.
                 send(client, answer.as_bytes()).ok();
             }
             Ok(_) => {}
@@ -132,7 +131,7 @@ impl Relay {
     }
 }
 
-/// A client, as it is served.
+/// A client that is served.
 struct Session<'a> {
     relay: &'a Relay,
     client: &'a TcpStream,
@@ -156,8 +155,8 @@ impl Session<'_> {
         let upload = self.upload(&backend.stream, request.body)?;
         let response = self.response(&backend.stream, &request, &upload)?;
 
-        // A backend that answers early and ends does not want the rest of the request, and without that
-        // no other request can be found.
+        // A backend that answers early and closes does not need the rest of the request, without which
+        // the next request cannot be found.
         let cut = !response.keep_alive && upload.moved() < request.body;
         let last = !request.keep_alive || response.body == Body::Rest || cut;
         let close: &[u8] = if last { b"Connection: close\r\n" } else { b"" };
@@ -170,8 +169,8 @@ impl Session<'_> {
         Ok(true)
     }
 
-    /// The connection that there is, if the backend has not ended it, or a new one with the PROXY
-    /// protocol's header.
+    /// The kept connection, if the backend has not closed it, or a new one with the PROXY protocol's
+    /// header.
     fn backend(&self, kept: Option<Backend>, address: SocketAddr) -> Result<Backend, Fault> {
         if let Some(kept) = kept.filter(|kept| kept.address == address && is_idle(&kept.stream)) {
             return Ok(kept);
@@ -214,7 +213,7 @@ impl Session<'_> {
             let moved = upload.moved();
             let parse = |bytes: &[u8]| head::response(bytes, request.is_head);
             let status = match self.take(backend, parse) {
-                // No change of the protocol was asked for.
+                // No upgrade was requested.
                 Ok(response) if response.status == 101 => 502,
                 Ok(response) if response.status >= 200 => return Ok(response),
                 Ok(interim) => {
@@ -252,13 +251,13 @@ impl Session<'_> {
                 let (len, ()) = self.look(backend, parse).map_err(reset)?;
                 return self.splice(backend, Some(len as u64));
             }
-            // With its line, and the end of line behind it.
+            // With its size line, and the end of line after it.
             let limit = size.checked_add(line as u64 + 2).ok_or(Fault::Reset)?;
             self.splice(backend, Some(limit))?;
         }
     }
 
-    /// Moves so many bytes to the client, or all until the stream ends, and waits for that.
+    /// Moves this many bytes to the client, or all until the end of the stream, and waits for that.
     fn splice(&self, backend: &TcpStream, limit: Option<u64>) -> Result<(), Fault> {
         let options = Options::default().limit(limit).idle(self.relay.timeout);
         let splice = backend.splice_to(self.client, options).map_err(reset)?;
@@ -268,7 +267,7 @@ impl Session<'_> {
         }
     }
 
-    /// As [`look`](Self::look), and takes the bytes off the stream.
+    /// As [`look`](Self::look), and reads the bytes.
     fn take<T>(&self, stream: &TcpStream, parse: impl Fn(&[u8]) -> Parsed<T>) -> Result<T, Unread> {
         let (mut len, value) = self.look(stream, parse)?;
         while len > 0 {
@@ -278,7 +277,7 @@ impl Session<'_> {
         Ok(value)
     }
 
-    /// Waits until there is something whole at the front of a stream: its length, and what it is.
+    /// Waits until `parse` succeeds at the front of a stream. Returns the length and the value.
     fn look<T>(
         &self,
         stream: &TcpStream,
@@ -288,7 +287,7 @@ impl Session<'_> {
         let mut bytes = vec![0; FIRST_LOOK];
         let mut seen = 0;
         loop {
-            // Sleeps until there is more than was seen.
+            // Sleeps until there are more bytes.
             stream.set_rcv_lowat(seen + 1);
             let left = deadline.saturating_duration_since(SystemClock.now());
             let left = left.max(Duration::from_millis(1));
@@ -323,7 +322,7 @@ fn send(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes)
 }
 
-/// Whether a backend has neither ended the connection nor sent what was not asked for.
+/// Whether a backend has neither ended the connection nor sent unexpected bytes.
 fn is_idle(backend: &TcpStream) -> bool {
     backend.set_nonblocking(true);
     let looked = backend.peek(&mut [0]);
@@ -344,8 +343,8 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-/// Ends a connection. Unread bytes would make that a reset, which can overtake the
-/// response (RFC 9112, 9.6): so they are read, until the client has ended too.
+/// Ends a connection. Unread bytes would make that a reset, which can overtake the response (RFC 9112,
+/// 9.6): so they are read, until the client has closed too.
 fn linger(client: &TcpStream) {
     client.shutdown(Shutdown::Write).ok();
     let deadline = SystemClock.now() + LINGER;

@@ -1,5 +1,5 @@
-//! The loops without a device: clients and a backend, with a stack and threads of the usual kind, at the
-//! other end of a link that is a pair of datagram sockets. So that can be waited for as a TUN can; the
+//! The loops without a device: clients and a backend, with a stack and threads of the usual kind, at
+//! the other end of a link that is a pair of datagram sockets. It can be polled like a TUN; the
 //! library's own links in memory have no descriptors.
 
 use crate::proxy::{Arguments, Proxy, run_loop};
@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A link on a datagram socket: what a VPN would write around its tunnel.
+/// A link on a datagram socket: like a VPN's link around its tunnel.
 #[derive(Debug)]
 struct Datagrams {
     socket: UnixDatagram,
@@ -107,7 +107,7 @@ impl Link for Datagrams {
     }
 }
 
-/// Clients that send to a backend, which sends everything back. How many got what they have sent.
+/// Clients of an echoing backend. Returns the number of correct echoes.
 fn traffic(
     link: Datagrams,
     (proxy, backend): (SocketAddr, SocketAddr),
@@ -145,7 +145,7 @@ fn echo(mut stream: &TcpStream) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)
 }
 
-/// 1 if what comes back is what was sent.
+/// 1 if the echo is correct.
 fn exchange(mut stream: &TcpStream, number: u16, bytes: u32) -> io::Result<u16> {
     let byte = |at: u32| {
         (at ^ u32::from(number))

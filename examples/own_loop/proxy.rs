@@ -22,7 +22,7 @@ use std::time::Instant;
 use tokio::io::Interest as Events;
 use tokio::io::unix::AsyncFd;
 
-/// Splices connections to a backend, in a loop of this program's own.
+/// Splices connections to a backend, in the program's own loop.
 #[derive(Parser)]
 #[command(
     name = "own_loop",
@@ -54,12 +54,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PORT", default_value_t = 80)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// Where its connections go
+    /// The backend
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "10.0.0.1:8080")]
     pub(crate) backend: SocketAddr,
 }
 
-/// A proxy that does something only when its turn comes.
+/// A proxy that works only in its turns.
 pub(crate) struct Proxy {
     link: Arc<dyn Link>,
     stack: Stack,
@@ -86,7 +86,7 @@ impl Proxy {
         })
     }
 
-    /// Does what there is to do now, within a bound. `false` if there was nothing.
+    /// Does a bounded part of the present work. `false` if there was none.
     fn turn(&mut self, watch: impl Fn(SocketAddr, Join)) -> io::Result<bool> {
         let mut busy = self.driver.poll()?;
         while let Ok((client, peer)) = self.listener.accept() {
@@ -99,7 +99,7 @@ impl Proxy {
         Ok(self.pool.run_one() || busy)
     }
 
-    /// Both ways, to a backend that need not have answered yet.
+    /// Both ways, to a backend that may still be connecting.
     fn splice(&self, client: TcpStream) -> io::Result<Join> {
         let server = TcpSocket::new(&self.stack).start(self.backend)?;
         let options = Options::default()
@@ -109,14 +109,15 @@ impl Proxy {
         splice::join(client, server, options).map_err(io::Error::other)
     }
 
-    /// What ends the sleep that follows. Until the next turn the driver counts as asleep.
+    /// The deadline and events that end the following sleep. Until the next turn the driver counts as
+    /// asleep.
     fn fall_asleep(&self) -> (Option<Instant>, Interest) {
         let deadlines = [self.driver.poll_at(), self.pool.poll_at()];
         let deadline = deadlines.into_iter().flatten().min();
         (deadline, self.driver.interest())
     }
 
-    /// To be called after a sleep: takes note of a wake-up. Fails if the link is gone.
+    /// Must be called after a sleep: clears a wake-up. Fails if the link is gone.
     fn woken(&self) -> io::Result<()> {
         self.link.wait(Interest::NONE, Some(SystemClock.now()))
     }
@@ -127,7 +128,7 @@ fn plain(proxy: &mut Proxy, stop: &UnixStream) -> io::Result<()> {
     let link = proxy.link.clone();
     let [device, wake] = link.descriptors().ok_or(io::ErrorKind::Unsupported)?;
     loop {
-        // Without its handle a join goes on.
+        // A join continues without its handle.
         if proxy.turn(|_, join| drop(join))? {
             continue;
         }
@@ -195,8 +196,8 @@ async fn in_tokio(proxy: &mut Proxy, stop: &UnixStream) -> io::Result<()> {
         if interest.overlaps(Interest::WRITABLE) {
             wanted |= Events::WRITABLE;
         }
-        // These are edges: what is cleared here is used up by the turns that follow, down to the one that
-        // finds nothing.
+        // These are edges: readiness cleared here is used up by the following turns, until one finds no
+        // work.
         tokio::select! {
             () = timer => {}
             event = device.ready(wanted) => event?.clear_ready(),
@@ -232,7 +233,7 @@ fn on_a_tun(name: &str, arguments: &Arguments) -> anyhow::Result<()> {
     Ok(run_loop(proxy, &stop, arguments.tokio)?)
 }
 
-/// Runs what the command line asks for.
+/// Runs the command line.
 pub(crate) fn run() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     match &arguments.tun {

@@ -21,8 +21,8 @@ const JOB: &str = "Without TUN devices";
 
 /// A TCP proxy on userspace TCP: both directions of each connection are splices.
 ///
-/// Without --tun everything runs in this process, on links in memory: clients, the proxy and a
-/// server. Each connection carries --bytes both ways at once, and every byte is checked.
+/// Without --tun all parts run in this process, on links in memory: clients, the proxy and a server.
+/// Each connection carries --bytes both ways at once, and every byte is checked.
 ///
 /// With --tun the proxy answers on real networks: it is the host behind the device, so give it an
 /// address of the device's subnet that the kernel does not have itself.
@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
 
-    /// Receive queues of each device, and so many receiving threads; with --tun, devices made with
+    /// Receive queues of each device, and number of receiving threads; with --tun, devices made with
     /// `ip tuntap add ... multi_queue`. Both connections of a client are on the same queue
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) queues: Option<u16>,
@@ -83,27 +83,28 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = REAL, requires = "tun")]
     pub(crate) listen: Option<SocketAddr>,
 
-    /// Where their bytes go, through the device whose subnet contains it
+    /// The backend, reached through the device whose subnet contains it
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = REAL, requires = "tun")]
     pub(crate) backend: Option<SocketAddr>,
 
-    /// Ends a connection that carries nothing in either direction for so long, twice as long at most
+    /// Ends a connection that carries no bytes in either direction for this time, after twice that at
+    /// most
     #[arg(long, value_name = "SECONDS", help_heading = REAL, requires = "tun")]
     #[arg(value_parser = seconds)]
     pub(crate) idle: Option<Duration>,
 
-    /// Ends a connection after exactly so many bytes in one direction
+    /// Ends a connection after exactly this many bytes in one direction
     #[arg(long, value_name = "SIZE", help_heading = REAL, requires = "tun")]
     pub(crate) max_bytes: Option<Size>,
 
-    /// Asks a peer that has been silent for so long whether it is still there, and ends the connection
-    /// if six such questions, each a sixth of that time after the last one, are not answered
+    /// Probes a peer that has been silent for this time, and ends the connection if six such probes, at
+    /// intervals of a sixth of that time, are not answered
     #[arg(long, value_name = "SECONDS", default_value = "60", help_heading = REAL)]
     #[arg(value_parser = seconds)]
     pub(crate) keep_alive: Duration,
 
-    /// How long a receiving thread looks for packets again and again before it sleeps. Answers come
-    /// earlier then, for a processor that is busy meanwhile
+    /// How long a receiving thread polls for packets before it sleeps. Lowers latency, but keeps a
+    /// processor busy
     #[arg(long, value_name = "MICROSECONDS", default_value = "0", help_heading = REAL)]
     #[arg(value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     pub(crate) busy_poll: u64,
@@ -138,7 +139,7 @@ impl Arguments {
     }
 }
 
-/// Ends the process over arguments that do not go together.
+/// Ends the process because of conflicting arguments.
 pub(crate) fn usage(why: &str) -> ! {
     Arguments::command()
         .error(ErrorKind::ValueValidation, why)

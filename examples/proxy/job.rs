@@ -27,20 +27,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Socket buffers, in bytes, unless others are asked for: what the nearer caches hold.
+/// Default size of socket buffers in bytes: fits the nearer caches.
 const BUFFER: usize = 512 * 1024;
 const FRONT: &str = "10.0.1.2:80";
 const SERVER: &str = "10.0.2.1:80";
 /// Bytes that a receiver takes at a time.
 const CHUNK: usize = 256 * 1024;
-/// If nothing arrives for so long, the job has failed.
+/// If no byte arrives for this time, the job has failed.
 const STALL: Duration = Duration::from_secs(30);
-/// How often it is shown how far the job is.
+/// How often progress is shown.
 const TICK: Duration = Duration::from_millis(100);
 /// Stack of a thread that makes or checks bytes.
 const STACK_SIZE: usize = 256 * 1024;
 
-/// Runs the job and prints what came of it.
+/// Runs the job and prints the result.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let streams = 2 * u64::from(arguments.connections);
     let Some(expected) = arguments.bytes.0.checked_mul(streams) else {
@@ -84,7 +84,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     print!("{}", report::table(&totals, Some(time)));
     let broken = network.report();
-    // What clients sent is what the server received, and the other way round.
+    // The server received the clients' bytes, and the other way round.
     let equal = equal(up.sent, down.received) + equal(down.sent, up.received);
     println!(
         "{equal} of {streams} digests are equal, {:.2} s",
@@ -168,7 +168,7 @@ impl Network {
         }
     }
 
-    /// Prints the counters; whether an invariant was broken.
+    /// Prints the counters; `true` if an invariant was broken.
     fn report(&self) -> bool {
         let named = [
             ("client", &self.client),
@@ -202,7 +202,7 @@ struct Ends {
     receiving: Vec<Task>,
 }
 
-/// What the threads of one side found.
+/// The digests of the threads of one side.
 struct Prints {
     sent: Vec<Print>,
     received: Vec<Print>,
@@ -290,7 +290,7 @@ fn join<T>(task: JoinHandle<anyhow::Result<T>>) -> anyhow::Result<T> {
     result.context(name)
 }
 
-/// How many prints are in both.
+/// Number of equal digests.
 fn equal(mut sent: Vec<Print>, mut received: Vec<Print>) -> usize {
     sent.sort_unstable();
     received.sort_unstable();
@@ -298,7 +298,7 @@ fn equal(mut sent: Vec<Print>, mut received: Vec<Print>) -> usize {
     pairs.filter(|(sent, received)| sent == received).count()
 }
 
-/// Shows how far it is, until all threads are done.
+/// Shows progress until all threads are done.
 fn watch(expected: u64, traffic: Traffic, done: &Receiver<()>) -> anyhow::Result<()> {
     let arrived = traffic.arrived;
     drop(traffic.working);
@@ -316,7 +316,7 @@ fn watch(expected: u64, traffic: Traffic, done: &Receiver<()>) -> anyhow::Result
         }
     }
     if shown {
-        // Back to the line's begin, and nothing is on it.
+        // Clears the line.
         eprint!("\r\x1b[2K");
     }
     Ok(())

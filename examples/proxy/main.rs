@@ -1,7 +1,7 @@
-//! A TCP proxy whose bytes nobody touches.
+//! A TCP proxy that does not touch the bytes.
 //!
-//! Without arguments it runs a whole job in this process and checks every byte; with `--tun` it
-//! stands between real networks. Both use the same [`relay`].
+//! Without arguments it runs a complete job in this process and checks every byte; with `--tun` it is a
+//! proxy between real networks. Both use the same [`relay`].
 
 mod arguments;
 mod job;

@@ -1,6 +1,6 @@
-//! Bytes that are cheap to make and to check: making and checking must not be what is measured.
+//! Bytes that are cheap to make and to check: their cost must not dominate the measurement.
 //!
-//! Sender and receiver take the print of what they sent and of what they got, each for itself.
+//! Sender and receiver each compute the digest of their bytes.
 
 use sosplice::buf::{Chain, FrameMut};
 
@@ -11,7 +11,7 @@ const LANES: usize = 8;
 const STRIPE: usize = WORD * LANES;
 const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// What went through one direction of a connection.
+/// Length and digest of one direction of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Print {
     pub(crate) bytes: u64,
@@ -68,8 +68,8 @@ impl Source {
     }
 }
 
-/// A 64-bit digest of a stream, however it is cut: eight lanes of multiplications. It finds
-/// accidents, not forgeries.
+/// A 64-bit digest of a stream, however it is cut: eight lanes of multiplications. It detects faults,
+/// not forgeries.
 #[derive(Default)]
 pub(crate) struct Digest {
     lanes: [u64; LANES],

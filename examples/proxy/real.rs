@@ -18,16 +18,16 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Socket buffers, in bytes, unless others are asked for. Smaller ones fill and empty in turns, and each
-/// turn wakes threads.
+/// Socket buffers, in bytes, by default. Smaller ones fill and empty in turns, and each turn wakes
+/// threads.
 const BUFFER: usize = 4 * 1024 * 1024;
 /// Connections that wait to be accepted.
 const BACKLOG: usize = 1024;
-/// Questions to a peer that is silent.
+/// Number of probes to a silent peer.
 const PROBES: u32 = 6;
-/// For resets to leave.
+/// Time for sending resets.
 const LAST_RESETS: Duration = Duration::from_secs(1);
-/// How often to look whether the last bytes are out.
+/// How often to check whether the last bytes were sent.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// A stack and how to call it.
@@ -78,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     show_on(wishes, watch)?;
     let start = SystemClock.now();
     let (totals, deadline) = relay.run()?;
-    // Those that were reset a moment ago may still be in the hands of a driver.
+    // Those that were reset a moment ago may still have resets to send.
     flush(&sides, deadline.max(SystemClock.now() + LAST_RESETS));
     print(&totals, &sides, start)?;
     match totals.failure {
@@ -88,7 +88,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Which device listens, and which one dials.
+/// The devices for listening and for the backend.
 fn choose(specs: &[TunSpec], listen: IpAddr, backend: IpAddr) -> (usize, usize) {
     if specs.len() > 2 {
         usage("--tun can be given once or twice, not more often");
@@ -111,8 +111,8 @@ fn choose(specs: &[TunSpec], listen: IpAddr, backend: IpAddr) -> (usize, usize) 
     (front, back)
 }
 
-/// Where the receiving thread moves the bytes, one receives from all devices: what enters by one and
-/// leaves by the other wakes no second thread. If they have several queues, there is one for each.
+/// If the receiving thread moves the bytes, one thread receives from all devices, so that forwarding
+/// wakes no second thread. With several queues there is one for each.
 fn open_all(arguments: &Arguments) -> anyhow::Result<Vec<Side>> {
     let mut sides = Vec::new();
     let queues = usize::from(arguments.queues.unwrap_or(1));
@@ -190,7 +190,7 @@ fn stop_on(mut signals: Signals, events: Sender<Event>, grace: Duration) -> io::
     Ok(())
 }
 
-/// Each signal shows what there is.
+/// Shows the state at each signal.
 fn show_on(mut wishes: Signals, watch: Watch) -> io::Result<()> {
     let show = move || wishes.forever().for_each(|_| watch.show());
     thread::Builder::new().name("wishes".into()).spawn(show)?;

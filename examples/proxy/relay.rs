@@ -1,16 +1,14 @@
 //! The proxy itself: for each connection that a listener accepts, one to the backend, and two
 //! splices between them.
 //!
-//! One thread looks after all connections, another one accepts; neither ever sees a byte. Each
-//! socket that is the source of a splice has a [`Bell`] as its upcall: it is quiet while the splice
-//! lasts and rings when that has ended.
+//! One thread manages all connections, another one accepts; neither touches a byte. Each source of a
+//! splice has a [`Bell`] as its upcall, which is called when the splice has ended.
 //!
-//! * The backend is dialled on the receive queue of the client's connection, if there are several: one
+//! * With several receive queues, the connection to the backend is on the queue of the client's: one
 //!   thread receives for both then.
-//! * The backend is dialled without waiting, and both splices are set up at once: they hold the
-//!   bytes back until the connection stands.
-//! * The end of one direction is carried to the other side (half-close); the connection is over
-//!   when both have ended.
+//! * Connecting to the backend does not wait, and both splices are set up at once: bytes wait until the
+//!   connection is established.
+//! * The end of one direction is forwarded (half-close); the connection has ended when both have.
 //! * An error in either direction resets both sides.
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -25,10 +23,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What to do with each connection.
+/// The settings for each connection.
 #[derive(Debug)]
 pub(crate) struct Config {
-    /// The stack to dial from.
+    /// The stack for connections to the backend.
     pub(crate) dial: Stack,
     pub(crate) backend: SocketAddr,
     pub(crate) pool: SplicePool,
@@ -36,15 +34,15 @@ pub(crate) struct Config {
     pub(crate) limit: Option<u64>,
 }
 
-/// What happens to a relay.
+/// An event of a relay.
 #[derive(Debug)]
 pub(crate) enum Event {
     Accepted(TcpStream, SocketAddr),
-    /// Nobody will be accepted any more.
+    /// The listener has failed.
     NotListening(io::Error),
-    /// Something has happened to a socket of this connection.
+    /// A splice of this connection has ended.
     Ring(u64),
-    /// Accept nobody else, end within this time.
+    /// Stop accepting, end within this time.
     Stop(Duration),
 }
 
@@ -66,7 +64,7 @@ impl Direction {
     }
 }
 
-/// What the splices of one direction have done.
+/// Totals of the splices of one direction.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Tally {
     pub(crate) bytes: u64,
@@ -89,22 +87,22 @@ impl Tally {
     }
 }
 
-/// Why a relay cannot go on.
+/// Why a relay has failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Nobody can be accepted any more.
+    /// The listener has failed.
     Listening(io::Error),
-    /// The stack to dial from is down.
+    /// The stack for connections to the backend is down.
     Dialling(io::Error),
 }
 
-/// What a relay has done.
+/// Totals of a relay.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
     pub(crate) connections: u64,
-    /// Connections that were reset because the grace time was over.
+    /// Connections that were reset at the end of the grace time.
     pub(crate) cut_off: usize,
-    /// What ended it, if nobody asked it to end.
+    /// The failure that ended it, if it was not stopped.
     pub(crate) failure: Option<Failure>,
     pub(crate) up: Tally,
     pub(crate) down: Tally,
@@ -127,7 +125,7 @@ struct Bell {
 
 impl Upcall for Bell {
     fn wakeup(&self, _what: Wakeup) {
-        // Fails only when the relay has ended, and then nobody cares.
+        // Fails only when the relay has ended.
         self.events.send(Event::Ring(self.id)).ok();
     }
 }
@@ -139,7 +137,7 @@ struct Lane {
     splice: Option<Splice>,
     /// Bytes of its earlier splices.
     before: u64,
-    /// What the other direction had carried when the splice began.
+    /// Bytes of the other direction when the splice began.
     other_at_start: u64,
 }
 
@@ -180,11 +178,11 @@ impl Pair {
     }
 }
 
-/// What is to become of a connection.
+/// How to end a connection.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Goes,
-    /// Both sides get what was sent to them, then the end of the stream.
+    /// Both sides get all bytes, then the end of the stream.
     Closes,
     /// Both sides get a reset.
     Resets,
@@ -202,7 +200,7 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// A relay for what `listener` accepts. The sender is for [`Event::Stop`].
+    /// A relay for the connections of `listener`. The sender is for [`Event::Stop`].
     pub(crate) fn new(listener: TcpListener, config: Config) -> (Relay, Sender<Event>) {
         let (events, inbox) = unbounded();
         let relay = Relay {
@@ -216,8 +214,8 @@ impl Relay {
         (relay, events)
     }
 
-    /// Runs until it is told to stop, or one of its links is gone (that of the backend is found out
-    /// with the next client). Returns also when the grace time ends.
+    /// Runs until it is stopped, or one of its links is gone (that of the backend is noticed at the
+    /// next client). Returns also when the grace time ends.
     ///
     /// # Errors
     /// If no thread can be started.
@@ -311,9 +309,9 @@ impl Relay {
         }
     }
 
-    /// Finds out what has ended, and acts on it.
+    /// Handles the splices of a connection that have ended.
     fn look(&mut self, id: u64) {
-        // Late rings of a connection that is gone are normal.
+        // Late events of a removed connection are normal.
         let Some(mut pair) = self.pairs.remove(&id) else {
             return;
         };
@@ -347,7 +345,7 @@ impl Relay {
         match end.cause {
             Cause::Eof => {
                 let (_, sink) = pair.source_and_sink(direction);
-                // A sink that has failed meanwhile says so in its own direction.
+                // The failure of a sink is handled in its own direction.
                 sink.shutdown(Shutdown::Write).ok();
                 Verdict::Goes
             }
@@ -379,7 +377,7 @@ impl Relay {
         eprintln!("{peer}: backend {}: {why}", self.config.backend);
     }
 
-    /// Ends what still runs in a connection, and counts it.
+    /// Ends the remaining splices of a connection, and counts it.
     fn settle(&mut self, pair: &mut Pair) {
         for direction in BOTH {
             if let Some(splice) = pair.lane(direction).splice.take()
@@ -390,7 +388,7 @@ impl Relay {
         }
     }
 
-    /// Accepts nobody else; lets connections end within the grace time, then resets them.
+    /// Stops accepting; lets connections end within the grace time, then resets them.
     fn wind_down(mut self, grace: Duration) -> (Totals, Instant) {
         let deadline = SystemClock.now() + grace;
         self.listener.close();

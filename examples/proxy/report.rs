@@ -1,4 +1,4 @@
-//! What is printed at the end.
+//! The final report.
 
 use crate::relay::{Tally, Totals};
 use sosplice::{Stack, splice};
@@ -51,7 +51,7 @@ fn causes(tally: &Tally) -> String {
     format!("{all}: {}", each.join(", "))
 }
 
-/// What a pool has done.
+/// Counters of a pool.
 pub(crate) fn passes(stats: &splice::Stats) -> String {
     let sizes = stats.passes_by_size().filter(|(_, passes)| *passes > 0);
     let sizes: Vec<String> = sizes
@@ -73,7 +73,7 @@ pub(crate) fn passes(stats: &splice::Stats) -> String {
     )
 }
 
-/// The counters of a stack that are not zero, and, if it has several queues, what each has received.
+/// The counters of a stack that are not zero, and, with several queues, the frames of each.
 pub(crate) fn counters(name: &str, stack: &Stack) -> String {
     let stats = stack.stats();
     let all = [

@@ -1,4 +1,4 @@
-//! What an administrator wants to see while it runs: sockets, splices and counters, on stderr.
+//! The state of the running proxy for its administrator: sockets, splices and counters, on stderr.
 
 use crate::report;
 use crossbeam_channel::tick;
@@ -10,7 +10,7 @@ use std::io::{self, Write as _};
 use std::thread;
 use std::time::Duration;
 
-/// Who is watched.
+/// The watched stacks and pool.
 #[derive(Clone)]
 pub(crate) struct Watch {
     pub(crate) stacks: Vec<(String, Stack)>,
@@ -18,7 +18,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Shows everything from time to time, if a time is given, until the process ends.
+    /// Shows the state periodically, if there is a period, until the process ends.
     pub(crate) fn every(&self, period: Option<Duration>) -> io::Result<()> {
         let Some(period) = period else { return Ok(()) };
         let watch = self.clone();
@@ -27,9 +27,9 @@ impl Watch {
         Ok(())
     }
 
-    /// Shows everything now.
+    /// Shows the state now.
     pub(crate) fn show(&self) {
-        // Who closes stderr does not want it.
+        // Ignored if stderr is closed.
         io::stderr().lock().write_all(self.text().as_bytes()).ok();
     }
 

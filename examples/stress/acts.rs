@@ -1,8 +1,7 @@
-//! What a thread of chaos does: one act after the other, each on sockets that others use too.
+//! The acts of a chaos thread: one after the other, each on sockets that other threads use too.
 //!
-//! The acts and how often they come are in [`WEIGHTS`]; [`perform`] does one of them and judges what
-//! came of it. Which act, and with which numbers, follows from seed, thread and number of the act
-//! alone.
+//! The acts and their frequencies are in [`WEIGHTS`]; [`perform`] does one of them and checks its
+//! result. The act and its random numbers depend only on seed, thread and number of the act.
 
 mod connections;
 mod guests;
@@ -19,7 +18,7 @@ use crate::watch::Post;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What can be done.
+/// The acts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Act {
     LocalPair,
@@ -70,7 +69,7 @@ pub(crate) enum Act {
     LostLink,
 }
 
-/// How often each comes, beside the others.
+/// Relative frequencies.
 const WEIGHTS: [(Act, u64); 46] = [
     (Act::LocalPair, 50),
     (Act::Connect, 20),
@@ -131,13 +130,13 @@ fn choose(random: &mut Random) -> Act {
     chosen.map_or(Act::Look, |(act, _)| *act)
 }
 
-/// What came of a thread's acts.
+/// Results of a thread's acts.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) acts: BTreeMap<Act, Counts>,
 }
 
-/// What came of the acts of one kind.
+/// Results of the acts of one kind.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) done: u64,

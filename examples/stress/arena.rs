@@ -1,4 +1,4 @@
-//! What the threads share: sockets, splices and upcalls, each in a slot.
+//! The shared state of the threads: sockets, splices and upcalls, each in a slot.
 //!
 //! A thread takes a clone out of a slot and works with it, holding no lock, so several threads may
 //! work with one socket at once, and one may close it in its slot meanwhile. Half of the picks go to
@@ -52,13 +52,13 @@ impl<T> Slots<T> {
         &self.slots[random.below(among)]
     }
 
-    /// Puts something into a slot. The caller drops what was there, with no lock held.
+    /// Stores a value in a slot. The caller drops the former one, with no lock held.
     #[must_use = "dropped with no lock held"]
     pub(crate) fn put(&self, random: &mut Random, thing: T) -> Option<T> {
         self.pick(random).lock().replace(thing)
     }
 
-    /// Takes something out of a slot.
+    /// Removes a value from a slot.
     pub(crate) fn take(&self, random: &mut Random) -> Option<T> {
         self.pick(random).lock().take()
     }
@@ -104,13 +104,13 @@ impl Arena {
         }
     }
 
-    /// A socket was made: nothing may be left of it in the end.
+    /// Registers a socket, which must not be left over at the end.
     pub(crate) fn register(&self, socket: &Handle) {
         self.made.fetch_add(1, Ordering::Relaxed);
         self.census.lock().push(Arc::downgrade(socket.end()));
     }
 
-    /// A new socket for everybody.
+    /// Shares a new socket.
     pub(crate) fn share(&self, random: &mut Random, socket: impl Into<Handle>) {
         let socket = socket.into();
         self.register(&socket);
@@ -121,7 +121,7 @@ impl Arena {
         self.made.load(Ordering::Relaxed)
     }
 
-    /// Sockets of which something is left. Counts for the peak.
+    /// Number of sockets that still exist. Updates the peak.
     pub(crate) fn living(&self) -> u64 {
         let mut census = self.census.lock();
         census.retain(|end| end.strong_count() > 0);
@@ -130,7 +130,7 @@ impl Arena {
         living
     }
 
-    /// What is left of them, for a report.
+    /// The remaining sockets, for a report.
     pub(crate) fn remains(&self) -> Vec<Arc<SocketEnd>> {
         self.census
             .lock()

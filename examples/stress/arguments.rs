@@ -14,12 +14,11 @@ const STYLES: Styles = Styles::styled()
 /// Sockets and splices under everything at once: many threads, at random, for a given time.
 ///
 /// Threads share sockets (TCP over links in memory, and pairs in memory) and connect, accept, send,
-/// receive, splice, unsplice, set, shut down, close and abort them as a generator of random numbers
-/// says. A quarter of the threads carries bytes through chains of splices of their own, and checks
-/// every one of them.
+/// receive, splice, unsplice, set, shut down, close and abort them at random. A quarter of the threads
+/// carries bytes through chains of splices of their own, and checks every one of them.
 ///
-/// Nothing may hang or panic, every error must be one that the documentation allows, no byte may be
-/// lost, and in the end no connection, splice, socket, buffer, timer or thread may be left.
+/// Nothing may hang or panic, every error must be documented, no byte may be lost, and at the end no
+/// connection, splice, socket, buffer, timer or thread may be left.
 #[derive(Debug, Parser)]
 #[command(name = "stress", version, styles = STYLES, max_term_width = 100)]
 #[command(after_help = "\
@@ -33,7 +32,7 @@ machine. Built for debugging (without --release) the crate checks its locks and 
 
 Exit status: 0 if all went well, 1 if not (what was found is printed), 2 for a wrong command line.")]
 pub(crate) struct Arguments {
-    /// How long to go on before everything is closed and looked for
+    /// Length of the run, before all is closed and checked
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub(crate) seconds: Duration,
 
@@ -42,7 +41,7 @@ pub(crate) struct Arguments {
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: u16,
 
-    /// What the random numbers begin with; a new one each time if not given
+    /// Seed of the random numbers; a new one each time by default
     #[arg(long, value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,
 
@@ -55,12 +54,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, default_value_t = Mode::Mixed)]
     pub(crate) dispatch: Mode,
 
-    /// Sockets that the threads share: how many live at once, about
+    /// Sockets that the threads share: approximate number at a time
     #[arg(long, value_name = "N", default_value_t = 64)]
     #[arg(value_parser = clap::value_parser!(u32).range(2..=100_000))]
     pub(crate) sockets: u32,
 
-    /// How often to say how far it is
+    /// Interval of progress reports
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub(crate) report_every: Duration,
 }

@@ -1,7 +1,7 @@
-//! What may not be left when everything is closed.
+//! Checks for leftovers when all is closed.
 //!
-//! All of it goes within a bounded time: connections deliver what was sent, splices end with their
-//! sockets, stacks and pools end their threads.
+//! All must end within a bounded time: connections deliver their data, splices end with their sockets,
+//! stacks and pools end their threads.
 
 use crate::ends::Pool;
 use crate::run::pause;
@@ -19,14 +19,14 @@ use std::time::Duration;
 /// How long it may take. A closed connection may have to retransmit, with longer and longer pauses.
 const LIMIT: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(10);
-/// What the pools of free frames may keep.
+/// Maximum memory in the pools of free frames.
 const POOLED: usize = 64 << 20;
 
-/// How the threads of stacks and pools are called.
+/// Names of the threads of stacks and pools.
 const THREADS: [&str; 2] = ["sosplice:driver", "so_splice:"];
 
-/// The threads of stacks and pools, where that can be known. Others are not the crate's: a sanitizer
-/// has one of its own.
+/// The threads of stacks and pools, on systems with /proc. Others are not the crate's: a sanitizer has
+/// one of its own.
 fn threads() -> Vec<String> {
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten();
     // A thread that ends meanwhile is one less.
@@ -47,7 +47,7 @@ fn becomes(mut condition: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// As long as stacks and pools are there: closes all sockets and looks for what remains.
+/// While stacks and pools exist: closes all sockets and checks for leftovers.
 pub(crate) fn nothing_is_left(stage: &Stage, main: &Post) {
     let check = |what: &'static str, condition: &dyn Fn() -> bool, left: &dyn Fn() -> String| {
         let waiting = || {
@@ -123,7 +123,7 @@ pub(crate) fn stats(stage: &Stage) -> impl Iterator<Item = (String, Stats)> {
     stage.world.hosts().map(of)
 }
 
-/// What no stack may have counted: all frames here are made by stacks.
+/// Counters that must be zero, since all frames are made by stacks.
 fn counters(stage: &Stage) {
     for (host, stats) in stats(stage) {
         let none = [

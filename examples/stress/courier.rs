@@ -4,11 +4,10 @@
 //! sender --conn--> [ splice ] --conn--> [ splice ] --conn--> receiver
 //! ```
 //!
-//! A [`Trip`] is one such chain, with connections of any kind, which nobody else knows. On the way
-//! splices are undone, end by themselves and are set up again, and some bytes are carried by hand.
-//! Everything must arrive, in order; each splice must have counted what went through it, and what
-//! it left on its source must be what comes next. Some trips lose a connection: then what arrives is
-//! the beginning.
+//! A [`Trip`] is one such chain, with connections of any kind, which no other thread uses. On the way
+//! splices are ended, end by themselves and are set up again, and some bytes are copied. All bytes must
+//! arrive, in order; each splice must have counted its bytes, and the bytes that it left on its source
+//! must be the next ones. Some trips lose a connection: then a prefix arrives.
 
 use crate::random::Random;
 use crate::stage::Stage;
@@ -45,7 +44,7 @@ fn trip(stage: &Arc<Stage>, stream: u64, random: &mut Random, post: &Post) -> an
         if trip.turn(random)? {
             break;
         }
-        // When the time is over, what is on its way still has to arrive.
+        // At the end of the run bytes in flight still have to arrive.
         if stage.faults.any() {
             trip.give_up();
             break;

@@ -1,6 +1,6 @@
-//! A pool, and how its splices have ended as their callbacks tell it.
+//! A pool, and the ends of its splices as reported by callbacks.
 //!
-//! Beside the pool's own counters: each splice tells of its end once, and both sums are the same.
+//! Beside the pool's own counters: each splice reports its end once, and both sums must be equal.
 
 use sosplice::error::SoError;
 use sosplice::splice::{Cause, End, SplicePool, Stats};
@@ -24,7 +24,7 @@ pub(crate) const CAUSES: [Cause; 13] = [
     Cause::Loop,
 ];
 
-/// What the name of a kind is.
+/// The name of a kind.
 pub(crate) fn name(cause: Cause) -> &'static str {
     match cause {
         Cause::Unspliced => "Unspliced",
@@ -79,7 +79,7 @@ impl Ends {
         CAUSES.into_iter().zip(counts)
     }
 
-    /// What is not as the pool has counted it.
+    /// Differences from the pool's counters.
     pub(crate) fn differ_from(&self, stats: &Stats) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut compare = |what: &str, told: u64, counted: u64| {

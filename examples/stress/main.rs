@@ -1,10 +1,9 @@
-//! Everything at once, at random, from many threads, for a given time: what breaks?
+//! Random operations from many threads, for a given time.
 //!
-//! Threads of *chaos* share sockets and do to them whatever the crate offers ([`acts`]). *Couriers*
-//! send bytes that know their place through chains of splices that nobody else touches
-//! ([`courier`]). A watchdog sees that all of them get on ([`watch`]), every error is compared with
-//! what the documentation allows ([`verdict`]), and in the end nothing may be left of anything
-//! ([`checks`]).
+//! *Chaos* threads share sockets and apply all operations of the crate to them ([`acts`]). *Couriers*
+//! send position-dependent bytes through chains of splices of their own ([`courier`]). A watchdog
+//! checks that all of them make progress ([`watch`]), every error is compared with the documentation
+//! ([`verdict`]), and at the end nothing may be left over ([`checks`]).
 //!
 //! Neighbours: [`world`] has the stacks and links, [`arena`] the shared sockets, [`ends`] counts how
 //! splices end.

@@ -1,4 +1,4 @@
-//! Bytes that know their place: each one follows from its stream and its offset.
+//! Position-dependent bytes: each one is a function of its stream and its offset.
 
 use crate::random::mix;
 

@@ -16,8 +16,8 @@ pub(crate) fn mix(word: u64) -> u64 {
 }
 
 impl Random {
-    /// The sequence for one operation of a thread: how many numbers another one has drawn, which
-    /// may depend on what it met, makes no difference.
+    /// The sequence for one operation of a thread: independent of the numbers drawn by other
+    /// operations.
     pub(crate) fn of(seed: u64, thread: u64, operation: u64) -> Random {
         let thread = mix(seed ^ thread.wrapping_mul(STEP));
         Random(mix(thread ^ operation.wrapping_mul(STEP)))
@@ -62,7 +62,7 @@ impl Random {
         Duration::from_millis(self.between(range))
     }
 
-    /// This in one case of so many, else nothing.
+    /// The value with this probability, else `None`.
     pub(crate) fn maybe<T>(
         &mut self,
         count: u64,

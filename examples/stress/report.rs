@@ -1,4 +1,4 @@
-//! What is printed.
+//! The reports.
 
 use crate::acts::Tally;
 use crate::arguments::Arguments;
@@ -62,7 +62,7 @@ fn bytes(count: u64) -> String {
     }
 }
 
-/// Everything that was counted.
+/// All counters.
 pub(crate) fn table(stage: &Stage, tally: &Tally, time: Duration) -> String {
     let mut text = String::new();
     // Writing to a String does not fail.

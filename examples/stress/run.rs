@@ -1,5 +1,4 @@
-//! A run from its begin to its end: starts the threads, says how far they are, joins them, and has
-//! everything checked.
+//! A run: starts the threads, reports progress, joins them, and makes the checks.
 
 use crate::acts::{self, Tally};
 use crate::arena::Arena;
@@ -21,9 +20,9 @@ use std::sync::atomic::AtomicU64;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How often the main thread looks around.
+/// Interval of the main thread's checks.
 const TICK: Duration = Duration::from_millis(100);
-/// How often all listeners are closed, so that nobody waits in `accept` for ever.
+/// How often all listeners are closed, so that no thread waits in `accept` for ever.
 const RELISTEN: Duration = Duration::from_secs(5);
 
 /// The whole program.
@@ -111,7 +110,7 @@ fn wait(stage: &Arc<Stage>, arguments: &Arguments, start: Instant, main: &Post) 
         }
         if now >= next_relisten {
             next_relisten = now + RELISTEN;
-            // A thread that listens anew at this moment is as good.
+            // Another thread may be listening again at the same time.
             stage
                 .world
                 .hosts()
@@ -121,14 +120,14 @@ fn wait(stage: &Arc<Stage>, arguments: &Arguments, start: Instant, main: &Post) 
     stage.faults.stop();
 }
 
-/// Waits for nothing but the time.
+/// Sleeps.
 pub(crate) fn pause(time: Duration) {
     let nobody = never::<()>();
     // It can only be late.
     nobody.recv_timeout(time).unwrap_or(());
 }
 
-/// A thread that goes on until it is stopped.
+/// A thread that runs until it is stopped.
 struct Service {
     name: &'static str,
     done: Sender<()>,
@@ -155,7 +154,7 @@ impl Service {
     }
 }
 
-/// The threads that do everything.
+/// The worker threads of the run.
 struct Crew {
     chaos: Vec<JoinHandle<Tally>>,
     couriers: Vec<JoinHandle<()>>,
@@ -193,13 +192,13 @@ impl Crew {
         Ok(crew)
     }
 
-    /// Waits for all of them. The watchdog sees to it that this ends.
+    /// Waits for all of them. The watchdog ensures that this ends.
     fn join(self, stage: &Stage, main: &Post) -> Tally {
         let mut tally = Tally::default();
         // A panic has been reported by the hook.
         let chaos = self.chaos.into_iter().map(|thread| joined(thread, main));
         chaos.flatten().for_each(|other| tally.add(other));
-        // Couriers finish their trips, which takes a while, and nobody connects meanwhile.
+        // Couriers finish their trips, which takes a while, without new connections.
         stage.world.hosts().for_each(|host| host.close());
         for thread in self.acceptors {
             joined(thread, main);
@@ -245,7 +244,7 @@ fn acceptor(stage: &Arc<Stage>, host: usize, post: &Post) {
     let Some(host) = stage.world.hosts().nth(host) else {
         return;
     };
-    // Not a thread of chaos: what it does depends on what arrives.
+    // Not a thread of chaos: its acts depend on arriving connections.
     let mut random = Random::of(stage.seed, u64::MAX, u64::from(host.service().port()));
     loop {
         post.begin("accept");

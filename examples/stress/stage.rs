@@ -1,4 +1,4 @@
-//! What all threads of a run have in common, and what they have found.
+//! The state shared by all threads of a run, and its results.
 
 use crate::arena::Arena;
 use crate::arguments::Mode;
@@ -12,10 +12,10 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Faults that are kept; the first ones say most.
+/// Faults that are kept; the first ones are most useful.
 const MOST: usize = 20;
 
-/// What went wrong. The first fault ends the run.
+/// The faults found. The first one ends the run.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     found: Mutex<Vec<String>>,
@@ -56,7 +56,7 @@ pub(crate) struct Stage {
     pub(crate) dispatch: Mode,
     pub(crate) world: World,
     pub(crate) arena: Arena,
-    /// A pool that was dropped at once, and what came of its splices.
+    /// A pool that was dropped at once, and the ends of its splices.
     pub(crate) guests: Arc<crate::ends::Ends>,
     pub(crate) guest_splices: AtomicU64,
     pub(crate) connections: AtomicU64,
@@ -65,7 +65,7 @@ pub(crate) struct Stage {
     /// Bytes that couriers have checked, and their trips.
     pub(crate) checked: AtomicU64,
     pub(crate) trips: AtomicU64,
-    /// The longest time in microseconds that nothing moved on a trip.
+    /// The longest time in microseconds without progress on a trip.
     pub(crate) longest_pause: AtomicU64,
     /// The longest trip in microseconds.
     pub(crate) longest_trip: AtomicU64,

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 /// Most splices of a chain, and most bytes of a stream.
 const HOPS: u64 = 8;
 const BYTES: u64 = 1_000_000;
-/// Times that a stream fills the smallest buffer on its way at most, or a trip would take hours.
+/// Maximum length of a stream in smallest buffers of its path, or a trip would take hours.
 const FILLS: usize = 200;
 /// Bytes that a turn sends and receives at most.
 const PIECE: usize = 32 * 1024;
@@ -30,7 +30,7 @@ const PIECE: usize = 32 * 1024;
 const PATIENCE: Duration = Duration::from_millis(2);
 /// Bytes that are carried by hand at most.
 const ARMFUL: usize = 4096;
-/// If nothing moves anywhere for so long, the trip has failed.
+/// Without progress for this time the trip has failed.
 const STALL: Duration = Duration::from_secs(8);
 
 /// A place where a splice is to be: between the end of one connection and the begin of the next.
@@ -43,7 +43,7 @@ struct Hop {
     forwards_eof: bool,
     /// Bytes that have passed, by splices that have ended and by hand.
     passed: u64,
-    /// The end of the stream has passed.
+    /// The end of the stream has been forwarded.
     over: bool,
 }
 
@@ -63,9 +63,9 @@ pub(crate) struct Trip {
     arrived: u64,
     /// A connection was lost on purpose, or the run has failed.
     cut: bool,
-    /// Nobody interferes: what is not moved by itself stays where it is, and is found there.
+    /// Without interference: bytes that are not moved stay where they are.
     calm: bool,
-    /// When the trip loses a connection: behind so many bytes sent.
+    /// When the trip loses a connection: after this many bytes sent.
     cut_at: Option<u64>,
     moved: (u64, Instant),
     began: Instant,
@@ -77,7 +77,7 @@ fn note(longest: &AtomicU64, time: Duration) {
     longest.fetch_max(micros, Ordering::Relaxed);
 }
 
-/// The near end of a new connection, and the far end when it is asked for.
+/// The near end of a new connection, and the far end on demand.
 enum Far {
     Here(Handle),
     OnTheWay(Arrival),
@@ -176,7 +176,7 @@ impl Trip {
         format!("stream {stream:x}: {arrived} of {sent} of {length} bytes over {hops} splices")
     }
 
-    /// Sends, receives, and looks after the hops. `true`: the trip is over.
+    /// Sends, receives, and looks after the hops. `true` if the trip has ended.
     pub(crate) fn turn(&mut self, random: &mut Random) -> anyhow::Result<bool> {
         self.send(random).with_context(|| self.describe())?;
         let over = self.receive(random).with_context(|| self.describe())?;
@@ -216,7 +216,7 @@ impl Trip {
         Ok(())
     }
 
-    /// Checks what arrives. `true` at the end of the stream.
+    /// Checks received bytes. `true` at the end of the stream.
     fn receive(&mut self, random: &mut Random) -> anyhow::Result<bool> {
         let most = random.length(PIECE);
         let bytes = match self.receiver.recv_chain(most) {
@@ -308,7 +308,7 @@ impl Trip {
         Ok(())
     }
 
-    /// What can be known about a trip that has failed.
+    /// Describes a failed trip.
     fn describe(&self) -> String {
         let mut text = format!("{}\n  sender {:?}", self.what(), self.sender);
         for hop in &self.hops {
@@ -319,7 +319,7 @@ impl Trip {
         text + &format!("\n  receiver {:?}", self.receiver)
     }
 
-    /// Nothing may be left of it: checks the counters and waits for the ends of all splices.
+    /// Ends the trip: checks the counters and waits for the ends of all splices.
     pub(crate) fn end(mut self) -> anyhow::Result<()> {
         if !self.cut {
             note(&self.stage.longest_trip, SystemClock.now() - self.began);
@@ -360,7 +360,7 @@ impl Hop {
         let pool: &Arc<Pool> = &stage.world.couriers;
         let mut options = stage.options(random, pool);
         if let Some(rate) = &mut options.rate {
-            // A burst is what a pass moves; one pass for each byte would take hours.
+            // A pass moves a burst; one pass for each byte would take hours.
             rate.burst = rate.burst.saturating_add(4096);
         }
         if calm {
@@ -391,12 +391,12 @@ impl Hop {
         }
     }
 
-    /// The splice has ended: everything that is said of its end agrees.
+    /// The splice has ended: checks that all reports of its end agree.
     fn check(&mut self, stream: u64, end: End) -> anyhow::Result<()> {
         let Some(splice) = self.splice.take() else {
             return Ok(());
         };
-        // The last pass may still tell the protocols; before that the sink may not be shut.
+        // The last pass may still notify the protocols; the sink must not be shut before.
         let waited = splice.wait_timeout(STALL);
         ensure!(waited == Some(end), "{end:?}, then {waited:?}");
         ensure!(
@@ -444,7 +444,7 @@ impl Hop {
         self.peek(stream).map(drop)
     }
 
-    /// What waits on the source is what comes next.
+    /// Checks that the next bytes wait on the source.
     fn peek(&self, stream: u64) -> anyhow::Result<Vec<u8>> {
         let mut bytes = vec![0; ARMFUL];
         let count = match self.source.peek(&mut bytes) {
@@ -484,7 +484,7 @@ impl Hop {
         Ok(())
     }
 
-    /// The stream is over: everything has passed here, and its end.
+    /// The stream has ended: checks that all bytes and the end have passed here.
     fn finish(&mut self, stream: u64, length: u64) -> anyhow::Result<()> {
         if let Some(splice) = &self.splice {
             // The end passed here before it arrived.

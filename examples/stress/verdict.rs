@@ -1,8 +1,8 @@
 //! Which errors are allowed where.
 //!
-//! The tables are those of the documentation: an error that an operation may not return is a fault
-//! of the crate. Sockets are shared and change their flavor, so whatever either flavor leaves in
-//! `so_error` is allowed on each.
+//! The tables are those of the documentation: an undocumented error is a fault of the crate. Sockets
+//! are shared and change their flavor, so errors that either flavor leaves in `so_error` are allowed on
+//! each.
 
 use sosplice::error::SoError;
 use sosplice::socket::ConnectError;
@@ -10,18 +10,18 @@ use sosplice::splice::{SpliceError, UnspliceError};
 use std::fmt::Debug;
 use std::io::{self, ErrorKind};
 
-/// What an operation came to, if it was not done.
+/// Why an operation was not done.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    /// The table has it.
+    /// A documented error.
     Allowed(String),
-    /// The table does not.
+    /// An undocumented error.
     Forbidden(String),
 }
 
 pub(crate) type Verdict = Result<(), Refusal>;
 
-/// There was nothing to do it with: a slot was empty.
+/// There was no object for it: a slot was empty.
 pub(crate) fn nothing_there() -> Refusal {
     Refusal::Allowed("nothing there".into())
 }
@@ -44,7 +44,7 @@ pub(crate) fn so_error(error: &io::Error) -> Option<SoError> {
     error.get_ref()?.downcast_ref().copied()
 }
 
-/// `so_error` may say this. No network here answers that a host is unreachable.
+/// Whether this may be in `so_error`. No network here reports a host as unreachable.
 fn is_possible(error: SoError) -> bool {
     match error {
         SoError::ConnectionReset
@@ -91,7 +91,7 @@ pub(crate) fn of_wait(error: ConnectError) -> Refusal {
     }
 }
 
-/// Connecting to somebody who may or may not listen.
+/// Connecting to an address with or without a listener.
 pub(crate) fn of_connect(error: &io::Error) -> Refusal {
     let pending = error
         .get_ref()
@@ -108,13 +108,13 @@ pub(crate) fn of_connect(error: &io::Error) -> Refusal {
             judge(&error, allowed.contains(&error))
         }
         (None, Some(ConnectError::Pending)) => Refusal::Allowed("Pending".into()),
-        // Of a caller that has no socket.
+        // The caller's timeout, without a socket.
         (None, None) if error.kind() == ErrorKind::TimedOut => Refusal::Allowed("TimedOut".into()),
         _ => judge(error, false),
     }
 }
 
-/// An operation that has to fail in exactly this way.
+/// An operation that must fail with exactly this error.
 pub(crate) fn of_mistake<T>(result: io::Result<T>, right: ErrorKind) -> Verdict {
     match result {
         Ok(_) => Err(forbidden(format!("done, instead of {right:?}"))),
@@ -122,12 +122,12 @@ pub(crate) fn of_mistake<T>(result: io::Result<T>, right: ErrorKind) -> Verdict 
     }
 }
 
-/// Listening at an address and port that somebody else may have.
+/// Listening at an address and port that may be in use.
 pub(crate) fn of_bind(error: &io::Error) -> Refusal {
     judge(&error.kind(), error.kind() == ErrorKind::AddrInUse)
 }
 
-/// Splicing two sockets in a pool that is open, with options that are right.
+/// Splicing two sockets in a pool that is open, with valid options.
 pub(crate) fn of_splice(error: SpliceError) -> Refusal {
     let allowed = matches!(error, SpliceError::NotConnected(_) | SpliceError::Busy(_));
     judge(&error, allowed)

@@ -1,9 +1,9 @@
-//! Who does what, and since when: a thread that does not get on is found.
+//! The present operation of each thread and its start: detects threads without progress.
 //!
-//! Each thread has a [`Post`] and says there what it begins. A thread that may sleep until its
-//! socket is closed leaves a handle of that socket; the reaper ends such sockets after a while, and
-//! then the thread has to wake up. A thread that begins nothing for [`STUCK`] hangs: the watchdog
-//! says what all threads were doing and ends the process.
+//! Each thread has a [`Post`] and records its operations there. A thread that may sleep until its
+//! socket is closed stores a handle of that socket; the reaper ends such sockets after a while, and
+//! then the thread must wake up. A thread without a new operation for [`STUCK`] hangs: the watchdog
+//! prints the operations of all threads and ends the process.
 
 use crate::handle::Handle;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A thread that does one thing for so long hangs.
+/// Time after which a thread in one operation counts as hanging.
 pub(crate) const STUCK: Duration = Duration::from_secs(30);
 /// How long a thread may sleep before its socket is ended.
 const SLEEP: Duration = Duration::from_millis(200);
 const TICK: Duration = Duration::from_millis(100);
 
-/// What one thread does.
+/// The present operation of a thread.
 #[derive(Debug)]
 pub(crate) struct Post {
     name: String,
@@ -59,7 +59,7 @@ impl Post {
         self.change(Some(what.into()), None);
     }
 
-    /// Does something that may last until its socket is ended.
+    /// Runs a call that may last until its socket is ended.
     pub(crate) fn sleeping_on<R>(&self, socket: &Handle, call: impl FnOnce(&Handle) -> R) -> R {
         self.change(None, Some(socket.clone()));
         let result = call(socket);
@@ -67,7 +67,7 @@ impl Post {
         result
     }
 
-    /// The thread has nothing more to do.
+    /// The thread is done.
     pub(crate) fn leave(&self) {
         self.change(None, None);
         self.left.store(true, Ordering::Release);
@@ -82,7 +82,7 @@ impl Post {
         let time = now.saturating_duration_since(doing.since);
         match &doing.sleeps_on {
             None => format!("{name}: {what} for {time:.1?}"),
-            // Not the socket itself: its locks may be what hangs.
+            // Not the socket itself, whose locks may be the cause.
             Some(socket) => format!("{name}: {what} for {time:.1?} on {}", socket.end().id()),
         }
     }
@@ -142,7 +142,7 @@ impl Posts {
         }
     }
 
-    /// The reaper's thread, until `done` is disconnected: ends the sockets of those who sleep.
+    /// The reaper's thread, until `done` is disconnected: ends the sockets of sleeping threads.
     pub(crate) fn reap(&self, post: &Post, done: &Receiver<()>) {
         let mut round = 0_u64;
         while done.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {

@@ -1,8 +1,8 @@
 //! Stacks, links between them, and splice pools.
 //!
-//! Three networks of two stacks each: an ordinary one; a narrow one with small buffers, a short
-//! queue and no help from the link; one with IPv6 and jumbo frames. Each stack has a listener that
-//! everybody connects to, and that is closed and opened again at random.
+//! Three networks of two stacks each: an ordinary one; a narrow one with small buffers, a short queue
+//! and no offload; one with IPv6 and jumbo frames. Each stack has a listener for all threads, and that
+//! is closed and opened again at random.
 
 use crate::ends::{Ends, Pool};
 use crate::handle::Handle;
@@ -17,14 +17,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where everybody listens.
+/// The port of all listeners.
 const PORT: u16 = 80;
 /// Connections that wait to be accepted: few, so that SYNs are dropped now and then.
 const BACKLOG: usize = 16;
-/// How long dialling may take. Longer than the first retransmission of a SYN.
+/// Connect timeout. Longer than the first retransmission of a SYN.
 pub(crate) const CONNECT: Duration = Duration::from_secs(3);
 
-/// A stack, and where it listens.
+/// A stack and its listener.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) stack: Stack,
@@ -44,7 +44,7 @@ impl Host {
         Ok(host)
     }
 
-    /// Closes the listener and opens another one: who waits in `accept` returns.
+    /// Closes the listener and opens another one: threads in `accept` return.
     pub(crate) fn listen(&self) -> io::Result<()> {
         self.close();
         let listener = TcpListener::bind_with_backlog(&self.stack, self.at(PORT), BACKLOG)?;
@@ -67,7 +67,7 @@ impl Host {
         SocketAddr::new(self.address, port)
     }
 
-    /// In its network, and no stack's.
+    /// An unused address of its network.
     pub(crate) fn nobody(&self, port: u16) -> SocketAddr {
         let address = match self.address {
             IpAddr::V4(address) => {
@@ -96,8 +96,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Both ends of a new connection, made by a listener of its own; the second one when it is
-    /// asked for.
+    /// Both ends of a new connection, made by a listener of its own; the second one on demand.
     pub(crate) fn connect(&self, from: usize) -> io::Result<(Handle, Arrival)> {
         let (dialler, server) = (&self.hosts[from % 2], &self.hosts[(from + 1) % 2]);
         let listener = TcpListener::bind(&server.stack, server.at(0))?;

@@ -1,5 +1,5 @@
-//! Other code that is called back: wakers, upcalls and what they hold, pollers, the hook for frames,
-//! subscribers of events.
+//! Other callbacks: wakers, upcalls and what they hold, pollers, the hook for frames, subscribers of
+//! events.
 
 use super::*;
 use sosplice::Stack;
@@ -54,7 +54,7 @@ impl Sockets {
     }
 }
 
-/// A task that is polled by who wakes it, and waits for the end of one splice after the other.
+/// A task that is polled by its waker, and waits for the end of one splice after the other.
 struct Task(Arc<Sockets>);
 
 impl Task {
@@ -75,7 +75,7 @@ impl Wake for Task {
     }
 }
 
-/// A task that is polled by who wakes it, and sends the byte for which it waits.
+/// A task that is polled by its waker, and sends the byte for which it waits.
 struct Echo {
     near: Socket,
     far: Socket,
@@ -133,7 +133,7 @@ impl Upcall for Passes {
     }
 }
 
-/// Counts the ends that it is told.
+/// Counts reported ends.
 struct Counts(AtomicUsize);
 
 impl Upcall for Counts {
@@ -145,7 +145,7 @@ impl Upcall for Counts {
     }
 }
 
-/// Splices again when it hears of an end.
+/// Splices again at each end.
 struct Ear(Arc<Sockets>);
 
 struct Message(String);
@@ -243,7 +243,8 @@ tests! {
         done.recv_timeout(LIMIT).unwrap();
     }
 
-    /// They are told under the buffers' locks and call nobody: here beside callbacks that do.
+    /// They are called under the buffers' locks and must not call the crate: here beside callbacks that
+    /// do.
     fn upcalls_and_pollers_are_told_of_every_end() {
         let (calls, done) = Calls::new(DEEP);
         let sockets = Sockets::new(calls);
@@ -262,7 +263,7 @@ tests! {
         assert_eq!(ends, DEEP);
     }
 
-    /// Who splices again for each event of a poller does it in his own loop.
+    /// A program that splices again for each event of a poller does it in its own loop.
     fn a_poller_whose_user_splices_again() {
         let (calls, _done) = Calls::new(DEEP);
         let sockets = Sockets::new(calls);

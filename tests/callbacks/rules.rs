@@ -1,4 +1,4 @@
-//! In which order user code is called, in which thread, and what a panic does.
+//! The order and the thread of callbacks, and the effect of a panic.
 
 use super::*;
 use sosplice::Splice;
@@ -12,7 +12,7 @@ fn manual() -> SplicePool {
     SplicePool::builder().workers(1).manual().build()
 }
 
-/// A splice between two pairs, and what keeps it.
+/// A splice between two pairs, and its sockets.
 struct Kept {
     splice: Splice,
     sockets: [Socket; 4],
@@ -27,7 +27,7 @@ fn kept(pool: &SplicePool) -> Kept {
     }
 }
 
-/// What was called, in which order.
+/// The calls, in order.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<&'static str>>>);
 
@@ -61,7 +61,7 @@ fn what_a_callback_brings_about_is_called_after_it_in_order() {
         third.splice.unsplice().unwrap();
         inner.on_end(&third.splice, "third, again");
         second.splice.unsplice().unwrap();
-        // What is not user code does not wait.
+        // Calls outside of callbacks are not deferred.
         assert_eq!(second.splice.wait().cause, Cause::Unspliced);
         assert!(third.splice.is_ended());
         inner.note("first ends");
@@ -195,7 +195,7 @@ fn a_waker_that_panics_keeps_no_other_from_being_called() {
         let polled = b.poll_recv(&mut Context::from_waker(waker), &mut [0]);
         assert!(polled.is_pending());
     }
-    // Bytes that come outside of all calls: the thread for wakers calls them, and goes on.
+    // Bytes that arrive outside of all calls: the thread for wakers calls the wakers, and continues.
     let bytes = [sosplice::buf::Buf::copy_of(b"!")];
     b.end().append_rcv(bytes);
     woken.recv_timeout(LIMIT).unwrap();
@@ -212,7 +212,7 @@ tests! {
         let pool = manual();
         let [_a, b, c, _d] = pairs();
         let calls = Arc::new(AtomicUsize::new(0));
-        // This thread comes back: the rest is the worker's.
+        // This thread returns: the worker does the rest.
         for_ever(b, c, options(&pool), calls.clone());
         let so_far = calls.load(Ordering::SeqCst);
         assert!(so_far > 0);
@@ -225,7 +225,7 @@ tests! {
         assert!(calls.load(Ordering::SeqCst) > so_far);
     }
 
-    /// The storage of the library is gone when the thread's own is dropped.
+    /// The library's thread-local storage is destroyed before the thread's own.
     fn a_thread_that_ends_drops_sockets_that_it_has_kept() {
         thread_local! {
             static KEPT: RefCell<Option<Kept>> = const { RefCell::new(None) };

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 pub(crate) const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub(crate) const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
-/// The port of whoever listens, at both.
+/// The port of the listener, at both ends.
 pub(crate) const PORT: u16 = 80;
 const NEVER: Duration = Duration::from_secs(48 * 3600);
 
@@ -41,7 +41,7 @@ pub(crate) enum State {
     Gone,
 }
 
-/// What a call to receive brings.
+/// The result of a receive call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Read {
     Bytes(usize),
@@ -54,7 +54,7 @@ pub(crate) enum Read {
 pub(crate) trait End {
     /// A packet arrives.
     fn packet(&mut self, packet: &[u8]);
-    /// Does what there is to do, and returns the packets that leave.
+    /// Does the pending work, and returns the packets to send.
     fn poll(&mut self) -> Vec<Vec<u8>>;
     fn write(&mut self, bytes: &[u8]) -> usize;
     fn read(&mut self, bytes: &mut [u8]) -> Read;
@@ -227,7 +227,7 @@ pub(crate) struct Plain {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     clock: Arc<SetClock>,
-    /// It has had the peer's FIN, which it forgets when TIME-WAIT is over.
+    /// It has received the peer's FIN; smoltcp drops that state at the end of TIME-WAIT.
     ended: bool,
 }
 

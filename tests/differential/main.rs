@@ -11,7 +11,7 @@
 
 #[path = "../support/clock.rs"]
 mod clock;
-#[allow(dead_code, unreachable_pub, reason = "the fuzz targets ask more of it")]
+#[allow(dead_code, unreachable_pub, reason = "the fuzz targets use more of it")]
 #[path = "../fuzz/src/lib.rs"]
 mod input;
 #[path = "twins.rs"]

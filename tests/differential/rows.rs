@@ -1,4 +1,4 @@
-//! Each row of [`EXCUSES`](super::EXCUSES): where plain smoltcp does otherwise, and ours what the RFC says.
+//! Each row of [`EXCUSES`](super::EXCUSES): a difference of plain smoltcp, where ours follows the RFC.
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn cast(start: u64, len: u64) -> Cast {
 }
 
 impl Twins {
-    /// What both have acknowledged.
+    /// The acknowledgements of both.
     fn next(&self) -> [u64; 2] {
         [self.sides[OURS].next, self.sides[PLAIN].next]
     }
@@ -104,7 +104,7 @@ fn a_fin_that_is_cut() {
         fin: true,
         ..cast(4000, 1300)
     });
-    // It counts the FIN behind what it has cut.
+    // It accepts the FIN after the payload that it has cut.
     assert_eq!(twins.next(), [5000, 5001]);
     assert_eq!(twins.excuses, [Excuse::CutFin]);
     twins.finish();
@@ -135,7 +135,7 @@ fn an_empty_segment_at_the_edge() {
         ..cast(5000, 0)
     });
     assert_eq!(twins.next(), [5001, 5001]);
-    // Only ours knows that its FIN has arrived.
+    // Only ours has its FIN acknowledged.
     assert_eq!(twins.states(), [State::TimeWait, State::Open]);
     twins.finish();
 }

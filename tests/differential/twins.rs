@@ -1,10 +1,11 @@
-//! Two ends and one peer: what the peer sends and the applications do is the same at both, and is read from
-//! an input. What an end delivers is what was sent; it takes what it must; and both end alike.
+//! Two ends and one peer: the peer's segments and the applications' calls are the same at both, and are
+//! read from an input. An end must deliver exactly the sent bytes, accept what it must, and both must
+//! end alike.
 //!
-//! The peer is a sane one: its stream has the same byte at a position whenever that is sent, and its FIN
-//! stays where it is. But its segments come in any order, again, cut anew, with old or impossible
-//! acknowledgements, and between forged resets and SYNs. Sequence and acknowledgement numbers are counted from where
-//! each end is.
+//! The peer is consistent: its stream has the same byte at a position in each transmission, and its FIN
+//! does not move. But its segments arrive in any order, duplicated, cut differently, with old or
+//! impossible acknowledgements, and between forged resets and SYNs. Sequence and acknowledgement
+//! numbers are counted from where each end is.
 //!
 //! Where the ends differ and both may, there is a row in [`Excuse`].
 
@@ -29,14 +30,14 @@ const ISS: u32 = u32::MAX - 3000;
 const PEER_PORT: u16 = 40_000;
 /// No stream is longer.
 const MOST: u64 = 100_000;
-/// The peer's window where an input does not say another one.
+/// The peer's window by default.
 const WINDOW: u16 = 20_000;
 /// Payload of a full segment, with timestamps.
 const FULL: u64 = 1448;
-/// What both streams are at the end is there after so many rounds.
+/// The final state of both streams is reached after this many rounds.
 const ROUNDS: usize = 2000;
 
-/// What plain smoltcp does otherwise, and may be excused for.
+/// Accepted differences of plain smoltcp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Excuse {
     ResetInWindow,
@@ -49,7 +50,7 @@ pub(crate) enum Excuse {
     ForgottenEnd,
 }
 
-/// The section that ours follows, and what smoltcp does in its place.
+/// The section that ours follows, and the behaviour of smoltcp.
 pub(crate) const EXCUSES: [(Excuse, &str, &str); 8] = [
     (
         Excuse::ResetInWindow,
@@ -103,7 +104,7 @@ enum Ack {
     /// The same as before.
     Same,
     Old(u16),
-    /// Of what was never sent.
+    /// Of data that was never sent.
     Beyond,
     Missing,
 }
@@ -138,14 +139,14 @@ fn stream(of_peer: bool, from: u64, len: u64) -> Vec<u8> {
     (from..from + len).map(|at| byte(of_peer, at)).collect()
 }
 
-/// One end, and what the peer knows of it. Positions of both streams begin behind the SYN.
+/// One end, as seen by the peer. Positions of both streams begin after the SYN.
 struct Side {
     name: &'static str,
     end: Box<dyn End>,
     /// Its sequence number of position 0, and its port.
     base: u32,
     port: u16,
-    /// Behind all that it has sent, its FIN included, and what of that is acknowledged.
+    /// The end of its sent data, including its FIN, and the acknowledged part.
     sent: u64,
     acked: u64,
     /// The most that was acknowledged in any segment, also in one that need not be heeded.
@@ -153,11 +154,11 @@ struct Side {
     fin: Option<u64>,
     /// The peer had closed before its application did, or not before its FIN has left.
     passive: Option<bool>,
-    /// What it acknowledges, and the right edge that it advertises.
+    /// Its acknowledgement, and its advertised right edge.
     next: u64,
     edge: u64,
     stamp: u32,
-    /// What its application has written, read, and whether it has come to the end.
+    /// Bytes written and read by its application, and whether that has reached the end.
     written: u64,
     shut: bool,
     read: u64,
@@ -194,7 +195,7 @@ impl Side {
         }
     }
 
-    /// What leaves it.
+    /// Observes a packet that it sends.
     fn observe(&mut self, packet: &[u8]) {
         let ip = Ipv4Packet::new_checked(packet).unwrap();
         let tcp = TcpPacket::new_checked(ip.payload()).unwrap();
@@ -301,7 +302,7 @@ pub(crate) struct Twins {
     front: u64,
     high: u64,
     fin: Option<u64>,
-    /// What the applications are to have written and read.
+    /// Bytes that the applications are to write and read.
     to_write: u64,
     to_read: u64,
     shuts: bool,
@@ -411,7 +412,7 @@ impl Twins {
         let (resets, gone) = (side.resets, side.end.state() == State::Gone);
         side.end.packet(&packet);
         side.poll(fin);
-        // One that answers what comes after the connection is none of its own.
+        // A reset that answers a segment after the connection does not count.
         side.resets &= resets || !(gone || side.may_be_closed(fin));
     }
 
@@ -459,7 +460,7 @@ impl Twins {
         };
         let end = cast.start + cast.len;
         let (before, edge, sent) = (side.next, side.edge, side.sent);
-        // What must be taken of the segment.
+        // The part of the segment that must be accepted.
         let sane = matches!(cast.ack, Ack::All | Ack::Same | Ack::Old(_));
         let fresh = cast.stamp == Stamp::Fresh || !self.setting.stamps;
         let must = sane && fresh && cast.start <= before && before < end.min(edge);
@@ -485,7 +486,7 @@ impl Twins {
         self.note_differences(index, cast, (fresh, before, edge));
     }
 
-    /// The peer takes it that its acknowledgement was heard only if the segment is acceptable to any TCP.
+    /// The peer's acknowledgement counts as received only if the segment is acceptable to any TCP.
     fn note_ack(
         &mut self,
         index: usize,
@@ -512,7 +513,7 @@ impl Twins {
         }
     }
 
-    /// What only plain smoltcp takes.
+    /// Segments that only plain smoltcp accepts.
     fn note_differences(
         &mut self,
         index: usize,
@@ -532,7 +533,7 @@ impl Twins {
         }
     }
 
-    /// Applications do what they are to, and both ends are where they must be.
+    /// Runs the applications, and checks the state of both ends.
     fn settle(&mut self) {
         let (fin, to_read) = (self.fin, self.to_read);
         for index in self.parts() {
@@ -562,7 +563,7 @@ impl Twins {
             assert!(side.read <= side.next, "{}: not acknowledged", side.name);
             if side.at_end {
                 let right = fin == Some(side.read);
-                // Which of its reasons it was, the segment that brought it does not always say.
+                // The segment does not always determine the reason.
                 if !right && index == PLAIN {
                     side.out = true;
                     self.excuse(Excuse::CutFin);
@@ -573,7 +574,7 @@ impl Twins {
         }
     }
 
-    /// The end is gone, and its connection was not over.
+    /// The connection of this end was reset.
     fn is_reset(&self, index: usize) -> bool {
         let side = &self.sides[index];
         side.end.state() == State::Gone && !side.may_be_closed(self.fin)
@@ -621,7 +622,7 @@ impl Twins {
         self.settle();
     }
 
-    /// Runs a program, and returns what it made use of.
+    /// Runs a program, and returns the excuses that it used.
     pub(crate) fn run(mut self, input: &mut Input<'_>) -> Vec<Excuse> {
         while !input.is_empty() && !self.parts().is_empty() && self.casts.len() < 400 {
             self.act(input);
@@ -639,7 +640,7 @@ impl Twins {
     fn check_alike(&self) {
         for index in self.parts() {
             let name = self.sides[index].name;
-            assert!(!self.is_reset(index), "{name} is gone");
+            assert!(!self.is_reset(index), "{name} was reset");
         }
     }
 
@@ -725,7 +726,8 @@ impl Twins {
         }
     }
 
-    /// The peer sends all in order, and hears all: both ends have the same, and are closed.
+    /// The peer sends all data in order, and receives all: both ends must have the same data, and be
+    /// closed.
     fn finish(&mut self) {
         (self.to_read, self.shuts) = (u64::MAX, true);
         let total = *self.fin.get_or_insert(self.high);
@@ -783,15 +785,15 @@ impl Twins {
     fn check_finished(&self, index: usize, total: u64) {
         let side = &self.sides[index];
         let name = side.name;
-        assert_eq!(side.read, total, "{name}: what was delivered at last");
+        assert_eq!(side.read, total, "{name}: the delivered bytes");
         assert!(side.at_end, "{name}: the end of the stream");
-        assert_eq!(side.written, self.to_write, "{name}: what was written");
+        assert_eq!(side.written, self.to_write, "{name}: the written bytes");
         let fin = side.fin;
-        assert_eq!(fin, Some(self.to_write), "{name}: what was sent");
+        assert_eq!(fin, Some(self.to_write), "{name}: the sent bytes");
         assert!(side.is_closed(self.fin), "{name}: closed");
         assert!(!side.resets, "{name}: no reset");
         let state = side.end.state();
-        // RFC 9293 3.6: who closes last need not wait.
+        // RFC 9293 3.6: the side that closes last need not wait.
         let right = match side.passive {
             Some(true) => state == State::Gone,
             Some(false) | None => state != State::Open,
@@ -799,7 +801,7 @@ impl Twins {
         assert!(right, "{name}: {state:?}, and passive: {:?}", side.passive);
     }
 
-    /// RFC 9293 3.10.5: the peer is told, unless both have closed.
+    /// RFC 9293 3.10.5: the peer is reset, unless both have closed.
     fn abort(&mut self) {
         let fin = self.fin;
         for index in self.parts() {

@@ -1,4 +1,4 @@
-//! Listeners with connections that nobody has accepted.
+//! Listeners with connections that were not accepted.
 
 use super::*;
 use sosplice::ConditionalListener;
@@ -28,7 +28,7 @@ fn what_nobody_accepted_is_reset() {
 #[test]
 fn accepted_connections_outlive_their_listener() {
     let (server, client) = stacks();
-    // The listener is gone when this returns.
+    // The listener is dropped when this returns.
     let (far, near) = connection(&server, &client);
     near.send(b"still").unwrap();
     assert_eq!(far.recv_chain(5).unwrap().to_vec(), b"still");

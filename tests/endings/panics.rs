@@ -1,5 +1,5 @@
-//! Code that is not this crate's and panics: callbacks, protocols, upcalls. It ends what it was called
-//! for, nothing else; threads go on.
+//! Panics of foreign code: callbacks, protocols, upcalls. They end only the object concerned; threads
+//! continue.
 
 use super::*;
 use sosplice::protocol::{Protocol, SocketEnd, Upcall, Wakeup};
@@ -7,7 +7,7 @@ use sosplice::splice::{Cause, Dispatch, Options, SplicePool};
 use sosplice::{Socket, local};
 use std::sync::Arc;
 
-/// A pool of one worker: what goes wrong there concerns everybody.
+/// A pool of one worker: a failure there concerns all splices.
 fn one_worker(dispatch: Dispatch) -> (SplicePool, Options) {
     let pool = SplicePool::builder().workers(1).build();
     let options = Options::default().pool(pool.clone()).dispatch(dispatch);
@@ -115,7 +115,7 @@ fn a_hook_that_panics_ends_its_stack_and_no_other() {
         .build()
         .unwrap();
     let listener = TcpListener::bind(&stack, "10.0.0.1:80").unwrap();
-    // UDP, which nobody claims.
+    // UDP, which is not handled.
     let udp = [
         0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0x66, 0xcf, 10, 0, 0, 2, 10, 0, 0, 1, 0, 7, 0, 7, 0, 8,
         0, 0,

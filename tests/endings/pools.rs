@@ -52,7 +52,7 @@ fn splices_of_every_kind_end_with_their_pool() {
         for (splice, a, b, ..) in &splices {
             let end = splice.wait_timeout(LIMIT).expect("it ends");
             assert_eq!(end.cause, Cause::PoolClosed);
-            // What was not moved is still there, and the socket is an ordinary one.
+            // Bytes that were not moved are still there, and the socket can be used as usual.
             assert_eq!(b.readable_bytes(), end.residual);
             if end.residual > 0 {
                 drop(b.recv_chain(end.residual).unwrap());

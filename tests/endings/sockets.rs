@@ -15,7 +15,7 @@ fn what_was_sent_is_delivered_then_the_end() {
     let writer = move || {
         let mut near = &near;
         near.write_all(&sent).unwrap();
-        // The last handle goes with most of it still to be sent.
+        // The last handle is dropped with most bytes still to be sent.
     };
     let thread = thread::Builder::new().spawn(writer).unwrap();
     let mut all = Vec::new();
@@ -107,7 +107,7 @@ fn one_end_of_a_pair_in_memory() {
     drop(a);
     assert_eq!(b.recv_chain(10).unwrap().to_vec(), b"last words");
     assert_eq!(b.recv(&mut [0]).unwrap(), 0);
-    // As in TCP, the first byte that nobody wants finds that out.
+    // As in TCP, the first unwanted byte causes the reset.
     drop(b.send(b"?"));
     let error = b.send(b"?").unwrap_err();
     let told = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
@@ -121,7 +121,7 @@ fn one_end_of_a_pair_in_memory() {
 #[test]
 fn a_dropped_attempt_to_connect_leaves_nothing() {
     let (_server, client) = stacks();
-    // Nobody has this address, so nobody answers.
+    // An unused address, so there is no answer.
     let attempt = TcpSocket::new(&client)
         .start("10.0.0.9:80".parse().unwrap())
         .unwrap();

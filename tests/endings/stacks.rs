@@ -121,14 +121,14 @@ fn a_stack_that_nobody_holds_delivers_and_ends() {
     });
 }
 
-/// An error of a stack that is down says why it is.
+/// The error of a stack that is down has the reason.
 #[track_caller]
 fn says(error: &io::Error, down: SoError) {
     assert_eq!(error.kind(), ErrorKind::NetworkDown);
     assert_eq!(error.to_string(), down.to_string());
 }
 
-/// Everything that waits on a stack, and what it is told.
+/// Everything that waits on a stack, and its error.
 fn everybody_is_told(end: impl FnOnce(), down: SoError, stack: &Stack, near: &TcpStream) {
     let listener = TcpListener::bind(stack, "10.0.0.1:81").unwrap();
     let deciding = ConditionalListener::intercept(stack, Intercept::all(), 10).unwrap();

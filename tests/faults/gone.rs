@@ -1,5 +1,5 @@
-//! Links that fail, at every call: once, and for good. Connections and splices end with the cause,
-//! users are told, what had arrived stays as it was, and nothing is left.
+//! Links that fail, at every call: once, and permanently. Connections and splices end with the cause,
+//! errors are reported, received data stays readable, and nothing is left over.
 
 use crate::world::{BACK, BYTES, FRONT, Fault, Plan, World};
 use sosplice::error::SoError;
@@ -23,7 +23,7 @@ fn calls(side: usize, dispatch: Dispatch) -> (usize, usize) {
     (calls[0], calls[1])
 }
 
-/// The stack at `side` is down, and everybody knows.
+/// The stack at `side` is down, and all objects report it.
 fn is_down(world: &World, side: usize) {
     let down = SoError::NetworkDown;
     let said = world.sides[side].gone.as_ref().unwrap().to_string();
@@ -37,7 +37,7 @@ fn is_down(world: &World, side: usize) {
         let ends = pair.ends.map(|end| end.expect("a splice goes on"));
         let exact = ends.iter().zip(&causes).any(|(end, cause)| end == cause);
         for (end, cause) in ends.into_iter().zip(causes) {
-            // The proxy resets both sides when it hears of the first: the other splice may see that.
+            // The proxy resets both sides at the first event: the other splice may see that.
             let reset = matches!(
                 end,
                 Cause::SourceError(SoError::ConnectionAborted)
@@ -46,7 +46,7 @@ fn is_down(world: &World, side: usize) {
             let known = end == cause || end == Cause::Eof || (exact && reset);
             assert!(known, "{end:?}, not {cause:?}: {:?}", pair.ends);
         }
-        assert!(world.is_told(), "the poller says nothing");
+        assert!(world.is_told(), "the poller has no event");
     }
     let stack = &world.sides[side].stack;
     assert_eq!(stack.stats().connections, 0);
@@ -62,7 +62,7 @@ fn is_down(world: &World, side: usize) {
 fn fails(side: usize, dispatch: Dispatch, plan: Plan) {
     let mut world = World::new(side, Some(plan), dispatch);
     let failed = |world: &World| world.sides[side].gone.is_some();
-    assert!(world.run(failed), "{plan:?}: the driver goes on");
+    assert!(world.run(failed), "{plan:?}: the driver continues");
     // The users of the other stacks find out, or have all that they wait for.
     let ended = |world: &World| {
         let client = &world.client;
@@ -76,7 +76,7 @@ fn fails(side: usize, dispatch: Dispatch, plan: Plan) {
     };
     assert!(
         world.run(ended),
-        "{plan:?}: somebody waits: {:?}",
+        "{plan:?}: a call still waits: {:?}",
         world.client
     );
     is_down(&world, side);
@@ -111,7 +111,7 @@ fn a_link_that_is_gone_in_any_transmit_ends_all() {
     for dispatch in BOTH {
         for side in [FRONT, BACK] {
             for at in 0..calls(side, dispatch).1 {
-                // Once will do: no later call says it again.
+                // A single report must be enough.
                 let plan = Plan {
                     fault: Fault::Gone,
                     at,

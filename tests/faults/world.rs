@@ -1,4 +1,4 @@
-//! A proxy in virtual time, over links of which one does what a test tells it:
+//! A proxy in virtual time, over links one of which is controlled by the test:
 //!
 //! ```text
 //! client --link-- front [ two splices ] back --link-- server
@@ -26,14 +26,14 @@ pub(crate) const BYTES: usize = 30_000;
 /// Longer than anything here lasts; below the user timeout of 5 min.
 const LIMIT: Duration = Duration::from_secs(280);
 
-/// What a link does.
+/// The fault of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// `receive` fails.
     Receive,
     /// `transmit` refuses the packet.
     Refused,
-    /// `transmit` says that the link is gone.
+    /// `transmit` reports that the link is gone.
     Gone,
     /// `transmit` has no room, for so long.
     Full(Duration),
@@ -119,7 +119,7 @@ fn pattern(from: usize, len: usize) -> Vec<u8> {
     (from..from + len).map(|at| (at * 31 % 251) as u8).collect()
 }
 
-/// One end of a connection and what it has done.
+/// One end of a connection and its progress.
 #[derive(Debug)]
 pub(crate) struct User {
     pub(crate) stream: TcpStream,
@@ -148,7 +148,7 @@ impl User {
         }
     }
 
-    /// Sends what there is room for, then the end.
+    /// Sends as much as there is room for, then the end.
     fn send(&mut self) -> bool {
         let before = self.sent;
         while self.sent < BYTES && self.error.is_none() {
@@ -169,7 +169,7 @@ impl User {
         self.sent > before
     }
 
-    /// Takes what has arrived: what comes next, and nothing else.
+    /// Receives bytes, and checks that they are the next ones.
     fn receive(&mut self) -> bool {
         let before = (self.got, self.eof, self.error);
         while !self.eof && self.error.is_none() {
@@ -200,7 +200,7 @@ impl User {
 pub(crate) struct Side {
     pub(crate) stack: Stack,
     driver: Driver,
-    /// What the driver said when its link was gone.
+    /// The driver's error when its link was gone.
     pub(crate) gone: Option<io::Error>,
 }
 
@@ -221,7 +221,7 @@ impl Side {
     fn run(&mut self) -> bool {
         match (self.driver.poll(), &self.gone) {
             (Ok(worked), None) => worked,
-            (Ok(_), Some(gone)) => panic!("a driver whose link is gone ({gone}) goes on"),
+            (Ok(_), Some(gone)) => panic!("a driver whose link is gone ({gone}) continues"),
             (Err(error), gone) => {
                 let first = gone.is_none();
                 self.gone.get_or_insert(error);
@@ -266,7 +266,7 @@ fn one_packet_each() -> memory::Config {
 }
 
 impl World {
-    /// `which` is the stack of the proxy whose link follows the plan.
+    /// `which`: the stack of the proxy whose link follows the plan.
     pub(crate) fn new(which: usize, plan: Option<Plan>, dispatch: Dispatch) -> World {
         let clock = SetClock::new();
         let (a, b) = memory::pair(one_packet_each());
@@ -393,7 +393,7 @@ impl World {
                 return;
             }
         }
-        panic!("it does not come to rest");
+        panic!("it does not become idle");
     }
 
     /// Lets time pass until `done`. `false`: that did not come.
@@ -409,7 +409,7 @@ impl World {
             let timers = living.filter_map(|side| side.driver.poll_at());
             let next = timers.chain(self.pool.poll_at()).min();
             let step = now + Duration::from_micros(1);
-            // A link that is full has room after some time, without anybody's deadline.
+            // A link that is full has room after some time, without a deadline.
             let look = now + Duration::from_secs(1);
             self.clock.jump(next.unwrap_or(look).min(look).max(step));
         }
@@ -421,7 +421,7 @@ impl World {
         all(&self.client) && self.server.as_ref().is_some_and(all)
     }
 
-    /// Whether a poller was told that a splice has ended.
+    /// Whether a poller reported the end of a splice.
     pub(crate) fn is_told(&self) -> bool {
         self.told
     }
@@ -430,13 +430,13 @@ impl World {
         &self.listeners[0]
     }
 
-    /// Drops what the users hold; nothing is left of it after some time.
+    /// Drops all handles; nothing is left over after some time.
     #[track_caller]
     pub(crate) fn nothing_is_left(mut self) {
         let given = (self.pair.take(), self.server.take());
         drop(given);
         self.client.stream.abort();
-        // Whatever has not been heard of by then ends by a timer.
+        // Connections without an answer end by a timer.
         for _ in 0..3 {
             self.run(|world| (0..4).all(|side| world.stats(side).connections == 0));
         }

@@ -1,4 +1,4 @@
-//! How an application hears of its socket: it tries, or a poller's edges tell it.
+//! How an application is notified: it tries, or it uses a poller's edges.
 
 use crate::plan::Hears;
 use crate::world::Scene;
@@ -14,7 +14,7 @@ struct Flags {
     writable: Cell<bool>,
 }
 
-/// What a socket's owner has heard and not yet used up.
+/// Readiness that a socket's owner has not used up yet.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Ear(Rc<Flags>);
 
@@ -67,7 +67,7 @@ impl Ears {
         ear
     }
 
-    /// Whether there was anything to hear.
+    /// Polls for events. `true` if there were some.
     pub(crate) fn listen(&self) -> bool {
         let mut events = self.events.borrow_mut();
         let count = self.poller.wait(&mut events, Some(Duration::ZERO)).unwrap();

@@ -1,7 +1,7 @@
-//! How much arrives per second of virtual time, by loss and delay, through proxy and splice. The table
-//! is kept as text beside this file: a change in behaviour shows as a difference.
+//! Goodput in virtual time, by loss and delay, through proxy and splice. The table is kept as text
+//! beside this file: a change in behaviour shows as a difference.
 //!
-//! After a change that was meant: `SOSPLICE_SIM_UPDATE=1 .ci/sim 0`.
+//! After an intended change: `SOSPLICE_SIM_UPDATE=1 .ci/sim 0`.
 
 use crate::network::Path;
 use crate::plan::{ConnPlan, Hears, Manners, Plan, PoolPlan, StackPlan};

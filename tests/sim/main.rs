@@ -1,11 +1,11 @@
 //! Simulation: whole stacks with virtual time, a network and a scheduler that follow a seed, and
-//! applications that do random things which are allowed.
+//! applications with random valid calls.
 //!
-//! `.ci/sim 10000` runs so many seeds, `.ci/sim --replay 42` one of them with a line for everything
-//! that happens. `cargo test` runs some. What is checked: what arrives is what was sent, in order and
-//! once; counters say what was given to the sink; a splice ends for a cause that has happened; buffers
-//! are under their limits; whoever can finish does, in bounded time; at the end nothing is left over;
-//! and on the wire nothing breaks a rule that an observer there can check ([`monitor`]).
+//! `.ci/sim 10000` runs this many seeds, `.ci/sim --replay 42` one of them with a line for everything
+//! that happens. `cargo test` runs some. Checks: sent bytes arrive in order and once; counters match
+//! the bytes given to the sink; a splice ends for a cause that has occurred; buffers are within their
+//! limits; every end that can finish does, in bounded time; at the end nothing is left over; and no
+//! segment breaks a rule that an observer on the wire can check ([`monitor`]).
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -86,7 +86,7 @@ fn seeds() {
     );
 }
 
-/// Seeds that have failed, and what it was.
+/// Seeds that have failed, and the fault.
 const ONCE_FAILED: &[(u64, &str)] = &[
     (5901, "so_rcv held more memory than its limit"),
     (6884, "segments of single bytes without end"),

@@ -1,22 +1,22 @@
-//! A monitor on the wire, beside each stack: of every frame that enters and every packet that leaves it
-//! checks what an observer may check who knows nothing but them.
+//! A monitor on the wire, beside each stack: for every received frame and every sent packet it checks
+//! the rules that an observer of these alone can check.
 //!
 //! | rule | RFC |
 //! |---|---|
-//! | no data beyond the right edge that the peer has advertised, but for probes of a byte | 9293 3.8.6 |
-//! | ACK and right edge never go back; what is acknowledged has arrived | 9293 3.8.6, 7323 2.4 |
-//! | one SYN, one FIN, nothing behind it; the same bytes whenever they are sent again | 9293 3.4 |
-//! | a SACK block has arrived, the first one has what came last; a D-SACK has arrived twice | 2018 4, 2883 4 |
-//! | timestamps and their echoes never go back, are there if agreed on, and echo what has arrived; what is sent again may be dated back to when it first was | 7323 3.2, 4.3 |
+//! | no data beyond the right edge that the peer has advertised, except for probes of a byte | 9293 3.8.6 |
+//! | ACK and right edge never decrease; acknowledged data has arrived | 9293 3.8.6, 7323 2.4 |
+//! | one SYN, one FIN, no data after it; retransmissions have the same bytes | 9293 3.4 |
+//! | SACK blocks have arrived, the first one has the latest segment; a D-SACK block has arrived twice | 2018 4, 2883 4 |
+//! | timestamps and their echoes never decrease, are present if negotiated, and echo received ones; a retransmission may have an older one, down to the original's | 7323 3.2, 4.3 |
 //! | options are answers to offers; segments are no larger than the peer's MSS and the link's MTU | 9293 3.7.1, 6691, 7323 1.3 |
-//! | what is sent again and again without an answer is so in intervals that double, but for a first probe | 6298 5.5, 8985 7.3 |
-//! | a reset answers a segment or ends the connection, and so does an ACK that tells nothing | 9293 3.10.7, 5961 7 |
-//! | where the round trip is long, what leaves at once is a first flight or paced | 6928 2 |
-//! | an ACK leaves with every second full segment, with what is out of order, and in time | 9293 3.8.6.3, 5681 4.2 |
+//! | retransmissions without an answer back off exponentially, except for a first probe | 6298 5.5, 8985 7.3 |
+//! | a reset, or an ACK without information, answers a segment or ends the connection | 9293 3.10.7, 5961 7 |
+//! | with a long RTT, bursts are a first flight or paced | 6928 2 |
+//! | every second full segment and out-of-order data are acknowledged, in time | 9293 3.8.6.3, 5681 4.2 |
 //! | checksums are right | 9293 3.1 |
 //!
-//! It shares nothing with the crate but the format of what links give and take. A violation has the
-//! connection's last segments with it.
+//! It shares only the format of frames and packets with the crate. A violation is reported with the
+//! connection's last segments.
 
 mod ranges;
 mod rules;
@@ -39,7 +39,7 @@ type Verdict = Result<(), String>;
 /// Segments of each connection that are kept.
 const HISTORY: usize = 60;
 
-/// What a link and a stack are set to.
+/// The settings of a link and a stack.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     mtu: usize,
@@ -130,7 +130,7 @@ impl Monitor {
         }
     }
 
-    /// What was broken so far, if anything was.
+    /// The first violation so far, if any.
     pub(crate) fn verdict(&self) -> Verdict {
         self.broken.clone().map_or(Ok(()), Err)
     }
@@ -148,7 +148,7 @@ impl Monitor {
         self.verdict()
     }
 
-    /// What arrives next does so at once: so many frames.
+    /// The next frames arrive as one batch.
     pub(crate) fn batch(&mut self, frames: usize) {
         self.batch.number += 1;
         self.batch.frames = frames;
@@ -163,7 +163,7 @@ impl Monitor {
         };
         let segment = match Segment::read(frame, checksum) {
             Ok(segment) => segment,
-            // What a router says is news to each connection.
+            // An ICMP error may concern each connection.
             Err(Unread::Other) => return self.forget_intervals(),
             Err(Unread::Malformed | Unread::Checksum) => return,
         };
@@ -211,7 +211,7 @@ impl Monitor {
         }
     }
 
-    /// The link has not taken a packet, for want of room.
+    /// The link had no room for a packet.
     pub(crate) fn full(&mut self) {
         self.blocked = true;
         self.forget_intervals();

@@ -18,17 +18,17 @@ use std::time::{Duration, Instant};
 const FIN: u8 = 1;
 const PSH: u8 = 8;
 
-/// What the way from one end to the other is like. Chances are shares of 1.
+/// The properties of a path from one end to the other. Chances are shares of 1.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Path {
     pub(crate) delay: Duration,
-    /// A packet is late by up to this much; what is late by more than its successor is overtaken.
+    /// A packet is late by up to this much; a packet that is later than its successor is overtaken.
     pub(crate) jitter: Duration,
     /// Bytes per second; `None` is without limit.
     pub(crate) rate: Option<u64>,
     /// Packets that wait for their turn at most.
     pub(crate) queue: usize,
-    /// The link says that its queue is full, instead of dropping what does not fit.
+    /// The link reports a full queue, instead of dropping packets.
     pub(crate) says_full: bool,
     pub(crate) loss: f64,
     pub(crate) duplication: f64,
@@ -55,7 +55,7 @@ impl Path {
     };
 }
 
-/// What happens at some time: something reaches an end, or only an end's queue has room again.
+/// An event: a packet reaches an end, or an end's queue has room again.
 #[derive(Debug, PartialEq, Eq)]
 struct Event {
     at: Instant,
@@ -82,7 +82,7 @@ struct State {
     paths: [Path; 2],
     /// When each queue is empty.
     free_at: [Instant; 2],
-    /// When what is in each queue has left it.
+    /// Departure times of the packets in each queue.
     departures: [VecDeque<Instant>; 2],
     events: BinaryHeap<Reverse<Event>>,
     serial: u64,
@@ -93,7 +93,7 @@ struct State {
     lost: u64,
 }
 
-/// Two ends and what lies between.
+/// Two ends and the paths between them.
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     name: &'static str,
@@ -136,8 +136,8 @@ impl Network {
         }
     }
 
-    /// An end, and beside it a monitor. `ack_delay`: that of its stack; `lateness`: how late a stack may
-    /// do what is due.
+    /// An end, and beside it a monitor. `ack_delay`: that of its stack; `lateness`: how late a stack
+    /// may handle a deadline.
     pub(crate) fn end(
         &self,
         index: usize,
@@ -163,7 +163,7 @@ impl Network {
         self.lock().events.peek().map(|Reverse(event)| event.at)
     }
 
-    /// Lets arrive what is due.
+    /// Delivers packets that are due.
     pub(crate) fn run(&self) {
         let now = self.clock.now();
         let mut state = self.lock();
@@ -182,14 +182,14 @@ impl Network {
         }
     }
 
-    /// What the monitors have found so far.
+    /// The monitors' violations so far.
     pub(crate) fn verdict(&self) -> Result<(), String> {
         let state = self.lock();
         let mut monitors = state.monitors.iter().flatten();
         monitors.try_for_each(Monitor::verdict)
     }
 
-    /// What they find when the run is over.
+    /// Their violations at the end of the run.
     pub(crate) fn finish(&self) -> Result<(), String> {
         let now = self.clock.now();
         let mut state = self.lock();
@@ -277,7 +277,7 @@ impl State {
             let at = self.arrival(from, departure);
             self.push(at, 1 - from, Some((bytes.clone(), checksum)));
         }
-        // What the link vouches for is not looked at again.
+        // Packets with partial or verified checksums would not be checked again.
         if !checksum.is_vouched_for() && self.chance(path.corruption) {
             let (at, bit) = (self.rng.usize(0..bytes.len()), self.rng.u32(0..8));
             bytes[at] ^= 1 << bit;
@@ -351,7 +351,7 @@ impl Link for End {
     fn wake(&self) {}
 }
 
-/// What a network card makes of a packet that it is to cut into segments: IPv4 only.
+/// Cuts a packet into segments as a network card does: IPv4 only.
 fn cut(packet: &Packet<'_>, bytes: Vec<u8>) -> Vec<Vec<u8>> {
     let Some(size) = packet.segment.map(|size| usize::from(size.get())) else {
         return vec![bytes];
@@ -394,7 +394,7 @@ fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     sum.checksum()
 }
 
-/// What a router says to who sent a packet that is too big (RFC 1191, RFC 4443 3.2).
+/// A router's report to the sender of a packet that is too big (RFC 1191, RFC 4443 3.2).
 fn too_big(packet: &[u8], mtu: usize) -> Vec<u8> {
     let word = (mtu as u32).to_be_bytes();
     let v6 = packet[0] >> 4 == 6;

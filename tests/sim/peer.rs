@@ -22,7 +22,7 @@ fn piece(stream: usize, from: u64, len: usize) -> Vec<u8> {
         .collect()
 }
 
-/// What is left to be done with a connection.
+/// The remaining work of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// It sends, receives, or both.
@@ -44,7 +44,7 @@ pub(crate) struct Peer {
     total: u64,
     pub(crate) sent: u64,
     pub(crate) received: u64,
-    /// What the other side is to send.
+    /// Bytes that the other side is to send.
     expected: u64,
     shut: bool,
     at_end: bool,
@@ -226,7 +226,7 @@ impl Peer {
         self.stage != Stage::Talks
     }
 
-    /// Everything that the crate says of its buffers.
+    /// The documented invariants of the buffers.
     pub(crate) fn check(&self, scene: &Scene) -> Result<(), Failure> {
         match &self.socket {
             Some(socket) => scene.check_buffers(socket),

@@ -1,25 +1,25 @@
-//! What a run is like: everything that is random about it and known before it begins.
+//! The plan of a run: all random choices made before it begins.
 
 use crate::network::Path;
 use fastrand::Rng;
 use sosplice::link::Capabilities;
 use std::time::Duration;
 
-/// Whether somebody breaks off, and a run need not deliver everything.
+/// Whether an application aborts, so that a run need not deliver all bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manners {
-    /// Everybody sends all and reads to the end: everything arrives.
+    /// All applications send all bytes and read to the end: all bytes arrive.
     Polite,
     /// Some abort, or close with bytes unread; networks break for long; links and pools go.
     Rude,
 }
 
-/// How an application hears that it can go on.
+/// How an application is notified that it can continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hears {
     /// It tries all the time.
     Polls,
-    /// A poller tells, once for each change.
+    /// By a poller, once for each change.
     Edges,
 }
 
@@ -69,11 +69,11 @@ pub(crate) struct Plan {
     pub(crate) stacks: [StackPlan; 4],
     pub(crate) pools: Vec<PoolPlan>,
     pub(crate) conns: Vec<ConnPlan>,
-    /// Chance in ten-thousandths that time goes on although somebody could work.
+    /// Chance in ten-thousandths that time advances although an actor has work.
     pub(crate) hesitates: u32,
-    /// Chance in hundredths, for each actor, that it does not do what it could now.
+    /// Chance in hundredths, for each actor, that it postpones its work.
     pub(crate) laziness: u32,
-    /// When a stack's link goes for good, and which.
+    /// When a stack's link fails permanently, and which.
     pub(crate) link_goes: Option<(Duration, usize)>,
     /// When the first pool is dropped.
     pub(crate) pool_goes: Option<Duration>,

@@ -13,7 +13,7 @@ use std::io;
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-/// A splice that is there, and what is known about it.
+/// A present splice, and its expected state.
 #[derive(Debug)]
 struct Active {
     splice: Splice,
@@ -26,7 +26,7 @@ struct Active {
     pool: usize,
 }
 
-/// What one socket receives and another one sends.
+/// One direction of a relay.
 #[derive(Debug)]
 struct Way {
     name: String,
@@ -40,7 +40,7 @@ struct Way {
     carried: Chain,
     /// Copies by hand until so many more bytes are moved.
     by_hand: u64,
-    /// Splices with a time limit that may still follow: else nothing would ever stand still.
+    /// Number of further splices with a time limit, so that the run ends.
     timed: u32,
     done: bool,
 }
@@ -191,7 +191,7 @@ impl Relay {
             .collect()
     }
 
-    /// When nobody has anything to do: no splice is left whose time was over.
+    /// When all actors are idle: no splice may be left after its timeout.
     pub(crate) fn check_timers(&self, scene: &Scene) -> Result<(), Failure> {
         let now = scene.clock.now();
         for way in &self.ways {
@@ -206,7 +206,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Before time goes on: looks at everything.
+    /// Before time advances: samples all splices.
     pub(crate) fn sample(&mut self, scene: &Scene) -> Result<(), Failure> {
         let now = scene.clock.now();
         for way in &mut self.ways {
@@ -321,7 +321,7 @@ impl Way {
         Ok(Step::Something)
     }
 
-    /// Before time goes on: when it last moved something.
+    /// Before time advances: records the latest progress.
     fn sample(&mut self, now: Instant) -> Result<(), Failure> {
         let Some(active) = &mut self.active else {
             return Ok(());
@@ -374,7 +374,7 @@ impl Way {
             Cause::Eof => {
                 let mut one = [0];
                 let result = self.source.recv(&mut one);
-                // Somebody rude may have sent a reset after it.
+                // A rude application may have sent a reset after it.
                 let right = matches!(result, Ok(0)) || scene.is_rude();
                 check(right, || {
                     format!("way {}: after the end of the stream: {result:?}", self.name)

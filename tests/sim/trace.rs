@@ -1,4 +1,4 @@
-//! What happened, in order: a hash, so that two runs can be compared, and lines of text if asked for.
+//! The events in order: a hash, so that two runs can be compared, and lines of text on demand.
 
 use crate::clock::SetClock;
 use std::fmt::Display;
@@ -33,7 +33,7 @@ impl Trace {
         self.hash.store(hash, Ordering::Relaxed);
     }
 
-    /// A line, made only if somebody reads it; `value` goes into the hash.
+    /// A line, made only on demand; `value` goes into the hash.
     pub(crate) fn line<T: Display>(&self, value: u64, text: impl FnOnce() -> T) {
         self.mix(value);
         self.mix(self.clock.passed().as_nanos() as u64);

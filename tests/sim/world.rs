@@ -1,12 +1,12 @@
-//! Four stacks, two networks, pools and applications, and the scheduler that decides who goes on.
+//! Four stacks, two networks, pools and applications, and the scheduler of the actors.
 //!
 //! ```text
 //! clients, stack 0 -- network a -- stack 1, proxy, stack 2 -- network b -- stack 3, servers
 //! ```
 //!
-//! Everything runs in one thread. In each step one actor that may have something to do is picked at
-//! random. When nobody has anything to do, time jumps to the next moment at which something happens;
-//! when there is no such moment, the run is over. Then everybody must have finished.
+//! All of it runs in one thread. In each step one actor that may have work is picked at random. When
+//! all are idle, time jumps to the next event; when there is none, the run ends. Then all actors must
+//! have finished.
 
 use crate::clock::SetClock;
 use crate::ear::{Ear, Ears};
@@ -28,7 +28,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What went wrong in a run.
+/// The fault of a run.
 pub(crate) type Failure = String;
 
 pub(crate) fn fail<T>(why: impl Into<String>) -> Result<T, Failure> {
@@ -40,14 +40,14 @@ pub(crate) fn check(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(
 }
 
 const PORT: u16 = 80;
-/// For what is not to end by a timer.
+/// A timeout that must not expire.
 const NEVER: Duration = Duration::from_secs(48 * 3600);
 /// A run that can finish does within this time. (It can take long: without a sample of the round trip,
 /// which a network that drops half of each burst leaves none of, a retransmission waits for a minute.)
 const LONGEST: Duration = Duration::from_secs(20 * 3600);
 const MOST_STEPS: u64 = 20_000_000;
 
-/// What a pool must have counted.
+/// The expected counters of a pool.
 #[derive(Debug, Default)]
 struct Tally {
     started: Cell<u64>,
@@ -55,7 +55,7 @@ struct Tally {
     ends: RefCell<Vec<Cause>>,
 }
 
-/// What everybody in a run sees.
+/// The state shared by all actors of a run.
 #[derive(Debug)]
 pub(crate) struct Scene {
     pub(crate) plan: Plan,
@@ -64,7 +64,7 @@ pub(crate) struct Scene {
     pub(crate) pools: RefCell<Vec<Option<SplicePool>>>,
     tallies: Vec<Tally>,
     ears: Ears,
-    /// When somebody last received something.
+    /// When bytes were last received.
     pub(crate) delivered_at: Cell<Duration>,
 }
 
@@ -148,7 +148,7 @@ impl Scene {
         Ok(())
     }
 
-    /// The pool has counted what its splices did.
+    /// Compares the pool's counters with its splices.
     fn check_pool(&self, index: usize, pool: &SplicePool) -> Result<(), Failure> {
         let (stats, tally) = (pool.stats(), &self.tallies[index]);
         let ends = tally.ends.borrow();
@@ -204,7 +204,7 @@ pub(crate) struct World {
     steps: u64,
 }
 
-/// What a run was like.
+/// The statistics of a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Outcome {
     pub(crate) hash: u64,
@@ -444,7 +444,7 @@ impl World {
         let next = if jumps {
             match self.next() {
                 Some(next) if next > now => next,
-                // A deadline that is over, and nobody who serves it: it must not stay.
+                // An expired deadline that no actor handles must not stay.
                 Some(_) => now + Duration::from_nanos(1000),
                 None => return Ok(false),
             }
@@ -509,7 +509,7 @@ impl World {
         }
     }
 
-    /// What holds at all times.
+    /// Checks the invariants.
     fn check(&mut self) -> Result<(), Failure> {
         for relay in &mut self.relays {
             relay.sample(&self.scene)?;

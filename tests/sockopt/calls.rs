@@ -1,4 +1,4 @@
-//! What calls mean: forms, buffers, time, flavors, threads.
+//! The semantics of calls: forms, buffers, time, flavors, threads.
 
 use crate::{FREEBSD, OPENBSD, Process, Splice, abi, posed_stream, read};
 use sosplice::Socket;
@@ -181,7 +181,7 @@ fn idle_is_a_lifetime_on_freebsd_and_idle_on_openbsd() {
     }
 }
 
-/// The call is the program's, what lasts is the source's.
+/// The program's system applies to the call, the source's flavor to the splice.
 #[test]
 fn a_call_has_its_programs_flavor_and_a_splice_its_sources() {
     for (caller, source) in [(FREEBSD, Flavor::OpenBsd), (OPENBSD, Flavor::FreeBsd)] {
@@ -228,7 +228,7 @@ fn a_call_has_its_programs_flavor_and_a_splice_its_sources() {
 fn what_the_option_cannot_say_comes_from_the_defaults() {
     let process = Process::new(FREEBSD);
     let ((s, user), (ss, server)) = (process.connect(), process.connect());
-    // The option says that there is no limit and no timeout.
+    // The option has no limit and no timeout.
     let defaults = Options::default()
         .pool(process.pool.clone())
         .forward_eof(true)
@@ -272,7 +272,7 @@ fn a_failed_call_leaves_a_running_splice_alone() {
     }
 }
 
-/// A splice does not keep a socket open, and a number means what it means at the time of the call.
+/// A splice does not keep a socket open, and a number is resolved at the time of the call.
 #[test]
 fn closing_a_descriptor_ends_the_splice() {
     let process = Process::new(OPENBSD);
@@ -331,7 +331,7 @@ fn of_two_threads_that_unsplice_one_succeeds() {
     }
 }
 
-/// Somebody's own table, in which another thread puts another socket under the same number.
+/// A custom table, in which another thread replaces the socket of a number.
 struct Changing {
     sockets: Mutex<Vec<Socket>>,
     asked: Mutex<Vec<(i32, Rights)>>,

@@ -96,6 +96,6 @@ fn openbsd_asks_for_no_rights() {
     assert_eq!(pairs.process.splice(source, Splice::to(sink)), Ok(()));
     assert_eq!(pairs.process.count(source), 0);
     assert_eq!(pairs.process.splice(source, Splice::UNSPLICE), Ok(()));
-    // A table of somebody else's may: the number is OpenBSD's EPERM.
+    // A custom table may return it: the number is OpenBSD's EPERM.
     assert_eq!(Errno::ENOTCAPABLE.number(Flavor::OpenBsd), 1);
 }

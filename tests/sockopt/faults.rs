@@ -1,5 +1,5 @@
-//! Which fault a call is told of: every single one, and of every two that can come together the one
-//! that the system looks for first. The orders are data.
+//! The reported fault of a call: every single one, and of every possible pair the one that the system
+//! checks first. The orders are data.
 
 use crate::{Process, Splice, abi, posed_stream};
 use sosplice::error::Flavor;
@@ -54,8 +54,7 @@ const RIGHT: Call = Call {
     workers: 1,
 };
 
-/// What is wrong, what it is about (two faults about the same thing exclude each other), and the
-/// answer.
+/// A fault, its subject (two faults of the same subject exclude each other), and the error.
 struct Fault {
     name: &'static str,
     about: u32,
@@ -198,7 +197,7 @@ impl Call {
             assert_eq!(process.trace(), before, "{self:?}");
             assert_eq!(pool.stats().started, 0, "{self:?}");
         }
-        // What the int form can say as well has the same answer.
+        // Requests that fit the int form have the same result in it.
         let is_int = (self.max, self.idle, self.cut) == (0, (0, 0), None);
         if abi.flavor == Flavor::OpenBsd && is_int && result.is_err() {
             assert_eq!(set(&fd_in_option.to_ne_bytes()), result, "{self:?}");

@@ -1,4 +1,4 @@
-//! Bytes that nobody would write: no call panics, and one that fails changes nothing.
+//! Arbitrary bytes: no call panics, and a failed one changes nothing.
 
 use crate::{FREEBSD, OPENBSD, Process, Splice, abi, read};
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ fn abis() -> impl Strategy<Value = Abi> {
     (flavor, layout).prop_map(|(flavor, layout)| abi(flavor, layout))
 }
 
-/// What a call passes: nothing, anything, or something that is nearly right.
+/// The value of a call: none, arbitrary bytes, or a nearly valid one.
 #[derive(Debug, Clone)]
 enum Value {
     Null,
@@ -80,7 +80,7 @@ proptest! {
             if set.is_err() {
                 prop_assert_eq!(process.trace(), before);
             }
-            // What the splices of these calls do is none of this test's.
+            // The effects of these calls' splices are not tested here.
             let before = process.trace();
             let mut out = vec![0; length];
             let got = sockopt::get_splice(&process.table, fd, &mut out, abi);
@@ -91,7 +91,7 @@ proptest! {
                 return Ok(());
             }
         }
-        // The limit is what it was.
+        // The limit is unchanged.
         user.send(b"567890abc").unwrap();
         process.run();
         prop_assert_eq!(process.count(s), 10);

@@ -53,7 +53,7 @@ fn f07_splice_listen() {
         let unsplice = process.splice(listening, Splice::UNSPLICE);
         assert_eq!(unsplice, Err(as_unspliced));
         assert_eq!(process.count(listening), 0);
-        assert!(process.is_source(left), "the other splice goes on");
+        assert!(process.is_source(left), "the other splice continues");
     }
 }
 

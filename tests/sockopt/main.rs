@@ -1,7 +1,7 @@
 //! The option as bytes, as programs of FreeBSD and OpenBSD use it: the cases of both systems' suites
-//! that are about calls, all faults and all pairs of faults, and bytes that nobody would write.
+//! that are about calls, all faults and all pairs of faults, and arbitrary bytes.
 //!
-//! Here the bench: a table, a pool without threads, a clock that is set, and sockets in any state.
+//! Here the bench: a table, a pool without threads, a clock set by hand, and sockets in any state.
 
 #![allow(
     clippy::unwrap_used,
@@ -74,7 +74,7 @@ impl Splice {
     }
 }
 
-/// A process: its descriptors, and a pool that works when it is told to.
+/// A process: its descriptors, and a pool driven by the test.
 pub(crate) struct Process {
     pub(crate) table: Table,
     pub(crate) abi: Abi,
@@ -176,14 +176,14 @@ impl Process {
     }
 }
 
-/// A socket whose protocol says this.
+/// A socket whose protocol reports this state.
 fn posed(state: SoState) -> Socket {
     let end = SocketEnd::new(1000, 1000);
     end.connected();
     Socket::new(end, Posed::new(state))
 }
 
-/// A stream, with a way to change what it says, and three bytes to be read.
+/// A stream, with a way to change its reported state, and three bytes to be read.
 pub(crate) fn posed_stream() -> (Socket, Arc<Posed>) {
     let end = SocketEnd::new(1000, 1000);
     end.connected();

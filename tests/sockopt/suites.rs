@@ -95,7 +95,7 @@ fn error(process: &Process, fd: i32) -> i32 {
     i32::from_ne_bytes(bytes)
 }
 
-/// What OpenBSD's relay does: splice, wait, ask for the error and the count, splice again.
+/// The sequence of OpenBSD's relay: splice, wait, ask for the error and the count, splice again.
 #[test]
 fn openbsds_relay_splices_again_for_the_rest() {
     for layout in [Layout::Lp64, Layout::Ilp32] {
@@ -113,7 +113,7 @@ fn openbsds_relay_splices_again_for_the_rest() {
             assert_eq!(error(&process, left), 0);
             assert_eq!(read(&server), expected.as_bytes());
         }
-        // A limit that does not hold any more is gone.
+        // The former limit does not apply any more.
         assert_eq!(
             process.errno(process.set(left, Some(&right.to_ne_bytes()))),
             Ok(())

@@ -1,4 +1,4 @@
-//! What fails, how, and how often.
+//! Errors: which, and how often.
 
 use super::nets::{LIMIT, Listener, Net, Stream};
 use super::streams::nobody;
@@ -79,7 +79,7 @@ pub(crate) fn refused(net: &impl Net) {
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
 }
 
-/// The backlog is full: nobody answers.
+/// The backlog is full: no answer.
 pub(crate) fn a_black_hole(net: &impl Net) {
     let listener = net.bind_narrow();
     let at = listener.local_addr();
@@ -131,12 +131,12 @@ pub(crate) fn unread_bytes_reset_the_peer(net: &impl Net) {
     assert_eq!(
         client.read(&mut [0; 9]).unwrap(),
         0,
-        "an error is told once"
+        "an error is reported once"
     );
     assert_eq!(client.write_error(), Some(ErrorKind::BrokenPipe));
 }
 
-/// A connection that the peer has reset, and what its user has not been told yet.
+/// A connection that the peer has reset, with the error not reported yet.
 fn reset<N: Net>(net: &N) -> N::Stream {
     let (client, server) = net.pair();
     server.set_linger(Some(Duration::ZERO));
@@ -150,7 +150,11 @@ pub(crate) fn a_write_after_a_reset(net: &impl Net) {
     for _ in 0..2 {
         assert_eq!(client.write_error(), Some(ErrorKind::BrokenPipe));
     }
-    assert_eq!(client.read(&mut [0; 9]).unwrap(), 0, "the error was told");
+    assert_eq!(
+        client.read(&mut [0; 9]).unwrap(),
+        0,
+        "the error was reported"
+    );
 }
 
 pub(crate) fn a_reset_wakes_the_writer(net: &impl Net) {

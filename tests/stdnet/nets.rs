@@ -77,11 +77,11 @@ pub(crate) trait Net {
     /// Where servers listen, at port 0.
     fn server(&self) -> SocketAddr;
     fn bind(&self, to: &[SocketAddr]) -> io::Result<Self::Listener>;
-    /// A listener with room for one connection that nobody accepts.
+    /// A listener with room for one connection, which is not accepted.
     fn bind_narrow(&self) -> Self::Listener;
     fn connect(&self, to: &[SocketAddr]) -> io::Result<Self::Stream>;
     fn connect_timeout(&self, to: SocketAddr, timeout: Duration) -> io::Result<Self::Stream>;
-    /// The system's value of what differs, or ours.
+    /// Selects the system's value, or ours, of a difference.
     fn either<T>(&self, system: T, ours: T) -> T;
 
     fn listen(&self) -> Self::Listener {

@@ -1,4 +1,4 @@
-//! What works: bytes, ends, clones, options.
+//! Streams: bytes, ends, clones, options.
 
 use super::nets::{Listener, Net, Stream};
 use std::io::{ErrorKind, IoSlice, IoSliceMut};
@@ -17,7 +17,7 @@ pub(crate) fn addresses_are_those_of_the_other_side(net: &impl Net) {
     assert_eq!(server.local_addr(), listener.local_addr());
 }
 
-/// A port where nobody listens.
+/// A closed port.
 pub(crate) fn nobody(net: &impl Net) -> SocketAddr {
     net.listen().local_addr()
 }

@@ -1,4 +1,4 @@
-//! Virtual time: it stands still until a test sets it.
+//! Virtual time: it changes only when a test sets it.
 
 #![allow(dead_code, reason = "not every test asks everything of it")]
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A clock that is set. Never goes back.
+/// A clock set by hand. Never decreases.
 #[derive(Debug)]
 pub(crate) struct SetClock {
     start: Instant,

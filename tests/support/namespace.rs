@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-/// Whether this process may make namespaces and TUN devices. If not, says so (see [`skip`]).
+/// Whether this process may make namespaces and TUN devices. If not, prints a message (see [`skip`]).
 pub(crate) fn available(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     let driver = File::options()
@@ -25,14 +25,14 @@ pub(crate) fn available(test: &str) -> bool {
     available
 }
 
-/// Says why a test does not run, or fails it if `SOSPLICE_REQUIRE_NET=1` is set.
+/// Prints why a test does not run, or fails it if `SOSPLICE_REQUIRE_NET=1` is set.
 pub(crate) fn skip(test: &str, why: &str) {
     let required = std::env::var("SOSPLICE_REQUIRE_NET").is_ok_and(|value| value == "1");
     assert!(!required, "{test}: {why}");
     println!("{test}: skipped, {why}");
 }
 
-/// Runs a command and fails with what it said if it does.
+/// Runs a command; on failure panics with its output.
 pub(crate) fn run(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(
@@ -42,7 +42,7 @@ pub(crate) fn run(command: &mut Command) {
     );
 }
 
-/// A network namespace that goes when dropped.
+/// A network namespace that is deleted when dropped.
 #[derive(Debug)]
 pub(crate) struct Namespace {
     name: String,
@@ -93,9 +93,9 @@ impl Namespace {
         self.ip(&format!("link set {device} mtu {mtu} txqueuelen 10000 up"));
     }
 
-    /// Waits until what is sent into a device that a program has just opened arrives there. The kernel
-    /// sets its queues going a moment after the opening, and drops what comes earlier; who connects
-    /// then waits a second for its next SYN.
+    /// Waits until packets sent into a device that a program has just opened arrive there. The kernel
+    /// starts its queues a moment after the opening, and drops earlier packets; a connection would then
+    /// wait a second for its next SYN.
     #[allow(dead_code, reason = "not every test needs it")]
     #[allow(clippy::disallowed_methods, reason = "`ip` waits for nothing")]
     pub(crate) fn wait_until_up(&self, device: &str) {
@@ -133,7 +133,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // A test that fails should say why it failed, not that this did.
+        // Ignored, so that the failure of a test is reported, not this one.
         Command::new("ip")
             .args(["netns", "del", &self.name])
             .status()

@@ -1,4 +1,4 @@
-//! A protocol that says what it is told to say, and does nothing.
+//! A protocol with a settable state, which does nothing.
 
 use sosplice::protocol::{Protocol, SoState};
 use std::sync::{Arc, Mutex};

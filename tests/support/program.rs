@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// What a command prints; fails with what it says if it fails.
+/// The output of a command; on failure panics with its output.
 pub(crate) fn output(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let complaints = String::from_utf8_lossy(&output.stderr);
@@ -68,7 +68,7 @@ impl Program {
         said.clone()
     }
 
-    /// Asks it to end, and waits for that.
+    /// Sends it SIGTERM, and waits for its end.
     pub(crate) fn terminate(&mut self, limit: Duration) -> ExitStatus {
         let id = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
@@ -80,7 +80,7 @@ impl Program {
         let waited = self.silence.recv_timeout(limit);
         assert!(
             waited != Err(RecvTimeoutError::Timeout),
-            "it goes on, {limit:?} long"
+            "it did not end in {limit:?}"
         );
         self.child.wait().unwrap()
     }

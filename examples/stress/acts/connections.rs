@@ -12,8 +12,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// A new socket for everybody. Readers and writers wait for a short time, or, in one case of many,
-/// until the reaper comes.
+/// Shares a new socket. Readers and writers wait for a short time or, rarely, until the reaper ends the
+/// socket.
 pub(crate) fn share(stage: &Stage, random: &mut Random, socket: impl Into<Handle>) {
     let socket = socket.into();
     let patience = |random: &mut Random| {
@@ -42,7 +42,7 @@ pub(super) fn local_pair(stage: &Stage, random: &mut Random) -> Verdict {
     Ok(())
 }
 
-/// Who dials, and the host at the other end of its link.
+/// The connecting host, and the one at the other end of its link.
 fn ends<'a>(stage: &'a Stage, random: &mut Random) -> (&'a Host, &'a Host) {
     let network = random.pick(&stage.world.networks);
     let from = random.below(2);
@@ -85,7 +85,7 @@ pub(super) fn wait_connected(stage: &Stage, random: &mut Random) -> Verdict {
         .map_err(verdict::of_wait)
 }
 
-/// Nobody answers: the frames go to a stack that does not have the address.
+/// No answer: the frames go to a stack that does not have the address.
 pub(super) fn connect_to_nobody(stage: &Stage, random: &mut Random) -> Verdict {
     let (from, _) = ends(stage, random);
     let timeout = random.millis(1..=20);
@@ -96,8 +96,7 @@ pub(super) fn connect_to_nobody(stage: &Stage, random: &mut Random) -> Verdict {
     }
 }
 
-/// Nobody listens at that port. The answer is not waited for when the link is full, so it may be
-/// lost each time that it is given.
+/// A closed port. The reset is dropped when the link is full, so it may be lost each time.
 pub(super) fn connect_refused(stage: &Stage, random: &mut Random) -> Verdict {
     let (from, to) = ends(stage, random);
     match TcpStream::connect(&from.stack, to.at(9)) {
@@ -120,7 +119,7 @@ pub(super) fn connect_badly(stage: &Stage, random: &mut Random) -> Verdict {
     verdict::of_mistake(TcpSocket::new(&from.stack).start(address), right)
 }
 
-/// Whoever waits in `accept` returns, and who has not been accepted is reset.
+/// Threads in `accept` return, and connections that were not accepted are reset.
 pub(super) fn relisten(stage: &Stage, random: &mut Random) -> Verdict {
     let (host, _) = ends(stage, random);
     host.listen().map_err(|error| verdict::of_bind(&error))
@@ -146,7 +145,7 @@ pub(super) fn duplicate(stage: &Stage, random: &mut Random) -> Verdict {
     Ok(())
 }
 
-/// A slot's handle goes; the last one of a socket closes it.
+/// Drops a slot's handle; the last one of a socket closes it.
 pub(super) fn close(stage: &Stage, random: &mut Random) -> Verdict {
     let socket = stage.arena.sockets.take(random).ok_or_else(nothing_there)?;
     drop(socket);

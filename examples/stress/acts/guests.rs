@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-/// How long a splice may take to end whose pool is gone: a pass may have to end.
+/// How long a splice may take to end after its pool was dropped: a pass may have to finish.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Turns of a driver that are enough for a handshake.
 const TURNS: usize = 1_000_000;
@@ -40,7 +40,7 @@ pub(super) fn guest_pool(stage: &Arc<Stage>, random: &mut Random) -> Verdict {
     for splice in splices {
         let Some(end) = splice.wait_timeout(PATIENCE) else {
             return Err(forbidden(format!(
-                "it goes on without its pool: {splice:?}"
+                "it continues without its pool: {splice:?}"
             )));
         };
         if end.cause == Cause::Unspliced && splice.unsplice().is_ok() {
@@ -50,7 +50,7 @@ pub(super) fn guest_pool(stage: &Arc<Stage>, random: &mut Random) -> Verdict {
     Ok(())
 }
 
-/// Two stacks that live as long as the two sockets, which everybody shares.
+/// Two stacks that live as long as the two sockets, which all threads share.
 pub(super) fn guest_stacks(stage: &Arc<Stage>, random: &mut Random) -> Verdict {
     let connect = || -> anyhow::Result<[TcpStream; 2]> {
         let (a, b) = memory::pair(memory::Config::default());
@@ -63,8 +63,7 @@ pub(super) fn guest_stacks(stage: &Arc<Stage>, random: &mut Random) -> Verdict {
     share(stage, random, connect())
 }
 
-/// As [`guest_stacks`], but the driver of one of them is dropped: its connections have no network
-/// any more.
+/// As [`guest_stacks`], but the driver of one of them is dropped: its connections fail.
 pub(super) fn lost_link(stage: &Arc<Stage>, random: &mut Random) -> Verdict {
     let connect = || -> anyhow::Result<[TcpStream; 2]> {
         let (a, b) = memory::pair(memory::Config::default());

@@ -1,4 +1,4 @@
-//! Acts that set something, look at something, or put upcalls on and take them off.
+//! Acts that set options, read state, or add and remove upcalls.
 
 use crate::arena::Bell;
 use crate::handle::Handle;
@@ -73,7 +73,7 @@ pub(super) fn take_error(stage: &Stage, random: &mut Random) -> Verdict {
         .map_or(Ok(()), |error| Err(verdict::of_so_error(error)))
 }
 
-/// What is only read, from every lock that has it.
+/// Reads state under every lock.
 pub(super) fn look(stage: &Stage, random: &mut Random) -> Verdict {
     let socket = stage.arena.sockets.get(random).ok_or_else(nothing_there)?;
     let (memory, bytes) = socket.end().with_rcv(|rcv| (rcv.memory(), rcv.len()));
@@ -84,7 +84,7 @@ pub(super) fn look(stage: &Stage, random: &mut Random) -> Verdict {
     }
     for role in [Role::Source, Role::Sink] {
         if let Some(end) = socket.splice_end(role) {
-            // Formatting reads everything that the end has.
+            // Formatting reads all fields.
             drop(format!("{end:?}"));
         }
     }
@@ -96,7 +96,7 @@ pub(super) fn look(stage: &Stage, random: &mut Random) -> Verdict {
     Ok(())
 }
 
-/// One in four holds a socket, whose peer is shared: whoever drops the upcall closes it.
+/// One in four holds a socket, whose peer is shared: dropping the upcall closes it.
 pub(super) fn add_upcall(stage: &Stage, random: &mut Random) -> Verdict {
     let socket = stage.arena.sockets.get(random).ok_or_else(nothing_there)?;
     let holds = random.maybe(4, |random| {
@@ -114,7 +114,7 @@ pub(super) fn add_upcall(stage: &Stage, random: &mut Random) -> Verdict {
         true => socket.add_rcv_upcall(bell.clone()),
         false => socket.add_snd_upcall(bell.clone()),
     }
-    // A bell with a socket stays with its buffer, to be dropped by whoever closes that.
+    // A bell with a socket stays with its buffer, to be dropped when that is closed.
     if bell.holds.is_none() {
         drop(stage.arena.bells.put(random, bell));
     }

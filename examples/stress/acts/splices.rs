@@ -27,7 +27,7 @@ pub(super) fn join(
     Ok(())
 }
 
-/// Counts the end, and now and then does something on the thread that ends the splice.
+/// Counts the end, and sometimes performs an act on the thread that ends the splice.
 fn watch(
     stage: &Arc<Stage>,
     random: &mut Random,
@@ -56,7 +56,7 @@ fn watch(
     });
 }
 
-/// In the callback of a splice: anything is allowed.
+/// In the callback of a splice, where all calls are allowed.
 fn afterwards(stage: &Arc<Stage>, random: &mut Random) {
     let verdict = match random.below(16) {
         0 => splice(stage, random),
@@ -162,7 +162,7 @@ pub(super) fn poll_for_end(stage: &Arc<Stage>, random: &mut Random) -> Verdict {
     Ok(())
 }
 
-/// Bytes never become fewer, and an end stays as it is.
+/// Counts never decrease, and an end does not change.
 pub(super) fn look_at_splice(stage: &Arc<Stage>, random: &mut Random) -> Verdict {
     let splice = stage.arena.splices.get(random).ok_or_else(nothing_there)?;
     let before = (splice.end(), splice.bytes());
@@ -180,7 +180,7 @@ pub(super) fn forget_splice(stage: &Arc<Stage>, random: &mut Random) -> Verdict 
     Ok(())
 }
 
-/// Options that cannot be: nothing may have changed.
+/// Invalid options: nothing may change.
 pub(super) fn splice_badly(stage: &Arc<Stage>, random: &mut Random) -> Verdict {
     let source = stage.arena.sockets.get(random).ok_or_else(nothing_there)?;
     let sink = stage.arena.sockets.get(random).ok_or_else(nothing_there)?;

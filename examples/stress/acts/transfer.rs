@@ -8,7 +8,7 @@ use sosplice::buf::{Buf, Chain};
 use std::net::Shutdown;
 use std::sync::atomic::Ordering;
 
-/// Most bytes of a call.
+/// Maximum bytes of a call.
 const MOST: usize = 64 * 1024;
 
 pub(super) fn send(stage: &Stage, random: &mut Random, post: &Post) -> Verdict {

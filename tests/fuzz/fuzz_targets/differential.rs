@@ -1,10 +1,10 @@
-//! The crate's TCP beside plain smoltcp: the same segments of a peer and the same calls at both, and what is
-//! delivered, where it ends and how it is closed is the same. What differs on purpose is in a table,
-//! `tests/differential/twins.rs`.
+//! The crate's TCP beside plain smoltcp: with the same segments of a peer and the same calls, both must
+//! deliver the same data, end at the same position and close alike. Deliberate differences are in a
+//! table, `tests/differential/twins.rs`.
 //!
-//! The input's head is how both are set up; behind it is a program of what the peer and the applications do.
-//! To run it: `.ci/fuzz 60 differential`. `cargo test --test differential` does the same for inputs that
-//! follow seeds.
+//! The input begins with the set-up of both, followed by a program for the peer and the applications.
+//! To run it: `.ci/fuzz 60 differential`. `cargo test --test differential` does the same for inputs
+//! that follow seeds.
 #![no_main]
 
 #[path = "../../support/clock.rs"]

@@ -1,10 +1,10 @@
-//! Any bytes as frames into a stack that listens and has an established connection: nothing panics,
-//! and no invariant of the crate breaks.
+//! Arbitrary bytes as frames into a stack with a listener and an established connection: no panic, and
+//! no invariant of the crate breaks.
 //!
-//! The input is a row of records: a byte that says what to do ([`Act`]), a length in two bytes, and
-//! so many bytes of a frame (or as many as are left). With [`Act::AIM`] an IPv4 or IPv6 segment
-//! becomes one of the established connection: addresses and ports are set, sequence and
-//! acknowledgement number count from where the connection is, lengths are filled in.
+//! The input is a sequence of records: a byte with the action ([`Act`]), a length in two bytes, and
+//! that many bytes of a frame (or as many as are left). With [`Act::AIM`] an IPv4 or IPv6 segment
+//! becomes one of the established connection: addresses and ports are set, sequence and acknowledgement
+//! numbers are relative to the connection's, lengths are filled in.
 //!
 //! To run it: `.ci/fuzz 60 frames`.
 #![no_main]
@@ -25,7 +25,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a record's first byte asks for.
+/// The action in a record's first byte.
 struct Act(u8);
 
 impl Act {
@@ -56,7 +56,7 @@ const SYN: u8 = 2;
 const ACK: u8 = 16;
 const PORT: u16 = 80;
 const PEER_PORT: u16 = 50_000;
-/// What the handshake's SYN has as its number.
+/// The sequence number of the SYN.
 const ISS: u32 = 1000;
 
 /// The stack, and the wire to it.
@@ -131,10 +131,10 @@ impl World {
         let ack = segment(v6, self.rcv_nxt, self.snd_nxt, ACK, &[]);
         self.transmit(&ack, &Act(Act::VOUCHED));
         self.run();
-        assert_eq!(self.accepted.len(), 1, "the connection stands");
+        assert_eq!(self.accepted.len(), 1, "the connection is established");
     }
 
-    /// Whatever the link does not take is no input.
+    /// Frames that the link does not take are ignored.
     fn transmit(&self, bytes: &[u8], act: &Act) {
         let at = if act.has(Act::SPLIT) {
             bytes.len().min(120)

@@ -1,13 +1,13 @@
-//! Any operations in any order on connected pairs and the splices between them, beside a model: a
-//! queue of bytes for each direction.
+//! Random operations on connected pairs and the splices between them, compared with a model: a queue of
+//! bytes for each direction.
 //!
-//! What somebody receives is the next that was sent or spliced that way; a splice's count is what it
-//! has moved; it ends with a cause that is there to be seen, told once; while it lasts and nothing is
-//! left to run, no byte is left that could move, and none of its times is over. The pairs are in
-//! memory, or one of them is a TCP connection of two stacks.
+//! A receiver gets the next bytes that were sent or spliced in its direction; a splice's count is the
+//! number of bytes it moved; it ends with a correct cause, reported once; while it lasts and nothing is
+//! left to run, no byte could move, and none of its timeouts has expired. The pairs are in memory, or
+//! one of them is a TCP connection of two stacks.
 //!
-//! Only counts are asked of a splice. They are enough: each queue has one reader and one writer at a
-//! time, so what is in it does not depend on the order in which splices took turns.
+//! Only the counts of a splice are read. They are enough: each queue has one reader and one writer at a
+//! time, so its contents do not depend on the order of the splices.
 //!
 //! The input is a program of [`World::act`]. To run it: `.ci/fuzz 60 operations`.
 #![no_main]
@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 const SOCKETS: usize = 6;
 /// The connection that may be one of TCP: sockets 0 and 1.
 const TCP: usize = 0;
-/// Time that may pass in all; later the clock stands still.
+/// Time that may pass in all; then the clock stops.
 const MOST: Duration = Duration::from_secs(1 << 31);
 
 /// One end of a connection, and the bytes that it has sent and its peer has not received yet.
@@ -47,9 +47,9 @@ struct Side {
     handles: Vec<Socket>,
     end: Arc<SocketEnd>,
     sent: VecDeque<u8>,
-    /// It has ended what it sends, or somebody has for it.
+    /// It is shut down for writing, by a call or a forwarded end.
     shut: bool,
-    /// It has said that it reads no more.
+    /// It is shut down for reading.
     deaf: bool,
 }
 
@@ -64,9 +64,9 @@ struct Watch {
     began: Instant,
     moved_at: Instant,
     bytes: u64,
-    /// Somebody has undone it.
+    /// It was unspliced by a call.
     unspliced: bool,
-    /// Somebody has read from its source.
+    /// Its source was read by a call.
     robbed: bool,
     told: Arc<Mutex<Vec<End>>>,
 }
@@ -82,7 +82,7 @@ struct World {
     pools: Vec<Option<SplicePool>>,
     network: Option<Network>,
     sides: Vec<Side>,
-    /// By connection: it was reset, or something else has gone wrong with it.
+    /// By connection: it was reset, or has failed otherwise.
     failed: [bool; SOCKETS / 2],
     live: Vec<Watch>,
     started: u64,
@@ -197,7 +197,7 @@ impl World {
     }
 }
 
-// What users do.
+// Operations.
 
 impl World {
     fn send(&mut self, at: usize, count: usize, form: usize) {
@@ -233,7 +233,7 @@ impl World {
         }
     }
 
-    /// An error of a call: one that can be seen to be right, or what has ended the connection or a
+    /// Checks the error of a call: an expected one, or the error that has ended the connection or a
     /// splice.
     fn refused(&mut self, at: usize, why: &io::Error, right: impl Fn(ErrorKind) -> bool) {
         let of_splice = why
@@ -311,7 +311,7 @@ impl World {
         if side.handles.len() == 1 {
             side.shut = true;
             side.deaf = true;
-            // What nobody has read makes it a reset.
+            // Unread bytes cause a reset.
             self.failed[at / 2] |= !side.end.with_rcv(|buf| buf.is_empty());
         }
         side.handles.pop();
@@ -519,7 +519,7 @@ impl World {
     }
 }
 
-// What there is to see of it.
+// Observations.
 
 impl World {
     fn check(&mut self) {
@@ -561,7 +561,7 @@ impl World {
         let mut left = Vec::new();
         for watch in &mut self.live {
             let bytes = watch.splice.bytes();
-            let count = bytes.checked_sub(watch.bytes).expect("a count went back");
+            let count = bytes.checked_sub(watch.bytes).expect("a count decreased");
             if count > 0 {
                 watch.moved_at = now;
                 watch.bytes = bytes;
@@ -597,7 +597,7 @@ impl World {
         }
     }
 
-    /// What else its end has ended.
+    /// Further effects of its end.
     fn forwarded(&mut self, watch: &Watch) {
         let (options, end) = (&watch.options, watch.splice.end().unwrap());
         match end.cause {
@@ -690,8 +690,8 @@ impl World {
         let left = usize::try_from(left).unwrap();
         let want = queued.min(left);
         let enough = want >= watch.options.lowat.min(most).min(left) || closed;
-        // Less than the low-water mark is used if all fits. That it fits now since somebody has read the
-        // rest is no news to the splice: the sink will make more room by itself.
+        // Less than the low-water mark is used if all fits. If it fits now because the rest was read,
+        // the splice is not woken: the sink will make more room by itself.
         let fits = space >= want && !watch.robbed;
         let room = space > 0 && (fits || space >= lowat) && sink.is_connected();
         assert!(

@@ -1,8 +1,8 @@
-//! The option as bytes, any of them, in any order, on sockets in any state: nothing panics, each call
-//! is answered as the tables of `sosplice::sockopt` say, and one that fails changes nothing.
+//! The option as arbitrary bytes, in any order, on sockets in any state: no panic, each call has the
+//! result in the tables of `sosplice::sockopt`, and a failed call changes nothing.
 //!
-//! The answers are computed anew here, question by question, from what there is to see of the
-//! sockets. The input is a program of [`World::act`]. To run it: `.ci/fuzz 60 sockopt`.
+//! The results are computed independently here, check by check, from the visible state of the sockets.
+//! The input is a program of [`World::act`]. To run it: `.ci/fuzz 60 sockopt`.
 #![no_main]
 
 #[path = "../../support/clock.rs"]
@@ -37,13 +37,13 @@ const STATES: [SoState; 5] = [
     SoState::Encrypted,
 ];
 
-/// What a descriptor stands for.
+/// The object of a descriptor.
 #[derive(Debug, Clone)]
 struct Entry {
     /// None is a file.
     socket: Option<Socket>,
     rights: Rights,
-    /// Its own number, to know it again.
+    /// Its own number, to identify it.
     file: usize,
 }
 
@@ -69,7 +69,7 @@ fn see(socket: &Socket) -> Sight {
     }
 }
 
-/// What a call says, as far as the bytes can be read.
+/// The parsed request of a call.
 struct Request {
     fd: i32,
     max: i64,
@@ -144,7 +144,7 @@ fn is_busy(socket: &Socket, role: Role) -> bool {
     socket.end().is_diverted(role)
 }
 
-/// The questions about one socket, in FreeBSD's order; whose answer is bad, and with what.
+/// The checks of one socket, in FreeBSD's order: failed or not, and the error.
 fn questions(socket: &Socket, role: Role, flavor: Flavor) -> [(bool, Errno); 4] {
     let listening = match flavor {
         Flavor::FreeBsd => Errno::EINVAL,
@@ -177,7 +177,7 @@ fn both(source: &Socket, sink: &Socket, flavor: Flavor) -> Result<(), Errno> {
 /// The clients' side of things.
 struct World {
     table: Table,
-    /// What is in the table, by number.
+    /// The contents of the table, by number.
     entries: Vec<Option<Entry>>,
     files: usize,
     peers: Vec<Option<Socket>>,
@@ -209,7 +209,7 @@ impl World {
         world
     }
 
-    /// What the table does with it, and what it should.
+    /// Inserts it, and compares the result with the model.
     fn open(&mut self, socket: Option<Socket>) {
         let entry = Entry {
             socket: socket.clone(),
@@ -347,7 +347,7 @@ fn descriptor(input: &mut Input<'_>) -> i32 {
     }
 }
 
-/// What a call passes: nothing, anything, or something that is nearly right.
+/// The value of a call: none, arbitrary bytes, or a nearly valid one.
 fn value(input: &mut Input<'_>, abi: Abi) -> Option<Vec<u8>> {
     match input.byte() {
         0 => None,
@@ -388,7 +388,7 @@ fn name(input: &mut Input<'_>) -> (i32, i32) {
     }
 }
 
-/// What the option cannot say; what it can say is wrong here, and must play no part.
+/// Settings that the option lacks; limit and timeouts are wrong here, and must be ignored.
 fn defaults(input: &mut Input<'_>, pool: SplicePool) -> Options {
     let form = input.byte();
     let some = |at: u8| form & 1 << at != 0;

@@ -1,9 +1,9 @@
-//! What the targets share: a reader of inputs.
+//! Shared by the targets: a reader of inputs.
 //!
-//! An input is read byte by byte as a program: what to do, then its arguments. Whatever is missing at
-//! its end is 0, so that every input is a program, and a part of one is another.
+//! An input is read byte by byte as a program: operations with arguments. Missing bytes at its end are
+//! 0, so that every input is a valid program, and so is every part of it.
 
-/// What is left of an input.
+/// The rest of an input.
 #[derive(Debug)]
 pub struct Input<'a>(&'a [u8]);
 

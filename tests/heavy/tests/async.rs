@@ -1,4 +1,4 @@
-//! Our sockets where a tokio stream, or one of `futures-io`, goes.
+//! Our sockets as streams of tokio and of `futures-io`.
 
 #![allow(
     clippy::unwrap_used,
@@ -102,7 +102,7 @@ fn futures_io_over_a_pair_with_small_buffers() {
     writer.unwrap().join().unwrap();
 }
 
-/// Counts, and says so.
+/// Counts wakes, and reports them.
 struct Count(AtomicUsize, Sender<()>);
 
 impl Wake for Count {
@@ -202,7 +202,7 @@ fn stacks() -> (Stack, Stack) {
     (server.build().unwrap(), client.build().unwrap())
 }
 
-/// A waker that tells when it is called.
+/// A waker that reports its calls.
 fn bell() -> (Waker, crossbeam_channel::Receiver<()>) {
     let (sender, rung) = crossbeam_channel::bounded(16);
     let count = Arc::new(Count(AtomicUsize::new(0), sender));

@@ -31,15 +31,15 @@ use std::thread;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// For what is to happen.
+/// Time limit for expected events.
 const LONG: Duration = Duration::from_secs(60);
-/// For what is to be given up.
+/// Timeout for requests that must fail.
 const SHORT: Duration = Duration::from_millis(300);
 
 const VIA: &str = "Via: 1.1 http_relay\r\n";
 
 /// Clients, the relay and a stack of backends: red.example and blue.example are hyper, and
-/// script.example what a test makes of it. Nothing listens for dead.example.
+/// script.example is defined by a test. There is no listener for dead.example.
 struct World {
     client: Stack,
     server: Stack,
@@ -100,7 +100,7 @@ impl World {
         stream
     }
 
-    /// What script.example does with a connection, whose PROXY protocol header it has read.
+    /// Sets how script.example serves a connection, after reading its PROXY protocol header.
     fn script(&self, serve: impl Fn(TcpStream) + Clone + Send + 'static) {
         listen(&self.server, 83, move |stream| {
             proxied(&stream);

@@ -39,7 +39,7 @@ impl Ranges {
         known.is_some_and(|known| known.start <= range.start && range.end <= known.end)
     }
 
-    /// What of a range is in the set.
+    /// The parts of a range that are in the set.
     pub(super) fn overlaps(&self, range: &Range<u64>) -> Vec<Range<u64>> {
         let from = self.touching(range.start + 1);
         let known = self.0[from..].iter();

@@ -1,4 +1,4 @@
-//! What is checked of each segment that leaves.
+//! The checks of each sent segment.
 
 use super::segment::Segment;
 use super::view::{Repeats, View, is_older};
@@ -6,12 +6,12 @@ use super::{Limits, Verdict};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// What a peer takes that does not say (RFC 9293 3.7.1).
+/// The MSS of a peer without the option (RFC 9293 3.7.1).
 const DEFAULT_MSS: [usize; 2] = [536, 1220];
 /// RFC 6928 2: the first flight, and the first one after idle time, leave at once.
 const FIRST_FLIGHT: u64 = 14_600;
-/// Bursts are paced by as much as leaves in so much time, at four windows in a round trip at most (twice the
-/// congestion window, which may be twice what is in flight).
+/// Length of a paced burst, at four windows per RTT at most (twice cwnd, which may be twice the amount
+/// in flight).
 const BURST: Duration = Duration::from_millis(3);
 
 /// RFC 6298 2.5.
@@ -63,7 +63,7 @@ impl View {
         })
     }
 
-    /// What was not offered is not accepted (RFC 7323 1.3, 2.2, 2018 2).
+    /// Options that were not offered must not be used (RFC 7323 1.3, 2.2, 2018 2).
     fn check_syn(&mut self, segment: &Segment) -> Verdict {
         let first = self.out.syn.get_or_insert_with(|| segment.clone());
         check(first.seq == segment.seq, || {
@@ -105,8 +105,8 @@ impl View {
         Ok(())
     }
 
-    /// The timestamp that this one must not be older than: the newest so far. What is sent again may be dated back,
-    /// but not to before it was sent for the first time.
+    /// The timestamp that this one must not be older than: the newest so far. A retransmission may have
+    /// an older one, but not older than the original's.
     fn stamp_before(&mut self, segment: &Segment, value: u32) -> Option<u32> {
         let end = self.out.end;
         let start = self.out.position(segment.seq, end).max(0).cast_unsigned();
@@ -122,7 +122,7 @@ impl View {
         self.out.stamp.replace(value)
     }
 
-    /// ACK and window never retreat (RFC 9293 3.8.6), and what is acknowledged has arrived.
+    /// ACK and window never decrease (RFC 9293 3.8.6), and acknowledged data has arrived.
     fn check_ack(&mut self, segment: &Segment, limits: &Limits, now: Instant) -> Verdict {
         let Some(ack) = segment.ack else {
             self.incoming.edge = 1 + u64::from(segment.window);
@@ -231,7 +231,7 @@ impl View {
         let ack = self.incoming.acked;
         let first = blocks.first();
         let mut latest = self.latest.iter().filter(|(at, _)| *at > ack);
-        // What may have been taken since then may have moved the ACK.
+        // Segments that may have been accepted since then may have moved the ACK.
         let moved = self.latest.iter().rev().take_while(|(_, sure)| !sure);
         let moved = moved.map(|(at, _)| at).any(|at| *at <= ack);
         let none = moved || latest.clone().all(|(_, sure)| !sure);
@@ -255,8 +255,8 @@ impl View {
         })
     }
 
-    /// RFC 6298 5.5: the same first byte again and again, and nothing heard that tells more. The first time it
-    /// may be a probe; then intervals double up to the largest.
+    /// RFC 6298 5.5: repeated retransmissions of the same first byte, without new information from the
+    /// peer. The first time it may be a probe; then intervals double up to the largest.
     fn check_backoff(&mut self, segment: &Segment, limits: &Limits, now: Instant) -> Verdict {
         let start = self.out.position(segment.seq, self.out.end);
         let start = start.max(0).cast_unsigned();
@@ -323,7 +323,7 @@ impl View {
         Ok(())
     }
 
-    /// Where the round trip is long, no more leaves at once than a first flight, or what is paced.
+    /// With a long RTT, a burst is at most a first flight, or paced.
     fn check_burst(&mut self, segment: &Segment, limits: &Limits, now: Instant) -> Verdict {
         if self.burst.0 != Some(now) {
             self.burst = (Some(now), 0);

@@ -5,7 +5,7 @@ use sosplice::link::Checksum;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-/// What a segment says.
+/// A parsed segment.
 #[derive(Debug, Clone)]
 pub(super) struct Segment {
     pub(super) source: SocketAddr,
@@ -50,7 +50,7 @@ impl From<smoltcp::wire::Error> for Unread {
 }
 
 impl Segment {
-    /// Reads a packet. `checksum`: what is known of TCP's.
+    /// Reads a packet. `checksum`: the state of TCP's.
     pub(super) fn read(packet: &[u8], checksum: Checksum) -> Result<Segment, Unread> {
         let (ends, transport) = if packet.first().is_some_and(|first| first >> 4 == 6) {
             let ip = Ipv6Packet::new_checked(packet)?;

@@ -31,7 +31,7 @@ static BYTES: [u8; 30_000] = {
 struct Wire {
     monitor: Monitor,
     now: Instant,
-    /// Both say in their SYNs what this has.
+    /// Both offer timestamps in their SYNs.
     stamps: bool,
 }
 
@@ -386,7 +386,7 @@ fn timestamps() {
     wire.leaves(stamped(77, 77));
     wire.breaks("a timestamp that goes back");
 
-    // What is sent again may have an older one, but not one from before it was sent.
+    // A retransmission may have an older one, but not older than the original's.
     let mut wire = Wire::established(true);
     for (value, start, len) in [(80, 0, 10), (90, 10, 10), (80, 0, 10), (80, 10, 10)] {
         wire.holds();
@@ -469,7 +469,7 @@ fn timeouts_that_do_not_double() {
     }
     wire.holds();
 
-    // What the peer says may be a reason.
+    // The peer's segment may be a reason.
     let mut wire = Wire::established(false);
     wire.sends(0, 1000);
     wire.sends(1000, 1000);
@@ -572,7 +572,7 @@ fn an_acknowledgement_that_is_late() {
     wire.passes(1);
     wire.tells(4000, &[]);
     wire.breaks("an ACK that is late");
-    // nor does what is out of order,
+    // nor does out-of-order data,
     let mut wire = Wire::established(false);
     wire.receives(1000, 1000);
     wire.passes(1);
@@ -613,7 +613,7 @@ fn a_wrong_checksum() {
         let why = wire.monitor.verdict().unwrap_err();
         assert!(why.contains("Checksum"), "{why}");
     }
-    // What arrives so has not arrived.
+    // Such a segment does not count as received.
     let mut wire = wire;
     let mut frame = wire.frame(bare(false), false);
     frame[30] ^= 1;

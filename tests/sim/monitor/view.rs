@@ -1,4 +1,4 @@
-//! One connection as it is seen beside one of its ends: what has arrived there.
+//! One connection as seen beside one of its ends.
 
 use super::Batch;
 use super::ranges::Ranges;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// Payload of a full segment is taken to be no less than this (RFC 9293 3.7.1).
 const LEAST_FULL: u64 = 536;
 
-/// What one side sends. Positions count from its SYN, which is 0.
+/// The segments of one side. Positions count from its SYN, which is 0.
 #[derive(Debug, Default)]
 pub(super) struct Way {
     pub(super) syn: Option<Segment>,
@@ -45,17 +45,17 @@ pub(super) struct Repeats {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct View {
-    /// What leaves here, and what arrives.
+    /// Sent segments, and received ones.
     pub(super) out: Way,
     pub(super) incoming: Way,
     /// The bytes that have left; the first one is at position 1.
     pub(super) sent: Vec<u8>,
-    /// What has arrived, what of it more than once, and what of it must have been taken.
+    /// Received ranges, those received more than once, and those that must have been accepted.
     pub(super) arrived: Ranges,
     pub(super) twice: Ranges,
     sure: Ranges,
     stamps: HashSet<u32>,
-    /// Timestamps of what was sent for the first time, and where that ended.
+    /// Timestamps of original transmissions, and their ends.
     pub(super) dates: Vec<(u64, u32)>,
     pub(super) echo: Option<u32>,
     /// Where data began that came ahead of a hole: of the last batch, and one before. Not all of it need have
@@ -64,7 +64,7 @@ pub(super) struct View {
     batch: u64,
     /// Payload of the largest segment that has arrived.
     full: u64,
-    /// Bytes in order that no acknowledgement has told of since then.
+    /// Since when in-order bytes are not acknowledged.
     pub(super) due: Option<Instant>,
     /// When the same first byte left.
     pub(super) repeats: HashMap<u64, Repeats>,
@@ -80,7 +80,7 @@ pub(super) struct View {
     /// A reset has passed.
     pub(super) reset: bool,
     pub(super) silent: bool,
-    /// The link was full: what leaves next was made before.
+    /// The link was full: the next packet was made before.
     pub(super) waited: bool,
     next_syn: Option<Segment>,
 }
@@ -207,7 +207,7 @@ impl View {
         self.again += u64::from(!known.is_empty());
         known.into_iter().for_each(|part| self.twice.insert(part));
         self.arrived.insert(range.clone());
-        // A window that is full, and timestamps of what was overtaken, are reasons to drop it.
+        // A full window, and the timestamps of overtaken segments, are reasons to drop it.
         let newest = self.incoming.stamp;
         let old = |(value, _)| newest.is_some_and(|newest| is_older(value, newest));
         let taken = range.start..range.end.min(self.incoming.edge);

@@ -19,7 +19,7 @@ impl Factory for Loopback {
 
     fn connect(&self, setup: Setup) -> (Socket, Socket) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        // What the kernel itself holds is to be little; the accepted socket inherits it.
+        // Small kernel buffers; the accepted socket inherits them.
         set_socket_recv_buffer_size(&listener, 16_384).unwrap();
         set_socket_send_buffer_size(&listener, 16_384).unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

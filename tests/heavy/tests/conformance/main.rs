@@ -171,7 +171,7 @@ fn trial(world: &'static World, case: &'static Case, flavor: Flavor) -> Trial {
     let (name, factory, dispatch, workers) = *world;
     let config = Config::default().dispatch(dispatch).workers(workers);
     let test = move || {
-        // What lacks a part has nothing to show; the others do.
+        // Cases that do not apply are skipped; the others run.
         let _ = case.run(&factory().into(), config, flavor);
         Ok(())
     };

@@ -105,7 +105,7 @@ impl Factory for Threads {
     }
 }
 
-/// Two stacks that run when they are told to.
+/// Two stacks driven by the test.
 struct Pair {
     setup: Setup,
     client: Stack,
