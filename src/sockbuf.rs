@@ -5,7 +5,7 @@
 
 mod records;
 
-pub use records::Addresses;
+pub use records::{Addresses, Datagram};
 
 use crate::buf::{Buf, Chain, Taken};
 use records::Records;

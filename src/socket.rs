@@ -18,8 +18,6 @@
 mod datagrams;
 pub mod poller;
 
-pub use datagrams::Datagram;
-
 use crate::buf::Chain;
 use crate::callbacks::{self, Once};
 use crate::clock::{Clock, SystemClock};
@@ -28,7 +26,7 @@ use crate::error::{Flavor, SoError};
 use crate::lock::{self, Guard, RCV, SND};
 use crate::protocol::{Protocol, Side, SocketEnd, Upcall, Upcalls, Wakeup};
 use crate::run_list::{self, Budget};
-use crate::sockbuf::Addresses;
+use crate::sockbuf::{Addresses, Datagram};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::sync::Arc;

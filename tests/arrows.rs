@@ -24,6 +24,8 @@ const ARROWS: &str = "
     text_table         ->
     congestion      ->
     keep_alive      ->
+    counter         ->
+    turn            -> sync
     buf             -> lock sync
     sockbuf         -> buf
     end             -> error
@@ -32,7 +34,7 @@ const ARROWS: &str = "
     link            -> buf clock interest lock
     socket          -> protocol run_list callbacks sockbuf buf clock end error interest lock
     socket::poller  -> protocol clock end error interest lock
-    kernel          -> socket protocol run_list sockbuf buf clock keep_alive error lock sync
+    kernel          -> socket protocol run_list sockbuf buf clock keep_alive error lock sync turn
     local           -> socket protocol sockbuf buf error lock sync
     splice          -> socket protocol run_list timer busy text_table events callbacks sockbuf buf affinity clock end error lock sync
     splice::machine -> protocol error sync
@@ -42,8 +44,9 @@ const ARROWS: &str = "
     sockopt::layout -> error
     conformance     -> splice socket protocol sockbuf buf clock error lock
     ip              -> link buf clock lock error sync
-    tcp             -> ip protocol link sockbuf buf congestion keep_alive events error lock sync
-    stack           -> ip tcp socket protocol link run_list timer busy text_table congestion events callbacks sockbuf buf affinity clock end keep_alive error lock sync
+    tcp             -> ip protocol link sockbuf buf congestion keep_alive events error lock sync counter
+    udp             -> protocol link sockbuf buf ip counter turn error lock sync
+    stack           -> udp counter ip tcp socket protocol link run_list timer busy text_table congestion events callbacks sockbuf buf affinity clock end keep_alive error lock sync
 ";
 
 /// The modules that may name the engine.

@@ -43,6 +43,52 @@ impl Addresses {
     }
 }
 
+/// A datagram by reference, and its addresses.
+///
+/// ```
+/// use sosplice::{buf::Buf, sockbuf::{Addresses, Datagram}};
+/// let query = Datagram::new([Buf::copy_of(b"query")], Addresses::to("10.0.0.2:53".parse()?));
+/// assert_eq!((query.len(), query.to_vec()), (5, b"query".to_vec()));
+/// # Ok::<_, std::net::AddrParseError>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Datagram {
+    /// The bytes, in order.
+    pub payload: Gather,
+    /// From where it came, or where it goes.
+    pub addresses: Addresses,
+}
+
+impl Datagram {
+    /// A datagram of these bytes.
+    pub fn new(payload: impl IntoIterator<Item = Buf>, addresses: Addresses) -> Datagram {
+        Datagram {
+            payload: payload.into_iter().collect(),
+            addresses,
+        }
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.payload.iter().map(Buf::len).sum()
+    }
+
+    /// Whether there is no byte.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A copy of the bytes.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut all = Vec::with_capacity(self.len());
+        self.payload
+            .iter()
+            .for_each(|buf| all.extend_from_slice(buf));
+        all
+    }
+}
+
 /// One datagram's place.
 #[derive(Debug, Clone, Copy)]
 struct Record {

@@ -96,7 +96,7 @@ pub(crate) use sealed::Pollable as Sealed;
 /// A type that a [`Poller`] can watch: a [`Socket`], types that dereference to one
 /// ([`TcpStream`](crate::TcpStream), [`UdpSocket`](crate::UdpSocket) and, on Linux, `KernelStream`), a
 /// [`TcpListener`](crate::TcpListener), a [`ConditionalListener`](crate::ConditionalListener), and a
-/// [`UdpListener`](crate::UdpListener).
+/// [`UdpListener`](crate::UdpListener); `PingFlow` and `PingListener` in the same way.
 pub trait Pollable: Sealed {}
 
 /// For types that are sockets.

@@ -2,9 +2,9 @@
 
 use crate::error::SoError;
 use crate::protocol::{Protocol, SocketEnd};
-use crate::sockbuf::Addresses;
+use crate::sockbuf::{Addresses, Datagram};
+use crate::socket::Socket;
 use crate::socket::poller::pollable;
-use crate::socket::{Datagram, Socket};
 use crate::stack::Stack;
 use crate::stack::stream::{each, hop_limit};
 use crate::stack::udp::{HIWAT, LIMIT, NEVER};
