@@ -7,6 +7,7 @@
 
 use super::wire::Tuple;
 use crate::error::SoError;
+use crate::ip::extension;
 use crate::ip::header::icmp_checksum_holds;
 use crate::ip::{self, IPV4_HEADER, IPV6_HEADER, PROTO_TCP, PROTO_UDP};
 use crate::link::Frame;
@@ -107,13 +108,14 @@ fn quoted(quote: &[u8], v4: bool) -> Option<(u8, Tuple, u32)> {
     if quote.len() < least || quote[0] >> 4 != version {
         return None;
     }
-    let (protocol, header_len) = if v4 {
-        (quote[9], usize::from(quote[0] & 0x0f) * 4)
+    // A later fragment has no transport header.
+    let (protocol, header_len, later) = if v4 {
+        let later = ip::be16(quote, 6) & 0x1fff != 0;
+        (quote[9], usize::from(quote[0] & 0x0f) * 4, later)
     } else {
-        (quote[6], IPV6_HEADER)
+        let (last, later) = extension::last(quote);
+        (last.kind, last.at, later)
     };
-    // A later fragment has no TCP header.
-    let later = v4 && ip::be16(quote, 6) & 0x1fff != 0;
     if !matches!(protocol, PROTO_TCP | PROTO_UDP) || later || header_len < least {
         return None;
     }

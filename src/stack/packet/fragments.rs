@@ -614,3 +614,35 @@ fn connections_stand_what_routers_cut() {
     assert_eq!(stats.segments_refused + stats.frames_bad_checksum, 0);
     assert_eq!((stats.reassembly_overlaps, stats.broken), (0, 0));
 }
+
+/// RFC 8201 4: a router's report quotes the first fragment, with its fragment header. IPv4's routers cut fragments
+/// again.
+#[test]
+fn a_report_about_a_fragment_lowers_the_path_mtu() {
+    let mut net = Net::new();
+    let socket = UdpSocket::bind(&net.stack, "[fd00::1]:9").unwrap();
+    let bytes = pattern(0, 4000);
+    let send = |net: &mut Net, mtu| {
+        socket.send_to(&bytes, "[fd00::2]:9").unwrap();
+        let packets = net.packets();
+        let all = joined(&packets, mtu);
+        assert!(all.len() == 1 && all[0].ends_with(&bytes));
+        packets
+    };
+    let packets = send(&mut net, 1500);
+    assert_eq!(packets[0].len(), 1496);
+    let report = |about: &[u8]| {
+        let quote = [&1300u32.to_be_bytes(), &about[..1200]].concat();
+        datagram(true, 58, &message(addresses(true), 2, 0, &quote))
+    };
+    net.raw(&report(&packets[1]));
+    net.turn();
+    assert_eq!(
+        send(&mut net, 1500)[0].len(),
+        1496,
+        "a later one does not show its ports"
+    );
+    net.raw(&report(&packets[0]));
+    net.turn();
+    assert_eq!(send(&mut net, 1300)[0].len(), 1296);
+}
