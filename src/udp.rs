@@ -39,6 +39,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use wire::{Headers, MAX_SEGMENTS, Received, UDP_HEADER};
 
+/// A flow through which nothing has passed for so long gives the memory of its empty buffers back.
+pub(crate) const RESTS: Duration = Duration::from_secs(5);
 /// Datagrams that are taken from `so_snd` at once: a super-frame's.
 const BATCH: usize = MAX_SEGMENTS;
 /// Longest super-frame: with room for the headers of a VLAN and of a tunnel in 64 KiB.
@@ -293,6 +295,18 @@ impl Udp {
     /// Time since the stack was built at which a datagram last passed.
     pub(crate) fn last_used(&self) -> Duration {
         Duration::from_nanos(self.used.load(Ordering::Relaxed))
+    }
+
+    /// Gives memory back that empty buffers keep, if nothing has passed for [`RESTS`]. Returns when it is to be looked
+    /// at again; times are since the stack was built.
+    pub(crate) fn give_back(&self, now: Duration) -> Duration {
+        let rests = self.last_used() + RESTS;
+        if rests > now {
+            return rests;
+        }
+        self.end.rcv().buf.shrink();
+        self.end.snd().buf.shrink();
+        self.expires()
     }
 
     /// It is over: what has arrived can be read, and nothing is sent any more.

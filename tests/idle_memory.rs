@@ -1,5 +1,5 @@
-//! Memory of an idle connection after traffic: a program of its own with one test, since it counts all
-//! allocations of the process.
+//! Memory of an idle connection, and of an idle flow of datagrams, after traffic: a program of its own, whose
+//! tests run one at a time, since it counts all allocations of the process.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 #![allow(unsafe_code, reason = "an allocator that counts")]
 
@@ -9,9 +9,15 @@ mod clock;
 use clock::SetClock;
 use sosplice::buf::{Buf, Chain};
 use sosplice::link::memory;
-use sosplice::stack::Driver;
-use sosplice::{Stack, TcpListener, TcpSocket, TcpStream};
+use sosplice::sockbuf::Addresses;
+use sosplice::splice::{self, Options};
+use sosplice::stack::{Driver, FlowOptions};
+use sosplice::{
+    Intercept, Stack, TcpListener, TcpSocket, TcpStream, UdpListener, UdpSocket, local,
+};
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::net::SocketAddr;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::Duration;
 
@@ -48,6 +54,9 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// Held by the test that counts.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn drive(drivers: &mut [Driver]) {
     loop {
         let mut worked = false;
@@ -78,6 +87,7 @@ fn carry(from: &TcpStream, to: &TcpStream, bytes: usize, drivers: &mut [Driver])
 #[test]
 fn a_connection_at_rest_holds_little() {
     const COUNT: usize = 200;
+    let _alone = ALONE.lock().unwrap();
     let clock = SetClock::new();
     let (a, b) = memory::pair(memory::Config::default());
     let build = |link, address: &str| {
@@ -138,4 +148,69 @@ fn a_connection_at_rest_holds_little() {
         "{again} bytes for a connection"
     );
     println!("{awake} bytes awake, {at_rest} and {again} at rest");
+}
+
+/// Each as a relay has it: intercepted, accepted, and joined with a socket on the other side.
+#[test]
+fn an_idle_flow_holds_little() {
+    const COUNT: u16 = 1000;
+    let _alone = ALONE.lock().unwrap();
+    let clock = SetClock::new();
+    let (a, b) = memory::pair(memory::Config::default());
+    let build = |link, address: &str| {
+        let builder = Stack::builder(link).address(address.parse().unwrap());
+        builder.clock(clock.clone()).build_with_driver().unwrap()
+    };
+    let (here, near) = build(a, "10.0.0.1/24");
+    let (there, far) = build(b, "10.0.0.2/24");
+    let mut drivers = [near, far];
+    let listener =
+        UdpListener::intercept(&there, Intercept::all(), FlowOptions::default()).unwrap();
+    listener.set_nonblocking(true);
+    let client = UdpSocket::bind(&here, "10.0.0.1:4000").unwrap();
+    client.set_nonblocking(true);
+    let mut buffer = [0; 2000];
+    let mut flows = Vec::with_capacity(COUNT.into());
+    let mut begin = |number: u16, drivers: &mut [Driver]| {
+        let [high, low] = number.to_be_bytes();
+        let to = SocketAddr::from(([203, 0, high, low], 53));
+        client.send_datagram(&[1; 100], Addresses::to(to)).unwrap();
+        drive(drivers);
+        let (flow, _) = listener.accept().unwrap();
+        assert_eq!(flow.local_addr(), to);
+        flow.recv(&mut buffer).unwrap();
+        for _ in 0..20 {
+            client.send_datagram(&[2; 1000], Addresses::to(to)).unwrap();
+            drive(drivers);
+            flow.recv(&mut buffer).unwrap();
+            flow.send(&[3; 1200]).unwrap();
+            drive(drivers);
+            client.recv(&mut buffer).unwrap();
+        }
+        flow
+    };
+    // Global objects.
+    flows.push(begin(60_000, &mut drivers));
+    let before = HELD.load(Ordering::Relaxed);
+    flows.extend((0..COUNT).map(|number| begin(number, &mut drivers)));
+    clock.advance(Duration::from_secs(20));
+    drive(&mut drivers);
+    let held = HELD.load(Ordering::Relaxed) - before;
+    let each = usize::try_from(held).unwrap() / usize::from(COUNT);
+    println!("{each} bytes for an idle flow");
+    assert!((300..1536).contains(&each), "{each} bytes for a flow");
+    // With the socket on the other side, and the splices of both directions.
+    let before = HELD.load(Ordering::Relaxed);
+    let joined: Vec<_> = flows
+        .drain(..)
+        .map(|flow| {
+            let (server, _peer) = local::datagram_pair();
+            splice::join(flow, server, Options::default()).unwrap()
+        })
+        .collect();
+    let held = HELD.load(Ordering::Relaxed) - before;
+    println!(
+        "{} bytes more for each relay",
+        held / isize::try_from(joined.len()).unwrap()
+    );
 }

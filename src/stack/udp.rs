@@ -36,7 +36,7 @@ use crate::tcp::block::path_mtu::{By, Finding, Known};
 use crate::tcp::icmp::{IcmpError, IcmpErrorKind};
 use crate::udp::wire::{self, Received};
 use crate::udp::{
-    Host, Kind, Names, Timeouts, Transport, Udp, UdpCounters, Way, echo as echo_wire,
+    Host, Kind, Names, RESTS, Timeouts, Transport, Udp, UdpCounters, Way, echo as echo_wire,
 };
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -176,7 +176,7 @@ impl Shared {
             return;
         }
         table.counters.flows.add(1);
-        let at = self.epoch + udp.expires();
+        let at = self.epoch + udp.expires().min(udp.last_used() + RESTS);
         table.arm(&udp, at);
         self.expires_at(at);
         // Either the queue that goes down has found the flow in the table, or this finds it down.
@@ -195,7 +195,8 @@ impl Shared {
             while let Some(udp) = table.due(now) {
                 let at = self.epoch + udp.expires();
                 if at > now {
-                    table.arm(&udp, at);
+                    let looked_at = udp.give_back(self.since_epoch(now));
+                    table.arm(&udp, at.min(self.epoch + looked_at));
                 } else {
                     table.counters.flows_expired.add(1);
                     udp.finish(None);
