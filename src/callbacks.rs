@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_goes_on_when_all_were_called() {
+    fn a_panic_resumes_when_all_were_called() {
         let log = Log::default();
         let panicked = panic::catch_unwind(AssertUnwindSafe(|| {
             during(|| {
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_go_elsewhere_does_so_after_some() {
+    fn callbacks_that_can_move_do_so_after_a_while() {
         let (log, elsewhere) = (Log::default(), Rc::new(RefCell::new(Vec::new())));
         let last = CALLS_IN_A_ROW + 3;
         during(|| {

@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn close_delivers_what_was_written() {
+    fn close_delivers_written_bytes() {
         let (a, b) = nonblocking();
         a.send(b"0123456789").unwrap();
         a.send(b"abc").unwrap();
@@ -247,7 +247,7 @@ mod tests {
 
     /// The peer's thread may run between the failure of the two sides.
     #[test]
-    fn the_end_of_what_has_failed_is_no_end_of_file() {
+    fn the_end_of_a_failed_stream_is_no_end_of_file() {
         let (a, b) = (Port::new(10, 10), Port::new(10, 10));
         a.fail(SoError::ConnectionAborted);
         deliver(&a, &b);
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn shutdown_read_throws_away_and_goes_on() {
+    fn shutdown_read_drops_bytes_and_continues() {
         let (a, b) = nonblocking();
         a.send(b"lost").unwrap();
         b.shutdown(Shutdown::Read).unwrap();

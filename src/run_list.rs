@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_time_takes_what_must_be_and_not_what_can() {
+    fn a_lagging_thread_takes_only_mandatory_jobs() {
         for (budget, takes) in [
             (Budget::USER, false),
             (Budget::LAGGING_DRIVER, false),

@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_aligned_and_lines_end_with_their_text() {
+    fn columns_are_aligned_without_trailing_spaces() {
         let lines = ["Name    N  Last", "a       1  x", "long  100", "b"];
         assert_eq!(Table.to_string(), lines.join("\n"));
     }

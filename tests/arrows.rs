@@ -366,7 +366,7 @@ fn arrows_run_downwards() {
 }
 
 #[test]
-fn no_file_knows_one_that_knows_it() {
+fn no_file_depends_on_its_users() {
     let circles = circles(&sources());
     assert!(circles.is_empty(), "{circles:#?}");
 }

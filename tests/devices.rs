@@ -179,8 +179,8 @@ fn open_queue(namespace: &Namespace) -> Result<Tun, OpenError> {
 }
 
 #[test]
-fn what_a_device_was_told_is_put_back_at_close() {
-    if !ready("what_a_device_was_told_is_put_back_at_close") {
+fn device_settings_are_restored_at_close() {
+    if !ready("device_settings_are_restored_at_close") {
         return;
     }
     let namespace = persistent(false);
@@ -219,8 +219,8 @@ fn internet_sum(bytes: &[u8]) -> u32 {
 
 /// The former settings are restored, whatever they were: here those of a killed program.
 #[test]
-fn what_was_found_is_put_back_and_nothing_else() {
-    if !ready("what_was_found_is_put_back_and_nothing_else") {
+fn only_own_settings_are_restored() {
+    if !ready("only_own_settings_are_restored") {
         return;
     }
     let namespace = persistent(false);
@@ -272,8 +272,8 @@ fn the_last_of_several_queues_puts_back() {
 
 /// The first of two programs closes the device, and the second one continues receiving.
 #[test]
-fn the_header_stays_as_long_as_anybody_needs_it() {
-    if !ready("the_header_stays_as_long_as_anybody_needs_it") {
+fn the_header_length_stays_while_another_program_needs_it() {
+    if !ready("the_header_length_stays_while_another_program_needs_it") {
         return;
     }
     let namespace = persistent(true);
@@ -366,8 +366,8 @@ fn answer(tun: &Tun) -> Result<Frame, ReceiveError> {
 /// Another program may change the length of the headers of all queues at any time. No frame is
 /// misinterpreted: there is an error, and the device works again when the length is restored.
 #[test]
-fn a_header_that_another_program_changes_garbles_nothing() {
-    if !ready("a_header_that_another_program_changes_garbles_nothing") {
+fn a_header_changed_by_another_program_garbles_no_frame() {
+    if !ready("a_header_changed_by_another_program_garbles_no_frame") {
         return;
     }
     let namespace = persistent(true);
@@ -439,8 +439,8 @@ fn reads_that_fail_end_nothing() {
 
 /// Two devices as queues of one stack: one is deleted, and the connections with that home end.
 #[test]
-fn a_queue_that_is_gone_does_not_take_the_others_along() {
-    if !ready("a_queue_that_is_gone_does_not_take_the_others_along") {
+fn losing_a_queue_does_not_affect_the_others() {
+    if !ready("losing_a_queue_does_not_affect_the_others") {
         return;
     }
     let [one, two] = [(); 2].map(|()| persistent(false));

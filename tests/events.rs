@@ -183,7 +183,7 @@ fn events_of_a_proxied_connection() {
     let accepted = [front.accept().unwrap().0, service.accept().unwrap().0];
     splices(ear, &mut world, (&client, accepted, &outside), hide);
     refusals_limits_and_ends(ear, world, front, client);
-    uses_what_it_hears_of(ear);
+    the_subscriber_uses_the_sockets_of_events(ear);
 }
 
 /// Events of splices and their connections. There are none for a segment or a pass.
@@ -235,8 +235,8 @@ fn splices(
     client.abort();
     world.drive();
     let expected = [
-        "DEBUG tcp: connection failed local=10.0.1.1:c peer=10.0.1.2:80 error=ConnectionAborted stood=true",
-        "DEBUG tcp: connection failed local=10.0.1.2:80 peer=10.0.1.1:c error=ConnectionReset stood=true",
+        "DEBUG tcp: connection failed local=10.0.1.1:c peer=10.0.1.2:80 error=ConnectionAborted was_established=true",
+        "DEBUG tcp: connection failed local=10.0.1.2:80 peer=10.0.1.1:c error=ConnectionReset was_established=true",
     ];
     assert_eq!(ear.heard(&hide), expected);
     assert_eq!(down.wait().bytes, 0);
@@ -263,7 +263,7 @@ fn refusals_limits_and_ends(
     world.drive();
     let expected = [
         "DEBUG tcp: connecting local=10.0.1.1:r peer=10.0.1.2:81",
-        "DEBUG tcp: connection failed local=10.0.1.1:r peer=10.0.1.2:81 error=ConnectionRefused stood=false",
+        "DEBUG tcp: connection failed local=10.0.1.1:r peer=10.0.1.2:81 error=ConnectionRefused was_established=false",
     ];
     assert_eq!(ear.heard(&hidden), expected);
     let many = [(); 6].map(|()| world.connect(0, "10.0.1.2:80"));
@@ -330,7 +330,7 @@ fn refusals_limits_and_ends(
 }
 
 /// A subscriber that uses all sockets, in every event of a whole connection.
-fn uses_what_it_hears_of(ear: &'static Ear) {
+fn the_subscriber_uses_the_sockets_of_events(ear: &'static Ear) {
     let mut world = World::new();
     let [front, service] = [
         world.listen(1, "10.0.1.2:80"),

@@ -85,7 +85,7 @@ fn carry(from: &TcpStream, to: &TcpStream, bytes: usize, drivers: &mut [Driver])
 }
 
 #[test]
-fn a_connection_at_rest_holds_little() {
+fn an_idle_connection_holds_little_memory() {
     const COUNT: usize = 200;
     let _alone = ALONE.lock().unwrap();
     let clock = SetClock::new();

@@ -159,7 +159,7 @@ fn a_proxy_may_dial_its_own_stack() {
 
 /// The handles of both ends and of the stack are dropped: sent data is delivered, and the driver ends.
 #[test]
-fn a_stack_that_nobody_holds_ends_though_it_talked_to_itself() {
+fn a_stack_without_handles_ends_after_looped_connections() {
     let (stack, far) = stack(2);
     let listener = TcpListener::bind(&stack, "10.0.0.1:80").unwrap();
     let ends: Vec<_> = (0..20)
@@ -189,7 +189,7 @@ fn of_several_addresses_the_own_one_answers() {
 
 /// A loop of one's own around a driver sleeps in the link, and users' threads give it something to do.
 #[test]
-fn a_loop_of_ones_own_misses_nothing() {
+fn a_loop_of_the_program_misses_no_event() {
     let (link, far) = memory::pair(memory::Config::default());
     let link = Arc::new(link);
     let builder = Stack::builder(link.clone()).address("10.0.0.1/24".parse().unwrap());

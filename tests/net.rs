@@ -335,8 +335,8 @@ fn a_backend_that_refuses_resets_the_client() {
     clippy::disallowed_methods,
     reason = "the case is a reader that lets time pass"
 )]
-fn a_client_that_stops_reading_loses_nothing() {
-    let Some(scene) = Scene::new("a_client_that_stops_reading_loses_nothing", 1500) else {
+fn a_client_that_stops_reading_loses_no_byte() {
+    let Some(scene) = Scene::new("a_client_that_stops_reading_loses_no_byte", 1500) else {
         return;
     };
     let listener = scene.listen();

@@ -289,8 +289,8 @@ fn dial(
 }
 
 #[test]
-fn who_refuses_is_told_at_once() {
-    let Some(scene) = Scene::new("who_refuses_is_told_at_once") else {
+fn a_refusing_destination_fails_at_once() {
+    let Some(scene) = Scene::new("a_refusing_destination_fails_at_once") else {
         return;
     };
     let nobody = [("10.76.0.2", NOBODY), ("fd76::2", NOBODY)];
@@ -303,8 +303,8 @@ fn who_refuses_is_told_at_once() {
 }
 
 #[test]
-fn what_a_router_prohibits_is_told_at_once() {
-    let Some(scene) = Scene::new("what_a_router_prohibits_is_told_at_once") else {
+fn a_prohibited_destination_fails_at_once() {
+    let Some(scene) = Scene::new("a_prohibited_destination_fails_at_once") else {
         return;
     };
     let prohibited = [("10.75.2.1", 80), ("fd75:2::1", 80)];
@@ -315,8 +315,8 @@ fn what_a_router_prohibits_is_told_at_once() {
 }
 
 #[test]
-fn who_cannot_be_reached_is_told_so() {
-    let Some(scene) = Scene::new("who_cannot_be_reached_is_told_so") else {
+fn connecting_to_an_unreachable_network_fails() {
+    let Some(scene) = Scene::new("connecting_to_an_unreachable_network_fails") else {
         return;
     };
     let unreachable = [("10.75.1.1", 80), ("fd75:1::1", 80)];

@@ -12,7 +12,7 @@
 //! | a read of length 0 without data | waits | `Ok(0)` | POSIX's `read`, BSD |
 //! | first error of a write after the peer's end and reset | `BrokenPipe` | `ConnectionReset` | BSD; a reset is a reset |
 //! | connecting to port 0 | `ConnectionRefused` | `InvalidInput` | no listener can have it |
-//! | close with `set_linger(Some(d))` | may block for `d` | never blocks; what is left after `d` is reset | drop must not wait (virtual time: `what_lingers_too_long_is_reset`) |
+//! | close with `set_linger(Some(d))` | may block for `d` | never blocks; what is left after `d` is reset | drop must not wait (virtual time: `lingering_data_is_reset_after_its_time`) |
 //! | `take_error` | an `io::Error` | a typed `SoError` | it can be matched; `into()` makes the other |
 //! | functions that cannot fail | `io::Result` | the value | no error to handle |
 #![cfg(target_os = "linux")]
@@ -67,5 +67,5 @@ both! {
         take_error_takes_it
         a_write_after_the_end
         a_connection_that_is_over
-        nobody_has_port_zero;
+        port_zero_is_invalid;
 }

@@ -191,7 +191,7 @@ fn a_protocol_that_never_delivers_is_stuck_by_name_and_the_others_run() {
 }
 
 #[test]
-fn what_is_busy_for_ever_in_virtual_time_is_stuck() {
+fn an_endless_loop_in_virtual_time_is_stuck() {
     let only = |case: &Case| case.name == "F01 splice_basic";
     let report = conformance::run(Arc::new(BusyHoles), short(), only, |_| {});
     assert_eq!(report.ends.len(), BOTH.len());
@@ -211,7 +211,7 @@ fn a_call_that_does_not_return_is_stuck() {
 }
 
 #[test]
-fn one_case_says_that_it_is_stuck() {
+fn one_case_is_reported_as_stuck() {
     let (over, factory) = waits();
     let case = conformance::cases().find(|case| case.name == NAMES[0]);
     let run = move || case.unwrap().run(&factory, short()[0], Flavor::FreeBsd);
@@ -223,7 +223,7 @@ fn one_case_says_that_it_is_stuck() {
 }
 
 #[test]
-fn a_case_that_fails_says_why() {
+fn a_failed_case_reports_the_reason() {
     struct Fails;
     impl Factory for Fails {
         fn connect(&self, _setup: Setup) -> (Socket, Socket) {

@@ -278,7 +278,7 @@ fn a_link_that_fails_ends_its_stack_and_no_other() {
 }
 
 #[test]
-fn the_thread_ends_when_nobody_holds_its_stacks() {
+fn the_thread_ends_when_its_stacks_have_no_handles() {
     let world = World::new(Duration::ZERO);
     let (ends, inner) = spliced(&world);
     drop((inner, ends));

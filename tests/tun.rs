@@ -220,8 +220,8 @@ fn a_namespace_that_does_not_exist_is_an_error() {
 }
 
 #[test]
-fn what_is_in_the_way_is_told_apart() {
-    if !available("what_is_in_the_way_is_told_apart") {
+fn errors_of_opening_are_distinguished() {
+    if !available("errors_of_opening_are_distinguished") {
         return;
     }
     let namespace = network();
@@ -339,8 +339,8 @@ fn flows_spread_over_queues_and_stay_there() {
 /// The same for connections that the stack opens on one of its queues. The kernel answers a SYN before
 /// it has learned from it.
 #[test]
-fn dialled_flows_come_by_the_queue_that_was_chosen() {
-    if !available("dialled_flows_come_by_the_queue_that_was_chosen") {
+fn dialled_flows_arrive_on_the_chosen_queue() {
+    if !available("dialled_flows_arrive_on_the_chosen_queue") {
         return;
     }
     let (namespace, stack) = two_queues();
@@ -419,8 +419,8 @@ fn the_caller_stays_in_its_namespace() {
 }
 
 #[test]
-fn what_the_kernel_sends_arrives() {
-    if !available("what_the_kernel_sends_arrives") {
+fn packets_of_the_kernel_arrive() {
+    if !available("packets_of_the_kernel_arrive") {
         return;
     }
     let namespace = network();

@@ -185,7 +185,7 @@ fn perform(act: Act, stage: &Arc<Stage>, random: &mut Random, post: &Post) -> Ve
         Act::ConnectTimeout => connections::connect_timeout(stage, random),
         Act::Start => connections::start(stage, random),
         Act::WaitConnected => connections::wait_connected(stage, random),
-        Act::ConnectToNobody => connections::connect_to_nobody(stage, random),
+        Act::ConnectToNobody => connections::connect_to_an_unused_address(stage, random),
         Act::ConnectRefused => connections::connect_refused(stage, random),
         Act::ConnectBadly => connections::connect_badly(stage, random),
         Act::Relisten => connections::relisten(stage, random),

@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn compaction_bounds_memory_also_between_buffers_that_waste_nothing() {
+    fn compaction_bounds_memory_also_between_full_buffers() {
         let mut chain = Chain::default();
         for _ in 0..100 {
             chain.append(Buf::copy_of(&[0; 2000]).slice(0..600));

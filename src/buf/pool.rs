@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_ends_leaves_nothing_behind() {
+    fn a_thread_that_ends_leaves_no_frame_behind() {
         struct Late(Option<Buf>);
         thread_local! {
             static LATE: RefCell<Late> = const { RefCell::new(Late(None)) };

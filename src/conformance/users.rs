@@ -158,7 +158,7 @@ pub(super) const CASES: &[Case] = &[
         openbsd: "by `so_error`",
         here: "and `splice_end` has the cause",
         flavors: BOTH,
-        run: every_end_is_told,
+        run: every_end_is_reported,
     },
     Case {
         name: "a sleeping reader wakes at every end",
@@ -565,7 +565,7 @@ fn options_for(world: &World<'_>, cause: Cause) -> Options {
     }
 }
 
-fn every_end_is_told(world: &World<'_>) -> Outcome {
+fn every_end_is_reported(world: &World<'_>) -> Outcome {
     for (end_it, cause) in WAYS {
         let proxy = world.proxy();
         let heard = [Arc::new(Heard::default()), Arc::new(Heard::default())];

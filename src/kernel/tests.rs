@@ -62,7 +62,7 @@ fn bytes_go_through_between_two_kernel_sockets() {
 }
 
 #[test]
-fn a_list_of_splices_says_which_connection_it_is() {
+fn a_list_of_splices_identifies_connections() {
     let (user, near) = connection();
     let (a, b) = local::pair();
     let pool = SplicePool::builder().workers(1).build();
@@ -116,7 +116,7 @@ fn a_writer_waits_for_a_slow_kernel() {
 }
 
 #[test]
-fn what_was_written_before_a_close_arrives() {
+fn bytes_written_before_a_close_arrive() {
     let (mut user, near) = connection();
     let bytes = pattern(3_000_000);
     thread::scope(|scope| {

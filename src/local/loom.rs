@@ -28,6 +28,6 @@ fn a_reset_is_no_end_of_file() {
 
 #[test]
 #[should_panic(expected = "the reader gets the reset")]
-fn fails_if_the_failure_is_not_said_first() {
+fn fails_if_the_failure_is_not_marked_first() {
     explore_without(Protection::FailureFirst, abort);
 }

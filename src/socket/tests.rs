@@ -43,7 +43,7 @@ fn a_connecting_socket_takes_no_bytes() {
 }
 
 #[test]
-fn wait_connected_tells_how_it_went() {
+fn wait_connected_returns_the_result() {
     let (socket, _) = silent();
     let now = SystemClock.now();
     assert_eq!(socket.wait_connected(Some(now)), Err(ConnectError::Pending));
@@ -62,7 +62,7 @@ fn wait_connected_tells_how_it_went() {
 }
 
 #[test]
-fn a_reader_says_that_it_will_sleep() {
+fn a_reader_notifies_the_protocol_before_it_sleeps() {
     let (socket, protocol) = silent();
     socket
         .set_read_timeout(Some(Duration::from_nanos(1)))
@@ -167,7 +167,7 @@ impl Upcall for Tell {
 }
 
 #[test]
-fn upcalls_hear_what_happens() {
+fn upcalls_are_called_for_each_change() {
     let (a, b) = local::pair();
     let (sender, heard) = mpsc::channel();
     let upcall: Arc<dyn Upcall> = Arc::new(Tell(sender));
@@ -222,7 +222,7 @@ impl Protocol for Told {
 
 /// Otherwise the protocol's threads could send a FIN although unread bytes require a reset.
 #[test]
-fn a_close_is_no_end_before_the_protocol_is_told() {
+fn a_close_is_no_end_before_the_protocol_is_notified() {
     let end = SocketEnd::new(10, 10);
     let was_closed = Arc::new(AtomicBool::new(true));
     let protocol = Arc::new(Told {

@@ -300,7 +300,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn what_is_written_is_read(
+        fn values_survive_the_round_trip(
             fd: i32,
             max: i64,
             seconds: i32,

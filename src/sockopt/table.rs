@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_first() {
+    fn the_order_of_checks() {
         let table = Table::new(9);
         let file = table.insert_file().unwrap();
         let poor = table.dup(file, Rights::empty()).unwrap();

@@ -53,7 +53,7 @@ impl EphemeralPorts {
     }
 
     /// All ephemeral ports, from a random one on (RFC 6056 3.3.1).
-    pub(in crate::stack) fn from_random(&self) -> impl Iterator<Item = u16> {
+    pub(in crate::stack) fn all_from_random(&self) -> impl Iterator<Item = u16> {
         let first = self.random() % self.count();
         (0..self.count()).map(move |i| self.port(first + i))
     }
@@ -134,8 +134,8 @@ mod tests {
         let other = EphemeralPorts::new(5, EPHEMERAL);
         assert_ne!(other.ports_to(LOCAL, to(1)).next(), ports.first().copied());
         let all = EphemeralPorts::new(6, 1..=u16::MAX);
-        assert_eq!(all.from_random().collect::<HashSet<_>>().len(), 65_535);
+        assert_eq!(all.all_from_random().collect::<HashSet<_>>().len(), 65_535);
         let one = EphemeralPorts::new(6, 7..=7);
-        assert!(one.ports_to(LOCAL, to(1)).eq([7]) && one.from_random().eq([7]));
+        assert!(one.ports_to(LOCAL, to(1)).eq([7]) && one.all_from_random().eq([7]));
     }
 }

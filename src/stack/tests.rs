@@ -77,7 +77,7 @@ fn a_stack_without_its_link_fails_at_once() {
 }
 
 #[test]
-fn nothing_is_left_of_a_stack_whose_link_is_full() {
+fn a_stack_with_a_full_link_leaves_no_state() {
     let (stack, mut driver, far) = stack(1);
     let connecting = [(); 3].map(|()| TcpSocket::new(&stack).start(peer()).unwrap());
     driver.poll().unwrap();
@@ -168,7 +168,7 @@ fn a_new_connection_reads_the_clock_once() {
 
 /// It has no socket: there is nothing to wait for or to close.
 #[test]
-fn who_has_no_socket_is_not_asked_to_close_it() {
+fn a_connection_without_a_socket_is_not_closed_by_it() {
     let (stack, mut driver, _far) = stack(100);
     let timeout = Duration::from_millis(5);
     let error = TcpStream::connect_timeout(&stack, peer(), timeout).unwrap_err();
@@ -241,7 +241,7 @@ fn no_argument_panics() {
 }
 
 #[test]
-fn a_driver_that_panics_leaves_nobody_waiting() {
+fn a_driver_that_panics_leaves_no_call_waiting() {
     let (stack, driver, _far) = stack(100);
     let connecting = TcpSocket::new(&stack).start(peer()).unwrap();
     let died = spawn(move || {

@@ -331,8 +331,8 @@ impl Conn {
             Some(Over::Closed(ending)) => match ending.error() {
                 None => report!(debug, "tcp", %local, %peer, "connection ended"),
                 Some(error) => {
-                    let stood = !ending.failed();
-                    report!(debug, "tcp", %local, %peer, ?error, stood, "connection failed");
+                    let was_established = !ending.failed();
+                    report!(debug, "tcp", %local, %peer, ?error, was_established, "connection failed");
                 }
             },
         }

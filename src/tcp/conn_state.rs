@@ -325,7 +325,7 @@ impl ConnState {
         if !quiet || pressed || self.waiting.is_some() || self.due.is_some_and(|at| at <= env.now) {
             return Absorbed::Part;
         }
-        self.tell_memory(env);
+        self.check_memory(env);
         self.due = self.deadline();
         Absorbed::Whole(self.due.into_iter().chain(self.release_at()).min())
     }
@@ -366,11 +366,11 @@ impl ConnState {
             self.due = self.deadline();
             served.next = self.due.into_iter().chain(self.release_memory(env)).min();
         }
-        self.tell_memory(env);
+        self.check_memory(env);
         served
     }
 
-    fn tell_memory(&mut self, env: &Env<'_>) {
+    fn check_memory(&mut self, env: &Env<'_>) {
         let ahead = match self.store.is_empty() {
             true => 0,
             false => self.store.memory(),

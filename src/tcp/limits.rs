@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_times_retries_come_to() {
+    fn times_of_retries() {
         let table = [
             (0, 1),
             (1, 3),

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_less_than_the_floor_takes_text_beyond_the_limit_too() {
+    fn a_connection_below_the_floor_accepts_data_beyond_the_limit() {
         let memory = Memory::new(1000);
         let mut account = Account::default();
         let mut accept_policy = |bytes, unread| {

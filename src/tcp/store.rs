@@ -209,7 +209,7 @@ mod tests {
 
     /// A large segment again and again, of which all but a byte is sent once more.
     #[test]
-    fn what_is_left_of_overlapped_pieces_holds_no_large_frames() {
+    fn remains_of_overlapped_pieces_hold_no_large_frames() {
         let mut store = Store::default();
         for round in 0..100u64 {
             let large = Buf::copy_of(&[1; 60_000]);

@@ -30,7 +30,7 @@ fn everything_is_done() {
 
 #[test]
 #[should_panic(expected = "everything is done")]
-fn fails_if_nobody_leaves_word() {
+fn fails_without_setting_the_flag() {
     explore_without(Protection::LeaveWord, turns);
 }
 

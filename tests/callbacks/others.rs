@@ -245,7 +245,7 @@ tests! {
 
     /// They are called under the buffers' locks and must not call the crate: here beside callbacks that
     /// do.
-    fn upcalls_and_pollers_are_told_of_every_end() {
+    fn upcalls_and_pollers_get_every_end() {
         let (calls, done) = Calls::new(DEEP);
         let sockets = Sockets::new(calls);
         let counts = Arc::new(Counts(AtomicUsize::new(0)));

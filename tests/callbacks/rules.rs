@@ -49,7 +49,7 @@ impl Log {
 // Row: a callback brings about the next one | has it not | has it not | that is called after it, in
 // order: they do not nest, however many there are
 #[test]
-fn what_a_callback_brings_about_is_called_after_it_in_order() {
+fn callbacks_caused_by_a_callback_follow_it_in_order() {
     let pool = manual();
     let log = Log::default();
     let [first, second, third] = [(); 3].map(|()| kept(&pool));
@@ -109,7 +109,7 @@ fn sockets_that_a_callback_drops_are_closed_at_once() {
 }
 
 #[test]
-fn a_panic_keeps_nobody_from_being_called_and_is_counted() {
+fn a_panic_prevents_no_callback_and_is_counted() {
     let pool = manual();
     let log = Log::default();
     let [first, second, third] = [(); 3].map(|()| kept(&pool));
@@ -208,7 +208,7 @@ fn a_waker_that_panics_keeps_no_other_from_being_called() {
 tests! {
     // Row: callbacks bring about the next ones without end | has it not | has it not | 64 in a row, then
     // others have their turn
-    fn callbacks_without_end_keep_no_thread_from_the_others() {
+    fn endless_callbacks_do_not_block_other_threads() {
         let pool = manual();
         let [_a, b, c, _d] = pairs();
         let calls = Arc::new(AtomicUsize::new(0));

@@ -141,7 +141,7 @@ fn an_empty_segment_at_the_edge() {
 }
 
 #[test]
-fn a_fin_that_comes_again() {
+fn a_repeated_fin() {
     let mut twins = Twins::new(SETTING);
     twins.cast(&cast(0, 100));
     twins.fin = Some(100);

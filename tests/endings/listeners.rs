@@ -5,7 +5,7 @@ use sosplice::ConditionalListener;
 use std::io::ErrorKind;
 
 #[test]
-fn what_nobody_accepted_is_reset() {
+fn unaccepted_connections_are_reset() {
     let (server, client) = stacks();
     let listener = TcpListener::bind(&server, "10.0.0.1:80").unwrap();
     let streams: Vec<_> = (0..5)
@@ -35,7 +35,7 @@ fn accepted_connections_outlive_their_listener() {
 }
 
 #[test]
-fn a_close_wakes_who_waits_in_accept() {
+fn a_close_wakes_threads_in_accept() {
     let (server, _client) = stacks();
     let listener = TcpListener::bind(&server, "10.0.0.1:80").unwrap();
     let other = listener.clone();
@@ -49,7 +49,7 @@ fn a_close_wakes_who_waits_in_accept() {
 }
 
 #[test]
-fn syns_that_nobody_was_handed_are_refused_the_others_are_their_users() {
+fn syns_not_returned_are_refused_and_returned_ones_can_be_decided() {
     let (server, client) = stacks();
     let at = "10.0.0.1:80".parse().unwrap();
     let listener = ConditionalListener::bind(&server, at).unwrap();

@@ -67,7 +67,7 @@ fn splices_of_every_kind_end_with_their_pool() {
 }
 
 #[test]
-fn who_waits_for_a_splice_returns_when_its_pool_goes() {
+fn waiting_for_a_splice_returns_when_its_pool_is_dropped() {
     let pool = SplicePool::builder().workers(1).build();
     let ((_a, b), (c, _d)) = (local::pair(), local::pair());
     let splice = b.splice_to(&c, options(&pool, Dispatch::Worker)).unwrap();
@@ -79,7 +79,7 @@ fn who_waits_for_a_splice_returns_when_its_pool_goes() {
 }
 
 #[test]
-fn a_pool_goes_in_a_callback_on_its_own_worker() {
+fn a_pool_is_dropped_in_a_callback_on_its_own_worker() {
     bounded("a pool that is dropped by its worker", || {
         let pool = SplicePool::builder().workers(1).build();
         let ((a, b), (c, _d)) = (local::pair(), local::pair());
@@ -95,7 +95,7 @@ fn a_pool_goes_in_a_callback_on_its_own_worker() {
 }
 
 #[test]
-fn a_disabled_pool_says_so_and_others_are_not_concerned() {
+fn a_disabled_pool_is_an_error_and_others_are_not_affected() {
     let none = SplicePool::builder().workers(0).build();
     let ((a, b), (c, d)) = (local::pair(), local::pair());
     let refused = b.splice_to(&c, options(&none, Dispatch::Worker));

@@ -7,7 +7,7 @@ use sosplice::splice::{Cause, Options};
 use std::io::{ErrorKind, Read, Write};
 
 #[test]
-fn what_was_sent_is_delivered_then_the_end() {
+fn sent_bytes_are_delivered_then_the_end() {
     let (server, client) = stacks();
     let (far, near) = connection(&server, &client);
     let bytes = vec![7; 3_000_000];
@@ -50,7 +50,7 @@ fn one_of_several_handles_ends_nothing() {
 }
 
 #[test]
-fn an_abort_wakes_who_sleeps_in_another_handle() {
+fn an_abort_wakes_threads_of_other_handles() {
     let (server, client) = stacks();
     let (_far, near) = connection(&server, &client);
     let other = near.clone();
@@ -66,7 +66,7 @@ fn an_abort_wakes_who_sleeps_in_another_handle() {
 }
 
 #[test]
-fn the_other_side_of_a_splice_is_an_ordinary_socket_again() {
+fn the_other_side_of_a_splice_is_usable_again() {
     let (server, client) = stacks();
     for close_source in [true, false] {
         let (far, near) = connection(&server, &client);
@@ -90,7 +90,7 @@ fn the_other_side_of_a_splice_is_an_ordinary_socket_again() {
 }
 
 #[test]
-fn a_splice_goes_on_without_its_handle() {
+fn a_splice_continues_without_its_handle() {
     let (server, client) = stacks();
     let (far, near) = connection(&server, &client);
     let (a, b) = local::pair();
@@ -119,7 +119,7 @@ fn one_end_of_a_pair_in_memory() {
 }
 
 #[test]
-fn a_dropped_attempt_to_connect_leaves_nothing() {
+fn a_dropped_attempt_to_connect_leaves_no_state() {
     let (_server, client) = stacks();
     // An unused address, so there is no answer.
     let attempt = TcpSocket::new(&client)

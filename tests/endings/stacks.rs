@@ -93,7 +93,7 @@ fn listeners_keep_their_stack_running() {
 }
 
 #[test]
-fn a_stack_that_nobody_holds_delivers_and_ends() {
+fn a_stack_without_handles_delivers_and_ends() {
     let (left, right) = memory::pair(memory::Config::default());
     let (left, right) = [left, right]
         .map(|link| Failing::new(link, Call::Wait))
@@ -129,7 +129,12 @@ fn says(error: &io::Error, down: SoError) {
 }
 
 /// Everything that waits on a stack, and its error.
-fn everybody_is_told(end: impl FnOnce(), down: SoError, stack: &Stack, near: &TcpStream) {
+fn all_waits_end_with_the_error(
+    end: impl FnOnce(),
+    down: SoError,
+    stack: &Stack,
+    near: &TcpStream,
+) {
     let listener = TcpListener::bind(stack, "10.0.0.1:81").unwrap();
     let deciding = ConditionalListener::intercept(stack, Intercept::all(), 10).unwrap();
     let (a, b) = local::pair();
@@ -183,7 +188,7 @@ fn everybody_is_told(end: impl FnOnce(), down: SoError, stack: &Stack, near: &Tc
 }
 
 #[test]
-fn a_link_that_fails_ends_all_and_tells_all() {
+fn a_link_that_fails_ends_all_connections_and_reports_the_error() {
     bounded("users of a link that fails", || {
         for call in [Call::Receive, Call::Transmit, Call::Wait] {
             let (left, right) = memory::pair(memory::Config::default());
@@ -193,7 +198,7 @@ fn a_link_that_fails_ends_all_and_tells_all() {
             let peer = Stack::builder(right).address("10.0.0.2/24".parse().unwrap());
             let peer = peer.build().unwrap();
             let (far, _near) = connection(&stack, &peer);
-            everybody_is_told(|| link.fail(), SoError::NetworkDown, &stack, &far);
+            all_waits_end_with_the_error(|| link.fail(), SoError::NetworkDown, &stack, &far);
             drop((far, stack));
             eventually("the driver has ended", || {
                 Arc::strong_count(&link.failed) == 1
@@ -216,13 +221,13 @@ fn a_driver_that_is_dropped_ends_all() {
     while near.wait_connected(Some(now())).is_err() {
         driver.poll().unwrap();
     }
-    everybody_is_told(move || drop(driver), SoError::DriverDropped, &stack, &near);
+    all_waits_end_with_the_error(move || drop(driver), SoError::DriverDropped, &stack, &near);
     drop(listener);
 }
 
 /// A driver that its author has dropped, by mistake maybe: nothing is wrong with the link.
 #[test]
-fn no_text_says_that_the_link_of_a_dropped_driver_is_gone() {
+fn errors_of_a_dropped_driver_do_not_blame_the_link() {
     let (links, _far) = memory::queues(2, memory::Config::default());
     let stack = Stack::with_queues(links).address("10.0.0.1/24".parse().unwrap());
     let (stack, mut drivers) = stack.build_with_drivers().unwrap();

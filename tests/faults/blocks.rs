@@ -15,7 +15,7 @@ fn transmits(side: usize, dispatch: Dispatch) -> usize {
 }
 
 #[test]
-fn what_a_full_link_holds_up_arrives_when_it_has_room() {
+fn packets_delayed_by_a_full_link_arrive_when_it_has_room() {
     for dispatch in BOTH {
         for side in [FRONT, BACK] {
             for at in 0..transmits(side, dispatch) {

@@ -164,7 +164,7 @@ impl Monitor {
         let segment = match Segment::read(frame, checksum) {
             Ok(segment) => segment,
             // An ICMP error may concern each connection.
-            Err(Unread::Other) => return self.forget_intervals(),
+            Err(Unread::Other) => return self.reset_intervals(),
             Err(Unread::Malformed | Unread::Checksum) => return,
         };
         let ends = (segment.destination, segment.source);
@@ -214,14 +214,14 @@ impl Monitor {
     /// The link had no room for a packet.
     pub(crate) fn full(&mut self) {
         self.blocked = true;
-        self.forget_intervals();
+        self.reset_intervals();
         for connection in self.connections.values_mut() {
             connection.view.due = None;
             connection.view.waited = true;
         }
     }
 
-    fn forget_intervals(&mut self) {
+    fn reset_intervals(&mut self) {
         for connection in self.connections.values_mut() {
             connection.view.repeats.clear();
         }

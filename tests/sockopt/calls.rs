@@ -225,7 +225,7 @@ fn a_call_has_its_programs_flavor_and_a_splice_its_sources() {
 }
 
 #[test]
-fn what_the_option_cannot_say_comes_from_the_defaults() {
+fn settings_missing_in_the_option_come_from_the_defaults() {
     let process = Process::new(FREEBSD);
     let ((s, user), (ss, server)) = (process.connect(), process.connect());
     // The option has no limit and no timeout.
@@ -247,7 +247,7 @@ fn what_the_option_cannot_say_comes_from_the_defaults() {
 }
 
 #[test]
-fn a_failed_call_leaves_a_running_splice_alone() {
+fn a_failed_call_does_not_affect_a_running_splice() {
     for abi in ALL {
         let process = Process::new(abi);
         let ((s, user), (ss, server)) = (process.connect(), process.connect());

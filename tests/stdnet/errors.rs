@@ -209,7 +209,7 @@ pub(crate) fn a_connection_that_is_over(net: &impl Net) {
     assert_eq!(gone, net.either(Some(ErrorKind::NotConnected), None));
 }
 
-pub(crate) fn nobody_has_port_zero(net: &impl Net) {
+pub(crate) fn port_zero_is_invalid(net: &impl Net) {
     let error = net.connect(&[net.server()]).map(drop).unwrap_err();
     let kind = net.either(ErrorKind::ConnectionRefused, ErrorKind::InvalidInput);
     assert_eq!(error.kind(), kind);

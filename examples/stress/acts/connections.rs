@@ -86,7 +86,7 @@ pub(super) fn wait_connected(stage: &Stage, random: &mut Random) -> Verdict {
 }
 
 /// No answer: the frames go to a stack that does not have the address.
-pub(super) fn connect_to_nobody(stage: &Stage, random: &mut Random) -> Verdict {
+pub(super) fn connect_to_an_unused_address(stage: &Stage, random: &mut Random) -> Verdict {
     let (from, _) = ends(stage, random);
     let timeout = random.millis(1..=20);
     match TcpStream::connect_timeout(&from.stack, from.nobody(9), timeout) {

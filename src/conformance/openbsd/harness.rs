@@ -191,7 +191,7 @@ impl<'a> Scene<'a> {
         self.client.socket.is_none() && self.relay.is_over() && self.server.at_end
     }
 
-    fn somebody_sleeps(&self) -> bool {
+    fn a_thread_sleeps(&self) -> bool {
         let until = [
             self.client.wakes_at,
             self.args.relay_sleep,
@@ -205,7 +205,7 @@ impl<'a> Scene<'a> {
         loop {
             world.until("the server has read everything", || {
                 self.act();
-                self.is_over() || self.somebody_sleeps()
+                self.is_over() || self.a_thread_sleeps()
             });
             if self.is_over() {
                 return self.check();

@@ -111,7 +111,7 @@ fn a_level_has_all_that_holds() {
 }
 
 #[test]
-fn only_what_is_wanted_is_reported() {
+fn only_interests_are_reported() {
     for mode in MODES {
         let (poller, a, b) = watched(Interest::READABLE, mode);
         assert_eq!(now(&poller), [], "it could be written");
@@ -131,7 +131,7 @@ fn only_what_is_wanted_is_reported() {
 }
 
 #[test]
-fn what_is_ready_already_is_reported() {
+fn present_conditions_are_reported() {
     for mode in MODES {
         let (a, b) = pair();
         a.send(b"early").unwrap();
@@ -240,7 +240,7 @@ fn a_poller_that_is_gone_leaves_nothing_to_do() {
 }
 
 #[test]
-fn the_end_of_the_stream_is_readable_and_says_so() {
+fn the_end_of_the_stream_is_readable_and_reported() {
     for mode in MODES {
         let (poller, a, b) = watched(Interest::READABLE, mode);
         a.shutdown(Shutdown::Write).unwrap();
@@ -379,7 +379,7 @@ fn a_connecting_socket_becomes_writable() {
 }
 
 #[test]
-fn a_wait_costs_what_has_happened() {
+fn a_wait_costs_as_much_as_its_events() {
     let poller = Poller::new();
     let pairs: Vec<_> = (0..1000).map(|_| pair()).collect();
     for (at, (_, b)) in pairs.iter().enumerate() {
@@ -399,7 +399,7 @@ fn a_wait_costs_what_has_happened() {
 }
 
 #[test]
-fn what_does_not_fit_comes_in_turn() {
+fn excess_events_come_in_turn() {
     let poller = Poller::new();
     let sockets = [pair(), pair(), pair()];
     for (at, (_, b)) in sockets.iter().enumerate() {
@@ -439,7 +439,7 @@ fn a_timeout_of_ages_is_none() {
 }
 
 #[test]
-fn a_wake_is_remembered_for_one_wait() {
+fn a_wake_is_kept_for_one_wait() {
     let poller = Poller::new();
     poller.wake();
     poller.wake();
@@ -455,7 +455,7 @@ fn a_wake_is_remembered_for_one_wait() {
 }
 
 #[test]
-fn a_wake_comes_with_the_events_that_are_there() {
+fn a_wake_returns_the_present_events() {
     let (poller, a, _b) = watched(Interest::READABLE, Mode::Edge);
     a.send(b"x").unwrap();
     poller.wake();
@@ -477,7 +477,7 @@ fn sources(folder: &Path, into: &mut String) {
 
 /// Reads the sources: the documentation lists each pollable type.
 #[test]
-fn the_text_of_pollable_names_all_that_can_be_polled() {
+fn the_documentation_of_pollable_lists_all_types() {
     let mut text = String::new();
     sources(
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),

@@ -360,7 +360,7 @@ fn a_socket_can_be_spliced_to_itself() {
 }
 
 #[test]
-fn who_sees_the_end_sees_its_error() {
+fn a_visible_end_has_its_error() {
     for _ in 0..1000 {
         let bench = Bench::new();
         bench.left[1].set_flavor(Flavor::OpenBsd);
@@ -381,7 +381,7 @@ fn who_sees_the_end_sees_its_error() {
 }
 
 #[test]
-fn what_cannot_be_spliced() {
+fn sockets_that_cannot_be_spliced() {
     let bench = Bench::new();
     let good = &bench.left[1];
     for (state, error, errno) in [
@@ -412,7 +412,7 @@ fn what_cannot_be_spliced() {
 }
 
 #[test]
-fn a_reader_of_a_spliced_source_takes_what_is_there() {
+fn a_reader_of_a_spliced_source_takes_queued_bytes() {
     let bench = Bench::new();
     let splice = bench.splice();
     bench.left[0].send(b"abcdef").unwrap();
@@ -443,7 +443,7 @@ fn a_reader_that_takes_the_last_bytes_of_a_stream_ends_the_splice() {
 }
 
 #[test]
-fn messages_say_what_would_be_right() {
+fn messages_name_the_remedy() {
     assert_eq!(
         SpliceError::Busy(Role::Sink).to_string(),
         "the sink is already the sink of a splice, unsplice that one first"
@@ -451,7 +451,7 @@ fn messages_say_what_would_be_right() {
 }
 
 #[test]
-fn everything_is_told_before_the_end_can_be_waited_for() {
+fn everything_is_notified_before_the_end_is_visible() {
     let pool = SplicePool::builder().workers(1).build();
     for _ in 0..500 {
         let bench = Bench::new();
@@ -489,7 +489,7 @@ fn the_error_of_a_splice_replaces_none_of_the_connection() {
 }
 
 #[test]
-fn who_waits_for_the_end_finds_the_bytes_given_to_the_sink() {
+fn a_waiter_for_the_end_finds_the_bytes_given_to_the_sink() {
     let bench = Bench::new();
     let slot = Arc::new(Mutex::<Option<Splice>, LEAF>::new(None));
     let (sender, seen) = mpsc::channel();

@@ -221,7 +221,7 @@ fn two_streams_that_are_over_already_are_joined_too() {
 }
 
 #[test]
-fn a_pool_that_goes_ends_a_join_whose_handle_is_gone() {
+fn dropping_a_pool_ends_a_join_without_handle() {
     let bench = Bench::new();
     let options = bench.options();
     let (peers, join) = joined(bench, options);

@@ -37,7 +37,11 @@ impl Stack {
         if at.port() != 0 {
             return at_port(at.port());
         }
-        let mut listening = shared.addressing.ephemeral_ports.from_random().map(at_port);
+        let mut listening = shared
+            .addressing
+            .ephemeral_ports
+            .all_from_random()
+            .map(at_port);
         listening
             .find_map(Result::ok)
             .ok_or_else(|| io::ErrorKind::AddrInUse.into())

@@ -56,7 +56,7 @@ fn an_acknowledgement_waits_in_vain_once() {
 }
 
 #[test]
-fn what_fills_a_segment_is_acknowledged_at_once() {
+fn a_full_segment_is_acknowledged_at_once() {
     let mut net = Net::new();
     let (mut raw, _stream) = answered(&mut net);
     raw.send_data(&net, &pattern(0, 1460));
@@ -92,7 +92,7 @@ fn the_end_and_a_hole_are_acknowledged_at_once() {
 }
 
 #[test]
-fn who_wants_none_to_wait_says_so() {
+fn delayed_acknowledgements_can_be_switched_off() {
     let mut net = Net::with(one_packet_each(), |builder| builder.ack_delay(None));
     let (mut raw, _stream) = answered(&mut net);
     raw.send_data(&net, b"question");
@@ -114,7 +114,7 @@ fn a_delay_has_a_limit() {
 }
 
 #[test]
-fn what_fills_a_segment_is_acknowledged_at_once_after_a_rest() {
+fn a_full_segment_is_acknowledged_at_once_after_idle_time() {
     let mut net = Net::new();
     let (mut raw, stream) = answered(&mut net);
     raw.send_data(&net, b"question");

@@ -106,7 +106,7 @@ fn raw(from: IpAddr, to: IpAddr) -> Raw {
 /// Guards `wire::is_endpoint` and `Network::is_martian`: packets from there are dropped and counted, to
 /// an open port and to a closed one, with any listener.
 #[test]
-fn nobody_is_answered_where_no_host_is() {
+fn packets_from_impossible_addresses_are_not_answered() {
     for source in NOBODY.into_iter().chain(OWN).map(ip) {
         let mut net = Net::new();
         let _bound = net.listen(80);
@@ -143,7 +143,7 @@ fn nobody_is_answered_where_no_host_is() {
 
 /// Guards the same for destinations, with an intercepting listener.
 #[test]
-fn nobody_is_intercepted_where_no_host_is() {
+fn impossible_destinations_are_not_intercepted() {
     for destination in NOBODY.into_iter().chain(["10.0.0.0", "10.0.0.255"]).map(ip) {
         let mut net = Net::new();
         let listener = TcpListener::intercept(&net.stack, Intercept::all(), 9).unwrap();
@@ -174,7 +174,7 @@ fn nobody_is_intercepted_where_no_host_is() {
 
 /// A SYN from a foreign address to itself.
 #[test]
-fn who_claims_to_be_whom_it_asks_for_is_not_intercepted() {
+fn a_syn_from_its_own_destination_is_not_intercepted() {
     let mut net = Net::new();
     let _listener = TcpListener::intercept(&net.stack, Intercept::all(), 9).unwrap();
     for port in [80, 81] {
@@ -187,7 +187,7 @@ fn who_claims_to_be_whom_it_asks_for_is_not_intercepted() {
 
 /// Guards `wire::is_source_routed`.
 #[test]
-fn who_chooses_the_route_is_not_heard() {
+fn source_routed_packets_are_dropped() {
     let (peer, own) = (ip("10.0.0.2"), ip("10.0.0.1"));
     // Loose and strict, at their end and on the way, first and behind others.
     let routes: [&[u8]; 5] = [
@@ -264,7 +264,7 @@ fn error(syn: &Seen, (from, to): (IpAddr, IpAddr), (of, about): (IpAddr, IpAddr)
 
 /// Guards `Driver::icmp`: of the sender of an error, and of its quoted addresses.
 #[test]
-fn no_error_is_believed_from_or_about_where_no_host_is() {
+fn errors_from_or_about_impossible_addresses_are_ignored() {
     for odd in NOBODY.into_iter().chain(OWN).map(ip) {
         let mut net = Net::new();
         let (own, peer) = (own_of(odd), peer_of(odd));
@@ -309,7 +309,7 @@ fn udp(from: IpAddr, to: IpAddr) -> Vec<u8> {
 
 /// Guards `Driver::is_martian` before the hook.
 #[test]
-fn the_hook_is_not_asked_about_where_no_host_is() {
+fn the_hook_is_not_called_for_impossible_addresses() {
     for odd in NOBODY.into_iter().chain(OWN).map(ip) {
         let (mut net, asked) = hooked();
         let (own, peer) = (own_of(odd), peer_of(odd));
@@ -341,7 +341,7 @@ fn the_hook_is_not_asked_about_where_no_host_is() {
 /// The hook is called for multicast and broadcast, also from the unspecified address: DHCP, and
 /// duplicate address detection (RFC 4862 5.4.2). It is not called for impossible destinations.
 #[test]
-fn the_hook_is_asked_about_what_goes_to_many() {
+fn the_hook_is_called_for_multicast_and_broadcast() {
     let many = [
         ("10.0.0.2", "224.0.0.251"),
         ("10.0.0.2", "255.255.255.255"),

@@ -51,7 +51,7 @@ fn accepted(net: &mut Net, v6: bool, sack: bool) -> (Raw, TcpStream) {
 }
 
 #[test]
-fn what_is_ahead_is_kept_and_told() {
+fn out_of_order_data_is_kept_and_reported() {
     for v6 in [false, true] {
         let mut net = Net::new();
         let (raw, stream) = accepted(&mut net, v6, true);
@@ -83,7 +83,7 @@ fn what_is_ahead_is_kept_and_told() {
 }
 
 #[test]
-fn who_does_not_take_it_is_not_told() {
+fn without_sack_support_no_blocks_are_sent() {
     let mut net = Net::new();
     let (raw, stream) = accepted(&mut net, false, false);
     raw.send_at(&net, 5, ACK, b"world");

@@ -65,7 +65,7 @@ fn segments_and_bytes_of_both_directions() {
 }
 
 #[test]
-fn what_the_parser_drops_is_no_segment() {
+fn frames_dropped_by_the_parser_are_no_segments() {
     let mut net = Net::new();
     net.raw(&[0x45; 40]);
     net.turn();
@@ -74,7 +74,7 @@ fn what_the_parser_drops_is_no_segment() {
 }
 
 #[test]
-fn the_timer_sends_again_what_is_not_acknowledged() {
+fn the_timer_retransmits_unacknowledged_data() {
     let mut net = Net::new();
     let (raw, mut stream) = net.accepted();
     stream.write_all(&pattern(0, 500)).unwrap();
@@ -170,7 +170,7 @@ fn opens_of_either_side_and_how_they_fail() {
 }
 
 #[test]
-fn resets_of_connections_that_stand() {
+fn resets_of_established_connections() {
     let mut net = Net::new();
     let (raw, stream) = net.accepted();
     let stats = net.stack.stats();
@@ -287,7 +287,7 @@ fn a_reset_that_waits_for_room_is_of_a_closed_connection() {
 }
 
 #[test]
-fn memory_of_what_came_ahead() {
+fn memory_of_out_of_order_data() {
     let mut net = Net::new();
     let (mut raw, stream) = net.accepted();
     // More than half of its frame; with less, the whole frame would count.
@@ -370,7 +370,7 @@ fn a_driver_is_busy_between_waking_and_sleeping() {
 }
 
 #[test]
-fn what_is_left_to_the_driver() {
+fn work_left_to_the_driver() {
     let mut net = Net::new();
     let (raw, _stream) = net.accepted();
     let tuple = Tuple {

@@ -36,7 +36,7 @@ fn held(net: &mut Net, listener: &ConditionalListener, raw: &Raw) -> ConnectionR
 }
 
 /// All places of the backlog are free, and no record is left.
-fn nothing_is_held(net: &mut Net, listener: &ConditionalListener) {
+fn no_syn_is_held(net: &mut Net, listener: &ConditionalListener) {
     assert_eq!(net.stack.shared().accepting.held.lock().len(), (0, 0));
     let dropped = net.stack.stats().syns_dropped;
     let pending: Vec<ConnectionRequest> = (0..BACKLOG as u16)
@@ -79,7 +79,7 @@ fn accepting_answers_the_syn() {
     (&stream).write_all(&[1; 1000]).unwrap();
     let seen = net.seen();
     assert_eq!(seen[0].payload.len(), 700, "the SYN's options apply");
-    nothing_is_held(&mut net, &listener);
+    no_syn_is_held(&mut net, &listener);
     net.healthy();
 }
 
@@ -92,16 +92,16 @@ fn refusing_resets_and_ignoring_does_not() {
     let reset = net.one();
     assert_eq!(reset.header.flags, RST | ACK);
     assert_eq!(reset.header.ack, raw.seq.wrapping_add(1));
-    nothing_is_held(&mut net, &listener);
+    no_syn_is_held(&mut net, &listener);
     held(&mut net, &listener, &raw).ignore();
     assert!(net.seen().is_empty());
     drop(held(&mut net, &listener, &raw));
     assert!(net.seen().is_empty(), "the repeated SYN is a new one");
-    nothing_is_held(&mut net, &listener);
+    no_syn_is_held(&mut net, &listener);
 }
 
 #[test]
-fn a_syn_that_comes_again_is_the_same_one() {
+fn a_retransmitted_syn_is_the_same_one() {
     let mut net = Net::new();
     let listener = deciding(&net);
     let mut raw = Raw::new(5000);
@@ -117,11 +117,11 @@ fn a_syn_that_comes_again_is_the_same_one() {
     assert_eq!(net.stack.shared().accepting.held.lock().len(), (1, 1));
     let stream = pending.accept().unwrap();
     finish(&mut net, &mut raw, &stream);
-    nothing_is_held(&mut net, &listener);
+    no_syn_is_held(&mut net, &listener);
 }
 
 #[test]
-fn who_does_not_try_again_is_forgotten() {
+fn a_held_syn_that_is_not_repeated_expires() {
     let mut net = Net::new();
     let listener = deciding(&net);
     let raw = Raw::new(5000);
@@ -139,7 +139,7 @@ fn who_does_not_try_again_is_forgotten() {
     assert_eq!(late.accept().unwrap_err().kind(), ErrorKind::TimedOut);
     next.refuse();
     assert_eq!(net.one().header.flags, RST | ACK);
-    nothing_is_held(&mut net, &listener);
+    no_syn_is_held(&mut net, &listener);
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn an_accepted_connection_that_the_peer_left_ends() {
     let error = io::Error::from(stream.wait_connected(None).unwrap_err());
     assert_eq!(error.kind(), ErrorKind::TimedOut);
     net.drain();
-    nothing_is_held(&mut net, &listener);
+    no_syn_is_held(&mut net, &listener);
     net.healthy();
 }
 
@@ -173,7 +173,7 @@ fn closing_before_the_handshake_is_over_sends_a_fin_after_it() {
 }
 
 #[test]
-fn a_closed_listener_refuses_whom_nobody_was_handed() {
+fn a_closed_listener_refuses_syns_that_were_not_returned() {
     let mut net = Net::new();
     let listener = deciding(&net);
     let mut raw = Raw::new(5000);
@@ -248,7 +248,7 @@ fn time_wait_makes_room_when_the_larger_syn_is_accepted() {
         raw.ack.wrapping_sub(old.ack).cast_signed() > 0,
         "RFC 1122 4.2.2.13"
     );
-    nothing_is_held(&mut net, &listener);
+    no_syn_is_held(&mut net, &listener);
 }
 
 /// Guards the check of the table after a record was made: the connection gets the SYN.
@@ -278,7 +278,7 @@ fn a_syn_whose_connection_has_just_begun_is_not_held() {
             .is_some()
     );
     assert!(none_pending(&listener));
-    nothing_is_held(&mut net, &listener);
+    no_syn_is_held(&mut net, &listener);
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn a_tuple_that_was_dialled_meanwhile_is_taken() {
     let conn = shared.connection(HOME, (tuple, Opening::Active), 0, net.clock.now());
     shared.table.insert(&conn, None).unwrap();
     assert_eq!(pending.accept().unwrap_err().kind(), ErrorKind::AddrInUse);
-    nothing_is_held(&mut net, &listener);
+    no_syn_is_held(&mut net, &listener);
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn a_soft_error_explains_why_an_attempt_to_connect_timed_out() {
 
 /// Guards the end of `Tcb::soft_error` when the handshake is over, and when the peer acknowledges.
 #[test]
-fn a_soft_error_is_forgotten_when_the_peer_answers() {
+fn a_soft_error_is_cleared_when_the_peer_answers() {
     for acknowledge in [false, true] {
         let mut net = Net::new();
         let (syn, mut stream) = dialling(&mut net, false);
@@ -176,7 +176,7 @@ fn a_soft_error_is_forgotten_when_the_peer_answers() {
 
 /// Guards the state in `Tcb::icmp`, and `Tcb::soft_error` in ESTABLISHED.
 #[test]
-fn no_error_ends_a_connection_that_stands() {
+fn no_icmp_error_ends_an_established_connection() {
     for v6 in [false, true] {
         for kind in [PORT, PROTOCOL, PROHIBITED, NET, HOST, TIME] {
             let mut net = Net::new();
@@ -204,7 +204,7 @@ fn no_error_ends_a_connection_that_stands() {
 
 /// Guards the order in `Driver::icmp`: an error goes to the address that its connection has.
 #[test]
-fn an_intercepted_connection_hears_of_errors_too() {
+fn an_intercepted_connection_gets_icmp_errors_too() {
     let mut net = Net::new();
     let listener = TcpListener::intercept(&net.stack, Intercept::all(), 4).unwrap();
     listener.set_nonblocking(true);
@@ -221,7 +221,7 @@ fn an_intercepted_connection_hears_of_errors_too() {
 }
 
 #[test]
-fn who_does_not_know_what_is_in_flight_is_not_believed() {
+fn errors_that_do_not_quote_data_in_flight_are_ignored() {
     for v6 in [false, true] {
         let mut net = Net::new();
         let (syn, stream) = dialling(&mut net, v6);
@@ -329,7 +329,7 @@ fn through(net: &mut Net, raw: &mut Raw, mtu: usize, len: usize) -> (Vec<u8>, us
 
 /// Guards the duplicates in `Tcb::too_big`: no time passes, and the peer sends nothing.
 #[test]
-fn what_did_not_fit_is_sent_again_at_once() {
+fn packets_that_were_too_big_are_retransmitted_at_once() {
     for (v6, largest) in [(false, 1360), (true, 1340)] {
         for len in [1400, 100_000] {
             let mut net = Net::new();
@@ -373,7 +373,7 @@ impl Link for Cutting {
 
 /// Segments are smaller also if the link cuts them, after an error and with a clamp.
 #[test]
-fn a_link_that_cuts_is_told_the_smaller_size() {
+fn a_link_that_cuts_gets_the_smaller_size() {
     for (clamp, before) in [(65_495, 1460), (1000, 1000)] {
         let sizes = Arc::<Mutex<Vec<u16>, LEAF>>::default();
         let clock = Arc::new(TestClock(Mutex::new(SystemClock.now())));

@@ -278,7 +278,7 @@ fn much_goes_both_ways_at_once() {
 /// More connections than the queue has places: those that find it full wait, and none is lost,
 /// independently of room in the link.
 #[test]
-fn a_full_queue_holds_connections_up_and_loses_nothing() {
+fn a_full_queue_delays_connections_and_loses_no_frame() {
     let config = memory::Config {
         frames: 1,
         ..one_packet_each()
@@ -323,7 +323,7 @@ fn a_full_queue_holds_connections_up_and_loses_nothing() {
 /// Packets on the link with addresses of a looped connection are dropped: they do not end it, inject
 /// data, or cause an answer.
 #[test]
-fn what_comes_by_the_link_is_not_of_a_looped_connection() {
+fn packets_on_the_link_do_not_reach_a_looped_connection() {
     for pair in PAIRS {
         let mut net = net();
         let [near, far] = joined(&mut net, pair);
@@ -393,7 +393,7 @@ fn numbers(net: &Net) -> (u32, u32) {
 
 /// The hook is not called for looped packets.
 #[test]
-fn the_hook_is_not_asked_about_looped_segments() {
+fn the_hook_is_not_called_for_looped_segments() {
     let mut net = Net::with(one_packet_each(), |builder| {
         builder
             .on_unhandled(|frame| panic!("called for {frame:?}"))
@@ -406,7 +406,7 @@ fn the_hook_is_not_asked_about_looped_segments() {
 }
 
 #[test]
-fn an_address_that_goes_ends_both_ends() {
+fn removing_an_address_ends_both_ends() {
     for (from, to) in PAIRS {
         for gone in [from, to] {
             let mut net = net();

@@ -27,7 +27,7 @@ fn is_probe(raw: &Raw, seen: &Seen) -> bool {
 
 /// Guards `KeepAliveTimer::due` and `Tcb::expire` (RFC 1122 4.2.3.6).
 #[test]
-fn a_dead_peer_is_asked_and_then_given_up() {
+fn a_dead_peer_is_probed_and_then_timed_out() {
     let mut net = keeping();
     let (raw, stream) = net.accepted();
     net.pass(KEEP.idle - SECOND);
@@ -72,7 +72,7 @@ fn a_live_peer_answers_and_stays() {
 /// Guards the call of `KeepAliveTimer::received` for data segments, and `Watch::is_watched` for
 /// unacknowledged data, for which retransmissions probe the peer.
 #[test]
-fn only_an_idle_connection_is_asked() {
+fn only_an_idle_connection_is_probed() {
     let mut net = keeping();
     let (mut raw, mut stream) = net.accepted();
     for _ in 0..5 {
@@ -115,7 +115,7 @@ fn a_restarted_peer_answers_with_a_reset() {
 
 /// Guards `State::CloseWait | State::FinWait2` of `Tcb::is_watched`.
 #[test]
-fn half_closed_connections_are_asked_too() {
+fn half_closed_connections_are_probed_too() {
     let mut net = keeping();
     let (mut raw, stream) = net.accepted();
     stream.shutdown(Shutdown::Write).unwrap();
@@ -198,9 +198,9 @@ fn the_last_close_with_linger_zero_resets() {
     assert_eq!(net.stack.stats().connections, 0);
 }
 
-/// Guards `linger_until` in `Tcb::own_deadline`.
+/// Guards `linger_until` in `Watch::next`.
 #[test]
-fn what_lingers_too_long_is_reset() {
+fn lingering_data_is_reset_after_its_time() {
     for answers in [false, true] {
         let mut net = Net::new();
         let (mut raw, mut stream) = net.accepted();

@@ -10,7 +10,7 @@ fn server() -> SocketAddr {
 }
 
 #[test]
-fn every_option_is_there_when_the_connection_begins() {
+fn every_option_applies_from_the_syn_on() {
     let net = Net::new();
     let keep_alive = KeepAlive {
         idle: SECOND,
@@ -75,7 +75,7 @@ fn the_keep_alive_of_a_socket_sends_probes() {
 }
 
 #[test]
-fn what_is_out_of_range_is_found_when_it_connects() {
+fn options_out_of_range_fail_when_it_connects() {
     let net = Net::new();
     let new = || TcpSocket::new(&net.stack);
     let zero = KeepAlive {

@@ -65,7 +65,7 @@ fn a_segment_finds_its_connection_by_any_queue() {
 
 /// Guards the home of an active open: chosen by the program, or in turns.
 #[test]
-fn who_dials_may_choose_a_home() {
+fn an_active_open_may_choose_its_home() {
     let mut nets = two();
     let to = "10.0.0.2:9".parse().unwrap();
     let mut streams = Vec::new();
@@ -293,7 +293,7 @@ fn time_wait_ends_whichever_queue_it_began_on() {
 
 /// Guards `Table::remove`: a driver that has seen a former record does not remove a later one.
 #[test]
-fn a_record_that_was_replaced_is_left_alone() {
+fn a_replaced_record_is_not_removed() {
     let mut net = Net::new();
     let (_raw, _listener) = in_time_wait(&mut net);
     let table = &net.stack.shared().table;

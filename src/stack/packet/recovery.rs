@@ -177,7 +177,7 @@ fn a_large_packet_that_is_lost_is_sent_again_in_large_ones() {
 }
 
 #[test]
-fn what_a_peer_cannot_have_is_not_believed() {
+fn impossible_acknowledgements_are_refused() {
     let (mut net, mut raw, _stream) = sending(one_packet_each(), 400_000);
     let begin = raw.ack;
     let (una, seen) = flight(&mut net, &mut raw, 12);
@@ -195,7 +195,7 @@ fn what_a_peer_cannot_have_is_not_believed() {
 
 /// An acknowledgement may arrive with duplicate data, in the batch in which a loss is reported.
 #[test]
-fn an_acknowledgement_on_what_came_twice_counts() {
+fn an_acknowledgement_with_duplicate_data_counts() {
     let (mut net, mut raw, _stream) = sending(one_packet_each(), 400_000);
     let begin = raw.ack;
     raw.send_data(&net, b"question");

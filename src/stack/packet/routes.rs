@@ -104,7 +104,7 @@ fn a_route_clamps_the_segment_size() {
 
 /// Guards `Driver::unknown`: neither accepted nor reset.
 #[test]
-fn who_cannot_be_answered_is_not_heard() {
+fn segments_from_unreachable_networks_are_dropped() {
     for (local, remote, _) in FAMILIES {
         let mut net = Net::new();
         let any = SocketAddr::new(local.parse().unwrap(), 80);
@@ -208,7 +208,7 @@ fn all_ports_in_use() {
     assert_eq!(next.local_addr().port(), port);
 }
 
-/// Guards `Stack::dial` and `Table::reuse`: a port in TIME-WAIT is reused after a second, if there is
+/// Guards `Stack::dial` and `Table::reusable`: a port in TIME-WAIT is reused after a second, if there is
 /// no other.
 #[test]
 fn ports_in_time_wait_are_used_again() {

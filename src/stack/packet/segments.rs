@@ -107,7 +107,7 @@ fn a_reset_behind_a_fin_in_a_full_window_counts() {
 }
 
 #[test]
-fn an_ack_of_bytes_that_were_never_sent_is_not_believed() {
+fn an_ack_of_unsent_bytes_is_not_accepted() {
     let mut net = Net::new();
     let listener = net.listen(80);
     let mut raw = Raw::new(5000);
@@ -158,7 +158,7 @@ fn an_ip_fragment_is_no_segment() {
 
 /// No data with a SYN.
 #[test]
-fn text_in_a_syn_is_not_kept() {
+fn data_in_a_syn_is_not_kept() {
     let mut net = Net::new();
     let listener = net.listen(80);
     let mut raw = Raw::new(5000);
@@ -274,7 +274,7 @@ fn a_full_link_drops_nothing() {
 
 /// An aborted connection stays until its RST was sent.
 #[test]
-fn an_abort_sends_its_reset_although_the_user_is_gone_and_the_link_full() {
+fn an_abort_sends_its_reset_without_handles_and_with_a_full_link() {
     let mut config = one_packet_each();
     config.frames = 1;
     let mut net = Net::with(config, |builder| builder);
@@ -492,7 +492,7 @@ fn half_taken(net: &mut Net, raw: &mut Raw, stream: &mut TcpStream) -> Seen {
 /// The timer for window probes replaced that for retransmissions, and probes were sent after the FIN,
 /// which was never retransmitted.
 #[test]
-fn a_lost_fin_is_sent_again_to_a_window_that_rounds_to_nothing() {
+fn a_lost_fin_is_retransmitted_to_a_window_that_rounds_to_zero() {
     let mut net = Net::new();
     let (mut raw, mut stream) = in_units(&mut net);
     let second = half_taken(&mut net, &mut raw, &mut stream);
@@ -512,7 +512,7 @@ fn a_lost_fin_is_sent_again_to_a_window_that_rounds_to_nothing() {
 
 /// The same with data, and the peer's next window update is lost too.
 #[test]
-fn lost_text_is_sent_again_to_a_window_that_rounds_to_nothing() {
+fn lost_data_is_retransmitted_to_a_window_that_rounds_to_zero() {
     let mut net = Net::new();
     let (mut raw, mut stream) = in_units(&mut net);
     let lost = half_taken(&mut net, &mut raw, &mut stream);
@@ -708,7 +708,7 @@ fn closing_with_unread_bytes_resets() {
 }
 
 #[test]
-fn a_shutdown_before_the_connection_stands_sends_its_fin_afterwards() {
+fn a_shutdown_before_the_connection_is_established_sends_its_fin_afterwards() {
     let mut net = Net::new();
     let (mut raw, stream) = net.dialled();
     stream.shutdown(Shutdown::Write).unwrap();
@@ -823,7 +823,7 @@ fn a_backlog_of_nothing_is_one() {
 }
 
 #[test]
-fn a_closed_listener_resets_who_waits() {
+fn a_closed_listener_resets_waiting_connections() {
     let mut net = Net::new();
     let listener = net.listen(80);
     Raw::new(5000).handshake(&mut net);
@@ -1041,7 +1041,7 @@ fn ipv6_segments_leave_in_one_packet() {
     }
 }
 
-/// Guards `super_frame` and `Tcb::fit_segments`: a packet that the link is to cut is a multiple of the
+/// Guards `super_frame` and `Tcb::emit_new`: a packet that the link is to cut is a multiple of the
 /// peer's MSS, within the windows, also after idle time.
 #[test]
 fn ipv4_super_frames_are_whole_segments() {
@@ -1115,7 +1115,7 @@ fn a_gone_link_ends_connections() {
 }
 
 #[test]
-fn what_was_in_flight_when_the_window_shrank_comes_again() {
+fn data_in_flight_when_the_window_shrank_is_retransmitted() {
     let mut net = Net::new();
     let (mut raw, mut stream) = net.accepted();
     let all = pattern(0, 2048);

@@ -96,7 +96,7 @@ const DATA: &[u8] = b"0123456789";
 
 /// Both handshakes, then ten bytes: the same length, the next sequence number.
 #[test]
-fn a_segment_is_forwarded_as_it_came() {
+fn a_segment_is_forwarded_unchanged() {
     let mut spliced = Spliced::new(None);
     for total in [10, 20] {
         spliced.client.0.send_data(&spliced.net, DATA);
@@ -115,7 +115,7 @@ fn a_segment_is_forwarded_as_it_came() {
 
 /// The client's data waits on the source, inside its window, until the drain's handshake is complete.
 #[test]
-fn a_late_syn_ack_holds_the_text() {
+fn a_late_syn_ack_holds_the_data() {
     let mut spliced = Spliced::connecting(None);
     spliced.client.0.send_data(&spliced.net, DATA);
     spliced.turn();
@@ -149,7 +149,7 @@ fn a_late_syn_ack_holds_the_end() {
 }
 
 #[test]
-fn a_refused_drain_leaves_the_text() {
+fn a_refused_drain_leaves_the_data() {
     let mut spliced = Spliced::connecting(None);
     spliced.client.0.send_data(&spliced.net, DATA);
     spliced.turn();
@@ -162,7 +162,7 @@ fn a_refused_drain_leaves_the_text() {
 
 /// The data of a segment with a FIN is forwarded, the FIN is not.
 #[test]
-fn a_fin_with_text_ends_the_splice_only() {
+fn a_fin_with_data_ends_the_splice_only() {
     let mut spliced = Spliced::new(None);
     spliced.client.0.send(&spliced.net, ACK | PSH | FIN, DATA);
     spliced.server_takes(DATA);
@@ -186,7 +186,7 @@ fn a_reset_of_the_source_ends_the_splice_only() {
 
 /// Data and a reset of the drain in one batch: the data stays on the source.
 #[test]
-fn a_reset_of_the_drain_leaves_the_text() {
+fn a_reset_of_the_drain_leaves_the_data() {
     let mut spliced = Spliced::new(None);
     spliced.server.0.send(&spliced.net, RST, b"");
     spliced.client.0.send_data(&spliced.net, DATA);

@@ -112,7 +112,7 @@ fn half_open_connections_end() {
     }
 }
 
-/// Guards `limits.user` in `Tcb::own_deadline`, and `limits` in `Tcb::apply`.
+/// Guards `limits.user` in `Watch::next`, and `limits` in `Tcb::apply`.
 #[test]
 fn a_connections_user_timeout_counts_more_than_the_stacks() {
     for own in [None, Some(SECOND * 7), Some(SECOND * 70)] {
@@ -131,9 +131,9 @@ fn a_connections_user_timeout_counts_more_than_the_stacks() {
     }
 }
 
-/// Guards `limits.fin_wait` in `Tcb::own_deadline`.
+/// Guards `limits.fin_wait` in `Watch::next`.
 #[test]
-fn fin_wait_2_ends_when_it_is_told() {
+fn fin_wait_2_ends_at_its_timeout() {
     for own in [None, Some(SECOND * 3)] {
         let mut net = limited(|builder| builder.fin_wait_timeout(SECOND * 8));
         let (_raw, stream) = half_closed_by_us(&mut net);
@@ -150,10 +150,10 @@ fn fin_wait_2_ends_when_it_is_told() {
     }
 }
 
-/// Guards `Tcb::half_closed_deadline` in both states, and `moved` for what is received, acknowledged
+/// Guards `Watch::half_closed` in both states, and `moved` for what is received, acknowledged
 /// and queued.
 #[test]
-fn a_half_closed_connection_that_stands_still_ends() {
+fn an_idle_half_closed_connection_ends() {
     let build = |builder: Builder| builder.half_closed_timeout(Some(SECOND * 60));
     let mut net = limited(build);
     let (mut raw, stream) = half_closed_by_us(&mut net);
@@ -202,9 +202,9 @@ fn a_sign_of_life_is_no_motion() {
     assert_eq!(error_kind(&stream), Some(ErrorKind::TimedOut));
 }
 
-/// Guards the default, the setting of one connection, and `State` in `Tcb::half_closed_deadline`.
+/// Guards the default, the setting of one connection, and `State` in `Watch::half_closed`.
 #[test]
-fn only_half_closed_connections_and_only_if_told() {
+fn only_half_closed_connections_and_only_if_set() {
     let mut net = limited(|builder| builder.half_closed_timeout(Some(SECOND)));
     let (_raw, stream) = net.accepted();
     net.pass(SECOND * 100);
@@ -274,7 +274,7 @@ fn zero_and_for_ever() {
 
 /// Guards `Work::DETACH` and `Work::ABORT` in SYN-SENT: a cancelled attempt leaves no state.
 #[test]
-fn a_cancelled_attempt_leaves_nothing() {
+fn a_cancelled_attempt_leaves_no_state() {
     for abort in [false, true] {
         let mut net = Net::new();
         let (raw, stream) = net.dialled();

@@ -81,7 +81,7 @@ fn what_came_in_fragments_and_icmp_of_others_are_offered_and_pings_are_not() {
 
 /// Guards `Unclaimed::keep_segment` and the call in `Driver::unknown`.
 #[test]
-fn tcp_for_nobody_is_offered_only_if_asked_for() {
+fn tcp_without_a_connection_is_offered_only_on_request() {
     for (take, tcp, resets, offered) in
         [(true, false, 1, 0), (true, true, 0, 1), (false, true, 1, 1)]
     {

@@ -250,7 +250,7 @@ fn bind(stack: &Stack, address: SocketAddr) -> io::Result<Arc<Udp>> {
         shared.udp.bind(&udp)?;
         return Ok(udp);
     }
-    for port in shared.addressing.ephemeral_ports.from_random() {
+    for port in shared.addressing.ephemeral_ports.all_from_random() {
         let udp = made(port);
         if shared.udp.bind(&udp).is_ok() {
             return Ok(udp);

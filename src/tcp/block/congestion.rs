@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_is_not_used_does_not_grow_and_is_forgotten() {
+    fn an_unused_window_does_not_grow_and_decays() {
         let now = any_time();
         let mut congestion = Congestion::new(Kind::Cubic, 1000, 1);
         sent(&mut congestion, now);
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reduction_for_nothing_is_undone() {
+    fn a_spurious_reduction_is_undone() {
         let now = any_time();
         let mut congestion = Congestion::new(Kind::Cubic, 1000, 1);
         sent(&mut congestion, now);
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_faster_than_we_are_is_not_paced() {
+    fn a_path_faster_than_the_host_is_not_paced() {
         let congestion = Congestion::new(Kind::Reno, 1000, 1);
         assert_eq!(congestion.pace(None), None);
         assert_eq!(congestion.pace(Some(Duration::from_micros(900))), None);

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn it_waits_where_answers_come() {
+    fn acknowledgements_are_delayed_if_answers_are_in_time() {
         let (mut ack, now) = answered();
         assert_eq!(ack.receive(bytes(10), FULL, now), Some(now + DELAY));
         assert!(!ack.is_due());
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_not_wait_does_not() {
+    fn urgent_acknowledgements_are_not_delayed() {
         let (mut ack, now) = answered();
         assert!(ack.receive(bytes(1), FULL, now).is_some());
         assert_eq!(ack.receive(Arrival::Urgent, FULL, now), None);

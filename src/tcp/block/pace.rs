@@ -75,7 +75,7 @@ mod tests {
     use crate::tcp::block::time::start as any_time;
 
     #[test]
-    fn so_much_leaves_as_the_rate_allows() {
+    fn bursts_follow_the_pacing_rate() {
         let start = any_time();
         let mut pacer = Pacer::default();
         let rate = 1_000_000.0;

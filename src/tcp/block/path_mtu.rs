@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_out_is_told() {
+    fn findings_are_reported() {
         let now = any_time();
         let smaller = |mtu, by| Some(Finding::Smaller(Known { mtu, by }));
         let mut path = PathMtu::new(1500, false);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_counts_from_the_beginning() {
+    fn a_known_path_mtu_applies_from_the_beginning() {
         let now = any_time();
         let begun = |mtu, by| {
             let mut path = PathMtu::new(1500, false);
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_routers_say() {
+    fn reports_of_routers() {
         let mut path = PathMtu::new(1500, false);
         assert_eq!((path.offer(), path.mss()), (1460, 536));
         path.agree(Some(1460), 12);
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn routers_that_say_nothing_are_found_out() {
+    fn black_holes_are_detected() {
         let mut path = PathMtu::new(9000, false);
         path.agree(Some(8960), 0);
         assert!(!path.timed_out(1, 8960));
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_peer_takes() {
+    fn the_mss_of_a_peer() {
         let mut path = PathMtu::new(1500, false);
         path.agree(Some(1), 12);
         assert_eq!(path.mss(), 204);

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_joins_touches() {
+    fn ranges_that_touch_are_joined() {
         let mut set = RangeSet::default();
         set.insert(10..20);
         assert!(set.touches(&(20..30)) && set.touches(&(5..10)) && !set.touches(&(21..30)));

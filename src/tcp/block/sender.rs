@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_segment_tells_no_window() {
+    fn an_older_segment_does_not_update_the_window() {
         let mut sender = sender(0, 1000);
         assert!(sender.update_window(100, 0, 500));
         assert!(!sender.update_window(99, 0, 900));

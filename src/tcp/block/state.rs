@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_states_allow() {
+    fn events_allowed_by_states() {
         for state in TcpState::ALL {
             assert!(!may_receive(state) || is_synchronised(state));
             let ends = [step(state, Event::FinAcked), step(state, Event::Fin)];

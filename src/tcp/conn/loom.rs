@@ -206,13 +206,13 @@ fn two_drivers() {
 }
 
 #[test]
-fn two_drivers_leave_nothing_behind() {
+fn two_drivers_leave_no_segment_behind() {
     explore("two drivers of one connection", two_drivers);
 }
 
 #[test]
 #[should_panic(expected = "does not hold")]
-fn fails_if_of_two_drivers_none_says_what_it_owes() {
+fn fails_if_neither_driver_records_a_postponed_step() {
     explore_without(Protection::Owed, two_drivers);
 }
 
@@ -223,7 +223,7 @@ fn fails_if_the_backlog_of_two_drivers_is_free_first() {
 }
 
 #[test]
-fn nothing_is_left_behind() {
+fn no_resource_is_left_over() {
     explore("backlog against lock holder", owners);
 }
 
@@ -235,6 +235,6 @@ fn fails_if_the_backlog_is_free_first() {
 
 #[test]
 #[should_panic(expected = "does not hold")]
-fn fails_if_a_driver_does_not_say_what_it_owes() {
+fn fails_if_a_driver_does_not_record_a_postponed_step() {
     explore_without(Protection::Owed, owners);
 }

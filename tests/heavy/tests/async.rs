@@ -210,7 +210,7 @@ fn bell() -> (Waker, crossbeam_channel::Receiver<()>) {
 }
 
 #[test]
-fn a_task_accepts_what_comes_while_it_waits() {
+fn a_waiting_task_accepts_a_connection() {
     let (server, client) = stacks();
     let listener = TcpListener::bind(&server, "10.0.0.1:80").unwrap();
     let (waker, rung) = bell();
@@ -227,7 +227,7 @@ fn a_task_accepts_what_comes_while_it_waits() {
 }
 
 #[test]
-fn a_close_and_a_stack_that_is_down_wake_who_waits_to_accept() {
+fn a_close_and_a_stack_that_is_down_wake_waiting_accepts() {
     let (link, _far) = memory::pair(memory::Config::default());
     let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
     let (stack, driver) = builder.build_with_driver().unwrap();
@@ -295,7 +295,7 @@ fn a_proxy_of_tasks_decides_and_dials() {
 }
 
 #[test]
-fn nothing_is_left_of_a_future_that_connects_and_is_dropped() {
+fn a_dropped_connecting_future_leaves_no_state() {
     let (link, _far) = memory::pair(memory::Config::default());
     let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
     let (stack, _driver) = builder.build_with_driver().unwrap();

@@ -352,7 +352,7 @@ fn a_head_may_arrive_byte_by_byte() {
 }
 
 #[test]
-fn what_concerns_one_connection_is_not_forwarded() {
+fn hop_by_hop_fields_are_not_forwarded() {
     let world = World::new(LONG);
     world.script(|stream| {
         let head = take_head(&stream);

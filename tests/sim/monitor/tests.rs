@@ -210,7 +210,7 @@ fn data_beyond_the_edge() {
 }
 
 #[test]
-fn an_acknowledgement_that_goes_back() {
+fn an_acknowledgement_that_decreases() {
     let mut wire = Wire::established(false);
     wire.receives(0, 1000);
     wire.tells(1000, &[]);
@@ -220,7 +220,7 @@ fn an_acknowledgement_that_goes_back() {
 }
 
 #[test]
-fn an_acknowledgement_of_what_has_not_arrived() {
+fn an_acknowledgement_of_data_that_has_not_arrived() {
     let mut wire = Wire::established(false);
     wire.receives(0, 1000);
     wire.receives(1001, 1000);
@@ -229,7 +229,7 @@ fn an_acknowledgement_of_what_has_not_arrived() {
 }
 
 #[test]
-fn a_window_that_goes_back() {
+fn a_window_that_shrinks() {
     let mut wire = Wire::established(false);
     wire.leaves(TcpRepr {
         window_len: WINDOW - 1,
@@ -279,7 +279,7 @@ fn a_fin_that_moves() {
 }
 
 #[test]
-fn other_bytes_at_the_same_place() {
+fn different_bytes_at_the_same_position() {
     let mut wire = Wire::established(false);
     wire.sends(0, 1000);
     wire.sends(500, 1000);
@@ -293,7 +293,7 @@ fn other_bytes_at_the_same_place() {
 }
 
 #[test]
-fn a_hole_in_what_is_sent() {
+fn a_hole_in_the_sent_data() {
     let mut wire = Wire::established(false);
     wire.sends(1, 1000);
     wire.breaks("data at 2, and all before ends at 1");

@@ -265,7 +265,7 @@ fn every_cause_wakes_threads_that_wait() {
 
 /// Ends are reported independent of the interests.
 #[test]
-fn an_end_is_told_to_who_waits_for_the_other_direction() {
+fn an_end_is_reported_to_waits_for_the_other_direction() {
     for mode in MODES {
         let bench = Bench::new();
         let poller = Poller::new();
@@ -458,7 +458,7 @@ fn both_roles_of_one_socket_end_in_one_event() {
 }
 
 #[test]
-fn a_socket_that_is_closed_does_not_hear_of_its_own_end() {
+fn a_socket_being_closed_gets_no_event_of_its_own_end() {
     for mode in MODES {
         let mut bench = Bench::new();
         let [(of_source, _), (of_sink, _)] = pollers(&bench, mode);

@@ -360,7 +360,7 @@ proptest! {
     })]
 
     #[test]
-    fn what_is_reported_is_what_should_be(ops in prop::collection::vec(op(), 1..80)) {
+    fn events_match_the_model(ops in prop::collection::vec(op(), 1..80)) {
         let mut world = World::new();
         for op in &ops {
             match *op {

@@ -76,7 +76,7 @@ impl Sealed for Arc<Restless> {
 impl Pollable for Arc<Restless> {}
 
 #[test]
-fn wakeups_that_come_to_nothing_do_not_prolong_a_wait() {
+fn wakeups_without_events_do_not_prolong_a_wait() {
     let poller = Poller::new();
     let restless = Arc::new(Restless::default());
     poller
@@ -297,7 +297,7 @@ fn several_threads_share_the_ends() {
 
 /// The thread that takes a level leaves it in the list, and wakes the next one.
 #[test]
-fn a_level_is_told_to_all_who_wait() {
+fn a_level_is_reported_to_all_waits() {
     for _ in 0..50 {
         let (poller, a, _b) = watched(Interest::READABLE, Mode::Level);
         thread::scope(|scope| {

@@ -251,7 +251,7 @@ fn stress() {
 }
 
 #[test]
-fn connections_land_on_the_queue_that_was_asked_for() {
+fn connections_are_on_the_requested_queue() {
     let (near, far) = queues(3);
     let (server_stack, client) = stacks(near, far);
     let listener = TcpListener::bind(&server_stack, SERVER).unwrap();
@@ -298,7 +298,7 @@ fn a_queue_has_its_share_of_the_ports() {
 }
 
 /// Waits until the last reference to the stack is dropped, so until all its threads have ended.
-fn until_gone<T>(shared: &Weak<T>) {
+fn until_dropped<T>(shared: &Weak<T>) {
     let start = SystemClock.now();
     while shared.strong_count() > 0 {
         assert!(SystemClock.now() - start < LIMIT, "a thread has not ended");
@@ -326,7 +326,7 @@ fn all_threads_end_with_the_last_handle() {
     (&streams[3].0).write_all(b"the stack is there").unwrap();
     (&streams[3].1).read_exact(&mut [0; 18]).unwrap();
     drop(streams);
-    gone.iter().for_each(until_gone);
+    gone.iter().for_each(until_dropped);
 }
 
 #[test]
@@ -347,7 +347,7 @@ fn one_queue_that_fails_ends_the_stack_and_its_threads() {
     assert_eq!(late.unwrap_err().kind(), down);
     let shared = Arc::downgrade(stack.shared());
     drop((listener, connecting, stack));
-    until_gone(&shared);
+    until_dropped(&shared);
 }
 
 /// Fails when its bit is set, which only its own driver notices.
@@ -455,7 +455,7 @@ fn a_queue_that_fails_takes_only_its_own() {
 
 /// Guards `Shared::first_up`: another driver takes over the expiry of records.
 #[test]
-fn when_the_first_queue_is_gone_another_one_forgets() {
+fn when_the_first_queue_is_gone_another_one_expires_records() {
     let (stack, client, fails) = failing(2);
     let listener = TcpListener::bind(&stack, SERVER).unwrap();
     fails.store(1, Ordering::Release);
@@ -514,7 +514,7 @@ impl Link for Losing {
 /// Guards `Driver::receive`: a lost frame is counted, one received with it is kept, and a link that
 /// returns only errors is not called again before the end of the back-off.
 #[test]
-fn what_a_link_loses_is_counted_and_ends_nothing() {
+fn frames_lost_by_a_link_are_counted_and_end_no_connection() {
     let (link, far) = memory::pair(memory::Config::default());
     let loses = Arc::new(AtomicUsize::new(0));
     let losing = Losing {
@@ -567,7 +567,7 @@ fn what_a_link_loses_is_counted_and_ends_nothing() {
 }
 
 #[test]
-fn what_is_no_set_of_queues_is_explained() {
+fn invalid_sets_of_queues_are_refused() {
     let address = || "10.0.0.1/24".parse().unwrap();
     let none = Stack::with_queues(Vec::<MemoryLink>::new()).address(address());
     let error = none.build().unwrap_err();

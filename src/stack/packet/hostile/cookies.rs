@@ -18,7 +18,7 @@ fn flooded(cookies: bool) -> (Net, TcpListener) {
 
 /// Guards `Shared::answer_with_cookie`, `cookie_of` and `accept_cookie`.
 #[test]
-fn a_syn_flood_shuts_nobody_out() {
+fn a_syn_flood_does_not_shut_clients_out() {
     let (mut net, listener) = flooded(true);
     assert_eq!(net.seen().len(), 1000);
     let stats = net.stack.stats();
@@ -55,7 +55,7 @@ fn a_syn_flood_shuts_nobody_out() {
 
 /// Guards `accepts` and `reserve_beyond`: connections that are not accepted fill the backlog too.
 #[test]
-fn connections_that_nobody_accepts_fill_the_backlog() {
+fn connections_that_are_not_accepted_fill_the_backlog() {
     let (mut net, listener) = flooded(true);
     net.drain();
     let mut late = Raw::new(4999);
@@ -121,7 +121,7 @@ fn a_guessed_or_old_cookie_is_reset() {
 }
 
 #[test]
-fn a_syn_from_an_address_to_itself_draws_nothing() {
+fn a_syn_from_an_address_to_itself_is_not_answered() {
     let mut net = Net::new();
     let _listener = net.listen(80);
     let mut raw = Raw::new(80);
@@ -134,7 +134,7 @@ fn a_syn_from_an_address_to_itself_draws_nothing() {
 /// RFC 9293 3.10.7.2: in LISTEN only an acknowledgement is answered, with a reset. At a closed port all
 /// but resets are reset (3.10.7.1).
 #[test]
-fn in_listen_what_neither_opens_nor_acknowledges_is_dropped() {
+fn in_listen_a_segment_without_syn_and_ack_is_dropped() {
     let mut net = Net::new();
     let _listener = net.listen(80);
     let at = "10.0.0.1:81".parse().unwrap();

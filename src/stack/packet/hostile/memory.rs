@@ -90,7 +90,7 @@ fn every_second_byte_holds_no_more_than_a_window() {
 
 /// In-order data is not overwritten; of overlapping out-of-order data the latest is kept.
 #[test]
-fn overlapping_text_does_not_change_what_was_delivered() {
+fn overlapping_data_does_not_change_delivered_bytes() {
     let mut net = Net::new();
     let (mut raw, stream) = net.accepted();
     raw.send(&net, ACK, b"0123456789");

@@ -121,7 +121,7 @@ fn near_its_limit_a_stack_closes_windows_and_opens_them_again() {
 
 /// Beyond the limit data is dropped as if it had been lost, but its acknowledgement is processed.
 #[test]
-fn beyond_its_limit_a_stack_drops_text_and_no_acknowledgement() {
+fn beyond_its_limit_a_stack_drops_data_but_no_acknowledgement() {
     let (mut net, _listener, mut peers) = pressed(8);
     for peer in &mut peers[..6] {
         peer.send_data(&net, 64_240);
@@ -162,7 +162,7 @@ fn beyond_its_limit_a_stack_drops_text_and_no_acknowledgement() {
 
 /// Out-of-order data is dropped first.
 #[test]
-fn text_out_of_order_is_not_kept_under_pressure() {
+fn out_of_order_data_is_not_kept_under_pressure() {
     let (mut net, _listener, mut peers) = pressed(7);
     for peer in &mut peers[..5] {
         peer.send_data(&net, 62_000);
@@ -196,7 +196,7 @@ fn text_out_of_order_is_not_kept_under_pressure() {
 
 /// Guards `SockBuf::ceiling`: a writer is slowed down, and continues with each acknowledgement.
 #[test]
-fn who_writes_is_slowed_down_too() {
+fn writers_are_slowed_down_too() {
     let (mut net, _listener, mut peers) = pressed(7);
     for peer in &mut peers[..5] {
         peer.send_data(&net, 62_000);
@@ -241,7 +241,7 @@ fn who_writes_is_slowed_down_too() {
 
 /// Guards the early return of `Tcb::serve` and `Conn::drop`: readable data still holds memory.
 #[test]
-fn what_nobody_has_read_counts_until_its_socket_is_gone() {
+fn unread_bytes_count_until_their_socket_is_dropped() {
     let (mut net, _listener, mut peers) = pressed(2);
     for peer in &mut peers {
         peer.send_data(&net, 10_000);

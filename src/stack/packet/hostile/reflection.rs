@@ -5,7 +5,7 @@ use super::*;
 /// Guards `Driver::unknown` and `Stateless`: no answer is larger than its cause, and none is sent to or
 /// about foreign addresses.
 #[test]
-fn answers_to_strangers_are_no_larger_than_their_questions() {
+fn answers_without_a_connection_are_no_larger_than_their_cause() {
     let mut net = Net::new();
     let _listener = net.listen(80);
     for payload in [0, 1, 100, 1400] {

@@ -24,7 +24,7 @@ fn an_idle_connection_survives_jumps_of_the_clock() {
 
 /// Data passes while the clock is stopped, and lost data is retransmitted when a timer is due.
 #[test]
-fn a_clock_that_stands_still_holds_nothing_up_but_timers() {
+fn a_stopped_clock_delays_only_timers() {
     let mut net = Net::new();
     let (mut raw, mut stream) = net.accepted();
     let mut got = Vec::new();
@@ -50,7 +50,7 @@ fn a_clock_that_stands_still_holds_nothing_up_but_timers() {
 
 /// Data in flight, and a jump: it is retransmitted, at the latest when the clock has caught up.
 #[test]
-fn text_in_flight_survives_a_jump_back() {
+fn data_in_flight_survives_a_jump_back() {
     let mut net = Net::with(one_packet_each(), |b| b.user_timeout(10 * HOUR));
     let (mut raw, mut stream) = net.accepted();
     jump(&net, true);

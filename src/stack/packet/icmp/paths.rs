@@ -42,7 +42,7 @@ fn the_rest_of_the_window_is_sent_again_at_once_too() {
 
 /// Guards `Shared::connection` and `path_found`, for active and passive opens.
 #[test]
-fn who_begins_later_begins_with_what_fits() {
+fn later_connections_start_with_the_known_path_mtu() {
     for (v6, mtu, full, whole) in [
         (false, 1400, 1360, 1460),
         (false, 300, 512, 1460),
@@ -84,7 +84,7 @@ fn who_begins_later_begins_with_what_fits() {
 }
 
 #[test]
-fn what_was_learnt_of_a_path_is_forgotten_after_ten_minutes() {
+fn a_path_mtu_expires_after_ten_minutes() {
     let mut net = Net::new();
     let (mut raw, stream) = learns(&mut net, false, 1400);
     raw.ack = raw.ack.wrapping_add(1400);
@@ -103,7 +103,7 @@ fn what_was_learnt_of_a_path_is_forgotten_after_ten_minutes() {
 
 /// Guards `Tcb::handle_icmp`: a report must quote data in flight.
 #[test]
-fn a_forged_report_is_not_remembered() {
+fn a_forged_report_is_not_cached() {
     let mut net = Net::new();
     let (syn, _dialling) = dialling(&mut net, false);
     net.icmp(&syn, too_big(600));
@@ -127,7 +127,7 @@ fn a_forged_report_is_not_remembered() {
 
 /// A finding applies to the connections of all queues.
 #[test]
-fn all_queues_know_what_one_has_learnt() {
+fn a_path_mtu_is_shared_by_all_queues() {
     let [mut one, mut other] = nets(|builder| builder);
     let to = "10.0.0.2:9".parse().unwrap();
     let begun = |net: &mut Net, queue| {

@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_user_did_not_fill_is_marked_until_it_is_delivered() {
+    fn application_limited_samples_are_marked_until_delivery() {
         let start = any_time();
         let mut flight = Flight::default();
         flight.send(start);
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_tells_what_was_lost_since_it_left() {
+    fn a_lost_packet_reports_the_losses_since_it_was_sent() {
         let start = any_time();
         let mut flight = Flight::default();
         for _ in 0..4 {

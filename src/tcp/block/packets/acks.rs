@@ -82,7 +82,7 @@ fn three_blocks_beside_timestamps() {
 
 /// RFC 2883 4.
 #[test]
-fn what_came_twice_is_told_once() {
+fn duplicates_are_reported_once() {
     let mut raw = Raw::established(&config(), ms(50));
     raw.send(ACK, 1000);
     raw.all();
@@ -104,7 +104,7 @@ fn what_came_twice_is_told_once() {
 }
 
 #[test]
-fn without_sack_nothing_is_told() {
+fn without_sack_no_blocks_are_sent() {
     let plain = Config {
         sack: false,
         ..config()
@@ -156,7 +156,7 @@ fn data_carries_blocks_too_and_makes_room_for_them() {
 
 /// A link that cuts is given whole segments of the smaller size.
 #[test]
-fn what_is_cut_has_room_for_blocks_too() {
+fn cut_packets_have_room_for_blocks_too() {
     let mut raw = Raw::established(&config(), ms(50));
     raw.most = 64_000;
     raw.send_at(1000, ACK, 100);

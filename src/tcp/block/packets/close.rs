@@ -6,7 +6,7 @@ use crate::tcp::block::segment::RST;
 
 /// Known fault: in CLOSE-WAIT the FIN waited until all was acknowledged.
 #[test]
-fn the_fin_leaves_behind_the_last_byte_also_when_the_peer_closed_first() {
+fn the_fin_follows_the_last_byte_also_when_the_peer_closed_first() {
     let mut raw = Raw::established(&config(), ms(50));
     raw.send(ACK | FIN, 0);
     assert_eq!(raw.state(), TcpState::CloseWait);
@@ -109,7 +109,7 @@ fn a_lost_fin_is_sent_again() {
 }
 
 #[test]
-fn a_fin_before_a_hole_is_filled_is_remembered() {
+fn a_fin_before_a_hole_is_filled_is_kept() {
     let mut raw = Raw::established(&config(), ms(50));
     raw.send_at(100, ACK | FIN, 50);
     assert_eq!(raw.state(), TcpState::Established);
@@ -133,7 +133,7 @@ fn data_for_a_closed_socket_resets() {
 }
 
 #[test]
-fn an_abort_is_told() {
+fn an_abort_is_reported() {
     let mut raw = Raw::established(&config(), ms(50));
     raw.tcb.detach(true, None, raw.now);
     let reset = raw.one().segment;
@@ -159,7 +159,7 @@ fn a_reset_after_everything_is_no_error() {
 }
 
 #[test]
-fn what_is_behind_the_end_is_ignored_but_not_its_acknowledgement() {
+fn data_after_the_fin_is_ignored_but_not_its_acknowledgement() {
     let mut raw = Raw::established(&config(), ms(50));
     raw.write(10);
     raw.one();

@@ -12,7 +12,7 @@ fn willing() -> Config {
 }
 
 /// Takes the peer's SYN or SYN|ACK.
-fn hear_syn(raw: &mut Raw, flags: u8) {
+fn receive_syn(raw: &mut Raw, flags: u8) {
     let mut segment = raw.segment(flags, 0);
     segment.seq = THEIRS;
     segment.options = offer(&config());
@@ -64,7 +64,7 @@ fn is_agreed(raw: &mut Raw) -> bool {
 }
 
 /// Bytes of the peer, marked on the path.
-fn hear_marked(raw: &mut Raw, flags: u8, len: usize) {
+fn receive_marked(raw: &mut Raw, flags: u8, len: usize) {
     let mut segment = raw.segment(ACK | flags, len);
     segment.marked = true;
     raw.seq = raw.seq.wrapping_add(u32::try_from(len).unwrap());
@@ -90,8 +90,8 @@ fn without_the_option_no_bit_is_set() {
     let all = raw.flight(3);
     assert!(all.iter().all(|one| !one.markable && flags(one) == 0));
     let window = raw.tcb.congestion_window();
-    hear_marked(&mut raw, 0, 500);
-    hear_marked(&mut raw, 0, 500);
+    receive_marked(&mut raw, 0, 500);
+    receive_marked(&mut raw, 0, 500);
     assert_eq!(flags(&raw.one()), 0);
     echo(&mut raw, 3000);
     assert!(raw.tcb.congestion_window() >= window);
@@ -118,7 +118,7 @@ fn a_syn_ack_with_one_flag_agrees() {
         let syn = raw.one();
         assert_eq!(syn.segment.flags, SYN | ECE | CWR);
         assert!(!syn.markable);
-        hear_syn(&mut raw, SYN | ACK | answer);
+        receive_syn(&mut raw, SYN | ACK | answer);
         raw.all();
         assert_eq!(is_agreed(&mut raw), agrees, "{answer:x}");
     }
@@ -133,22 +133,22 @@ fn a_syn_that_is_not_answered_is_sent_again_without() {
     let again = raw.pass(ms(1000));
     assert_eq!(again[0].1.segment.flags, SYN);
     // The answer to the first one is late: the peer has received the second one since.
-    hear_syn(&mut raw, SYN | ACK | ECE);
+    receive_syn(&mut raw, SYN | ACK | ECE);
     raw.all();
     assert!(!is_agreed(&mut raw));
 }
 
 /// RFC 3168 6.1.1.
 #[test]
-fn a_peer_that_asks_again_without_does_not_agree() {
+fn a_peer_that_retransmits_without_flags_does_not_agree() {
     let (mut raw, _) = listening(&willing(), ECE | CWR);
-    hear_syn(&mut raw, SYN);
+    receive_syn(&mut raw, SYN);
     assert_eq!(raw.one().segment.flags, SYN | ACK);
     raw.send(ACK, 0);
     assert!(!is_agreed(&mut raw));
     // Nor does one that sets the flags only in a retransmission.
     let (mut raw, _) = listening(&willing(), 0);
-    hear_syn(&mut raw, SYN | ECE | CWR);
+    receive_syn(&mut raw, SYN | ECE | CWR);
     assert_eq!(raw.one().segment.flags, SYN | ACK);
 }
 
@@ -189,20 +189,20 @@ fn probes_of_a_closed_window_may_not_be_marked() {
 #[test]
 fn a_mark_is_echoed_until_the_peer_has_reduced() {
     let mut raw = agreed();
-    hear_marked(&mut raw, 0, 10);
+    receive_marked(&mut raw, 0, 10);
     assert_eq!(flags(&raw.one()), ECE, "at once");
     raw.send(ACK, 2 * MSS);
     assert_eq!(flags(&raw.one()), ECE, "and again");
     assert_eq!(flags(&raw.flight(1)[0]), ECE, "also with data");
     raw.send(ACK | CWR, 2 * MSS);
     assert_eq!(flags(&raw.one()), 0);
-    hear_marked(&mut raw, CWR, 2 * MSS);
+    receive_marked(&mut raw, CWR, 2 * MSS);
     assert_eq!(flags(&raw.one()), ECE, "marked after the reduction");
 }
 
 /// RFC 3168 6.1.5: it may be forged or old.
 #[test]
-fn a_mark_of_what_is_not_new_does_not_count() {
+fn a_mark_of_old_data_does_not_count() {
     let mut raw = agreed();
     raw.send(ACK, 100);
     raw.all();
@@ -254,7 +254,7 @@ fn an_echo_reduces_the_window_once_in_a_round_trip() {
 /// RFC 3168 6.1.2: a loss is signalled too, and a mark in the same round trip is not a further
 /// reduction.
 #[test]
-fn a_loss_is_told_as_well_and_not_counted_twice() {
+fn a_loss_is_signalled_too_and_not_counted_twice() {
     let mut raw = agreed();
     raw.flight(10);
     for end in [2, 3, 4] {
@@ -272,7 +272,7 @@ fn a_loss_is_told_as_well_and_not_counted_twice() {
 }
 
 #[test]
-fn a_timeout_is_told_as_well() {
+fn a_timeout_is_signalled_too() {
     let mut raw = agreed();
     raw.flight(1);
     raw.pass(ms(3000));

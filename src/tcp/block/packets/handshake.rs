@@ -57,7 +57,7 @@ fn a_syn_is_sent_again_after_1_2_and_4_seconds() {
 }
 
 #[test]
-fn what_both_offer_is_agreed_on() {
+fn options_offered_by_both_are_negotiated() {
     let mut raw = Raw::listening(&stamped());
     let options = raw.one().segment.options;
     assert_eq!(options.mss, Some(1012));
@@ -86,7 +86,7 @@ fn what_both_offer_is_agreed_on() {
 }
 
 #[test]
-fn what_is_no_syn_opens_nothing() {
+fn only_a_syn_opens_a_connection() {
     for flags in [0, ACK, FIN, RST | SYN, SYN | ACK, SYN | FIN] {
         let segment = Segment {
             flags,
@@ -116,7 +116,7 @@ fn a_syn_ack_may_carry_data_and_the_end() {
 
 /// Known fault: RFC 9293 3.5.2; the SYN is retransmitted at once, but only once.
 #[test]
-fn a_stale_acknowledgement_is_reset_and_the_peer_asked_again() {
+fn a_stale_acknowledgement_is_reset_and_the_syn_retransmitted() {
     let mut raw = Raw::dialling(&config());
     raw.ack = 77;
     raw.send(ACK, 0);
@@ -211,7 +211,7 @@ fn in_syn_received() {
 
 /// RFC 4987 3.6, 7323 4: the SYN|ACK is not retransmitted, and its timestamp is echoed.
 #[test]
-fn who_has_answered_a_cookie_is_established_at_once() {
+fn a_peer_that_acknowledges_a_cookie_is_established_at_once() {
     for (age, known) in [(70, true), (1000, true), (1001, false), (0, false)] {
         let answered = Config {
             answered: true,

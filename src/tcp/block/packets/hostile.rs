@@ -36,7 +36,7 @@ fn a_syn_is_challenged() {
 
 /// RFC 5961 5.2.
 #[test]
-fn an_acknowledgement_of_what_was_never_sent_is_challenged() {
+fn an_acknowledgement_of_unsent_data_is_challenged() {
     let mut raw = Raw::established(&config(), ms(50));
     raw.write(10);
     raw.one();
@@ -53,7 +53,7 @@ fn an_acknowledgement_of_what_was_never_sent_is_challenged() {
 }
 
 #[test]
-fn what_is_outside_the_window_is_answered_and_not_kept() {
+fn segments_outside_the_window_are_answered_and_not_kept() {
     let mut raw = Raw::established(&config(), ms(50));
     assert_eq!(raw.send_at(60_000, ACK, 10).kept, None);
     assert_eq!(raw.one().segment.ack, raw.seq);
@@ -99,7 +99,7 @@ fn a_keep_alive_is_answered_and_a_disagreement_is_not() {
 
 /// RFC 7323 5.3, 3.2.
 #[test]
-fn what_is_older_than_the_last_timestamp_is_dropped() {
+fn segments_older_than_ts_recent_are_dropped() {
     let mut raw = Raw::established(&stamped(), ms(50));
     raw.pass(ms(1000));
     raw.send(ACK, 10);
@@ -124,7 +124,7 @@ fn what_is_older_than_the_last_timestamp_is_dropped() {
 /// A segment that was overtaken by a retransmission is accepted; one older than the whole window is
 /// not.
 #[test]
-fn what_fills_a_hole_may_be_older() {
+fn data_that_fills_a_hole_may_be_older() {
     let mut raw = Raw::established(&stamped(), ms(50));
     let late = raw.segment(ACK, 100);
     raw.pass(ms(100));

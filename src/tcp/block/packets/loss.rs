@@ -97,7 +97,7 @@ fn a_timeout_sends_one_segment_and_doubles() {
 
 /// Eifel (RFC 3522, 4015).
 #[test]
-fn a_timeout_for_nothing_is_undone() {
+fn a_spurious_timeout_is_undone() {
     let mut raw = Raw::established(&stamped(), ms(50));
     raw.flight(10);
     let echo = raw.echo;
@@ -114,7 +114,7 @@ fn a_timeout_for_nothing_is_undone() {
 
 /// F-RTO (RFC 5682), without timestamps.
 #[test]
-fn a_timeout_is_undone_by_what_was_sent_once() {
+fn a_timeout_is_undone_by_original_transmissions() {
     for kind in [Kind::Cubic, Kind::Reno, Kind::Bbr] {
         let mut raw = Raw::established(
             &Config {
@@ -137,7 +137,7 @@ fn a_timeout_is_undone_by_what_was_sent_once() {
 
 /// RFC 3708: the original of the retransmission had arrived.
 #[test]
-fn a_recovery_for_nothing_is_undone_by_d_sack() {
+fn a_spurious_recovery_is_undone_by_d_sack() {
     let mut raw = Raw::established(&config(), ms(50));
     raw.flight(10);
     raw.pass(ms(50));
@@ -159,7 +159,7 @@ fn a_recovery_for_nothing_is_undone_by_d_sack() {
 }
 
 #[test]
-fn a_recovery_for_nothing_is_undone_by_timestamps() {
+fn a_spurious_recovery_is_undone_by_timestamps() {
     let mut raw = Raw::established(&stamped(), ms(50));
     raw.flight(10);
     let echo = raw.echo;
@@ -178,7 +178,7 @@ fn a_recovery_for_nothing_is_undone_by_timestamps() {
 
 /// Data marked lost was acknowledged before its retransmission.
 #[test]
-fn a_recovery_that_has_sent_nothing_again_is_undone() {
+fn a_recovery_without_retransmissions_is_undone() {
     let mut raw = Raw::established(&config(), ms(50));
     raw.flight(10);
     raw.pass(ms(50));
@@ -314,7 +314,7 @@ fn with_sack_two_segments_behind_a_hole_send_something_new_too() {
 
 /// RFC 2018 8: a peer may discard data that it has only SACKed.
 #[test]
-fn a_peer_that_gives_up_what_it_had_gets_it_again() {
+fn data_that_a_peer_discards_is_retransmitted() {
     let mut raw = Raw::established(&config(), ms(50));
     raw.flight(4);
     raw.pass(ms(50));

@@ -6,7 +6,7 @@ use crate::tcp::icmp::IcmpErrorKind;
 
 /// Known fault: after "packet too big" all but the first waited for a timeout.
 #[test]
-fn what_does_not_fit_is_sent_again_at_once() {
+fn data_of_packets_too_big_is_retransmitted_at_once() {
     let mut raw = Raw::established(&config(), ms(50));
     raw.flight(10);
     assert!(
@@ -71,7 +71,7 @@ fn below_the_floor_routers_may_cut() {
 }
 
 #[test]
-fn only_what_quotes_something_in_flight_is_believed() {
+fn only_errors_that_quote_a_segment_in_flight_are_accepted() {
     let mut raw = Raw::established(&config(), ms(50));
     raw.flight(2);
     raw.acknowledge(1000, &[]);

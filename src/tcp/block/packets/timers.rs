@@ -39,7 +39,7 @@ fn unacknowledged_data_times_out() {
 }
 
 #[test]
-fn a_dead_peer_is_asked_and_then_given_up() {
+fn a_dead_peer_is_probed_and_then_timed_out() {
     let watched = Config {
         limits: Arc::new(Limits {
             keep_alive: Some(KeepAlive {
@@ -90,7 +90,7 @@ fn fin_wait_2_of_a_closed_socket_ends() {
 }
 
 #[test]
-fn what_lingers_too_long_is_reset() {
+fn lingering_data_is_reset_after_its_time() {
     let mut raw = Raw::established(&config(), ms(50));
     raw.write(10);
     raw.all();

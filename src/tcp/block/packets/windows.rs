@@ -4,7 +4,7 @@ use super::*;
 use crate::tcp::block::sim::path::Random;
 
 #[test]
-fn a_window_closes_and_opens_by_what_is_worth_it() {
+fn a_window_closes_and_opens_in_worthwhile_steps() {
     let mut raw = Raw::established(&config(), ms(50));
     let mut edge = THEIRS + 1 + 60_000;
     while raw.send(ACK, MSS).kept.is_some() {
@@ -148,7 +148,7 @@ fn no_silly_segments() {
 
 /// RFC 9293 3.8.6: the window shrinks.
 #[test]
-fn what_is_in_flight_beyond_a_window_that_shrank_is_sent_again() {
+fn data_beyond_a_shrunk_window_is_retransmitted() {
     let mut raw = Raw::established(&config(), ms(50));
     raw.flight(4);
     raw.window = 500;

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn three_segments_behind_a_hole_are_a_loss_where_nothing_overtakes() {
+    fn three_segments_after_a_hole_are_a_loss_without_reordering() {
         let mut flight = Flight::new();
         assert_eq!(flight.sack(1, 41), (0, Some(50)), "a quarter of 40 ms");
         assert_eq!(flight.sack(2, 42), (0, Some(50)));
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_late_by_less_than_a_quarter_is_not_lost() {
+    fn a_delay_below_a_quarter_rtt_is_no_loss() {
         let mut flight = Flight::new();
         flight.rack.saw_reordering();
         for k in 1..10 {
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_again_for_nothing_widens_the_window_for_a_while() {
+    fn spurious_retransmissions_widen_the_reordering_window_for_a_while() {
         let mut flight = Flight::new();
         flight.rack.saw_reordering();
         flight.rack.saw_duplicate(0, 1000);
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_too_soon_was_the_first() {
+    fn an_acknowledgement_too_early_is_for_the_original() {
         let mut flight = Flight::new();
         flight.record.lose_first(MSS, |_| ());
         flight.record.resent(&(0..MSS), 100, flight.start + ms(30));

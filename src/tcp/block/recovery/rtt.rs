@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minimum_is_forgotten() {
+    fn a_minimum_expires() {
         let start = any_time();
         let mut rtt = Rtt::default();
         rtt.sample(ms(10), start);

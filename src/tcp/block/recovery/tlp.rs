@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_became_of_a_probe() {
+    fn the_result_of_a_probe() {
         let probe = |again| {
             let mut tlp = Tlp::default();
             tlp.sent(1000, again);

@@ -114,7 +114,7 @@ fn reordering_costs_at_most_a_tenth() {
 
 /// Known fault: overtaken acknowledgements were dropped because of their timestamps.
 #[test]
-fn what_is_there_is_not_sent_again_where_all_overtakes() {
+fn sacked_data_is_not_retransmitted_under_reordering() {
     let jitter = |queue| Path {
         jitter: (ms(5.0), true),
         ..path(50.0, queue)
@@ -128,7 +128,7 @@ fn what_is_there_is_not_sent_again_where_all_overtakes() {
 
 /// Known fault: packets overtaken by a retransmission were dropped because of its newer timestamp.
 #[test]
-fn retransmissions_make_nothing_old_that_they_overtake() {
+fn retransmissions_do_not_outdate_overtaken_packets() {
     let jitter = |queue| Path {
         jitter: (ms(5.0), true),
         ..path(50.0, queue)

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn bunches_are_remembered_for_up_to_ten_rounds() {
+    fn aggregation_is_kept_for_up_to_ten_rounds() {
         let mut aggregation = Aggregation::default();
         aggregation.update(9.0, 1, SLOT_ROUNDS);
         for round in 2..=9 {

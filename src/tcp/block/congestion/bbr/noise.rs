@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_without_a_queue_is_no_sign() {
+    fn losses_without_a_queue_are_no_sign() {
         let mut noise = Noise::default();
         let exceeded = |noise: Noise, lost, rtt| noise.is_exceeded(&sample(lost, rtt), 100.0);
         rounds(&mut noise, 1, 0, 50);
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_with_a_queue_is_one() {
+    fn losses_with_a_queue_are_a_sign() {
         let mut noise = Noise::default();
         rounds(&mut noise, 20, 30, 60);
         assert_eq!(noise.share(), 0.0);
