@@ -56,11 +56,12 @@
 //! | [`socket::poller`] | waiting for many sockets and listeners at once, level- or edge-triggered; ends of splices are events |
 //! | [`protocol`] | the interface between a socket and its protocol (`protosw`), for other stacks |
 //! | [`sockbuf`], [`buf`] | socket buffers, and the chains of reference-counted buffers (mbufs) in them |
-//! | [`local`] | a stream pair in memory: the reference protocol |
-//! | `kernel` | the operating system's connections as sockets |
-//! | [`stack`] | a TCP/IP stack over one link: addresses, ports, listeners, streams, the driver thread |
+//! | [`local`] | pairs of sockets in memory, for streams and for datagrams: the reference protocols |
+//! | `kernel` | the operating system's connections, UDP sockets and ping sockets as sockets |
+//! | [`stack`] | a TCP/IP stack over one link: addresses, ports, listeners, streams, UDP sockets and flows, pings, the driver thread |
 //! | `ip` | the Internet Protocol: headers, fragments, ICMP errors, answers to pings (private) |
 //! | `tcp` | one connection: control block, store, service step (private) |
+//! | `udp` | one UDP socket or flow, or the pings of one client (private) |
 //! | [`link`] | sources and destinations of packets: in memory, TUN devices |
 //! | [`clock`], [`error`] | time, errors |
 //! | `lock` | ranked locks (private) |
@@ -171,7 +172,7 @@
 //!
 //! # Not supported
 //!
-//! UDP, Ethernet (ARP, neighbour discovery), KTLS, TUN devices of other systems than
+//! Multicast, Ethernet (ARP, neighbour discovery), KTLS, TUN devices of other systems than
 //! Linux; of TCP, Fast Open and urgent data
 //! ([list](stack#tcp-which-standards-hold)).
 

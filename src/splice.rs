@@ -19,6 +19,16 @@
 //! * The counter [`spliced`](Socket::spliced) belongs to the source, is set to 0 only by a
 //!   successful `splice_to`, and outlives the splice.
 //!
+//! **Datagrams** are spliced as in OpenBSD, and only in its flavor, which sockets for datagrams have: each is moved
+//! whole or not at all.
+//!
+//! * A datagram that would exceed the limit ends the splice before it, without an error; one that is longer than the
+//!   sink's send buffer ends it with [`Cause::MessageSize`]. Both stay readable on the source.
+//! * The sink must be connected, the source need not be. Addresses are lost, unless [`Options::addresses`] keeps
+//!   them.
+//! * An error of a socket (no program listens at the peer's port, say) ends the splice, but not the socket.
+//! * A stream and datagrams cannot be spliced.
+//!
 //! Two improvements over FreeBSD: a call that fails changes nothing, and ending a splice never waits
 //! for another thread, so any thread can do it, also in a callback.
 //!

@@ -75,6 +75,24 @@
 //! not sent about ICMP errors, later fragments, and packets to or from more than one host (RFC 1122 3.2.2, RFC
 //! 4443 2.4). At most 1,000 a second are sent, and 50 at once.
 //!
+//! # UDP and pings
+//!
+//! A [`UdpSocket`] is bound to an address of the stack, or is a *flow*: datagrams of one client that a [`UdpListener`]
+//! has intercepted on their way to another destination, as a [`TcpListener`] intercepts connections. A flow has its
+//! original destination for a local address, ends when no datagram has passed for a while (see *Timers*), and counts
+//! against limits ([`FlowOptions`]). By default each destination of a client is a flow of its own; with
+//! [`Mapping::Endpoint`] all datagrams of a client's port are one (RFC 4787 4.1). [`Stack::datagram_sockets`] lists
+//! sockets and flows.
+//!
+//! A datagram goes to the flow with its addresses, else to the most precisely bound socket, else to the flow of its
+//! sender, else to the listener with the most precise rule, where it begins a flow. Otherwise it draws "port
+//! unreachable", if it was for an address of the stack. A full receive buffer drops datagrams and counts them. Datagrams
+//! to be sent wait while the link is full, and so do their writers; those larger than the path MTU leave in fragments;
+//! several of one length leave as one packet where the link cuts it ([`Capabilities`](crate::link::Capabilities)). A
+//! received ICMP error is an error of the socket, once.
+//!
+//! Pings to own addresses are answered by the stack; those to other destinations are flows of a [`PingListener`].
+//!
 //! # Addresses and routes
 //!
 //! A stack has addresses of both families ([`Builder::address`], [`Stack::add_address`]) and one link,
@@ -143,6 +161,7 @@
 //! | `routes`, `source_address`, `paths`, `isn`, `ephemeral_ports` | addresses and routes, path MTUs, ports and initial sequence numbers |
 //! | `fragments`, `identification`, `icmp_error` | fragments received and sent, and their identifications; ICMP errors |
 //! | `loopback`, `fused_link` | the two outputs: to the stack itself, and to the link |
+//! | `udp` | UDP sockets, flows, pings |
 //! | `stats`, `netstat` | counters and listings |
 //! | `packet` | tests that read like packet traces |
 //!
