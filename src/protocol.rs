@@ -152,6 +152,8 @@ pub enum Wakeup {
     RcvClosed,
     /// `so_snd` takes no more bytes.
     SndClosed,
+    /// The socket, for datagrams, has an error that does not end it ([`SocketEnd::fail_once`]).
+    Failed,
 }
 
 /// A callback for wake-ups of a buffer: in addition to the sleeping threads, or, if it diverts the
@@ -527,8 +529,8 @@ impl SocketEnd {
         let rcv = self.rcv();
         let snd = self.snd();
         self.set_error(error);
-        self.sorwakeup(&rcv, Wakeup::Data);
-        self.sowwakeup(&snd, Wakeup::Space);
+        self.sorwakeup(&rcv, Wakeup::Failed);
+        self.sowwakeup(&snd, Wakeup::Failed);
     }
 
     /// Drops sent bytes from `so_snd` and wakes (`sbdrop`, `sowwakeup`).

@@ -106,15 +106,16 @@ impl Upcall for Wakers {
     fn wakeup(&self, what: Wakeup) {
         let mut guard = self.slots.lock();
         let slots = &mut *guard;
-        let waiting = match what {
-            Wakeup::Data | Wakeup::RcvClosed => &mut slots.readers,
-            Wakeup::Space | Wakeup::SndClosed => &mut slots.writers,
-        };
-        if waiting.is_empty() {
+        let queued = !slots.due.is_empty();
+        if matches!(what, Wakeup::Data | Wakeup::RcvClosed | Wakeup::Failed) {
+            slots.due.append(&mut slots.readers);
+        }
+        if matches!(what, Wakeup::Space | Wakeup::SndClosed | Wakeup::Failed) {
+            slots.due.append(&mut slots.writers);
+        }
+        if slots.due.is_empty() {
             return;
         }
-        let queued = !slots.due.is_empty();
-        slots.due.append(waiting);
         drop(guard);
         if !queued && !run_list::push(self.me.clone()) {
             self.hand_over();

@@ -2,7 +2,7 @@
 //!
 //! | state | meaning |
 //! |---|---|
-//! | `Idle(reason)` | no work until the wake-up that the reason waits for, or until either side closes |
+//! | `Idle(reason)` | no work until the wake-up that the reason waits for, or until either side closes or fails |
 //! | `Queued` | a pass is to run: on a worker's queue, on a run list, or the first one in the caller |
 //! | `Running` | a pass runs; `rescan`: a wake-up came meanwhile, so it must not go idle |
 //! | `Closing` | detached from both buffers, while its last pass still notifies the protocols |
@@ -89,7 +89,7 @@ fn idle(reason: Reason, event: Event) -> (State, Action) {
         (Event::Wake(Wakeup::Data), Reason::NoData)
         | (Event::Wake(Wakeup::Space), Reason::NoRoom)
         | (Event::Refill, Reason::Rate)
-        | (Event::Wake(Wakeup::RcvClosed | Wakeup::SndClosed), _) => {
+        | (Event::Wake(Wakeup::RcvClosed | Wakeup::SndClosed | Wakeup::Failed), _) => {
             (State::Queued, Action::Enqueue)
         }
         (Event::Wake(Wakeup::Data), Reason::NoRoom | Reason::Rate)
@@ -154,11 +154,12 @@ mod tests {
         State::Ended,
     ];
 
-    const EVENTS: [Event; 11] = [
+    const EVENTS: [Event; 12] = [
         Event::Wake(Wakeup::Data),
         Event::Wake(Wakeup::Space),
         Event::Wake(Wakeup::RcvClosed),
         Event::Wake(Wakeup::SndClosed),
+        Event::Wake(Wakeup::Failed),
         Event::Refill,
         Event::Start,
         Event::DoneMore,
@@ -188,6 +189,7 @@ mod tests {
             Wakeup::Space,
             Wakeup::RcvClosed,
             Wakeup::SndClosed,
+            Wakeup::Failed,
         ] {
             for reason in [Reason::NoData, Reason::NoRoom] {
                 let (state, _) = step(State::Running { rescan: false }, Event::Wake(wakeup));

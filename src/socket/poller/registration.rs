@@ -266,7 +266,7 @@ impl Upcall for Registration {
             Wakeup::Space => Interest::WRITABLE,
             // An error, which concerns both directions, may come with a close, even if a direction is
             // closed already.
-            Wakeup::RcvClosed | Wakeup::SndClosed => Interest::BOTH,
+            Wakeup::RcvClosed | Wakeup::SndClosed | Wakeup::Failed => Interest::BOTH,
         };
         self.enqueue(|news| {
             news.fresh = news.fresh | directions;
