@@ -480,7 +480,9 @@ impl<'a> Batch<'a> {
             caps.datagrams_v6
         };
         let most = most.filter(|_| fits && len > 0 && udp.transport == Transport::Udp);
-        let count = most.map_or(1, |most| run(batch, most.min(MOST) - headers));
+        let count = most.map_or(1, |most| {
+            Datagram::run(batch, (most.min(MOST) - headers, MAX_SEGMENTS))
+        });
         let pieces = batch[..count].iter().flat_map(|one| one.payload.iter());
         let (header, payload) =
             match udp.composed(&route, pieces.cloned().collect(), caps.checksum && fits) {
@@ -540,25 +542,6 @@ impl<'a> Batch<'a> {
         self.route = Some((addresses, route));
         Ok(route)
     }
-}
-
-/// How many datagrams from the front go into one super-frame of so many bytes of payload: with the same
-/// addresses, all of the same length, but for the last one, which may be shorter.
-fn run(batch: &[Datagram], most: usize) -> usize {
-    let first = &batch[0];
-    let size = first.len();
-    let (mut count, mut bytes) = (1, size);
-    for next in batch[1..].iter().take(MAX_SEGMENTS - 1) {
-        let len = next.len();
-        if len == 0 || len > size || next.addresses != first.addresses || bytes + len > most {
-            break;
-        }
-        (count, bytes) = (count + 1, bytes + len);
-        if len < size {
-            break;
-        }
-    }
-    count
 }
 
 /// Why a datagram was not sent.

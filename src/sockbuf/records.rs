@@ -79,6 +79,26 @@ impl Datagram {
         self.len() == 0
     }
 
+    /// How many datagrams from the front go into one super-frame of at most so many bytes of payload, and so many
+    /// datagrams: with the same addresses, and all of the same length, but for the last one, which may be shorter.
+    /// There is a first one, and it has bytes.
+    pub(crate) fn run(batch: &[Datagram], (most, limit): (usize, usize)) -> usize {
+        let first = &batch[0];
+        let size = first.len();
+        let (mut count, mut bytes) = (1, size);
+        for next in batch[1..].iter().take(limit.saturating_sub(1)) {
+            let len = next.len();
+            if len == 0 || len > size || next.addresses != first.addresses || bytes + len > most {
+                break;
+            }
+            (count, bytes) = (count + 1, bytes + len);
+            if len < size {
+                break;
+            }
+        }
+        count
+    }
+
     /// A copy of the bytes.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut all = Vec::with_capacity(self.len());
