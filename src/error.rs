@@ -135,6 +135,11 @@ pub enum SoError {
     /// A datagram without a destination, from a socket that is not connected.
     #[error("the datagram has no destination: give one, or connect the socket")]
     DestinationRequired = 14,
+    /// The operating system does not let the datagram out: a filter refuses it, or it is a broadcast.
+    #[error(
+        "the operating system refuses the datagram: its packet filter does, or it is a broadcast"
+    )]
+    NotPermitted = 15,
 }
 
 impl SoError {
@@ -154,6 +159,7 @@ impl SoError {
             12 => SoError::AddressRemoved,
             13 => SoError::MessageSize,
             14 => SoError::DestinationRequired,
+            15 => SoError::NotPermitted,
             _ => return None,
         })
     }
@@ -179,6 +185,7 @@ impl SoError {
             SoError::SpliceLoop => Errno::ELOOP,
             SoError::MessageSize => Errno::EMSGSIZE,
             SoError::DestinationRequired => Errno::EDESTADDRREQ,
+            SoError::NotPermitted => Errno::EPERM,
         }
     }
 
@@ -213,6 +220,7 @@ impl From<SoError> for io::Error {
             SoError::SpliceLoop => io::ErrorKind::Other,
             SoError::MessageSize => io::ErrorKind::InvalidInput,
             SoError::DestinationRequired => io::ErrorKind::NotConnected,
+            SoError::NotPermitted => io::ErrorKind::PermissionDenied,
         };
         io::Error::new(kind, error)
     }
@@ -224,11 +232,11 @@ mod tests {
 
     #[test]
     fn every_value_survives_the_round_trip() {
-        for value in 1..=14 {
+        for value in 1..=15 {
             let error = SoError::from_u8(value).expect("listed");
             assert_eq!(error as u8, value);
         }
         assert_eq!(SoError::from_u8(0), None);
-        assert_eq!(SoError::from_u8(15), None);
+        assert_eq!(SoError::from_u8(16), None);
     }
 }

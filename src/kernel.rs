@@ -7,16 +7,24 @@
 //! * It reads only as much as `so_rcv` has space for; then the kernel's own buffer fills and its window
 //!   closes. So back-pressure is exact.
 //! * Half-close, end of file and errors are passed on in both directions.
+//! * A [`KernelUdp`] is a UDP socket, and a [`KernelPing`] sends pings: each for datagrams, which can be spliced
+//!   with those of a stack (`datagrams`).
 //! * One thread for the process, `sosplice:kernel`, waits for readiness (`reactor`). Reading and
 //!   writing happen there, and in the threads that remove bytes from `so_rcv` or add some to `so_snd`.
 //!
 //! Each direction is served by one thread at a time (`Turn`); another thread sets a flag and returns.
 //! No lock is held during system calls. Locks: `so_rcv` (2), `so_snd` (3), the descriptor's slot (5).
 
+mod datagrams;
 mod options;
+mod ping;
 mod reactor;
+mod udp;
 
 pub use crate::keep_alive::KeepAlive;
+pub use datagrams::PathError;
+pub use ping::KernelPing;
+pub use udp::KernelUdp;
 
 use crate::buf::{Buf, Chain, FrameMut, Gather};
 use crate::error::SoError;
@@ -276,6 +284,18 @@ impl Readiness {
     };
 }
 
+/// A socket that the reactor serves.
+trait Ready: Send + Sync + std::fmt::Debug {
+    /// The kernel reports readiness.
+    fn ready(&self, ready: Readiness);
+
+    /// What was left to the reactor is to be done.
+    fn resume(&self);
+
+    /// Its work has panicked: it ends.
+    fn give_up(&self);
+}
+
 /// The next action of a thread.
 enum Next {
     Again,
@@ -286,7 +306,9 @@ impl Conn {
     fn register(self: &Arc<Self>, mut stream: Stream) -> io::Result<()> {
         // Readiness reported before the slot is filled is lost, so both directions are checked once
         // more at the end.
-        let registered = self.reactor.register(self, &mut stream);
+        let registered = self
+            .reactor
+            .register((self.token, self.clone()), &mut stream);
         *self.stream.lock() = Some(Arc::new(stream));
         registered?;
         self.ready(Readiness::BOTH);
@@ -300,25 +322,6 @@ impl Conn {
     fn live(&self) -> io::Result<Arc<Stream>> {
         self.stream()
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-
-    /// Called by the reactor for readiness, or for postponed work.
-    fn ready(&self, ready: Readiness) {
-        self.at_end.fetch_or(ready.read_closed, Ordering::AcqRel);
-        self.may_read.fetch_or(ready.readable, Ordering::AcqRel);
-        self.may_write.fetch_or(ready.writable, Ordering::AcqRel);
-        if self.connecting.load(Ordering::Acquire) {
-            self.look_whether_connected();
-        } else if ready.over {
-            self.look_for_error();
-        }
-        self.resume();
-    }
-
-    /// Continues the work of both directions.
-    fn resume(&self) {
-        self.reading.take(|| self.fill());
-        self.writing.take(|| self.flush());
     }
 
     fn look_whether_connected(&self) {
@@ -351,7 +354,7 @@ impl Conn {
                 return;
             }
         }
-        self.reactor.again(&self.me);
+        self.reactor.again(self.me.clone());
     }
 
     fn read(&self, stream: &Stream, spare: &mut Option<FrameMut>) -> Next {
@@ -401,7 +404,7 @@ impl Conn {
                 return;
             }
         }
-        self.reactor.again(&self.me);
+        self.reactor.again(self.me.clone());
     }
 
     fn write(&self, stream: &Stream) -> Next {
@@ -486,6 +489,30 @@ impl Conn {
             let _ = rustix::net::sockopt::set_socket_linger(&*stream, Some(Duration::ZERO));
         }
         self.fail(error);
+    }
+}
+
+impl Ready for Conn {
+    fn ready(&self, ready: Readiness) {
+        self.at_end.fetch_or(ready.read_closed, Ordering::AcqRel);
+        self.may_read.fetch_or(ready.readable, Ordering::AcqRel);
+        self.may_write.fetch_or(ready.writable, Ordering::AcqRel);
+        if self.connecting.load(Ordering::Acquire) {
+            self.look_whether_connected();
+        } else if ready.over {
+            self.look_for_error();
+        }
+        self.resume();
+    }
+
+    /// Goes on with what can be done.
+    fn resume(&self) {
+        self.reading.take(|| self.fill());
+        self.writing.take(|| self.flush());
+    }
+
+    fn give_up(&self) {
+        self.fail(SoError::ConnectionAborted);
     }
 }
 

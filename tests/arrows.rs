@@ -34,7 +34,7 @@ const ARROWS: &str = "
     link            -> buf clock interest lock
     socket          -> protocol run_list callbacks sockbuf buf clock end error interest lock
     socket::poller  -> protocol clock end error interest lock
-    kernel          -> socket protocol run_list sockbuf buf clock keep_alive error lock sync turn
+    kernel          -> socket protocol run_list sockbuf buf clock keep_alive error lock sync turn counter
     local           -> socket protocol sockbuf buf error lock sync
     splice          -> socket protocol run_list timer busy text_table events callbacks sockbuf buf affinity clock end error lock sync
     splice::machine -> protocol error sync

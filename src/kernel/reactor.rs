@@ -3,11 +3,10 @@
 //! There is one for the process, started with the first socket. Locks: the table of sockets and the
 //! list of those with postponed work (leaves, 5).
 
-use super::{Conn, Readiness};
-use crate::error::SoError;
+use super::{Readiness, Ready};
 use crate::lock::{LEAF, Mutex};
 use crate::run_list::{self, Budget};
-use mio::net::TcpStream as Stream;
+use mio::event::Source;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use std::collections::HashMap;
 use std::io;
@@ -24,8 +23,8 @@ const EVENTS: usize = 256;
 pub(super) struct Reactor {
     registry: Registry,
     waker: Waker,
-    conns: Mutex<HashMap<Token, Arc<Conn>>, LEAF>,
-    again: Mutex<Vec<Weak<Conn>>, LEAF>,
+    sockets: Mutex<HashMap<Token, Arc<dyn Ready>>, LEAF>,
+    again: Mutex<Vec<Weak<dyn Ready>>, LEAF>,
     next: AtomicUsize,
 }
 
@@ -46,7 +45,7 @@ impl Reactor {
         let reactor = Arc::new(Reactor {
             registry: poll.registry().try_clone()?,
             waker: Waker::new(poll.registry(), WAKE)?,
-            conns: Mutex::default(),
+            sockets: Mutex::default(),
             again: Mutex::default(),
             next: AtomicUsize::new(WAKE.0 + 1),
         });
@@ -57,37 +56,41 @@ impl Reactor {
         Ok(reactor)
     }
 
-    /// A token that no other connection has or had.
+    /// A token that no other socket has or had.
     pub(super) fn token(&self) -> Token {
         Token(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    pub(super) fn register(&self, conn: &Arc<Conn>, stream: &mut Stream) -> io::Result<()> {
-        self.conns.lock().insert(conn.token, conn.clone());
+    pub(super) fn register(
+        &self,
+        (token, socket): (Token, Arc<dyn Ready>),
+        descriptor: &mut impl Source,
+    ) -> io::Result<()> {
+        self.sockets.lock().insert(token, socket);
         let both = Interest::READABLE | Interest::WRITABLE;
-        let registered = self.registry.register(stream, conn.token, both);
+        let registered = self.registry.register(descriptor, token, both);
         if registered.is_err() {
-            self.forget(conn.token);
+            self.forget(token);
         }
         registered
     }
 
-    /// The connection gets no events any more.
+    /// The socket is notified of nothing any more.
     pub(super) fn forget(&self, token: Token) {
-        let gone = self.conns.lock().remove(&token);
+        let gone = self.sockets.lock().remove(&token);
         drop(gone);
     }
 
-    /// The descriptor is used outside this crate from now on.
-    pub(super) fn deregister(&self, stream: &mut Stream) {
-        // Fails only if it is not registered.
-        self.registry.deregister(stream).ok();
+    /// The descriptor is used by other code from now on.
+    pub(super) fn deregister(&self, descriptor: &mut impl Source) {
+        // Fails only if it is not registered, which is as well.
+        self.registry.deregister(descriptor).ok();
     }
 
-    /// The connection has more work than one thread should do in a row.
-    pub(super) fn again(&self, conn: &Weak<Conn>) {
-        self.again.lock().push(conn.clone());
-        // Fails only if the thread has ended, which it never does.
+    /// The socket has more to do than one thread should do in a row.
+    pub(super) fn again(&self, socket: Weak<dyn Ready>) {
+        self.again.lock().push(socket);
+        // Fails only if the thread is gone, which it never is.
         self.waker.wake().ok();
     }
 
@@ -104,8 +107,8 @@ impl Reactor {
 
     fn turn(&self, events: &Events) {
         for event in events {
-            let conn = self.conns.lock().get(&event.token()).cloned();
-            if let Some(conn) = conn {
+            let socket = self.sockets.lock().get(&event.token()).cloned();
+            if let Some(socket) = socket {
                 let over = event.is_error() || event.is_write_closed();
                 let read_closed = event.is_read_closed() || over;
                 let ready = Readiness {
@@ -114,22 +117,21 @@ impl Reactor {
                     read_closed,
                     over,
                 };
-                attend(&conn, || conn.ready(ready));
+                attend(&*socket, || socket.ready(ready));
             }
         }
         let again = std::mem::take(&mut *self.again.lock());
-        for conn in again.iter().filter_map(Weak::upgrade) {
-            attend(&conn, || conn.resume());
+        for socket in again.iter().filter_map(Weak::upgrade) {
+            attend(&*socket, || socket.resume());
         }
     }
 }
 
-/// Runs the work of a connection. A panic, e.g. of an upcall, ends only that connection, since all of
-/// them share this thread.
-fn attend(conn: &Conn, work: impl FnOnce()) {
+/// Does something for a socket. A panic, which can come from an upcall of the program's, ends that
+/// socket and no other: this thread serves all of them.
+fn attend(socket: &dyn Ready, work: impl FnOnce()) {
     if panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
-        // The upcall is called for this too, and may panic again.
-        let fail = || conn.fail(SoError::ConnectionAborted);
-        panic::catch_unwind(AssertUnwindSafe(fail)).ok();
+        // The upcall is notified of this too, and may panic again.
+        panic::catch_unwind(AssertUnwindSafe(|| socket.give_up())).ok();
     }
 }

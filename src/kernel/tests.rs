@@ -1,4 +1,5 @@
 mod options;
+mod udp;
 
 use super::*;
 use crate::local;

@@ -94,9 +94,9 @@ mod sealed {
 pub(crate) use sealed::Pollable as Sealed;
 
 /// A type that a [`Poller`] can watch: a [`Socket`], types that dereference to one
-/// ([`TcpStream`](crate::TcpStream), [`UdpSocket`](crate::UdpSocket) and, on Linux, `KernelStream`), a
-/// [`TcpListener`](crate::TcpListener), a [`ConditionalListener`](crate::ConditionalListener), and a
-/// [`UdpListener`](crate::UdpListener); `PingFlow` and `PingListener` in the same way.
+/// ([`TcpStream`](crate::TcpStream), [`UdpSocket`](crate::UdpSocket) and, on Linux, `KernelStream`, `KernelUdp` and
+/// `KernelPing`), a [`TcpListener`](crate::TcpListener), a [`ConditionalListener`](crate::ConditionalListener), and a
+/// [`UdpListener`](crate::UdpListener).
 pub trait Pollable: Sealed {}
 
 /// For types that are sockets.
