@@ -1,6 +1,7 @@
-//! The core of a tun2socks tool: every TCP connection that enters a TUN device is spliced to a
-//! connection of the operating system to its original destination. That is made before the client's SYN
-//! is answered, so an unreachable destination is refused here too.
+//! The core of a tun2socks tool: what enters a TUN device goes to its original destination by sockets of the
+//! operating system. The connection of a TCP client is made before its SYN is answered, so an unreachable
+//! destination is refused here too. Each UDP flow, and each ping, is spliced to a socket of its own; an ICMP error
+//! that this socket receives is passed on to the client.
 //!
 //! ```sh
 //! ip tuntap add tun0 mode tun && ip link set tun0 up && ip route add 203.0.113.0/24 dev tun0
@@ -12,10 +13,13 @@
 use anyhow::Context;
 use clap::Parser;
 use ipnet::IpNet;
-use sosplice::kernel::KernelStream;
+use sosplice::kernel::{KernelPing, KernelStream, KernelUdp};
 use sosplice::link::tun::Tun;
 use sosplice::splice::{self, Options};
-use sosplice::{ConditionalListener, ConnectionRequest, Intercept, Stack};
+use sosplice::stack::{FlowOptions, PingListener};
+use sosplice::{ConditionalListener, ConnectionRequest, Intercept, Stack, UdpListener};
+use std::fmt::Display;
+use std::io;
 use std::thread;
 use std::time::Duration;
 
@@ -23,7 +27,7 @@ use std::time::Duration;
 /// others are not answered, and are retransmitted.
 const DIALLING: usize = 1024;
 
-/// Splices connections that enter a TUN to their original destinations.
+/// Splices connections, UDP flows and pings that enter a TUN to their original destinations.
 #[derive(Parser)]
 struct Arguments {
     /// The device: NAME, or NAME@NAMESPACE for one in a network namespace of `ip netns`
@@ -53,6 +57,56 @@ fn serve(client: ConnectionRequest, timeout: Duration, options: &Options) -> any
     Ok(())
 }
 
+/// Serves each client in a thread of its own.
+fn relay_connections(
+    listener: &ConditionalListener,
+    timeout: Duration,
+    options: &Options,
+) -> anyhow::Result<()> {
+    for client in listener.incoming() {
+        let client = client.context("the device is gone")?;
+        let (to, options) = (client.local_addr(), options.clone());
+        thread::Builder::new().spawn(move || report(to, serve(client, timeout, &options)))?;
+    }
+    Ok(())
+}
+
+/// Joins each UDP flow with a connected socket. A flow that was idle ends on both sides.
+fn relay_datagrams(listener: &UdpListener, options: &Options) -> io::Result<()> {
+    for flow in listener.incoming() {
+        let (client, _) = flow?;
+        let to = client.local_addr();
+        match KernelUdp::connect(to) {
+            Ok(server) => report(to, splice::join(client, server, options.clone())),
+            Err(error) => {
+                client.refuse();
+                report::<(), _>(to, Err(error));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The same for pings.
+fn relay_pings(listener: &PingListener, options: &Options) -> io::Result<()> {
+    for client in listener.incoming() {
+        let client = client?;
+        let to = client.destination();
+        match KernelPing::connect(to) {
+            Ok(server) => report(to, splice::join(client, server, options.clone())),
+            Err(error) => {
+                client.refuse();
+                report::<(), _>(to, Err(error));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn report<T, E: Display>(to: impl Display, result: Result<T, E>) {
+    result.map_or_else(|error| eprintln!("{to}: {error}"), drop);
+}
+
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let builder = match arguments.tun.split_once('@') {
@@ -63,6 +117,8 @@ fn main() -> anyhow::Result<()> {
         .address(arguments.address)
         .build()?;
     let listener = ConditionalListener::intercept(&stack, Intercept::all(), DIALLING)?;
+    let datagrams = UdpListener::intercept(&stack, Intercept::all(), FlowOptions::default())?;
+    let pings = PingListener::intercept(&stack, Intercept::all(), PingListener::options())?;
     println!(
         "every connection into {} goes to its destination",
         arguments.tun
@@ -73,12 +129,11 @@ fn main() -> anyhow::Result<()> {
         .idle(Duration::from_secs(arguments.idle))
         .forward_eof(true)
         .forward_reset(true);
-    for client in listener.incoming() {
-        let client = client.context("the device is gone")?;
-        let (to, options) = (client.local_addr(), options.clone());
-        thread::Builder::new().spawn(move || {
-            serve(client, timeout, &options).unwrap_or_else(|error| eprintln!("{to}: {error}"));
-        })?;
-    }
-    Ok(())
+    // The stack ends flows that are idle.
+    let flows = Options::default().forward_reset(true);
+    thread::scope(|scope| {
+        scope.spawn(|| report("UDP", relay_datagrams(&datagrams, &flows)));
+        scope.spawn(|| report("pings", relay_pings(&pings, &flows)));
+        relay_connections(&listener, timeout, &options)
+    })
 }

@@ -1,5 +1,5 @@
-//! `examples/tun2host` with the kernel's TCP on both sides, in namespaces that the test makes and
-//! removes. Needs root, otherwise skipped with a message.
+//! `examples/tun2host` with the kernel's TCP and UDP, `ping`, `dig` and `iperf3` on both sides, in namespaces that
+//! the test makes and removes. Needs root, otherwise skipped with a message.
 //!
 //! ```text
 //!   namespace C: clients, tc --- tun2host, in namespace H, whose loopback has all of 10.99/16: servers
@@ -19,7 +19,7 @@ use namespace::{Namespace, available};
 use program::Program;
 use sosplice::clock::{Clock, SystemClock};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -169,4 +169,171 @@ fn bulk_both_ways() {
         stream.read_to_end(&mut answer).unwrap();
         assert!(answer[24..] == bytes);
     });
+}
+
+impl Scene {
+    fn client_socket(&self) -> UdpSocket {
+        let socket = self.clients.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        socket
+    }
+
+    /// Bound to one of the host's many addresses.
+    fn server_socket(&self, at: SocketAddr) -> UdpSocket {
+        let socket = self.host.enter(|| UdpSocket::bind(at).unwrap());
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        socket
+    }
+
+    /// What a program in a namespace prints, if it ends with success.
+    fn output(&self, inside: &Namespace, command: &str) -> Result<String, String> {
+        let output = Command::new("ip")
+            .args(["netns", "exec", inside.name()])
+            .args(command.split_whitespace())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        match output.status.success() {
+            true => Ok(text),
+            false => Err(text + &String::from_utf8_lossy(&output.stderr)),
+        }
+    }
+}
+
+/// All flows are open at once, and each has its own destination; among the datagrams are empty and large ones.
+#[test]
+fn two_thousand_flows_of_datagrams() {
+    const COUNT: u16 = 2000;
+    let Some(scene) = Scene::new("two_thousand_flows_of_datagrams") else {
+        return;
+    };
+    let first = scene.server_socket(destination(1, 0));
+    let port = first.local_addr().unwrap().port();
+    let rest = (2..=COUNT).map(|number| scene.server_socket(destination(number, port)));
+    let servers: Vec<_> = std::iter::once(first).chain(rest).collect();
+    let client = scene.client_socket();
+    let payload = |number: u16| vec![number.to_be_bytes()[1]; usize::from(number % 1400)];
+    let mut buffer = [0; 2000];
+    for round in 0..2 {
+        for number in 1..=COUNT {
+            let sent = payload(number + round);
+            client.send_to(&sent, destination(number, port)).unwrap();
+            let server = &servers[usize::from(number) - 1];
+            let (len, from) = server.recv_from(&mut buffer).unwrap();
+            assert!(buffer[..len] == sent, "flow {number}");
+            server.send_to(&buffer[..len], from).unwrap();
+            let (len, from) = client.recv_from(&mut buffer).unwrap();
+            assert_eq!(from, destination(number, port));
+            assert!(buffer[..len] == sent, "flow {number}");
+        }
+    }
+}
+
+/// The kernel's client cuts them, and so does the relay's way back.
+#[test]
+fn datagrams_of_sixty_thousand_bytes() {
+    let Some(scene) = Scene::new("datagrams_of_sixty_thousand_bytes") else {
+        return;
+    };
+    let server = scene.server_socket(destination(5, 0));
+    let client = scene.client_socket();
+    client.connect(server.local_addr().unwrap()).unwrap();
+    let bytes: Vec<u8> = (0..=250).cycle().take(65_507).collect();
+    let mut buffer = vec![0; 70_000];
+    for len in [1472, 1473, 9000, 60_000, 65_507] {
+        client.send(&bytes[..len]).unwrap();
+        let (count, from) = server.recv_from(&mut buffer).unwrap();
+        assert!(buffer[..count] == bytes[..len], "{len} there");
+        server.send_to(&bytes[..len], from).unwrap();
+        let count = client.recv(&mut buffer).unwrap();
+        assert!(buffer[..count] == bytes[..len], "{len} back");
+    }
+}
+
+/// The relay's socket learns it from the kernel, and the client from an ICMP error.
+#[test]
+fn a_closed_port_refuses_datagrams() {
+    let Some(scene) = Scene::new("a_closed_port_refuses_datagrams") else {
+        return;
+    };
+    let client = scene.client_socket();
+    client.connect(destination(6, 9)).unwrap();
+    client.send(b"anybody there?").unwrap();
+    let error = client.recv(&mut [0; 10]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn pings_reach_their_destination_or_are_refused() {
+    let Some(scene) = Scene::new("pings_reach_their_destination_or_are_refused") else {
+        return;
+    };
+    for size in [56, 1400, 20_000] {
+        let ping = format!("ping -n -c 3 -i 0.01 -W 10 -s {size} 10.99.7.7");
+        let output = scene.output(&scene.clients, &ping).unwrap();
+        assert!(output.contains("3 received"), "{output}");
+    }
+    let ping = "ping -n -c 1 -W 10 10.96.1.1";
+    let output = scene.output(&scene.clients, ping).unwrap_err();
+    assert!(output.contains("Unreachable"), "{output}");
+}
+
+#[test]
+fn dig_gets_its_answer() {
+    let Some(scene) = Scene::new("dig_gets_its_answer") else {
+        return;
+    };
+    if Command::new("dig").arg("-v").output().is_err() {
+        namespace::skip("dig_gets_its_answer", "needs dig");
+        return;
+    }
+    let server = scene.server_socket(destination(8, 53));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // The question back, as an answer with no record.
+            let mut buffer = [0; 1000];
+            let (len, from) = server.recv_from(&mut buffer).unwrap();
+            buffer[2] |= 0x80;
+            server.send_to(&buffer[..len], from).unwrap();
+        });
+        let output = scene.output(
+            &scene.clients,
+            "dig +tries=1 +time=20 @10.99.0.8 example.org",
+        );
+        let output = output.unwrap();
+        assert!(output.contains("status: NOERROR"), "{output}");
+    });
+}
+
+#[test]
+fn iperf3_counts_no_loss_at_a_moderate_rate() {
+    let Some(scene) = Scene::new("iperf3_counts_no_loss_at_a_moderate_rate") else {
+        return;
+    };
+    if Command::new("iperf3").arg("-v").output().is_err() {
+        namespace::skip("iperf3_counts_no_loss_at_a_moderate_rate", "needs iperf3");
+        return;
+    }
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", scene.host.name()]);
+    command.args(["iperf3", "-s", "-1", "--forceflush", "-B", "10.99.9.9"]);
+    let _server = Program::start(command, "Server listening");
+    for reverse in ["", "-R"] {
+        let iperf = format!("iperf3 -c 10.99.9.9 -u -b 20M -l 1200 -t 1 -J {reverse}");
+        let output = scene.output(&scene.clients, &iperf);
+        let output = output.unwrap_or_else(|error| panic!("{error}"));
+        let sum = output.split("\"sum\":").last().unwrap();
+        let packets = sum.split("\"packets\":").nth(1).unwrap();
+        let packets: u64 = packets
+            .trim_start()
+            .split(|c: char| !c.is_ascii_digit())
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!(packets > 1000, "{output}");
+        if reverse.is_empty() {
+            break;
+        }
+    }
 }

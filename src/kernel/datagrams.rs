@@ -139,7 +139,8 @@ impl Datagrams {
             end: end.clone(),
             reactor,
             kind,
-            connected: socket.peer_addr().is_ok(),
+            // Of a socket for pings the system does not say so: it has no port.
+            connected: matches!(kind, Kind::Ping(_)) || socket.peer_addr().is_ok(),
             descriptor: Mutex::new(None),
             reading: Turn::default(),
             writing: Turn::default(),

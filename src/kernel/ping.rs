@@ -38,6 +38,7 @@ pub struct KernelPing {
     socket: Socket,
     datagrams: Arc<Datagrams>,
     raw: bool,
+    to: IpAddr,
 }
 
 impl KernelPing {
@@ -83,6 +84,7 @@ impl KernelPing {
             socket,
             datagrams,
             raw,
+            to,
         })
     }
 
@@ -92,11 +94,8 @@ impl KernelPing {
     }
 
     /// The address that it pings.
-    ///
-    /// # Errors
-    /// `NotConnected` if the socket was closed.
-    pub fn peer_addr(&self) -> io::Result<IpAddr> {
-        Ok(self.datagrams.live()?.peer_addr()?.ip())
+    pub fn peer_addr(&self) -> IpAddr {
+        self.to
     }
 
     /// Takes the ICMP errors about requests, the oldest first: at most the latest 64 since the call before.
