@@ -337,3 +337,39 @@ fn iperf3_counts_no_loss_at_a_moderate_rate() {
         }
     }
 }
+
+/// A download over QUIC, by a program that knows nothing of the relay. Needs the Python package `aioquic`.
+#[test]
+fn a_quic_transfer() {
+    let Some(scene) = Scene::new("a_quic_transfer") else {
+        return;
+    };
+    let mut has_it = Command::new("python3");
+    has_it.args(["-c", "import aioquic"]);
+    if !has_it.output().unwrap().status.success() {
+        namespace::skip("a_quic_transfer", "needs aioquic");
+        return;
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/quic.py");
+    let folder = std::env::temp_dir().join(format!("sosplice-quic-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let [certificate, key] = ["certificate.pem", "key.pem"].map(|name| folder.join(name));
+    program::output(
+        Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt"])
+            .args(["ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+            .args(["-subj", "/CN=test", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate),
+    );
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", scene.host.name(), "python3", script]);
+    command.args(["serve", "10.99.4.4", "4433"]);
+    command.arg(&certificate).arg(&key);
+    let _server = Program::start(command, "serving");
+    let fetch = format!("python3 {script} fetch 10.99.4.4 4433 5000000");
+    let output = scene.output(&scene.clients, &fetch).unwrap();
+    assert_eq!(output.trim(), "same");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
