@@ -42,8 +42,9 @@ pub struct Config {
     /// Maximum bytes in one direction; a single larger frame still passes an empty queue.
     pub bytes: usize,
     /// The link's capabilities. With `checksum` it takes [`Checksum::Partial`], and the other side
-    /// receives such frames without need of verification; with `segment_v4` and `segment_v6` frames up
-    /// to these sizes cross in one piece, up to the limits of IP headers: 65,535 and 65,575 bytes.
+    /// receives such frames without need of verification; with `segment_v4`, `segment_v6`, `datagrams_v4`
+    /// and `datagrams_v6` frames up to these sizes cross in one piece, up to the limits of IP headers: 65,535
+    /// and 65,575 bytes.
     pub capabilities: Capabilities,
 }
 
@@ -80,9 +81,10 @@ impl Config {
     fn bounded(mut self) -> Config {
         let can = &mut self.capabilities;
         can.segment_v4 = can.segment_v4.map(|size| size.min(MAX_LENGTH));
-        can.segment_v6 = can
-            .segment_v6
-            .map(|size| size.min(IPV6_HEADER + MAX_LENGTH));
+        can.datagrams_v4 = can.datagrams_v4.map(|size| size.min(MAX_LENGTH));
+        for size in [&mut can.segment_v6, &mut can.datagrams_v6] {
+            *size = size.map(|size| size.min(IPV6_HEADER + MAX_LENGTH));
+        }
         self
     }
 }
@@ -126,6 +128,18 @@ pub fn pair(config: Config) -> (MemoryLink, MemoryLink) {
     )
 }
 
+/// Whether it is a datagram of UDP, or a super-frame of them.
+fn is_udp(packet: &Packet<'_>) -> bool {
+    let at = if packet.header.first().is_some_and(|byte| byte >> 4 == 4) {
+        9
+    } else {
+        6
+    };
+    packet.header.get(at) == Some(&PROTO_UDP)
+}
+
+/// The protocol's number in IP headers.
+const PROTO_UDP: u8 = 17;
 /// Maximum of a length field of IP.
 const MAX_LENGTH: usize = 65_535;
 /// Not included in the length field of IPv6.
@@ -262,9 +276,11 @@ impl MemoryLink {
         let can = &self.config.capabilities;
         let most = match packet.segment {
             None => can.mtu,
-            Some(_) => match packet.header.first().map(|byte| byte >> 4) {
-                Some(4) => can.segment_v4.ok_or("no segmentation over IPv4")?,
-                Some(6) => can.segment_v6.ok_or("no segmentation over IPv6")?,
+            Some(_) => match (packet.header.first().map(|byte| byte >> 4), is_udp(packet)) {
+                (Some(4), false) => can.segment_v4.ok_or("no segmentation over IPv4")?,
+                (Some(6), false) => can.segment_v6.ok_or("no segmentation over IPv6")?,
+                (Some(4), true) => can.datagrams_v4.ok_or("no UDP segmentation over IPv4")?,
+                (Some(6), true) => can.datagrams_v6.ok_or("no UDP segmentation over IPv6")?,
                 _ => return Err("neither IPv4 nor IPv6"),
             },
         };
@@ -281,7 +297,9 @@ impl MemoryLink {
     /// if not, they will report room.
     fn room_or_report(&self) -> bool {
         let can = &self.config.capabilities;
-        let segments = can.segment_v4.max(can.segment_v6).unwrap_or(0);
+        let segments = can.segment_v4.max(can.segment_v6);
+        let segments = segments.max(can.datagrams_v4).max(can.datagrams_v6);
+        let segments = segments.unwrap_or(0);
         let full = {
             let mut here = self.here.state.lock();
             here.room = false;
