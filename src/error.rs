@@ -42,6 +42,7 @@ pub enum Errno {
     EPERM = 1,
     ENXIO = 6,
     EBADF = 9,
+    EACCES = 13,
     EBUSY = 16,
     EINVAL = 22,
     EMFILE = 24,
@@ -54,6 +55,7 @@ pub enum Errno {
     ENOPROTOOPT = 42,
     EPROTONOSUPPORT = 43,
     EOPNOTSUPP = 45,
+    EADDRNOTAVAIL = 49,
     ENETDOWN = 50,
     ECONNABORTED = 53,
     ECONNRESET = 54,
@@ -135,11 +137,14 @@ pub enum SoError {
     /// A datagram without a destination, from a socket that is not connected.
     #[error("the datagram has no destination: give one, or connect the socket")]
     DestinationRequired = 14,
-    /// The operating system does not let the datagram out: a filter refuses it, or it is a broadcast.
+    /// A datagram from an address that is not the stack's, or from or to port 0.
     #[error(
-        "the operating system refuses the datagram: its packet filter does, or it is a broadcast"
+        "the datagram cannot have these addresses: send it from an address of the stack, to a port that is not 0"
     )]
-    NotPermitted = 15,
+    AddressNotAvailable = 15,
+    /// A route, or the operating system's packet filter, forbids to send there; or it is a broadcast.
+    #[error("a route, or a packet filter of the operating system, forbids to send there")]
+    Prohibited = 16,
 }
 
 impl SoError {
@@ -159,7 +164,8 @@ impl SoError {
             12 => SoError::AddressRemoved,
             13 => SoError::MessageSize,
             14 => SoError::DestinationRequired,
-            15 => SoError::NotPermitted,
+            15 => SoError::AddressNotAvailable,
+            16 => SoError::Prohibited,
             _ => return None,
         })
     }
@@ -185,7 +191,8 @@ impl SoError {
             SoError::SpliceLoop => Errno::ELOOP,
             SoError::MessageSize => Errno::EMSGSIZE,
             SoError::DestinationRequired => Errno::EDESTADDRREQ,
-            SoError::NotPermitted => Errno::EPERM,
+            SoError::AddressNotAvailable => Errno::EADDRNOTAVAIL,
+            SoError::Prohibited => Errno::EACCES,
         }
     }
 
@@ -220,7 +227,8 @@ impl From<SoError> for io::Error {
             SoError::SpliceLoop => io::ErrorKind::Other,
             SoError::MessageSize => io::ErrorKind::InvalidInput,
             SoError::DestinationRequired => io::ErrorKind::NotConnected,
-            SoError::NotPermitted => io::ErrorKind::PermissionDenied,
+            SoError::AddressNotAvailable => io::ErrorKind::AddrNotAvailable,
+            SoError::Prohibited => io::ErrorKind::PermissionDenied,
         };
         io::Error::new(kind, error)
     }
@@ -232,11 +240,11 @@ mod tests {
 
     #[test]
     fn every_value_survives_the_round_trip() {
-        for value in 1..=15 {
+        for value in 1..=16 {
             let error = SoError::from_u8(value).expect("listed");
             assert_eq!(error as u8, value);
         }
         assert_eq!(SoError::from_u8(0), None);
-        assert_eq!(SoError::from_u8(16), None);
+        assert_eq!(SoError::from_u8(17), None);
     }
 }

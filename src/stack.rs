@@ -455,6 +455,7 @@ impl Stack {
             stats.blocked += run_queue.blocked();
             stats.handed_over += run_queue.handed_over();
         }
+        stats.add_datagrams(&shared.udp);
         stats.add_sockets(TcpState::TimeWait, stats.time_wait);
         for conn in shared.table.all() {
             stats.add_connection(&conn);

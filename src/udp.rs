@@ -46,6 +46,17 @@ const BATCH: usize = MAX_SEGMENTS;
 /// Longest super-frame: with room for the headers of a VLAN and of a tunnel in 64 KiB.
 const MOST: usize = 65_000;
 
+/// From which address a datagram goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source {
+    /// Whichever suits.
+    Any,
+    /// This one, if it is the stack's.
+    Own(IpAddr),
+    /// This one, in whose name a flow answers.
+    Named(IpAddr),
+}
+
 /// How a datagram gets to an address.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Way {
@@ -58,8 +69,8 @@ pub(crate) struct Way {
 
 /// What a socket needs of its stack.
 pub(crate) trait Host: Send + Sync + std::fmt::Debug {
-    /// How a datagram gets to `to`, from `from` if that is given.
-    fn way(&self, from: Option<IpAddr>, to: IpAddr) -> Result<Way, SoError>;
+    /// How a datagram gets to `to`.
+    fn way(&self, from: Source, to: IpAddr) -> Result<Way, SoError>;
 
     fn link(&self, queue: u16, looped: bool) -> &dyn Link;
 
@@ -143,8 +154,11 @@ pub(crate) enum Kind {
     Bound(Mutex<Names, LEAF>),
     /// From one client to one destination.
     Flow(Tuple),
-    /// From one client to all destinations.
-    Endpoint(SocketAddr),
+    /// From one client to all destinations, of which this was the first.
+    Endpoint {
+        client: SocketAddr,
+        first: SocketAddr,
+    },
 }
 
 /// The addresses of a bound socket.
@@ -225,20 +239,37 @@ impl Udp {
                 let (local, peer) = tuple.ends();
                 (Some(local), Some(peer))
             }
-            Kind::Endpoint(client) => (None, Some(*client)),
+            Kind::Endpoint { client, .. } => (None, Some(*client)),
         }
+    }
+
+    /// The client of a flow, and its destination, or the first of them.
+    pub(crate) fn client(&self) -> Option<(SocketAddr, SocketAddr)> {
+        match &self.kind {
+            Kind::Bound(_) => None,
+            Kind::Flow(tuple) => {
+                let (local, peer) = tuple.ends();
+                Some((peer, local))
+            }
+            Kind::Endpoint { client, first } => Some((*client, *first)),
+        }
+    }
+
+    /// Payload bytes that were taken from `so_snd` and wait for room in the link.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.lock().iter().map(Datagram::len).sum()
     }
 
     /// Connects a bound socket: it receives from this peer only, and sends to it.
     pub(crate) fn connect(&self, peer: SocketAddr) -> Result<(), SoError> {
         if let Kind::Bound(names) = &self.kind {
             let bound = names.lock().local.ip();
-            let from = Some(bound).filter(|bound| !bound.is_unspecified());
-            let way = self.host.way(from, peer.ip())?;
+            let way = self.host.way(own_or_any(bound), peer.ip())?;
             let now = {
                 let mut names = names.lock();
                 names.local.set_ip(way.source);
-                names.peer = Some(peer);
+                // As in received datagrams: without a scope.
+                names.peer = Some(SocketAddr::new(peer.ip(), peer.port()));
                 *names
             };
             self.host.connected(self, now);
@@ -246,9 +277,13 @@ impl Udp {
         Ok(())
     }
 
-    /// Whether a datagram with these addresses can be sent, as far as that is known at once.
-    pub(crate) fn check(&self, addresses: Addresses) -> Result<(), SoError> {
+    /// Whether a datagram of so many bytes with these addresses can be sent, as far as that is known at once.
+    pub(crate) fn check(&self, addresses: Addresses, len: usize) -> Result<(), SoError> {
         let (from, _, to) = self.ends_of(addresses)?;
+        let v4 = to.is_ipv4();
+        if self.transport.headers(v4) + len > wire::largest(v4) {
+            return Err(SoError::MessageSize);
+        }
         self.host.way(from, to.ip()).map(drop)
     }
 
@@ -268,7 +303,7 @@ impl Udp {
             Kind::Bound(_) => Addresses::to(peer).from_local(local.ip()),
             Kind::Flow(_) => Addresses::default(),
             // To the program these are the client's own datagrams, on their way out.
-            Kind::Endpoint(_) => Addresses::to(local),
+            Kind::Endpoint { .. } => Addresses::to(local),
         };
         let datagrams = received.datagrams().map(|payload| (payload, addresses));
         let taken = self.end.append_records_rcv(datagrams);
@@ -289,7 +324,13 @@ impl Udp {
             true => self.timeouts.answered,
             false => self.timeouts.unanswered,
         };
-        Duration::from_nanos(self.used.load(Ordering::Relaxed)).saturating_add(idle)
+        self.last_used().saturating_add(idle)
+    }
+
+    /// When to see whether it has expired: also when it would, had it just been answered.
+    pub(crate) fn expires_before(&self, now: Duration) -> Duration {
+        let answered = self.timeouts.answered.max(Duration::from_millis(1));
+        self.expires().min(now.saturating_add(answered))
     }
 
     /// Time since the stack was built at which a datagram last passed.
@@ -300,7 +341,7 @@ impl Udp {
     /// Gives memory back that empty buffers keep, if nothing has passed for [`RESTS`]. Returns when it is to be looked
     /// at again; times are since the stack was built.
     pub(crate) fn give_back(&self, now: Duration) -> Duration {
-        let rests = self.last_used() + RESTS;
+        let rests = self.last_used().saturating_add(RESTS);
         if rests > now {
             return rests;
         }
@@ -315,6 +356,10 @@ impl Udp {
             self.end.disconnected(error);
             self.host.closed(self);
         }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Sends what is there, in order.
@@ -347,9 +392,7 @@ impl Udp {
         while batch.len() < BATCH
             && let Some((payload, addresses)) = snd.buf.take_record()
         {
-            let mut datagram = Datagram::new(payload, addresses);
-            datagram.addresses = addresses;
-            batch.push(datagram);
+            batch.push(Datagram { payload, addresses });
         }
         if !batch.is_empty() {
             self.end.sowwakeup(&snd, Wakeup::Space);
@@ -374,28 +417,36 @@ impl Udp {
     }
 
     /// From and to where a datagram goes.
-    fn ends_of(&self, addresses: Addresses) -> Result<(Option<IpAddr>, u16, SocketAddr), SoError> {
+    fn ends_of(&self, addresses: Addresses) -> Result<(Source, u16, SocketAddr), SoError> {
+        let named = addresses.peer.ok_or(SoError::DestinationRequired);
+        if named.is_ok_and(|peer| peer.port() == 0) {
+            return Err(SoError::AddressNotAvailable);
+        }
         match &self.kind {
             Kind::Flow(tuple) => {
                 let (local, peer) = tuple.ends();
-                Ok((Some(local.ip()), local.port(), peer))
+                Ok((Source::Named(local.ip()), local.port(), peer))
             }
             // The program's peer is whom the client talks to.
-            Kind::Endpoint(client) => {
-                let from = addresses.peer.ok_or(SoError::DestinationRequired)?;
-                if from.is_ipv4() != client.is_ipv4() {
-                    return Err(SoError::HostUnreachable);
-                }
-                Ok((Some(from.ip()), from.port(), *client))
+            Kind::Endpoint { client, .. } => {
+                let from = named?;
+                Ok((Source::Named(from.ip()), from.port(), *client))
             }
             Kind::Bound(names) => {
                 let names = *names.lock();
-                let to = addresses.peer.or(names.peer);
-                let to = to.ok_or(SoError::DestinationRequired)?;
-                let bound = Some(names.local.ip()).filter(|bound| !bound.is_unspecified());
-                Ok((addresses.local.or(bound), names.local.port(), to))
+                let to = named.or_else(|error| names.peer.ok_or(error))?;
+                let from = addresses.local.unwrap_or(names.local.ip());
+                Ok((own_or_any(from), names.local.port(), to))
             }
         }
+    }
+}
+
+/// An unspecified address means whichever suits.
+fn own_or_any(address: IpAddr) -> Source {
+    match address.is_unspecified() {
+        true => Source::Any,
+        false => Source::Own(address),
     }
 }
 
@@ -479,10 +530,10 @@ impl<'a> Batch<'a> {
         } else {
             caps.datagrams_v6
         };
-        let most = most.filter(|_| fits && len > 0 && udp.transport == Transport::Udp);
-        let count = most.map_or(1, |most| {
-            Datagram::run(batch, (most.min(MOST) - headers, MAX_SEGMENTS))
-        });
+        // A link that cuts computes the checksum of each datagram.
+        let cuts = fits && caps.checksum && len > 0 && udp.transport == Transport::Udp;
+        let most = most.filter(|_| cuts).unwrap_or(0).min(MOST);
+        let count = Datagram::run(batch, (most.saturating_sub(headers), MAX_SEGMENTS));
         let pieces = batch[..count].iter().flat_map(|one| one.payload.iter());
         let (header, payload) =
             match udp.composed(&route, pieces.cloned().collect(), caps.checksum && fits) {
@@ -529,13 +580,8 @@ impl<'a> Batch<'a> {
         }
         let (from, port, to) = self.udp.ends_of(addresses)?;
         let way = self.udp.host.way(from, to.ip())?;
-        // A flow answers in the name of its destination.
-        let source = match self.udp.kind {
-            Kind::Bound(_) => way.source,
-            _ => from.unwrap_or(way.source),
-        };
         let route = Route {
-            from: SocketAddr::new(source, port),
+            from: SocketAddr::new(way.source, port),
             to,
             way,
         };

@@ -384,7 +384,7 @@ fn a_device_of_another_user_needs_a_capability() {
         set_capabilities(None, sets).unwrap();
         Tun::open("t0").unwrap_err()
     });
-    assert!(matches!(error, OpenError::NotPermitted(_)), "{error}");
+    assert!(matches!(error, OpenError::Prohibited(_)), "{error}");
 }
 
 #[test]

@@ -11,11 +11,19 @@ use crate::protocol::Side;
 use crate::sockbuf::{Addresses, Datagram};
 use std::io::{self, IoSlice};
 
+fn at_end() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "the socket is at its end: no datagram comes any more",
+    )
+}
+
 /// Sockets for datagrams. On the socket of a stream these fail with
 /// [`Unsupported`](io::ErrorKind::Unsupported).
 impl Socket {
     /// Receives one datagram: waits for it, and copies it as far as there is room; the rest of it is lost. Returns
-    /// how much was copied, and its addresses. `Ok((0, _))` without a peer once the socket is shut down for reading.
+    /// how much was copied, and its addresses; those of a flow have none. Once the socket is shut down for reading,
+    /// `Ok` of 0 and no addresses.
     ///
     /// # Errors
     /// As for [`recv`](Self::recv); once, what has happened to a datagram that was sent before, for example
@@ -29,13 +37,47 @@ impl Socket {
         wait: Wait,
         out: &mut [u8],
     ) -> io::Result<(usize, Addresses)> {
+        let taken = self.receive_before_end(wait, out)?;
+        Ok(taken.unwrap_or_default())
+    }
+
+    /// `None` once the socket is shut down for reading.
+    fn receive_before_end(
+        &self,
+        wait: Wait,
+        out: &mut [u8],
+    ) -> io::Result<Option<(usize, Addresses)>> {
         self.for_datagrams()?;
         let taken = self.receive(wait, 1, |rcv| {
             let (copied, _, addresses) = rcv.buf.peek_record(out)?;
             Some((copied, addresses, rcv.buf.drop_record()))
         })?;
-        let (copied, addresses, _) = taken.flatten().unwrap_or_default();
-        Ok((copied, addresses))
+        Ok(taken
+            .flatten()
+            .map(|(copied, addresses, _)| (copied, addresses)))
+    }
+
+    fn peek_before_end(
+        &self,
+        wait: Wait,
+        out: &mut [u8],
+    ) -> io::Result<Option<(usize, Addresses)>> {
+        self.for_datagrams()?;
+        let rcv = self.wait_readable(wait, 1)?;
+        let seen = rcv.and_then(|rcv| rcv.buf.peek_record(out));
+        Ok(seen.map(|(copied, _, addresses)| (copied, addresses)))
+    }
+
+    /// As [`recv_datagram`](Self::recv_datagram); the end is an error, so that it is no empty datagram.
+    pub(crate) fn recv_whole(&self, out: &mut [u8]) -> io::Result<(usize, Addresses)> {
+        let taken = self.receive_before_end(self.wait_for_bytes(), out)?;
+        taken.ok_or_else(at_end)
+    }
+
+    /// As [`recv_whole`](Self::recv_whole), and leaves the datagram.
+    pub(crate) fn peek_whole(&self, out: &mut [u8]) -> io::Result<(usize, Addresses)> {
+        let seen = self.peek_before_end(self.wait_for_bytes(), out)?;
+        seen.ok_or_else(at_end)
     }
 
     /// As [`recv_datagram`](Self::recv_datagram), and leaves the datagram (`MSG_PEEK`).
@@ -43,11 +85,8 @@ impl Socket {
     /// # Errors
     /// As for [`recv_datagram`](Self::recv_datagram).
     pub fn peek_datagram(&self, out: &mut [u8]) -> io::Result<(usize, Addresses)> {
-        self.for_datagrams()?;
-        let rcv = self.wait_readable(self.wait_for_bytes(), 1)?;
-        let seen = rcv.and_then(|rcv| rcv.buf.peek_record(out));
-        let (copied, _, addresses) = seen.unwrap_or_default();
-        Ok((copied, addresses))
+        let seen = self.peek_before_end(self.wait_for_bytes(), out)?;
+        Ok(seen.unwrap_or_default())
     }
 
     /// Receives up to `max` datagrams without copying: waits for the first one, and appends those that are there.

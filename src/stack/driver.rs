@@ -515,7 +515,7 @@ impl Driver {
         }
         // Also for addresses that are not ours, which intercepted connections have.
         if let Some(error) = icmp::parse(frame, ip_header_len) {
-            self.icmp_error(error, frame);
+            self.icmp_error(error, frame, looped);
             return;
         }
         let (_, destination) = ip::addresses(&frame.head);
@@ -535,15 +535,10 @@ impl Driver {
         }
     }
 
-    fn icmp_error(&mut self, error: IcmpError, frame: &Frame) {
+    fn icmp_error(&mut self, error: IcmpError, frame: &Frame, looped: bool) {
+        let is_martian = |address| self.shared.addressing.network.lock().is_martian(address);
         // It quotes a packet to an impossible address.
-        if self
-            .shared
-            .addressing
-            .network
-            .lock()
-            .is_martian(error.tuple.remote)
-        {
+        if !looped && is_martian(error.tuple.remote) {
             self.shared.received.bad_address.add(1);
             return;
         }

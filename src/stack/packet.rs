@@ -30,6 +30,7 @@ mod segments;
 mod splice;
 mod stamps;
 mod timers;
+mod udp;
 mod unclaimed;
 
 use super::*;

@@ -4,6 +4,7 @@ use crate::busy::Busy;
 use crate::ip::Malformed;
 use crate::stack::accept::backlog::Queued;
 use crate::stack::driver::queue::Queue;
+use crate::stack::udp::UdpTable;
 use crate::tcp::conn::Conn;
 use crate::tcp::counters::Counter;
 use crate::tcp::state::TcpState;
@@ -245,6 +246,35 @@ pub struct Stats {
     pub memory_pressures: u64,
     /// Segments whose data was dropped because of that.
     pub segments_pressed: u64,
+    /// Datagrams received for a socket or a flow, and put into its buffer ([`MIB`'s](https://www.rfc-editor.org/rfc/rfc4113)
+    /// udpInDatagrams).
+    pub datagrams_received: u64,
+    /// Datagrams of sockets and flows that the link has taken (udpOutDatagrams). Each of a super-frame counts, and one
+    /// in fragments once.
+    pub datagrams_sent: u64,
+    /// Datagrams for no socket, flow or rule (udpNoPorts), that the hook has not taken either; they are in
+    /// [`frames_stray`](Self::frames_stray) too. Of udpInErrors the rest are those, and frames that are malformed or
+    /// have a wrong checksum.
+    pub datagrams_no_port: u64,
+    /// Datagrams that found the receive buffer of their socket full, or shut down.
+    pub datagrams_dropped: u64,
+    /// Datagrams of sockets and flows that were not sent: there was no way to their destination, they were too long,
+    /// the link refused them, or the stack's loopback queue was full.
+    pub datagrams_unsent: u64,
+    /// ICMP errors about a datagram of a socket or a flow. (Those about others are in
+    /// [`icmp_ignored`](Self::icmp_ignored).)
+    pub datagram_icmp_errors: u64,
+    /// Bound sockets for datagrams.
+    pub datagram_sockets: usize,
+    /// Flows that [`UdpListener`](crate::stack::UdpListener)s have intercepted, accepted or not.
+    pub flows: usize,
+    /// Those that have begun.
+    pub flows_opened: u64,
+    /// Datagrams that were dropped since the flow that they would have begun was beyond a limit
+    /// ([`FlowOptions`](crate::stack::FlowOptions)).
+    pub flows_refused: u64,
+    /// Flows that ended because no datagram had passed for their time.
+    pub flows_expired: u64,
     pub(super) states: [usize; TcpState::COUNT],
 }
 
@@ -281,6 +311,22 @@ impl Stats {
         drop(rcv);
         let snd = conn.end.snd();
         self.send_queue += snd.buf.len();
+    }
+
+    /// Adds the counters of datagrams, and the sockets and flows.
+    pub(super) fn add_datagrams(&mut self, table: &UdpTable) {
+        let counters = &table.counters;
+        self.datagrams_received = counters.received.get();
+        self.datagrams_sent = counters.sent.get();
+        self.datagrams_no_port = counters.no_port.get();
+        self.datagrams_dropped = counters.dropped.get();
+        self.datagrams_unsent = counters.unsent.get();
+        self.datagram_icmp_errors = counters.icmp_errors.get();
+        self.datagram_sockets = table.sockets();
+        self.flows = table.count();
+        self.flows_opened = counters.flows.get();
+        self.flows_refused = counters.flows_refused.get();
+        self.flows_expired = counters.flows_expired.get();
     }
 
     pub(super) fn add_listener(&mut self, queued: Queued) {

@@ -28,15 +28,16 @@ pub(in crate::stack) use table::UdpTable;
 use crate::error::SoError;
 use crate::ip::fragment::Progress;
 use crate::ip::header::HOP_LIMIT;
-use crate::ip::icmp;
+use crate::ip::{icmp, is_endpoint};
 use crate::link::{Checksum, Frame, Link, Packet, TransmitError};
 use crate::protocol::SocketEnd;
 use crate::stack::Shared;
+use crate::stack::routes::{Network, Route};
 use crate::tcp::block::path_mtu::{By, Finding, Known};
 use crate::tcp::icmp::{IcmpError, IcmpErrorKind};
 use crate::udp::wire::{self, Received};
 use crate::udp::{
-    Host, Kind, Names, RESTS, Timeouts, Transport, Udp, UdpCounters, Way, echo as echo_wire,
+    Host, Kind, Names, Source, Timeouts, Transport, Udp, UdpCounters, Way, echo as echo_wire,
 };
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -103,11 +104,18 @@ impl Shared {
         if looped || tuple.remote_port == 0 {
             return Outcome::Nobody { own };
         }
-        if let Some(udp) = self.udp.endpoint(tuple) {
+        let listener = self.udp.listener_for(tuple, own);
+        let endpoint = self.udp.endpoint(tuple, own);
+        // A listener that is more precise than the one of the sender's flow has a flow of its own.
+        let endpoint = endpoint.filter(|(owner, _)| {
+            let precedes = |flows: &Arc<Flows>| flows.rule.rank() < owner.rule.rank();
+            !listener.as_ref().is_some_and(precedes)
+        });
+        if let Some((_, udp)) = endpoint {
             udp.receive(received, now);
             return Outcome::Done;
         }
-        match self.udp.listener_for(tuple, own) {
+        match listener {
             Some(flows) => {
                 self.begin_flow(&flows, (Transport::Udp, queue, received), now);
                 Outcome::Done
@@ -163,22 +171,25 @@ impl Shared {
         let options = &flows.options;
         let end = SocketEnd::for_datagrams(options.hiwat, options.hiwat, options.records);
         let kind = match options.mapping {
-            Mapping::Endpoint if transport == Transport::Udp => Kind::Endpoint(tuple.ends().1),
+            Mapping::Endpoint if transport == Transport::Udp => {
+                let (first, client) = tuple.ends();
+                Kind::Endpoint { client, first }
+            }
             _ => Kind::Flow(tuple),
         };
         let host: Arc<dyn Host> = self.clone();
         let udp = Udp::new(host, end, (transport, kind, queue), options.timeouts());
         if let Err(first) = table.insert(&udp, flows) {
-            flows.release(tuple.remote);
+            flows.release(tuple.remote, &udp);
             if let Some(first) = first {
                 first.receive(received, now);
             }
             return;
         }
         table.counters.flows.add(1);
-        let at = self.epoch + udp.expires().min(udp.last_used() + RESTS);
-        table.arm(&udp, at);
-        self.expires_at(at);
+        if let Some(at) = self.look_at(table, &udp, now) {
+            self.expires_at(at);
+        }
         // Either the queue that goes down has found the flow in the table, or this finds it down.
         if self.is_down(queue) {
             udp.finish(Some(self.why_down()));
@@ -193,16 +204,24 @@ impl Shared {
     pub(in crate::stack) fn expire_flows(&self, now: Instant) {
         for table in [&self.udp, &self.pings] {
             while let Some(udp) = table.due(now) {
-                let at = self.epoch + udp.expires();
-                if at > now {
-                    let looked_at = udp.give_back(self.since_epoch(now));
-                    table.arm(&udp, at.min(self.epoch + looked_at));
+                if udp.expires() > self.since_epoch(now) {
+                    self.look_at(table, &udp, now);
                 } else {
                     table.counters.flows_expired.add(1);
                     udp.finish(None);
                 }
             }
         }
+    }
+
+    /// Has a flow looked at when it may have expired, and returns when that is, unless it is beyond any clock.
+    fn look_at(&self, table: &UdpTable, udp: &Arc<Udp>, now: Instant) -> Option<Instant> {
+        let since_epoch = self.since_epoch(now);
+        let at = udp.expires_before(since_epoch);
+        let at = at.min(udp.give_back(since_epoch));
+        let at = self.epoch.checked_add(at)?;
+        table.arm(udp, at);
+        Some(at)
     }
 
     /// Ends the sockets and flows of a stack that goes down, or of a queue or an address that is gone.
@@ -216,13 +235,15 @@ impl Shared {
     pub(in crate::stack) fn datagram_error(&self, error: &IcmpError) -> bool {
         let tuple = &error.tuple;
         let udp = self.udp.flow(tuple).or_else(|| self.udp.bound(tuple));
-        let Some(udp) = udp.or_else(|| self.udp.endpoint(tuple)) else {
+        let Some(udp) = udp.or_else(|| self.udp.endpoint_that_sent(tuple)) else {
             return false;
         };
         self.udp.counters.icmp_errors.add(1);
+        // BSD's `udp_notify`: one of many peers that is gone is no error of the socket.
+        let connected = udp.names().1.is_some();
         match error.kind {
-            IcmpErrorKind::Hard(error) => udp.end.fail_once(error),
-            IcmpErrorKind::Soft => {}
+            IcmpErrorKind::Hard(error) if connected => udp.end.fail_once(error),
+            IcmpErrorKind::Hard(_) | IcmpErrorKind::Soft => {}
             IcmpErrorKind::TooBig(mtu) => self.learn_mtu(tuple.remote, mtu),
         }
         true
@@ -240,31 +261,39 @@ impl Shared {
     }
 }
 
+/// The source of a datagram, if it can be sent.
+fn source(network: &Network, from: Source, to: IpAddr) -> Result<IpAddr, SoError> {
+    let is_host = |address| is_endpoint(address) && !network.is_broadcast(address);
+    let reaches = |from: IpAddr| from.is_ipv4() == to.is_ipv4();
+    if !is_host(to) {
+        return Err(SoError::HostUnreachable);
+    }
+    let looped = network.is_own(to);
+    match network.route_to(to) {
+        Route::Unreachable if !looped => return Err(SoError::HostUnreachable),
+        Route::Prohibited if !looped => return Err(SoError::Prohibited),
+        _ => {}
+    }
+    let source = match from {
+        Source::Own(from) if reaches(from) && !network.is_own(from) => {
+            return Err(SoError::AddressNotAvailable);
+        }
+        Source::Own(from) => Some(from),
+        Source::Named(from) => Some(from).filter(|from| is_host(*from)),
+        Source::Any if looped => Some(to),
+        Source::Any => network.source_for(to),
+    };
+    let source = source.filter(|from| reaches(*from));
+    source.ok_or(SoError::HostUnreachable)
+}
+
 impl Host for Shared {
-    fn way(&self, from: Option<IpAddr>, to: IpAddr) -> Result<Way, SoError> {
-        let unreachable = Err(SoError::HostUnreachable);
+    fn way(&self, from: Source, to: IpAddr) -> Result<Way, SoError> {
         let link = self.capabilities().mtu;
         let (source, looped, mtu) = {
             let network = self.addressing.network.lock();
-            if !crate::ip::is_endpoint(to) || network.is_broadcast(to) {
-                return unreachable;
-            }
-            if from.is_some_and(|from| from.is_ipv4() != to.is_ipv4()) {
-                return unreachable;
-            }
             let looped = network.is_own(to);
-            if !looped && !network.is_routed(to) {
-                return unreachable;
-            }
-            let source = match from {
-                Some(from) => Some(from),
-                None if looped => Some(to),
-                None => network.source_for(to),
-            };
-            (source, looped, network.mtu_to(to))
-        };
-        let Some(source) = source else {
-            return unreachable;
+            (source(&network, from, to)?, looped, network.mtu_to(to))
         };
         let path = (!looped).then(|| self.addressing.paths.get(to, self.clock.now()));
         let known = path.flatten().map(|known| known.mtu);
@@ -312,8 +341,7 @@ impl Host for Shared {
     }
 
     fn refuse(&self, udp: &Udp, why: SoError) {
-        let (destination, client) = udp.names();
-        let (Some(destination), Some(client)) = (destination, client) else {
+        let Some((client, destination)) = udp.client() else {
             return;
         };
         // It quotes a datagram, or a request, such as the client has sent.

@@ -21,11 +21,6 @@ pub(crate) const fn largest(v4: bool) -> usize {
     65_535 + if v4 { 0 } else { IPV6_HEADER }
 }
 
-/// The longest payload of a datagram to an address of this family.
-pub(crate) const fn longest(v4: bool) -> usize {
-    65_535 - UDP_HEADER - if v4 { IPV4_HEADER } else { 0 }
-}
-
 /// A received datagram, or several of one sender in one super-frame.
 #[derive(Debug, Clone)]
 pub(crate) struct Received {

@@ -293,7 +293,7 @@ fn a_failing_datagram_is_an_error_and_the_next_one_is_sent() {
         ),
         (
             Datagram::new(payload(5), Addresses::to(address("255.255.255.255:9"))),
-            SoError::NotPermitted,
+            SoError::Prohibited,
         ),
     ];
     let count = failing.len() as u64;

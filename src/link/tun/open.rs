@@ -112,13 +112,13 @@ pub enum OpenError {
     },
     /// The process may not use the device.
     #[error("no permission for {0}: run with CAP_NET_ADMIN, or make the device yours with `{own}`", own = .0.ip(&format!("tuntap add {} mode tun user $USER", .0.name)))]
-    NotPermitted(Place),
+    Prohibited(Place),
     /// No such network namespace.
     #[error("there is no network namespace {netns} for {place}: create it with `ip netns add {netns}`", netns = .0.netns.as_deref().unwrap_or("?"), place = .0.name)]
     NoNamespace(Place),
     /// The process may not enter the network namespace.
     #[error("no permission to enter the network namespace of {0}: run with CAP_SYS_ADMIN")]
-    NamespaceNotPermitted(Place),
+    NamespaceProhibited(Place),
     /// The name cannot be one of an interface.
     #[error("{0:?} is not an interface name: 1 to 15 bytes, without '/', ':', '%' and white space")]
     BadName(String),
@@ -129,7 +129,7 @@ pub enum OpenError {
     NoDriver(io::Error),
     /// The process may not open `/dev/net/tun`.
     #[error("no permission to open /dev/net/tun: run as root, or change the mode of the file")]
-    DriverNotPermitted,
+    DriverProhibited,
     /// Another system call failed.
     #[error("cannot open {place}: {call}: {error}")]
     System {
@@ -321,12 +321,12 @@ impl Builder {
         let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| match error {
                 Errno::NOENT => OpenError::NoNamespace(self.place.clone()),
-                Errno::ACCESS => OpenError::NamespaceNotPermitted(self.place.clone()),
+                Errno::ACCESS => OpenError::NamespaceProhibited(self.place.clone()),
                 error => self.system("opening the network namespace", error),
             })?;
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).map_err(
             |error| match error {
-                Errno::PERM => OpenError::NamespaceNotPermitted(self.place.clone()),
+                Errno::PERM => OpenError::NamespaceProhibited(self.place.clone()),
                 // A leftover file on which no namespace is mounted.
                 Errno::INVAL => OpenError::NoNamespace(self.place.clone()),
                 error => self.system("setns", error),
@@ -406,7 +406,7 @@ impl Builder {
         }
         ioctl::set_interface(fd.as_fd(), &self.place.name, flags).map_err(|error| match error {
             Errno::BUSY => OpenError::Busy(self.place.clone()),
-            Errno::PERM | Errno::ACCESS => OpenError::NotPermitted(self.place.clone()),
+            Errno::PERM | Errno::ACCESS => OpenError::Prohibited(self.place.clone()),
             Errno::INVAL if self.queues.is_some() => OpenError::NotMultiQueue(self.place.clone()),
             Errno::INVAL => OpenError::NotTun(self.place.clone()),
             error => self.system("TUNSETIFF", error),
@@ -425,7 +425,7 @@ impl Builder {
 fn open_driver() -> Result<OwnedFd, OpenError> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::open("/dev/net/tun", flags, Mode::empty()).map_err(|error| match error {
-        Errno::PERM | Errno::ACCESS => OpenError::DriverNotPermitted,
+        Errno::PERM | Errno::ACCESS => OpenError::DriverProhibited,
         error => OpenError::NoDriver(error.into()),
     })
 }

@@ -3,7 +3,7 @@
 use crate::ip::{self, echo};
 use crate::link::{Frame, Link, Packet};
 use crate::stack::Shared;
-use crate::udp::Host as _;
+use crate::udp::{Host as _, Source};
 
 /// A packet of this size fits wherever one may be sent (RFC 791 3.1, with IPv4's smallest path MTU here).
 const SMALL: usize = 552;
@@ -34,7 +34,7 @@ impl Shared {
     /// Largest packet that is sent to the destination of one.
     fn mtu_to(&self, header: &[u8]) -> usize {
         let (from, to) = ip::addresses(header);
-        let way = self.way(Some(from), to);
+        let way = self.way(Source::Own(from), to);
         way.map_or(self.capabilities().mtu, |way| way.mtu)
     }
 }

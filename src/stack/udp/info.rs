@@ -19,7 +19,7 @@ pub struct DatagramInfo {
     pub peer: Option<SocketAddr>,
     /// Whether it is a flow that a listener has intercepted.
     pub is_flow: bool,
-    /// Bytes in its receive and send buffers.
+    /// Bytes that were received and not read, and those that wait to be sent.
     pub queued: [usize; 2],
     /// Received datagrams that were dropped, since the buffer was full.
     pub dropped: u64,
@@ -49,7 +49,7 @@ impl Stack {
             .map(|udp| {
                 let (local, peer) = udp.names();
                 let (received, dropped) = udp.end.with_rcv(|rcv| (rcv.len(), rcv.dropped()));
-                let waiting = udp.end.with_snd(|snd| snd.len());
+                let waiting = udp.end.with_snd(|snd| snd.len()) + udp.waiting();
                 DatagramInfo {
                     id: udp.end.id(),
                     local,

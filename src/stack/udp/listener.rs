@@ -192,9 +192,13 @@ impl Flows {
         room
     }
 
-    /// Gives the place of a flow back.
-    pub(super) fn release(&self, client: IpAddr) {
+    /// Gives the place of a flow back, and its place in the backlog if it was not accepted.
+    pub(super) fn release(&self, client: IpAddr, udp: &Udp) {
+        let is_it = |other: &Arc<Udp>| std::ptr::eq(Arc::as_ptr(other), udp);
         let mut queue = self.queue.lock();
+        let waits = !udp.attached.load(Ordering::Acquire);
+        let at = waits.then(|| queue.waiting.iter().position(is_it));
+        let over = at.flatten().and_then(|at| queue.waiting.remove(at));
         queue.flows -= 1;
         if let Some(count) = queue.clients.get_mut(&client) {
             *count -= 1;
@@ -202,13 +206,16 @@ impl Flows {
                 queue.clients.remove(&client);
             }
         }
+        drop(queue);
+        drop(over);
     }
 
-    /// A new flow, with its first datagram, waits to be accepted. `false` if the listener is closed.
+    /// A new flow, with its first datagram, waits to be accepted. `false` if the listener is closed, or the flow over.
     pub(super) fn offer(&self, udp: &Arc<Udp>) -> bool {
         let upcalls = {
             let mut queue = self.queue.lock();
-            if queue.closed {
+            // Either its end has found it here, or this sees that it is over.
+            if queue.closed || udp.is_over() {
                 return false;
             }
             queue.waiting.push_back(udp.clone());
@@ -222,7 +229,8 @@ impl Flows {
     }
 
     /// Flows, and those that wait to be accepted.
-    pub(super) fn counts(&self) -> (usize, usize) {
+    #[cfg(test)]
+    pub(in crate::stack) fn counts(&self) -> (usize, usize) {
         let queue = self.queue.lock();
         (queue.flows, queue.waiting.len())
     }

@@ -1,6 +1,5 @@
 //! The program's handle of a UDP socket or flow.
 
-use crate::error::SoError;
 use crate::protocol::{Protocol, SocketEnd};
 use crate::sockbuf::{Addresses, Datagram};
 use crate::socket::Socket;
@@ -20,13 +19,16 @@ use std::sync::atomic::Ordering;
 ///
 /// It is a [`Socket`] (to which it dereferences), so it has timeouts, upcalls and pollers, and can be an end of a
 /// splice: with another socket for datagrams, of a stack, of the operating system or in memory.
-/// [`send`](Socket::send) and [`recv`](Socket::recv) send and receive one datagram.
 ///
 /// * A receive buffer that is full drops datagrams, and counts them. A send buffer that is full, because the link
 ///   is, makes calls wait.
-/// * An ICMP error about a datagram that was sent is an error of the next call, once: nothing ends by it.
+/// * An ICMP error about a datagram that was sent to the peer is an error of the next call, once: nothing ends by
+///   it. A socket without a peer is not told, for it has many (as on Linux and BSD).
+/// * At its end, when a flow has expired or the socket was shut down for reading, receiving is the error
+///   [`UnexpectedEof`](io::ErrorKind::UnexpectedEof): 0 bytes are an empty datagram. (By the methods of [`Socket`]
+///   it is 0, as for all sockets.)
 /// * A datagram that is larger than the path's MTU is sent in fragments; one that no packet can hold is refused with
-///   [`SoError::MessageSize`].
+///   [`SoError::MessageSize`](crate::error::SoError::MessageSize).
 /// * Bound to an unspecified address, it answers from the address that was asked if the answer is sent with the
 ///   [`Addresses`] that the question came with ([`recv_datagram`](Socket::recv_datagram)).
 ///
@@ -74,10 +76,12 @@ impl UdpSocket {
         let udp = each(address, |address| bind(stack, address))?;
         let shared = stack.shared();
         let socket = UdpSocket::new(stack, udp);
-        // Either the stack that goes down has found the socket in the table, or this finds it down.
+        // Either the stack that goes down, or the removal of the address, has found the socket in the table, or
+        // this sees it.
         if shared.is_down(socket.udp.queue) {
             return Err(shared.why_down().into());
         }
+        has_address(stack, socket.local_addr().ip())?;
         Ok(socket)
     }
 
@@ -101,32 +105,70 @@ impl UdpSocket {
         })
     }
 
-    /// Sends one datagram to an address. On a flow with an endpoint-independent mapping, to the client, in the name of
+    /// Sends one datagram to the peer.
+    ///
+    /// # Errors
+    /// [`NotConnected`](io::ErrorKind::NotConnected) if there is none; as for [`send_to`](Self::send_to).
+    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.send_one(bytes, Addresses::default())
+    }
+
+    /// Receives one datagram: returns how much of it was copied; the rest is lost.
+    ///
+    /// # Errors
+    /// As for [`recv_from`](Self::recv_from).
+    pub fn recv(&self, out: &mut [u8]) -> io::Result<usize> {
+        Ok(self.socket.recv_whole(out)?.0)
+    }
+
+    /// As [`recv`](Self::recv), and leaves the datagram.
+    ///
+    /// # Errors
+    /// As for [`recv_from`](Self::recv_from).
+    pub fn peek(&self, out: &mut [u8]) -> io::Result<usize> {
+        Ok(self.socket.peek_whole(out)?.0)
+    }
+
+    /// Sends one datagram to an address. On a flow that is its client, and no other; on one with an endpoint-independent mapping, to the client, in the name of
     /// that address.
     ///
     /// # Errors
-    /// As for [`send`](Socket::send); [`HostUnreachable`](io::ErrorKind::HostUnreachable) if no datagram can be sent
-    /// there, [`InvalidInput`](io::ErrorKind::InvalidInput) with [`SoError::MessageSize`] if it is too long.
+    /// As for [`Socket::send`]; [`HostUnreachable`](io::ErrorKind::HostUnreachable) if no datagram can be sent there,
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) if a route forbids it,
+    /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) for port 0,
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) with [`SoError::MessageSize`](crate::error::SoError::MessageSize) if it is too long, and without if it
+    /// is not for a flow's client.
     pub fn send_to(&self, bytes: &[u8], to: impl ToSocketAddrs) -> io::Result<usize> {
-        each(to, |to| self.send_one(bytes, Addresses::to(to)))
+        each(to, |to| {
+            self.is_peer(to)?;
+            self.send_one(bytes, Addresses::to(to))
+        })
     }
 
     fn send_one(&self, bytes: &[u8], addresses: Addresses) -> io::Result<usize> {
-        let v4 = addresses.peer.is_none_or(|peer| peer.is_ipv4());
-        if bytes.len() > crate::udp::wire::longest(v4) {
-            return Err(SoError::MessageSize.into());
-        }
-        self.udp.check(addresses)?;
+        self.udp.check(addresses, bytes.len())?;
         self.socket.send_datagram(bytes, addresses)
+    }
+
+    /// A flow has one peer, in whose destination's name it speaks.
+    fn is_peer(&self, to: SocketAddr) -> io::Result<()> {
+        let is_other = |client: SocketAddr| (client.ip(), client.port()) != (to.ip(), to.port());
+        match (&self.udp.kind, self.udp.client()) {
+            (Kind::Flow(_), Some((client, _))) if is_other(client) => {
+                let why = format!("the flow is that of {client}, bind a socket to talk to others");
+                Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Receives one datagram: returns how much of it was copied, and from where it came. On a flow with an
     /// endpoint-independent mapping that is where the client has sent it.
     ///
     /// # Errors
-    /// As for [`recv_datagram`](Socket::recv_datagram).
+    /// As for [`Socket::recv`]; [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) at its end.
     pub fn recv_from(&self, out: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        let (count, addresses) = self.socket.recv_datagram(out)?;
+        let (count, addresses) = self.socket.recv_whole(out)?;
         Ok((count, addresses.peer.unwrap_or_else(|| self.peer())))
     }
 
@@ -135,14 +177,14 @@ impl UdpSocket {
     /// # Errors
     /// As for [`recv_from`](Self::recv_from).
     pub fn peek_from(&self, out: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        let (count, addresses) = self.socket.peek_datagram(out)?;
+        let (count, addresses) = self.socket.peek_whole(out)?;
         Ok((count, addresses.peer.unwrap_or_else(|| self.peer())))
     }
 
     /// Receives up to `max` datagrams by reference: [`Socket::recv_datagrams`].
     ///
     /// # Errors
-    /// As for [`recv_from`](Self::recv_from).
+    /// As for [`Socket::recv_datagrams`], which returns 0 at the end.
     pub fn recv_many(&self, datagrams: &mut Vec<Datagram>, max: usize) -> io::Result<usize> {
         self.socket.recv_datagrams(datagrams, max)
     }
@@ -153,6 +195,9 @@ impl UdpSocket {
     /// # Errors
     /// As for [`send_to`](Self::send_to), about the first one.
     pub fn send_many(&self, datagrams: &mut Vec<Datagram>) -> io::Result<usize> {
+        if let Some(first) = datagrams.first() {
+            self.udp.check(first.addresses, first.len())?;
+        }
         self.socket.send_datagrams(datagrams)
     }
 
@@ -218,11 +263,7 @@ impl UdpSocket {
 
 fn bind(stack: &Stack, address: SocketAddr) -> io::Result<Arc<Udp>> {
     let shared = stack.shared();
-    let known = address.ip().is_unspecified() || shared.is_own(address.ip());
-    if !known {
-        let why = format!("{} is not an address of this stack", address.ip());
-        return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, why));
-    }
+    has_address(stack, address.ip())?;
     let queue = shared.first_up();
     if shared.is_down(queue) {
         return Err(shared.why_down().into());
@@ -257,6 +298,14 @@ fn bind(stack: &Stack, address: SocketAddr) -> io::Result<Arc<Udp>> {
         }
     }
     let why = "all ephemeral ports are in use";
+    Err(io::Error::new(io::ErrorKind::AddrNotAvailable, why))
+}
+
+fn has_address(stack: &Stack, address: IpAddr) -> io::Result<()> {
+    if address.is_unspecified() || stack.shared().is_own(address) {
+        return Ok(());
+    }
+    let why = format!("{address} is not an address of this stack");
     Err(io::Error::new(io::ErrorKind::AddrNotAvailable, why))
 }
 
