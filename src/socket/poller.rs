@@ -94,9 +94,10 @@ mod sealed {
 pub(crate) use sealed::Pollable as Sealed;
 
 /// A type that a [`Poller`] can watch: a [`Socket`], types that dereference to one
-/// ([`TcpStream`](crate::TcpStream), [`UdpSocket`](crate::UdpSocket) and, on Linux, `KernelStream`, `KernelUdp` and
-/// `KernelPing`), a [`TcpListener`](crate::TcpListener), a [`ConditionalListener`](crate::ConditionalListener), and a
-/// [`UdpListener`](crate::UdpListener).
+/// ([`TcpStream`](crate::TcpStream), [`UdpSocket`](crate::UdpSocket), [`PingFlow`](crate::stack::PingFlow) and, on
+/// Linux, `KernelStream`, `KernelUdp` and `KernelPing`), a [`TcpListener`](crate::TcpListener), a
+/// [`ConditionalListener`](crate::ConditionalListener), a [`UdpListener`](crate::UdpListener), and a
+/// [`PingListener`](crate::stack::PingListener).
 pub trait Pollable: Sealed {}
 
 /// For types that are sockets.
