@@ -5,10 +5,10 @@
 //! | `header` | headers: their fields, how they are written; addresses; checksums |
 //! | `packet` | received headers, parsed once for each frame |
 //! | `extension` | the extension headers of IPv6 |
-//! | `reassembly` | fragments, until their packets are whole |
+//! | `reassembly` | packets from fragments |
 //! | `fragment` | packets larger than the MTU, in fragments |
 //! | `echo` | answers to pings |
-//! | `icmp` | ICMP errors that this host sends: about which packets, and how many |
+//! | `icmp` | ICMP errors that this host sends, and their rate limit |
 //! | `tuple` | both ends of a connection |
 
 pub(crate) mod echo;

@@ -81,8 +81,8 @@ pub(crate) trait Host: Send + Sync + std::fmt::Debug {
     /// Time since the stack was built.
     fn since_epoch(&self, now: Instant) -> Duration;
 
-    /// Sends a packet in fragments of this size, from where `progress` says, if that is there. Its checksum is
-    /// complete. If the link is full, `progress` says where to go on.
+    /// Sends a packet, whose checksum is complete, in fragments for this MTU, beginning at `progress`. If the link is
+    /// full, `progress` has the place to continue.
     fn fragment(
         &self,
         link: &dyn Link,

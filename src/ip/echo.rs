@@ -13,7 +13,7 @@ const HEADER: usize = 8;
 const REQUEST: [u8; 2] = [8, 128];
 const REPLY: [u8; 2] = [0, 129];
 
-/// An answer: what was asked is in it, by reference.
+/// An answer, with the payload of the request by reference.
 #[derive(Debug)]
 pub(crate) struct Answer {
     header: [u8; IPV6_HEADER + HEADER],
@@ -22,14 +22,14 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The answer to an ICMP packet, if that is a ping whose checksum is right.
+    /// The answer to an ICMP packet, if it is a ping with a right checksum.
     pub(crate) fn to(frame: &Frame, ip_header_len: usize) -> Option<Answer> {
         let (source, destination) = addresses(&frame.head);
         let v6 = usize::from(source.is_ipv6());
         let icmp = frame.head.get(ip_header_len..ip_header_len + HEADER)?;
         let total_len = total_len(&frame.head);
         let len = total_len - ip_header_len;
-        // Nobody leaves this checksum to a link.
+        // No link offloads this checksum.
         let partial = matches!(frame.checksum, link::Checksum::Partial { .. });
         if icmp[0] != REQUEST[v6] || len < HEADER || partial {
             return None;
@@ -53,7 +53,7 @@ impl Answer {
         let reply = &mut answer.header[ip_header..ip_header + HEADER];
         reply.copy_from_slice(icmp);
         reply[0] = REPLY[v6];
-        // RFC 1624: of what is summed only the type is another.
+        // RFC 1624: of the summed bytes only the type changes.
         let mut sum = Checksum::new();
         sum.add_bytes(&[!icmp[2], !icmp[3], !icmp[0], !icmp[1], reply[0], reply[1]]);
         reply[2..4].copy_from_slice(&sum.checksum());

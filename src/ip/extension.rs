@@ -1,8 +1,8 @@
-//! IPv6 extension headers: which are passed over, and which end a packet (RFC 8200 4).
+//! IPv6 extension headers: those that are skipped, and those for which a packet is dropped (RFC 8200 4).
 //!
-//! Headers are looked at in the order in which they come, up to the upper-layer header or to a fragment
-//! that is not whole. Options mean nothing here, so of each only its action counts (4.2). There are bounds,
-//! as RFC 8504 5.3 allows. Pure.
+//! Headers are processed in order, up to the upper-layer header, or up to the fragment header of an incomplete
+//! packet. Only padding is a known option; the two highest bits of others determine the result (4.2). Number and
+//! length of the headers are bounded, as RFC 8504 5.3 allows. Pure.
 
 use super::header::{Fragment, IPV6_HEADER, Malformed, be16, be32};
 
@@ -12,7 +12,7 @@ pub(crate) const FRAGMENT: u8 = 44;
 pub(crate) const NO_NEXT_HEADER: u8 = 59;
 pub(crate) const DESTINATION_OPTIONS: u8 = 60;
 
-/// Most extension headers of a packet, and most bytes of them.
+/// Largest number of extension headers of a packet, and their largest total length.
 pub(crate) const MOST_HEADERS: usize = 8;
 pub(crate) const MOST_BYTES: usize = 2048;
 
@@ -23,23 +23,23 @@ pub(crate) const UNKNOWN_OPTION: u8 = 2;
 /// RFC 7112 5.
 pub(crate) const INCOMPLETE_CHAIN: u8 = 3;
 
-/// Whether a header of this kind is looked at here.
+/// Whether a next-header value is that of an extension header that is processed here.
 pub(crate) fn is_extension(kind: u8) -> bool {
     matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
 }
 
-/// A place in a row of headers.
+/// A header in a chain.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
-    /// What is there.
+    /// Its next-header value.
     pub(crate) kind: u8,
-    /// Where that is said.
+    /// Offset of the field with that value.
     pub(crate) kind_at: usize,
     pub(crate) at: usize,
 }
 
 impl Place {
-    /// Behind the IPv6 header of a packet.
+    /// The header after the IPv6 header.
     fn first(packet: &[u8]) -> Place {
         Place {
             kind: packet[6],
@@ -48,7 +48,7 @@ impl Place {
         }
     }
 
-    /// The extension header here, if it is whole.
+    /// The extension header, if it is complete.
     fn header<'a>(&self, packet: &'a [u8]) -> Option<&'a [u8]> {
         let rest = packet.get(self.at..)?;
         let units = match self.kind {
@@ -67,8 +67,8 @@ impl Place {
     }
 }
 
-/// What is behind the extension headers, as far as they are there, and whether that begins in an earlier
-/// fragment. Nothing is asked of the headers.
+/// The first header that is no extension header, or is incomplete, and whether it is part of a later fragment.
+/// The contents of the headers are not checked.
 pub(crate) fn last(packet: &[u8]) -> (Place, bool) {
     let mut place = Place::first(packet);
     let mut fragmented = false;
@@ -89,15 +89,15 @@ pub(crate) fn last(packet: &[u8]) -> (Place, bool) {
     (place, false)
 }
 
-/// What the extension headers of a packet have come to.
+/// A checked chain of extension headers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Chain {
     pub(crate) last: Place,
-    /// Of a packet that is a fragment: what is behind it is not looked at.
+    /// The fragment header, if the packet is incomplete: the headers after it are not checked.
     pub(crate) fragment: Option<Fragment>,
 }
 
-/// Why the headers have no end.
+/// Why a chain has no last header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
     /// More bytes of the packet are needed.
@@ -110,7 +110,7 @@ fn problem(code: u8, pointer: usize) -> Stop {
     Stop::Malformed(Malformed::Parameter { code, pointer })
 }
 
-/// Looks at the extension headers of a packet, of which these are the first bytes.
+/// Checks the extension headers in the first bytes of a packet.
 pub(crate) fn chain(packet: &[u8]) -> Result<Chain, Stop> {
     let mut last = Place::first(packet);
     let mut fragmented = false;
@@ -130,7 +130,7 @@ pub(crate) fn chain(packet: &[u8]) -> Result<Chain, Stop> {
             return Err(Stop::Malformed(Malformed::Header));
         }
         match last.kind {
-            // What has been put together has none any more.
+            // Fragments of fragments are not reassembled.
             FRAGMENT if fragmented => return Err(Stop::Malformed(Malformed::Header)),
             FRAGMENT => {
                 fragmented = true;
@@ -142,7 +142,7 @@ pub(crate) fn chain(packet: &[u8]) -> Result<Chain, Stop> {
                     });
                 }
             }
-            // Whatever its type (RFC 8200 4.4, RFC 5095 3).
+            // Of any type (RFC 8200 4.4, RFC 5095 3).
             ROUTING if header[3] > 0 => return Err(problem(ERRONEOUS_FIELD, last.at + 2)),
             ROUTING => {}
             _ => options(header, last.at, packet[24] == 0xff)?,
@@ -155,7 +155,7 @@ pub(crate) fn chain(packet: &[u8]) -> Result<Chain, Stop> {
     })
 }
 
-/// `None`: it is the whole packet (RFC 6946).
+/// `None` for an atomic fragment (RFC 6946).
 fn fragment(header: &[u8], place: &Place) -> Option<Fragment> {
     let field = be16(header, 2);
     let fragment = Fragment {
@@ -169,8 +169,8 @@ fn fragment(header: &[u8], place: &Place) -> Option<Fragment> {
     (fragment.more || fragment.offset > 0).then_some(fragment)
 }
 
-/// Passes over the options of a header that is at this place in its packet. The highest bits of a kind say
-/// what becomes of the packet where that is unknown (RFC 8200 4.2).
+/// Checks the options of a header at this offset. The two highest bits of an unknown option's kind determine the
+/// result (RFC 8200 4.2).
 fn options(header: &[u8], at: usize, to_many: bool) -> Result<(), Stop> {
     const PAD_1: u8 = 0;
     const PAD_N: u8 = 1;

@@ -1,7 +1,7 @@
-//! Packets larger than the MTU, in fragments (RFC 791 3.2, RFC 8200 4.5). Pure.
+//! Fragmentation of packets that are larger than the MTU (RFC 791 3.2, RFC 8200 4.5). Pure.
 //!
-//! The payload is cut by reference. The transport's checksum is to be complete, since no link can fill it in
-//! once the packet is cut.
+//! Fragments refer to the payload. The transport checksum must be complete, because no link can complete it for
+//! the fragments.
 
 use super::extension::FRAGMENT;
 use super::header::{self, IPV6_HEADER, length_field};
@@ -11,14 +11,14 @@ use smallvec::SmallVec;
 
 /// Length of IPv6's fragment header.
 const FRAGMENT_HEADER: usize = 8;
-/// Longest header of a first fragment that is not allocated: IPv6, fragment, UDP.
+/// Length of the headers of a first fragment of UDP over IPv6; longer ones are allocated.
 const USUAL: usize = IPV6_HEADER + FRAGMENT_HEADER + 8;
 
-/// How much of a packet has been sent, so that the rest can follow when a full link has room again.
+/// How much of a packet has been sent: the rest follows when a full link has room again.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Progress {
     identification: u32,
-    /// Bytes behind the IP header.
+    /// Bytes after the IP header.
     sent: usize,
 }
 
@@ -31,14 +31,14 @@ impl Progress {
     }
 }
 
-/// Sends a packet whose IP header has neither options nor extension headers in fragments of at most `mtu`
-/// bytes, in order, from where an earlier call has come to.
+/// Sends a packet, whose IP header has no options or extension headers, in fragments of at most `mtu` bytes, in
+/// order. Continues where an earlier call has stopped.
 ///
 /// # Errors
-/// That of `send`, which ends it.
+/// The first error of `send`.
 ///
 /// # Panics
-/// If the first fragment has no room for the transport's header, which lies behind the IP header.
+/// If the first fragment has no room for the transport header.
 pub(crate) fn fragment<E>(
     packet: &Packet<'_>,
     mtu: usize,
@@ -100,10 +100,10 @@ fn write_v6(
     head[4..6].copy_from_slice(&length_field(FRAGMENT_HEADER + len));
 }
 
-/// What is left of a payload.
+/// The rest of a payload.
 struct Rest<'a> {
     bufs: &'a [Buf],
-    /// Of the first one.
+    /// Bytes of the first buffer that have been taken.
     taken: usize,
 }
 

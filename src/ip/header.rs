@@ -30,12 +30,11 @@ pub(crate) fn length_field(len: usize) -> [u8; 2] {
 pub(crate) enum Malformed {
     /// Too short, lengths that disagree, a version that is neither 4 nor 6.
     Header,
-    /// None of these reasons: it is a part of a packet ([`part`](super::packet::part)).
+    /// Not dropped: a fragment, see [`part`](super::packet::part).
     Fragment,
-    /// A protocol that is neither TCP nor ICMP, or an IPv6 option whose kind asks to be dropped.
+    /// An unknown protocol, or an unknown IPv6 option whose kind requires that the packet is dropped silently.
     Protocol,
-    /// An IPv6 extension header that asks for something else than this host does: its sender is to be
-    /// told (RFC 8200 4, RFC 4443 3.4).
+    /// An IPv6 extension header that this host refuses with a parameter problem (RFC 8200 4, RFC 4443 3.4).
     Parameter { code: u8, pointer: u32 },
     /// A wrong checksum.
     Checksum,
@@ -43,17 +42,17 @@ pub(crate) enum Malformed {
     Address,
 }
 
-/// Which part of a packet a fragment is.
+/// The place of a fragment in its packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fragment {
     pub(crate) identification: u32,
-    /// Where its payload belongs in that of the whole packet.
+    /// Offset of its payload in the payload of the packet.
     pub(crate) offset: usize,
-    /// There are fragments behind it.
+    /// More fragments follow.
     pub(crate) more: bool,
-    /// Length of the headers that each fragment has.
+    /// Length of the headers that are repeated in each fragment.
     pub(crate) unfragmentable_len: usize,
-    /// What the payload of the whole packet begins with, and where the last of these headers says so.
+    /// Protocol or next header of the packet's payload, and the offset of the field with that value.
     pub(crate) next_header: u8,
     pub(crate) next_header_at: usize,
 }
@@ -94,7 +93,7 @@ pub(crate) fn icmp_checksum(source: IpAddr, destination: IpAddr, icmp: &[u8]) ->
     sum.checksum()
 }
 
-/// What the checksum of so many bytes begins with: ICMPv6 sums a pseudo-header, ICMP does not.
+/// The initial sum for an ICMP message of this length: ICMPv6 has a pseudo-header, ICMP has none.
 pub(crate) fn icmp_sum(source: IpAddr, destination: IpAddr, len: usize) -> Checksum {
     match source {
         IpAddr::V4(_) => Checksum::new(),
@@ -152,7 +151,7 @@ pub(crate) fn ipv4_checksum_of(header: &[u8]) -> [u8; 2] {
     internet_checksum::checksum(header)
 }
 
-/// The same of one without options.
+/// The checksum of an IPv4 header without options.
 pub(crate) fn ipv4_checksum(header: &[u8]) -> [u8; 2] {
     let mut all = [0; STEPPED];
     all[..IPV4_HEADER].copy_from_slice(&header[..IPV4_HEADER]);

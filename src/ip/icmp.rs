@@ -1,8 +1,7 @@
-//! ICMP errors that this host sends: about which packets, how many, and what they look like.
+//! ICMP errors that this host sends: their format, the packets that may cause one, and the rate limit.
 //!
-//! RFC 792, 1122 3.2.2 and 1812 4.3.2; RFC 4443 2.4 and 3. A limit that all receivers share can be measured
-//! by a peer that may send from a forged address (CVE-2020-25705), so what an error takes of it is random.
-//! Pure; the limit is atomic.
+//! RFC 792, 1122 3.2.2 and 1812 4.3.2; RFC 4443 2.4 and 3. A peer that can forge addresses could measure a shared
+//! limit (CVE-2020-25705), so each error takes a random share of it. Pure; the limit is atomic.
 
 use super::extension;
 use super::header::{
@@ -13,37 +12,37 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Length of an error's own header: the quote begins behind it.
+/// Length of an error's header; the quote follows.
 const HEADER: usize = 8;
-/// Largest error: what every host takes (RFC 1812 4.3.2.3, RFC 4443 2.4 c).
+/// Largest error, which every host accepts (RFC 1812 4.3.2.3, RFC 4443 2.4 c).
 const LARGEST_V4: usize = 576;
 const LARGEST_V6: usize = 1280;
 
-/// What an error says.
+/// The kind of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code, reason = "datagram sockets and relays say the rest of it")]
+#[allow(dead_code, reason = "for datagram sockets and relays")]
 pub(crate) enum Kind {
-    /// Nothing receives at the port.
+    /// No socket receives on the port.
     PortUnreachable,
-    /// The protocol is none of this host's; IPv6 says where the packet names it.
+    /// The protocol is unknown. IPv6 reports the offset of its number.
     ProtocolUnreachable { pointer: u32 },
     /// The destination does not answer.
     HostUnreachable,
     /// A rule forbids it.
     Prohibited,
-    /// The hop limit is used up.
+    /// The hop limit was exceeded.
     HopLimit,
-    /// Fragments are missing, and the first one is not among them (RFC 8200 4.5).
+    /// The time for reassembly was exceeded (RFC 8200 4.5).
     Reassembly,
-    /// A field makes no sense, or asks for what this host does not do.
+    /// An invalid field, or one that this host does not support.
     Parameter { code: u8, pointer: u32 },
-    /// The packet may not be cut, and no larger one than this goes on.
+    /// The packet is larger than this MTU and must not be fragmented.
     TooBig { mtu: u32 },
 }
 
 impl Kind {
-    /// About a packet whose protocol this host does not have. None about one that has nothing behind its
-    /// headers, and says so (RFC 8200 4.7).
+    /// The error about a packet of an unknown protocol; none if its last header says "no next header" (RFC 8200
+    /// 4.7).
     pub(crate) fn unknown_protocol(packet: &[u8]) -> Option<Kind> {
         if packet[0] >> 4 == 4 {
             return Some(Kind::ProtocolUnreachable { pointer: 9 });
@@ -80,7 +79,7 @@ impl Kind {
         }
     }
 
-    /// Whether it is also sent about a packet to many (RFC 4443 2.4 e.3).
+    /// Whether it is also sent about packets to multicast addresses (RFC 4443 2.4 e.3).
     fn is_for_many(self) -> bool {
         matches!(
             self,
@@ -93,8 +92,8 @@ impl Kind {
     }
 }
 
-/// Whether an error may be sent about a packet, as far as that says itself: never about another error, nor
-/// to or about more than one host (RFC 1122 3.2.2, RFC 4443 2.4 e). Broadcast addresses are for the caller.
+/// Whether an error may be sent about a packet: not about another error, and not if source or destination are
+/// not a single host's (RFC 1122 3.2.2, RFC 4443 2.4 e). The caller checks the broadcast addresses of networks.
 pub(crate) fn may_answer(kind: Kind, about: &Frame) -> bool {
     let head = &about.head;
     let (source, destination) = addresses(head);
@@ -105,24 +104,24 @@ pub(crate) fn may_answer(kind: Kind, about: &Frame) -> bool {
     !to_many && is_endpoint(source) && !is_error(kind, head)
 }
 
-/// Whether a packet is an ICMP error, or may be a later part of one.
+/// Whether a packet is an ICMP error, or a later fragment, which may be part of one.
 fn is_error(kind: Kind, packet: &[u8]) -> bool {
     if packet[0] >> 4 == 4 {
         let header_len = usize::from(packet[0] & 0x0f) * 4;
         let later = be16(packet, 6) & 0x1fff != 0;
-        // What type is there is not known of one that is too short.
+        // A packet without a type may be an error.
         let query = |kind: &u8| matches!(kind, 0 | 8 | 13..=18);
         let icmp = packet[9] == PROTO_ICMP;
         return later || icmp && !packet.get(header_len).is_some_and(query);
     }
     let (last, later) = extension::last(packet);
-    // That a fragment makes no sense is said of any (RFC 8200 4.5).
+    // Invalid fragments are reported at any offset (RFC 8200 4.5).
     let later = later && !matches!(kind, Kind::Parameter { .. });
     let query = |kind: &u8| *kind >= 128 && *kind != 137;
     later || last.kind == PROTO_ICMPV6 && !packet.get(last.at).is_some_and(query)
 }
 
-/// An error about a packet, from an address of this side to the packet's source.
+/// An error about a packet, to its source.
 pub(crate) fn compose(kind: Kind, from: IpAddr, about: &Frame) -> Vec<u8> {
     let to = addresses(&about.head).0;
     let (ip_header_len, largest, len, protocol) = match to {
@@ -158,20 +157,20 @@ pub(crate) fn compose(kind: Kind, from: IpAddr, about: &Frame) -> Vec<u8> {
     packet
 }
 
-/// How many errors are sent: Linux's `icmp_msgs_per_sec` and `icmp_msgs_burst`.
+/// The rate limit: Linux's `icmp_msgs_per_sec` and `icmp_msgs_burst`.
 const PER_SECOND: u64 = 1000;
 const BURST: u64 = 50;
 const NANOS_EACH: u64 = 1_000_000_000 / PER_SECOND;
 
-/// What is left of the limit of errors (RFC 4443 2.4 f).
+/// A token bucket for errors (RFC 4443 2.4 f).
 #[derive(Debug, Default)]
 pub(crate) struct Allowance {
-    /// When all that were sent would have been at the rate, in nanoseconds since the epoch.
+    /// When the bucket is full again, in nanoseconds since the epoch.
     paid: AtomicU64,
 }
 
 impl Allowance {
-    /// Takes one, if there is one. It counts as none, one or two, by a number that is not to be guessed.
+    /// Takes zero, one or two tokens for an error, depending on an unpredictable number. `false`: there are none.
     pub(crate) fn take(&self, since_epoch: Duration, random: u64) -> bool {
         let now = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
         let price = random % 3 * NANOS_EACH;

@@ -13,14 +13,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// Longest header of a transport: TCP's, with options.
 const TRANSPORT_HEADER: usize = 60;
 
-/// The IP header of a packet, as far as it means something here.
+/// The IP header of a packet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Packet {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
-    /// Of what is behind the headers.
+    /// Protocol of the payload.
     pub(crate) protocol: u8,
-    /// Of all headers before that: with the extension headers of IPv6.
+    /// Length of all headers before the payload, extension headers included.
     pub(crate) header_len: usize,
     pub(crate) total_len: usize,
     /// RFC 3168 5.
@@ -28,7 +28,7 @@ pub(crate) struct Packet {
 }
 
 impl Packet {
-    /// Of a whole header, as all of the following.
+    /// From a complete header.
     fn v4(header: &[u8]) -> Packet {
         Packet {
             source: IpAddr::V4(Ipv4Addr::from(array::<4>(header, 12))),
@@ -52,8 +52,8 @@ impl Packet {
     }
 }
 
-/// The header of a frame's packet, if it is whole and makes sense. Where extension headers go on in the
-/// second buffer of a frame, they are moved into the first.
+/// Parses the header of a frame's packet. Extension headers that continue in a frame's second buffer are moved
+/// into the first.
 pub(crate) fn parse(frame: &mut Frame) -> Result<Packet, Malformed> {
     match frame.head.first().map(|byte| byte >> 4) {
         Some(4) => parse_ipv4(frame),
@@ -86,11 +86,11 @@ fn parse_ipv4(frame: &Frame) -> Result<Packet, Malformed> {
     Ok(Packet::v4(head))
 }
 
-/// In IPv4's header: there are fragments behind this one; where it belongs, in units of eight bytes.
+/// In IPv4's header: the more-fragments flag, and the offset in units of eight bytes.
 const MORE: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
 
-/// A packet that is [a fragment](Malformed::Fragment), and which.
+/// The header of [a fragment](Malformed::Fragment), and its place in its packet.
 #[cold]
 pub(crate) fn part(frame: &Frame) -> Option<(Packet, Fragment)> {
     let head: &[u8] = &frame.head;
@@ -162,7 +162,7 @@ fn pass_extensions(frame: &mut Frame, packet: &mut Packet) -> Result<(), Malform
     Ok(())
 }
 
-/// Length that an IP header says its packet has.
+/// Length of a packet according to its header.
 pub(crate) fn total_len(header: &[u8]) -> usize {
     match header[0] >> 4 {
         4 => usize::from(be16(header, 2)),
@@ -170,7 +170,7 @@ pub(crate) fn total_len(header: &[u8]) -> usize {
     }
 }
 
-/// Adds the bytes of a packet behind its headers to a sum.
+/// Adds a packet's payload to a sum.
 pub(crate) fn sum_payload(frame: &Frame, header_len: usize, total_len: usize, sum: &mut Checksum) {
     let mut missing = total_len - header_len;
     let head = &frame.head[header_len..];
@@ -186,7 +186,7 @@ pub(crate) fn payload_of(frame: &Frame, skip: usize, len: usize) -> Gather {
     into_payload(frame.clone(), skip, len)
 }
 
-/// The same, of a frame that is not needed any more. Inlined: each received segment has it done.
+/// As [`payload_of`], but consumes the frame. Inlined, because it is called for each received segment.
 #[inline(always)]
 pub(crate) fn into_payload(frame: Frame, skip: usize, len: usize) -> Gather {
     let mut payload = Gather::new();

@@ -1,13 +1,13 @@
-//! Fragments, until their packets are whole (RFC 791 3.2, RFC 8200 4.5).
+//! Reassembly of packets from fragments (RFC 791 3.2, RFC 8200 4.5).
 //!
-//! A fragment is kept by reference, unless it uses little of its memory. A packet whose fragments overlap is
-//! dropped (RFC 5722), and so is one that claims more than IP can carry, whose first fragment does not show
-//! what it is (RFC 1858, RFC 7112), or whose marks contradict each other (RFC 3168 5.3). Exact duplicates are
-//! no overlap. What is not whole after [`LIFE`] is dropped too.
+//! Fragments are kept by reference, unless they use less than half of their buffer. A packet is dropped if its
+//! fragments overlap (RFC 5722), if it is longer than 65,535 bytes, if its first fragment does not contain the
+//! transport header (RFC 1858, RFC 7112), if its ECN marks contradict each other (RFC 3168 5.3), and if it is
+//! incomplete after [`LIFE`]. Exact duplicates of a fragment are ignored.
 //!
-//! Everything is bounded: packets, fragments of each, and memory as it is allocated. A source, which is an
-//! IPv4 address or an IPv6 network of 64 bits, has a share of that, beyond which its own oldest packet goes;
-//! of all packets the oldest goes, since it has had the most time.
+//! Packets, fragments of a packet, and allocated memory are bounded. A source (an IPv4 address, or a /64 of IPv6)
+//! has a share of these bounds, beyond which its own oldest packet is evicted; beyond the bounds of the stack the
+//! oldest of all packets is evicted, because it is the least likely to be completed.
 //!
 //! Pure: time is an argument.
 
@@ -24,55 +24,55 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// How long a packet may be incomplete: Linux's `ipfrag_time`. RFC 8200 4.5 asks for 60 s, RFC 1122 3.3.2 for
-/// 60 to 120 s, of links that were slower.
+/// How long a packet may be incomplete: Linux's `ipfrag_time`. RFC 8200 4.5 has 60 s, RFC 1122 3.3.2 has 60 to
+/// 120 s, from times of slower links.
 pub(crate) const LIFE: Duration = Duration::from_secs(30);
-/// Most packets that wait, and most of one source.
+/// Largest number of incomplete packets, and of those from one source.
 pub(crate) const MOST_PACKETS: usize = 1024;
 pub(crate) const MOST_PACKETS_OF_ONE: usize = MOST_PACKETS / 8;
-/// Most fragments of a packet. The largest one in packets of 576 bytes has 119.
+/// Largest number of fragments of a packet. The longest packet needs 119 of 576 bytes.
 pub(crate) const MOST_FRAGMENTS: usize = 256;
-/// Most memory in bytes, and most for the packets of one source.
+/// Limit of memory in bytes, and that of one source.
 pub(crate) const MOST_MEMORY: usize = 4 << 20;
 pub(crate) const MOST_MEMORY_OF_ONE: usize = MOST_MEMORY / 8;
-/// What the tables hold for each packet.
+/// Memory of the tables for each packet.
 const OVERHEAD: usize = 512;
-/// So much of a whole packet's payload lies behind its headers in memory: the transport's header.
+/// Bytes of the payload that are copied behind the headers of a reassembled packet: the transport header.
 const IN_HEAD: usize = 128;
 
 /// Why a fragment, or a packet, was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dropped {
-    /// A length, an offset or a beginning that makes no sense.
+    /// An invalid length or offset, or a first fragment without the transport header.
     Malformed,
-    /// Fragments of one packet overlap or contradict each other, so it is dropped.
+    /// The packet was dropped, because fragments overlap or contradict each other.
     Overlap,
-    /// One more of a packet that was dropped for that.
+    /// A later fragment of such a packet.
     Abandoned,
-    /// A limit is reached.
+    /// A limit was reached.
     Limit,
 }
 
-/// What has become of a fragment.
+/// The result of adding a fragment.
 #[derive(Debug)]
 pub(crate) enum Added {
-    /// It waits for others. If it is the first to come: until then.
+    /// The packet is incomplete. For the first fragment: when it expires.
     Waits(Option<Instant>),
-    /// It has come before.
+    /// The fragment was received before.
     Duplicate,
-    /// It was the last one that was missing.
+    /// The packet is complete.
     Whole(Frame),
-    /// It was dropped; its sender may be told.
+    /// It was dropped. The error may be sent to its source.
     Dropped(Dropped, Option<Kind>),
 }
 
-/// Fragments that have the same belong to one packet.
+/// Identifies the packet of a fragment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     source: IpAddr,
     destination: IpAddr,
     identification: u32,
-    /// Of IPv4 only.
+    /// Only in IPv4.
     protocol: Option<u8>,
 }
 
@@ -109,26 +109,26 @@ fn bytes(parts: &Gather) -> impl Iterator<Item = &u8> {
     parts.iter().flat_map(|buf| buf.iter())
 }
 
-/// A packet that is not whole.
+/// An incomplete packet.
 #[derive(Debug)]
 struct Partial {
     key: Key,
     until: Instant,
-    /// In order, without overlaps.
+    /// Sorted, without overlaps.
     pieces: Vec<Piece>,
-    /// Bytes in them.
+    /// Total length of the pieces.
     received: usize,
-    /// Length of the whole payload, once the last fragment is there.
+    /// Length of the payload, known from the last fragment.
     total: Option<usize>,
     /// The headers of the first fragment.
     first: Option<(Buf, Fragment)>,
-    /// A bit for each codepoint of ECN.
+    /// The ECN codepoints of the fragments, a bit for each.
     marks: u8,
-    /// The links vouch for all of it.
+    /// The links vouch for all fragments.
     vouched: bool,
-    /// What was added for it to the memory of all.
+    /// Memory that was accounted for it.
     memory: usize,
-    /// Fragments overlapped: nothing is kept, and what comes is dropped (RFC 5722 4).
+    /// Fragments overlapped: later fragments are dropped too (RFC 5722 4).
     abandoned: bool,
 }
 
@@ -148,7 +148,7 @@ impl Partial {
         }
     }
 
-    /// Takes a fragment. `false`: it has come before.
+    /// Adds a fragment. `false`: it is a duplicate.
     fn take(&mut self, piece: Piece, last: bool) -> Result<bool, Dropped> {
         let (start, end) = (piece.start, piece.end());
         let at = self.pieces.partition_point(|other| other.start < start);
@@ -177,7 +177,7 @@ impl Partial {
         Ok(true)
     }
 
-    /// Memory that it holds, as it is allocated.
+    /// Allocated memory in bytes.
     fn footprint(&self) -> usize {
         let bytes = |piece: &Piece| {
             let spilled = match piece.bytes.spilled() {
@@ -199,7 +199,8 @@ impl Partial {
         self.abandoned = true;
     }
 
-    /// The whole packet: headers as of the first fragment (RFC 791 3.2, RFC 8200 4.5), the payload by reference.
+    /// The complete packet, with the headers of the first fragment (RFC 791 3.2, RFC 8200 4.5) and the payload by
+    /// reference.
     fn whole(self) -> Option<Frame> {
         let (Some((head, fragment)), Some(total)) = (self.first, self.total) else {
             return None;
@@ -240,8 +241,7 @@ impl Partial {
     }
 }
 
-/// RFC 3168 5.3: one fragment that a router has marked marks the packet, unless there is one that no router
-/// should have marked.
+/// RFC 3168 5.3: a packet is marked if a fragment is. `None`: another fragment is not ECN-capable.
 fn mark(header: &mut [u8], marks: u8) -> Option<()> {
     let marked = marks & 1 << CE != 0;
     if marked && marks & 1 != 0 {
@@ -254,25 +254,25 @@ fn mark(header: &mut [u8], marks: u8) -> Option<()> {
     Some(())
 }
 
-/// What one source holds.
+/// The packets of one source.
 #[derive(Debug, Default)]
 struct Share {
     memory: usize,
-    /// Its packets, the oldest first.
+    /// Numbers of its packets, the oldest first.
     packets: VecDeque<u64>,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Reassembler {
-    /// By number, so the oldest first.
+    /// By number: the oldest first.
     partial: BTreeMap<u64, Box<Partial>>,
     by_key: HashMap<Key, u64>,
     shares: HashMap<IpAddr, Share>,
     memory: usize,
     /// Number of the next packet.
     next: u64,
-    /// Packets that were dropped to make room.
+    /// Number of evicted packets.
     evicted: u64,
 }
 
@@ -324,14 +324,14 @@ impl Reassembler {
         }
     }
 
-    /// When a packet is to be dropped next.
+    /// When the next packet expires.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         let (_, oldest) = self.partial.first_key_value()?;
         Some(oldest.until)
     }
 
-    /// Drops a packet whose time is over, if there is one: its first fragment, if that has come. RFC 792, RFC
-    /// 8200 4.5: its source is told.
+    /// Removes an expired packet, if there is one, and returns its first fragment, if that was received: an error is
+    /// sent about it (RFC 792, RFC 8200 4.5).
     pub(crate) fn expire(&mut self, now: Instant) -> Option<Option<Frame>> {
         if self.next_expiry()? > now {
             return None;
@@ -347,7 +347,7 @@ impl Reassembler {
         }))
     }
 
-    /// Packets that were dropped to make room, since this was asked last.
+    /// Number of packets evicted since the last call.
     pub(crate) fn take_evicted(&mut self) -> u64 {
         std::mem::take(&mut self.evicted)
     }
@@ -356,7 +356,7 @@ impl Reassembler {
         self.partial.is_empty()
     }
 
-    /// Memory that is held, in bytes.
+    /// Memory of all packets in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.memory
     }
@@ -381,7 +381,7 @@ impl Reassembler {
         number
     }
 
-    /// Counts what a packet holds, and makes room for it. `false`: it had to go itself.
+    /// Accounts for the memory of a packet, and evicts packets beyond the limits. `false`: it was evicted itself.
     fn fits(&mut self, number: u64) -> bool {
         self.account(number);
         let Some(partial) = self.partial.get(&number) else {
@@ -424,7 +424,7 @@ impl Reassembler {
     }
 
     fn give_up(&mut self, number: u64, why: Dropped) {
-        // An identification of IPv4 is soon that of another packet.
+        // An identification of IPv4 may soon be reused.
         let again = |partial: &Partial| partial.key.protocol.is_some();
         match self.partial.get_mut(&number) {
             Some(partial) if why == Dropped::Overlap && !again(partial) => {
@@ -451,7 +451,7 @@ impl Reassembler {
     }
 }
 
-/// Whether a fragment makes sense by itself; if not, what its sender is told.
+/// Checks a fragment by itself. The error, if any, may be sent to its source.
 fn check(packet: &Packet, fragment: &Fragment, frame: &mut Frame) -> Result<(), Option<Kind>> {
     let len = packet.total_len - packet.header_len;
     let v6 = packet.source.is_ipv6();
@@ -475,8 +475,8 @@ fn check(packet: &Packet, fragment: &Fragment, frame: &mut Frame) -> Result<(), 
     Ok(())
 }
 
-/// Whether a first fragment has all headers up to the transport's: a filter on the way has seen no other
-/// (RFC 1858 3, RFC 7112 5).
+/// Whether a first fragment contains all headers up to the transport header, as filters on the path assume (RFC
+/// 1858 3, RFC 7112 5).
 fn shows_transport(packet: &Packet, frame: &mut Frame) -> bool {
     let len = packet.total_len;
     let (protocol, at) = match packet.source {

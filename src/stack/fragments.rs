@@ -20,18 +20,18 @@ use std::time::Instant;
 #[derive(Debug, Default)]
 pub(in crate::stack) struct Fragments {
     reassembler: Mutex<Reassembler, LEAF>,
-    /// There are some. Written under the lock.
+    /// There are incomplete packets. Written under the lock.
     waiting: AtomicBool,
 }
 
 impl Fragments {
-    /// When a packet is to be dropped next.
+    /// When the next packet expires.
     pub(in crate::stack) fn next_expiry(&self) -> Option<Instant> {
         let waiting = self.waiting.load(Ordering::Relaxed);
         waiting.then(|| self.reassembler.lock().next_expiry())?
     }
 
-    /// Memory that they hold, in bytes.
+    /// Memory of incomplete packets in bytes.
     pub(in crate::stack) fn memory(&self) -> usize {
         self.reassembler.lock().memory()
     }
@@ -56,7 +56,7 @@ impl Fragments {
         expired
     }
 
-    /// The stack is down.
+    /// Drops all fragments: the stack is down.
     pub(in crate::stack) fn forget(&self) {
         let forgotten = std::mem::take(&mut *self.reassembler.lock());
         drop(forgotten);
@@ -64,8 +64,8 @@ impl Fragments {
 }
 
 impl Shared {
-    /// Sends a packet in fragments, from where `progress` says, if that is there. Its checksum is complete. If
-    /// the link is full, `progress` says where to go on.
+    /// Sends a packet, whose checksum is complete, in fragments, beginning at `progress`. If the link is full,
+    /// `progress` has the place to continue.
     pub(in crate::stack) fn send_fragments(
         &self,
         link: &dyn Link,
@@ -83,7 +83,7 @@ impl Shared {
         fragment(packet, mtu, progress, |part| link.transmit(part))
     }
 
-    /// Takes a fragment: its packet, if that is whole now.
+    /// Adds a fragment. Returns its packet if that is complete.
     pub(in crate::stack) fn put_together(
         &self,
         link: &dyn Link,
@@ -119,7 +119,7 @@ impl Shared {
         None
     }
 
-    /// Drops what has not become whole in time, and tells its sources.
+    /// Drops expired packets, and sends errors to their sources.
     pub(in crate::stack) fn expire_fragments(&self, link: &dyn Link, now: Instant) {
         while let Some(first) = self.fragments.expire(now) {
             self.received.reassembly_timeouts.add(1);

@@ -1,7 +1,5 @@
-//! ICMP errors about received packets: to whom, from which address, how many.
-//!
-//! Which packets may draw one, and what it looks like, is in [`ip::icmp`]. They are not worth waiting for:
-//! when the link is full they are dropped.
+//! ICMP errors about received packets: source address and rate limit. Format and conditions are in [`ip::icmp`].
+//! They are dropped when the link is full.
 
 use crate::ip::icmp::{self, Kind};
 use crate::ip::{self, IPV4_HEADER, IPV6_HEADER};
@@ -12,8 +10,8 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 impl Shared {
-    /// Sends an error about a received packet, from the packet's destination, if that is one host's, and if
-    /// the packet may draw one. Whether the stack speaks for that host is for the caller.
+    /// Sends an error about a received packet, if it may be sent. Its source is the packet's destination, unless that
+    /// is a multicast address. The caller decides whether the stack answers for that destination.
     pub(in crate::stack) fn icmp_error(
         &self,
         link: &dyn Link,
@@ -45,8 +43,8 @@ impl Shared {
         }
     }
 
-    /// From which address a packet is answered. None: it is not, since its source cannot be reached or it went
-    /// to all hosts of a network.
+    /// The source of an error about a packet. `None` if the packet's source is not reachable, or if it was a
+    /// broadcast.
     fn speaker(&self, to: IpAddr, destination: IpAddr) -> Option<IpAddr> {
         let network = self.addressing.network.lock();
         if !network.is_routed(to) || network.is_broadcast(to) || network.is_broadcast(destination) {

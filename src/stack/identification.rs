@@ -1,8 +1,8 @@
 //! Identifications of packets that are sent in fragments (RFC 6864, RFC 7739).
 //!
-//! Those from one address to another one, of one protocol, count up from a secret number: so none comes twice
-//! before all have been used, and no other host can guess them. Each counter is shared by the destinations that
-//! hash to it. No locks: counters are atomic.
+//! For each pair of addresses and protocol they count up from a secret offset: none is repeated before all have been
+//! used, and other hosts cannot guess them. Each counter is shared by the destinations that hash to it. No locks:
+//! counters are atomic.
 
 use crate::stack::isn::IsnSecret;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ impl Default for Identifications {
 }
 
 impl Identifications {
-    /// The next one of a packet between these addresses. IPv4 has its lower half.
+    /// The next identification between these addresses. IPv4 uses the lower half.
     #[expect(clippy::cast_possible_truncation, reason = "identifications wrap")]
     pub(in crate::stack) fn next(
         &self,

@@ -5,7 +5,7 @@ use crate::link::{Frame, Link, Packet};
 use crate::stack::Shared;
 use crate::udp::{Host as _, Source};
 
-/// A packet of this size fits wherever one may be sent (RFC 791 3.1, with IPv4's smallest path MTU here).
+/// No path MTU is smaller.
 const SMALL: usize = 552;
 
 impl Shared {
@@ -31,7 +31,7 @@ impl Shared {
         true
     }
 
-    /// Largest packet that is sent to the destination of one.
+    /// The MTU to a packet's destination.
     fn mtu_to(&self, header: &[u8]) -> usize {
         let (from, to) = ip::addresses(header);
         let way = self.way(Source::Own(from), to);
