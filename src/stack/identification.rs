@@ -47,8 +47,8 @@ mod tests {
         let (all, secret) = (Identifications::default(), IsnSecret::new(None));
         let ends = |host: u8| (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 1, host]));
         let first = all.next(&secret, ends(1), 17);
-        let seen: HashSet<u16> = (0..65_536)
-            .map(|_| all.next(&secret, ends(1), 17) as u16)
+        let seen: HashSet<u32> = (0..65_536)
+            .map(|_| all.next(&secret, ends(1), 17) & 0xffff)
             .collect();
         assert_eq!(seen.len(), 65_536);
         let others: HashSet<u32> = (2..=201)

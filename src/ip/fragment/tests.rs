@@ -30,7 +30,7 @@ proptest! {
         piece in 1usize..20_000,
         full_after in 1usize..20,
     ) {
-        let bytes: Vec<u8> = (0..len as u32).map(|i| i.wrapping_mul(0x9e37_79b9).to_be_bytes()[0]).collect();
+        let bytes: Vec<u8> = (0..len as u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0]).collect();
         let payload: Vec<Buf> = bytes.chunks(piece).map(Buf::copy_of).collect();
         let (headers, ip_header_len) = headers(v6, len);
         let packet = Packet::new(&headers, &payload, ip_header_len);
