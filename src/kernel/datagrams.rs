@@ -89,8 +89,8 @@ pub(super) struct Datagrams {
     pub(super) end: Arc<SocketEnd>,
     reactor: Arc<Reactor>,
     kind: Kind,
-    /// To a peer.
-    connected: bool,
+    /// The peer that it is connected to. (The kernel does not tell that of a socket for pings.)
+    peer: Option<SocketAddr>,
     /// `None` once it is closed.
     descriptor: Mutex<Option<Arc<Descriptor>>, LEAF>,
     reading: Turn,
@@ -121,7 +121,11 @@ struct Offload {
 
 impl Datagrams {
     /// A socket that is bound, and connected or not.
-    pub(super) fn start(socket: UdpSocket, kind: Kind) -> io::Result<(Socket, Arc<Datagrams>)> {
+    pub(super) fn start(
+        socket: UdpSocket,
+        kind: Kind,
+        peer: Option<SocketAddr>,
+    ) -> io::Result<(Socket, Arc<Datagrams>)> {
         socket.set_nonblocking(true)?;
         let v4 = socket.local_addr()?.is_ipv4();
         messages::set_options(&socket, v4);
@@ -139,8 +143,7 @@ impl Datagrams {
             end: end.clone(),
             reactor,
             kind,
-            // Of a socket for pings the system does not say so: it has no port.
-            connected: matches!(kind, Kind::Ping(_)) || socket.peer_addr().is_ok(),
+            peer,
             descriptor: Mutex::new(None),
             reading: Turn::default(),
             writing: Turn::default(),
@@ -418,7 +421,7 @@ impl Datagrams {
     /// An ICMP error has come. A socket that is not connected has many peers, and the error of one is not that of
     /// the socket; after "too long" the kernel sends shorter fragments.
     fn report(&self, error: SoError) {
-        if self.connected && error != SoError::MessageSize {
+        if self.peer.is_some() && error != SoError::MessageSize {
             self.end.fail_once(error);
         }
     }
@@ -659,14 +662,13 @@ impl Protocol for Datagrams {
     }
 
     fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
-        let descriptor = self.descriptor()?;
-        Some((descriptor.local_addr().ok()?, descriptor.peer_addr().ok()?))
+        Some((self.descriptor()?.local_addr().ok()?, self.peer?))
     }
 
     fn so_state(&self) -> SoState {
-        match self.connected {
-            true => SoState::Datagrams,
-            false => SoState::UnconnectedDatagrams,
+        match self.peer {
+            Some(_) => SoState::Datagrams,
+            None => SoState::UnconnectedDatagrams,
         }
     }
 }
@@ -692,7 +694,7 @@ fn so_error(errno: Errno) -> Option<SoError> {
     Some(match errno {
         Errno::ECONNREFUSED => SoError::ConnectionRefused,
         Errno::EMSGSIZE => SoError::MessageSize,
-        Errno::EPERM | Errno::EACCES => SoError::Prohibited,
+        Errno::EPERM | Errno::EACCES => SoError::NotPermitted,
         Errno::ENETDOWN => SoError::NetworkDown,
         Errno::EDESTADDRREQ | Errno::ENOTCONN => SoError::DestinationRequired,
         Errno::EHOSTUNREACH

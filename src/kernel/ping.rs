@@ -37,8 +37,8 @@ use std::sync::Arc;
 pub struct KernelPing {
     socket: Socket,
     datagrams: Arc<Datagrams>,
-    raw: bool,
     to: IpAddr,
+    raw: bool,
 }
 
 impl KernelPing {
@@ -70,7 +70,8 @@ impl KernelPing {
         };
         let socket = net::socket_with(family, of_type, SocketFlags::CLOEXEC, Some(protocol))?;
         let socket = UdpSocket::from(socket);
-        socket.connect(SocketAddr::new(to, 0))?;
+        let peer = SocketAddr::new(to, 0);
+        socket.connect(peer)?;
         let raw = of_type == SocketType::RAW;
         let form = Form {
             v4: to.is_ipv4(),
@@ -79,12 +80,12 @@ impl KernelPing {
                 false => None,
             },
         };
-        let (socket, datagrams) = Datagrams::start(socket, Kind::Ping(form))?;
+        let (socket, datagrams) = Datagrams::start(socket, Kind::Ping(form), Some(peer))?;
         Ok(KernelPing {
             socket,
             datagrams,
-            raw,
             to,
+            raw,
         })
     }
 
@@ -94,7 +95,7 @@ impl KernelPing {
     }
 
     /// The address that it pings.
-    pub fn peer_addr(&self) -> IpAddr {
+    pub fn destination(&self) -> IpAddr {
         self.to
     }
 

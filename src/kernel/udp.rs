@@ -98,7 +98,8 @@ impl KernelUdp {
     /// # Errors
     /// Those of the operating system; the thread for readiness may not start.
     pub fn from_std(socket: UdpSocket) -> io::Result<KernelUdp> {
-        let (socket, datagrams) = Datagrams::start(socket, Kind::Udp)?;
+        let peer = socket.peer_addr().ok();
+        let (socket, datagrams) = Datagrams::start(socket, Kind::Udp, peer)?;
         Ok(KernelUdp { socket, datagrams })
     }
 

@@ -370,6 +370,9 @@ fn an_echo_request_is_answered() {
         ping.set_read_timeout(Some(Duration::from_secs(20)))
             .unwrap();
         let other = KernelPing::connect(to.parse().unwrap()).unwrap();
+        let name = crate::protocol::SocketName::of(ping.end(), &**ping.protocol());
+        let shown = format!("-{}", SocketAddr::new(ping.destination(), 0));
+        assert!(name.to_string().starts_with("kernel-icmp ") && name.to_string().ends_with(&shown));
         ping.send(b"no echo request").unwrap();
         for number in 1..4u8 {
             ping.send(&[request, 0, 0, 0, 9, 9, 0, number, b'h', b'i'])
