@@ -163,7 +163,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `async` | futures: `Splice::ended`, `Join::ended`, `TcpListener::accept_async`, `ConditionalListener::pending_async`, `TcpSocket::connect_async`; `Socket::poll_recv` and its like |
+//! | `async` | futures: `Splice::ended`, `Join::ended`, `TcpListener::accept_async`, `ConditionalListener::pending_async`, `TcpSocket::connect_async`, `UdpListener::accept_async`, `UdpSocket::recv_from_async` and its like; `Socket::poll_recv`, `Socket::poll_recv_datagram` and their like |
 //! | `futures-io` | the traits of `futures-io` for all sockets |
 //! | `tokio` | tokio's traits for all sockets (its runtime is not needed) |
 //! | `conformance` | a suite of cases for the sockets of any protocol |

@@ -13,6 +13,7 @@ use crate::error::SoError;
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::{Upcall, Wakeup};
 use crate::run_list::{self, Job};
+use crate::sockbuf::{Addresses, Datagram};
 use crossbeam_channel::{Sender, unbounded};
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -67,6 +68,18 @@ impl Wakers {
             slots: Mutex::default(),
             thread,
         }))
+    }
+
+    /// Leaves the waker of a task.
+    fn leave(&self, side: Side, cx: &Context<'_>) {
+        // Cloned, and if it is not needed dropped, with no lock held.
+        let mut new = Some(cx.waker().clone());
+        let mut slots = self.slots.lock();
+        match side {
+            Side::Read => wait(&mut slots.readers, &mut new),
+            Side::Write => wait(&mut slots.writers, &mut new),
+        }
+        drop(slots);
     }
 
     /// Calls the due wakers, with no lock held. Inside a callback they are handed to the thread for
@@ -137,6 +150,49 @@ impl Job for Wakers {
     }
 }
 
+/// The tasks that wait for something that is no socket.
+#[derive(Debug, Default)]
+pub(crate) struct Tasks(OnceLock<Arc<Wakers>>);
+
+impl Tasks {
+    /// Tries, has the upcall registered, once, and tries again.
+    pub(crate) fn poll<R>(
+        &self,
+        register: impl FnOnce(Arc<dyn Upcall>),
+        cx: &Context<'_>,
+        attempt: impl FnMut() -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        try_twice(attempt, || {
+            let wakers = match self.0.get() {
+                Some(wakers) => wakers,
+                None => {
+                    let new = Wakers::new()?;
+                    self.0.get_or_init(|| new)
+                }
+            };
+            wakers.leave(Side::Read, cx);
+            register(wakers.clone());
+            Ok(())
+        })
+    }
+}
+
+/// Tries, and if it is too early leaves word, and tries once more in case of a change in between.
+fn try_twice<R>(
+    mut attempt: impl FnMut() -> io::Result<R>,
+    leave_word: impl FnOnce() -> io::Result<()>,
+) -> Poll<io::Result<R>> {
+    let mut ready = || match attempt() {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Poll::Pending,
+        other => Poll::Ready(other),
+    };
+    if let Poll::Ready(result) = ready() {
+        return Poll::Ready(result);
+    }
+    leave_word()?;
+    ready()
+}
+
 /// The change that a task waits for.
 #[derive(Clone, Copy)]
 enum Side {
@@ -165,29 +221,16 @@ impl Socket {
         &self,
         side: Side,
         cx: &Context<'_>,
-        mut attempt: impl FnMut() -> io::Result<R>,
+        attempt: impl FnMut() -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
-        let mut ready = || match attempt() {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Poll::Pending,
-            other => Poll::Ready(other),
-        };
-        if let Poll::Ready(result) = ready() {
-            return Poll::Ready(result);
-        }
-        // Cloned, and if it is not needed dropped, with no lock held.
-        let mut new = Some(cx.waker().clone());
-        {
-            let mut slots = self.wakers()?.slots.lock();
-            match side {
-                Side::Read => wait(&mut slots.readers, &mut new),
-                Side::Write => wait(&mut slots.writers, &mut new),
+        try_twice(attempt, || {
+            self.wakers()?.leave(side, cx);
+            if let Side::Read = side {
+                // As for a thread that is about to sleep: no window update is withheld.
+                self.enter(|protocol| protocol.rcvd(true));
             }
-        }
-        if let Side::Read = side {
-            // As for a thread that is about to sleep: no window update is withheld.
-            self.enter(|protocol| protocol.rcvd(true));
-        }
-        ready()
+            Ok(())
+        })
     }
 
     /// Waits for another event source that this socket represents; `register` adds the upcall there,
@@ -253,6 +296,94 @@ impl Socket {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.poll(Side::Write, cx, || self.try_send(bufs))
+    }
+
+    /// As [`recv_datagram`](Socket::recv_datagram), for a task: if there is none yet, it is woken when there is.
+    ///
+    /// ```
+    /// # futures_lite::future::block_on(async {
+    /// use sosplice::sockbuf::Addresses;
+    /// use std::future::poll_fn;
+    /// let (a, b) = sosplice::local::datagram_pair();
+    /// poll_fn(|cx| a.poll_send_datagram(cx, b"query", Addresses::default())).await?;
+    /// let mut out = [0; 100];
+    /// let (len, _) = poll_fn(|cx| b.poll_recv_datagram(cx, &mut out)).await?;
+    /// assert_eq!(&out[..len], b"query");
+    /// # std::io::Result::Ok(())
+    /// # })?;
+    /// # std::io::Result::Ok(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`recv_datagram`](Socket::recv_datagram); once, if the thread for wakers cannot be started.
+    pub fn poll_recv_datagram(
+        &self,
+        cx: &mut Context<'_>,
+        out: &mut [u8],
+    ) -> Poll<io::Result<(usize, Addresses)>> {
+        self.poll(Side::Read, cx, || self.receive_datagram(Wait::Never, out))
+    }
+
+    /// As [`poll_recv_datagram`](Self::poll_recv_datagram), but the end is an error.
+    pub(crate) fn poll_recv_whole(
+        &self,
+        cx: &mut Context<'_>,
+        out: &mut [u8],
+    ) -> Poll<io::Result<(usize, Addresses)>> {
+        self.poll(Side::Read, cx, || self.receive_whole(Wait::Never, out))
+    }
+
+    /// As [`poll_recv_whole`](Self::poll_recv_whole), and leaves the datagram.
+    pub(crate) fn poll_peek_whole(
+        &self,
+        cx: &mut Context<'_>,
+        out: &mut [u8],
+    ) -> Poll<io::Result<(usize, Addresses)>> {
+        self.poll(Side::Read, cx, || self.see_whole(Wait::Never, out))
+    }
+
+    /// As [`recv_datagrams`](Socket::recv_datagrams), for a task.
+    ///
+    /// # Errors
+    /// As for [`poll_recv_datagram`](Self::poll_recv_datagram).
+    pub fn poll_recv_datagrams(
+        &self,
+        cx: &mut Context<'_>,
+        datagrams: &mut Vec<Datagram>,
+        max: usize,
+    ) -> Poll<io::Result<usize>> {
+        self.poll(Side::Read, cx, || {
+            self.receive_datagrams(Wait::Never, datagrams, max)
+        })
+    }
+
+    /// As [`send_datagram`](Socket::send_datagram), for a task.
+    ///
+    /// # Errors
+    /// As for [`send_datagram`](Socket::send_datagram); once, if the thread for wakers cannot be started.
+    pub fn poll_send_datagram(
+        &self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        addresses: Addresses,
+    ) -> Poll<io::Result<usize>> {
+        self.poll(Side::Write, cx, || {
+            self.send_slices(Wait::Never, &[io::IoSlice::new(bytes)], addresses)
+        })
+    }
+
+    /// As [`send_datagrams`](Socket::send_datagrams), for a task.
+    ///
+    /// # Errors
+    /// As for [`poll_send_datagram`](Self::poll_send_datagram).
+    pub fn poll_send_datagrams(
+        &self,
+        cx: &mut Context<'_>,
+        datagrams: &mut Vec<Datagram>,
+    ) -> Poll<io::Result<usize>> {
+        self.poll(Side::Write, cx, || {
+            self.give_datagrams(Wait::Never, datagrams)
+        })
     }
 
     /// As [`wait_connected`](Socket::wait_connected), for a task.

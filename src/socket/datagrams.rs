@@ -70,14 +70,24 @@ impl Socket {
 
     /// As [`recv_datagram`](Self::recv_datagram); the end is an error, so that it is no empty datagram.
     pub(crate) fn recv_whole(&self, out: &mut [u8]) -> io::Result<(usize, Addresses)> {
-        let taken = self.receive_before_end(self.wait_for_bytes(), out)?;
-        taken.ok_or_else(at_end)
+        self.receive_whole(self.wait_for_bytes(), out)
+    }
+
+    pub(super) fn receive_whole(
+        &self,
+        wait: Wait,
+        out: &mut [u8],
+    ) -> io::Result<(usize, Addresses)> {
+        self.receive_before_end(wait, out)?.ok_or_else(at_end)
     }
 
     /// As [`recv_whole`](Self::recv_whole), and leaves the datagram.
     pub(crate) fn peek_whole(&self, out: &mut [u8]) -> io::Result<(usize, Addresses)> {
-        let seen = self.peek_before_end(self.wait_for_bytes(), out)?;
-        seen.ok_or_else(at_end)
+        self.see_whole(self.wait_for_bytes(), out)
+    }
+
+    pub(super) fn see_whole(&self, wait: Wait, out: &mut [u8]) -> io::Result<(usize, Addresses)> {
+        self.peek_before_end(wait, out)?.ok_or_else(at_end)
     }
 
     /// As [`recv_datagram`](Self::recv_datagram), and leaves the datagram (`MSG_PEEK`).

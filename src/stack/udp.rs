@@ -21,6 +21,8 @@ mod table;
 pub use echo::{PingFlow, PingListener};
 pub use info::{DatagramInfo, DatagramTable};
 pub(in crate::stack) use listener::Flows;
+#[cfg(feature = "async")]
+pub(in crate::stack) use listener::Open;
 pub use listener::{FlowOptions, Mapping, UdpListener};
 pub use socket::UdpSocket;
 pub(in crate::stack) use table::UdpTable;

@@ -6,6 +6,8 @@ mod errors;
 mod flows;
 mod link;
 mod sockets;
+#[cfg(feature = "async")]
+mod tasks;
 
 use super::datagrams::*;
 use super::*;

@@ -77,8 +77,16 @@ impl PingListener {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there is none and the listener is non-blocking;
     /// [`NetworkDown`](io::ErrorKind::NetworkDown) if there is none and the stack is down.
     pub fn accept(&self) -> io::Result<PingFlow> {
-        let udp = self.open.accept()?;
-        Ok(PingFlow::new(&self.open.stack, udp))
+        Ok(self.accepted(self.open.accept()?))
+    }
+
+    pub(in crate::stack) fn accepted(&self, udp: Arc<Udp>) -> PingFlow {
+        PingFlow::new(&self.open.stack, udp)
+    }
+
+    #[cfg(feature = "async")]
+    pub(in crate::stack) fn open(&self) -> &Open {
+        &self.open
     }
 
     /// An iterator over new flows that never ends.

@@ -261,7 +261,7 @@ impl Flows {
         waiting
     }
 
-    fn accept(&self, nonblocking: bool) -> io::Result<Arc<Udp>> {
+    pub(in crate::stack) fn accept(&self, nonblocking: bool) -> io::Result<Arc<Udp>> {
         let mut queue = self.queue.lock();
         loop {
             if let Some(udp) = queue.waiting.pop_front() {
@@ -336,10 +336,12 @@ pub struct UdpListener {
 
 /// An open listener, of one transport.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(in crate::stack) struct Open {
     pub(super) stack: Stack,
     transport: Transport,
-    pub(super) flows: Arc<Flows>,
+    pub(in crate::stack) flows: Arc<Flows>,
+    #[cfg(feature = "async")]
+    pub(in crate::stack) tasks: crate::socket::aio::Tasks,
 }
 
 impl Open {
@@ -366,6 +368,8 @@ impl Open {
             stack: stack.clone(),
             transport,
             flows,
+            #[cfg(feature = "async")]
+            tasks: crate::socket::aio::Tasks::default(),
         };
         // Either the stack that goes down has found the listener, or this finds it down.
         match shared.lifecycle.down.load(Ordering::SeqCst) {
@@ -423,10 +427,18 @@ impl UdpListener {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there is none and the listener is non-blocking;
     /// [`NetworkDown`](io::ErrorKind::NetworkDown) if there is none and the stack is down.
     pub fn accept(&self) -> io::Result<(UdpSocket, SocketAddr)> {
-        let udp = self.open.accept()?;
+        Ok(self.accepted(self.open.accept()?))
+    }
+
+    pub(in crate::stack) fn accepted(&self, udp: Arc<Udp>) -> (UdpSocket, SocketAddr) {
         let socket = UdpSocket::new(&self.open.stack, udp);
         let client = socket.peer();
-        Ok((socket, client))
+        (socket, client)
+    }
+
+    #[cfg(feature = "async")]
+    pub(in crate::stack) fn open(&self) -> &Open {
+        &self.open
     }
 
     /// An iterator over new flows that never ends.

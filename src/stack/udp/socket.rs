@@ -146,12 +146,22 @@ impl UdpSocket {
     }
 
     fn send_one(&self, bytes: &[u8], addresses: Addresses) -> io::Result<usize> {
-        self.udp.check(addresses, bytes.len())?;
+        self.check(addresses, bytes.len())?;
         self.socket.send_datagram(bytes, addresses)
     }
 
+    /// Whether a datagram of so many bytes can be sent, as far as that is known at once.
+    pub(in crate::stack) fn check(&self, addresses: Addresses, len: usize) -> io::Result<()> {
+        Ok(self.udp.check(addresses, len)?)
+    }
+
+    pub(in crate::stack) fn check_first(&self, datagrams: &[Datagram]) -> io::Result<()> {
+        let first = datagrams.first();
+        first.map_or(Ok(()), |first| self.check(first.addresses, first.len()))
+    }
+
     /// A flow has one peer, in whose destination's name it speaks.
-    fn is_peer(&self, to: SocketAddr) -> io::Result<()> {
+    pub(in crate::stack) fn is_peer(&self, to: SocketAddr) -> io::Result<()> {
         let is_other = |client: SocketAddr| (client.ip(), client.port()) != (to.ip(), to.port());
         match (&self.udp.kind, self.udp.client()) {
             (Kind::Flow(_), Some((client, _))) if is_other(client) => {
@@ -169,7 +179,7 @@ impl UdpSocket {
     /// As for [`Socket::recv`]; [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) at its end.
     pub fn recv_from(&self, out: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         let (count, addresses) = self.socket.recv_whole(out)?;
-        Ok((count, addresses.peer.unwrap_or_else(|| self.peer())))
+        Ok((count, self.from(addresses)))
     }
 
     /// As [`recv_from`](Self::recv_from), and leaves the datagram.
@@ -178,7 +188,12 @@ impl UdpSocket {
     /// As for [`recv_from`](Self::recv_from).
     pub fn peek_from(&self, out: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         let (count, addresses) = self.socket.peek_whole(out)?;
-        Ok((count, addresses.peer.unwrap_or_else(|| self.peer())))
+        Ok((count, self.from(addresses)))
+    }
+
+    /// From where a datagram came.
+    pub(in crate::stack) fn from(&self, addresses: Addresses) -> SocketAddr {
+        addresses.peer.unwrap_or_else(|| self.peer())
     }
 
     /// Receives up to `max` datagrams by reference: [`Socket::recv_datagrams`].
@@ -195,9 +210,7 @@ impl UdpSocket {
     /// # Errors
     /// As for [`send_to`](Self::send_to), about the first one.
     pub fn send_many(&self, datagrams: &mut Vec<Datagram>) -> io::Result<usize> {
-        if let Some(first) = datagrams.first() {
-            self.udp.check(first.addresses, first.len())?;
-        }
+        self.check_first(datagrams)?;
         self.socket.send_datagrams(datagrams)
     }
 

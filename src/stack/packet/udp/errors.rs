@@ -51,7 +51,7 @@ fn a_closed_port_is_reported_to_the_sender() {
 
 /// RFC 1122 3.2.2.1, RFC 4443 2.4 f; the same limit as for all errors.
 #[test]
-fn errors_are_limited() {
+fn errors_about_closed_ports_are_limited() {
     let mut net = Net::new();
     let flood = |net: &mut Net, count: u16| {
         for port in 1..=count {
