@@ -694,7 +694,7 @@ fn so_error(errno: Errno) -> Option<SoError> {
     Some(match errno {
         Errno::ECONNREFUSED => SoError::ConnectionRefused,
         Errno::EMSGSIZE => SoError::MessageSize,
-        Errno::EPERM | Errno::EACCES => SoError::NotPermitted,
+        Errno::EPERM | Errno::EACCES => SoError::Prohibited,
         Errno::ENETDOWN => SoError::NetworkDown,
         Errno::EDESTADDRREQ | Errno::ENOTCONN => SoError::DestinationRequired,
         Errno::EHOSTUNREACH
