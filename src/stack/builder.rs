@@ -64,9 +64,9 @@ pub enum BuildError {
         /// Which queue, counted from 0.
         queue: usize,
         /// Its capabilities.
-        this: Capabilities,
+        this: Box<Capabilities>,
         /// The capabilities of the first one.
-        first: Capabilities,
+        first: Box<Capabilities>,
     },
     /// Several receive queues, but only one driver was requested.
     #[error("a link with {0} receive queues needs as many drivers: use build_with_drivers()")]
@@ -926,7 +926,11 @@ impl Builder {
         let first = first.ok_or(BuildError::QueueCount(count))?;
         match (1..).zip(all).find(|(_, this)| *this != first) {
             None => Ok(first),
-            Some((queue, this)) => Err(BuildError::UnlikeQueues { queue, this, first }),
+            Some((queue, this)) => Err(BuildError::UnlikeQueues {
+                queue,
+                this: Box::new(this),
+                first: Box::new(first),
+            }),
         }
     }
 }
