@@ -105,7 +105,7 @@ const FLOODS: [Flood; 4] = [
         spare: false,
     },
     Flood {
-        name: "to a port where nobody listens",
+        name: "to a port without a listener",
         port: 7,
         cookies: true,
         spare: true,

@@ -64,7 +64,7 @@ pub fn pooled_bytes() -> usize {
 ///
 /// ```standalone_crate
 /// use sosplice::buf::{Buf, frames_in_use};
-/// let buf = Buf::copy_of(b"somebody has this");
+/// let buf = Buf::copy_of(b"a frame in use");
 /// let other = [buf.slice(3..5), Buf::from(vec![1, 2, 3])];
 /// assert_eq!(frames_in_use(), 2);
 /// drop(buf);

@@ -144,7 +144,11 @@ fn bounded(stream: TcpStream) -> std::io::Result<TcpStream> {
 fn accept(listener: &TcpListener) -> TcpStream {
     let limit = LIMIT.map(|limit| limit.try_into().unwrap());
     let mut fds = [PollFd::new(listener, PollFlags::IN)];
-    assert_eq!(poll(&mut fds, limit.as_ref()), Ok(1), "nobody connected");
+    assert_eq!(
+        poll(&mut fds, limit.as_ref()),
+        Ok(1),
+        "no connection arrived"
+    );
     bounded(listener.accept().unwrap().0).unwrap()
 }
 

@@ -28,7 +28,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 /// A closed port.
-const NOBODY: u16 = 9;
+const CLOSED_PORT: u16 = 9;
 /// How long an attempt of ours to connect may take.
 const CONNECT: Duration = ms(2000);
 /// More than any of these waits takes.
@@ -116,7 +116,7 @@ impl Scene {
     fn settle(&self) {
         let start = SystemClock.now();
         for peer in PEERS {
-            let at = SocketAddr::new(peer, NOBODY);
+            let at = SocketAddr::new(peer, CLOSED_PORT);
             let dial = || std::net::TcpStream::connect_timeout(&at, ms(500)).unwrap_err();
             while self.router.enter(dial).kind() != ErrorKind::ConnectionRefused {
                 assert!(SystemClock.now() - start < LIMIT, "{peer} does not answer");
@@ -293,9 +293,9 @@ fn a_refusing_destination_fails_at_once() {
     let Some(scene) = Scene::new("a_refusing_destination_fails_at_once") else {
         return;
     };
-    let nobody = [("10.76.0.2", NOBODY), ("fd76::2", NOBODY)];
+    let closed = [("10.76.0.2", CLOSED_PORT), ("fd76::2", CLOSED_PORT)];
     for whose in WHOSE {
-        for (kind, start) in dial(&scene, whose, LIMIT, nobody) {
+        for (kind, start) in dial(&scene, whose, LIMIT, closed) {
             assert_eq!(kind, ErrorKind::ConnectionRefused, "{whose:?}");
             took(start, ms(0));
         }
@@ -319,14 +319,14 @@ fn connecting_to_an_unreachable_network_fails() {
     let Some(scene) = Scene::new("connecting_to_an_unreachable_network_fails") else {
         return;
     };
-    let unreachable = [("10.75.1.1", 80), ("fd75:1::1", 80)];
+    let closed = [("10.75.1.1", 80), ("fd75:1::1", 80)];
     // Routes may recover, so the router's report is used when the time is over.
-    for (kind, start) in dial(&scene, Whose::Ours, LIMIT, unreachable) {
+    for (kind, start) in dial(&scene, Whose::Ours, LIMIT, closed) {
         assert_eq!(kind, ErrorKind::HostUnreachable);
         took(start, CONNECT);
     }
     // The router itself does not even try.
-    for (kind, start) in dial(&scene, Whose::Kernel, LIMIT, unreachable) {
+    for (kind, start) in dial(&scene, Whose::Kernel, LIMIT, closed) {
         assert_eq!(kind, ErrorKind::HostUnreachable);
         took(start, ms(0));
     }

@@ -148,11 +148,11 @@ fn counters(stage: &Stage) {
 /// Drops stacks and pools: their threads end.
 pub(crate) fn end_of_the_world(stage: Arc<Stage>, faults: &Faults) {
     if threads().is_empty() && cfg!(target_os = "linux") {
-        faults.report("no stack has a thread, or threads are called otherwise now".into());
+        faults.report("no stack has a thread, or the names of threads have changed".into());
     }
     match Arc::into_inner(stage) {
         Some(stage) => drop(stage),
-        None => faults.report("somebody still has the stage, which no thread does".into()),
+        None => faults.report("the stage is still referenced, though no thread is left".into()),
     }
     if !becomes(|| threads().is_empty()) {
         faults.report(format!(

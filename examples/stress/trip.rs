@@ -411,7 +411,10 @@ impl Hop {
         );
         for (socket, role) in [(&self.source, Role::Source), (&self.sink, Role::Sink)] {
             let told = socket.splice_end(role);
-            ensure!(told == Some(end), "{end:?}, but the {role} says {told:?}");
+            ensure!(
+                told == Some(end),
+                "{end:?}, but the {role} reports {told:?}"
+            );
         }
         self.passed += end.bytes;
         let waiting = self.source.readable_bytes();
@@ -439,7 +442,7 @@ impl Hop {
                     self.sink.shutdown(Shutdown::Write)?;
                 }
             }
-            _ => bail!("{end:?}, but nobody has done anything to it"),
+            _ => bail!("{end:?}, without a cause in this trip"),
         }
         self.peek(stream).map(drop)
     }

@@ -68,7 +68,7 @@ impl Host {
     }
 
     /// An unused address of its network.
-    pub(crate) fn nobody(&self, port: u16) -> SocketAddr {
+    pub(crate) fn unused_address(&self, port: u16) -> SocketAddr {
         let address = match self.address {
             IpAddr::V4(address) => {
                 let [a, b, c, _] = address.octets();

@@ -70,7 +70,7 @@ pub(crate) fn parse(frame: &Frame, ip_header_len: usize) -> Option<IcmpError> {
         seq,
         kind,
     };
-    // It is sent to whom the packet was from.
+    // The error goes to the source of the quoted packet.
     (tuple.local == to).then_some(error)
 }
 

@@ -113,12 +113,11 @@ pub(crate) enum Parsed {
         ip_header_len: usize,
         frame: Frame,
     },
-    /// A valid IP packet that is not a TCP segment: a fragment, or another protocol.
+    /// A UDP datagram.
     Udp(Frame, ip::Packet),
-    /// A part of a packet.
+    /// A fragment of a packet.
     Fragment(Frame),
-    /// A whole packet, but none that TCP could be: of another protocol, or one whose sender is to be told
-    /// what is wrong.
+    /// A whole packet of another protocol, or one with an error that is reported to its sender (ICMP).
     Foreign(Frame, Malformed),
     Dropped(Malformed),
 }

@@ -65,38 +65,38 @@ pub(crate) const EXCUSES: [(Excuse, &str, &str); 8] = [
     (
         Excuse::Timestamps,
         "RFC 7323 3.2, 5.3",
-        "takes segments without the timestamps that were agreed on, or with old ones; ours drops them",
+        "accepts segments without the negotiated timestamps, or with old ones; ours drops them",
     ),
     (
         Excuse::Straddles,
         "RFC 9293 3.10.7.4",
-        "drops a segment that begins before the window and ends behind it; ours takes what is within",
+        "drops a segment that begins before the window and ends after it; ours accepts the part in the window",
     ),
     (
         Excuse::CutFin,
         "RFC 9293 3.10.7.4",
-        "takes the FIN of a segment whose payload it has cut at the window's edge, and so ends the stream \
-         too early; ours cuts the FIN with it",
+        "accepts the FIN of a segment whose payload it has trimmed to the window, and so ends the stream \
+         too early; ours trims the FIN too",
     ),
     (
         Excuse::EmptyAtEdge,
         "RFC 9293 3.10.7.4",
-        "drops an empty segment at the window's right edge, with its acknowledgement; ours takes it, since \
+        "drops an empty segment at the window's right edge, with its acknowledgement; ours accepts it, since \
          the peer has filled the window",
     ),
     (
         Excuse::FinAgain,
         "RFC 9293 3.10.7.4",
-        "drops a segment with the FIN that it has had, with its acknowledgement; ours takes the latter",
+        "drops a segment with a retransmitted FIN, with its acknowledgement; ours processes the acknowledgement",
     ),
     (
         Excuse::ForgottenEnd,
         "RFC 9293 3.10.3",
-        "tells a reader that there is no connection, once TIME-WAIT is over; ours that the stream has ended",
+        "reports to a reader after TIME-WAIT that there is no connection; ours reports end of file",
     ),
 ];
 
-/// Which of an acknowledgement is given.
+/// The acknowledgement number of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ack {
     /// Of all that the end has sent.
@@ -117,7 +117,7 @@ enum Stamp {
     Missing,
 }
 
-/// A segment of the peer's, before it is one of an end's connection.
+/// A segment of the peer, with offsets instead of an end's sequence numbers.
 #[derive(Debug, Clone, Copy)]
 struct Cast {
     start: u64,

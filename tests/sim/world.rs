@@ -408,7 +408,7 @@ impl World {
             &self.relayed
         };
         let Some(&conn) = known.get(&peer) else {
-            return fail(format!("{peer} is nobody's"));
+            return fail(format!("{peer} belongs to no connection"));
         };
         self.scene.note(conn, "accepted", which as u64);
         if which == 1 {
@@ -557,7 +557,7 @@ impl World {
         let waits = peers.clone().any(|peer| !peer.is_over())
             || self.relays.iter().any(|relay| !relay.over);
         if waits || (!rude && self.peers.iter().any(Option::is_none)) {
-            return fail(format!("somebody waits for ever: {}", self.state()));
+            return fail(format!("a peer or a relay never ends: {}", self.state()));
         }
         if !rude {
             peers.clone().try_for_each(Peer::check_end)?;

@@ -89,8 +89,8 @@ pub(super) fn wait_connected(stage: &Stage, random: &mut Random) -> Verdict {
 pub(super) fn connect_to_an_unused_address(stage: &Stage, random: &mut Random) -> Verdict {
     let (from, _) = ends(stage, random);
     let timeout = random.millis(1..=20);
-    match TcpStream::connect_timeout(&from.stack, from.nobody(9), timeout) {
-        Ok(_) => Err(forbidden("nobody has answered")),
+    match TcpStream::connect_timeout(&from.stack, from.unused_address(9), timeout) {
+        Ok(_) => Err(forbidden("an unused address answered")),
         Err(error) if error.kind() == ErrorKind::TimedOut => Err(verdict::of_connect(&error)),
         Err(error) => Err(forbidden(format!("{error:?}"))),
     }

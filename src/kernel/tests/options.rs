@@ -1,4 +1,4 @@
-//! What is set for a kernel's connection, and the kernel's own timers.
+//! Options of a kernel connection, and the kernel's timers.
 
 use super::*;
 use crate::clock::{Clock, SystemClock};
@@ -9,7 +9,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Nothing here takes so long unless something is wrong.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A listener with a full backlog: whoever else connects gets no answer.
+/// A listener with a full backlog: further connection attempts get no answer.
 fn black_hole() -> (TcpListener, Vec<TcpStream>, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     rustix::net::listen(&listener, 0).unwrap();
@@ -18,7 +18,7 @@ fn black_hole() -> (TcpListener, Vec<TcpStream>, SocketAddr) {
     (listener, vec![waiting], address)
 }
 
-/// Guards the deadline of `connect_timeout`, and that what is dropped closes its descriptor.
+/// Guards the deadline of `connect_timeout`, and that a dropped stream closes its descriptor.
 #[test]
 fn an_attempt_to_connect_is_cancelled() {
     let (_listener, _waiting, address) = black_hole();
@@ -40,7 +40,7 @@ fn an_attempt_to_connect_is_cancelled() {
     assert_eq!(zero.kind(), ErrorKind::InvalidInput);
 }
 
-/// Guards the wake-up of who waits while another handle cancels.
+/// Guards that a cancel by another handle wakes a thread blocked in connect.
 #[test]
 fn a_blocked_connect_is_cancelled_by_another_handle() {
     for abort in [true, false] {

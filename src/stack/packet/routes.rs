@@ -109,8 +109,8 @@ fn segments_from_unreachable_networks_are_dropped() {
         let mut net = Net::new();
         let any = SocketAddr::new(local.parse().unwrap(), 80);
         let listener = TcpListener::bind(&net.stack, any).unwrap();
-        let mut standing = peer(local, remote);
-        standing.handshake(&mut net);
+        let mut established = peer(local, remote);
+        established.handshake(&mut net);
         for route in [Route::Unreachable, Route::Prohibited] {
             let before = net.stack.stats().frames_unrouted;
             let routes = [("10.0.0.2/32", route), ("fd00::2/128", route)];
@@ -123,7 +123,7 @@ fn segments_from_unreachable_networks_are_dropped() {
             assert!(net.seen().is_empty());
             assert_eq!(net.stack.stats().frames_unrouted, before + 2);
         }
-        standing.send_data(&net, b"a connection that stands goes on");
+        established.send_data(&net, b"an established connection goes on");
         assert!(net.one().has(ACK));
         net.stack.set_routes([]).unwrap();
         let mut raw = peer(local, remote);

@@ -437,7 +437,7 @@ fn a_closed_socket_does_not_wait_for_ever_for_a_closed_window() {
 
 /// A left-over timer for window probes would send acknowledgements without end.
 #[test]
-fn an_end_that_a_closed_window_takes_is_not_probed_for() {
+fn a_fin_acknowledged_through_a_closed_window_ends_the_probes() {
     let mut net = Net::new();
     let (mut raw, mut stream) = net.accepted();
     raw.window = 0;
@@ -455,10 +455,10 @@ fn an_end_that_a_closed_window_takes_is_not_probed_for() {
     net.pass(Duration::from_secs(600));
     let seen = net.drain();
     assert!(seen.is_empty(), "{} of {:?}", seen.len(), seen[0]);
-    raw.send_data(&net, b"still heard");
+    raw.send_data(&net, b", but the last");
     raw.fin(&net);
     net.turn();
-    assert_eq!(read(&stream), b"no morestill heard");
+    assert_eq!(read(&stream), b"no more, but the last");
     assert!(is_end(&stream));
 }
 

@@ -15,7 +15,7 @@ use crate::tcp::counters::Counters;
 use crate::tcp::home::{Home, TimerKey};
 use crate::tcp::memory::Memory;
 use crate::tcp::time_wait::TimeWait;
-use crate::tcp::wire::{self, ACK, Header, SYN, SynOptions};
+use crate::tcp::wire::{ACK, Header, SYN, SynOptions};
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};

@@ -152,7 +152,7 @@ impl View {
             self.idle_acks += 1;
             let (idle, heard) = (self.idle_acks, self.heard);
             check(idle <= heard, || {
-                format!("{idle} ACKs that tell nothing after {heard} segments")
+                format!("{idle} ACKs without new information after {heard} segments")
             })?;
         }
         self.acknowledged(ack);

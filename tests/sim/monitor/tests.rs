@@ -516,7 +516,7 @@ fn a_storm_of_acknowledgements() {
     }
     wire.holds();
     wire.leaves(bare(true));
-    wire.breaks("ACKs that tell nothing");
+    wire.breaks("ACKs without new information");
 }
 
 #[test]
