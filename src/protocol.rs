@@ -504,12 +504,16 @@ impl SocketEnd {
         true
     }
 
-    /// Appends received datagrams, with one wake-up for all of them. Returns how many found room.
+    /// Appends received datagrams, with one wake-up for all of them, while memory is short or not. Returns how many
+    /// found room, and calls `held` with the memory of the buffer then.
     pub(crate) fn append_records_rcv(
         &self,
         datagrams: impl IntoIterator<Item = (Gather, Addresses)>,
+        pressed: bool,
+        held: impl FnOnce(usize),
     ) -> usize {
         let mut rcv = self.rcv();
+        rcv.buf.set_pressed(pressed);
         let mut taken = 0;
         for (payload, addresses) in datagrams {
             if rcv.buf.is_closed() {
@@ -517,6 +521,7 @@ impl SocketEnd {
             }
             taken += usize::from(rcv.buf.append_record(payload, addresses));
         }
+        held(rcv.buf.records_memory());
         if taken > 0 {
             self.sorwakeup(&rcv, Wakeup::Data);
         }

@@ -34,7 +34,7 @@ use crate::sockbuf::{Addresses, Datagram};
 use crate::turn::Turn;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use wire::{Headers, MAX_SEGMENTS, Received, UDP_HEADER};
@@ -106,6 +106,12 @@ pub(crate) trait Host: Send + Sync + std::fmt::Debug {
     fn detached(&self);
 
     fn counters(&self, of: Transport) -> &UdpCounters;
+
+    /// Whether the memory of all buffers is short, and whether it is used up.
+    fn is_pressed(&self) -> (bool, bool);
+
+    /// A receive buffer holds so much memory instead of so much.
+    fn holds(&self, before: usize, after: usize);
 }
 
 /// What the sockets of a stack count (RFC 4113).
@@ -192,6 +198,8 @@ pub(crate) struct Udp {
     waiting: Mutex<Vec<Datagram>, LEAF>,
     /// How much of the first of them has been sent in fragments.
     partly: Mutex<Option<Progress>, LEAF>,
+    /// Memory of `so_rcv` that the stack has counted; changed under its lock.
+    counted: AtomicUsize,
     /// When a datagram last passed, in nanoseconds since the stack was built.
     used: AtomicU64,
     answered: AtomicBool,
@@ -221,6 +229,7 @@ impl Udp {
             sending: Turn::default(),
             waiting: Mutex::default(),
             partly: Mutex::default(),
+            counted: AtomicUsize::new(0),
             used: AtomicU64::new(used),
             answered: AtomicBool::new(false),
             attached: AtomicBool::new(false),
@@ -306,10 +315,24 @@ impl Udp {
             Kind::Endpoint { .. } => Addresses::to(local),
         };
         let datagrams = received.datagrams().map(|payload| (payload, addresses));
-        let taken = self.end.append_records_rcv(datagrams);
+        let taken = match self.host.is_pressed() {
+            (_, true) => 0,
+            (pressed, false) => {
+                let held = |memory| self.count(memory);
+                self.end.append_records_rcv(datagrams, pressed, held)
+            }
+        };
         let counters = self.host.counters(self.transport);
         counters.received.add(taken as u64);
         counters.dropped.add((received.count() - taken) as u64);
+    }
+
+    /// `so_rcv`, which is locked, holds so much memory.
+    fn count(&self, memory: usize) {
+        let before = self.counted.swap(memory, Ordering::Relaxed);
+        if before != memory {
+            self.host.holds(before, memory);
+        }
     }
 
     fn touch(&self, now: Instant) {
@@ -612,12 +635,22 @@ impl Trouble {
     }
 }
 
+impl Drop for Udp {
+    fn drop(&mut self) {
+        self.count(0);
+    }
+}
+
 impl Protocol for Udp {
     fn output(&self) {
         self.send();
     }
 
-    fn rcvd(&self, _idle: bool) {}
+    fn rcvd(&self, idle: bool) {
+        if !idle {
+            self.end.with_rcv(|rcv| self.count(rcv.records_memory()));
+        }
+    }
 
     /// A flow's client is told, by an ICMP error, that its destination cannot be reached.
     fn abort(&self) {
@@ -630,6 +663,7 @@ impl Protocol for Udp {
 
     fn detach(&self) {
         self.end.flush_rcv();
+        self.rcvd(false);
         self.send();
         self.finish(None);
         if self.attached.swap(false, Ordering::AcqRel) {

@@ -198,6 +198,11 @@ impl SockBuf {
             .map_or(0, |records| records.queue.len())
     }
 
+    /// Real memory held, that of the datagrams' places included.
+    pub(crate) fn records_memory(&self) -> usize {
+        self.memory() + self.records() * size_of::<Record>()
+    }
+
     /// Datagrams that found the buffer full, and were dropped.
     pub fn dropped(&self) -> u64 {
         self.records.as_ref().map_or(0, |records| records.dropped)

@@ -239,7 +239,8 @@ pub struct Stats {
     pub send_queue: usize,
     /// Memory of out-of-order data in bytes.
     pub reassembly_memory: usize,
-    /// Memory of the connections' buffers in bytes, as of each connection's latest step.
+    /// Memory of the connections' buffers in bytes, as of each connection's latest step, and of the receive buffers of
+    /// sockets and flows for datagrams.
     pub buffer_memory: usize,
     /// Times that it approached its limit
     /// ([`Builder::max_buffer_memory`](crate::stack::Builder::max_buffer_memory)).
@@ -256,7 +257,8 @@ pub struct Stats {
     /// [`frames_stray`](Self::frames_stray) too. Of udpInErrors the rest are those, and frames that are malformed or
     /// have a wrong checksum.
     pub datagrams_no_port: u64,
-    /// Datagrams that found the receive buffer of their socket full, or shut down.
+    /// Datagrams that found the receive buffer of their socket full, or shut down, or the memory of the stack used up
+    /// ([`Builder::max_buffer_memory`](crate::stack::Builder::max_buffer_memory)).
     pub datagrams_dropped: u64,
     /// Datagrams of sockets and flows that were not sent: there was no way to their destination, they were too long,
     /// the link refused them, or the stack's loopback queue was full.

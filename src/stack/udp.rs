@@ -377,4 +377,12 @@ impl Host for Shared {
     fn counters(&self, of: Transport) -> &UdpCounters {
         &self.datagrams(of).counters
     }
+
+    fn is_pressed(&self) -> (bool, bool) {
+        (self.memory.is_pressed(), self.memory.is_used_up())
+    }
+
+    fn holds(&self, before: usize, after: usize) {
+        self.memory.change(before, after);
+    }
 }

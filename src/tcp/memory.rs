@@ -87,9 +87,13 @@ impl Memory {
         }
     }
 
-    /// A connection holds `after` bytes instead of `before`.
-    fn change(&self, before: u32, after: u32) {
-        let (before, after) = (before as usize, after as usize);
+    /// Whether there is none left.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.is_pressed() && self.in_use() >= self.limit
+    }
+
+    /// A connection, or another socket, holds `after` bytes instead of `before`.
+    pub(crate) fn change(&self, before: usize, after: usize) {
         let all = if after >= before {
             let more = after - before;
             self.in_use.fetch_add(more, Ordering::Relaxed) + more
@@ -145,7 +149,7 @@ impl Account {
         let all = self.rcv.saturating_add(self.snd);
         let all = all.saturating_add(clipped(out_of_order));
         if all != self.reported {
-            memory.change(self.reported, all);
+            memory.change(self.reported as usize, all as usize);
             self.reported = all;
         }
     }

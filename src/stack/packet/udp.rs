@@ -2,6 +2,7 @@
 //! 1122 4.1, 4787, and what Linux and BSD do where these say nothing.
 
 mod bad;
+mod counters;
 mod errors;
 mod flows;
 mod link;

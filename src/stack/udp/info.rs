@@ -37,7 +37,9 @@ impl Stack {
     /// let socket = UdpSocket::bind(&stack, "10.0.0.1:53")?;
     /// let sockets = stack.datagram_sockets();
     /// assert_eq!((sockets.len(), sockets[0].local), (1, Some(socket.local_addr())));
-    /// println!("{}", DatagramTable(&sockets));
+    /// assert_eq!(DatagramTable(&sockets).to_string(), "\
+    /// Kind   Local        Peer  Recv-Q  Send-Q  Dropped  Idle
+    /// bound  10.0.0.1:53  *          0       0        0     0");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn datagram_sockets(&self) -> Vec<DatagramInfo> {

@@ -159,3 +159,44 @@ fn a_flood_at_one_flow_fills_one_buffer() {
     assert_eq!(received(&flow), None);
     assert_eq!(flow.dropped(), 1);
 }
+
+/// Many flows that nobody reads, each within its own buffer: the memory of all is bounded too, and is given back.
+#[test]
+fn all_flows_together_stay_within_the_memory_of_the_stack() {
+    const LIMIT: usize = 4 << 20;
+    for mapping in [Mapping::Flow, Mapping::Endpoint] {
+        let mut net = Net::with(one_packet_each(), |builder| {
+            builder.max_buffer_memory(LIMIT)
+        });
+        let listener = net.flows(Intercept::all(), options().mapping(mapping));
+        let mut flows = Vec::new();
+        for port in 1..=100 {
+            for _ in 0..200 {
+                net.raw(&datagram_of(&client(2, port), SERVER, &[7; 1400]));
+                let in_use = net.stack.stats().buffer_memory;
+                assert!(in_use <= LIMIT + (64 << 10), "{in_use}");
+                net.turn();
+            }
+            flows.extend(accepted(&listener));
+        }
+        let stats = net.stack.stats();
+        assert_eq!(stats.datagrams_received + stats.datagrams_dropped, 20_000);
+        assert!(stats.memory_pressures > 0 && stats.datagrams_dropped > 10_000);
+        // One is read: there is room again, for whom comes then.
+        let mut all = Vec::new();
+        for (flow, _) in &flows[..30] {
+            flow.recv_many(&mut all, 1000).unwrap();
+        }
+        assert!(net.stack.stats().buffer_memory < LIMIT);
+        net.arrives(&client(2, 100), SERVER, b"room");
+        assert_eq!(
+            net.stack.stats().datagrams_received,
+            stats.datagrams_received + 1
+        );
+        // Half of them end, half are closed.
+        drop(flows.split_off(50));
+        net.pass(Duration::from_secs(31));
+        drop(flows);
+        assert_eq!(net.stack.stats().buffer_memory, 0);
+    }
+}
