@@ -694,3 +694,6 @@ impl Protocol for Udp {
         (self.host.queues() > 1).then_some(self.queue.into())
     }
 }
+
+#[cfg(test)]
+mod loom;
