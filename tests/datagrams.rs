@@ -8,5 +8,10 @@ mod flows;
 mod kernel;
 #[path = "datagrams/kinds.rs"]
 mod kinds;
+#[allow(dead_code, reason = "some of it is for other tests")]
+#[path = "support/namespace.rs"]
+mod namespace;
+#[path = "datagrams/pings.rs"]
+mod pings;
 #[path = "datagrams/rings.rs"]
 mod rings;
