@@ -531,7 +531,7 @@ impl Builder {
         self
     }
 
-    /// Limit of the memory of all connections' buffers together, in bytes; 4 GiB by default (1 GiB on
+    /// Limit of the memory of all connections' buffers, and of the receive buffers of datagrams, together, in bytes; 4 GiB by default (1 GiB on
     /// 32-bit systems), a fixed number that is seldom reached. It counts real memory: `so_rcv`,
     /// `so_snd`, and out-of-order data ([`Stats::buffer_memory`](crate::stack::Stats)).
     ///

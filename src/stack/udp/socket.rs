@@ -34,6 +34,24 @@ use std::sync::atomic::Ordering;
 ///
 /// Handles are cloned; dropping the last one closes the socket.
 ///
+/// | [`std::net::UdpSocket`] | here |
+/// |---|---|
+/// | `bind(address)` | [`bind(&stack, address)`](Self::bind); `0.0.0.0` and `::` both mean all addresses of the stack, of both families |
+/// | `connect`, `send`, `recv`, `peek`, `send_to`, `recv_from`, `peek_from`, `peer_addr`, `try_clone` | the same |
+/// | `local_addr` | cannot fail |
+/// | `ttl`, `set_ttl` | the same, for both families; `ttl` cannot fail |
+/// | `set_nonblocking`, `read_timeout` and the like | [`Socket::set_nonblocking`], [`Socket::set_read_timeout`] and the like; fewer of them can fail |
+/// | `take_error` | [`Socket::take_error`]: the error itself |
+/// | a datagram that is longer than the buffer | cut, as on Unix |
+/// | port 0 as a destination | [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable), as on BSD; `InvalidInput` on Linux |
+/// | sending without a peer | [`NotConnected`](io::ErrorKind::NotConnected); its own error on Linux (`EDESTADDRREQ`) |
+/// | the second socket of a port | `AddrInUse`, also where the address of the first one is of the other family and unspecified |
+/// | IPv4 addresses in the form of IPv6 | [`HostUnreachable`](io::ErrorKind::HostUnreachable) |
+/// | `set_broadcast`, `join_multicast_v4` and the like | none: datagrams to many hosts are neither sent nor received |
+/// | no such thing | batches ([`recv_many`](Self::recv_many), [`send_many`](Self::send_many)), own addresses ([`Socket::recv_datagram`], [`Socket::send_datagram`]), [`dropped`](Self::dropped), [`refuse`](Self::refuse), splices |
+///
+/// With the feature `async` there are polls and futures in tokio's shape, with names that end in `_async`.
+///
 /// ```
 /// use sosplice::{link::memory, stack::{Stack, UdpSocket}};
 /// let (a, b) = memory::pair(memory::Config::default());

@@ -252,7 +252,7 @@ fn conflicts_of_ports() {
 
 /// RFC 6056: they are not to be guessed, and all of them are used.
 #[test]
-fn ephemeral_ports() {
+fn ephemeral_ports_are_not_to_be_guessed_and_all_are_used() {
     let net = Net::with(one_packet_each(), |builder| {
         builder.ephemeral_ports(50_000..=50_099)
     });
