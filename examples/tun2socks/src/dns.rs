@@ -1,0 +1,206 @@
+//! Queries that are not merely carried: those that a resolver gets over TCP (`resolver`), and those that are answered
+//! here, with fake addresses (`names`). Messages: RFC 1035, 6891, 7766, by `simple-dns`.
+
+use crate::names::Names;
+use crate::resolver::Query;
+use crate::tool::{Target, Tool};
+use crate::udp;
+use fast_socks5::util::target_addr::TargetAddr;
+use simple_dns::rdata::{A, OPT, PTR, RData};
+use simple_dns::{CLASS, Name, OPCODE, Packet, PacketFlag, QCLASS, QTYPE, Question, RCODE};
+use simple_dns::{ResourceRecord, SimpleDnsError, TYPE};
+use sosplice::{TcpStream, UdpSocket};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+/// How long a connection for queries is kept open without one, and how long an answer may take.
+pub(crate) const IDLE: Duration = Duration::from_secs(10);
+/// How long a client may remember a fake address, in seconds.
+const TTL: u32 = 10;
+const HEADER: usize = 12;
+/// The longest answer for a client that says nothing about it.
+const SHORT: usize = 512;
+/// What this side takes over UDP: no fragments on usual paths.
+const OWN: u16 = 1232;
+
+/// Answers the queries of a flow, or has them answered.
+pub(crate) async fn serve(tool: &Tool, flow: UdpSocket) -> anyhow::Result<()> {
+    flow.set_nonblocking(true);
+    loop {
+        let datagrams = udp::received(&flow).await;
+        if datagrams.is_empty() {
+            return Ok(());
+        }
+        for bytes in datagrams.iter().map(|datagram| datagram.to_vec()) {
+            match (&tool.names, tool.target(flow.local_addr())) {
+                (Some(names), _) => {
+                    if let Some(answer) = answer(&mut names.lock(), &bytes) {
+                        flow.send(&fit(&bytes, answer)).ok();
+                    }
+                }
+                (None, Target::Proxied(TargetAddr::Ip(resolver))) => {
+                    let query = Query::new(bytes, flow.clone());
+                    tool.resolvers.ask(&tool.proxy, resolver, query);
+                }
+                (None, _) => {}
+            }
+        }
+    }
+}
+
+/// Answers the queries of a connection with fake addresses.
+pub(crate) async fn serve_stream(tool: &Tool, mut stream: TcpStream) -> anyhow::Result<()> {
+    while let Ok(message) = timeout(IDLE, read_message(&mut stream)).await {
+        let query = match message {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => break,
+            other => other?,
+        };
+        let answer = tool
+            .names
+            .as_ref()
+            .and_then(|names| answer(&mut names.lock(), &query));
+        if let Some(answer) = answer {
+            write_message(&mut stream, &answer).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A message of a stream, which has its length in front.
+pub(crate) async fn read_message(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let mut message = vec![0; stream.read_u16().await?.into()];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+/// Writes a message with its length in front, in one piece.
+pub(crate) async fn write_message(
+    stream: &mut (impl AsyncWrite + Unpin),
+    message: &[u8],
+) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
+    let bytes = [&length.to_be_bytes(), message].concat();
+    stream.write_all(&bytes).await?;
+    stream.flush().await
+}
+
+/// Whether it has a query's header.
+pub(crate) fn is_query(message: &[u8]) -> bool {
+    message.len() >= HEADER && message[2] & 0x80 == 0
+}
+
+/// The answer to a query over UDP, or one that says that it is too long for that (TC), so that the client asks over
+/// TCP.
+pub(crate) fn fit(query: &[u8], answer: Vec<u8>) -> Vec<u8> {
+    let parsed = Packet::parse(query).ok();
+    let size = parsed
+        .as_ref()
+        .and_then(|query| query.opt())
+        .map(|opt| opt.udp_packet_size.into());
+    if answer.len() <= size.unwrap_or(SHORT).max(SHORT) {
+        return answer;
+    }
+    let short = parsed.and_then(|query| {
+        let mut reply = reply_to(&query);
+        reply.set_flags(PacketFlag::TRUNCATION);
+        reply.build_bytes_vec().ok()
+    });
+    short.unwrap_or_else(|| {
+        let mut header = answer[..HEADER].to_vec();
+        header[2] |= 0x02;
+        header[4..].fill(0);
+        header
+    })
+}
+
+/// A reply without a record.
+fn reply_to<'a>(query: &Packet<'a>) -> Packet<'a> {
+    let mut reply = Packet::new_reply(query.id());
+    *reply.opcode_mut() = query.opcode();
+    reply.questions.clone_from(&query.questions);
+    reply.set_flags(PacketFlag::RECURSION_AVAILABLE);
+    if query.has_flags(PacketFlag::RECURSION_DESIRED) {
+        reply.set_flags(PacketFlag::RECURSION_DESIRED);
+    }
+    *reply.opt_mut() = query.opt().map(|_| OPT {
+        opt_codes: Vec::new(),
+        udp_packet_size: OWN,
+        version: 0,
+    });
+    reply
+}
+
+/// The answer with a fake address; `None` to what is not a query.
+fn answer(names: &mut Names, bytes: &[u8]) -> Option<Vec<u8>> {
+    if !is_query(bytes) {
+        return None;
+    }
+    let id = u16::from_be_bytes([bytes[0], bytes[1]]);
+    let (mut reply, code) = match Packet::parse(bytes) {
+        Ok(query) => {
+            let mut reply = reply_to(&query);
+            let code = fill(names, &mut reply);
+            (reply, code)
+        }
+        Err(SimpleDnsError::InvalidQType(_)) => (Packet::new_reply(id), RCODE::NotImplemented),
+        Err(_) => (Packet::new_reply(id), RCODE::FormatError),
+    };
+    *reply.rcode_mut() = code;
+    reply.build_bytes_vec_compressed().ok()
+}
+
+/// Adds the record that is asked for, if there is one.
+fn fill(names: &mut Names, reply: &mut Packet<'_>) -> RCODE {
+    if reply.opcode() != OPCODE::StandardQuery {
+        return RCODE::NotImplemented;
+    }
+    let [question] = &reply.questions[..] else {
+        return RCODE::FormatError;
+    };
+    let (QTYPE::TYPE(kind), QCLASS::CLASS(CLASS::IN)) = (question.qtype, question.qclass) else {
+        return RCODE::NotImplemented;
+    };
+    let Some(name) = host_name(question) else {
+        return RCODE::NameError;
+    };
+    let data = match kind {
+        TYPE::A => match names.address(&name) {
+            Some(address) => RData::A(A {
+                address: address.into(),
+            }),
+            None => return RCODE::ServerFailure,
+        },
+        TYPE::PTR => match reverse(&name).and_then(|address| names.name(address)) {
+            Some(name) => RData::PTR(PTR(Name::new_unchecked(&name).into_owned())),
+            None => return RCODE::NameError,
+        },
+        // Without these, clients use the fake address of IPv4.
+        TYPE::AAAA | TYPE::HTTPS | TYPE::SVCB => return RCODE::NoError,
+        _ => return RCODE::NotImplemented,
+    };
+    let record = ResourceRecord::new(question.qname.clone(), CLASS::IN, TTL, data);
+    reply.answers.push(record);
+    RCODE::NoError
+}
+
+/// The name of a host, in lower case, if it can be one.
+fn host_name(question: &Question<'_>) -> Option<String> {
+    let labels = question.qname.get_labels();
+    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let of_labels = labels
+        .iter()
+        .all(|label| label.as_ref().iter().all(allowed));
+    // Else it would be taken for an address.
+    let last = labels.last()?.as_ref().iter().all(u8::is_ascii_digit);
+    (of_labels && !last).then(|| question.qname.to_string().to_ascii_lowercase())
+}
+
+/// The address whose name is asked for.
+fn reverse(name: &str) -> Option<IpAddr> {
+    let reversed: Ipv4Addr = name.strip_suffix(".in-addr.arpa")?.parse().ok()?;
+    let [a, b, c, d] = reversed.octets();
+    Some(Ipv4Addr::new(d, c, b, a).into())
+}
