@@ -1,0 +1,143 @@
+//! Through dante and microsocks.
+
+use crate::scene::{LIMIT, Proxy, SERVER, Scene, ask, pattern};
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::thread;
+
+/// Sends a connection's bytes back.
+fn serve_one(listener: &std::net::TcpListener) {
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    stream.write_all(&all).unwrap();
+}
+
+fn there_and_back(scene: &Scene, address: &str, bytes: &[u8]) {
+    let listener = scene.listen(address, 0);
+    let port = listener.local_addr().unwrap().port();
+    thread::scope(|scope| {
+        scope.spawn(|| serve_one(&listener));
+        let mut stream = scene.connect(address, port).unwrap();
+        let mut writer = stream.try_clone().unwrap();
+        scope.spawn(move || {
+            writer.write_all(bytes).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert!(answer == bytes, "{address}");
+    });
+}
+
+#[test]
+fn connections_of_both_families() {
+    let Some(scene) = Scene::new("connections_of_both_families", Proxy::Dante, &[]) else {
+        return;
+    };
+    for address in SERVER {
+        there_and_back(&scene, address, &pattern(5_000_000));
+    }
+}
+
+#[test]
+fn datagrams_of_both_families_and_all_sizes() {
+    let name = "datagrams_of_both_families_and_all_sizes";
+    let Some(scene) = Scene::new(name, Proxy::Dante, &[]) else {
+        return;
+    };
+    for address in SERVER {
+        let socket = scene.datagrams(address, scene.echo(address));
+        // The larger ones are in fragments on the device.
+        for size in [1, 0, 1000, 1452, 1473, 9000, 40_000] {
+            let payload = pattern(size);
+            let (_, answer) = ask(&socket, &payload);
+            assert!(
+                answer == payload,
+                "{address}: {size} bytes, {} back",
+                answer.len()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_client_has_the_same_address_for_all_destinations() {
+    let name = "a_client_has_the_same_address_for_all_destinations";
+    let Some(scene) = Scene::new(name, Proxy::Dante, &[]) else {
+        return;
+    };
+    let (first, second) = (scene.echo("10.99.0.7"), scene.echo("10.99.0.8"));
+    let socket = scene.datagrams("10.99.0.7", first);
+    let (at_first, _) = ask(&socket, b"question");
+    socket.connect(("10.99.0.8", second)).unwrap();
+    let (at_second, answer) = ask(&socket, b"question");
+    assert_eq!((at_first, answer), (at_second, b"question".to_vec()));
+}
+
+#[test]
+fn what_the_proxy_refuses_is_refused() {
+    let Some(scene) = Scene::new("what_the_proxy_refuses_is_refused", Proxy::Dante, &[]) else {
+        return;
+    };
+    // No server; forbidden by a rule.
+    for address in ["10.99.0.7", "fd99::7", "10.99.66.1"] {
+        let error = scene.connect(address, 9).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{address}");
+    }
+    // dante tells by ICMP that datagrams are forbidden, and the association outlives that.
+    let port = scene.echo("10.99.0.7");
+    let socket = scene.datagrams("10.99.66.1", 9);
+    socket.send(b"forbidden").unwrap();
+    socket.connect(("10.99.0.7", port)).unwrap();
+    assert_eq!(ask(&socket, b"allowed").1, b"allowed");
+}
+
+#[test]
+fn a_proxy_without_datagrams_refuses_them() {
+    let name = "a_proxy_without_datagrams_refuses_them";
+    let Some(scene) = Scene::new(name, Proxy::Microsocks(&[]), &[]) else {
+        return;
+    };
+    for address in SERVER {
+        there_and_back(&scene, address, b"a connection");
+        let socket = scene.datagrams(address, 9);
+        socket.send(b"question").unwrap();
+        let error = socket.recv(&mut [0; 100]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{address}");
+    }
+}
+
+#[test]
+fn the_right_password_and_a_wrong_one() {
+    let proxy = Proxy::Microsocks(&["-u", "user", "-P", "secret"]);
+    let login = |password| ["--user", "user", "--password", password];
+    let name = "the_right_password_and_a_wrong_one";
+    let Some(scene) = Scene::new(name, proxy, &login("secret")) else {
+        return;
+    };
+    there_and_back(&scene, "10.99.0.7", b"with the password");
+    for options in [&login("wrong")[..], &[]] {
+        let scene = Scene::new(name, proxy, options).unwrap();
+        let _listener = scene.listen("10.99.0.7", 80);
+        let error = scene.connect("10.99.0.7", 80).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{options:?}");
+    }
+}
+
+#[test]
+fn without_a_proxy_clients_are_refused() {
+    let name = "without_a_proxy_clients_are_refused";
+    let Some(scene) = Scene::new(name, Proxy::Other, &[]) else {
+        return;
+    };
+    for address in SERVER {
+        let error = scene.connect(address, 80).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        let socket = scene.datagrams(address, 9);
+        socket.send(b"question").unwrap();
+        let error = socket.recv(&mut [0; 100]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    }
+}
