@@ -21,15 +21,18 @@ const MTU: usize = 1500;
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let (near, far) = UnixDatagram::pair()?;
     let proxy = Proxy::new(Arc::new(Datagrams::new(near)?), arguments)?;
-    let far = Datagrams::new(far)?;
+    // Open until the loop has ended: it sends its last acknowledgements when the other end has all bytes.
+    let far = Arc::new(Datagrams::new(far)?);
     let ends = (proxy.listener.local_addr(), arguments.backend);
     let (connections, bytes) = (arguments.connections, arguments.bytes);
     let (stop, running) = UnixStream::pair()?;
+    let link = far.clone();
     let beside = thread::Builder::new().spawn(move || {
         let _running = running; // Its end stops the loop.
-        traffic(far, ends, connections, bytes)
+        traffic(link, ends, connections, bytes)
     })?;
     run_loop(proxy, &stop, arguments.tokio)?;
+    drop(far);
     let equal = beside
         .join()
         .expect("invariant: the other end does not panic")?;
@@ -109,7 +112,7 @@ impl Link for Datagrams {
 
 /// Clients of an echoing backend. Returns the number of correct echoes.
 fn traffic(
-    link: Datagrams,
+    link: Arc<Datagrams>,
     (proxy, backend): (SocketAddr, SocketAddr),
     connections: u16,
     bytes: u32,
