@@ -9,6 +9,7 @@
 //! arrive, in order; each splice must have counted its bytes, and the bytes that it left on its source
 //! must be the next ones. Some trips lose a connection: then a prefix arrives.
 
+use crate::datagrams;
 use crate::random::Random;
 use crate::stage::Stage;
 use crate::trip::Trip;
@@ -25,7 +26,12 @@ pub(crate) fn courier(stage: &Arc<Stage>, thread: u64, post: &Post) {
         let stream = (thread << 32) | number;
         let mut random = Random::of(stage.seed, thread, number);
         post.begin(format!("begin trip {number}"));
-        match trip(stage, stream, &mut random, post) {
+        let one_trip = if random.one_in(4) {
+            datagrams::trip
+        } else {
+            trip
+        };
+        match one_trip(stage, stream, &mut random, post) {
             Ok(()) => stage.trips.fetch_add(1, Ordering::Relaxed),
             Err(fault) => {
                 let why = fault.root_cause();

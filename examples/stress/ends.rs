@@ -8,7 +8,7 @@ use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One of each kind.
-pub(crate) const CAUSES: [Cause; 13] = [
+pub(crate) const CAUSES: [Cause; 14] = [
     Cause::Unspliced,
     Cause::Limit,
     Cause::Idle,
@@ -22,6 +22,7 @@ pub(crate) const CAUSES: [Cause; 13] = [
     Cause::PoolClosed,
     Cause::Panicked,
     Cause::Loop,
+    Cause::MessageSize,
 ];
 
 /// The name of a kind.
@@ -40,6 +41,7 @@ pub(crate) fn name(cause: Cause) -> &'static str {
         Cause::PoolClosed => "PoolClosed",
         Cause::Panicked => "Panicked",
         Cause::Loop => "Loop",
+        Cause::MessageSize => "MessageSize",
         _ => "another cause",
     }
 }

@@ -1,7 +1,8 @@
 //! Random operations from many threads, for a given time.
 //!
 //! *Chaos* threads share sockets and apply all operations of the crate to them ([`acts`]). *Couriers*
-//! send position-dependent bytes through chains of splices of their own ([`courier`]). A watchdog
+//! send position-dependent bytes through chains of splices of their own ([`courier`]), and numbered datagrams
+//! ([`datagrams`]). A watchdog
 //! checks that all of them make progress ([`watch`]), every error is compared with the documentation
 //! ([`verdict`]), and at the end nothing may be left over ([`checks`]).
 //!
@@ -13,6 +14,7 @@ mod arena;
 mod arguments;
 mod checks;
 mod courier;
+mod datagrams;
 mod ends;
 mod handle;
 mod pattern;
