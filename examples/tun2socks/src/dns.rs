@@ -37,9 +37,8 @@ pub(crate) async fn serve(tool: &Tool, flow: UdpSocket) -> anyhow::Result<()> {
         for bytes in datagrams.iter().map(|datagram| datagram.to_vec()) {
             match (&tool.names, tool.target(flow.local_addr())) {
                 (Some(names), _) => {
-                    if let Some(answer) = answer(&mut names.lock(), &bytes) {
-                        flow.send(&fit(&bytes, answer)).ok();
-                    }
+                    let answer = answer(&mut names.lock(), &bytes);
+                    answer.map(|answer| flow.send(&fit(&bytes, answer)));
                 }
                 (None, Target::Proxied(TargetAddr::Ip(resolver))) => {
                     let query = Query::new(bytes, flow.clone());

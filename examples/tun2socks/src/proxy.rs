@@ -4,21 +4,40 @@ use anyhow::{Context, anyhow, bail};
 use fast_socks5::client::{Config, Socks5Stream};
 use fast_socks5::util::target_addr::TargetAddr;
 use fast_socks5::{AuthenticationMethod, Socks5Command};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use sosplice::kernel::KernelUdp;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+
+/// Most connections that the proxy has not greeted yet: else its queue would be full, and SYNs would be lost.
+const GREETINGS: usize = 64;
 
 /// A SOCKS5 server.
 #[derive(Debug, Clone)]
 pub(crate) struct Proxy {
-    pub(crate) address: SocketAddr,
-    /// User and password.
-    pub(crate) login: Option<(String, String)>,
-    /// For each request as a whole.
-    pub(crate) timeout: Duration,
+    address: SocketAddr,
+    login: Option<(String, String)>,
+    timeout: Duration,
+    greetings: Arc<Semaphore>,
 }
 
 impl Proxy {
+    /// One that wants a user's name and password, or neither. Each request as a whole has a time limit.
+    pub(crate) fn new(
+        address: SocketAddr,
+        login: Option<(String, String)>,
+        timeout: Duration,
+    ) -> Proxy {
+        Proxy {
+            address,
+            login,
+            timeout,
+            greetings: Arc::new(Semaphore::new(GREETINGS)),
+        }
+    }
+
     /// A connection by way of the proxy. No byte behind the proxy's answer has been read from it.
     pub(crate) async fn connect(&self, to: TargetAddr) -> anyhow::Result<TcpStream> {
         let (stream, _) = self.ask(Socks5Command::TCPConnect, to).await?;
@@ -27,9 +46,12 @@ impl Proxy {
 
     /// An association for datagrams: a socket that is connected to the proxy's relay, and the connection for as long
     /// as which the association lasts.
-    pub(crate) async fn associate(&self) -> anyhow::Result<(TcpStream, UdpSocket)> {
+    pub(crate) async fn associate(&self) -> anyhow::Result<(TcpStream, KernelUdp)> {
         // From which address it will send is not known: there may be a NAT in between.
-        let any = unspecified(self.address);
+        let any = match self.address {
+            SocketAddr::V4(_) => SocketAddr::from(([0; 4], 0)),
+            SocketAddr::V6(_) => SocketAddr::from(([0; 16], 0)),
+        };
         let (stream, relay) = self
             .ask(Socks5Command::UDPAssociate, TargetAddr::Ip(any))
             .await?;
@@ -40,9 +62,8 @@ impl Proxy {
             TargetAddr::Ip(relay) => relay,
             TargetAddr::Domain(..) => bail!("the proxy's relay has a name in place of an address"),
         };
-        let socket = UdpSocket::bind(unspecified(relay)).await?;
-        socket.connect(relay).await.context("the proxy's relay")?;
-        Ok((stream, socket))
+        let relay = KernelUdp::connect(relay).context("the proxy's relay")?;
+        Ok((stream, relay))
     }
 
     async fn ask(
@@ -63,6 +84,7 @@ impl Proxy {
         command: Socks5Command,
         to: TargetAddr,
     ) -> anyhow::Result<(TcpStream, TargetAddr)> {
+        let greeting = self.greetings.acquire().await?;
         let stream = TcpStream::connect(self.address)
             .await
             .context("the proxy")?;
@@ -74,16 +96,8 @@ impl Proxy {
         let failed = |error| anyhow!("the proxy: {error}");
         let stream = Socks5Stream::use_stream(stream, login, Config::default()).await;
         let mut stream = stream.map_err(failed)?;
+        drop(greeting);
         let bound = stream.request(command, to).await.map_err(failed)?;
         Ok((stream.get_socket(), bound))
     }
-}
-
-/// Any address and port of a family.
-fn unspecified(like: SocketAddr) -> SocketAddr {
-    let any = match like {
-        SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-        SocketAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
-    };
-    SocketAddr::new(any, 0)
 }

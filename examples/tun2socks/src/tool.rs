@@ -13,11 +13,11 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use sosplice::link::tun::Tun;
 use sosplice::stack::{FlowOptions, Mapping};
 use sosplice::{ConditionalListener, Intercept, Stack, UdpListener, UdpSocket};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
-use tokio::runtime::Handle;
+use tokio::runtime::Runtime;
 
 /// Most clients that wait for the proxy to connect. SYNs of others are not answered, and are sent again.
 const DIALLING: usize = 1024;
@@ -108,11 +108,11 @@ impl Tool {
         let own = arguments.address.iter().map(IpNet::addr).collect();
         let is_fake = arguments.dns == Mode::Fake;
         Tool {
-            proxy: Proxy {
-                address: arguments.proxy,
-                login: arguments.user.clone().zip(arguments.password.clone()),
-                timeout: Duration::from_secs(arguments.timeout),
-            },
+            proxy: Proxy::new(
+                arguments.proxy,
+                arguments.user.clone().zip(arguments.password.clone()),
+                Duration::from_secs(arguments.timeout),
+            ),
             idle: Duration::from_secs(arguments.idle),
             resolvers: Resolvers::default(),
             names: is_fake.then(|| Mutex::new(Names::new(arguments.fakes, own))),
@@ -139,24 +139,18 @@ impl Tool {
         }
     }
 
-    /// Serves a flow to one destination.
-    async fn serve_flow(self: Arc<Tool>, flow: UdpSocket) -> anyhow::Result<()> {
+    /// Serves a flow: of a client to all destinations, which has the port 0, or to one.
+    async fn serve(self: Arc<Tool>, flow: UdpSocket) -> anyhow::Result<()> {
         let to = flow.local_addr();
-        if to.port() == DOMAIN && self.mode != Mode::Udp {
-            return dns::serve(&self, flow).await;
-        }
-        match self.target(to) {
-            Target::Proxied(target) => udp::relay(&self, flow, Some(target)).await,
-            Target::Answered | Target::Unknown => {
+        match (to.port(), self.target(to)) {
+            (0, _) => udp::relay(&self, flow, None).await,
+            (DOMAIN, _) if self.mode != Mode::Udp => dns::serve(&self, flow).await,
+            (_, Target::Proxied(target)) => udp::relay(&self, flow, Some(target)).await,
+            (_, Target::Answered | Target::Unknown) => {
                 flow.refuse();
                 bail!("no name has this fake address")
             }
         }
-    }
-
-    /// Serves the datagrams of one client to all destinations.
-    async fn serve_client(self: Arc<Tool>, flow: UdpSocket) -> anyhow::Result<()> {
-        udp::relay(&self, flow, None).await
     }
 }
 
@@ -167,90 +161,67 @@ async fn report(to: SocketAddr, task: impl Future<Output = anyhow::Result<()>>) 
     }
 }
 
-/// Accepts flows in a thread, and serves each in a task.
-fn accept<F>(
-    listener: UdpListener,
-    runtime: &Handle,
-    serve: impl Fn(UdpSocket) -> F + Send + 'static,
-) -> anyhow::Result<()>
-where
-    F: Future<Output = anyhow::Result<()>> + Send + 'static,
-{
-    let runtime = runtime.clone();
-    let accepting = move || {
-        while let Ok((flow, client)) = listener.accept() {
-            runtime.spawn(report(client, serve(flow)));
-        }
-    };
-    thread::Builder::new()
-        .name("flows".into())
-        .spawn(accepting)?;
-    Ok(())
+/// Serves each flow in a task.
+async fn accept(tool: Arc<Tool>, listener: UdpListener) {
+    while let Ok((flow, client)) = listener.accept_async().await {
+        tokio::spawn(report(client, Arc::clone(&tool).serve(flow)));
+    }
 }
 
 /// Intercepts datagrams: all of a client are one flow, but those to resolvers and to fake addresses.
-fn intercept(
-    tool: &Arc<Tool>,
-    stack: &Stack,
-    arguments: &Arguments,
-    runtime: &Handle,
-) -> anyhow::Result<()> {
-    let options = FlowOptions::default().max_flows(FLOWS);
+fn intercept(tool: &Arc<Tool>, stack: &Stack, arguments: &Arguments) -> io::Result<()> {
     let idle = Duration::from_secs(arguments.udp_idle);
-    let of_client = options
-        .clone()
-        .mapping(Mapping::Endpoint)
+    let flows = FlowOptions::default()
+        .max_flows(FLOWS)
         .answered_timeout(idle);
-    let all = UdpListener::intercept(stack, Intercept::all(), of_client)?;
-    let served = Arc::clone(tool);
-    accept(all, runtime, move |flow| {
-        Arc::clone(&served).serve_client(flow)
-    })?;
-    let queries = options
-        .clone()
-        .unanswered_timeout(dns::IDLE)
-        .answered_timeout(dns::IDLE);
-    let mut rules = vec![(Intercept::all().ports(DOMAIN..=DOMAIN), queries)];
+    let of_client = flows.clone().mapping(Mapping::Endpoint);
+    let queries = flows.clone().unanswered_timeout(dns::IDLE);
+    let mut rules = vec![
+        (Intercept::all(), of_client),
+        (
+            Intercept::all().ports(DOMAIN..=DOMAIN),
+            queries.answered_timeout(dns::IDLE),
+        ),
+    ];
     if tool.names.is_some() {
-        let fakes = Intercept::all().addresses(arguments.fakes.into());
-        rules.push((fakes, options.answered_timeout(idle)));
+        rules.push((Intercept::all().addresses(arguments.fakes.into()), flows));
     }
     for (rule, options) in rules {
-        let served = Arc::clone(tool);
         let listener = UdpListener::intercept(stack, rule, options)?;
-        accept(listener, runtime, move |flow| {
-            Arc::clone(&served).serve_flow(flow)
-        })?;
+        tokio::spawn(accept(Arc::clone(tool), listener));
     }
     Ok(())
 }
 
-/// Runs until the device is gone.
+/// Serves each connection in a task, until the device is gone.
+async fn serve_all(arguments: Arguments, stack: Stack) -> anyhow::Result<()> {
+    let tool = Arc::new(Tool::new(&arguments));
+    let listener = ConditionalListener::intercept(&stack, Intercept::all(), DIALLING)?;
+    intercept(&tool, &stack, &arguments)?;
+    println!("what enters {} goes to {}", arguments.tun, arguments.proxy);
+    loop {
+        let client = listener
+            .pending_async()
+            .await
+            .context("the device is gone")?;
+        let to = client.local_addr();
+        tokio::spawn(report(to, tcp::serve(Arc::clone(&tool), client)));
+    }
+}
+
+/// Runs the program.
 pub(crate) fn run() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let mut descriptors = getrlimit(Resource::Nofile);
     descriptors.current = descriptors.maximum;
     setrlimit(Resource::Nofile, descriptors)?;
-
     let builder = match arguments.tun.split_once('@') {
         Some((name, namespace)) => Tun::builder(name).netns(namespace),
         None => Tun::builder(&arguments.tun),
     };
-    let addresses = arguments.address.iter();
-    let stack = addresses
-        .fold(Stack::builder(builder.build()?), |stack, address| {
-            stack.address(*address)
-        })
-        .build()?;
-    let tool = Arc::new(Tool::new(&arguments));
-    let runtime = tokio::runtime::Runtime::new()?;
-    let listener = ConditionalListener::intercept(&stack, Intercept::all(), DIALLING)?;
-    intercept(&tool, &stack, &arguments, runtime.handle())?;
-    println!("what enters {} goes to {}", arguments.tun, arguments.proxy);
-    for client in listener.incoming() {
-        let client = client.context("the device is gone")?;
-        let to = client.local_addr();
-        runtime.spawn(report(to, tcp::serve(Arc::clone(&tool), client)));
+    let mut stack = Stack::builder(builder.build()?);
+    for address in &arguments.address {
+        stack = stack.address(*address);
     }
-    Ok(())
+    Runtime::new()?.block_on(serve_all(arguments, stack.build()?))
 }

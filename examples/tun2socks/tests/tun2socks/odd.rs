@@ -1,14 +1,14 @@
 //! Through proxies that do unusual things, byte by byte.
 
-use crate::scene::{LIMIT, Proxy, Scene, ask};
+use crate::scene::{LIMIT, Proxy, Scene, accepted, ask};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
 /// The next client of a proxy: its connection, and its request behind the first three bytes.
 fn request(listener: &TcpListener) -> (TcpStream, Vec<u8>) {
-    let (mut stream, _) = listener.accept().unwrap();
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut stream = accepted(listener);
     let mut greeting = [0; 3];
     stream.read_exact(&mut greeting).unwrap();
     assert_eq!(greeting, [5, 1, 0]);
@@ -188,4 +188,55 @@ fn what_is_sent_to_a_fake_address_goes_to_the_proxy_by_name() {
     relay.send_to(&framed(0, 80, b"answer"), from).unwrap();
     let mut answer = [0; 100];
     assert_eq!(socket.recv(&mut answer).unwrap(), 6);
+}
+
+#[test]
+fn two_thousand_flows_at_once() {
+    const FLOWS: usize = 2000;
+    let name = "two_thousand_flows_at_once";
+    let Some(scene) = Scene::new(name, Proxy::Other, &[]) else {
+        return;
+    };
+    let mut descriptors = getrlimit(Resource::Nofile);
+    descriptors.current = descriptors.maximum;
+    setrlimit(Resource::Nofile, descriptors).unwrap();
+    let listener = scene.listen("127.0.0.1", 1080);
+    // One relay for all: it sends each datagram back, as if the destination had.
+    let relay = scene.bind("127.0.0.1", 0);
+    rustix::net::sockopt::set_socket_recv_buffer_size_force(&relay, 32 << 20).unwrap();
+    let port = relay.local_addr().unwrap().port();
+    let relaying = move || {
+        let mut bytes = [0; 2000];
+        while let Ok((count, from)) = relay.recv_from(&mut bytes) {
+            relay.send_to(&bytes[..count], from).unwrap();
+        }
+    };
+    thread::Builder::new().spawn(relaying).unwrap();
+    thread::scope(|scope| {
+        let associations = scope.spawn(|| {
+            let accept = |_| {
+                let (mut stream, _) = request(&listener);
+                stream.write_all(&reply(0, port)).unwrap();
+                stream
+            };
+            (0..FLOWS).map(accept).collect::<Vec<_>>()
+        });
+        let payload =
+            |flow: usize, round: usize| format!("{flow} {round} {}", "x".repeat(flow % 900));
+        let sockets: Vec<_> = (0..FLOWS)
+            .map(|_| scene.datagrams("10.99.0.7", 7))
+            .collect();
+        for (flow, socket) in sockets.iter().enumerate() {
+            socket.send(payload(flow, 0).as_bytes()).unwrap();
+        }
+        let _associations = associations.join().unwrap();
+        for round in 0..3 {
+            for (flow, socket) in sockets.iter().enumerate() {
+                let mut bytes = [0; 1000];
+                let count = socket.recv(&mut bytes).unwrap();
+                assert_eq!(bytes[..count], *payload(flow, round).as_bytes());
+                socket.send(payload(flow, round + 1).as_bytes()).unwrap();
+            }
+        }
+    });
 }

@@ -1,14 +1,32 @@
 //! Through dante and microsocks.
 
-use crate::scene::{LIMIT, Proxy, SERVER, Scene, ask, pattern};
+use crate::namespace::{Namespace, skip};
+use crate::program::{Program, output};
+use crate::scene::{Proxy, SERVER, Scene, accepted, ask, pattern};
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::process::Command;
 use std::thread;
+
+/// A connection whose server sends something and ends it. microsocks ends one that is closed in one direction, so this
+/// is all that a test of it can ask for.
+fn download(scene: &Scene, address: &str) {
+    let listener = scene.listen(address, 0);
+    let port = listener.local_addr().unwrap().port();
+    let bytes = pattern(1_000_000);
+    thread::scope(|scope| {
+        scope.spawn(|| accepted(&listener).write_all(&bytes).unwrap());
+        let mut answer = Vec::new();
+        let mut stream = scene.connect(address, port).unwrap();
+        stream.read_to_end(&mut answer).unwrap();
+        assert!(answer == bytes, "{address}");
+    });
+}
 
 /// Sends a connection's bytes back.
 fn serve_one(listener: &std::net::TcpListener) {
-    let (mut stream, _) = listener.accept().unwrap();
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut stream = accepted(listener);
     let mut all = Vec::new();
     stream.read_to_end(&mut all).unwrap();
     stream.write_all(&all).unwrap();
@@ -101,7 +119,7 @@ fn a_proxy_without_datagrams_refuses_them() {
         return;
     };
     for address in SERVER {
-        there_and_back(&scene, address, b"a connection");
+        download(&scene, address);
         let socket = scene.datagrams(address, 9);
         socket.send(b"question").unwrap();
         let error = socket.recv(&mut [0; 100]).unwrap_err();
@@ -117,7 +135,7 @@ fn the_right_password_and_a_wrong_one() {
     let Some(scene) = Scene::new(name, proxy, &login("secret")) else {
         return;
     };
-    there_and_back(&scene, "10.99.0.7", b"with the password");
+    download(&scene, "10.99.0.7");
     for options in [&login("wrong")[..], &[]] {
         let scene = Scene::new(name, proxy, options).unwrap();
         let _listener = scene.listen("10.99.0.7", 80);
@@ -140,4 +158,47 @@ fn without_a_proxy_clients_are_refused() {
         let error = socket.recv(&mut [0; 100]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     }
+}
+
+/// A download over QUIC, by a program that knows nothing of the proxy. Needs the Python package `aioquic`.
+#[test]
+fn a_quic_transfer() {
+    let Some(scene) = Scene::new("a_quic_transfer", Proxy::Dante, &[]) else {
+        return;
+    };
+    let has_it = Command::new("python3")
+        .args(["-c", "import aioquic"])
+        .output();
+    if !has_it.is_ok_and(|output| output.status.success()) {
+        skip("a_quic_transfer", "needs aioquic");
+        return;
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/support/quic.py");
+    let folder = std::env::temp_dir().join(format!("sosplice-socks-quic-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let [certificate, key] = ["certificate.pem", "key.pem"].map(|name| folder.join(name));
+    output(
+        Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt"])
+            .args(["ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+            .args(["-subj", "/CN=test", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate),
+    );
+    let python = |namespace: &Namespace| {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace.name(), "python3", script]);
+        command
+    };
+    let mut serve = python(&scene.host);
+    serve
+        .args(["serve", "10.99.0.7", "4433"])
+        .arg(&certificate)
+        .arg(&key);
+    let _server = Program::start(serve, "serving");
+    let mut fetch = python(&scene.clients);
+    let fetched = output(fetch.args(["fetch", "10.99.0.7", "4433", "5000000"]));
+    assert_eq!(fetched.trim(), "same");
+    fs::remove_dir_all(&folder).unwrap();
 }

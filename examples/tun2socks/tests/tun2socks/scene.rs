@@ -2,11 +2,12 @@
 
 use crate::namespace::{Namespace, available, skip};
 use crate::program::Program;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -44,6 +45,7 @@ pub(crate) struct Scene {
     pub(crate) clients: Namespace,
     pub(crate) host: Namespace,
     tool: Option<Program>,
+    proxy: Option<Child>,
     files: Files,
 }
 
@@ -72,7 +74,7 @@ impl Scene {
         Some(scene.with_tool(options))
     }
 
-    pub(crate) fn without_tool(test: &str, proxy: Proxy) -> Option<Scene> {
+    fn without_tool(test: &str, proxy: Proxy) -> Option<Scene> {
         if !available(test) {
             return None;
         }
@@ -105,13 +107,13 @@ impl Scene {
             clients,
             host,
             tool: None,
+            proxy: None,
             files,
         };
-        scene.start_proxy(proxy);
-        Some(scene)
+        Some(scene.with_proxy(proxy))
     }
 
-    fn start_proxy(&self, proxy: Proxy) {
+    fn with_proxy(mut self, proxy: Proxy) -> Scene {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", self.host.name()]);
         match proxy {
@@ -126,17 +128,17 @@ impl Scene {
                 command.args(["microsocks", "-i", "127.0.0.1", "-p", "1080"]);
                 command.args(options);
             }
-            Proxy::Other => return,
+            Proxy::Other => return self,
         }
-        let quiet = std::process::Stdio::null;
-        // Ended with all processes of the namespace.
-        command.stdout(quiet()).stderr(quiet()).spawn().unwrap();
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        self.proxy = Some(command.spawn().unwrap());
         let connected = || TcpStream::connect(PROXY).is_ok();
         // Each look takes a while; the proxy listens within a fraction of a second.
         assert!(self.host.enter(|| (0..1_000_000).any(|_| connected())));
+        self
     }
 
-    pub(crate) fn with_tool(mut self, options: &[&str]) -> Scene {
+    fn with_tool(mut self, options: &[&str]) -> Scene {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", self.host.name()]);
         command.arg(env!("CARGO_BIN_EXE_tun2socks"));
@@ -210,8 +212,8 @@ impl Scene {
         crate::program::output(command.args(arguments))
     }
 
-    /// All processes in the host's namespace end.
-    pub(crate) fn end_all(&self) {
+    /// All processes in the host's namespace end: dante has several.
+    fn end_all(&self) {
         let list = Command::new("ip")
             .args(["netns", "pids", self.host.name()])
             .output()
@@ -226,7 +228,18 @@ impl Scene {
 impl Drop for Scene {
     fn drop(&mut self) {
         self.end_all();
+        self.proxy.iter_mut().for_each(|proxy| drop(proxy.wait()));
     }
+}
+
+/// The next connection, within the time limit.
+pub(crate) fn accepted(listener: &TcpListener) -> TcpStream {
+    let mut wait = [PollFd::new(listener, PollFlags::IN)];
+    let limit = Timespec::try_from(LIMIT).unwrap();
+    assert_eq!(poll(&mut wait, Some(&limit)).unwrap(), 1, "no connection");
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream
 }
 
 /// Bytes that differ from place to place.
