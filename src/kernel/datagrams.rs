@@ -31,7 +31,7 @@ use crate::protocol::{Protocol, SoState, SocketEnd, Wakeup};
 use crate::sockbuf::{Addresses, Datagram};
 use crate::socket::Socket;
 use crate::turn::Turn;
-use messages::{Common, MESSAGES, Message, Outgoing, Room, SEGMENTS};
+use messages::{Control, MESSAGES, Message, Outgoing, Room, SEGMENTS};
 use mio::Token;
 use mio::net::UdpSocket as Descriptor;
 use nix::errno::Errno;
@@ -91,6 +91,8 @@ pub(super) struct Datagrams {
     kind: Kind,
     /// The peer that it is connected to. (The kernel does not tell that of a socket for pings.)
     peer: Option<SocketAddr>,
+    /// The address that it is bound to, if it is one.
+    own: Option<IpAddr>,
     /// `None` once it is closed.
     descriptor: Mutex<Option<Arc<Descriptor>>, LEAF>,
     reading: Turn,
@@ -127,8 +129,9 @@ impl Datagrams {
         peer: Option<SocketAddr>,
     ) -> io::Result<(Socket, Arc<Datagrams>)> {
         socket.set_nonblocking(true)?;
-        let v4 = socket.local_addr()?.is_ipv4();
-        messages::set_options(&socket, v4);
+        let local = socket.local_addr()?;
+        messages::set_options(&socket, local.is_ipv4());
+        let own = Some(local.ip().to_canonical()).filter(|own| !own.is_unspecified());
         enlarge_buffers(&socket);
         let reactor = Reactor::global()?;
         let end = SocketEnd::for_datagrams(HIWAT, HIWAT, LIMIT);
@@ -144,6 +147,7 @@ impl Datagrams {
             reactor,
             kind,
             peer,
+            own,
             descriptor: Mutex::new(None),
             reading: Turn::default(),
             writing: Turn::default(),
@@ -364,8 +368,8 @@ impl Datagrams {
             repeats: 0,
         };
         while sending.at < batch.len() {
-            let (outgoing, runs, common) = sending.messages(batch);
-            match messages::send(descriptor, &outgoing, common) {
+            let (outgoing, runs) = sending.messages(batch);
+            match messages::send(descriptor, &outgoing) {
                 Ok(count) => sending.done(runs[..count.min(runs.len())].iter().sum()),
                 Err(Errno::EAGAIN) => return sending.at,
                 Err(Errno::EINTR) => {}
@@ -457,38 +461,36 @@ struct Sending<'a> {
 }
 
 impl Sending<'_> {
-    /// Messages that have something in common: how many datagrams each has, and what it is.
-    fn messages<'b>(&self, batch: &'b [Datagram]) -> (Outgoing<'b>, Vec<usize>, Common) {
+    /// Messages for one call, and how many datagrams each of them has.
+    fn messages<'b>(&self, batch: &'b [Datagram]) -> (Outgoing<'b>, Vec<usize>) {
         let (mut outgoing, mut runs) = (Outgoing::default(), Vec::new());
-        let mut common: Option<Common> = None;
         let mut at = self.at;
         while at < batch.len() && runs.len() < MESSAGES {
             let run = self.run(&batch[at..], at);
-            let segment = match run {
-                1 => None,
-                _ => u16::try_from(batch[at].len()).ok(),
+            let Addresses { peer, local } = batch[at].addresses;
+            let control = Control {
+                local: local.filter(|local| Some(*local) != self.datagrams.own),
+                segment: match run {
+                    1 => None,
+                    _ => u16::try_from(batch[at].len()).ok(),
+                },
             };
-            let of_this = Common {
-                local: batch[at].addresses.local,
-                segment,
-            };
-            if *common.get_or_insert(of_this) != of_this {
+            let plain = control == Control::default();
+            if !plain && at > self.at {
                 break;
             }
             let bufs = batch[at..at + run].iter().flat_map(|one| &one.payload);
             let begin = outgoing.pieces.len();
             outgoing.pieces.extend(bufs.map(|buf| IoSlice::new(buf)));
-            let pieces = begin..outgoing.pieces.len();
-            let to = batch[at].addresses.peer;
-            outgoing.messages.push((pieces, to));
+            outgoing.messages.push((begin..outgoing.pieces.len(), peer));
+            outgoing.control = control;
             runs.push(run);
             at += run;
+            if !plain {
+                break;
+            }
         }
-        let nothing = Common {
-            local: None,
-            segment: None,
-        };
-        (outgoing, runs, common.unwrap_or(nothing))
+        (outgoing, runs)
     }
 
     /// How many datagrams from the front become one message.

@@ -9,6 +9,8 @@ use nix::sys::socket::{
     self, ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn6,
     SockaddrStorage, sockopt,
 };
+use rustix::net::addr::SocketAddrArg;
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny};
 use smallvec::SmallVec;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -154,12 +156,12 @@ fn address(address: &SockaddrStorage) -> Option<SocketAddr> {
     })
 }
 
-/// What the messages of one call have in common.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Common {
-    /// The address that they are sent from.
+/// What is said about a message in control messages. A call sends several messages if there is nothing to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Control {
+    /// The address that it is sent from.
     pub(super) local: Option<IpAddr>,
-    /// Length of the datagrams that the kernel is to cut longer messages into.
+    /// Length of the datagrams that the kernel is to cut it into.
     pub(super) segment: Option<u16>,
 }
 
@@ -170,51 +172,58 @@ pub(super) struct Outgoing<'a> {
     pub(super) pieces: Vec<IoSlice<'a>>,
     /// Of each one: its pieces; its destination, or none: the peer that the socket is connected to.
     pub(super) messages: SmallVec<[(Range<usize>, Option<SocketAddr>); MESSAGES]>,
+    /// Of the first one; then there are no others.
+    pub(super) control: Control,
 }
 
 /// Sends messages from the front. Returns how many the kernel has taken: at least one, or its error about the first.
 pub(super) fn send(
-    socket: &impl AsRawFd,
+    socket: &(impl AsRawFd + AsFd),
     outgoing: &Outgoing<'_>,
-    common: Common,
 ) -> Result<usize, Errno> {
-    let messages = &outgoing.messages;
-    let to: Vec<Option<SockaddrStorage>> = messages
-        .iter()
-        .map(|(_, to)| to.map(SockaddrStorage::from))
-        .collect();
-    let pieces: Vec<&[IoSlice<'_>]> = messages
-        .iter()
-        .map(|(range, _)| &outgoing.pieces[range.clone()])
-        .collect();
-    let segment = common.segment.unwrap_or(0);
-    let (from_v4, from_v6) = sources(common.local);
-    let mut control: Vec<ControlMessage<'_>> = Vec::new();
-    if common.segment.is_some() {
-        control.push(ControlMessage::UdpGsoSegments(&segment));
+    match outgoing.control == Control::default() {
+        true => send_all(socket, outgoing),
+        false => send_first(socket, outgoing).map(|_| 1),
     }
+}
+
+fn send_all(socket: &impl AsFd, outgoing: &Outgoing<'_>) -> Result<usize, Errno> {
+    let messages = &outgoing.messages;
+    let to = messages.iter().map(|(_, to)| to.map(|to| to.as_any()));
+    let to: SmallVec<[Option<SocketAddrAny>; MESSAGES]> = to.collect();
+    let mut controls: Vec<_> = messages
+        .iter()
+        .map(|_| SendAncillaryBuffer::default())
+        .collect();
+    let headers = messages.iter().zip(&to).zip(&mut controls);
+    let mut headers: Vec<_> = headers
+        .map(|(((pieces, _), to), control)| {
+            let pieces = &outgoing.pieces[pieces.clone()];
+            match to {
+                Some(to) => MMsgHdr::new_with_addr(to, pieces, control),
+                None => MMsgHdr::new(pieces, control),
+            }
+        })
+        .collect();
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    rustix::net::sendmmsg(socket, &mut headers, flags)
+        .map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+}
+
+fn send_first(socket: &impl AsRawFd, outgoing: &Outgoing<'_>) -> Result<usize, Errno> {
+    let Control { local, segment } = outgoing.control;
+    let Some((pieces, to)) = outgoing.messages.first() else {
+        return Ok(0);
+    };
+    let (from_v4, from_v6) = sources(local);
+    let mut control: SmallVec<[ControlMessage<'_>; 2]> = SmallVec::new();
+    control.extend(segment.as_ref().map(ControlMessage::UdpGsoSegments));
     control.extend(from_v4.as_ref().map(ControlMessage::Ipv4PacketInfo));
     control.extend(from_v6.as_ref().map(ControlMessage::Ipv6PacketInfo));
-    // The kernel refuses room for control messages that holds none, so there is exactly as much as is needed.
-    let room = match (common.segment, from_v4, from_v6) {
-        (None, None, None) => None,
-        (Some(_), None, None) => Some(cmsg_space!(u16)),
-        (None, Some(_), _) => Some(cmsg_space!(in_pktinfo)),
-        (None, None, Some(_)) => Some(cmsg_space!(in6_pktinfo)),
-        (Some(_), Some(_), _) => Some(cmsg_space!(u16, in_pktinfo)),
-        (Some(_), None, Some(_)) => Some(cmsg_space!(u16, in6_pktinfo)),
-    };
-    let mut headers = MultiHeaders::preallocate(messages.len(), room);
+    let to = to.map(SockaddrStorage::from);
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    let sent = socket::sendmmsg(
-        socket.as_raw_fd(),
-        &mut headers,
-        pieces.iter(),
-        &to,
-        &control,
-        flags,
-    )?;
-    Ok(sent.count())
+    let pieces = &outgoing.pieces[pieces.clone()];
+    socket::sendmsg(socket.as_raw_fd(), pieces, &control, flags, to.as_ref())
 }
 
 fn sources(local: Option<IpAddr>) -> (Option<in_pktinfo>, Option<in6_pktinfo>) {
@@ -332,16 +341,20 @@ mod tests {
                 return;
             }
             let bytes = [7; 3000];
-            let outgoing = Outgoing {
-                pieces: vec![IoSlice::new(&bytes[..1000]), IoSlice::new(&bytes[1000..])],
-                messages: SmallVec::from_iter([(0..2, Some(local)), (0..1, Some(local))]),
-            };
             for source in [None, Some(own.ip())] {
-                let common = Common {
-                    local: source,
-                    segment: Some(1200),
+                let message = |pieces, segment| Outgoing {
+                    pieces,
+                    messages: SmallVec::from_iter([(0..2, Some(local))]),
+                    control: Control {
+                        local: source,
+                        segment,
+                    },
                 };
-                assert_eq!(send(&from, &outgoing, common), Ok(2));
+                let pieces = |len: usize| bytes[..len].split_at(len / 3);
+                let both = |(a, b)| vec![IoSlice::new(a), IoSlice::new(b)];
+                let run = message(both(pieces(3000)), Some(1200));
+                assert_eq!(send(&from, &run), Ok(1));
+                assert_eq!(send(&from, &message(both(pieces(1000)), None)), Ok(1));
                 let mut messages = read(&to);
                 while messages.len() < 2 {
                     messages.extend(read(&to));
