@@ -217,6 +217,9 @@ pub mod kernel;
 pub mod link;
 pub mod local;
 mod lock;
+#[cfg(test)]
+#[path = "../tests/support/long.rs"]
+mod long;
 #[doc = include_str!("doc/performance.md")]
 pub mod performance {}
 pub mod protocol;

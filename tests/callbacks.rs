@@ -1,4 +1,4 @@
-//! Callbacks that call the library again, up to a million times in a row: no thread's stack grows.
+//! Callbacks that call the library again, thousands of times in a row: no thread's stack grows.
 //!
 //! Each test runs in a process of its own whose threads have small stacks, since a stack overflow ends
 //! the process.
@@ -22,12 +22,15 @@ macro_rules! tests {
 
 #[path = "callbacks/ends.rs"]
 mod ends;
+#[path = "support/long.rs"]
+mod long;
 #[path = "callbacks/others.rs"]
 mod others;
 #[path = "callbacks/rules.rs"]
 mod rules;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use long::times;
 use sosplice::splice::{Dispatch, Options, SplicePool};
 use sosplice::{Socket, local};
 use std::process::Command;
@@ -36,16 +39,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// Calls in a row, for each way in which splices are dispatched.
-const MANY: usize = 1_000_000;
-/// Calls in a row, and objects dropped at once: no stack has room for this many frames.
-const DEEP: usize = 100_000;
 /// Bytes of stack that each thread has: twenty calls inside each other are too many.
 const STACK: usize = 256 * 1024;
+/// What the smallest call takes of it: where to return to, and the caller's frame.
+const CALL: usize = 16;
 /// More than anything here takes.
 const LIMIT: Duration = Duration::from_secs(120);
 /// Set in the process that is to run the test.
 const CHILD: &str = "SOSPLICE_CALLBACKS_CHILD";
+
+/// Calls in a row, for each way in which splices are dispatched.
+fn many() -> usize {
+    times(2 * STACK / CALL, 1_000_000)
+}
+
+/// Calls in a row where one way is like another, and what is dropped at once: inside each other they would
+/// need more than the stack, however small they are.
+fn deep() -> usize {
+    times(STACK / CALL + 1, 100_000)
+}
 
 /// Runs `body`, which is the test of this name, alone in a process, in a thread with a small stack.
 #[track_caller]
@@ -79,11 +91,12 @@ fn options(pool: &SplicePool) -> Options {
     Options::default().pool(pool.clone())
 }
 
-/// Two pairs with room for a million bytes, the second of one to be spliced to the first of the other.
+/// Two pairs with room for [`many`] bytes, the second of one to be spliced to the first of the other.
 fn pairs() -> [Socket; 4] {
+    let many = many();
     let ((a, b), (c, d)) = (
-        local::pair_with_hiwat(MANY, MANY),
-        local::pair_with_hiwat(MANY, MANY),
+        local::pair_with_hiwat(many, many),
+        local::pair_with_hiwat(many, many),
     );
     [a, b, c, d]
 }

@@ -14,11 +14,14 @@
 
 #[path = "support/example.rs"]
 mod example;
+#[path = "support/long.rs"]
+mod long;
 #[path = "support/namespace.rs"]
 mod namespace;
 #[path = "support/program.rs"]
 mod program;
 
+use long::times;
 use namespace::{Namespace, available, skip};
 use program::{Program, output};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -176,11 +179,11 @@ fn a_large_download_arrives_intact() {
         return;
     };
     let _server = scene.serve();
-    let size = 1024 * MIB;
+    let size = times(128, 1024) * MIB;
     let line = format!("curl -sS --fail http://{FRONT}/bytes/{size} | sha256sum");
     let start = SystemClock.now();
     let got = scene.shell(120, &line);
-    println!("1 GiB down in {:?}", SystemClock.now() - start);
+    println!("{size} bytes down in {:?}", SystemClock.now() - start);
     assert_eq!(got.split_whitespace().next(), Some(digest(size).as_str()));
 }
 
@@ -190,11 +193,11 @@ fn a_large_upload_arrives_intact() {
         return;
     };
     let _server = scene.serve();
-    let size = 1024 * MIB;
+    let size = times(128, 1024) * MIB;
     let line = format!("python3 {SCRIPT} generate {size} | curl -sS --fail -T - http://{FRONT}/");
     let start = SystemClock.now();
     let got = scene.shell(120, &line);
-    println!("1 GiB up in {:?}", SystemClock.now() - start);
+    println!("{size} bytes up in {:?}", SystemClock.now() - start);
     assert_eq!(got.trim(), digest(size));
 }
 
@@ -204,7 +207,7 @@ fn fifty_downloads_at_once_arrive_intact() {
         return;
     };
     let _server = scene.serve();
-    let size = 20 * MIB;
+    let size = times(4, 20) * MIB;
     let line = format!("curl -sS --fail http://{FRONT}/bytes/{size} | sha256sum");
     let want = digest(size);
     thread::scope(|scope| {
@@ -448,9 +451,10 @@ fn iperf3(scene: &Scene, arguments: &str) -> (f64, f64) {
     let line = ["iperf3", "-s", "-1", "--forceflush", "-p", "8080"];
     let _server = Program::start(within(&scene.server, &line), "listening");
     let before = scene.proxy.cpu();
+    let seconds = times(1, 3);
     let json = scene.shell(
         30,
-        &format!("iperf3 -c 10.78.1.2 -p 8080 -t 3 -J {arguments}"),
+        &format!("iperf3 -c 10.78.1.2 -p 8080 -t {seconds} -J {arguments}"),
     );
     let spent = scene.proxy.cpu() - before;
     let bytes = figure(&json, "sum_received", "bytes");

@@ -60,22 +60,22 @@ fn bytes(count: usize) -> Chain {
 fn by_bytes_in_a_call(dispatch: Dispatch) {
     let [a, b, c, d] = pairs();
     let pool = pool(dispatch);
-    let (calls, done) = Calls::new(MANY);
+    let (calls, done) = Calls::new(many());
     Again::new(&b, &c, options(&pool), calls).by_bytes();
-    a.send_chain(&mut bytes(MANY)).unwrap();
+    a.send_chain(&mut bytes(many())).unwrap();
     done.recv_timeout(LIMIT).unwrap();
-    assert_eq!(d.readable_bytes(), MANY);
+    assert_eq!(d.readable_bytes(), many());
 }
 
 /// All bytes are there before the first splice.
 fn by_bytes_that_are_there(dispatch: Dispatch) {
     let [a, b, c, d] = pairs();
-    a.send_chain(&mut bytes(MANY)).unwrap();
+    a.send_chain(&mut bytes(many())).unwrap();
     let pool = pool(dispatch);
-    let (calls, done) = Calls::new(MANY);
+    let (calls, done) = Calls::new(many());
     Again::new(&b, &c, options(&pool), calls).by_bytes();
     done.recv_timeout(LIMIT).unwrap();
-    assert_eq!(d.readable_bytes(), MANY);
+    assert_eq!(d.readable_bytes(), many());
 }
 
 /// The first in the thread that receives for this stream.
@@ -137,21 +137,21 @@ tests! {
     }
 
     fn unspliced_in_a_driver_direct() {
-        in_a_driver(Dispatch::Direct, DEEP);
+        in_a_driver(Dispatch::Direct, deep());
     }
 
     fn unspliced_in_a_driver_adaptive() {
-        in_a_driver(Dispatch::Adaptive, MANY);
+        in_a_driver(Dispatch::Adaptive, many());
     }
 
     #[cfg(target_os = "linux")]
     fn unspliced_in_the_thread_of_kernel_sockets() {
-        in_the_thread_of_kernel_sockets(Dispatch::default(), DEEP);
+        in_the_thread_of_kernel_sockets(Dispatch::default(), deep());
     }
 
     fn unspliced_in_the_callers_thread() {
         let [_a, b, c, _d] = pairs();
-        let (calls, done) = Calls::new(DEEP);
+        let (calls, done) = Calls::new(deep());
         Again::new(&b, &c, Options::default(), calls).by_unsplicing();
         done.recv_timeout(LIMIT).unwrap();
     }
@@ -164,7 +164,7 @@ tests! {
             let listener = TcpListener::bind(&server, "10.0.0.1:80").unwrap();
             let near = TcpStream::connect(&client, "10.0.0.1:80").unwrap();
             let (far, _) = listener.accept().unwrap();
-            let (c, d) = local::pair_with_hiwat(MANY, MANY);
+            let (c, d) = local::pair_with_hiwat(many(), many());
             let pool = pool(dispatch);
             let (calls, done) = Calls::new(RECORDS);
             Again::new(&far, &c, options(&pool), calls).by_bytes();
@@ -185,7 +185,7 @@ tests! {
         let [_a, b, c, _d] = pairs();
         let splice = b.splice_to(&c, Options::default()).unwrap();
         splice.unsplice().unwrap();
-        let (calls, done) = Calls::new(DEEP);
+        let (calls, done) = Calls::new(deep());
         again(Arc::new(splice), calls);
         done.recv_timeout(LIMIT).unwrap();
     }
@@ -193,10 +193,10 @@ tests! {
     /// Each callback holds the last handle of the next splice's source.
     fn callbacks_that_close_sockets() {
         let pool = pool(Dispatch::default());
-        let (calls, done) = Calls::new(DEEP);
+        let (calls, done) = Calls::new(deep());
         let mut peers = Vec::new();
         let mut next: Option<Socket> = None;
-        for _ in 0..DEEP {
+        for _ in 0..deep() {
             let ((a, b), (c, d)) = (local::pair(), local::pair());
             let splice = b.splice_to(&c, options(&pool)).unwrap();
             let (calls, held) = (calls.clone(), next.take());
@@ -215,9 +215,9 @@ tests! {
     /// As many splices end with the pool, which is dropped in a callback.
     fn a_pool_that_is_dropped_in_a_callback() {
         let pool = pool(Dispatch::Worker);
-        let (calls, done) = Calls::new(DEEP);
+        let (calls, done) = Calls::new(deep());
         let mut sockets = Vec::new();
-        for _ in 0..DEEP {
+        for _ in 0..deep() {
             let ((a, b), (c, d)) = (local::pair(), local::pair());
             let splice = b.splice_to(&c, options(&pool)).unwrap();
             let calls = calls.clone();

@@ -186,23 +186,23 @@ const UDP: [u8; 28] = [
 
 tests! {
     fn a_task_that_is_polled_by_its_waker_for_ends() {
-        let (calls, done) = Calls::new(DEEP);
+        let (calls, done) = Calls::new(deep());
         Arc::new(Task(Sockets::new(calls))).poll();
         done.recv_timeout(LIMIT).unwrap();
     }
 
     fn a_task_that_is_polled_by_its_waker_for_bytes() {
-        let (calls, done) = Calls::new(DEEP);
+        let (calls, done) = Calls::new(deep());
         let (near, far) = local::pair();
         Arc::new(Echo { near, far, calls }).poll();
         done.recv_timeout(LIMIT).unwrap();
     }
 
     fn wakers_that_hold_sockets_that_tasks_wait_for() {
-        let (calls, done) = Calls::new(DEEP);
+        let (calls, done) = Calls::new(deep());
         let (mut last, first_peer) = local::pair();
         let mut peers = vec![first_peer];
-        for _ in 0..DEEP {
+        for _ in 0..deep() {
             let (socket, peer) = local::pair();
             let waker = Waker::from(Arc::new(Holds { _socket: last, calls: calls.clone() }));
             let polled = socket.poll_recv(&mut Context::from_waker(&waker), &mut [0]);
@@ -215,10 +215,10 @@ tests! {
     }
 
     fn upcalls_that_hold_sockets_with_upcalls() {
-        let (calls, done) = Calls::new(DEEP);
+        let (calls, done) = Calls::new(deep());
         let (mut last, first_peer) = local::pair();
         let mut peers = vec![first_peer];
-        for _ in 0..DEEP {
+        for _ in 0..deep() {
             let (socket, peer) = local::pair();
             socket.add_rcv_upcall(Arc::new(Holds { _socket: last, calls: calls.clone() }));
             peers.push(peer);
@@ -229,10 +229,10 @@ tests! {
     }
 
     fn diversions_that_close_diverted_sockets() {
-        let (calls, done) = Calls::new(DEEP);
+        let (calls, done) = Calls::new(deep());
         let (mut last, first_peer) = local::pair();
         let mut peers = vec![first_peer];
-        for _ in 0..DEEP {
+        for _ in 0..deep() {
             let (socket, peer) = local::pair();
             let passes = Passes(Mutex::new(Some(last)), calls.clone());
             assert!(socket.end().divert(Role::Source, Arc::new(passes)));
@@ -246,7 +246,7 @@ tests! {
     /// They are called under the buffers' locks and must not call the crate: here beside callbacks that
     /// do.
     fn upcalls_and_pollers_get_every_end() {
-        let (calls, done) = Calls::new(DEEP);
+        let (calls, done) = Calls::new(deep());
         let sockets = Sockets::new(calls);
         let counts = Arc::new(Counts(AtomicUsize::new(0)));
         sockets.source.add_rcv_upcall(counts.clone());
@@ -254,18 +254,18 @@ tests! {
         poller.add(&sockets.source, Token(0), Interest::READABLE, Mode::Edge).unwrap();
         sockets.again();
         done.recv_timeout(LIMIT).unwrap();
-        assert_eq!(counts.0.load(Ordering::SeqCst), DEEP);
+        assert_eq!(counts.0.load(Ordering::SeqCst), deep());
         let mut events = Events::default();
         let mut ends = 0;
         while poller.wait(&mut events, Some(Duration::ZERO)).unwrap() > 0 {
             ends += events.iter().filter(|event| event.source_end().is_some()).count();
         }
-        assert_eq!(ends, DEEP);
+        assert_eq!(ends, deep());
     }
 
     /// A program that splices again for each event of a poller does it in its own loop.
     fn a_poller_whose_user_splices_again() {
-        let (calls, _done) = Calls::new(DEEP);
+        let (calls, _done) = Calls::new(deep());
         let sockets = Sockets::new(calls);
         let poller = Poller::new();
         poller.add(&sockets.source, Token(0), Interest::READABLE, Mode::Edge).unwrap();
@@ -282,7 +282,7 @@ tests! {
     }
 
     fn a_hook_in_which_splices_end() {
-        let (calls, done) = Calls::new(DEEP);
+        let (calls, done) = Calls::new(deep());
         let sockets = Sockets::new(calls);
         let (link, far) = memory::pair(memory::Config::default());
         let builder = Stack::builder(link).address("10.0.0.1/24".parse().unwrap());
@@ -297,7 +297,7 @@ tests! {
     }
 
     fn a_subscriber_that_splices_again_at_every_end() {
-        let (calls, done) = Calls::new(DEEP);
+        let (calls, done) = Calls::new(deep());
         let sockets = Sockets::new(calls);
         tracing::subscriber::set_global_default(Ear(sockets.clone())).unwrap();
         sockets.splice().unsplice().unwrap();

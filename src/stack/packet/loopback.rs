@@ -1,6 +1,7 @@
 //! Connections of a stack with itself: both ends are its own, and no packet is sent on the link.
 
 use super::*;
+use crate::long::times;
 use crate::stack::driver::{Running, Turn};
 use crate::stack::{ConditionalListener, Intercept};
 
@@ -279,6 +280,7 @@ fn much_goes_both_ways_at_once() {
 /// independently of room in the link.
 #[test]
 fn a_full_queue_delays_connections_and_loses_no_frame() {
+    let count = times(300, 1000);
     let config = memory::Config {
         frames: 1,
         ..one_packet_each()
@@ -287,21 +289,21 @@ fn a_full_queue_delays_connections_and_loses_no_frame() {
     // The link is full, and stays so.
     let outside = TcpSocket::new(&net.stack).start(at("10.0.0.2", 9)).unwrap();
     let also_outside = TcpSocket::new(&net.stack).start(at("10.0.0.2", 9)).unwrap();
-    let listener = TcpListener::bind_with_backlog(&net.stack, at("10.0.0.1", 80), 1000).unwrap();
+    let listener = TcpListener::bind_with_backlog(&net.stack, at("10.0.0.1", 80), count).unwrap();
     listener.set_nonblocking(true);
-    let near: Vec<_> = (0..1000).map(|_| dial(&net, PAIRS[0], 80)).collect();
-    let closed: Vec<_> = (0..1000).map(|_| dial(&net, PAIRS[0], 81)).collect();
+    let near: Vec<_> = (0..count).map(|_| dial(&net, PAIRS[0], 80)).collect();
+    let closed: Vec<_> = (0..count).map(|_| dial(&net, PAIRS[0], 81)).collect();
     let stats = net.stack.stats();
     assert_eq!(
         stats.blocked,
-        2000 - 256 + 1,
+        2 * count - 256 + 1,
         "for the queue, and for the link"
     );
     net.turn();
     for stream in &closed {
         assert_eq!(stream.take_error(), Some(SoError::ConnectionRefused));
     }
-    let far: Vec<_> = (0..1000).map(|_| listener.accept().unwrap().0).collect();
+    let far: Vec<_> = (0..count).map(|_| listener.accept().unwrap().0).collect();
     for (round, stream) in near.iter().chain(&far).enumerate() {
         stream.set_nonblocking(true);
         let mut stream = stream;
@@ -310,7 +312,7 @@ fn a_full_queue_delays_connections_and_loses_no_frame() {
     net.turn();
     let mut texts: Vec<_> = near.iter().chain(&far).map(read).collect();
     texts.sort();
-    let mut sent: Vec<_> = (0..2000).map(|round| pattern(round, 100)).collect();
+    let mut sent: Vec<_> = (0..2 * count).map(|round| pattern(round, 100)).collect();
     sent.sort();
     assert!(texts == sent);
     let stats = net.stack.stats();

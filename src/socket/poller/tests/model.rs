@@ -7,6 +7,7 @@
 
 use super::*;
 use crate::error::Flavor;
+use crate::long::times;
 use crate::splice::{End, Options, Role, Splice, SplicePool};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
@@ -354,7 +355,7 @@ fn touch(socket: &Socket, op: &Op) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 2000,
+        cases: times(500, 2_000),
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

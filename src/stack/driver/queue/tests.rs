@@ -6,6 +6,7 @@ use crate::link::{
     Capabilities, Checksum, Flow, Frame, Interest, Link, Packet, ReceiveError, TransmitError,
 };
 use crate::lock::Mutex;
+use crate::long::times;
 use crate::stack::packet::TestClock;
 use crate::stack::{BuildError, Driver, Stack, TcpListener, TcpSocket, TcpStream};
 use std::io::{self, ErrorKind, Read, Write};
@@ -230,7 +231,7 @@ fn every_frame_by_another_queue_than_the_one_before() {
     }
 }
 
-/// Several hundred connections, two receiving threads on each side, links that are full most of the
+/// A hundred connections or several, two receiving threads on each side, links that are full most of the
 /// time, every byte compared.
 #[test]
 fn stress() {
@@ -240,11 +241,11 @@ fn stress() {
     };
     let (near, far) = memory::queues(2, config);
     let start = SystemClock.now();
-    there_and_back(&stacks(near, far), 300, 100_000);
+    there_and_back(&stacks(near, far), times(100, 300), 100_000);
     let (near, far) = pairs(2);
     there_and_back(
         &stacks(Spraying::over(near), Spraying::over(far)),
-        300,
+        times(100, 300),
         20_000,
     );
     assert!(SystemClock.now() - start < 2 * LIMIT);

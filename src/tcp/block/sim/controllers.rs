@@ -3,6 +3,7 @@
 use super::goodput::{downloading_with, ms};
 use super::path::{Direction, Path};
 use super::world::World;
+use crate::long::times;
 use crate::tcp::block::congestion::algorithm::Kind;
 use crate::tcp::block::recovery::Phase;
 use crate::tcp::block::tcb::Config;
@@ -54,10 +55,10 @@ fn rate(world: &mut World, from: Duration, to: Duration) -> f64 {
     (received(world) - before) as f64 * 8e-6 / (to - from).as_secs_f64()
 }
 
-/// Share of the path between the fifth and the fifteenth second.
+/// Share of the path from the fifth second on.
 fn share(kind: Kind, there: Path, rtt: f64) -> f64 {
     let mut world = endless(kind, there, rtt, 1);
-    rate(&mut world, seconds(5), seconds(15)) / FULL
+    rate(&mut world, seconds(5), seconds(times(8, 15))) / FULL
 }
 
 #[test]
@@ -92,7 +93,7 @@ fn queue(kind: Kind) -> f64 {
     let mut world = endless(kind, path(50.0, 8.0), 50.0, 1);
     world.run(seconds(3));
     world.ways[1].longest = 0;
-    world.run(seconds(30));
+    world.run(seconds(times(13, 30)));
     world.ways[1].longest as f64 / (RATE * 0.05)
 }
 
@@ -172,7 +173,7 @@ fn two_flows_of_the_same_kind_get_about_the_same() {
     for kind in KINDS {
         let mut shared = Shared::new(&[kind, kind], &path(20.0, 1.0), 20.0);
         shared.run_but_for(1, seconds(5));
-        let rates = shared.rates(seconds(20), seconds(60));
+        let rates = shared.rates(seconds(20), seconds(times(30, 60)));
         let (least, most) = (rates[0].min(rates[1]), rates[0].max(rates[1]));
         assert!(most < 2.0 * least, "{kind}: {rates:?}");
         assert!(least + most > 0.85 * FULL, "{kind}: {rates:?}");
@@ -184,7 +185,7 @@ fn two_flows_of_the_same_kind_get_about_the_same() {
 fn bbr_and_cubic_live_beside_each_other() {
     for queue in [0.5, 1.0, 4.0] {
         let mut shared = Shared::new(&[Kind::Bbr, Kind::Cubic], &path(30.0, queue), 30.0);
-        let rates = shared.rates(seconds(20), seconds(60));
+        let rates = shared.rates(seconds(times(10, 20)), seconds(times(25, 60)));
         assert!(rates[0].min(rates[1]) > 0.1 * FULL, "{queue}: {rates:?}");
     }
 }
@@ -206,7 +207,7 @@ fn marking(kind: Kind, ecn: bool) -> (f64, u64, u64, f64) {
     let mut world = downloading_with(config, MUCH, [path(50.0, 4.0), there], 1);
     world.run(seconds(3));
     world.ways[1].longest = 0;
-    let share = rate(&mut world, seconds(5), seconds(35)) / FULL;
+    let share = rate(&mut world, seconds(5), seconds(times(15, 35))) / FULL;
     let way = &world.ways[1];
     let longest = way.longest as f64 / full as f64;
     (share, way.marked, way.dropped, longest)
@@ -280,7 +281,7 @@ fn bbr_leaves_room_in_a_shallow_queue() {
     let mut world = endless(Kind::Bbr, path(50.0, 0.15), 50.0, 1);
     world.run(seconds(3));
     let (dropped, packets) = (world.ways[1].dropped, world.ways[1].packets);
-    let share = rate(&mut world, seconds(3), seconds(23)) / FULL;
+    let share = rate(&mut world, seconds(3), seconds(times(13, 23))) / FULL;
     let dropped = (world.ways[1].dropped - dropped) as f64;
     let lost = dropped / (world.ways[1].packets - packets) as f64;
     assert!(share > 0.85, "{share}");
