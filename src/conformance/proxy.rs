@@ -232,8 +232,12 @@ impl World<'_> {
 
 /// Bytes of a stream from `at` on. The period is coprime to buffer sizes.
 pub(super) fn pattern(at: usize, count: usize) -> Vec<u8> {
-    let byte = |at: usize| u8::try_from(at % 251).expect("less than 251");
-    (at..at + count).map(byte).collect()
+    let period: Vec<u8> = (0..251).collect();
+    let from = at % period.len();
+    let mut bytes = period.repeat((from + count).div_ceil(period.len()));
+    bytes.truncate(from + count);
+    bytes.drain(..from);
+    bytes
 }
 
 #[derive(Debug)]

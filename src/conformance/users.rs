@@ -369,20 +369,21 @@ fn reads_during_setup(world: &World<'_>) -> Outcome {
 #[track_caller]
 fn assert_merge(sent: &[u8], one: &[u8], other: &[u8]) {
     assert_eq!(one.len() + other.len(), sent.len());
-    // Possible positions of `one` after a prefix of the stream; a set, since equal bytes are ambiguous.
-    let mut reached = std::collections::BTreeSet::from([0]);
+    // Possible positions of `one` after a prefix of the stream; several, since equal bytes are ambiguous.
+    let (mut reached, mut next) = (vec![0], Vec::new());
     for (at, byte) in sent.iter().enumerate() {
-        let mut next = std::collections::BTreeSet::new();
-        for count in reached {
-            if one.get(count) == Some(byte) {
-                next.insert(count + 1);
+        for &count in &reached {
+            // Both are in order, so one that is there already is the last.
+            if other.get(at - count) == Some(byte) && next.last() != Some(&count) {
+                next.push(count);
             }
-            if other.get(at - count) == Some(byte) {
-                next.insert(count);
+            if one.get(count) == Some(byte) {
+                next.push(count + 1);
             }
         }
         assert!(!next.is_empty(), "byte {at} is in order in neither part");
-        reached = next;
+        std::mem::swap(&mut reached, &mut next);
+        next.clear();
     }
 }
 

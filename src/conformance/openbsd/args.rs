@@ -210,9 +210,11 @@ impl Args {
 /// Reports the first difference instead of printing both.
 #[track_caller]
 pub(super) fn assert_same(what: &str, got: &[u8], expected: &[u8]) {
+    if got == expected {
+        return;
+    }
     let same = got.iter().zip(expected).take_while(|(a, b)| a == b).count();
-    assert!(
-        got == expected,
+    panic!(
         "{what}: {} bytes instead of {}, the first {same} are right",
         got.len(),
         expected.len()
