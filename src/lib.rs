@@ -184,6 +184,9 @@ pub mod behaviour {}
 pub mod buf;
 mod busy;
 mod callbacks;
+#[cfg(test)]
+#[path = "../tests/support/cases.rs"]
+mod cases;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;

@@ -343,6 +343,7 @@ impl From<Buf> for Chain {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cases::cases;
     use proptest::prelude::*;
 
     #[derive(Debug, Clone)]
@@ -454,7 +455,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(cases(512, 512))]
 
         /// The chain behaves as a queue of bytes, also while parts of it are referenced elsewhere.
         #[test]

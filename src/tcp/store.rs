@@ -144,11 +144,11 @@ impl Store {
 #[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests {
     use super::*;
-    use crate::long::times;
+    use crate::cases::cases;
     use proptest::prelude::*;
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: times(1_000, 10_000), failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(cases(1_000, 10_000))]
 
         /// The store behaves as memory with a bit for each byte that is there.
         #[test]

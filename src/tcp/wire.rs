@@ -401,6 +401,7 @@ pub(crate) fn finish<'a>(
 mod tests {
     use super::*;
     use crate::buf::Buf;
+    use crate::cases::cases;
     use proptest::prelude::*;
     use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -472,7 +473,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(cases(1_000, 10_000))]
 
         #[test]
         fn composed_headers_parse_back(

@@ -14,10 +14,13 @@ mod clock;
 #[allow(dead_code, unreachable_pub, reason = "the fuzz targets use more of it")]
 #[path = "../fuzz/src/lib.rs"]
 mod input;
+#[path = "../support/long.rs"]
+mod long;
 #[path = "twins.rs"]
 mod twins;
 
 use input::Input;
+use long::times;
 use twins::EXCUSES;
 
 fn program(seed: u64) -> Vec<u8> {
@@ -30,7 +33,7 @@ fn program(seed: u64) -> Vec<u8> {
 #[test]
 fn both_do_the_same() {
     let seeds = std::env::var("SOSPLICE_DIFFERENTIAL_SEEDS");
-    let seeds = seeds.map_or(500, |seeds| seeds.parse().unwrap());
+    let seeds = seeds.map_or(times(200, 500), |seeds| seeds.parse().unwrap());
     let mut used = [0; EXCUSES.len()];
     for seed in 0..seeds {
         let bytes = program(seed);

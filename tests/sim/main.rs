@@ -17,6 +17,8 @@
 mod clock;
 mod ear;
 mod goodput;
+#[path = "../support/long.rs"]
+mod long;
 mod monitor;
 mod network;
 mod peer;
@@ -25,6 +27,7 @@ mod relay;
 mod trace;
 mod world;
 
+use long::times;
 use plan::Plan;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Mutex;
@@ -51,7 +54,7 @@ fn setting(name: &str) -> Option<u64> {
 /// `SOSPLICE_SIM_SEEDS` many, from `SOSPLICE_SIM_FIRST` on.
 #[test]
 fn seeds() {
-    let count = setting("SOSPLICE_SIM_SEEDS").unwrap_or(200);
+    let count = setting("SOSPLICE_SIM_SEEDS").unwrap_or(times(100, 200));
     let first = setting("SOSPLICE_SIM_FIRST").unwrap_or(0);
     let (mut bytes, mut splices, mut lost, mut steps, mut time) = (0, 0, 0, 0, 0.0);
     let mut longest = (0.0, 0);
@@ -118,7 +121,7 @@ fn replay() {
 /// A seed is no help if a second run differs.
 #[test]
 fn a_seed_repeats() {
-    for seed in 0..20 {
+    for seed in 0..times(10, 20) {
         let [first, second] = [(); 2].map(|()| run(seed, Plan::new(seed), false).unwrap());
         assert_eq!(first.hash, second.hash, "seed {seed}: {first:?} {second:?}");
     }

@@ -1,5 +1,6 @@
 //! Arbitrary bytes: no call panics, and a failed one changes nothing.
 
+use crate::cases::cases;
 use crate::{FREEBSD, OPENBSD, Process, Splice, abi, read};
 use proptest::prelude::*;
 use sosplice::protocol::SoState;
@@ -56,7 +57,7 @@ impl Value {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(2_000, 2_000))]
 
     #[test]
     fn no_bytes_panic_and_failures_change_nothing(

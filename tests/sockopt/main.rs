@@ -10,11 +10,15 @@
 
 mod calls;
 mod capsicum;
+#[path = "../support/cases.rs"]
+mod cases;
 #[path = "../support/clock.rs"]
 mod clock;
 mod faults;
 mod fuzz;
 mod listening;
+#[path = "../support/long.rs"]
+mod long;
 #[path = "../support/posed.rs"]
 mod posed;
 mod suites;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::cases::cases;
 use crate::clock::{Clock, SystemClock};
 use crate::ip::reassembly::{Added, Reassembler};
 use crate::ip::samples::{addresses, sum_header};
@@ -18,7 +19,7 @@ fn headers(v6: bool, len: usize) -> (Vec<u8>, usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(200, 200))]
 
     /// Any length, any MTU, any pieces, a link that is full at any time: what a receiver puts together is what
     /// was sent, and each fragment is as RFC 791 3.2 and RFC 8200 4.5 say.

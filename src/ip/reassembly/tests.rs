@@ -1,4 +1,5 @@
 use super::*;
+use crate::cases::cases;
 use crate::clock::{Clock, SystemClock};
 use crate::ip;
 use crate::ip::samples::{addresses, fragment, fragment_from, from_to};
@@ -66,7 +67,7 @@ fn plain(mut packet: Vec<u8>) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(100, 100))]
 
     /// Any cuts, any order, any duplicates.
     #[test]

@@ -1,8 +1,8 @@
 //! Arbitrary bytes and damaged frames: no panic, and another connection is not affected.
 
 use super::*;
+use crate::cases::cases;
 use crate::link::{Checksum, Frame};
-use crate::long::times;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
@@ -284,7 +284,7 @@ fn one_packet_or_many() -> memory::Config {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: times(1_000, 10_000), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(1_000, 10_000))]
 
     #[test]
     fn no_frame_panics_or_harms_another_connection(acts in prop::collection::vec(act(), 1..16)) {

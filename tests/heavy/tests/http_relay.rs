@@ -7,6 +7,8 @@
 mod example;
 #[path = "../../../examples/http_relay/head.rs"]
 mod head;
+#[path = "../../support/long.rs"]
+mod long;
 #[path = "../../../examples/http_relay/relay.rs"]
 mod relay;
 
@@ -15,6 +17,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use long::times;
 use proptest::prelude::*;
 use proxy_header::{ParseConfig, ProxyHeader};
 use relay::Relay;
@@ -863,7 +866,8 @@ fn text(bytes: &[u8]) -> &str {
 
 #[test]
 fn the_program_checks_every_body() {
-    for (connections, bytes) in [("4", "4194304"), ("30", "10001"), ("1", "1")] {
+    let long = times("1048576", "4194304");
+    for (connections, bytes) in [("4", long), ("30", "10001"), ("1", "1")] {
         let output = http_relay(&["--connections", connections, "--bytes", bytes]);
         let (said, complaints) = (text(&output.stdout), text(&output.stderr));
         assert!(output.status.success(), "{said}{complaints}");

@@ -6,8 +6,8 @@
 //! must not be reported if the condition does not hold, or twice without an operation in between.
 
 use super::*;
+use crate::cases::cases;
 use crate::error::Flavor;
-use crate::long::times;
 use crate::splice::{End, Options, Role, Splice, SplicePool};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
@@ -354,11 +354,7 @@ fn touch(socket: &Socket, op: &Op) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: times(500, 2_000),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(500, 2_000))]
 
     #[test]
     fn events_match_the_model(ops in prop::collection::vec(op(), 1..80)) {

@@ -311,6 +311,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cases::cases;
     use crate::tcp::block::time::start as any_time;
     use proptest::prelude::*;
 
@@ -338,7 +339,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(cases(500, 500))]
 
         /// The invariants hold, and `each` is called for exactly the changes.
         #[test]
