@@ -15,6 +15,7 @@
 
 #[path = "../support/clock.rs"]
 mod clock;
+mod datagrams;
 mod ear;
 mod goodput;
 #[path = "../support/long.rs"]
