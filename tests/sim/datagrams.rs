@@ -231,7 +231,7 @@ impl World {
             idle = if self.step(actor) { 0 } else { idle + 1 };
             // Some had nothing to do: perhaps none has.
             if idle == 8 {
-                let worked = (0..13).fold(false, |any, actor| self.step(actor) || any);
+                let worked = (0..13).any(|actor| self.step(actor));
                 if !worked {
                     return;
                 }
