@@ -5,6 +5,7 @@
 //! clients, stack 0 -- network a -- stack 1, flows, splices, sockets, stack 2 -- network b -- stack 3, servers
 //! ```
 
+use crate::ALONE;
 use crate::clock::SetClock;
 use crate::network::{Network, Path};
 use crate::trace::Trace;
@@ -16,7 +17,7 @@ use sosplice::stack::{Driver, FlowOptions, UdpListener, UdpSocket};
 use sosplice::{Intercept, Stack};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 const SERVERS: [&str; 3] = ["10.1.0.2:53", "10.1.0.2:443", "10.1.0.3:53"];
@@ -287,6 +288,7 @@ fn count<T: std::hash::Hash + Eq>(all: impl IntoIterator<Item = T>) -> HashMap<T
 
 #[test]
 fn datagrams_arrive_whole_and_between_their_addresses() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut arrived = 0;
     for seed in 0..40 {
         let mut world = World::new(seed, true);
@@ -299,6 +301,7 @@ fn datagrams_arrive_whole_and_between_their_addresses() {
 
 #[test]
 fn without_faults_all_datagrams_arrive_once_and_in_order() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     for seed in 0..15 {
         let mut world = World::new(seed, false);
         world.run();
