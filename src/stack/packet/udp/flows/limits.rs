@@ -1,6 +1,7 @@
 //! Limits of flows, and who tries to exceed them.
 
 use super::*;
+use crate::splice::{Dispatch, Options};
 
 fn client(host: u8, port: u16) -> String {
     format!("10.0.0.{host}:{port}")
@@ -198,5 +199,35 @@ fn all_flows_together_stay_within_the_memory_of_the_stack() {
         net.pass(Duration::from_secs(31));
         drop(flows);
         assert_eq!(net.stack.stats().buffer_memory, 0);
+    }
+}
+
+/// What a splice has taken out of a flow's buffer is no memory of the stack any more, also when nothing more comes.
+#[test]
+fn what_a_splice_has_moved_is_no_memory_of_the_stack() {
+    const LIMIT: usize = 1 << 20;
+    for mapping in [Mapping::Flow, Mapping::Endpoint] {
+        let mut net = Net::with(one_packet_each(), |builder| {
+            builder.max_buffer_memory(LIMIT)
+        });
+        let listener = net.flows(Intercept::all(), options().mapping(mapping));
+        let mut flows = Vec::new();
+        let direct = Options::default().dispatch(Dispatch::Direct);
+        for port in 1..=100 {
+            net.arrives(&client(2, port), SERVER, b"?");
+            let (flow, _) = accepted(&listener).unwrap();
+            let (user, inside) = crate::local::datagram_pair();
+            flow.splice_to(&inside, direct.clone()).unwrap();
+            for _ in 0..20 {
+                net.raw(&datagram_of(&client(2, port), SERVER, &[7; 1400]));
+            }
+            net.turn();
+            assert_eq!(flow.end().with_rcv(|rcv| rcv.len()), 0);
+            assert_eq!(net.stack.stats().buffer_memory, 0, "{port}");
+            let mut all = Vec::new();
+            assert_eq!(user.recv_datagrams(&mut all, 100).unwrap(), 21);
+            flows.push((flow, user, inside));
+        }
+        assert_eq!(net.stack.stats().datagrams_dropped, 0);
     }
 }
