@@ -1,6 +1,7 @@
 //! Intercepting listeners for datagrams: rules, limits, and flows that wait to be accepted.
 
 use crate::error::SoError;
+use crate::ip::header::peer_of;
 use crate::lock::{Condvar, LEAF, Mutex};
 use crate::protocol::{Upcall, Upcalls, Wakeup, is_same};
 use crate::socket::poller::{Condition, Pollable, Sealed, Watched};
@@ -52,7 +53,7 @@ pub struct FlowOptions {
     pub answered_timeout: Duration,
     /// Most flows of the listener; 16,384 by default. Datagrams that would begin another one are dropped.
     pub max_flows: usize,
-    /// Most flows of one client's address; 2,048 by default.
+    /// Most flows of one client (an IPv4 address, an IPv6 /64); 2,048 by default.
     pub max_flows_per_client: usize,
     /// Most flows that wait to be accepted; 1,024 by default.
     pub backlog: usize,
@@ -178,6 +179,7 @@ pub(in crate::stack) struct Flows {
 impl Flows {
     /// Takes a place for a flow of this client, if the limits allow one.
     pub(super) fn reserve(&self, client: IpAddr) -> bool {
+        let client = peer_of(client);
         let mut queue = self.queue.lock();
         let of_client = queue.clients.get(&client).copied().unwrap_or(0);
         let room = !queue.closed
@@ -200,10 +202,10 @@ impl Flows {
         let at = waits.then(|| queue.waiting.iter().position(is_it));
         let over = at.flatten().and_then(|at| queue.waiting.remove(at));
         queue.flows -= 1;
-        if let Some(count) = queue.clients.get_mut(&client) {
+        if let Some(count) = queue.clients.get_mut(&peer_of(client)) {
             *count -= 1;
             if *count == 0 {
-                queue.clients.remove(&client);
+                queue.clients.remove(&peer_of(client));
             }
         }
         drop(queue);

@@ -231,3 +231,18 @@ fn what_a_splice_has_moved_is_no_memory_of_the_stack() {
         assert_eq!(net.stack.stats().datagrams_dropped, 0);
     }
 }
+
+/// A client has a whole /64 of IPv6, as for connections and fragments.
+#[test]
+fn the_addresses_of_one_prefix_of_ipv6_are_one_client() {
+    let mut net = Net::new();
+    let listener = net.flows(Intercept::all(), options().max_flows_per_client(3));
+    for host in 2..=10 {
+        net.arrives(&format!("[fd00::{host}]:9"), "[2001:db8::1]:53", b"?");
+    }
+    let mut flows: Vec<_> = std::iter::from_fn(|| accepted(&listener)).collect();
+    assert_eq!(flows.len(), 3);
+    flows.pop();
+    net.arrives("[fd00::11]:9", "[2001:db8::1]:53", b"?");
+    assert!(accepted(&listener).is_some());
+}
