@@ -353,7 +353,10 @@ impl Host for Shared {
         };
         let about = Frame::new(packet.bytes()).checksum(Checksum::Verified);
         let kind = match why {
+            SoError::Prohibited => icmp::Kind::Prohibited,
             SoError::HostUnreachable | SoError::NetworkDown => icmp::Kind::HostUnreachable,
+            // Pings have no ports.
+            _ if udp.transport == Transport::Echo => icmp::Kind::HostUnreachable,
             _ => icmp::Kind::PortUnreachable,
         };
         let link = Host::link(self, udp.queue, false);

@@ -283,3 +283,23 @@ fn a_refused_flow_is_unreachable_to_its_client() {
         }
     }
 }
+
+/// The reason why a flow is refused is told: what an administrator forbids is "prohibited".
+#[test]
+fn a_prohibited_flow_is_prohibited_to_its_client() {
+    for (v6, (destination, client)) in [false, true].into_iter().zip([
+        ("192.0.2.1:53", "10.0.0.2:9"),
+        ("[2001:db8::1]:53", "[fd00::2]:9"),
+    ]) {
+        let mut net = Net::new();
+        let listener = net.flows(Intercept::all(), FlowOptions::default());
+        net.arrives(client, destination, b"?");
+        let (flow, _) = accepted(&listener).unwrap();
+        flow.end().set_error(SoError::Prohibited);
+        flow.refuse();
+        let packets = net.packets();
+        let icmp = &packets[0][if v6 { 40 } else { 20 }..];
+        let prohibited = if v6 { (1, 1) } else { (3, 13) };
+        assert_eq!((icmp[0], icmp[1]), prohibited);
+    }
+}
