@@ -821,7 +821,8 @@ impl Running {
         if shared.is_abandoned() {
             let now = shared.now();
             let until = *self.until.get_or_insert(now + LINGER);
-            if shared.table.connections() == 0 || now >= until {
+            let sent = shared.table.connections() == 0 && !shared.has_blocked();
+            if sent || now >= until {
                 for conn in shared.table.all() {
                     conn.run(Work::ABORT, Runner::Driver);
                 }

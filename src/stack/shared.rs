@@ -242,6 +242,12 @@ impl Shared {
         }
     }
 
+    /// Whether something waits for room in a link.
+    pub(super) fn has_blocked(&self) -> bool {
+        let mut queues = self.queues.iter();
+        queues.any(|queue| queue.run_queue.lock().has_blocked())
+    }
+
     /// Whether nothing can be sent or received by a queue any more.
     pub(super) fn is_down(&self, queue: u16) -> bool {
         self.lifecycle.down.load(Ordering::SeqCst) || self.queues[usize::from(queue)].is_gone()

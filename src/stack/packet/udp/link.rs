@@ -300,3 +300,31 @@ const OWN: [(&str, &str, usize); 2] = [
     ("10.0.0.1:7", "10.0.0.2:9", 28),
     ("[fd00::1]:7", "[fd00::2]:9", 48),
 ];
+
+/// A stack that is dropped delivers what was sent before, as it does for connections.
+#[test]
+fn what_was_sent_before_the_stack_was_dropped_is_delivered() {
+    let mut config = one_packet_each();
+    config.frames = 4;
+    let (link, wire) = memory::pair(config);
+    let stack = Stack::builder(link)
+        .address("10.0.0.1/24".parse().unwrap())
+        .build()
+        .unwrap();
+    let socket = UdpSocket::bind(&stack, "10.0.0.1:7").unwrap();
+    for _ in 0..20 {
+        socket.send_to(b"sent", "10.0.0.2:9").unwrap();
+    }
+    drop(socket);
+    drop(stack);
+    let mut found = Vec::new();
+    let late = SystemClock.now() + Duration::from_secs(3);
+    while found.len() < 20 && SystemClock.now() < late {
+        let mut frames = Vec::new();
+        if wire.receive(&mut frames, 100).is_err() {
+            break;
+        }
+        found.extend(frames);
+    }
+    assert_eq!(found.len(), 20);
+}
