@@ -246,7 +246,12 @@ fn an_error_does_not_cost_the_datagrams_behind_it() {
     let std = UdpSocket::bind(peer).unwrap();
     while ours.take_error().is_some() {}
     ours.send(b"found").unwrap();
-    assert_eq!(read_std(&std), b"found");
+    // Another thread may still have been sending the last ones.
+    let mut read = read_std(&std);
+    while read == b"lost" {
+        read = read_std(&std);
+    }
+    assert_eq!(read, b"found");
 }
 
 #[test]
