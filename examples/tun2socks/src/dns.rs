@@ -62,7 +62,7 @@ pub(crate) async fn serve_stream(tool: &Tool, mut stream: TcpStream) -> anyhow::
             .as_ref()
             .and_then(|names| answer(&mut names.lock(), &query));
         if let Some(answer) = answer {
-            write_message(&mut stream, &answer).await?;
+            timeout(IDLE, write_message(&mut stream, &answer)).await??;
         }
     }
     Ok(())

@@ -4,6 +4,7 @@ use anyhow::{Context, anyhow, bail};
 use fast_socks5::client::{Config, Socks5Stream};
 use fast_socks5::util::target_addr::TargetAddr;
 use fast_socks5::{AuthenticationMethod, Socks5Command};
+use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
 use sosplice::kernel::KernelUdp;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +14,9 @@ use tokio::sync::Semaphore;
 
 /// Most connections that the proxy has not greeted yet: else its queue would be full, and SYNs would be lost.
 const GREETINGS: usize = 64;
+
+/// How long the connection of an association is silent before it is probed.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// A SOCKS5 server.
 #[derive(Debug, Clone)]
@@ -63,6 +67,9 @@ impl Proxy {
             TargetAddr::Domain(..) => bail!("the proxy's relay has a name in place of an address"),
         };
         let relay = KernelUdp::connect(relay).context("the proxy's relay")?;
+        // No NAT in between forgets the connection, and the loss of the proxy is noticed.
+        set_socket_keepalive(&stream, true)?;
+        set_tcp_keepidle(&stream, KEEP_ALIVE)?;
         Ok((stream, relay))
     }
 
