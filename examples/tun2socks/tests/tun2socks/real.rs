@@ -160,6 +160,58 @@ fn without_a_proxy_clients_are_refused() {
     }
 }
 
+#[test]
+fn iperf3_both_ways() {
+    let Some(scene) = Scene::new("iperf3_both_ways", Proxy::Dante, &[]) else {
+        return;
+    };
+    if Command::new("iperf3").arg("-v").output().is_err() {
+        skip("iperf3_both_ways", "needs iperf3");
+        return;
+    }
+    let inside = |namespace: &Namespace| {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace.name(), "iperf3"]);
+        command
+    };
+    for direction in ["--zerocopy", "--reverse"] {
+        // Bound: else its answers come from another address of the host.
+        let mut serve = inside(&scene.host);
+        serve.args(["-s", "-1", "--forceflush", "-B", "10.99.0.7"]);
+        let _server = Program::start(serve, "Server listening");
+        let mut iperf3 = inside(&scene.clients);
+        iperf3.args([
+            "-c",
+            "10.99.0.7",
+            "-u",
+            "-b",
+            "20M",
+            "-l",
+            "1200",
+            "-t",
+            "1",
+        ]);
+        iperf3.args(["-J", direction]);
+        let report = output(&mut iperf3);
+        let sum = report.rsplit("\"sum\":").next().unwrap();
+        let number = |name: &str| {
+            let value = sum
+                .split(&format!("\"{name}\":"))
+                .nth(1)
+                .unwrap()
+                .trim_start();
+            let digits = value.split(|c: char| !c.is_ascii_digit()).next().unwrap();
+            digits.parse::<u64>().unwrap()
+        };
+        let (packets, lost) = (number("packets"), number("lost_packets"));
+        assert!(
+            packets > 1000 && lost * 10 < packets,
+            "{lost} of {packets}: {report}"
+        );
+        println!("{direction}: {lost} of {packets} lost");
+    }
+}
+
 /// A download over QUIC, by a program that knows nothing of the proxy. Needs the Python package `aioquic`.
 #[test]
 fn a_quic_transfer() {
