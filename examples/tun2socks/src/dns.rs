@@ -203,3 +203,44 @@ fn reverse(name: &str) -> Option<IpAddr> {
     let [a, b, c, d] = reversed.octets();
     Some(Ipv4Addr::new(d, c, b, a).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    /// A query with some bytes changed, cut off somewhere.
+    fn damaged() -> impl Strategy<Value = Vec<u8>> {
+        let query = Packet::parse(b"\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x01\x03www\x04test\x00\x00\x01\x00\x01\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x00");
+        let good = query.unwrap().build_bytes_vec().unwrap();
+        let len = good.len();
+        (vec((0..len, any::<u8>()), 0..6), 0..=len).prop_map(move |(changes, end)| {
+            let mut bytes = good.clone();
+            changes.into_iter().for_each(|(at, byte)| bytes[at] = byte);
+            bytes.truncate(end);
+            bytes
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_query_is_answered_and_nothing_else(bytes in prop_oneof![damaged(), vec(any::<u8>(), 0..100)]) {
+            let mut names = Names::new("198.18.0.0/24".parse().unwrap(), Vec::new());
+            let answer = answer(&mut names, &bytes);
+            prop_assert_eq!(answer.is_some(), is_query(&bytes));
+            if let Some(answer) = answer {
+                prop_assert_eq!(&answer[..2], &bytes[..2]);
+                prop_assert!(answer[2] & 0x80 != 0 && Packet::parse(&answer).is_ok());
+            }
+        }
+
+        #[test]
+        fn what_is_too_long_is_cut(bytes in damaged(), len in 12_usize..3000) {
+            let answer = vec![0x80; len];
+            let fitting = fit(&bytes, answer.clone());
+            prop_assert!(fitting == answer || (fitting.len() < answer.len() && fitting[2] & 2 != 0));
+            prop_assert!(fitting.len() <= SHORT || Packet::parse(&bytes).is_ok());
+        }
+    }
+}
