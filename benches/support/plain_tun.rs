@@ -92,13 +92,20 @@ impl Spec {
                 )?;
             }
         }
-        let offloads = if header { 1 | 2 | 4 } else { 0 };
-        // SAFETY: TUNSETOFFLOAD takes its argument by value.
-        unsafe {
-            ioctl(
-                &fd,
-                IntegerSetter::<{ opcode::write::<c_int>(b'T', 208) }>::new_usize(offloads),
-            )?;
+        let set = |offloads| {
+            // SAFETY: TUNSETOFFLOAD takes its argument by value.
+            unsafe {
+                ioctl(
+                    &fd,
+                    IntegerSetter::<{ opcode::write::<c_int>(b'T', 208) }>::new_usize(offloads),
+                )
+            }
+        };
+        // Checksums, segments of TCP, datagrams of UDP: the latter since Linux 6.2.
+        let (streams, datagrams) = (1 | 2 | 4, 0x20 | 0x40);
+        match header {
+            true => set(streams | datagrams).or_else(|_| set(streams))?,
+            false => set(0)?,
         }
         let any = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
         // SAFETY: SIOCGIFMTU reads and writes a `struct ifreq` of 40 bytes.
