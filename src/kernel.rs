@@ -34,6 +34,7 @@ use crate::sockbuf::DEFAULT_HIWAT;
 use crate::socket::poller::pollable;
 use crate::socket::{Socket, blocking};
 use crate::turn::Turn;
+use mio::Interest;
 use mio::net::TcpStream as Stream;
 use reactor::Reactor;
 use rustix::buffer::spare_capacity;
@@ -306,9 +307,10 @@ impl Conn {
     fn register(self: &Arc<Self>, mut stream: Stream) -> io::Result<()> {
         // Readiness reported before the slot is filled is lost, so both directions are checked once
         // more at the end.
+        let both = Interest::READABLE | Interest::WRITABLE;
         let registered = self
             .reactor
-            .register((self.token, self.clone()), &mut stream);
+            .register((self.token, self.clone()), &mut stream, both);
         *self.stream.lock() = Some(Arc::new(stream));
         registered?;
         self.ready(Readiness::BOTH);

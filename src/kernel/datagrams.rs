@@ -32,14 +32,15 @@ use crate::sockbuf::{Addresses, Datagram};
 use crate::socket::Socket;
 use crate::turn::Turn;
 use messages::{Control, MESSAGES, Message, Outgoing, Room, SEGMENTS};
-use mio::Token;
-use mio::net::UdpSocket as Descriptor;
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
 use nix::errno::Errno;
 use rustix::net::sockopt;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -94,12 +95,15 @@ pub(super) struct Datagrams {
     /// The address that it is bound to, if it is one.
     own: Option<IpAddr>,
     /// `None` once it is closed.
-    descriptor: Mutex<Option<Arc<Descriptor>>, LEAF>,
+    descriptor: Mutex<Option<Arc<UdpSocket>>, LEAF>,
     reading: Turn,
     writing: Turn,
     /// Set by readiness, cleared before a system call that may find out that it is over.
     may_read: AtomicBool,
     may_write: AtomicBool,
+    /// The reactor is to report that the socket is writable: only while the kernel had no room, for otherwise each
+    /// datagram that leaves a device would wake it.
+    asks_for_room: AtomicBool,
     /// Datagrams that were read, and found no room.
     held: Mutex<VecDeque<Datagram>, LEAF>,
     /// Datagrams that were taken from `so_snd`, and that the kernel has no room for.
@@ -153,6 +157,7 @@ impl Datagrams {
             writing: Turn::default(),
             may_read: AtomicBool::new(true),
             may_write: AtomicBool::new(true),
+            asks_for_room: AtomicBool::new(false),
             held: Mutex::default(),
             waiting: Mutex::default(),
             usual: AtomicUsize::new(0),
@@ -161,14 +166,16 @@ impl Datagrams {
             errors: Mutex::default(),
             unsent: Counter::default(),
         });
-        datagrams.register(Descriptor::from_std(socket))?;
+        datagrams.register(socket)?;
         Ok((Socket::new(end, datagrams.clone()), datagrams))
     }
 
-    fn register(self: &Arc<Self>, mut descriptor: Descriptor) -> io::Result<()> {
-        let registered = self
-            .reactor
-            .register((self.token, self.clone()), &mut descriptor);
+    fn register(self: &Arc<Self>, descriptor: UdpSocket) -> io::Result<()> {
+        let registered = self.reactor.register(
+            (self.token, self.clone()),
+            &mut SourceFd(&descriptor.as_raw_fd()),
+            Interest::READABLE,
+        );
         *self.descriptor.lock() = Some(Arc::new(descriptor));
         registered?;
         // What was reported before there was a descriptor led to nothing.
@@ -178,11 +185,11 @@ impl Datagrams {
         Ok(())
     }
 
-    fn descriptor(&self) -> Option<Arc<Descriptor>> {
+    fn descriptor(&self) -> Option<Arc<UdpSocket>> {
         self.descriptor.lock().clone()
     }
 
-    pub(super) fn live(&self) -> io::Result<Arc<Descriptor>> {
+    pub(super) fn live(&self) -> io::Result<Arc<UdpSocket>> {
         self.descriptor()
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
@@ -205,7 +212,7 @@ impl Datagrams {
         self.reactor.again(self.me.clone());
     }
 
-    fn read(&self, descriptor: &Descriptor) -> Next {
+    fn read(&self, descriptor: &UdpSocket) -> Next {
         let mut held = std::mem::take(&mut *self.held.lock());
         let want = self.deliver(&mut held);
         if !held.is_empty() {
@@ -309,7 +316,7 @@ impl Datagrams {
         self.reactor.again(self.me.clone());
     }
 
-    fn write(&self, descriptor: &Descriptor) -> Next {
+    fn write(&self, descriptor: &UdpSocket) -> Next {
         let mut batch = std::mem::take(&mut *self.waiting.lock());
         if batch.is_empty() {
             self.take(&mut batch);
@@ -328,10 +335,33 @@ impl Datagrams {
         if left < batch.len() {
             batch.drain(..left);
             *self.waiting.lock() = batch;
+            self.ask_for_room(descriptor, true);
             return Next::Stop;
         }
         self.may_write.store(true, Ordering::Release);
+        self.ask_for_room(descriptor, false);
         Next::Again
+    }
+
+    /// Has the reactor report when the kernel has room, which may be so already; or not any more.
+    fn ask_for_room(&self, descriptor: &UdpSocket, asks: bool) {
+        if self.asks_for_room.load(Ordering::Relaxed) == asks {
+            return;
+        }
+        let interest = match asks {
+            true => Interest::READABLE | Interest::WRITABLE,
+            false => Interest::READABLE,
+        };
+        let source = &mut SourceFd(&descriptor.as_raw_fd());
+        match self.reactor.reregister(self.token, source, interest) {
+            Ok(()) => self.asks_for_room.store(asks, Ordering::Relaxed),
+            // The system is short of memory.
+            Err(_) if asks => {
+                self.may_write.store(true, Ordering::Release);
+                self.reactor.again(self.me.clone());
+            }
+            Err(_) => {}
+        }
     }
 
     /// Takes datagrams from `so_snd`.
@@ -360,7 +390,7 @@ impl Datagrams {
     }
 
     /// Sends datagrams from the front. Returns how many are done with: less than all, if the kernel has no room.
-    fn transmit(&self, descriptor: &Descriptor, batch: &[Datagram]) -> usize {
+    fn transmit(&self, descriptor: &UdpSocket, batch: &[Datagram]) -> usize {
         let mut sending = Sending {
             datagrams: self,
             at: 0,
@@ -380,7 +410,7 @@ impl Datagrams {
     }
 
     /// A call has met an error that is not about what it was to do: an earlier datagram's.
-    fn look_for_errors(&self, descriptor: &Descriptor, errno: Errno) -> Next {
+    fn look_for_errors(&self, descriptor: &UdpSocket, errno: Errno) -> Next {
         if self.take_reports(descriptor) == 0 {
             let Some(error) = so_error(errno) else {
                 return Next::Stop;
@@ -392,7 +422,7 @@ impl Datagrams {
     }
 
     /// Takes what the kernel's queue of errors has. Returns how many ICMP errors that were.
-    fn take_reports(&self, descriptor: &Descriptor) -> usize {
+    fn take_reports(&self, descriptor: &UdpSocket) -> usize {
         let mut count = 0;
         let mut last = None;
         while count < ERRORS
@@ -517,7 +547,7 @@ impl Sending<'_> {
     /// The first message was not sent: it had this many datagrams.
     fn failed(
         &mut self,
-        descriptor: &Descriptor,
+        descriptor: &UdpSocket,
         errno: Errno,
         (run, batch): (usize, &[Datagram]),
     ) {

@@ -65,10 +65,10 @@ impl Reactor {
         &self,
         (token, socket): (Token, Arc<dyn Ready>),
         descriptor: &mut impl Source,
+        interest: Interest,
     ) -> io::Result<()> {
         self.sockets.lock().insert(token, socket);
-        let both = Interest::READABLE | Interest::WRITABLE;
-        let registered = self.registry.register(descriptor, token, both);
+        let registered = self.registry.register(descriptor, token, interest);
         if registered.is_err() {
             self.forget(token);
         }
@@ -79,6 +79,16 @@ impl Reactor {
     pub(super) fn forget(&self, token: Token) {
         let gone = self.sockets.lock().remove(&token);
         drop(gone);
+    }
+
+    /// The socket is notified of this from now on, also of what is so already.
+    pub(super) fn reregister(
+        &self,
+        token: Token,
+        descriptor: &mut impl Source,
+        interest: Interest,
+    ) -> io::Result<()> {
+        self.registry.reregister(descriptor, token, interest)
     }
 
     /// The descriptor is used by other code from now on.
