@@ -867,6 +867,7 @@ impl Builder {
                 ephemeral_ports: EphemeralPorts::new(seed, first..=last),
                 identifications: Identifications::default(),
                 paths: Paths::default(),
+                datagram_paths: Paths::default(),
                 dialled: AtomicUsize::new(0),
             },
             lifecycle: Lifecycle::default(),

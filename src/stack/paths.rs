@@ -1,10 +1,11 @@
 //! A cache of the path MTU of each destination, as found by connections (RFC 1191 6.3, 8201 5.2, 5.3).
 //!
 //! A new connection starts with the cached size. Only connections add entries, from reports that they
-//! have accepted: a forger of reports must know a segment in flight. An entry is valid for ten minutes,
+//! have accepted: a forger of reports must know a segment in flight. Datagrams use these entries too, and
+//! have a cache of their own for reports about datagrams. An entry is valid for ten minutes,
 //! or until a connection finds that larger packets pass.
 //!
-//! Locks: its own, a leaf, taken when a connection begins and when one has a finding.
+//! Locks: its own, a leaf, taken when a connection begins and when one has a finding; and for datagrams.
 
 use crate::lock::{LEAF, Mutex};
 use crate::tcp::block::path_mtu::{By, Finding, Known, LIFE};

@@ -93,6 +93,9 @@ pub(super) struct Addressing {
     pub(super) identifications: Identifications,
     /// The path MTU cache.
     pub(super) paths: Paths,
+    /// The path MTUs from reports about datagrams. Who forges one need not know a segment in flight, so connections
+    /// do not use them.
+    pub(super) datagram_paths: Paths,
     /// Active opens without a requested home.
     pub(super) dialled: AtomicUsize,
 }

@@ -259,7 +259,8 @@ impl Shared {
             mtu,
             by: By::Router,
         });
-        self.addressing.paths.learn(to, found, self.clock.now());
+        let paths = &self.addressing.datagram_paths;
+        paths.learn(to, found, self.clock.now());
     }
 }
 
@@ -297,9 +298,11 @@ impl Host for Shared {
             let looped = network.is_own(to);
             (source(&network, from, to)?, looped, network.mtu_to(to))
         };
-        let path = (!looped).then(|| self.addressing.paths.get(to, self.clock.now()));
-        let known = path.flatten().map(|known| known.mtu);
-        let mtu = [mtu, known].into_iter().flatten().fold(link, usize::min);
+        let now = self.clock.now();
+        let paths = [&self.addressing.paths, &self.addressing.datagram_paths];
+        let known = paths.map(|paths| Some(paths.get(to, now)?.mtu).filter(|_| !looped));
+        let mtu = known.into_iter().chain([mtu]).flatten();
+        let mtu = mtu.fold(link, usize::min);
         Ok(Way {
             source,
             looped,

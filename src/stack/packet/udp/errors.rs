@@ -303,3 +303,19 @@ fn a_prohibited_flow_is_prohibited_to_its_client() {
         assert_eq!((icmp[0], icmp[1]), prohibited);
     }
 }
+
+/// Who forges a report about a datagram need not know any that was sent, so connections do not believe it.
+#[test]
+fn a_report_about_a_datagram_is_not_one_for_connections() {
+    for (v6, (own, peer)) in [false, true].into_iter().zip(OWN) {
+        let mut net = Net::new();
+        let _socket = net.bound(own);
+        let too_big = if v6 { (2, 0, 1280) } else { (3, 4, 600) };
+        net.raw(&error((own, peer), too_big));
+        net.turn();
+        let addressing = &net.stack.shared().addressing;
+        assert_eq!(net.stack.stats().datagram_icmp_errors, 1);
+        assert_eq!(addressing.paths.len(), 0);
+        assert_eq!(addressing.datagram_paths.len(), 1);
+    }
+}
