@@ -670,3 +670,30 @@ proptest! {
         prop_assert_eq!(sent, model.out);
     }
 }
+
+/// A stack sends itself the longest datagrams too.
+#[test]
+fn the_longest_datagrams_reach_the_stack_itself() {
+    for (own, other, longest) in [
+        ("10.0.0.1:7", "10.0.0.1:8", 65_507),
+        ("[fd00::1]:7", "[fd00::1]:8", 65_527),
+    ] {
+        let mut net = Net::new();
+        let (from, to) = (net.bound(own), net.bound(other));
+        let payload: Vec<u8> = (0..longest).map(|at: usize| at.to_be_bytes()[7]).collect();
+        from.send_to(&payload, other).unwrap();
+        net.turn();
+        assert_eq!(received(&to), Some((payload.clone(), at(own))));
+        let longer = [&payload[..], &[0]].concat();
+        let error = from.send_to(&longer, other).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        // Many at once, as one frame.
+        let many = Datagram::new([Buf::copy_of(&[1; 1000])], Addresses::to(at(other)));
+        let mut batch = vec![many; 100];
+        assert_eq!(from.send_many(&mut batch).unwrap(), 100);
+        net.turn();
+        net.turn();
+        let mut all = Vec::new();
+        assert_eq!(to.recv_many(&mut all, 1000).unwrap(), 100);
+    }
+}
