@@ -470,6 +470,10 @@ impl Task {
         if moved != Moved::default() && now.is_some() {
             self.status.progress.lock().moved(bytes, now);
         }
+        if stop == Stop::Rate {
+            let next = rcv.buf.first_record().map_or(0, |(len, _)| len);
+            self.status.progress.lock().waits_for(next);
+        }
         let cause = match stop {
             Stop::SinkGone => sink_error.map_or(Cause::SinkShutdown, Cause::SinkError),
             Stop::Loop => Cause::Loop,
@@ -661,6 +665,13 @@ impl Progress {
         self.moved_at = self.moved_at.and(now);
         if let Some(bucket) = &mut self.bucket {
             bucket.take(bytes);
+        }
+    }
+
+    /// It waits for its rate to allow a datagram of this length, or any bytes.
+    fn waits_for(&mut self, bytes: usize) {
+        if let Some(bucket) = &mut self.bucket {
+            bucket.wait_for(bytes);
         }
     }
 }

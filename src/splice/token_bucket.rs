@@ -26,8 +26,8 @@ pub struct Rate {
     /// Average bytes per second.
     pub bytes_per_second: NonZeroU64,
     /// Bytes that may be moved at once after an idle time. When they are used up, the splice waits
-    /// until the bytes of 10 ms are allowed again, or the burst if that is less: a burst of a few bytes
-    /// makes it slow at any rate.
+    /// until the bytes of 10 ms are allowed again, those of a datagram that is longer, or the burst if
+    /// that is less: a burst of a few bytes makes it slow at any rate.
     pub burst: NonZeroU64,
 }
 
@@ -38,6 +38,8 @@ pub(super) struct TokenBucket {
     /// Bytes times [`NANOS`], to avoid rounding.
     level: u128,
     at: Instant,
+    /// Bytes that can be used only together: those of a datagram.
+    whole: u64,
 }
 
 impl TokenBucket {
@@ -46,6 +48,7 @@ impl TokenBucket {
             rate,
             level: u128::from(rate.burst.get()) * NANOS,
             at: now,
+            whole: 0,
         }
     }
 
@@ -69,10 +72,16 @@ impl TokenBucket {
         self.level = self.level.saturating_sub(u128::from(bytes) * NANOS);
     }
 
-    /// When the bytes of 10 ms are allowed, or the burst if that is less.
+    /// What comes next needs so many bytes at once.
+    pub(super) fn wait_for(&mut self, bytes: usize) {
+        self.whole = bytes as u64;
+    }
+
+    /// When the bytes of 10 ms are allowed, or those of a longer datagram, or the burst if that is less.
     pub(super) fn refilled_at(&self) -> Option<Instant> {
         let rate = u128::from(self.rate.bytes_per_second.get());
-        let step = (rate / 100).clamp(1, self.rate.burst.get().into());
+        let step = (rate / 100).max(self.whole.into());
+        let step = step.clamp(1, self.rate.burst.get().into());
         let missing = (step * NANOS).saturating_sub(self.level);
         let nanos = u64::try_from(missing.div_ceil(rate)).unwrap_or(u64::MAX);
         self.at.checked_add(Duration::from_nanos(nanos))

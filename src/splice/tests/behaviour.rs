@@ -512,3 +512,39 @@ fn a_waiter_for_the_end_finds_the_bytes_given_to_the_sink() {
     bench.run();
     assert_eq!(seen.recv().unwrap(), (true, None));
 }
+
+/// A datagram that is longer than what 10 ms allow waits for all of its bytes: the splice does not try again and again.
+#[test]
+fn a_rate_waits_for_a_whole_datagram() {
+    let clock = Arc::new(TestClock {
+        start: SystemClock.now(),
+        millis: AtomicU64::new(0),
+    });
+    let pool = SplicePool::builder().workers(1).manual();
+    let pool = pool.clock(clock.clone()).build();
+    let ((a, b), (c, d)) = (local::datagram_pair(), local::datagram_pair());
+    let rate = Rate {
+        bytes_per_second: 1000.try_into().unwrap(),
+        burst: 2000.try_into().unwrap(),
+    };
+    let options = Options::default().pool(pool.clone()).rate(rate);
+    let splice = b.splice_to(&c, options.dispatch(Dispatch::Worker)).unwrap();
+    for _ in 0..2 {
+        a.send(&[7; 1400]).unwrap();
+    }
+    let mut turns = 0;
+    while pool.run_one() {
+        turns += 1;
+        assert!(turns < 10, "it does not come to rest");
+    }
+    assert_eq!(
+        (splice.bytes(), d.recv(&mut [0; 2000]).unwrap()),
+        (1400, 1400)
+    );
+    // Of 1400 bytes 600 are there.
+    let at = pool.poll_at().unwrap();
+    assert_eq!(at - clock.now(), Duration::from_millis(800));
+    clock.advance(800);
+    while pool.run_one() {}
+    assert_eq!(splice.bytes(), 2800);
+}
