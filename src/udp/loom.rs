@@ -57,9 +57,12 @@ impl Link for Stack {
 }
 
 impl Host for Stack {
-    fn way(&self, from: Option<IpAddr>, _to: IpAddr) -> Result<Way, SoError> {
+    fn way(&self, from: Source, _to: IpAddr) -> Result<Way, SoError> {
+        let Source::Named(source) = from else {
+            return Err(SoError::HostUnreachable);
+        };
         Ok(Way {
-            source: from.ok_or(SoError::HostUnreachable)?,
+            source,
             looped: false,
             mtu: 1500,
         })
@@ -102,6 +105,12 @@ impl Host for Stack {
     fn counters(&self, _of: Transport) -> &UdpCounters {
         &self.counters
     }
+
+    fn is_pressed(&self) -> (bool, bool) {
+        (false, false)
+    }
+
+    fn holds(&self, _before: usize, _after: usize) {}
 }
 
 /// A flow, and its stack, whose link has room for so many packets.
