@@ -545,12 +545,7 @@ impl Sending<'_> {
     }
 
     /// The first message was not sent: it had this many datagrams.
-    fn failed(
-        &mut self,
-        descriptor: &UdpSocket,
-        errno: Errno,
-        (run, batch): (usize, &[Datagram]),
-    ) {
+    fn failed(&mut self, descriptor: &UdpSocket, errno: Errno, (run, batch): (usize, &[Datagram])) {
         let Datagrams { offload, .. } = self.datagrams;
         // Perhaps it is an earlier datagram's, and this one was not looked at. Another thread may have taken the
         // report.

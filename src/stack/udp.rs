@@ -138,7 +138,11 @@ impl Shared {
             flow.receive(received, now);
             return true;
         }
-        if !self.addressing.network.lock().is_routed(tuple.remote) {
+        let passes = {
+            let network = self.addressing.network.lock();
+            network.is_routed(tuple.remote) && !network.is_broadcast(tuple.local)
+        };
+        if !passes {
             return false;
         }
         let flows = self.pings.listener_for(tuple, false);

@@ -1,6 +1,7 @@
 //! ICMP errors about datagrams: those that the stack sends, and those that it receives. RFC 1122 4.1.3.3.
 
 use super::*;
+use crate::stack::PingListener;
 
 /// An error about a datagram from `from` to `to`, as a router or the peer would send it to `from`.
 fn error((from, to): (&str, &str), (kind, code, word): (u8, u8, u32)) -> Vec<u8> {
@@ -317,5 +318,31 @@ fn a_report_about_a_datagram_is_not_one_for_connections() {
         assert_eq!(net.stack.stats().datagram_icmp_errors, 1);
         assert_eq!(addressing.paths.len(), 0);
         assert_eq!(addressing.datagram_paths.len(), 1);
+    }
+}
+
+/// Pings: one that is refused has no port that could be unreachable; one to all hosts of a network begins no flow.
+#[test]
+fn pings_are_refused_as_such_and_not_passed_on_to_many() {
+    let mut net = Net::new();
+    let options = PingListener::options();
+    let pings = PingListener::intercept(&net.stack, Intercept::all(), options).unwrap();
+    pings.set_nonblocking(true);
+    for (destination, why, expected) in [
+        ([192, 0, 2, 1], None, Some((3, 1))),
+        ([192, 0, 2, 1], Some(SoError::Prohibited), Some((3, 13))),
+        ([10, 0, 0, 255], None, None),
+    ] {
+        let ends = ([10, 0, 0, 2].into(), destination.into());
+        net.raw(&from_to(ends, 1, &message(ends, 8, 0, &[0, 7, 0, 1])));
+        net.turn();
+        let flow = pings.accept();
+        assert_eq!(flow.is_ok(), expected.is_some(), "{destination:?}");
+        if let Ok(flow) = flow {
+            why.into_iter().for_each(|why| flow.end().set_error(why));
+            flow.refuse();
+        }
+        let told = net.packets().first().map(|packet| (packet[20], packet[21]));
+        assert_eq!(told, expected);
     }
 }
