@@ -224,6 +224,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1_000) })]
+
         #[test]
         fn every_query_is_answered_and_nothing_else(bytes in prop_oneof![damaged(), vec(any::<u8>(), 0..100)]) {
             let mut names = Names::new("198.18.0.0/24".parse().unwrap(), Vec::new());

@@ -173,6 +173,7 @@ fn intercept(tool: &Arc<Tool>, stack: &Stack, arguments: &Arguments) -> io::Resu
     let idle = Duration::from_secs(arguments.udp_idle);
     let flows = FlowOptions::default()
         .max_flows(FLOWS)
+        .backlog(FLOWS)
         .answered_timeout(idle);
     let of_client = flows.clone().mapping(Mapping::Endpoint);
     let queries = flows.clone().unanswered_timeout(dns::IDLE);
