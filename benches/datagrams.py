@@ -2,7 +2,7 @@
 """Measures relays of datagrams beside their floor and beside other stacks: CPU of the relay, and delays.
 
 Client and server are the kernel's UDP in two network namespaces (made here, removed at the end). Contestants
-take turns within each round. CPU is user and system time of the relay's process from /proc, all threads. What the
+take turns within each round. CPU is the time of all threads of the relay's process (/proc/PID/task/*/schedstat). What the
 kernel does for a datagram that the relay writes, up to the server's socket, it does in the writer's context, so
 every contestant is charged that: compare within one table only.
 
@@ -71,6 +71,12 @@ def talk(options, *arguments):
     return [compare.newest(pathlib.Path(options.target) / "release", "udp_talk"), *map(str, arguments)]
 
 
+def cpu(pid):
+    """CPU seconds of a process and its children, to the nanosecond: of the threads that are there."""
+    tasks = [task for each in compare.tree(pid) for task in pathlib.Path(f"/proc/{each}/task").iterdir()]
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
 def started(process, limit=5.0):
     """Waits until a program says that it listens."""
     os.set_blocking(process.stdout.fileno(), False)
@@ -107,23 +113,23 @@ def measure(net, name, options):
         if options.load == "ping":
             # Begins the flow.
             run(net, options, "--ask", server, *shape, "--seconds", 0.2)
-        before = compare.cpu(relay.pid)
+        before = cpu(relay.pid)
         if options.load == "ping":
             said = run(net, options, "--ask", server, *shape, "--seconds", options.seconds)
-            cpu = compare.cpu(relay.pid) - before
-            return {"p50": said["p50"], "p99": said["p99"], "cpu": cpu * 1e6 / said["datagrams"], "lost": said["lost"]}
+            taken = cpu(relay.pid) - before
+            return {"p50": said["p50"], "p99": said["p99"], "cpu": taken * 1e6 / said["datagrams"], "lost": said["lost"]}
         said = run(net, options, "--send", server, *shape, "--flows", options.flows, "--burst", options.burst,
                    "--segment", options.segment, "--rate", options.rate, "--seconds", options.seconds)  # fmt: skip
         time.sleep(0.3)  # until the last one has arrived
-        cpu = compare.cpu(relay.pid) - before
+        taken = cpu(relay.pid) - before
         far_end.send_signal(signal.SIGTERM)
         arrived = json.loads(far_end.communicate(timeout=5)[0].splitlines()[-1])
-        if not arrived["datagrams"] or not cpu:
-            raise RuntimeError(f"nothing arrived, or it took no time: {said} {arrived} {cpu}")
+        if not arrived["datagrams"] or not taken:
+            raise RuntimeError(f"nothing arrived, or it took no time: {said} {arrived} {taken}")
         return {
-            "per_cpu": arrived["datagrams"] / cpu / 1e3,
-            "cpu": cpu * 1e6 / arrived["datagrams"],
-            "per_gb": cpu / (arrived["bytes"] / 1e9),
+            "per_cpu": arrived["datagrams"] / taken / 1e3,
+            "cpu": taken * 1e6 / arrived["datagrams"],
+            "per_gb": taken / (arrived["bytes"] / 1e9),
             "rate": arrived["datagrams"] / said["seconds"] / 1e3,
             "lost": 100 * (1 - arrived["datagrams"] / max(1, said["sent"])),
             "message": arrived["datagrams"] / arrived["messages"],
@@ -202,7 +208,7 @@ def main():
     shape, contestants = LOADS[options.load]
     defaults = {"size": 64, "segment": 1, "rate": 0} | shape
     for key, value in defaults.items():
-        if getattr(options, key) in (None, False):
+        if getattr(options, key) is None or getattr(options, key) is False:
             setattr(options, key, value)
     places = [pathlib.Path(options.target), pathlib.Path(__file__).parent / "peers" / "target"]
     programs = [place / "release" / "sosplice-peers" for place in places]

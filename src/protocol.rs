@@ -21,11 +21,11 @@
 //!
 //! **Protocol methods are entered with no lock held.**
 
-use crate::buf::{Buf, Chain, Gather, Taken};
+use crate::buf::{Buf, Chain, Taken};
 use crate::end::{End, Role};
 use crate::error::{Flavor, SoError};
 use crate::lock::{self, Condvar, Guard, RCV, SND};
-use crate::sockbuf::{Addresses, SockBuf};
+use crate::sockbuf::{Addresses, Run, SockBuf};
 use crate::sync::{Protection, intact};
 use smallvec::SmallVec;
 use std::any::Any;
@@ -506,21 +506,16 @@ impl SocketEnd {
 
     /// Appends received datagrams, with one wake-up for all of them, while memory is short or not. Returns how many
     /// found room, and calls `held` with the memory of the buffer then.
-    pub(crate) fn append_records_rcv(
+    pub(crate) fn append_run_rcv(
         &self,
-        datagrams: impl IntoIterator<Item = (Gather, Addresses)>,
+        run: Run,
         pressed: bool,
         held: impl FnOnce(usize),
     ) -> usize {
         let mut rcv = self.rcv();
         rcv.buf.set_pressed(pressed);
-        let mut taken = 0;
-        for (payload, addresses) in datagrams {
-            if rcv.buf.is_closed() {
-                break;
-            }
-            taken += usize::from(rcv.buf.append_record(payload, addresses));
-        }
+        let closed = rcv.buf.is_closed();
+        let taken = if closed { 0 } else { rcv.buf.append_run(run) };
         held(rcv.buf.records_memory());
         if taken > 0 {
             self.sorwakeup(&rcv, Wakeup::Data);

@@ -5,6 +5,7 @@
 
 mod records;
 
+pub(crate) use records::Run;
 pub use records::{Addresses, Datagram};
 
 use crate::buf::{Buf, Chain, Taken};

@@ -30,8 +30,9 @@ use crate::ip::{self, Tuple};
 use crate::link::{Capabilities, Link, Packet, TransmitError};
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::{Protocol, SoState, SocketEnd, Wakeup};
-use crate::sockbuf::{Addresses, Datagram};
+use crate::sockbuf::{Addresses, Run};
 use crate::turn::Turn;
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -195,7 +196,7 @@ pub(crate) struct Udp {
     hop_limit: AtomicU8,
     sending: Turn,
     /// Datagrams that were taken from `so_snd`, and wait for room in the link.
-    waiting: Mutex<Vec<Datagram>, LEAF>,
+    waiting: Mutex<VecDeque<Run>, LEAF>,
     /// How much of the first of them has been sent in fragments.
     partly: Mutex<Option<Progress>, LEAF>,
     /// Memory of `so_rcv` that the stack has counted; changed under its lock.
@@ -266,7 +267,7 @@ impl Udp {
 
     /// Payload bytes that were taken from `so_snd` and wait for room in the link.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.lock().iter().map(Datagram::len).sum()
+        self.waiting.lock().iter().map(Run::len).sum()
     }
 
     /// Connects a bound socket: it receives from this peer only, and sends to it.
@@ -305,7 +306,7 @@ impl Udp {
     }
 
     /// Datagrams have arrived.
-    pub(crate) fn receive(&self, received: &Received, now: Instant) {
+    pub(crate) fn receive(&self, received: Received, now: Instant) {
         self.touch(now);
         let (local, peer) = received.tuple.ends();
         let addresses = match &self.kind {
@@ -314,17 +315,18 @@ impl Udp {
             // To the program these are the client's own datagrams, on their way out.
             Kind::Endpoint { .. } => Addresses::to(local),
         };
-        let datagrams = received.datagrams().map(|payload| (payload, addresses));
+        let count = received.count();
         let taken = match self.host.is_pressed() {
             (_, true) => 0,
             (pressed, false) => {
                 let held = |memory| self.count(memory);
-                self.end.append_records_rcv(datagrams, pressed, held)
+                self.end
+                    .append_run_rcv(received.run(addresses), pressed, held)
             }
         };
         let counters = self.host.counters(self.transport);
         counters.received.add(taken as u64);
-        counters.dropped.add((received.count() - taken) as u64);
+        counters.dropped.add((count - taken) as u64);
     }
 
     /// `so_rcv`, which is locked, holds so much memory.
@@ -396,9 +398,8 @@ impl Udp {
                 if batch.is_empty() {
                     return;
                 }
-                let left = Batch::new(self).transmit(&batch);
-                if left < batch.len() {
-                    batch.drain(..left);
+                Batch::new(self).transmit(&mut batch);
+                if !batch.is_empty() {
                     *self.waiting.lock() = batch;
                     if let Some(me) = self.me.upgrade() {
                         self.host.blocked(&me);
@@ -410,12 +411,14 @@ impl Udp {
     }
 
     /// Takes datagrams from `so_snd`.
-    fn take(&self, batch: &mut Vec<Datagram>) {
+    fn take(&self, batch: &mut VecDeque<Run>) {
         let mut snd = self.end.snd();
-        while batch.len() < BATCH
-            && let Some((payload, addresses)) = snd.buf.take_record()
+        let mut left = BATCH;
+        while left > 0
+            && let Some(run) = snd.buf.take_run((MOST - wire::MAX_HEADERS, left))
         {
-            batch.push(Datagram { payload, addresses });
+            left -= run.count();
+            batch.push_back(run);
         }
         if !batch.is_empty() {
             self.end.sowwakeup(&snd, Wakeup::Space);
@@ -505,68 +508,75 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Sends datagrams from the front; returns how many are done with.
-    fn transmit(&mut self, batch: &[Datagram]) -> usize {
-        let (mut at, mut sent) = (0, 0);
+    /// Sends datagrams from the front. Those that are left wait for room.
+    fn transmit(&mut self, batch: &mut VecDeque<Run>) {
+        let mut sent = 0;
         let counters = self.udp.host.counters(self.udp.transport);
-        while at < batch.len() {
-            let (count, result) = self.next(&batch[at..]);
-            match result {
+        while let Some(mut run) = batch.pop_front() {
+            let route = self.route_for(run.addresses);
+            let most = route.map_or(1, |route| self.together(&route, run.size));
+            if most < run.count() {
+                let first = run.cut(most);
+                batch.push_front(std::mem::replace(&mut run, first));
+            }
+            let count = run.count();
+            let result = route.map_err(Trouble::Failed);
+            match result.and_then(|route| self.send(&route, &run)) {
                 Ok(()) => sent += count,
-                Err(Trouble::Full) => break,
+                Err(Trouble::Full) => {
+                    batch.push_front(run);
+                    break;
+                }
                 Err(Trouble::Dropped) => counters.unsent.add(count as u64),
                 Err(Trouble::Failed(error)) => {
                     counters.unsent.add(count as u64);
                     self.udp.end.fail_once(error);
                 }
             }
-            at += count;
         }
         if sent > 0 {
             self.udp.answered.store(true, Ordering::Relaxed);
             self.udp.touch(self.udp.host.now());
             counters.sent.add(sent as u64);
         }
-        at
     }
 
-    /// Sends the first datagram, and those behind it that fit into one super-frame. Returns how many these are.
-    fn next(&mut self, batch: &[Datagram]) -> (usize, Result<(), Trouble>) {
-        let first = &batch[0];
-        let mut partly = self.partly.take();
-        let route = match self.route_for(first.addresses) {
-            Ok(route) => route,
-            Err(error) => return (1, Err(Trouble::Failed(error))),
-        };
+    /// How many datagrams of this size may go in one packet, which the link cuts.
+    fn together(&mut self, route: &Route, size: usize) -> usize {
         let udp = self.udp;
         let v4 = route.to.is_ipv4();
         let headers = udp.transport.headers(v4);
-        let len = first.len();
-        if headers + len > wire::largest(v4) {
-            return (1, Err(Trouble::Failed(SoError::MessageSize)));
+        let caps = self.capabilities(udp.host.link(udp.queue, route.way.looped), route.way.looped);
+        let most = match v4 {
+            true => caps.datagrams_v4,
+            false => caps.datagrams_v6,
+        };
+        // A link that cuts computes the checksum of each datagram.
+        let fits = headers + size <= route.way.mtu;
+        let cuts = fits && caps.checksum && size > 0 && udp.transport == Transport::Udp;
+        let most = most.filter(|_| cuts).unwrap_or(0).min(MOST);
+        (most.saturating_sub(headers) / size.max(1)).clamp(1, MAX_SEGMENTS)
+    }
+
+    /// Sends datagrams in one packet.
+    fn send(&mut self, route: &Route, run: &Run) -> Result<(), Trouble> {
+        let mut partly = self.partly.take();
+        let udp = self.udp;
+        let v4 = route.to.is_ipv4();
+        let headers = udp.transport.headers(v4);
+        if headers + run.size > wire::largest(v4) {
+            return Err(Trouble::Failed(SoError::MessageSize));
         }
         let link = udp.host.link(udp.queue, route.way.looped);
         let caps = self.capabilities(link, route.way.looped);
-        let fits = headers + len <= route.way.mtu;
-        let most = if v4 {
-            caps.datagrams_v4
-        } else {
-            caps.datagrams_v6
-        };
-        // A link that cuts computes the checksum of each datagram.
-        let cuts = fits && caps.checksum && len > 0 && udp.transport == Transport::Udp;
-        let most = most.filter(|_| cuts).unwrap_or(0).min(MOST);
-        let count = Datagram::run(batch, (most.saturating_sub(headers), MAX_SEGMENTS));
-        let pieces = batch[..count].iter().flat_map(|one| one.payload.iter());
-        let (header, payload) =
-            match udp.composed(&route, pieces.cloned().collect(), caps.checksum && fits) {
-                Some(packet) => packet,
-                None => return (1, Err(Trouble::Dropped)),
-            };
+        let fits = headers + run.size <= route.way.mtu;
+        let (header, payload) = udp
+            .composed(route, run.payload.clone(), caps.checksum && fits)
+            .ok_or(Trouble::Dropped)?;
         let mut packet =
             Packet::new(header.bytes(), &payload, header.ip_header_len).checksum(header.checksum);
-        if count > 1 {
-            packet = packet.segment(u16::try_from(len).ok().and_then(NonZeroU16::new));
+        if run.count() > 1 {
+            packet = packet.segment(u16::try_from(run.size).ok().and_then(NonZeroU16::new));
         }
         let sent = match fits {
             true => link.transmit(&packet),
@@ -578,10 +588,7 @@ impl<'a> Batch<'a> {
         if matches!(sent, Err(TransmitError::Full)) {
             *udp.partly.lock() = partly;
         }
-        (
-            count,
-            sent.map_err(|error| Trouble::of(&error, route.way.looped)),
-        )
+        sent.map_err(|error| Trouble::of(&error, route.way.looped))
     }
 
     fn capabilities(&mut self, link: &dyn Link, looped: bool) -> Capabilities {

@@ -146,6 +146,19 @@ impl Chain {
         self.collect(bytes, expected);
     }
 
+    /// As [`append`](Self::append), but a tiny buffer is copied into a frame that has room for as much as is there
+    /// already: many of them take a few frames.
+    pub(crate) fn append_gathered(&mut self, buf: Buf) {
+        let joins = |last: &mut Link| last.buf.join(&buf);
+        if buf.len() >= COPY_BELOW {
+            self.append(buf);
+        } else if self.links.back_mut().is_some_and(joins) {
+            self.grown(buf.len());
+        } else {
+            self.collect(&buf, self.len());
+        }
+    }
+
     /// As [`append_copy`](Self::append_copy): a new frame has room for `expected` bytes, within limits.
     fn collect(&mut self, mut bytes: &[u8], expected: usize) {
         if let Some(last) = self.links.back_mut() {

@@ -28,7 +28,7 @@ use crate::counter::Counter;
 use crate::error::SoError;
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::{Protocol, SoState, SocketEnd, Wakeup};
-use crate::sockbuf::{Addresses, Datagram};
+use crate::sockbuf::{Addresses, Run};
 use crate::socket::Socket;
 use crate::turn::Turn;
 use messages::{Control, MESSAGES, Message, Outgoing, Room, SEGMENTS};
@@ -105,9 +105,9 @@ pub(super) struct Datagrams {
     /// datagram that leaves a device would wake it.
     asks_for_room: AtomicBool,
     /// Datagrams that were read, and found no room.
-    held: Mutex<VecDeque<Datagram>, LEAF>,
+    held: Mutex<VecDeque<Run>, LEAF>,
     /// Datagrams that were taken from `so_snd`, and that the kernel has no room for.
-    waiting: Mutex<Vec<Datagram>, LEAF>,
+    waiting: Mutex<VecDeque<Run>, LEAF>,
     /// Length of the longest messages that were read of late.
     usual: AtomicUsize,
     offload: Offload,
@@ -241,21 +241,29 @@ impl Datagrams {
     }
 
     /// Moves datagrams to `so_rcv` as far as it has room. Returns how many messages may be read, if any.
-    fn deliver(&self, held: &mut VecDeque<Datagram>) -> Option<usize> {
+    fn deliver(&self, held: &mut VecDeque<Run>) -> Option<usize> {
         let mut rcv = self.end.rcv();
         if rcv.buf.is_closed() {
             return None;
         }
         let mut any = false;
-        while let Some(first) = held.front() {
+        while let Some(mut first) = held.pop_front() {
+            let (space, room) = (rcv.buf.space(), rcv.buf.record_limit() - rcv.buf.records());
             // One that never finds room is dropped there, and counted.
-            let never = rcv.buf.is_empty() || first.len() > rcv.buf.hiwat();
-            if !never && !rcv.buf.has_room_for(first.len()) {
+            let never = rcv.buf.is_empty() || first.size > rcv.buf.hiwat();
+            let most = match first.len() <= space {
+                true => room,
+                false => (space / first.size.max(1)).min(room),
+            };
+            let now = most.max(usize::from(never));
+            if now < first.count() {
+                let begun = first.cut(now);
+                held.push_front(std::mem::replace(&mut first, begun));
+            }
+            if now == 0 {
                 break;
             }
-            if let Some(Datagram { payload, addresses }) = held.pop_front() {
-                any |= rcv.buf.append_record(payload, addresses);
-            }
+            any |= rcv.buf.append_run(first) > 0;
         }
         if any {
             self.end.sorwakeup(&rcv, Wakeup::Data);
@@ -327,13 +335,11 @@ impl Datagrams {
             }
             return Next::Stop;
         }
-        let mut left = 0;
         // Cleared first: readiness that is reported from here on counts.
         if self.may_write.swap(false, Ordering::AcqRel) {
-            left = self.transmit(descriptor, &batch);
+            self.transmit(descriptor, &mut batch);
         }
-        if left < batch.len() {
-            batch.drain(..left);
+        if !batch.is_empty() {
             *self.waiting.lock() = batch;
             self.ask_for_room(descriptor, true);
             return Next::Stop;
@@ -365,22 +371,25 @@ impl Datagrams {
     }
 
     /// Takes datagrams from `so_snd`.
-    fn take(&self, batch: &mut Vec<Datagram>) {
+    fn take(&self, batch: &mut VecDeque<Run>) {
         let mut unfit = 0;
         let mut snd = self.end.snd();
-        let mut any = false;
-        while batch.len() < BATCH
-            && let Some((payload, addresses)) = snd.buf.take_record()
+        let (mut any, mut left) = (false, BATCH);
+        let cuts = self.offload.works.load(Ordering::Relaxed);
+        let most = if cuts { SEGMENTS } else { 1 };
+        while left > 0
+            && let Some(mut run) = snd.buf.take_run((MOST, most.min(left)))
         {
             any = true;
-            let payload = match self.kind {
-                Kind::Udp => Some(payload),
-                Kind::Ping(form) => form.request(payload),
-            };
-            match payload {
-                Some(payload) => batch.push(Datagram::new(payload, addresses)),
-                None => unfit += 1,
+            left -= run.count();
+            if let Kind::Ping(form) = self.kind {
+                let Some(request) = form.request(run.payload) else {
+                    unfit += 1;
+                    continue;
+                };
+                run.payload = request;
             }
+            batch.push_back(run);
         }
         if any {
             self.end.sowwakeup(&snd, Wakeup::Space);
@@ -389,24 +398,93 @@ impl Datagrams {
         self.unsent.add(unfit);
     }
 
-    /// Sends datagrams from the front. Returns how many are done with: less than all, if the kernel has no room.
-    fn transmit(&self, descriptor: &UdpSocket, batch: &[Datagram]) -> usize {
-        let mut sending = Sending {
-            datagrams: self,
-            at: 0,
-            single: 0,
-            repeats: 0,
-        };
-        while sending.at < batch.len() {
-            let (outgoing, runs) = sending.messages(batch);
-            match messages::send(descriptor, &outgoing) {
-                Ok(count) => sending.done(runs[..count.min(runs.len())].iter().sum()),
-                Err(Errno::EAGAIN) => return sending.at,
+    /// Sends datagrams from the front. What is left waits until the kernel has room.
+    fn transmit(&self, descriptor: &UdpSocket, batch: &mut VecDeque<Run>) {
+        let mut repeats = 0;
+        while !batch.is_empty() {
+            self.offload.prepare(batch);
+            let outgoing = self.messages(batch);
+            let sent = messages::send(descriptor, &outgoing);
+            drop(outgoing);
+            match sent {
+                Ok(count) => {
+                    batch.drain(..count.min(batch.len()));
+                    repeats = 0;
+                }
+                Err(Errno::EAGAIN) => return,
                 Err(Errno::EINTR) => {}
-                Err(errno) => sending.failed(descriptor, errno, (runs[0], batch)),
+                Err(errno) => self.failed(descriptor, errno, (batch, &mut repeats)),
             }
         }
-        sending.at
+    }
+
+    /// Messages for one call.
+    fn messages<'b>(&self, batch: &'b VecDeque<Run>) -> Outgoing<'b> {
+        let mut outgoing = Outgoing::default();
+        for run in batch.iter().take(MESSAGES) {
+            let local = run.addresses.local;
+            let control = Control {
+                local: local.filter(|local| Some(*local) != self.own),
+                segment: (run.count() > 1)
+                    .then(|| u16::try_from(run.size).ok())
+                    .flatten(),
+            };
+            let plain = control == Control::default();
+            if !plain && !outgoing.messages.is_empty() {
+                break;
+            }
+            let begin = outgoing.pieces.len();
+            let bufs = run.payload.iter();
+            outgoing.pieces.extend(bufs.map(|buf| IoSlice::new(buf)));
+            let pieces = begin..outgoing.pieces.len();
+            outgoing.messages.push((pieces, run.addresses.peer));
+            outgoing.control = control;
+            if !plain {
+                break;
+            }
+        }
+        outgoing
+    }
+
+    /// The first message was not sent, after so many repetitions.
+    fn failed(
+        &self,
+        descriptor: &UdpSocket,
+        errno: Errno,
+        (batch, repeats): (&mut VecDeque<Run>, &mut usize),
+    ) {
+        // Perhaps it is an earlier datagram's, and this one was not looked at. Another thread may have taken the
+        // report.
+        let reports = self.take_reports(descriptor);
+        let earlier = reports > 0 && *repeats < ERRORS;
+        if earlier || *repeats == 0 && may_be_earlier(errno) {
+            *repeats += 1;
+            return;
+        }
+        let Some(first) = batch.front() else { return };
+        let (count, size) = (first.count(), first.size);
+        match errno {
+            // No device does it that this one is to leave by.
+            Errno::EIO if count > 1 => self.offload.works.store(false, Ordering::Relaxed),
+            Errno::EINVAL | Errno::EMSGSIZE if count > 1 => {
+                // A packet that holds such a datagram is too long for the path, if not for its source address.
+                if first.addresses.local.is_none() {
+                    let longest = &self.offload.longest;
+                    longest.fetch_min(size.saturating_sub(1), Ordering::Relaxed);
+                }
+                split_first(batch);
+            }
+            _ => {
+                batch.pop_front();
+                *repeats = 0;
+                self.unsent.add(count as u64);
+                // A full queue of a device drops, as one on the way would.
+                if errno != Errno::ENOBUFS {
+                    let error = so_error(errno).unwrap_or(SoError::HostUnreachable);
+                    self.end.fail_once(error);
+                }
+            }
+        }
     }
 
     /// A call has met an error that is not about what it was to do: an earlier datagram's.
@@ -479,116 +557,37 @@ impl Datagrams {
     }
 }
 
-/// Datagrams on their way to the kernel.
-struct Sending<'a> {
-    datagrams: &'a Datagrams,
-    /// Datagrams that are done with.
-    at: usize,
-    /// Up to here each datagram is a message.
-    single: usize,
-    /// How often the first one was tried again.
-    repeats: usize,
+impl Offload {
+    /// Splits runs at the front that the kernel does not cut.
+    fn prepare(&self, batch: &mut VecDeque<Run>) {
+        while let Some(first) = batch.front() {
+            let cut = self.works.load(Ordering::Relaxed)
+                && first.size <= self.longest.load(Ordering::Relaxed)
+                && first.payload.len() <= messages::PIECES;
+            if cut || first.count() == 1 {
+                return;
+            }
+            split_first(batch);
+        }
+    }
 }
 
-impl Sending<'_> {
-    /// Messages for one call, and how many datagrams each of them has.
-    fn messages<'b>(&self, batch: &'b [Datagram]) -> (Outgoing<'b>, Vec<usize>) {
-        let (mut outgoing, mut runs) = (Outgoing::default(), Vec::new());
-        let mut at = self.at;
-        while at < batch.len() && runs.len() < MESSAGES {
-            let run = self.run(&batch[at..], at);
-            let Addresses { peer, local } = batch[at].addresses;
-            let control = Control {
-                local: local.filter(|local| Some(*local) != self.datagrams.own),
-                segment: match run {
-                    1 => None,
-                    _ => u16::try_from(batch[at].len()).ok(),
-                },
-            };
-            let plain = control == Control::default();
-            if !plain && at > self.at {
-                break;
-            }
-            let bufs = batch[at..at + run].iter().flat_map(|one| &one.payload);
-            let begin = outgoing.pieces.len();
-            outgoing.pieces.extend(bufs.map(|buf| IoSlice::new(buf)));
-            outgoing.messages.push((begin..outgoing.pieces.len(), peer));
-            outgoing.control = control;
-            runs.push(run);
-            at += run;
-            if !plain {
-                break;
-            }
-        }
-        (outgoing, runs)
-    }
-
-    /// How many datagrams from the front become one message.
-    fn run(&self, batch: &[Datagram], at: usize) -> usize {
-        let Offload { works, longest } = &self.datagrams.offload;
-        let len = batch[0].len();
-        let cut = at >= self.single
-            && len > 0
-            && len <= longest.load(Ordering::Relaxed)
-            && works.load(Ordering::Relaxed);
-        if !cut {
-            return 1;
-        }
-        let run = Datagram::run(batch, (MOST, SEGMENTS));
-        let pieces: usize = batch[..run].iter().map(|one| one.payload.len()).sum();
-        if pieces > messages::PIECES { 1 } else { run }
-    }
-
-    fn done(&mut self, count: usize) {
-        self.at += count;
-        self.repeats = 0;
-    }
-
-    /// The first message was not sent: it had this many datagrams.
-    fn failed(&mut self, descriptor: &UdpSocket, errno: Errno, (run, batch): (usize, &[Datagram])) {
-        let Datagrams { offload, .. } = self.datagrams;
-        // Perhaps it is an earlier datagram's, and this one was not looked at. Another thread may have taken the
-        // report.
-        let reports = self.datagrams.take_reports(descriptor);
-        let earlier = reports > 0 && self.repeats < ERRORS;
-        if earlier || self.repeats == 0 && may_be_earlier(errno) {
-            self.repeats += 1;
-            return;
-        }
-        let first = &batch[self.at];
-        match errno {
-            // No device does it that this one is to leave by.
-            Errno::EIO if run > 1 => offload.works.store(false, Ordering::Relaxed),
-            Errno::EINVAL | Errno::EMSGSIZE if run > 1 => {
-                self.single = self.at + run;
-                // A packet that holds such a datagram is too long for the path, if not for its source address.
-                if first.addresses.local.is_none() {
-                    offload
-                        .longest
-                        .fetch_min(first.len().saturating_sub(1), Ordering::Relaxed);
-                }
-            }
-            _ => {
-                self.datagrams.unsent.add(run as u64);
-                self.done(run);
-                // A full queue of a device drops, as one on the way would.
-                if errno != Errno::ENOBUFS {
-                    let error = so_error(errno).unwrap_or(SoError::HostUnreachable);
-                    self.datagrams.end.fail_once(error);
-                }
-            }
-        }
+/// Makes the datagrams of the first run messages of their own.
+fn split_first(batch: &mut VecDeque<Run>) {
+    if let Some(mut run) = batch.pop_front() {
+        let each: Vec<Run> = (0..run.count()).map(|_| run.cut(1)).collect();
+        each.into_iter().rev().for_each(|one| batch.push_front(one));
     }
 }
 
 /// Messages on their way into frames.
 struct Packing {
     frame: FrameMut,
-    /// Lengths of the datagrams in the frame.
-    cuts: Vec<(usize, Addresses)>,
+    /// Length of each message in the frame, and of its datagrams.
+    cuts: Vec<(usize, usize, Addresses)>,
     /// Bytes to come.
     left: usize,
-    datagrams: VecDeque<Datagram>,
+    runs: VecDeque<Run>,
 }
 
 impl Packing {
@@ -597,7 +596,7 @@ impl Packing {
             frame: FrameMut::with_capacity(left.min(SHARED)),
             cuts: Vec::new(),
             left,
-            datagrams: VecDeque::new(),
+            runs: VecDeque::new(),
         }
     }
 
@@ -610,28 +609,31 @@ impl Packing {
         }
         self.left = self.left.saturating_sub(bytes.len());
         self.frame.bytes_mut().extend_from_slice(bytes);
-        if segment == 0 || bytes.len() <= segment {
-            self.cuts.push((bytes.len(), addresses));
-        } else {
-            let each = bytes.chunks(segment).map(|part| (part.len(), addresses));
-            self.cuts.extend(each);
-        }
+        let size = match segment {
+            0 => bytes.len(),
+            _ => segment.min(bytes.len()),
+        };
+        self.cuts.push((bytes.len(), size, addresses));
     }
 
-    /// Cuts the frame into datagrams.
+    /// Cuts the frame into messages.
     fn seal(&mut self, next: FrameMut) {
         let whole: Buf = std::mem::replace(&mut self.frame, next).freeze();
         let mut at = 0;
-        for (len, addresses) in self.cuts.drain(..) {
+        for (len, size, addresses) in self.cuts.drain(..) {
             let payload = Gather::from_iter([whole.slice(at..at + len)]);
             at += len;
-            self.datagrams.push_back(Datagram::new(payload, addresses));
+            self.runs.push_back(Run {
+                payload,
+                size,
+                addresses,
+            });
         }
     }
 
-    fn finish(mut self) -> VecDeque<Datagram> {
+    fn finish(mut self) -> VecDeque<Run> {
         self.seal(FrameMut::with_capacity(0));
-        self.datagrams
+        self.runs
     }
 }
 

@@ -3,7 +3,7 @@
 //! The bytes of all records lie in the buffer's chain, one behind the other, so that its memory is bounded as
 //! that of a stream is. A record without bytes is a record.
 
-use crate::buf::{Buf, Gather};
+use crate::buf::{Buf, Chain, Gather};
 use crate::sockbuf::SockBuf;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -79,26 +79,6 @@ impl Datagram {
         self.len() == 0
     }
 
-    /// How many datagrams from the front go into one super-frame of at most so many bytes of payload, and so many
-    /// datagrams: with the same addresses, and all of the same length, but for the last one, which may be shorter.
-    /// There is a first one, and it has bytes.
-    pub(crate) fn run(batch: &[Datagram], (most, limit): (usize, usize)) -> usize {
-        let first = &batch[0];
-        let size = first.len();
-        let (mut count, mut bytes) = (1, size);
-        for next in batch[1..].iter().take(limit.saturating_sub(1)) {
-            let len = next.len();
-            if len == 0 || len > size || next.addresses != first.addresses || bytes + len > most {
-                break;
-            }
-            (count, bytes) = (count + 1, bytes + len);
-            if len < size {
-                break;
-            }
-        }
-        count
-    }
-
     /// A copy of the bytes.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut all = Vec::with_capacity(self.len());
@@ -109,20 +89,92 @@ impl Datagram {
     }
 }
 
-/// One datagram's place.
+/// Datagrams of the same length, but for the last one, which may be shorter, with the same addresses, one behind the
+/// other: as they come in a super-frame, and leave in one. Empty datagrams are alone.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    /// The bytes of all of them, in order.
+    pub(crate) payload: Gather,
+    /// Length of each datagram.
+    pub(crate) size: usize,
+    pub(crate) addresses: Addresses,
+}
+
+impl Run {
+    pub(crate) fn len(&self) -> usize {
+        self.payload.iter().map(Buf::len).sum()
+    }
+
+    /// Number of datagrams.
+    pub(crate) fn count(&self) -> usize {
+        count(self.len(), self.size)
+    }
+
+    /// Cuts the first datagrams off: all, or so many.
+    pub(crate) fn cut(&mut self, datagrams: usize) -> Run {
+        let all = std::mem::take(&mut self.payload);
+        let mut chain = Chain::default();
+        all.into_iter().for_each(|buf| chain.append(buf));
+        let bytes = chain.len().min(datagrams.saturating_mul(self.size));
+        let mut payload = Gather::new();
+        chain.take_each(bytes, |buf| payload.push(buf));
+        chain.take_each(chain.len(), |buf| self.payload.push(buf));
+        Run { payload, ..*self }
+    }
+}
+
+/// Datagrams of this size in so many bytes. None without bytes is one.
+fn count(len: usize, size: usize) -> usize {
+    len.div_ceil(size.max(1)).max(1)
+}
+
+/// The place of a run of datagrams.
 #[derive(Debug, Clone, Copy)]
 struct Record {
-    /// Position in the chain behind its last byte.
+    /// Position in the chain of the first byte of the first datagram.
+    begin: u64,
+    /// Position behind the last byte of the last one.
     end: u64,
-    /// Splices that it has passed.
+    /// Length of each datagram.
+    size: u32,
+    /// Splices that they have passed.
     hops: u8,
     addresses: Addresses,
+}
+
+impl Record {
+    /// Bytes of the first datagrams.
+    fn bytes_of(&self, datagrams: usize) -> usize {
+        let most = (self.size as usize).saturating_mul(datagrams);
+        most.min(self.len())
+    }
+
+    fn len(&self) -> usize {
+        usize::try_from(self.end - self.begin).expect("invariant: it is in the chain")
+    }
+
+    fn count(&self) -> usize {
+        count(self.len(), self.size as usize)
+    }
+
+    /// Whether a run of this size can be its continuation.
+    fn continues(&self, next: &Record) -> bool {
+        let size = self.size as usize;
+        let fits = next.size == self.size || next.size < self.size && next.count() == 1;
+        size > 0
+            && next.size > 0
+            && fits
+            && self.len() % size == 0
+            && (self.hops, self.addresses) == (next.hops, next.addresses)
+    }
 }
 
 /// The places of all datagrams in a buffer.
 #[derive(Debug)]
 pub(super) struct Records {
     queue: VecDeque<Record>,
+    /// Datagrams of all of them.
+    count: usize,
     /// Most records.
     limit: usize,
     /// Records that found no room.
@@ -133,6 +185,7 @@ impl Records {
     pub(super) fn new(limit: usize) -> Records {
         Records {
             queue: VecDeque::new(),
+            count: 0,
             limit,
             dropped: 0,
         }
@@ -143,7 +196,7 @@ impl Records {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.queue.len() >= self.limit
+        self.count >= self.limit
     }
 
     pub(super) fn shrink(&mut self) {
@@ -152,6 +205,29 @@ impl Records {
 
     pub(super) fn clear(&mut self) {
         self.queue = VecDeque::new();
+        self.count = 0;
+    }
+
+    fn push(&mut self, record: Record) {
+        self.count += record.count();
+        match self.queue.back_mut() {
+            Some(last) if last.continues(&record) => last.end = record.end,
+            _ => self.queue.push_back(record),
+        }
+    }
+
+    /// Takes the first datagrams of the first run.
+    fn pop(&mut self, datagrams: usize) -> Option<Record> {
+        let first = self.queue.front_mut()?;
+        let mut popped = *first;
+        if datagrams < first.count() {
+            first.begin += first.bytes_of(datagrams) as u64;
+            popped.end = first.begin;
+        } else {
+            self.queue.pop_front();
+        }
+        self.count -= popped.count();
+        Some(popped)
     }
 }
 
@@ -193,14 +269,13 @@ impl SockBuf {
 
     /// Number of datagrams queued.
     pub fn records(&self) -> usize {
-        self.records
-            .as_ref()
-            .map_or(0, |records| records.queue.len())
+        self.records.as_ref().map_or(0, |records| records.count)
     }
 
     /// Real memory held, that of the datagrams' places included.
     pub(crate) fn records_memory(&self) -> usize {
-        self.memory() + self.records() * size_of::<Record>()
+        let places = self.records.as_ref().map_or(0, |it| it.queue.len());
+        self.memory() + places * size_of::<Record>()
     }
 
     /// Datagrams that found the buffer full, and were dropped.
@@ -242,15 +317,47 @@ impl SockBuf {
             self.queue_mut().dropped += 1;
             return false;
         }
-        payload.into_iter().for_each(|buf| self.chain.append(buf));
+        let begin = self.chain.end();
+        // Small ones are copied together: a frame for each would be more than what it holds.
+        for buf in payload {
+            self.chain.append_gathered(buf);
+        }
+        self.add(begin, len, (addresses, hops));
+        true
+    }
+
+    /// What was appended to the chain from this position on is a run.
+    fn add(&mut self, begin: u64, size: usize, (addresses, hops): (Addresses, u8)) {
         self.keep_memory_bounded();
         let end = self.chain.end();
-        self.queue_mut().queue.push_back(Record {
+        self.queue_mut().push(Record {
+            begin,
             end,
+            size: u32::try_from(size).expect("invariant: a datagram is smaller than 4 GiB"),
             hops,
             addresses,
         });
-        true
+    }
+
+    /// Appends the datagrams of a run. Returns how many found room; the others are dropped, and counted.
+    pub(crate) fn append_run(&mut self, mut run: Run) -> usize {
+        let (len, count) = (run.len(), run.count());
+        let room = self.record_limit() - self.records().min(self.record_limit());
+        if count == 1 || len <= self.space() && count <= room {
+            if count == 1 {
+                return self
+                    .append_hopped(run.payload, len, (run.addresses, 0))
+                    .into();
+            }
+            let begin = self.chain.end();
+            run.payload
+                .into_iter()
+                .for_each(|buf| self.chain.append_gathered(buf));
+            self.add(begin, run.size, (run.addresses, 0));
+            return count;
+        }
+        let each = (0..count).map(|_| self.append_run(run.cut(1)));
+        each.sum()
     }
 
     /// Length and addresses of the first datagram.
@@ -259,22 +366,41 @@ impl SockBuf {
         Some((self.length(first), first.addresses))
     }
 
+    /// Number of datagrams of the first run.
+    pub(crate) fn first_run(&self) -> usize {
+        let first = self.records.as_ref().and_then(|it| it.queue.front());
+        first.map_or(0, Record::count)
+    }
+
+    /// Bytes of the first datagram that are there.
     fn length(&self, first: &Record) -> usize {
-        usize::try_from(first.end - self.chain.start()).expect("invariant: it is in the chain")
+        let end = first.begin + first.bytes_of(1) as u64;
+        usize::try_from(end - self.chain.start()).expect("invariant: it is in the chain")
     }
 
     /// Takes the first datagram out by reference.
     pub fn take_record(&mut self) -> Option<(Gather, Addresses)> {
-        let (payload, addresses, _) = self.pop()?;
-        Some((payload, addresses))
+        let run = self.take_run((0, 1))?;
+        Some((run.payload, run.addresses))
     }
 
-    fn pop(&mut self) -> Option<(Gather, Addresses, u8)> {
-        let first = self.queue_mut().queue.pop_front()?;
-        let len = self.length(&first);
+    /// Takes datagrams of the first run out, by reference: one, and more up to so many bytes and so many datagrams.
+    pub(crate) fn take_run(&mut self, (bytes, datagrams): (usize, usize)) -> Option<Run> {
+        let first = self.queue().queue.front()?;
+        let size = first.size as usize;
+        let fit = (bytes / size.max(1)).clamp(1, datagrams);
+        let popped = self.queue_mut().pop(fit)?;
+        let len = usize::try_from(popped.end - self.chain.start()).unwrap_or(0);
         let mut payload = Gather::new();
         self.chain.take_each(len, |buf| payload.push(buf));
-        Some((payload, first.addresses, first.hops))
+        let addresses = popped.addresses;
+        // A single one may be a run's last, which is shorter.
+        let size = if popped.count() == 1 { len } else { size };
+        Some(Run {
+            payload,
+            size,
+            addresses,
+        })
     }
 
     /// Copies the first datagram out, as far as there is room, and leaves it. Returns how much was copied, how
@@ -288,13 +414,13 @@ impl SockBuf {
 
     /// Drops the first datagram; what it held is to be dropped after the lock.
     pub(crate) fn drop_record(&mut self) -> Option<Gather> {
-        self.pop().map(|(payload, ..)| payload)
+        self.take_record().map(|(payload, _)| payload)
     }
 
     /// Of a datagram whose bytes are being taken from the front, drops the rest. Nothing, in the buffer of a
     /// stream.
     pub(crate) fn end_record(&mut self) {
-        let first = self.records.as_mut().and_then(|it| it.queue.pop_front());
+        let first = self.records.as_mut().and_then(|it| it.pop(1));
         if let Some(first) = first {
             let rest = self.length(&first);
             self.chain.advance(rest);
@@ -310,32 +436,53 @@ impl SockBuf {
     /// Moves the first datagram to the end of another buffer, which has room for it, by reference, with its
     /// addresses, and no splice.
     pub(crate) fn pass_record_to(&mut self, other: &mut SockBuf) {
-        if let Some((payload, addresses, hops)) = self.pop() {
-            let len = payload.iter().map(Buf::len).sum();
-            other.append_hopped(payload, len, (addresses, hops));
-        }
+        self.hand_over(other, 1, |addresses, hops| (addresses, hops));
     }
 
-    /// Moves the first datagram to the end of another buffer, which has room for it, by reference. It has
-    /// then passed one more splice; `addressed`: with its addresses.
-    pub(crate) fn move_record_to(&mut self, other: &mut SockBuf, addressed: bool) {
-        let Some((payload, addresses, hops)) = self.pop() else {
-            return;
+    /// Moves the first datagrams of the first run to the end of another buffer, which has room for them, by reference.
+    /// They have then passed one more splice; `addressed`: with their addresses. Returns their bytes.
+    pub(crate) fn move_records_to(
+        &mut self,
+        other: &mut SockBuf,
+        datagrams: usize,
+        addressed: bool,
+    ) -> usize {
+        self.hand_over(other, datagrams, |addresses, hops| {
+            let kept = if addressed {
+                addresses
+            } else {
+                Addresses::default()
+            };
+            (kept, hops.saturating_add(1))
+        })
+    }
+
+    fn hand_over(
+        &mut self,
+        other: &mut SockBuf,
+        datagrams: usize,
+        change: impl FnOnce(Addresses, u8) -> (Addresses, u8),
+    ) -> usize {
+        let Some(popped) = self.queue_mut().pop(datagrams) else {
+            return 0;
         };
-        let addresses = if addressed {
-            addresses
+        let len = usize::try_from(popped.end - self.chain.start()).unwrap_or(0);
+        let begin = other.chain.end();
+        self.chain
+            .take_each(len, |buf| other.chain.append_gathered(buf));
+        let size = if popped.count() == 1 {
+            len
         } else {
-            Addresses::default()
+            popped.size as usize
         };
-        let len = payload.iter().map(Buf::len).sum();
-        other.append_hopped(payload, len, (addresses, hops.saturating_add(1)));
+        other.add(begin, size, change(popped.addresses, popped.hops));
+        len
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buf::Chain;
     use proptest::prelude::*;
 
     #[derive(Debug, Clone)]
@@ -409,7 +556,7 @@ mod tests {
                     assert_eq!(seen, want);
                 }
                 Op::Move => {
-                    self.buf.move_record_to(&mut self.other, true);
+                    self.buf.move_records_to(&mut self.other, 1, true);
                     self.moved.extend(self.model.pop_front());
                 }
                 Op::Pressed(pressed) => self.buf.set_pressed(pressed),

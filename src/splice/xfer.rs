@@ -81,13 +81,28 @@ pub(super) fn transfer_records(
     loop {
         match next_record(rcv, snd, &terms, moved) {
             Ok(len) => {
-                rcv.move_record_to(snd, terms.addressed);
-                moved.bytes += len;
-                moved.datagrams += 1;
+                let count = alike(rcv, snd, &terms, (moved, len));
+                moved.bytes += rcv.move_records_to(snd, count, terms.addressed);
+                moved.datagrams += count;
             }
             Err(stop) => return (moved, stop),
         }
     }
+}
+
+/// How many datagrams of the first run are to be moved if the first one is, which has this length.
+fn alike(rcv: &SockBuf, snd: &SockBuf, terms: &XferLimits, (moved, len): (Moved, usize)) -> usize {
+    let left = terms.limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    });
+    let bytes = left
+        .min(terms.allowance)
+        .min(terms.quantum)
+        .saturating_sub(moved.bytes)
+        .min(snd.space());
+    let records = (QUANTUM - moved.datagrams).min(snd.record_limit() - snd.records());
+    let most = (bytes / len.max(1)).min(records).max(1);
+    rcv.first_run().min(most)
 }
 
 /// The length of the next datagram, if it is to be moved.

@@ -49,6 +49,9 @@ const REFILLS: usize = 3;
 /// The driver lags behind when this many batches in a row were full, with this many bytes in each: with
 /// less, waking a worker would cost more than it saves.
 const LAG: (u32, usize) = (4, 32 * 1024);
+/// After this many bytes of datagrams their splices run, before the batch is over: super-frames would fill the buffers
+/// of a flow, and what was received is still in the caches.
+const DATAGRAMS: usize = 48 * 1024;
 /// How long a stack without handles may take to deliver sent data.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -68,6 +71,8 @@ pub struct Driver {
     full: u32,
     /// Number of segments of this batch and their payload bytes; added to the counters together.
     segments: (u64, u64),
+    /// Payload bytes of datagrams since splices last ran.
+    datagrams: usize,
     backoff: Backoff,
     /// Refused packets that were reported.
     refused: u64,
@@ -98,6 +103,7 @@ impl Driver {
             strangers: 0,
             full: 0,
             segments: (0, 0),
+            datagrams: 0,
             backoff: Backoff::default(),
             refused: 0,
             busy,
@@ -156,8 +162,14 @@ impl Driver {
         let mut gone = None;
         run_list::scope(budget, || {
             let by_link = received;
-            let batch = frames.drain(..).enumerate();
-            batch.for_each(|(at, frame)| self.input(frame, at >= by_link, now));
+            let mut left = budget;
+            for (at, frame) in frames.drain(..).enumerate() {
+                self.input(frame, at >= by_link, now);
+                if self.datagrams >= DATAGRAMS {
+                    self.datagrams = 0;
+                    run_list::drain(&mut left);
+                }
+            }
             // A flood of frames for no connection must not make the batches of connections smaller:
             // each connection's share of a batch is served together, with one acknowledgement.
             for _ in 0..REFILLS {
@@ -173,7 +185,6 @@ impl Driver {
             self.strangers = 0;
             self.home().frames.add((received + looped) as u64);
             self.count();
-            let mut left = budget;
             // One connection after the other, each with the splices that it wakes, while it is in the
             // caches.
             for conn in self.touched.drain(..) {
@@ -475,7 +486,7 @@ impl Driver {
         nowhere || !beginner && self.shared.addressing.network.lock().is_martian(source)
     }
 
-    fn datagram(&self, mut frame: Frame, ip: &ip::Packet, (looped, now): (bool, Instant)) {
+    fn datagram(&mut self, mut frame: Frame, ip: &ip::Packet, (looped, now): (bool, Instant)) {
         frame.pull_up(ip.header_len + udp::wire::UDP_HEADER);
         let received = match udp::wire::parse(&frame, ip) {
             Ok(received) => received,
@@ -488,18 +499,16 @@ impl Driver {
             }
             Err(why) => return self.shared.received.dropped(why).add(1),
         };
-        let outcome = self.shared.datagram(self.queue, (&received, looped), now);
+        let count = received.count();
+        self.datagrams += received.len;
+        let outcome = self.shared.datagram(self.queue, (received, looped), now);
         let Outcome::Nobody { own } = outcome else {
             return;
         };
         if !looped && self.claimed(&frame) {
             return;
         }
-        self.shared
-            .udp
-            .counters
-            .no_port
-            .add(received.count() as u64);
+        self.shared.udp.counters.no_port.add(count as u64);
         self.shared.received.stray.add(1);
         if own {
             let link = self.home().way_back(looped);
@@ -521,7 +530,7 @@ impl Driver {
         let (_, destination) = ip::addresses(&frame.head);
         if !self.shared.is_own(destination) {
             let ping = udp::echo::parse(frame, ip_header_len).filter(|_| !looped);
-            if ping.is_some_and(|ping| self.shared.ping(self.queue, &ping, now)) {
+            if ping.is_some_and(|ping| self.shared.ping(self.queue, ping, now)) {
                 return;
             }
             if !self.claimed(frame) {

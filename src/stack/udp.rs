@@ -70,10 +70,10 @@ impl Shared {
     pub(in crate::stack) fn datagram(
         self: &Arc<Self>,
         queue: u16,
-        (received, looped): (&Received, bool),
+        (received, looped): (Received, bool),
         now: Instant,
     ) -> Outcome {
-        let tuple = &received.tuple;
+        let tuple = &{ received.tuple };
         if let Some(udp) = self.udp.flow(tuple) {
             // A flow's client is no address of the stack.
             match looped {
@@ -130,10 +130,10 @@ impl Shared {
     pub(in crate::stack) fn ping(
         self: &Arc<Self>,
         queue: u16,
-        received: &Received,
+        received: Received,
         now: Instant,
     ) -> bool {
-        let tuple = &received.tuple;
+        let tuple = &{ received.tuple };
         if let Some(flow) = self.pings.flow(tuple) {
             flow.receive(received, now);
             return true;
@@ -165,7 +165,7 @@ impl Shared {
     fn begin_flow(
         self: &Arc<Self>,
         flows: &Arc<Flows>,
-        (transport, queue, received): (Transport, u16, &Received),
+        (transport, queue, received): (Transport, u16, Received),
         now: Instant,
     ) {
         let table = self.datagrams(transport);

@@ -5,6 +5,7 @@ use crate::ip::header::pseudo_header;
 use crate::ip::packet::{payload_of, sum_payload};
 use crate::ip::{self, IPV4_HEADER, IPV6_HEADER, Malformed, PROTO_UDP, Tuple, be16, is_endpoint};
 use crate::link::{Checksum, Frame};
+use crate::sockbuf::{Addresses, Run};
 use std::net::SocketAddr;
 
 pub(crate) const UDP_HEADER: usize = 8;
@@ -32,15 +33,14 @@ pub(crate) struct Received {
 }
 
 impl Received {
-    /// Each datagram's payload.
-    pub(crate) fn datagrams(&self) -> impl Iterator<Item = Gather> + '_ {
+    /// The datagrams, to and from these addresses.
+    pub(crate) fn run(self, addresses: Addresses) -> Run {
         let size = self.segment.filter(|size| *size < self.len);
-        let size = size.unwrap_or(self.len.max(1));
-        let count = self.len.div_ceil(size).max(1);
-        (0..count).map(move |at| {
-            let start = at * size;
-            slice(&self.payload, start, size.min(self.len - start))
-        })
+        Run {
+            size: size.unwrap_or(self.len),
+            payload: self.payload,
+            addresses,
+        }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -49,24 +49,6 @@ impl Received {
             _ => 1,
         }
     }
-}
-
-/// References to `len` bytes behind the first `skip`.
-fn slice(bufs: &[Buf], mut skip: usize, mut len: usize) -> Gather {
-    let mut found = Gather::new();
-    for buf in bufs {
-        if len == 0 {
-            break;
-        }
-        if skip >= buf.len() {
-            skip -= buf.len();
-            continue;
-        }
-        let count = (buf.len() - skip).min(len);
-        found.push(buf.slice(skip..skip + count));
-        (skip, len) = (0, len - count);
-    }
-    found
 }
 
 /// The datagram in a packet of UDP.
@@ -276,16 +258,17 @@ mod tests {
             frame.segment = std::num::NonZeroU16::new(size);
             let ip = ip::parse(&mut frame).unwrap();
             let received = parse(&frame, &ip).unwrap();
-            let found: Vec<usize> = received
-                .datagrams()
-                .map(|payload| payload.iter().map(Buf::len).sum())
-                .collect();
-            assert_eq!((received.count(), found), (lens.len(), lens));
+            let count = received.count();
+            let mut run = received.run(Addresses::default());
+            assert_eq!((count, run.count()), (lens.len(), lens.len()));
+            let found: Vec<usize> = (0..count).map(|_| run.cut(1).len()).collect();
+            assert_eq!((found, run.len()), (lens, 0));
         }
         let empty = packet(true, b"");
         let mut frame = Frame::new(&empty);
         let ip = ip::parse(&mut frame).unwrap();
         let received = parse(&frame, &ip).unwrap();
-        assert_eq!((received.count(), received.datagrams().count()), (1, 1));
+        let count = received.count();
+        assert_eq!((count, received.run(Addresses::default()).count()), (1, 1));
     }
 }
