@@ -8,6 +8,7 @@
 //! wait for room in the link.
 
 pub(in crate::stack) mod backoff;
+mod collected;
 #[cfg(target_os = "linux")]
 mod multi;
 pub(in crate::stack) mod queue;
@@ -25,6 +26,7 @@ use crate::stack::accept::begin::Begun;
 use crate::stack::demux::conn_table::Entry;
 use crate::stack::demux::stateless;
 use crate::stack::driver::backoff::Backoff;
+use crate::stack::driver::collected::Collected;
 use crate::stack::driver::queue::Queue;
 use crate::stack::fused_link::FusedLink;
 use crate::stack::udp::Outcome;
@@ -37,6 +39,7 @@ use crate::tcp::service::Work;
 use crate::tcp::time_wait::TimeWait;
 use crate::tcp::wire::{self, Parsed, SYN, Segment};
 use crate::udp;
+use crate::udp::wire::Received;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -73,6 +76,8 @@ pub struct Driver {
     segments: (u64, u64),
     /// Payload bytes of datagrams since splices last ran.
     datagrams: usize,
+    /// Small datagrams of one flow.
+    collected: Option<Collected>,
     backoff: Backoff,
     /// Refused packets that were reported.
     refused: u64,
@@ -104,6 +109,7 @@ impl Driver {
             full: 0,
             segments: (0, 0),
             datagrams: 0,
+            collected: None,
             backoff: Backoff::default(),
             refused: 0,
             busy,
@@ -167,6 +173,7 @@ impl Driver {
                 self.input(frame, at >= by_link, now);
                 if self.datagrams >= DATAGRAMS {
                     self.datagrams = 0;
+                    self.deliver_collected(now);
                     run_list::drain(&mut left);
                 }
             }
@@ -182,6 +189,7 @@ impl Driver {
                 let more = frames.drain(..);
                 more.for_each(|frame| self.input(frame, false, now));
             }
+            self.deliver_collected(now);
             self.strangers = 0;
             self.home().frames.add((received + looped) as u64);
             self.count();
@@ -501,6 +509,9 @@ impl Driver {
         };
         let count = received.count();
         self.datagrams += received.len;
+        if !looped && self.collect(&received, now) {
+            return;
+        }
         let outcome = self.shared.datagram(self.queue, (received, looped), now);
         let Outcome::Nobody { own } = outcome else {
             return;
@@ -514,6 +525,24 @@ impl Driver {
             let link = self.home().way_back(looped);
             self.shared
                 .icmp_error(link, Kind::PortUnreachable, &frame, now);
+        }
+    }
+
+    /// Whether a datagram was put to others of its flow.
+    fn collect(&mut self, received: &Received, now: Instant) -> bool {
+        if let Some(collected) = &mut self.collected
+            && collected.add(received)
+        {
+            return true;
+        }
+        self.deliver_collected(now);
+        self.collected = Collected::begin(received, |tuple| self.shared.udp.flow(tuple));
+        self.collected.is_some()
+    }
+
+    fn deliver_collected(&mut self, now: Instant) {
+        if let Some(collected) = self.collected.take() {
+            collected.deliver(now);
         }
     }
 
