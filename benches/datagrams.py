@@ -15,6 +15,8 @@ every contestant is charged that: compare within one table only.
 From a TUN to kernel sockets, in the server's namespace:
 host-adaptive, host-worker, host-direct
           this crate: the receiving thread moves the datagrams unless it lags, or a worker does, or it always does
+host-plain
+          adaptive, without offloads: each datagram is a packet of its own
 ipstack, ipstack-2
           ipstack with tokio's runtime in one thread, and with two workers
 netstack, netstack-2
@@ -40,7 +42,7 @@ import time
 
 import compare
 
-HOST = ["host-adaptive", "host-worker", "host-direct"]
+HOST = ["host-adaptive", "host-worker", "host-direct", "host-plain"]
 RELAY = ["relay-adaptive", "relay-worker", "relay-direct"]
 PEERS = ["ipstack", "ipstack-2", "netstack", "netstack-2"]
 # What each load is: datagrams of --size, --flows, --burst, --segment, --rate.
@@ -61,7 +63,7 @@ def command(name, net, options):
     if kind in ("ipstack", "netstack"):
         return compare.within(net.server, options.peers, "--stack", kind, *tuns, "--threads", mode or "0")
     program = [compare.newest(release, "tun_datagrams") if mode != "other" else options.other, *tuns]
-    dispatch = ["--dispatch", "adaptive" if mode == "other" else mode]
+    dispatch = ["--plain"] if mode == "plain" else ["--dispatch", "adaptive" if mode == "other" else mode]
     if kind == "host":
         return compare.within(net.server, *program, *dispatch)
     return [*program, "--to", f"ts@{net.server}={compare.SERVER_GATE}/{compare.PREFIX}", *dispatch]

@@ -39,14 +39,20 @@ mod program {
         /// Payload bytes of each buffer of a flow
         #[arg(long)]
         buffer: Option<usize>,
+        /// Without offloads: no super-frames
+        #[arg(long)]
+        plain: bool,
         /// Given by `cargo bench`
         #[arg(long, hide = true)]
         bench: bool,
     }
 
-    fn open(device: &str) -> anyhow::Result<Tun> {
+    fn open(device: &str, offload: bool) -> anyhow::Result<Tun> {
         let (name, namespace) = device.split_once('@').context("NAME@NAMESPACE")?;
-        Ok(Tun::builder(name).netns(namespace).build()?)
+        Ok(Tun::builder(name)
+            .netns(namespace)
+            .offload(offload)
+            .build()?)
     }
 
     pub(super) fn main() -> anyhow::Result<()> {
@@ -54,14 +60,16 @@ mod program {
         let Some(tun) = &arguments.tun else {
             return Ok(Arguments::command().print_help()?);
         };
-        let stack = Stack::builder(open(tun)?)
+        let stack = Stack::builder(open(tun, !arguments.plain)?)
             .address("198.18.0.1/15".parse()?)
             .address("2001:2::1/48".parse()?)
             .build()?;
         let second = arguments.to.as_deref().map(|to| {
             let (device, address) = to.split_once('=').context("=ADDRESS/PREFIX")?;
             let address: IpNet = address.parse()?;
-            let stack = Stack::builder(open(device)?).address(address).build()?;
+            let stack = Stack::builder(open(device, !arguments.plain)?)
+                .address(address)
+                .build()?;
             anyhow::Ok((stack, SocketAddr::new(address.addr(), 0)))
         });
         let second = second.transpose()?;

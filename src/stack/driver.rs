@@ -47,7 +47,7 @@ use std::time::{Duration, Instant};
 
 /// Maximum number of frames of a batch.
 const BATCH: usize = 32;
-/// How often frames that belonged to no connection are replaced in a batch by receiving more.
+/// How often frames that belonged to no connection, or were small datagrams, are replaced in a batch by receiving more.
 const REFILLS: usize = 3;
 /// The driver lags behind when this many batches in a row were full, with this many bytes in each: with
 /// less, waking a worker would cost more than it saves.
@@ -68,7 +68,7 @@ pub struct Driver {
     queue: u16,
     frames: Vec<Frame>,
     touched: Vec<Arc<Conn>>,
-    /// Frames of this batch that belonged to no connection.
+    /// Frames of this batch that belonged to no connection, or were small datagrams.
     strangers: usize,
     /// Full batches in a row.
     full: u32,
@@ -178,7 +178,8 @@ impl Driver {
                 }
             }
             // A flood of frames for no connection must not make the batches of connections smaller:
-            // each connection's share of a batch is served together, with one acknowledgement.
+            // each connection's share of a batch is served together, with one acknowledgement. Small datagrams are
+            // worth larger batches: each is sent on with a system call.
             for _ in 0..REFILLS {
                 let wanted = std::mem::take(&mut self.strangers);
                 if received < BATCH || wanted == 0 || gone.is_some() {
@@ -510,6 +511,7 @@ impl Driver {
         let count = received.count();
         self.datagrams += received.len;
         if !looped && self.collect(&received, now) {
+            self.strangers += 1;
             return;
         }
         let outcome = self.shared.datagram(self.queue, (received, looped), now);

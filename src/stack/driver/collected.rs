@@ -61,7 +61,10 @@ impl Collected {
 
     fn append(&mut self, received: &Received) {
         let bytes = self.bytes.bytes_mut();
-        received.payload.iter().for_each(|buf| bytes.extend_from_slice(buf));
+        received
+            .payload
+            .iter()
+            .for_each(|buf| bytes.extend_from_slice(buf));
     }
 
     pub(super) fn deliver(self, now: Instant) {
