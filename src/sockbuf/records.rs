@@ -164,7 +164,7 @@ impl Record {
         size > 0
             && next.size > 0
             && fits
-            && self.len() % size == 0
+            && self.len().is_multiple_of(size)
             && (self.hops, self.addresses) == (next.hops, next.addresses)
     }
 }
