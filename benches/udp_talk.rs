@@ -177,9 +177,8 @@ mod talk {
         let sockets = sockets.collect::<anyhow::Result<Vec<_>>>()?;
         if arguments.segment > 1 {
             let size = i32::try_from(arguments.size)?;
-            let each = sockets.iter();
-            each.map(|socket| setsockopt(socket, sockopt::UdpGsoSegment, &size))
-                .collect::<Result<(), _>>()?;
+            let mut each = sockets.iter();
+            each.try_for_each(|socket| setsockopt(socket, sockopt::UdpGsoSegment, &size))?;
         }
         let burst = arguments.burst.clamp(1, CALL);
         let slices = vec![[IoSlice::new(&message)]; burst];
