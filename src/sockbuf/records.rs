@@ -119,7 +119,12 @@ impl Run {
         let mut payload = Gather::new();
         chain.take_each(bytes, |buf| payload.push(buf));
         chain.take_each(chain.len(), |buf| self.payload.push(buf));
-        Run { payload, ..*self }
+        let mut first = Run { payload, ..*self };
+        // A single one may be the last, which is shorter.
+        for part in [&mut first, self] {
+            part.size = part.size.min(part.len());
+        }
+        first
     }
 }
 

@@ -328,3 +328,17 @@ fn what_was_sent_before_the_stack_was_dropped_is_delivered() {
     }
     assert_eq!(found.len(), 20);
 }
+
+/// The last one of a run is shorter, and fits into a packet although the others do not: it is no fragment.
+#[test]
+fn a_short_datagram_behind_long_ones_is_no_fragment() {
+    let mut net = Net::new();
+    let socket = net.bound("[fd00::1]:7");
+    let to = Addresses::to(at("[fd00::2]:9"));
+    let of_len = |len| Datagram::new([Buf::copy_of(&vec![7; len])], to);
+    let mut batch = vec![of_len(2000), of_len(2000), of_len(500)];
+    assert_eq!(socket.send_many(&mut batch).unwrap(), 3);
+    let packets = net.packets();
+    let next: Vec<u8> = packets.iter().map(|packet| packet[6]).collect();
+    assert_eq!(next, [44, 44, 44, 44, 17]);
+}
