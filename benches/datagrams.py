@@ -25,7 +25,9 @@ netstack, netstack-2
 From a TUN to a TUN:
 forward   packets copied from one to the other, with virtio-net header and super-frames: the floor
 relay-adaptive, relay-worker, relay-direct
-          this crate: a flow of one stack spliced to a socket of another one
+          this crate: a flow of one stack spliced to a socket of another one, each with a receiving thread
+relay-together
+          adaptive, with one thread that receives from both devices, as forward does
 
 Per message is how many datagrams the server's socket got at once, if it may (--gro): super-frames pass whole.
 """
@@ -43,7 +45,7 @@ import time
 import compare
 
 HOST = ["host-adaptive", "host-worker", "host-direct", "host-plain"]
-RELAY = ["relay-adaptive", "relay-worker", "relay-direct"]
+RELAY = ["relay-together", "relay-adaptive", "relay-worker", "relay-direct"]
 PEERS = ["ipstack", "ipstack-2", "netstack", "netstack-2"]
 # What each load is: datagrams of --size, --flows, --burst, --segment, --rate.
 LOADS = {
@@ -63,7 +65,8 @@ def command(name, net, options):
     if kind in ("ipstack", "netstack"):
         return compare.within(net.server, options.peers, "--stack", kind, *tuns, "--threads", mode or "0")
     program = [compare.newest(release, "tun_datagrams") if mode != "other" else options.other, *tuns]
-    dispatch = ["--plain"] if mode == "plain" else ["--dispatch", "adaptive" if mode == "other" else mode]
+    dispatch = [f"--{mode}"] if mode in ("plain", "together") else \
+        ["--dispatch", "adaptive" if mode == "other" else mode]  # fmt: skip
     if kind == "host":
         return compare.within(net.server, *program, *dispatch)
     return [*program, "--to", f"ts@{net.server}={compare.SERVER_GATE}/{compare.PREFIX}", *dispatch]

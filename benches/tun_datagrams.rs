@@ -14,7 +14,7 @@ mod program {
     use sosplice::kernel::KernelUdp;
     use sosplice::link::tun::Tun;
     use sosplice::splice::{self, Dispatch, Options};
-    use sosplice::stack::FlowOptions;
+    use sosplice::stack::{Builder, Driver, FlowOptions};
     use sosplice::{Intercept, Stack, UdpListener, UdpSocket};
     use std::net::SocketAddr;
 
@@ -39,6 +39,9 @@ mod program {
         /// Payload bytes of each buffer of a flow
         #[arg(long)]
         buffer: Option<usize>,
+        /// One thread receives from both devices
+        #[arg(long)]
+        together: bool,
         /// Without offloads: no super-frames
         #[arg(long)]
         plain: bool,
@@ -60,19 +63,30 @@ mod program {
         let Some(tun) = &arguments.tun else {
             return Ok(Arguments::command().print_help()?);
         };
-        let stack = Stack::builder(open(tun, !arguments.plain)?)
+        let mut drivers = Vec::new();
+        let mut build = |builder: Builder| {
+            if !arguments.together {
+                return anyhow::Ok(builder.build()?);
+            }
+            let (stack, driver) = builder.build_with_driver()?;
+            drivers.push(driver);
+            Ok(stack)
+        };
+        let builder = Stack::builder(open(tun, !arguments.plain)?)
             .address("198.18.0.1/15".parse()?)
-            .address("2001:2::1/48".parse()?)
-            .build()?;
+            .address("2001:2::1/48".parse()?);
+        let stack = build(builder)?;
         let second = arguments.to.as_deref().map(|to| {
             let (device, address) = to.split_once('=').context("=ADDRESS/PREFIX")?;
             let address: IpNet = address.parse()?;
-            let stack = Stack::builder(open(device, !arguments.plain)?)
-                .address(address)
-                .build()?;
+            let builder = Stack::builder(open(device, !arguments.plain)?).address(address);
+            let stack = build(builder)?;
             anyhow::Ok((stack, SocketAddr::new(address.addr(), 0)))
         });
         let second = second.transpose()?;
+        if !drivers.is_empty() {
+            std::thread::spawn(|| Driver::run_all(drivers));
+        }
         let mut flows = FlowOptions::default();
         if let Some(bytes) = arguments.buffer {
             flows = flows.hiwat(bytes);
