@@ -31,6 +31,8 @@ pub(crate) struct Budget {
     bytes: u64,
     /// Takes jobs that a worker can do, too.
     has_time: bool,
+    /// Takes those too that only a thread which receives is to do.
+    receives: bool,
 }
 
 impl Budget {
@@ -40,6 +42,7 @@ impl Budget {
         jobs: 256,
         bytes: 8 * 1024 * 1024,
         has_time: true,
+        receives: true,
     };
     /// The same, while the driver lags behind.
     pub(crate) const LAGGING_DRIVER: Budget = Budget {
@@ -51,6 +54,7 @@ impl Budget {
         jobs: 16,
         bytes: 256 * 1024,
         has_time: false,
+        receives: false,
     };
 }
 
@@ -58,6 +62,7 @@ impl Budget {
 struct List {
     active: bool,
     has_time: bool,
+    receives: bool,
     jobs: VecDeque<Weak<dyn Job>>,
 }
 
@@ -66,6 +71,7 @@ thread_local! {
         RefCell::new(List {
             active: false,
             has_time: false,
+            receives: false,
             jobs: VecDeque::new(),
         })
     };
@@ -83,6 +89,7 @@ pub(crate) fn scope<R>(budget: Budget, body: impl FnOnce() -> R) -> R {
         let outermost = !std::mem::replace(&mut list.active, true);
         if outermost {
             list.has_time = budget.has_time;
+            list.receives = budget.receives;
         }
         outermost
     });
@@ -109,6 +116,12 @@ pub(crate) fn push(job: Weak<dyn Job>) -> bool {
 /// As [`push`], for a job that a worker can do, too: `false` if this thread lags behind.
 pub(crate) fn offer(job: Weak<dyn Job>) -> bool {
     with_list(|list| list.active && list.has_time) == Some(true) && push(job)
+}
+
+/// As [`push`], for a job that moves datagrams: `false` if this thread does not receive. One that lags behind takes it:
+/// it would only receive more to drop.
+pub(crate) fn offer_datagrams(job: Weak<dyn Job>) -> bool {
+    with_list(|list| list.active && list.receives) == Some(true) && push(job)
 }
 
 fn next() -> Option<Weak<dyn Job>> {
@@ -214,11 +227,12 @@ mod tests {
             let nobody: Weak<Endless> = Weak::new();
             scope(budget, || {
                 assert_eq!(offer(nobody.clone()), takes);
+                assert_eq!(offer_datagrams(nobody.clone()), budget.receives);
                 // The outermost budget applies.
                 scope(Budget::DRIVER, || assert_eq!(offer(nobody.clone()), takes));
                 assert!(push(nobody.clone()));
             });
-            assert!(!offer(nobody));
+            assert!(!offer(nobody.clone()) && !offer_datagrams(nobody));
         }
     }
 

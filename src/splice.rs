@@ -81,7 +81,8 @@ pub enum Dispatch {
     /// [`Worker`](Self::Worker) in one that lags behind, and in users' threads.
     ///
     /// A receiving thread lags behind while it gets full batches of frames in a row, of 1 KiB or more
-    /// on average: then there is enough work for two threads.
+    /// on average: then there is enough work for two threads. Datagrams it moves itself nevertheless: nothing slows
+    /// their senders down, so with the time that it saves it would receive more than the worker can move.
     #[default]
     Adaptive,
     /// On a worker thread of the pool, so that receiving and sending overlap.

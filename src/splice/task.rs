@@ -384,6 +384,9 @@ impl Task {
         let here = match self.dispatch {
             Dispatch::Worker => false,
             Dispatch::Direct => run_list::push(self.me.clone()),
+            Dispatch::Adaptive if self.source.end.is_for_datagrams() => {
+                run_list::offer_datagrams(self.me.clone())
+            }
             Dispatch::Adaptive => run_list::offer(self.me.clone()),
         };
         if !here {
