@@ -11,6 +11,8 @@ mod kinds;
 #[allow(dead_code, reason = "some of it is for other tests")]
 #[path = "support/namespace.rs"]
 mod namespace;
+#[path = "datagrams/overload.rs"]
+mod overload;
 #[path = "datagrams/pings.rs"]
 mod pings;
 #[path = "datagrams/rings.rs"]

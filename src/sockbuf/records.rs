@@ -598,6 +598,48 @@ mod tests {
         }
     }
 
+    /// Runs are cut, joined and read in parts; what is in them stays a queue of datagrams.
+    #[test]
+    fn runs_are_queues_of_datagrams() {
+        let bytes: Vec<u8> = (0..=104).collect();
+        let run = |size: usize, len: usize| Run {
+            payload: Gather::from_iter([Buf::copy_of(&bytes[..len])]),
+            size,
+            addresses: from(1),
+        };
+        let mut buf = SockBuf::for_records(1000, 20);
+        assert_eq!(buf.append_run(run(10, 95)), 10);
+        assert!(buf.append_record([Buf::copy_of(&[7; 10])], from(1)));
+        assert_eq!(
+            (buf.records(), buf.first_run()),
+            (11, 10),
+            "the shorter one is the last"
+        );
+        assert_eq!(buf.append_run(run(10, 105)), 9, "the others find no room");
+        assert_eq!((buf.records(), buf.dropped()), (20, 2));
+        let first = buf.take_run((35, 100)).expect("there");
+        assert_eq!(
+            (first.count(), first.size, flat(&first.payload)),
+            (3, 10, bytes[..30].to_vec())
+        );
+        // A reader that takes a part of one: the rest of that one is gone.
+        assert_eq!(buf.read(&mut [0; 4]), 4);
+        buf.end_record();
+        let mut other = SockBuf::for_records(1000, 100);
+        assert_eq!(buf.move_records_to(&mut other, 100, false), 55);
+        assert_eq!((other.records(), other.first_hops()), (6, 1));
+        let mut moved = other.take_run((1000, 100)).expect("moved");
+        assert_eq!(flat(&moved.payload), bytes[40..95].to_vec());
+        let begun = moved.cut(2);
+        assert_eq!((begun.count(), moved.count(), moved.len()), (2, 4, 35));
+        let rest: Vec<usize> = (0..4).map(|_| moved.cut(1).len()).collect();
+        assert_eq!(rest, [10, 10, 10, 5]);
+        assert_eq!(
+            buf.take_record().map(|(payload, _)| flat(&payload)),
+            Some(vec![7; 10])
+        );
+    }
+
     #[test]
     fn a_closed_buffer_is_finished_when_the_last_empty_datagram_is_taken() {
         let mut buf = SockBuf::for_records(100, 8);
