@@ -5,10 +5,12 @@
 //! returns [`TransmitError::Full`], and the stack tries again when [`Link::wait`] reports room (a lost
 //! segment would cost a retransmission timeout). A packet that can never be received or sent is lost;
 //! only a closed link ends the stack above it. [`memory`] is a pair in memory, `tun` (Linux) a TUN
-//! device with the virtio-net header.
+//! device with the virtio-net header, [`ethernet`] makes links of packets from transports of Ethernet
+//! frames.
 //!
 //! A link's transmit never calls into a stack. Its locks are leaves.
 
+pub mod ethernet;
 pub mod memory;
 mod packet;
 #[cfg(target_os = "linux")]

@@ -31,7 +31,7 @@ const ARROWS: &str = "
     end             -> error
     protocol        -> sockbuf buf end error lock sync
     run_list        -> lock sync
-    link            -> buf clock interest lock
+    link            -> buf clock counter interest lock
     socket          -> protocol run_list callbacks sockbuf buf clock end error interest lock
     socket::poller  -> protocol clock end error interest lock
     kernel          -> socket protocol run_list sockbuf buf clock keep_alive error lock sync turn counter
