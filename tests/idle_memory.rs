@@ -1,5 +1,5 @@
-//! Memory of an idle connection, and of an idle flow of datagrams, after traffic: a program of its own, whose
-//! tests run one at a time, since it counts all allocations of the process.
+//! Memory of an idle connection, and of an idle flow of datagrams, after traffic: a program of its own with one
+//! test, since it counts all allocations of the process.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 #![allow(unsafe_code, reason = "an allocator that counts")]
 
@@ -17,7 +17,6 @@ use sosplice::{
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::Duration;
 
@@ -54,9 +53,6 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Held by the test that counts.
-static ALONE: Mutex<()> = Mutex::new(());
-
 fn drive(drivers: &mut [Driver]) {
     loop {
         let mut worked = false;
@@ -85,9 +81,13 @@ fn carry(from: &TcpStream, to: &TcpStream, bytes: usize, drivers: &mut [Driver])
 }
 
 #[test]
-fn an_idle_connection_holds_little_memory() {
+fn idle_sockets_hold_little_memory() {
+    connections();
+    flows();
+}
+
+fn connections() {
     const COUNT: usize = 200;
-    let _alone = ALONE.lock().unwrap();
     let clock = SetClock::new();
     let (a, b) = memory::pair(memory::Config::default());
     let build = |link, address: &str| {
@@ -151,10 +151,8 @@ fn an_idle_connection_holds_little_memory() {
 }
 
 /// Each as a relay has it: intercepted, accepted, and joined with a socket on the other side.
-#[test]
-fn an_idle_flow_holds_little() {
+fn flows() {
     const COUNT: u16 = 1000;
-    let _alone = ALONE.lock().unwrap();
     let clock = SetClock::new();
     let (a, b) = memory::pair(memory::Config::default());
     let build = |link, address: &str| {

@@ -478,8 +478,9 @@ impl Datagrams {
                 batch.pop_front();
                 *repeats = 0;
                 self.unsent.add(count as u64);
-                // A full queue of a device drops, as one on the way would.
-                if errno != Errno::ENOBUFS {
+                // A full queue of a device drops, as one on the way would; and one destination of several that cannot
+                // be reached is no error of the others.
+                if errno != Errno::ENOBUFS && self.peer.is_some() {
                     let error = so_error(errno).unwrap_or(SoError::HostUnreachable);
                     self.end.fail_once(error);
                 }
@@ -491,6 +492,8 @@ impl Datagrams {
     fn look_for_errors(&self, descriptor: &UdpSocket, errno: Errno) -> Next {
         if self.take_reports(descriptor) == 0 {
             let Some(error) = so_error(errno) else {
+                // Readiness has not gone: the next thread that comes by tries again.
+                self.may_read.store(true, Ordering::Release);
                 return Next::Stop;
             };
             self.report(error);
