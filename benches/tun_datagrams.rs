@@ -85,7 +85,7 @@ mod program {
         });
         let second = second.transpose()?;
         if !drivers.is_empty() {
-            std::thread::spawn(|| Driver::run_all(drivers));
+            std::thread::Builder::new().spawn(|| Driver::run_all(drivers))?;
         }
         let mut flows = FlowOptions::default();
         if let Some(bytes) = arguments.buffer {

@@ -33,7 +33,7 @@ fn a_receiving_thread_that_lags_behind_moves_datagrams_itself() {
     let (flow, _) = listener.accept().unwrap();
 
     let total = BATCH * BATCHES;
-    let most = total * SIZE;
+    let most = total * SIZE + b"first".len();
     let (inside, user) = local::datagram_pair_with(most, most, total + 1);
     let pool = SplicePool::builder().workers(1).manual().build();
     let options = Options::default()
