@@ -79,7 +79,7 @@ fn relay_datagrams(listener: &UdpListener, options: &Options) -> io::Result<()> 
         match KernelUdp::connect(to) {
             Ok(server) => report(to, splice::join(client, server, options.clone())),
             Err(error) => {
-                client.refuse();
+                client.refuse_with(&error);
                 report::<(), _>(to, Err(error));
             }
         }
@@ -95,7 +95,7 @@ fn relay_pings(listener: &PingListener, options: &Options) -> io::Result<()> {
         match KernelPing::connect(to) {
             Ok(server) => report(to, splice::join(client, server, options.clone())),
             Err(error) => {
-                client.refuse();
+                client.refuse_with(&error);
                 report::<(), _>(to, Err(error));
             }
         }

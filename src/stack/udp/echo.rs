@@ -6,6 +6,7 @@ use crate::socket::poller::{Pollable, Sealed, Watched, pollable};
 use crate::stack::Stack;
 use crate::stack::accept::intercept::Intercept;
 use crate::stack::udp::listener::{FlowOptions, Flows, Open};
+use crate::stack::udp::socket::reason;
 use crate::udp::{Transport, Udp};
 use std::io;
 use std::net::IpAddr;
@@ -150,6 +151,13 @@ impl PingFlow {
 
     /// Tells the client that the destination cannot be reached, and ends the flow.
     pub fn refuse(self) {
+        self.socket.abort();
+    }
+
+    /// As [`refuse`](Self::refuse), for the reason that the other side has given:
+    /// [`UdpSocket::refuse_with`](crate::UdpSocket::refuse_with).
+    pub fn refuse_with(self, why: &io::Error) {
+        self.end().set_error(reason(why));
         self.socket.abort();
     }
 }

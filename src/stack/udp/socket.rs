@@ -1,5 +1,6 @@
 //! The program's handle of a UDP socket or flow.
 
+use crate::error::SoError;
 use crate::protocol::{Protocol, SocketEnd};
 use crate::sockbuf::{Addresses, Datagram};
 use crate::socket::Socket;
@@ -269,6 +270,14 @@ impl UdpSocket {
         self.socket.abort();
     }
 
+    /// As [`refuse`](Self::refuse), for the reason that the other side has given: "administratively prohibited" for
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied), "port unreachable" for
+    /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused), "host unreachable" for everything else.
+    pub fn refuse_with(self, why: &io::Error) {
+        self.end().set_error(reason(why));
+        self.socket.abort();
+    }
+
     /// Sets the hop limit of packets (`IP_TTL`, `IPV6_UNICAST_HOPS`); 64 by default.
     ///
     /// # Errors
@@ -289,6 +298,15 @@ impl UdpSocket {
     /// None.
     pub fn try_clone(&self) -> io::Result<UdpSocket> {
         Ok(self.clone())
+    }
+}
+
+/// What a client is told of an error.
+pub(super) fn reason(why: &io::Error) -> SoError {
+    match why.kind() {
+        io::ErrorKind::PermissionDenied => SoError::Prohibited,
+        io::ErrorKind::ConnectionRefused => SoError::ConnectionRefused,
+        _ => SoError::HostUnreachable,
     }
 }
 

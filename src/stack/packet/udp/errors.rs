@@ -302,6 +302,22 @@ fn a_prohibited_flow_is_prohibited_to_its_client() {
         let icmp = &packets[0][if v6 { 40 } else { 20 }..];
         let prohibited = if v6 { (1, 1) } else { (3, 13) };
         assert_eq!((icmp[0], icmp[1]), prohibited);
+        // With the error of another socket.
+        for (kind, told) in [
+            (ErrorKind::PermissionDenied, prohibited),
+            (
+                ErrorKind::ConnectionRefused,
+                if v6 { (1, 4) } else { (3, 3) },
+            ),
+            (ErrorKind::TimedOut, if v6 { (1, 3) } else { (3, 1) }),
+        ] {
+            net.arrives(client, destination, b"?");
+            let (flow, _) = accepted(&listener).unwrap();
+            flow.refuse_with(&kind.into());
+            let packets = net.packets();
+            let icmp = &packets[0][if v6 { 40 } else { 20 }..];
+            assert_eq!((icmp[0], icmp[1]), told, "{kind:?}");
+        }
     }
 }
 
