@@ -62,7 +62,7 @@
 //! | `ip` | the Internet Protocol: headers, fragments, ICMP errors, answers to pings (private) |
 //! | `tcp` | one connection: control block, store, service step (private) |
 //! | `udp` | one UDP socket or flow, or the pings of one client (private) |
-//! | [`link`] | sources and destinations of packets: in memory, TUN devices |
+//! | [`link`] | sources and destinations of packets: in memory, TUN devices, the Ethernet of virtual machines |
 //! | [`clock`], [`error`] | time, errors |
 //! | `lock` | ranked locks (private) |
 //! | `sync` | locks, atomics and threads: `std`'s, or [loom](https://docs.rs/loom)'s for the models (private) |
@@ -168,12 +168,12 @@
 //! | `tokio` | tokio's traits for all sockets (its runtime is not needed) |
 //! | `conformance` | a suite of cases for the sockets of any protocol |
 //!
-//! `link::tun` and `kernel` need Linux; the rest is portable.
+//! `link::tun`, the Unix sockets of `link::ethernet` and `kernel` need Linux; the rest is portable.
 //!
 //! # Not supported
 //!
-//! Multicast, Ethernet (ARP, neighbour discovery), KTLS, TUN devices of other systems than
-//! Linux; of TCP, Fast Open and urgent data
+//! Multicast, Ethernet as a host of a LAN (a stack is the gateway of one guest:
+//! [`link::ethernet`]), TAP devices and raw sockets, KTLS, TUN devices of other systems than Linux; of TCP, Fast Open and urgent data
 //! ([list](stack#tcp-which-standards-hold)).
 
 mod affinity;
