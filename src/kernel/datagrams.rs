@@ -478,10 +478,11 @@ impl Datagrams {
                 batch.pop_front();
                 *repeats = 0;
                 self.unsent.add(count as u64);
+                let error = so_error(errno).unwrap_or(SoError::HostUnreachable);
                 // A full queue of a device drops, as one on the way would; and one destination of several that cannot
                 // be reached is no error of the others.
-                if errno != Errno::ENOBUFS && self.peer.is_some() {
-                    let error = so_error(errno).unwrap_or(SoError::HostUnreachable);
+                let of_one = self.peer.is_none() && error == SoError::HostUnreachable;
+                if errno != Errno::ENOBUFS && !of_one {
                     self.end.fail_once(error);
                 }
             }
