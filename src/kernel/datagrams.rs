@@ -526,7 +526,10 @@ impl Datagrams {
                 icmp: report.icmp,
                 mtu: too_long.then_some(report.mtu),
             });
-            last = Some(error);
+            // One way was too long; the next datagram may take another one (RFC 1122 3.2.2.4).
+            if !report.is_time_exceeded() {
+                last = Some(error);
+            }
         }
         if let Some(error) = last {
             self.report(error);

@@ -267,6 +267,17 @@ pub(super) struct Report {
     pub(super) mtu: u32,
 }
 
+impl Report {
+    /// The hop limit was used up on the way, or fragments were missing.
+    pub(super) fn is_time_exceeded(&self) -> bool {
+        let kind = match self.by {
+            Some(IpAddr::V6(_)) => 3,
+            _ => 11,
+        };
+        self.by_icmp && self.icmp.0 == kind
+    }
+}
+
 const BY_ICMP: [u8; 2] = [2, 3];
 
 /// Takes the next entry of the queue of errors.
@@ -366,5 +377,20 @@ mod tests {
                 assert_eq!((run.from, run.local), (Some(own), Some(local.ip())));
             }
         }
+    }
+
+    #[test]
+    fn time_exceeded_of_both_families() {
+        let report = |by: &str, kind| Report {
+            errno: Errno::EHOSTUNREACH,
+            by_icmp: true,
+            to: None,
+            by: by.parse().ok(),
+            icmp: (kind, 0),
+            mtu: 0,
+        };
+        let is = |by, kind| report(by, kind).is_time_exceeded();
+        assert!(is("10.0.0.1", 11) && is("fd00::1", 3));
+        assert!(!is("10.0.0.1", 3) && !is("fd00::1", 1));
     }
 }
