@@ -34,10 +34,15 @@ use sosplice::{ConditionalListener, Intercept, Stack, UdpListener};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 /// Maximum number of connections that wait for their destination, each with a connecting thread. SYNs of others are
 /// not answered, and are retransmitted.
 const DIALLING: usize = 512;
+
+/// How long a flow to a name server is kept after its last answer, and how many there are at most.
+const ANSWERED: Duration = Duration::from_secs(3);
+const QUERIES: usize = 4096;
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
@@ -74,11 +79,22 @@ fn serve<T: Link + 'static>(arguments: &Arguments, transport: T) -> anyhow::Resu
 /// Starts a thread for each kind of traffic.
 fn relay(stack: &Stack, network: &Arc<Network>) -> anyhow::Result<()> {
     let connections = ConditionalListener::intercept(stack, Intercept::all(), DIALLING)?;
-    let datagrams = UdpListener::intercept(stack, Intercept::all(), FlowOptions::default())?;
+    // All flows are those of one client.
+    let flows = FlowOptions::default();
+    let flows = flows.clone().max_flows_per_client(flows.max_flows);
+    let datagrams = UdpListener::intercept(stack, Intercept::all(), flows)?;
+    // A query has one answer. More precise, so it takes precedence.
+    let queries = FlowOptions::default()
+        .answered_timeout(ANSWERED)
+        .max_flows_per_client(QUERIES)
+        .max_flows(QUERIES);
+    let names = Intercept::all().ports(53..=53);
+    let names = UdpListener::intercept(stack, names, queries)?;
     let pings = PingListener::intercept(stack, Intercept::all(), PingListener::options())?;
     for listeners in [
         Listeners::Connections(connections),
         Listeners::Datagrams(datagrams),
+        Listeners::Datagrams(names),
         Listeners::Pings(pings),
     ] {
         let network = Arc::clone(network);
