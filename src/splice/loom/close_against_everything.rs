@@ -36,7 +36,7 @@ impl Outcome {
     fn check(&self, splice: &Splice, d: &Socket) {
         let (end, moved) = self.check_end(splice, d);
         let told = self.told.all() == [(end, moved)];
-        claim(told, "one end is told, when all has left");
+        claim(told, "one end is notified, when all bytes have left");
     }
 
     fn check_end(&self, splice: &Splice, d: &Socket) -> (End, usize) {

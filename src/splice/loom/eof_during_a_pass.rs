@@ -42,7 +42,7 @@ fn forwarded() {
     let c = world.c.clone();
     let writer = spawn(move || splice.is_ended() && c.send(b"z").is_ok());
     world.work();
-    claim(!join(writer), "nobody writes behind the end");
+    claim(!join(writer), "no write after the end");
     claim(received(&world.d) == b"x", "the last byte arrives");
     claim(
         world.d.recv(&mut [0; 8]).ok() == Some(0),

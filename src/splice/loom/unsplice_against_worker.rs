@@ -12,7 +12,7 @@ fn unsplice() {
     let end = splice.unsplice().unwrap();
     join(worker);
     let moved = world.d.readable_bytes();
-    claim(moved as u64 == end.bytes, "nothing moves after the end");
+    claim(moved as u64 == end.bytes, "no byte moves after the end");
     claim(moved + world.b.readable_bytes() == 1, "no byte is lost");
     claim(
         told.all() == [(end, moved)],
