@@ -168,6 +168,8 @@ struct Side {
     resets: bool,
     /// It takes no more part.
     out: bool,
+    /// A FIN whose payload was trimmed came ahead of a hole.
+    cut_fin: bool,
 }
 
 impl Side {
@@ -192,6 +194,7 @@ impl Side {
             forgot: false,
             resets: false,
             out: false,
+            cut_fin: false,
         }
     }
 
@@ -467,6 +470,7 @@ impl Twins {
         let excuse = match cast.ack {
             Ack::Old(_) => Some(Excuse::OldAck),
             _ if cast.len > 0 && cast.start < before && end > edge => Some(Excuse::Straddles),
+            _ if side.cut_fin => Some(Excuse::CutFin),
             _ => None,
         };
         if cast.ack == Ack::All {
@@ -480,6 +484,7 @@ impl Twins {
             let excused = excused.unwrap_or_else(|| {
                 panic!("{name}: {cast:?} was not taken at {before}, edge {edge}")
             });
+            self.sides[index].out |= excused == Excuse::CutFin;
             self.excuse(excused);
         }
         self.note_ack(index, cast, (fresh, sent), (before, edge));
@@ -530,6 +535,9 @@ impl Twins {
         if cut && cast.start <= self.sides[PLAIN].next {
             self.excuse(Excuse::CutFin);
             self.sides[PLAIN].out = true;
+        } else if cut {
+            // Ahead of a hole: the FIN that it keeps ends the window where the payload was trimmed.
+            self.sides[PLAIN].cut_fin = true;
         }
     }
 
