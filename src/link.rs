@@ -15,6 +15,8 @@ pub mod memory;
 mod packet;
 #[cfg(target_os = "linux")]
 pub mod tun;
+#[cfg(target_os = "linux")]
+mod waker;
 
 pub use crate::interest::Interest;
 pub use packet::{Checksum, Frame, Packet};
@@ -217,6 +219,17 @@ pub(crate) fn poll_flags(interest: Interest) -> PollFlags {
     flags.set(PollFlags::IN, interest.overlaps(Interest::READABLE));
     flags.set(PollFlags::OUT, interest.overlaps(Interest::WRITABLE));
     flags
+}
+
+/// Repeats a call that a signal interrupted.
+#[cfg(target_os = "linux")]
+pub(crate) fn retry<R>(mut call: impl FnMut() -> Result<R, Errno>) -> Result<R, Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
 }
 
 /// Waits with poll(2) until one of the descriptors has an event, or `deadline` has passed, or a signal

@@ -27,8 +27,6 @@ mod frame;
 #[cfg(target_os = "linux")]
 mod stream;
 #[cfg(target_os = "linux")]
-mod waker;
-
 #[cfg(target_os = "linux")]
 pub use datagrams::FrameDatagrams;
 pub use edge::{ConfigError, Edge, EdgeConfig, EdgeStats};

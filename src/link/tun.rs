@@ -62,9 +62,10 @@ pub use open::{Builder, Difference, OpenError, Place};
 
 use super::{
     Capabilities, Checksum, Frame, Interest, Link, Packet, ReceiveError, TransmitError, poll_flags,
-    poll_until,
+    poll_until, retry,
 };
 use crate::buf::{Buf, FrameMut, Gather, MAX_FRAME};
+use crate::link::waker::Waker;
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -121,10 +122,8 @@ pub struct Tun {
     /// Another process has changed the header length: nothing can be read or written until it is
     /// restored.
     foreign_header: AtomicBool,
-    /// An eventfd that ends `wait`.
-    wake: OwnedFd,
-    /// `wake` was written since `wait` last emptied it; spares further system calls.
-    woken: AtomicBool,
+    /// Ends `wait`.
+    waker: Waker,
 }
 
 impl Tun {
@@ -315,16 +314,6 @@ fn gather(payload: &[Buf]) -> Buf {
     frame.freeze()
 }
 
-/// Repeats a call that a signal interrupted.
-fn retry<R>(mut call: impl FnMut() -> Result<R, Errno>) -> Result<R, Errno> {
-    loop {
-        match call() {
-            Err(Errno::INTR) => {}
-            result => return result,
-        }
-    }
-}
-
 /// Whether an error means that the device was deleted. All others concern one packet, or a device that
 /// may work again soon: EIO an interface that is down, EINVAL a packet that the kernel cannot describe
 /// or settings of another process, EFAULT, ENOMEM and so on.
@@ -388,17 +377,14 @@ impl Link for Tun {
     fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
         let mut fds = [
             PollFd::new(&self.fd, poll_flags(interest)),
-            PollFd::new(&self.wake, PollFlags::IN),
+            PollFd::new(&self.waker.fd, PollFlags::IN),
         ];
         // E.g. out of memory, which is no error of the device. The caller receives, and waits again.
         if poll_until(&mut fds, deadline).is_err() {
             return Ok(());
         }
         if fds[1].revents().contains(PollFlags::IN) {
-            // Emptied before the flag is cleared: this return covers a wake-up in between. The other
-            // order could leave the flag set with an empty eventfd for ever.
-            let _ = rustix::io::read(&self.wake, &mut [0; 8]);
-            self.woken.swap(false, Ordering::AcqRel);
+            self.waker.clear();
         }
         if fds[0]
             .revents()
@@ -410,14 +396,11 @@ impl Link for Tun {
     }
 
     fn wake(&self) {
-        if !self.woken.swap(true, Ordering::AcqRel) {
-            // Fails only if the counter is at its maximum, and then `wait` ends as well.
-            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-        }
+        self.waker.wake();
     }
 
     fn descriptors(&self) -> Option<[BorrowedFd<'_>; 2]> {
-        Some([self.fd.as_fd(), self.wake.as_fd()])
+        Some([self.fd.as_fd(), self.waker.fd.as_fd()])
     }
 }
 
@@ -453,8 +436,7 @@ mod tests {
             },
             settings: None,
             foreign_header: AtomicBool::new(false),
-            wake: rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap(),
-            woken: AtomicBool::new(false),
+            waker: Waker::new().unwrap(),
         };
         let mut header = [0x45; 40];
         header[32] = 0x50;

@@ -1,9 +1,9 @@
 //! Frames over a Unix datagram socket.
 
 use super::frame::{HEADER, MAX_FRAME};
-use super::waker::Waker;
 use crate::buf::{Buf, FrameMut};
 use crate::clock::{Clock, SystemClock};
+use crate::link::waker::Waker;
 use crate::link::{
     Capabilities, Checksum, Frame, Interest, Link, Packet, ReceiveError, TransmitError, poll_flags,
     poll_until,

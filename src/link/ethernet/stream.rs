@@ -1,10 +1,11 @@
 //! Frames over a Unix stream socket, each after its length.
 
 use super::frame::{HEADER, MAX_FRAME};
-use super::waker::Waker;
 use crate::buf::{Buf, FrameMut};
 use crate::clock::{Clock, SystemClock};
 use crate::counter::Counter;
+use crate::link::retry;
+use crate::link::waker::Waker;
 use crate::link::{
     Capabilities, Checksum, Frame, Interest, Link, Packet, ReceiveError, TransmitError, poll_flags,
     poll_until,
@@ -220,16 +221,6 @@ impl Output {
 fn send(peer: &UnixStream, pieces: &[IoSlice<'_>]) -> Result<usize, Errno> {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     retry(|| rustix::net::sendmsg(peer, pieces, &mut SendAncillaryBuffer::default(), flags))
-}
-
-/// Repeats a call that a signal interrupted.
-fn retry<R>(mut call: impl FnMut() -> Result<R, Errno>) -> Result<R, Errno> {
-    loop {
-        match call() {
-            Err(Errno::INTR) => {}
-            result => return result,
-        }
-    }
 }
 
 impl FrameStream {

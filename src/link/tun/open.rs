@@ -3,7 +3,7 @@
 use super::settings::{self, Settings};
 use super::{Tun, ioctl, linkinfo};
 use crate::link::Capabilities;
-use rustix::event::{EventfdFlags, eventfd};
+use crate::link::waker::Waker;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -279,16 +279,14 @@ impl Builder {
         } else {
             self.open_here(settings)?
         };
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|error| self.system("eventfd", error))?;
+        let waker = Waker::new().map_err(|error| self.system("eventfd", error))?;
         Ok(Tun {
             fd,
             place: self.place,
             capabilities,
             settings: Some(settings),
             foreign_header: AtomicBool::new(false),
-            wake,
-            woken: AtomicBool::new(false),
+            waker,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
-use std::io;
+use rustix::io::Result;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// An eventfd, and whether it was written.
@@ -14,7 +14,7 @@ pub(super) struct Waker {
 }
 
 impl Waker {
-    pub(super) fn new() -> io::Result<Waker> {
+    pub(super) fn new() -> Result<Waker> {
         Ok(Waker {
             fd: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             woken: AtomicBool::new(false),
