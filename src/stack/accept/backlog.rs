@@ -239,18 +239,28 @@ impl Listening {
             if let Some(taken) = take(&mut queue) {
                 return Ok(taken);
             }
-            if queue.closed {
-                let why = "the listener was closed by another thread";
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-            }
-            if let Some(why) = queue.down {
-                return Err(why.into());
-            }
-            if nonblocking {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
+            may_wait(queue.closed, queue.down, nonblocking)?;
             self.changed.wait(&mut queue);
         }
+    }
+}
+
+/// Whether a thread that finds a listener's queue empty may wait; otherwise the error of its call.
+pub(in crate::stack) fn may_wait(
+    closed: bool,
+    down: Option<SoError>,
+    nonblocking: bool,
+) -> io::Result<()> {
+    if closed {
+        let why = "the listener was closed by another thread";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    if let Some(why) = down {
+        return Err(why.into());
+    }
+    match nonblocking {
+        true => Err(io::ErrorKind::WouldBlock.into()),
+        false => Ok(()),
     }
 }
 

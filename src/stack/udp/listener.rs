@@ -6,6 +6,7 @@ use crate::lock::{Condvar, LEAF, Mutex};
 use crate::protocol::{Upcall, Upcalls, Wakeup, is_same};
 use crate::socket::poller::{Condition, Pollable, Sealed, Watched};
 use crate::stack::Stack;
+use crate::stack::accept::backlog::may_wait;
 use crate::stack::accept::intercept::{Intercept, Rule};
 use crate::stack::udp::{HIWAT, LIMIT, UdpSocket};
 use crate::udp::{Timeouts, Transport, Udp};
@@ -269,16 +270,7 @@ impl Flows {
             if let Some(udp) = queue.waiting.pop_front() {
                 return Ok(udp);
             }
-            if queue.closed {
-                let why = "the listener was closed by another thread";
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-            }
-            if let Some(why) = queue.down {
-                return Err(why.into());
-            }
-            if nonblocking {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
+            may_wait(queue.closed, queue.down, nonblocking)?;
             self.changed.wait(&mut queue);
         }
     }
