@@ -121,7 +121,7 @@ fn sockets_splices_and_counters_are_shown() {
     ] {
         assert!(shown.contains(expected), "{expected}: {shown}");
     }
-    let often = proxy(&["--bytes", "8M", "--connections", "2", "--stats", "0.001"]);
+    let often = proxy(&["--bytes", "32M", "--connections", "2", "--stats", "0.001"]);
     assert!(often.status.success());
     let shown = text(&often.stderr);
     assert!(shown.matches("splices: ").count() > 1, "{shown}");

@@ -297,10 +297,10 @@ fn sink_shrinks(world: &World<'_>) -> Outcome {
     let before = world.stall(&proxy);
     proxy.sink.set_snd_hiwat(10);
     assert!(world.receive(&proxy.server, before.len()) == before);
-    world.pump(&proxy.client, &proxy.server, 5_000, || false);
+    world.pump(&proxy.client, &proxy.server, 20_000, || false);
     proxy.sink.set_snd_hiwat(4096);
     world.pump(&proxy.client, &proxy.server, 20_000, || false);
-    assert_eq!(splice.bytes(), before.len() as u64 + 25_000);
+    assert_eq!(splice.bytes(), before.len() as u64 + 40_000);
     Outcome::Passed
 }
 
