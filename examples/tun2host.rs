@@ -1,6 +1,7 @@
 //! The core of a tun2socks tool: what enters a TUN device goes to its original destination by sockets of the
 //! operating system. The connection of a TCP client is made before its SYN is answered, so an unreachable
-//! destination is refused here too. Each UDP flow, and each ping, is spliced to a socket of its own; an ICMP error
+//! destination is refused here too; one thread makes all of these connections, and waits for them with a poller.
+//! Each UDP flow, and each ping, is spliced to a socket of its own; an ICMP error
 //! that this socket receives is passed on to the client.
 //!
 //! ```sh
@@ -10,22 +11,27 @@
 //!
 //! (Its own connections must not be routed into the device again.)
 
+#[path = "support/dials.rs"]
+mod dials;
+
 use anyhow::Context;
 use clap::Parser;
+use dials::Dials;
 use ipnet::IpNet;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use sosplice::kernel::{KernelPing, KernelStream, KernelUdp};
 use sosplice::link::tun::Tun;
 use sosplice::splice::{self, Options};
 use sosplice::stack::{FlowOptions, PingListener};
 use sosplice::{ConditionalListener, ConnectionRequest, Intercept, Stack, UdpListener};
 use std::fmt::Display;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::thread;
 use std::time::Duration;
 
-/// Maximum number of clients that wait for their destination, each with a connecting thread. SYNs of
-/// others are not answered, and are retransmitted.
-const DIALLING: usize = 1024;
+/// Maximum number of clients that wait for their destination. SYNs of others are not answered, and are
+/// retransmitted.
+const DIALLING: usize = 4096;
 
 /// Splices connections, UDP flows and pings that enter a TUN to their original destinations.
 #[derive(Parser)]
@@ -43,32 +49,42 @@ struct Arguments {
     idle: u64,
 }
 
-/// Connects to the destination, then answers the client, and joins both. The connections live until
-/// both directions have ended.
-fn serve(client: ConnectionRequest, timeout: Duration, options: &Options) -> anyhow::Result<()> {
-    let server = match KernelStream::connect_timeout(client.local_addr(), timeout) {
-        Ok(server) => server,
-        Err(error) => {
-            client.refuse();
-            return Err(error.into());
-        }
-    };
-    splice::join(client.accept()?, server, options.clone())?;
-    Ok(())
-}
-
-/// Serves each client in a thread of its own.
+/// Connects to the destination of each client, then answers it, and joins both. The connections live until both
+/// directions have ended.
 fn relay_connections(
     listener: &ConditionalListener,
     timeout: Duration,
     options: &Options,
 ) -> anyhow::Result<()> {
-    for client in listener.incoming() {
-        let client = client.context("the device is gone")?;
-        let (to, options) = (client.local_addr(), options.clone());
-        thread::Builder::new().spawn(move || report(to, serve(client, timeout, &options)))?;
+    listener.set_nonblocking(true);
+    let mut dials = Dials::<ConnectionRequest>::new(listener, timeout)?;
+    loop {
+        for (client, server) in dials.ended()? {
+            match server {
+                Ok(server) => report(client.local_addr(), join(client, server, options)),
+                Err(error) => refuse(client, &error),
+            }
+        }
+        loop {
+            let client = match listener.pending() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                client => client.context("the device is gone")?,
+            };
+            if let Err((client, error)) = dials.start(client.local_addr(), client) {
+                refuse(client, &error);
+            }
+        }
     }
+}
+
+fn join(client: ConnectionRequest, server: KernelStream, options: &Options) -> anyhow::Result<()> {
+    splice::join(client.accept()?, server, options.clone())?;
     Ok(())
+}
+
+fn refuse(client: ConnectionRequest, error: &io::Error) {
+    report::<(), _>(client.local_addr(), Err(error));
+    client.refuse();
 }
 
 /// Joins each UDP flow with a connected socket. A flow that was idle ends on both sides.
@@ -109,6 +125,10 @@ fn report<T, E: Display>(to: impl Display, result: Result<T, E>) {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    // Each connection, flow and ping has a descriptor.
+    let mut descriptors = getrlimit(Resource::Nofile);
+    descriptors.current = descriptors.maximum;
+    setrlimit(Resource::Nofile, descriptors)?;
     let builder = match arguments.tun.split_once('@') {
         Some((name, namespace)) => Tun::builder(name).netns(namespace),
         None => Tun::builder(&arguments.tun),

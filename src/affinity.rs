@@ -7,10 +7,11 @@ use std::io;
 /// Processors for the threads of one kind, taken in turns; empty: the system decides.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Affinity {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     cpus: Vec<usize>,
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 impl Affinity {
     pub(crate) fn new(cpus: impl IntoIterator<Item = usize>) -> Affinity {
         Affinity {
@@ -48,7 +49,7 @@ impl Affinity {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 #[expect(clippy::unused_self, reason = "as on Linux")]
 impl Affinity {
     pub(crate) fn check(&self) -> Result<(), (usize, io::Error)> {
@@ -59,7 +60,7 @@ impl Affinity {
 }
 
 /// Pins the calling thread to a processor.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 fn run_on(cpu: usize) -> io::Result<()> {
     use rustix::thread::{CpuSet, sched_setaffinity};
     if cpu >= CpuSet::MAX_CPU {
@@ -71,7 +72,7 @@ fn run_on(cpu: usize) -> io::Result<()> {
 }
 
 #[cfg(test)]
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 mod tests {
     use super::*;
     use rustix::thread::sched_getaffinity;

@@ -87,6 +87,22 @@ pub struct FrameMut {
 impl FrameMut {
     /// An empty frame with room for at least `capacity` bytes, from a pool if one is free.
     pub fn with_capacity(capacity: usize) -> FrameMut {
+        let mut frame = FrameMut::used(capacity);
+        frame.bytes_mut().clear();
+        frame
+    }
+
+    /// A frame of `len` bytes with any content: memory that was used before need not be cleared for a system call
+    /// that overwrites it.
+    #[cfg(any(target_os = "linux", feature = "tun-rs"))]
+    pub(crate) fn of_any_bytes(len: usize) -> FrameMut {
+        let mut frame = FrameMut::used(len);
+        frame.bytes_mut().resize(len, 0);
+        frame
+    }
+
+    /// A frame with room for at least `capacity` bytes that has those of its last use, or none.
+    fn used(capacity: usize) -> FrameMut {
         let class = pool::class_for(capacity);
         let recycled = class.and_then(pool::take);
         let frame = recycled.unwrap_or_else(|| {
@@ -277,7 +293,6 @@ impl Drop for Buf {
         let Some(inside) = Arc::get_mut(&mut frame) else {
             return;
         };
-        inside.bytes.clear();
         let Some(class) = inside.class.map(usize::from) else {
             return;
         };

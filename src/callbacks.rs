@@ -10,6 +10,7 @@
 //! | code | where | waits on the list |
 //! |---|---|---|
 //! | callbacks of [`Splice::on_end`](crate::Splice::on_end), wakers of `Splice::ended` | `splice::task` | yes |
+//! | callbacks of [`TcpListener::on_accept`](crate::TcpListener::on_accept) | `stack::accept::backlog` | yes |
 //! | wakers of sockets | `socket::aio` | no, a separate thread calls them: a callback may wait for the task |
 //! | subscribers of events | `events` | yes |
 //! | destructors of values in upcalls and wakers of a closed socket | `socket` | yes |

@@ -125,6 +125,12 @@ pub trait Factory: Send + Sync {
         true
     }
 
+    /// Whether a socket learns that its peer has aborted, as [`SoError::ConnectionReset`](crate::error::SoError).
+    /// (A unix socket's end is an end of file.)
+    fn resets(&self) -> bool {
+        true
+    }
+
     /// The virtual time of the sockets, if there is one.
     fn time(&self) -> Option<&dyn Time> {
         None
@@ -252,6 +258,9 @@ pub enum Outcome {
     /// It does not apply to this factory, because it lacks this.
     NotApplicable(&'static str),
 }
+
+/// Of a factory that has none.
+const RESETS: Outcome = Outcome::NotApplicable("resets");
 
 impl Case {
     /// Runs it in one flavor, in a thread of its own.

@@ -145,6 +145,16 @@ pub enum SoError {
     /// A route, or the operating system's packet filter, forbids to send there; or it is a broadcast.
     #[error("a route, or a packet filter of the operating system, forbids to send there")]
     Prohibited = 16,
+    /// Its socket of smoltcp is no longer in the set.
+    #[error(
+        "connection lost: its socket was removed from the adapter's set, or another one has its place; keep it until the adapter has finished with it"
+    )]
+    SocketRemoved = 17,
+    /// The adapter of its socket of smoltcp was dropped.
+    #[error(
+        "connection lost: the adapter of its socket was dropped, keep it as long as the socket is used"
+    )]
+    AdapterDropped = 18,
 }
 
 impl SoError {
@@ -166,6 +176,8 @@ impl SoError {
             14 => SoError::DestinationRequired,
             15 => SoError::AddressNotAvailable,
             16 => SoError::Prohibited,
+            17 => SoError::SocketRemoved,
+            18 => SoError::AdapterDropped,
             _ => return None,
         })
     }
@@ -181,7 +193,9 @@ impl SoError {
             SoError::ConnectionReset => Errno::ECONNRESET,
             SoError::ConnectionRefused => Errno::ECONNREFUSED,
             SoError::TimedOut | SoError::SpliceTimedOut => Errno::ETIMEDOUT,
-            SoError::ConnectionAborted => Errno::ECONNABORTED,
+            SoError::ConnectionAborted | SoError::SocketRemoved | SoError::AdapterDropped => {
+                Errno::ECONNABORTED
+            }
             SoError::BrokenPipe => Errno::EPIPE,
             SoError::HostUnreachable => Errno::EHOSTUNREACH,
             SoError::NetworkDown | SoError::DriverDropped | SoError::AddressRemoved => {
@@ -217,7 +231,9 @@ impl From<SoError> for io::Error {
             SoError::ConnectionReset => io::ErrorKind::ConnectionReset,
             SoError::ConnectionRefused => io::ErrorKind::ConnectionRefused,
             SoError::TimedOut | SoError::SpliceTimedOut => io::ErrorKind::TimedOut,
-            SoError::ConnectionAborted => io::ErrorKind::ConnectionAborted,
+            SoError::ConnectionAborted | SoError::SocketRemoved | SoError::AdapterDropped => {
+                io::ErrorKind::ConnectionAborted
+            }
             SoError::BrokenPipe => io::ErrorKind::BrokenPipe,
             SoError::HostUnreachable => io::ErrorKind::HostUnreachable,
             SoError::NetworkDown | SoError::DriverDropped | SoError::AddressRemoved => {
@@ -240,11 +256,11 @@ mod tests {
 
     #[test]
     fn every_value_survives_the_round_trip() {
-        for value in 1..=16 {
+        for value in 1..=18 {
             let error = SoError::from_u8(value).expect("listed");
             assert_eq!(error as u8, value);
         }
         assert_eq!(SoError::from_u8(0), None);
-        assert_eq!(SoError::from_u8(17), None);
+        assert_eq!(SoError::from_u8(19), None);
     }
 }

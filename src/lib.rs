@@ -6,8 +6,9 @@
 //! contains one, over TUN devices or links in memory, that keeps positions and no payload (see
 //! [which standards hold](stack#tcp-which-standards-hold)).
 //!
-//! The manual: a [`guide`] to programs, a [`glossary`], [`behaviour`] beside FreeBSD and OpenBSD, [`endings`]
-//! (shutdown), [timers](stack#timers), [`security`], [`performance`], [`scale`], [`experiments`].
+//! The manual: a [`guide`] to programs, a [`glossary`], [`platforms`], [`behaviour`] beside FreeBSD and OpenBSD, [`endings`]
+//! (shutdown), [timers](stack#timers), [`security`], [`performance`], [`scale`], several machines ([`fleet`]),
+//! [`experiments`], [`coming_from`] netstack-smoltcp, ipstack, gVisor, lwIP.
 //!
 //! ```
 //! use sosplice::{Stack, TcpListener, TcpStream, link::memory, splice::{Cause, Options}};
@@ -57,12 +58,13 @@
 //! | [`protocol`] | the interface between a socket and its protocol (`protosw`), for other stacks |
 //! | [`sockbuf`], [`buf`] | socket buffers, and the chains of reference-counted buffers (mbufs) in them |
 //! | [`local`] | pairs of sockets in memory, for streams and for datagrams: the reference protocols |
-//! | `kernel` | the operating system's connections, UDP sockets and ping sockets as sockets |
+//! | `kernel` | the operating system's connections (TCP, unix sockets, vsock), UDP sockets and ping sockets as sockets |
+//! | `smoltcp` | TCP sockets of a program's own smoltcp `SocketSet` as sockets |
 //! | [`stack`] | a TCP/IP stack over one link: addresses, ports, listeners, streams, UDP sockets and flows, pings, the driver thread |
 //! | `ip` | the Internet Protocol: headers, fragments, ICMP errors, answers to pings (private) |
 //! | `tcp` | one connection: control block, store, service step (private) |
 //! | `udp` | one UDP socket or flow, or the pings of one client (private) |
-//! | [`link`] | sources and destinations of packets: in memory, TUN devices, the Ethernet of virtual machines |
+//! | [`link`] | sources and destinations of packets: in memory, TUN devices, Ethernet: hosts in a LAN, gateways of virtual machines |
 //! | [`clock`], [`error`] | time, errors |
 //! | `lock` | ranked locks (private) |
 //! | `sync` | locks, atomics and threads: `std`'s, or [loom](https://docs.rs/loom)'s for the models (private) |
@@ -79,7 +81,7 @@
 //!
 //! The socket layer does not use splices (it offers an upcall that diverts a buffer), splices use neither
 //! stack nor TCP. [smoltcp](https://docs.rs/smoltcp) is a peer and a twin in tests and
-//! benchmarks.
+//! benchmarks; `kernel` and `smoltcp` are protocols, as `local` is.
 //!
 //! # How a byte travels
 //!
@@ -167,14 +169,17 @@
 //! | `futures-io` | the traits of `futures-io` for all sockets |
 //! | `tokio` | tokio's traits for all sockets (its runtime is not needed) |
 //! | `conformance` | a suite of cases for the sockets of any protocol |
+//! | `tun-rs` | `link::tun_rs`: a link over devices of tun-rs |
+//! | `smoltcp` | the module `smoltcp`: sockets of programs with plain smoltcp as ends of splices |
 //!
-//! `link::tun`, the Unix sockets of `link::ethernet` and `kernel` need Linux; the rest is portable.
+//! `link::tun`, the transports of `link::ethernet` and `kernel` need the kernel of Linux or Android; the rest is portable
+//! ([`platforms`]).
 //!
 //! # Not supported
 //!
-//! Multicast, Ethernet as a host of a LAN (a stack is the gateway of one guest:
-//! [`link::ethernet`]), TAP devices and raw sockets, KTLS, TUN devices of other systems than Linux; of TCP, Fast Open and urgent data
-//! ([list](stack#tcp-which-standards-hold)).
+//! Multicast sockets (a [host](link::ethernet::Host) joins groups, for
+//! [`Builder::on_unhandled`](stack::Builder::on_unhandled)), raw sockets, KTLS; of TCP, Fast Open
+//! and urgent data ([list](stack#tcp-which-standards-hold)).
 
 mod affinity;
 #[doc = include_str!("doc/differences.md")]
@@ -187,7 +192,10 @@ mod callbacks;
 #[cfg(test)]
 #[path = "../tests/support/cases.rs"]
 mod cases;
+mod checksum;
 pub mod clock;
+#[doc = include_str!("doc/coming_from.md")]
+pub mod coming_from {}
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod congestion;
@@ -208,6 +216,8 @@ mod events;
 #[doc = include_str!("doc/loss.svg")]
 #[doc = "</div>"]
 pub mod experiments {}
+#[doc = include_str!("doc/fleet.md")]
+pub mod fleet {}
 #[doc = include_str!("doc/glossary.md")]
 pub mod glossary {}
 #[doc = include_str!("doc/guide.md")]
@@ -215,7 +225,7 @@ pub mod guide {}
 mod interest;
 mod ip;
 mod keep_alive;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub mod kernel;
 pub mod link;
 pub mod local;
@@ -225,7 +235,10 @@ mod lock;
 mod long;
 #[doc = include_str!("doc/performance.md")]
 pub mod performance {}
+#[doc = include_str!("doc/platforms.md")]
+pub mod platforms {}
 pub mod protocol;
+mod random;
 mod run_list;
 #[doc = include_str!("doc/scale.md")]
 #[doc = "\n\n# Plot: memory and cost by number of connections\n\n<div>"]
@@ -234,6 +247,8 @@ mod run_list;
 pub mod scale {}
 #[doc = include_str!("doc/security.md")]
 pub mod security {}
+#[cfg(feature = "smoltcp")]
+pub mod smoltcp;
 pub mod sockbuf;
 pub mod socket;
 pub mod sockopt;

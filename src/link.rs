@@ -4,32 +4,40 @@
 //! references to the payload, written with one gathering write. A full link must not drop packets: it
 //! returns [`TransmitError::Full`], and the stack tries again when [`Link::wait`] reports room (a lost
 //! segment would cost a retransmission timeout). A packet that can never be received or sent is lost;
-//! only a closed link ends the stack above it. [`memory`] is a pair in memory, `tun` (Linux) a TUN
-//! device with the virtio-net header, [`ethernet`] makes links of packets from transports of Ethernet
-//! frames.
+//! only a closed link ends the stack above it. [`memory`] is a pair in memory, `tun` (Linux, Android) a
+//! TUN device, opened or taken over as a descriptor, `tun_rs` (with that feature) a device of the crate
+//! tun-rs, [`ethernet`] makes links of packets from transports of Ethernet frames: TAP devices, packet
+//! sockets, Unix sockets.
 //!
 //! A link's transmit never calls into a stack. Its locks are leaves.
 
 pub mod ethernet;
 pub mod memory;
 mod packet;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod place;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub mod tun;
-#[cfg(target_os = "linux")]
+#[cfg(feature = "tun-rs")]
+pub mod tun_rs;
+#[cfg(any(target_os = "linux", target_os = "android", feature = "tun-rs"))]
+mod virtio;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 mod waker;
 
 pub use crate::interest::Interest;
 pub use packet::{Checksum, Frame, Packet};
 
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::clock::{Clock, SystemClock};
-#[cfg(target_os = "linux")]
+use ipnet::IpNet;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 use rustix::io::Errno;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -158,6 +166,42 @@ pub enum ReceiveError {
     Gone(io::Error),
 }
 
+/// An event of a link besides received frames, see [`Link::take_events`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum LinkEvent {
+    /// The link has an address now: the stack adds it.
+    AddressAdded(IpNet),
+    /// The link has lost this address, e.g. to another host: the stack removes it, and the connections of the address end.
+    AddressRemoved(IpAddr),
+    /// An address is deprecated, or is not any more: the stack connects from others while it has any (RFC 4862 5.5.4).
+    AddressDeprecated {
+        /// The address.
+        address: IpAddr,
+        /// Whether it is deprecated.
+        deprecated: bool,
+    },
+    /// A packet that the link had taken was not sent. The stack treats that like an ICMP error from the network.
+    Undelivered {
+        /// The packet.
+        packet: Frame,
+        /// Why it was not sent.
+        why: Undelivered,
+    },
+}
+
+/// Why a packet that a link had taken was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Undelivered {
+    /// There is no route to its destination.
+    NoRoute,
+    /// The next host on the way to its destination does not answer.
+    HostUnreachable,
+    /// It is larger than this number of bytes, the present MTU.
+    TooBig(usize),
+}
+
 /// A source and destination of frames. Shared by all threads that send; one thread at a time receives
 /// and waits.
 ///
@@ -187,6 +231,14 @@ pub trait Link: Send + Sync + fmt::Debug {
     /// If the link is gone.
     fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()>;
 
+    /// When the link has work of its own, e.g. a message to repeat: [`receive`](Self::receive) is to be called then, even
+    /// if no frame has arrived. In the time of the link's clock, which is to be that of the stack. A stack's driver
+    /// heeds it ([`Driver::poll_at`](crate::stack::Driver::poll_at)); if it becomes earlier in a call of another
+    /// thread, the link [wakes](Self::wake) the driver. `None` by default: it has none.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
     /// Ends the current or the next [`wait`](Self::wait). May be called from any thread, with any lock
     /// held.
     fn wake(&self);
@@ -196,9 +248,27 @@ pub trait Link: Send + Sync + fmt::Debug {
     /// received and writable when a packet can be sent, and one that is readable when `wake` was
     /// called. If the second is readable, or the first reports any other condition, the thread must
     /// then call `wait` without waiting. `None` by default: only `wait` can wait.
-    #[cfg(target_os = "linux")]
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     fn descriptors(&self) -> Option<[std::os::fd::BorrowedFd<'_>; 2]> {
         None
+    }
+
+    /// Appends the events that have happened since the last call, and forgets them. None by default. A stack calls it
+    /// when it is built, and each of its drivers after each `receive`, with no lock held.
+    fn take_events(&self, events: &mut Vec<LinkEvent>) {
+        let _ = events;
+    }
+
+    /// Whether the link finds the stack's addresses itself, and gives them as [events](Self::take_events): then the
+    /// stack is built also with none. `false` by default. Constant.
+    fn manages_addresses(&self) -> bool {
+        false
+    }
+
+    /// Replaces the link's random numbers by those that follow from `seed`: the machine was copied
+    /// ([`Stack::reseed`](crate::Stack::reseed), which calls it with no lock held). Nothing by default.
+    fn reseed(&self, seed: u64) {
+        let _ = seed;
     }
 
     /// For a link with several queues: the queue, counted from 0, on which this side receives packets
@@ -213,7 +283,7 @@ pub trait Link: Send + Sync + fmt::Debug {
 }
 
 /// The events for poll(2).
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn poll_flags(interest: Interest) -> PollFlags {
     let mut flags = PollFlags::empty();
     flags.set(PollFlags::IN, interest.overlaps(Interest::READABLE));
@@ -222,7 +292,7 @@ pub(crate) fn poll_flags(interest: Interest) -> PollFlags {
 }
 
 /// Repeats a call that a signal interrupted.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn retry<R>(mut call: impl FnMut() -> Result<R, Errno>) -> Result<R, Errno> {
     loop {
         match call() {
@@ -234,7 +304,7 @@ pub(crate) fn retry<R>(mut call: impl FnMut() -> Result<R, Errno>) -> Result<R, 
 
 /// Waits with poll(2) until one of the descriptors has an event, or `deadline` has passed, or a signal
 /// arrives.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> Result<(), Errno> {
     let left = deadline.map(|at| at.saturating_duration_since(SystemClock.now()));
     let limit = left.and_then(|left| Timespec::try_from(left).ok());
@@ -263,13 +333,29 @@ impl<L: Link + ?Sized> Link for Arc<L> {
         (**self).wait(interest, deadline)
     }
 
+    fn deadline(&self) -> Option<Instant> {
+        (**self).deadline()
+    }
+
     fn wake(&self) {
         (**self).wake();
     }
 
-    #[cfg(target_os = "linux")]
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     fn descriptors(&self) -> Option<[std::os::fd::BorrowedFd<'_>; 2]> {
         (**self).descriptors()
+    }
+
+    fn take_events(&self, events: &mut Vec<LinkEvent>) {
+        (**self).take_events(events);
+    }
+
+    fn manages_addresses(&self) -> bool {
+        (**self).manages_addresses()
+    }
+
+    fn reseed(&self, seed: u64) {
+        (**self).reseed(seed);
     }
 
     fn steer(&self, flow: &Flow) -> Option<usize> {

@@ -195,6 +195,10 @@ pub(crate) struct Side {
     diversion: Option<Arc<dyn Upcall>>,
     ended: Option<End>,
     connected: bool,
+    /// Send side: the diverting upcall waits for space.
+    pub(crate) wants_space: bool,
+    /// Receive side: before this position was read, the protocol does nothing when it is told of reading.
+    pub(crate) rcvd_from: u64,
 }
 
 impl Side {
@@ -205,7 +209,14 @@ impl Side {
             diversion: None,
             ended: None,
             connected: false,
+            wants_space: true,
+            rcvd_from: 0,
         }
+    }
+
+    /// Receive side: whether the protocol is to be told that bytes were read.
+    pub(crate) fn is_rcvd_wanted(&self) -> bool {
+        self.buf.chain().start() >= self.rcvd_from
     }
 
     /// Adds an upcall for every wake-up.
@@ -236,6 +247,7 @@ impl Side {
         if free {
             self.diversion = Some(upcall);
             self.ended = None;
+            self.wants_space = true;
         }
         free
     }
@@ -463,14 +475,26 @@ impl SocketEnd {
     /// As [`append_rcv_chain`](Self::append_rcv_chain). The chain is empty afterwards, and keeps its
     /// allocation.
     pub(crate) fn append_rcv_from(&self, chain: &mut Chain) {
+        self.append_rcv_and(chain, |_| {});
+    }
+
+    /// As [`append_rcv_from`](Self::append_rcv_from), and looks at `so_rcv` under the same lock. Without bytes it only
+    /// looks.
+    pub(crate) fn append_rcv_and(&self, chain: &mut Chain, look: impl FnOnce(&mut Side)) {
         let mut rcv = self.rcv();
+        if chain.is_empty() {
+            look(&mut rcv);
+            return;
+        }
         let unwanted = rcv.buf.is_finished();
         rcv.buf.append_from(chain, chain.len());
         if unwanted {
             let dropped = rcv.buf.take_all();
+            look(&mut rcv);
             drop(rcv);
             drop(dropped);
         } else {
+            look(&mut rcv);
             self.sorwakeup(&rcv, Wakeup::Data);
         }
     }
@@ -538,11 +562,18 @@ impl SocketEnd {
     /// # Panics
     /// If `so_snd` holds fewer.
     pub fn drop_snd(&self, count: usize) {
+        self.drop_snd_and(count, |_| {});
+    }
+
+    /// As [`drop_snd`](Self::drop_snd), and looks at the rest under the same lock, before threads are notified that
+    /// there is room.
+    pub(crate) fn drop_snd_and(&self, count: usize, look: impl FnOnce(&mut SockBuf)) {
         // The bytes are dropped after the lock is released: they may hold the last reference to a
         // frame.
         let mut sent = Taken::new();
         let mut snd = self.snd();
         snd.buf.take_bufs(count, &mut sent);
+        look(&mut snd.buf);
         self.sowwakeup(&snd, Wakeup::Space);
         drop(snd);
         drop(sent);
@@ -635,6 +666,7 @@ impl SocketEnd {
         if let Some(error) = error {
             self.set_error(error);
         }
+        rcv.rcvd_from = 0;
         self.close_rcv(&mut rcv);
         self.close_snd(&mut snd);
     }
@@ -718,10 +750,12 @@ impl SocketEnd {
         }
     }
 
-    /// `sowwakeup_locked`: calls the splice on `so_snd` or, if there is none, the upcalls; wakes
-    /// writers in any case.
+    /// `sowwakeup_locked`: calls the splice on `so_snd`, which is told of space only if it waits for that, or,
+    /// if there is none, the upcalls; wakes writers in any case.
     pub(crate) fn sowwakeup(&self, snd: &Guard<'_, Side, SND>, what: Wakeup) {
-        notify(snd, what);
+        if what != Wakeup::Space || snd.wants_space || !snd.is_diverted() {
+            notify(snd, what);
+        }
         self.snd_wait.notify_all();
     }
 

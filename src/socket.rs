@@ -18,7 +18,7 @@
 mod datagrams;
 pub mod poller;
 
-use crate::buf::Chain;
+use crate::buf::{Buf, Chain};
 use crate::callbacks::{self, Once};
 use crate::clock::{Clock, SystemClock};
 use crate::end::{End, Role};
@@ -363,6 +363,17 @@ impl Socket {
         drop(snd);
         self.enter(|protocol| protocol.output());
         Ok(count)
+    }
+
+    /// Appends the first bytes of a connection, which may be under way. They fit into `so_snd`.
+    pub(crate) fn send_early(&self, bytes: Buf) {
+        let mut snd = self.end().snd();
+        // It may have failed already.
+        if !snd.buf.is_closed() {
+            snd.buf.append(bytes);
+        }
+        drop(snd);
+        self.enter(|protocol| protocol.output());
     }
 
     /// Sends from the front of `chain` without copying: as [`send`](Self::send), bytes that did not fit

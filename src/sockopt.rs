@@ -105,7 +105,7 @@ pub use table::{DescriptorError, Descriptors, Rights, Table};
 
 use crate::error::{Errno, Flavor};
 use crate::socket::Socket;
-use crate::splice::{self, Options, Role, SpliceError, UnspliceError};
+use crate::splice::{self, Options, Role, Splice, SpliceError, UnspliceError};
 use layout::Request;
 
 /// The level of the socket layer's own options.
@@ -201,7 +201,7 @@ pub fn setsockopt(
     defaults: &Options,
 ) -> Result<(), SockoptError> {
     if (level, name) == (SOL_SOCKET, SO_SPLICE) {
-        return set_splice(table, fd, value, abi, defaults);
+        return set_splice(table, fd, value, abi, defaults).map(drop);
     }
     table.get(fd, right(abi, Rights::SETSOCKOPT))?;
     Err(SockoptError::UnknownOption { level, name })
@@ -249,7 +249,8 @@ pub fn getsockopt(
 }
 
 /// `setsockopt(SO_SPLICE)`: splices the socket to the one that the option names, or ends its splice.
-/// `value` was copied in from the program (`EFAULT` is up to the caller); `None` is a null pointer.
+/// `value` was copied in from the program (`EFAULT` is up to the caller); `None` is a null pointer. Returns the
+/// handle of the new splice, with which a layer can be notified of its end; `None` if a splice was ended.
 ///
 /// `defaults` has the settings that the option lacks: pool, dispatch, forwarding, rate. Its limit and
 /// timeouts are ignored, since the option has them. If queued bytes reach the limit, the splice ends
@@ -261,9 +262,17 @@ pub fn getsockopt(
 /// use sosplice::{local, splice::{Options, UnspliceError}};
 /// let abi = Abi { flavor: Flavor::FreeBsd, layout: Layout::Lp64 };
 /// let table = Table::new(8);
-/// let source = table.insert(local::pair().0)?;
+/// let (inside, _peer) = local::pair();
+/// let source = table.insert(inside)?;
+/// let set = |value: &[u8; 32]| {
+///     sockopt::set_splice(&table, source, Some(value), abi, &Options::default())
+/// };
+/// // Descriptor 0, which is the source itself, without a limit.
+/// let splice = set(&[0; 32])?.expect("a new splice");
+/// splice.on_end(|end| println!("{:?} after {} bytes", end.cause, end.bytes));
 /// // All bits set: a negative descriptor.
-/// let error = sockopt::set_splice(&table, source, Some(&[0xff; 32]), abi, &Options::default());
+/// assert!(set(&[0xff; 32])?.is_none());
+/// let error = set(&[0xff; 32]);
 /// let error = error.unwrap_err();
 /// assert_eq!(error, SockoptError::Unsplice(UnspliceError::NotSpliced));
 /// assert_eq!(error.errno(abi.flavor), Errno::ENOTCONN);
@@ -278,7 +287,7 @@ pub fn set_splice(
     value: Option<&[u8]>,
     abi: Abi,
     defaults: &Options,
-) -> Result<(), SockoptError> {
+) -> Result<Option<Splice>, SockoptError> {
     match abi.flavor {
         Flavor::FreeBsd => set_freebsd(table, fd, value, abi, defaults),
         Flavor::OpenBsd => set_openbsd(table, fd, value, abi, defaults),
@@ -317,7 +326,7 @@ fn set_freebsd(
     value: Option<&[u8]>,
     abi: Abi,
     defaults: &Options,
-) -> Result<(), SockoptError> {
+) -> Result<Option<Splice>, SockoptError> {
     // 1. The descriptor.
     let socket = table.get(fd, Rights::SETSOCKOPT)?;
     // 2. The length.
@@ -327,7 +336,7 @@ fn set_freebsd(
     // 4. Unsplicing has no further checks.
     if request.is_unsplice() {
         socket.unsplice()?;
-        return Ok(());
+        return Ok(None);
     }
     // 5. The right to receive. Another thread may have replaced the socket, so from here on the one
     //    with the right is used.
@@ -338,8 +347,8 @@ fn set_freebsd(
     // 7. The limit. 8. The timeout.
     let options = options(&request, abi, defaults)?;
     // 9. Both are streams. 10 to 13. The source. 14. The sink.
-    splice::set_up(&source, &sink, &options, Flavor::FreeBsd)?;
-    Ok(())
+    let splice = splice::set_up(&source, &sink, &options, Flavor::FreeBsd)?;
+    Ok(Some(splice))
 }
 
 /// The steps are those of the module's table.
@@ -349,7 +358,7 @@ fn set_openbsd(
     value: Option<&[u8]>,
     abi: Abi,
     defaults: &Options,
-) -> Result<(), SockoptError> {
+) -> Result<Option<Splice>, SockoptError> {
     // 1. The descriptor.
     let source = table.get(fd, Rights::empty())?;
     // 2. The length.
@@ -361,7 +370,7 @@ fn set_openbsd(
     // 6. Unsplicing.
     if request.is_unsplice() {
         source.unsplice()?;
-        return Ok(());
+        return Ok(None);
     }
     // 7. The pool.
     splice::check_pool(&options)?;
@@ -369,8 +378,8 @@ fn set_openbsd(
     let sink = table.get(request.fd, Rights::empty());
     let sink = sink.map_err(SockoptError::Sink)?;
     // 9. The sink is a stream. 10 to 13. Both.
-    splice::set_up(&source, &sink, &options, Flavor::OpenBsd)?;
-    Ok(())
+    let splice = splice::set_up(&source, &sink, &options, Flavor::OpenBsd)?;
+    Ok(Some(splice))
 }
 
 /// The options of the request: checks its limit, then its timeout.

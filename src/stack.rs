@@ -96,12 +96,15 @@
 //! # Addresses and routes
 //!
 //! A stack has addresses of both families ([`Builder::address`], [`Stack::add_address`]) and one link,
-//! point to point: there are no gateways, and all packets are sent on it. A [`Route`] sets properties
+//! on which all packets are sent. To the stack it is point to point: neighbours and gateways are the matter of a
+//! link that is a [host](crate::link::ethernet::Host) in a LAN. Such a link also finds addresses
+//! ([`Stack::wait_for_address`]) and reports packets that it could not deliver: an attempt to connect then fails with
+//! [`HostUnreachable`](std::io::ErrorKind::HostUnreachable), and a connection goes on. A [`Route`] sets properties
 //! of a network ([`Builder::route`], [`Stack::set_routes`]): the source address, a smaller MTU, or that
 //! it is unreachable. The longest prefix wins.
 //!
 //! The source address of a connection is the one it is bound to ([`TcpSocket::bind`]), else the
-//! route's, else the stack chooses it by RFC 6724 section 5, rules 1, 2, 6 and 8, among IPv4 addresses
+//! route's, else the stack chooses it by RFC 6724 section 5, rules 1, 2, 3, 6 and 8, among IPv4 addresses
 //! by network (RFC 1122 3.3.4.3). A link-local destination is on the only link: the scope of a
 //! [`SocketAddrV6`](std::net::SocketAddrV6) is ignored. From unreachable networks, segments that would
 //! begin a connection, or be reset, are dropped and counted. Routes do not apply to established
@@ -158,9 +161,10 @@
 //! | `accept` | connections that peers open: backlog, SYN queue, cookies, limits, rules of interception |
 //! | `connect`, `tcp_socket` | connections that this side opens |
 //! | `stream`, `listener`, `conditional`, `aio` | the program's handles |
-//! | `routes`, `source_address`, `paths`, `isn`, `ephemeral_ports` | addresses and routes, path MTUs, ports and initial sequence numbers |
+//! | `routes`, `source_address`, `paths`, `isn`, `ephemeral_ports`, `seed` | addresses and routes, path MTUs, ports and initial sequence numbers; the secrets behind them |
 //! | `fragments`, `identification`, `icmp_error` | fragments received and sent, and their identifications; ICMP errors |
 //! | `loopback`, `fused_link` | the two outputs: to the stack itself, and to the link |
+//! | `link_events` | addresses that the link finds itself, and packets that it could not deliver |
 //! | `udp` | UDP sockets, flows, pings |
 //! | `stats`, `netstat` | counters and listings |
 //! | `packet` | tests that read like packet traces |
@@ -185,6 +189,7 @@ mod fused_link;
 mod icmp_error;
 mod identification;
 mod isn;
+mod link_events;
 mod listener;
 mod loopback;
 mod netstat;
@@ -192,6 +197,7 @@ mod netstat;
 mod packet;
 mod paths;
 mod routes;
+mod seed;
 mod shared;
 mod source_address;
 mod stats;
@@ -217,18 +223,17 @@ pub use udp::{
     UdpSocket,
 };
 
-use crate::error::SoError;
+use crate::clock::{Clock, SystemClock};
 use crate::link::Link;
-use crate::tcp::conn::{Conn, Runner};
+use crate::tcp::conn::Runner;
 use crate::tcp::counters::Counters;
-use crate::tcp::service::Work;
-use crate::udp::{Kind, Udp};
 use ipnet::IpNet;
 use shared::{Down, Shared};
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The handle of a stack; see the module.
 #[derive(Debug, Clone)]
@@ -328,7 +333,51 @@ impl Stack {
     /// [`BroadcastAddress`](RouteError::BroadcastAddress) and
     /// [`DuplicateAddress`](RouteError::DuplicateAddress).
     pub fn add_address(&self, address: IpNet) -> Result<(), RouteError> {
-        self.shared().addressing.network.lock().add_address(address)
+        self.shared().add_address(address)
+    }
+
+    /// Waits until the stack has an address for which `wanted` returns `true`, and returns it: one that the link
+    /// [finds](Link::manages_addresses), e.g. a [host](crate::link::ethernet::Host) in a LAN by DHCP, or one that another
+    /// thread adds. `None` waits without limit.
+    ///
+    /// ```
+    /// use sosplice::link::ethernet::{Host, HostConfig};
+    /// use sosplice::{Stack, link::memory};
+    /// use std::time::Duration;
+    /// let (transport, _lan) = memory::pair(memory::Config::default().mtu(1514));
+    /// let config = HostConfig::new("02:00:00:00:00:05".parse()?).address("10.0.0.5/24".parse()?);
+    /// let stack = Stack::builder(Host::new(transport, config.probe(false))?).build()?;
+    /// let address = stack.wait_for_address(|net| net.addr().is_ipv4(), Duration::from_secs(30))?;
+    /// assert_eq!(address, "10.0.0.5/24".parse()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`TimedOut`](std::io::ErrorKind::TimedOut); [`NetworkDown`](std::io::ErrorKind::NetworkDown) if the stack is
+    /// down.
+    pub fn wait_for_address(
+        &self,
+        wanted: impl Fn(&IpNet) -> bool,
+        timeout: impl Into<Option<Duration>>,
+    ) -> io::Result<IpNet> {
+        let timeout = timeout.into();
+        let deadline = timeout.and_then(|time| SystemClock.now().checked_add(time));
+        let addressing = &self.shared().addressing;
+        loop {
+            let seen = self.addresses();
+            if let Some(found) = seen.iter().find(|net| wanted(net)) {
+                return Ok(*found);
+            }
+            let mut network = addressing.network.lock();
+            while network.addresses() == seen {
+                if self.shared().lifecycle.down.load(Ordering::SeqCst) {
+                    return Err(self.shared().why_down().into());
+                }
+                if addressing.changed.wait_until(&mut network, deadline) {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            }
+        }
     }
 
     /// Removes an address, also the last one. The connections of the address end with
@@ -340,25 +389,7 @@ impl Stack {
     /// [`NoSuchAddress`](RouteError::NoSuchAddress), and [`InUse`](RouteError::InUse) if it is the
     /// source of a route.
     pub fn remove_address(&self, address: IpAddr) -> Result<(), RouteError> {
-        let shared = self.shared();
-        shared.addressing.network.lock().remove_address(address)?;
-        let of_address = |conn: &Arc<Conn>| {
-            let tuple = &conn.tuple;
-            tuple.local == address || conn.home.looped && tuple.remote == address
-        };
-        // Connections with this address as peer come first, so that none of them is reset by its other
-        // end.
-        let mut all: Vec<_> = shared.table.all().into_iter().filter(of_address).collect();
-        all.sort_by_key(|conn| conn.tuple.local == address);
-        for conn in all {
-            conn.run(Work::ADDRESS_REMOVED, Runner::User);
-        }
-        let removed = |udp: &Udp| {
-            let bound = matches!(udp.kind, Kind::Bound(_));
-            bound && udp.names().0.is_some_and(|local| local.ip() == address)
-        };
-        shared.end_datagrams(SoError::AddressRemoved, removed);
-        Ok(())
+        self.shared().remove_address(address, Runner::User)
     }
 
     /// The configured routes, the longest prefixes first.
@@ -491,6 +522,11 @@ impl Stack {
 
     pub(crate) fn now(&self) -> Instant {
         self.shared().clock.now()
+    }
+
+    /// Bytes of the send buffer of each new connection.
+    fn send_buffer(&self) -> usize {
+        self.shared().config.snd_buffer
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) mod model;
 pub(crate) enum Protection {
     /// A wake-up during a pass is recorded.
     Rescan,
+    /// A pass that finds no room says that it waits for it while no room can be made.
+    WantsFirst,
     /// A pass moves bytes only while its splice is attached to the buffers.
     OnBuffers,
     /// Waiters for the end are notified after the last pass.
@@ -75,4 +77,6 @@ pub(crate) enum Protection {
     LeaveWord,
     /// The thread whose turn it is sees the changes made before a request.
     SeeWord,
+    /// A poller's descriptor is cleared under the lock of its list.
+    ClearLocked,
 }

@@ -6,7 +6,7 @@
 #[path = "support/namespace.rs"]
 mod namespace;
 
-use namespace::{Namespace, available, run, skip};
+use namespace::{Namespace, available_with, run};
 use sosplice::link::tun::{self, Difference, OpenError, Tun};
 use sosplice::link::{Capabilities, Frame, Interest, Link, Packet, ReceiveError, TransmitError};
 use sosplice::{Stack, TcpListener};
@@ -116,13 +116,7 @@ impl Drop for Other {
 }
 
 fn ready(test: &str) -> bool {
-    for tool in ["ethtool", "python3"] {
-        if Command::new(tool).arg("--version").output().is_err() {
-            skip(test, &format!("needs {tool}"));
-            return false;
-        }
-    }
-    available(test)
+    available_with(test, &["ethtool", "python3"])
 }
 
 /// Which of checksums, TSO over IPv4 and TSO over IPv6 `ethtool` shows as on.
@@ -693,26 +687,8 @@ fn super_frames_are_forwarded_whole() {
     }
 }
 
-/// A program that sends and receives datagrams in its namespace: `send ADDRESS PORT SIZE COUNT` in one call of the
-/// kernel's segmentation offload, `receive COUNT` what was sent to it.
-const DATAGRAMS: &str = r"
-import socket, sys
-family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
-s = socket.socket(family, socket.SOCK_DGRAM)
-s.bind((sys.argv[1], 0))
-s.settimeout(20)
-s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
-to, size, count = (sys.argv[2], 7), int(sys.argv[3]), int(sys.argv[4])
-whole = b''.join(bytes([i]) * size for i in range(count - 1)) + bytes([count - 1]) * (size - 1)
-s.setsockopt(socket.IPPROTO_UDP, 103, size)
-s.sendto(whole, to)
-back = b''
-while len(back) < len(whole):
-    part = s.recv(65536)
-    assert len(part) == min(size, len(whole) - len(back)), len(part)
-    back += part
-assert back == whole
-";
+/// See there.
+const DATAGRAMS: &str = include_str!("support/super_frame.py");
 
 /// UDP super-frames in and out, and single datagrams where the kernel is not to leave segmentation to the reader.
 #[test]

@@ -1,4 +1,4 @@
-//! The example `own_loop`: both loops on its own link, and on a TUN device with the kernel's TCP behind
+//! The example `own_loop`: each loop on its own link, and on a TUN device with the kernel's TCP behind
 //! it (needs root, otherwise skipped with a message).
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
@@ -23,7 +23,11 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(60);
 /// For the first SYN to be sent.
 const SHORT: Duration = Duration::from_millis(300);
-const LOOPS: [&[&str]; 2] = [&[], &["--tokio"]];
+const LOOPS: [&[&str]; 3] = [
+    &["--loop", "epoll"],
+    &["--loop", "mio"],
+    &["--loop", "tokio"],
+];
 
 fn own_loop(arguments: &[&str]) -> Output {
     let path = example::path("own_loop");
@@ -35,7 +39,7 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 #[test]
-fn every_byte_comes_back_in_both_loops() {
+fn every_byte_comes_back_in_each_loop() {
     for (connections, bytes) in [("8", "1048576"), ("1", "1"), ("100", "5000")] {
         for which in LOOPS {
             let arguments = [which, &["--connections", connections, "--bytes", bytes]].concat();
@@ -52,14 +56,15 @@ fn every_byte_comes_back_in_both_loops() {
 
 #[test]
 fn the_tasks_of_tokio_learn_how_much_their_splices_moved() {
-    let output = own_loop(&["--tokio", "--connections", "3", "--bytes", "70001"]);
+    let output = own_loop(&["--loop", "tokio", "--connections", "3", "--bytes", "70001"]);
     let told = text(&output.stdout).matches(": 70001 bytes up, 70001 down");
     assert_eq!(told.count(), 3);
 }
 
 #[test]
 fn bad_arguments_are_explained() {
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 7] = [
+        (&["--loop", "poll"], "[possible values: epoll, mio, tokio]"),
         (&["--connections", "0"], "1..=100"),
         (&["--bytes", "0"], "1..=1073741824"),
         (&["--port", "0"], "1..=65535"),
@@ -141,8 +146,8 @@ impl Scene {
 }
 
 #[test]
-fn both_loops_on_a_device_until_it_is_deleted() {
-    if !available("both_loops_on_a_device_until_it_is_deleted") {
+fn each_loop_on_a_device_until_it_is_deleted() {
+    if !available("each_loop_on_a_device_until_it_is_deleted") {
         return;
     }
     for which in LOOPS {
@@ -157,8 +162,8 @@ fn both_loops_on_a_device_until_it_is_deleted() {
 
 /// The first SYN to the backend is lost, so the rest depends on the driver's deadline.
 #[test]
-fn both_loops_wake_for_timers() {
-    if !available("both_loops_wake_for_timers") {
+fn each_loop_wakes_for_timers() {
+    if !available("each_loop_wakes_for_timers") {
         return;
     }
     for which in LOOPS {
@@ -184,8 +189,8 @@ fn both_loops_wake_for_timers() {
 }
 
 #[test]
-fn a_signal_ends_both_loops_in_order() {
-    if !available("a_signal_ends_both_loops_in_order") {
+fn a_signal_ends_each_loop_in_order() {
+    if !available("a_signal_ends_each_loop_in_order") {
         return;
     }
     for which in LOOPS {

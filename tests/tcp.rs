@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use sosplice::link::memory;
-use sosplice::{Intercept, Stack, TcpListener, TcpStream};
+use sosplice::{Intercept, Stack, TcpListener, TcpSocket, TcpStream};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::thread;
@@ -165,4 +165,80 @@ fn an_address_that_is_not_ours_is_an_error() {
     assert_eq!(kind("10.0.0.1:80"), Ok(()));
     let nowhere = TcpStream::connect(&client, "0.0.0.0:80").unwrap_err();
     assert_eq!(nowhere.kind(), std::io::ErrorKind::InvalidInput);
+}
+
+/// `TcpSocket::data`: before the splice's bytes, once for each attempt, and with the end of the stream.
+#[test]
+fn first_bytes_of_a_connection() {
+    let (server, client) = stacks();
+    let listener = TcpListener::bind(&server, "10.0.0.1:80").unwrap();
+    let at = listener.local_addr();
+    let socket = TcpSocket::new(&client).data(b"first ");
+    for _ in 0..2 {
+        let mut stream = socket.start(at).unwrap();
+        stream.wait_connected(None).unwrap();
+        stream.write_all(b"second").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut all = String::new();
+        listener
+            .accept()
+            .unwrap()
+            .0
+            .read_to_string(&mut all)
+            .unwrap();
+        assert_eq!(all, "first second");
+    }
+    let (near, far) = sosplice::local::pair();
+    near.send(b"spliced").unwrap();
+    near.shutdown(Shutdown::Write).unwrap();
+    let stream = socket.start(at).unwrap();
+    let options = sosplice::splice::Options::default().forward_eof(true);
+    let splice = far.splice_to(&stream, options).unwrap();
+    assert_eq!(splice.wait().bytes, 7);
+    let mut all = String::new();
+    listener
+        .accept()
+        .unwrap()
+        .0
+        .read_to_string(&mut all)
+        .unwrap();
+    assert_eq!(all, "first spliced");
+
+    let large = vec![0; (1 << 20) + 1];
+    let refused = TcpSocket::new(&client).data(&large).start(at).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::InvalidInput);
+    assert!(refused.to_string().contains("send buffer"), "{refused}");
+    let nobody = TcpSocket::new(&client)
+        .data(b"lost")
+        .connect("10.0.0.1:81".parse().unwrap());
+    assert_eq!(
+        nobody.unwrap_err().kind(),
+        std::io::ErrorKind::ConnectionRefused
+    );
+    assert_eq!(client.stats().active_opens, 4, "none for the large one");
+}
+
+#[test]
+fn first_bytes_of_a_connection_that_is_shut_down_at_once() {
+    let (server, client) = stacks();
+    let listener = TcpListener::bind(&server, "10.0.0.1:80").unwrap();
+    let at = listener.local_addr();
+    for len in [1, 100, 100_000, 1 << 18] {
+        let bytes = pattern(0, len);
+        let stream = TcpSocket::new(&client).data(&bytes).start(at).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut all = Vec::new();
+        let mut accepted = listener.accept().unwrap().0;
+        accepted.read_to_end(&mut all).unwrap();
+        assert!(all == bytes);
+        drop(accepted);
+        assert_eq!({ stream.clone() }.read(&mut [0]).unwrap(), 0);
+        assert_eq!(stream.take_error(), None);
+    }
+    // Given up while it connects.
+    for _ in 0..100 {
+        let socket = TcpSocket::new(&client).data(b"x");
+        drop(socket.start(at).unwrap());
+        socket.start(at).unwrap().abort();
+    }
 }

@@ -17,9 +17,13 @@ mod program;
 
 use namespace::{Namespace, available};
 use program::Program;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use sosplice::clock::{Clock, SystemClock};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -27,13 +31,18 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(30);
 
 struct Scene {
-    _program: Program,
+    program: Program,
     clients: Namespace,
     host: Namespace,
 }
 
 impl Scene {
     fn new(test: &str) -> Option<Scene> {
+        Scene::with_timeout(test, "2")
+    }
+
+    /// So many seconds for a destination.
+    fn with_timeout(test: &str, timeout: &str) -> Option<Scene> {
         if !available(test) {
             return None;
         }
@@ -49,11 +58,11 @@ impl Scene {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", host.name()]).arg(example);
         command.arg(format!("tc@{}", clients.name()));
-        command.args(["--address", "10.98.0.2/24", "--connect-timeout", "2"]);
+        command.args(["--address", "10.98.0.2/24", "--connect-timeout", timeout]);
         let program = Program::start(command, "every connection");
         clients.wait_until_up("tc");
         Some(Scene {
-            _program: program,
+            program,
             clients,
             host,
         })
@@ -144,6 +153,65 @@ fn a_destination_out_of_reach_refuses_the_client() {
         let time = SystemClock.now() - start;
         assert!(within.contains(&time), "{to}: {time:?}");
     }
+}
+
+/// Connections in progress have no threads, and those that end meanwhile are answered as ever.
+#[test]
+fn a_thousand_dials_at_once_in_a_few_threads() {
+    const COUNT: usize = 1000;
+    let Some(scene) = Scene::with_timeout("a_thousand_dials_at_once_in_a_few_threads", "20") else {
+        return;
+    };
+    let program = &scene.program;
+    let (before, memory) = (program.threads(), program.resident());
+    // No answer comes from there.
+    let silent: Vec<_> = (0..COUNT)
+        .map(|number| {
+            let [.., high, low] = number.to_be_bytes();
+            let to = SocketAddr::from(([10, 97, 1 + high, low], 80));
+            scene.clients.enter(|| connecting(to))
+        })
+        .collect();
+    let start = SystemClock.now();
+    while program.sockets() < COUNT {
+        assert!(start.elapsed() < LIMIT, "not all are dialled");
+        thread::yield_now();
+    }
+    let (threads, more) = (program.threads(), program.resident().saturating_sub(memory));
+    println!("{COUNT} dials: {before} threads before, {threads} now, and {more} bytes more");
+    assert!(threads <= before + 2, "{threads} threads");
+
+    let error = scene.connect(destination(1, 9)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    let listener = scene.host.enter(|| TcpListener::bind("0.0.0.0:0").unwrap());
+    let port = listener.local_addr().unwrap().port();
+    thread::scope(|scope| {
+        scope.spawn(|| echo(listener.accept().unwrap().0));
+        let mut stream = scene.connect(destination(2, port)).unwrap();
+        stream.write_all(b"hello").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert_eq!(&answer[24..], b"hello");
+    });
+    // And at the end of their time the others are refused.
+    for socket in silent {
+        let mut events = [PollFd::new(&socket, PollFlags::OUT)];
+        let limit = Timespec::try_from(LIMIT).unwrap();
+        assert_eq!(poll(&mut events, Some(&limit)).unwrap(), 1);
+        let error = sockopt::socket_error(&socket).unwrap().unwrap_err();
+        assert_eq!(error, Errno::CONNREFUSED);
+    }
+}
+
+/// A socket that begins to connect.
+fn connecting(to: SocketAddr) -> OwnedFd {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let family = AddressFamily::INET;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None).unwrap();
+    let error = rustix::net::connect(&socket, &to).unwrap_err();
+    assert_eq!(error, Errno::INPROGRESS);
+    socket
 }
 
 #[test]

@@ -17,19 +17,16 @@ mod demo;
 mod head;
 mod relay;
 
-use anyhow::{Context, bail};
-use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use anyhow::bail;
+use clap::Parser;
 use ipnet::IpNet;
-use relay::Relay;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Maximum number of connections of clients and to backends together. A client has a thread, so there
 /// is a limit.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 const MOST_CONNECTIONS: usize = 8192;
 
 /// Relays HTTP/1.1 requests to a backend selected by their Host.
@@ -111,14 +108,18 @@ fn main() -> ExitCode {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn on_a_tun(_: &str, _: Arguments) -> anyhow::Result<()> {
     bail!("--tun needs Linux; without it the relay runs in memory, on any system");
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 fn on_a_tun(tun: &str, arguments: Arguments) -> anyhow::Result<()> {
+    use anyhow::Context;
+    use clap::{CommandFactory, error::ErrorKind};
+    use relay::Relay;
     use sosplice::{Stack, TcpListener, link::tun::Tun};
+    use std::sync::Arc;
     let (Some(address), Some(listen)) = (arguments.address, arguments.listen) else {
         bail!("--tun needs --address and --listen");
     };

@@ -31,7 +31,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let _running = running; // Its end stops the loop.
         traffic(link, ends, connections, bytes)
     })?;
-    run_loop(proxy, &stop, arguments.tokio)?;
+    run_loop(proxy, &stop, arguments.which)?;
     drop(far);
     let equal = beside
         .join()

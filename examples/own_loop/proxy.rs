@@ -1,10 +1,8 @@
-//! The proxy and its two loops.
+//! The proxy, which is the same in each loop, and the command line.
 
-use crate::demo;
-use clap::Parser;
+use crate::{demo, in_epoll, in_mio, in_tokio};
+use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 use sosplice::clock::{Clock, SystemClock};
@@ -15,12 +13,9 @@ use sosplice::stack::Driver;
 use sosplice::{Stack, TcpListener, TcpSocket, TcpStream};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::io::Interest as Events;
-use tokio::io::unix::AsyncFd;
 
 /// Splices connections to a backend, in the program's own loop.
 #[derive(Parser)]
@@ -33,9 +28,9 @@ Exit status: 0 if all went well, 1 if not (a byte differed, a device is missing)
 command line."
 )]
 pub(crate) struct Arguments {
-    /// As a task of tokio, in place of a loop with poll(2)
-    #[arg(long)]
-    pub(crate) tokio: bool,
+    /// The loop
+    #[arg(long = "loop", value_enum, default_value_t)]
+    pub(crate) which: Which,
     /// Without a device: connections
     #[arg(long, value_name = "N", default_value_t = 8, conflicts_with = "tun")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=100))]
@@ -59,9 +54,21 @@ pub(crate) struct Arguments {
     pub(crate) backend: SocketAddr,
 }
 
+/// The loops, each in a file of its own.
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub(crate) enum Which {
+    /// Linux's epoll, level-triggered
+    #[default]
+    Epoll,
+    /// mio, edge-triggered
+    Mio,
+    /// A task of tokio
+    Tokio,
+}
+
 /// A proxy that works only in its turns.
 pub(crate) struct Proxy {
-    link: Arc<dyn Link>,
+    pub(crate) link: Arc<dyn Link>,
     stack: Stack,
     driver: Driver,
     pub(crate) listener: TcpListener,
@@ -87,7 +94,7 @@ impl Proxy {
     }
 
     /// Does a bounded part of the present work. `false` if there was none.
-    fn turn(&mut self, watch: impl Fn(SocketAddr, Join)) -> io::Result<bool> {
+    pub(crate) fn turn(&mut self, watch: impl Fn(SocketAddr, Join)) -> io::Result<bool> {
         let mut busy = self.driver.poll()?;
         while let Ok((client, peer)) = self.listener.accept() {
             busy = true;
@@ -111,112 +118,25 @@ impl Proxy {
 
     /// The deadline and events that end the following sleep. Until the next turn the driver counts as
     /// asleep.
-    fn fall_asleep(&self) -> (Option<Instant>, Interest) {
+    pub(crate) fn fall_asleep(&self) -> (Option<Instant>, Interest) {
         let deadlines = [self.driver.poll_at(), self.pool.poll_at()];
         let deadline = deadlines.into_iter().flatten().min();
         (deadline, self.driver.interest())
     }
 
     /// Must be called after a sleep: clears a wake-up. Fails if the link is gone.
-    fn woken(&self) -> io::Result<()> {
+    pub(crate) fn woken(&self) -> io::Result<()> {
         self.link.wait(Interest::NONE, Some(SystemClock.now()))
     }
 }
 
-/// A loop with `poll(2)`. It ends when `stop` is readable, or with the link.
-fn plain(proxy: &mut Proxy, stop: &UnixStream) -> io::Result<()> {
-    let link = proxy.link.clone();
-    let [device, wake] = link.descriptors().ok_or(io::ErrorKind::Unsupported)?;
-    loop {
-        // A join continues without its handle.
-        if proxy.turn(|_, join| drop(join))? {
-            continue;
-        }
-        let (deadline, interest) = proxy.fall_asleep();
-        let mut wanted = PollFlags::empty();
-        wanted.set(PollFlags::IN, interest.overlaps(Interest::READABLE));
-        wanted.set(PollFlags::OUT, interest.overlaps(Interest::WRITABLE));
-        let mut fds = [
-            PollFd::from_borrowed_fd(device, wanted),
-            PollFd::from_borrowed_fd(wake, PollFlags::IN),
-            PollFd::new(stop, PollFlags::IN),
-        ];
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(SystemClock.now()));
-        let left = left.and_then(|left| Timespec::try_from(left).ok());
-        match poll(&mut fds, left.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if !fds[2].revents().is_empty() {
-            return Ok(());
-        }
-        proxy.woken()?;
+/// Runs one of the loops until `stop` is readable, or the link is gone.
+pub(crate) fn run_loop(mut proxy: Proxy, stop: &UnixStream, which: Which) -> io::Result<()> {
+    match which {
+        Which::Epoll => in_epoll::run(&mut proxy, stop),
+        Which::Mio => in_mio::run(&mut proxy, stop),
+        Which::Tokio => in_tokio::run(&mut proxy, stop),
     }
-}
-
-#[allow(
-    deprecated,
-    reason = "its successor is unsafe for the sake of types that lie about their descriptor, and this is none"
-)]
-fn register(fd: BorrowedFd<'_>, events: Events) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
-    AsyncFd::with_interest(fd, events)
-}
-
-/// The same as a task, beside one for each connection that waits for its splices.
-async fn in_tokio(proxy: &mut Proxy, stop: &UnixStream) -> io::Result<()> {
-    let link = proxy.link.clone();
-    let [device, wake] = link.descriptors().ok_or(io::ErrorKind::Unsupported)?;
-    let all = Events::READABLE | Events::WRITABLE | Events::ERROR;
-    let device = register(device, all)?;
-    let wake = register(wake, Events::READABLE)?;
-    let stop = register(stop.as_fd(), Events::READABLE)?;
-    loop {
-        let busy = proxy.turn(|peer, join| {
-            tokio::spawn(async move {
-                let ends = join.ended().await;
-                let (up, down) = (ends.a_to_b.bytes, ends.b_to_a.bytes);
-                println!("{peer}: {up} bytes up, {down} down");
-            });
-        })?;
-        if busy {
-            tokio::task::yield_now().await;
-            continue;
-        }
-        let (deadline, interest) = proxy.fall_asleep();
-        let timer = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-                None => std::future::pending().await,
-            }
-        };
-        let mut wanted = Events::ERROR;
-        if interest.overlaps(Interest::READABLE) {
-            wanted |= Events::READABLE;
-        }
-        if interest.overlaps(Interest::WRITABLE) {
-            wanted |= Events::WRITABLE;
-        }
-        // These are edges: readiness cleared here is used up by the following turns, until one finds no
-        // work.
-        tokio::select! {
-            () = timer => {}
-            event = device.ready(wanted) => event?.clear_ready(),
-            event = wake.readable() => event?.clear_ready(),
-            _ = stop.readable() => return Ok(()),
-        }
-        proxy.woken()?;
-    }
-}
-
-/// Runs one of the loops until `stop` is readable.
-pub(crate) fn run_loop(mut proxy: Proxy, stop: &UnixStream, in_task: bool) -> io::Result<()> {
-    if !in_task {
-        return plain(&mut proxy, stop);
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(in_tokio(&mut proxy, stop))
 }
 
 /// Until SIGINT or SIGTERM, or until the device is gone.
@@ -230,7 +150,7 @@ fn on_a_tun(name: &str, arguments: &Arguments) -> anyhow::Result<()> {
     };
     let proxy = Proxy::new(Arc::new(builder.build()?), arguments)?;
     println!("listening on {}", proxy.listener.local_addr());
-    Ok(run_loop(proxy, &stop, arguments.tokio)?)
+    Ok(run_loop(proxy, &stop, arguments.which)?)
 }
 
 /// Runs the command line.

@@ -26,6 +26,62 @@ impl Link {
     }
 }
 
+/// The buffers of a chain. The first one is inline: most chains have one or none, and then there is no other memory
+/// to touch.
+#[derive(Debug, Default)]
+struct Links {
+    /// `None`: there are none.
+    first: Option<Link>,
+    rest: VecDeque<Link>,
+}
+
+impl Links {
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    fn push(&mut self, link: Link) {
+        match &self.first {
+            None => self.first = Some(link),
+            Some(_) => self.rest.push_back(link),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Link> {
+        let next = self.rest.pop_front();
+        std::mem::replace(&mut self.first, next)
+    }
+
+    fn last(&self) -> Option<&Link> {
+        self.rest.back().or(self.first.as_ref())
+    }
+
+    fn last_mut(&mut self) -> Option<&mut Link> {
+        self.rest.back_mut().or(self.first.as_mut())
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Link> {
+        self.first.iter().chain(&self.rest)
+    }
+
+    /// Those that end behind this position.
+    fn behind(&self, position: u64) -> impl Iterator<Item = &Link> {
+        let first = self.first.iter().filter(move |link| link.end > position);
+        let from = self.rest.partition_point(|link| link.end <= position);
+        first.chain(self.rest.range(from..))
+    }
+
+    /// Those from this index on.
+    fn skip_mut(&mut self, index: usize) -> impl Iterator<Item = &mut Link> {
+        let first = self.first.iter_mut().skip(index);
+        first.chain(self.rest.iter_mut().skip(index.saturating_sub(1)))
+    }
+
+    fn into_iter(self) -> impl Iterator<Item = Link> {
+        self.first.into_iter().chain(self.rest)
+    }
+}
+
 /// References to a range of a chain. Most ranges lie in a few buffers.
 pub type Gather = SmallVec<[Buf; 4]>;
 
@@ -48,7 +104,7 @@ pub(crate) type Taken = SmallVec<[Buf; 64]>;
 /// ```
 #[derive(Debug, Default)]
 pub struct Chain {
-    links: VecDeque<Link>,
+    links: Links,
     start: u64,
     end: u64,
     footprint: usize,
@@ -93,7 +149,7 @@ impl Chain {
 
     /// Releases unused capacity.
     pub(crate) fn shrink(&mut self) {
-        self.links.shrink_to_fit();
+        self.links.rest.shrink_to_fit();
     }
 
     /// Appends a buffer without copying, unless it is tiny and the last one has room.
@@ -102,7 +158,7 @@ impl Chain {
             return;
         }
         let len = buf.len();
-        if let Some(last) = self.links.back_mut()
+        if let Some(last) = self.links.last_mut()
             && (last.buf.join(&buf) || (len < COPY_BELOW && last.buf.extend_whole(&buf)))
         {
             self.grown(len);
@@ -111,7 +167,7 @@ impl Chain {
         self.end += len as u64;
         let footprint = buf.footprint();
         self.footprint += footprint;
-        self.links.push_back(Link {
+        self.links.push(Link {
             end: self.end,
             buf,
             footprint,
@@ -121,7 +177,7 @@ impl Chain {
     /// The last buffer has grown by `count` bytes.
     fn grown(&mut self, count: usize) {
         self.end += count as u64;
-        if let Some(last) = self.links.back_mut() {
+        if let Some(last) = self.links.last_mut() {
             last.end = self.end;
             let footprint = last.buf.footprint();
             self.footprint = self.footprint - last.footprint + footprint;
@@ -131,7 +187,7 @@ impl Chain {
 
     /// Appends the whole of `other`.
     pub fn append_chain(&mut self, other: Chain) {
-        for link in other.links {
+        for link in other.links.into_iter() {
             self.append(link.buf);
         }
     }
@@ -152,7 +208,7 @@ impl Chain {
         let joins = |last: &mut Link| last.buf.join(&buf);
         if buf.len() >= COPY_BELOW {
             self.append(buf);
-        } else if self.links.back_mut().is_some_and(joins) {
+        } else if self.links.last_mut().is_some_and(joins) {
             self.grown(buf.len());
         } else {
             self.collect(&buf, self.len());
@@ -161,7 +217,7 @@ impl Chain {
 
     /// As [`append_copy`](Self::append_copy): a new frame has room for `expected` bytes, within limits.
     fn collect(&mut self, mut bytes: &[u8], expected: usize) {
-        if let Some(last) = self.links.back_mut() {
+        if let Some(last) = self.links.last_mut() {
             let count = last.buf.extend(bytes);
             self.grown(count);
             bytes = &bytes[count..];
@@ -231,12 +287,13 @@ impl Chain {
         while self.start < target {
             let first = self
                 .links
-                .front_mut()
+                .first
+                .as_mut()
                 .expect("invariant: links cover start..end");
             if first.end <= target {
                 self.start = first.end;
                 self.footprint -= first.footprint;
-                if let Some(link) = self.links.pop_front() {
+                if let Some(link) = self.links.pop() {
                     each(link.buf);
                 }
             } else {
@@ -261,9 +318,8 @@ impl Chain {
             self.start,
             self.end
         );
-        let first = self.links.partition_point(|link| link.end <= range.start);
         self.links
-            .range(first..)
+            .behind(range.start)
             .take_while(|link| link.start() < range.end)
             .map(|link| {
                 let from = range.start.max(link.start());
@@ -314,18 +370,18 @@ impl Chain {
         let old = std::mem::take(&mut self.links);
         let (start, end) = (self.start, self.end);
         *self = Chain {
-            links: VecDeque::new(),
+            links: Links::default(),
             start,
             end: start,
             footprint: 0,
         };
-        for link in old {
+        for link in old.into_iter() {
             // Fills a partly used frame first: otherwise each small piece would take a frame.
-            let begun = self.links.back().is_some_and(Link::wastes);
+            let begun = self.links.last().is_some_and(Link::wastes);
             if begun || link.wastes() {
                 let first = self.links.len().saturating_sub(1);
                 self.collect(&link.buf, span(self.end, end));
-                for copy in self.links.range_mut(first..) {
+                for copy in self.links.skip_mut(first) {
                     copy.buf.hops = copy.buf.hops.max(link.buf.hops);
                 }
             } else {

@@ -4,7 +4,7 @@
 //! of both sockets, and the further use of the sockets.
 
 use super::proxy::SMALL;
-use super::{BOTH, Case, Outcome, Setup, Verdict, World};
+use super::{BOTH, Case, Outcome, RESETS, Setup, Verdict, World};
 use crate::error::SoError;
 use crate::socket::Socket;
 use crate::splice::{Cause, End, Options, Splice};
@@ -369,6 +369,9 @@ fn sink_shut_before(world: &World<'_>) -> Outcome {
 }
 
 fn sink_reset(world: &World<'_>) -> Outcome {
+    if !world.factory().resets() {
+        return RESETS;
+    }
     let reset = SoError::ConnectionReset;
     let proxy = world.proxy();
     let splice = proxy.splice(world);
@@ -433,6 +436,9 @@ fn sink_refused(world: &World<'_>) -> Outcome {
 }
 
 fn source_reset(world: &World<'_>) -> Outcome {
+    if !world.factory().resets() {
+        return RESETS;
+    }
     let reset = SoError::ConnectionReset;
     let proxy = world.proxy();
     world.send(&proxy.client, b"before");
@@ -447,6 +453,9 @@ fn source_reset(world: &World<'_>) -> Outcome {
 }
 
 fn source_reset_with_full_sink(world: &World<'_>) -> Outcome {
+    if !world.factory().resets() {
+        return RESETS;
+    }
     let reset = SoError::ConnectionReset;
     let proxy = world.proxy_with(SMALL);
     let splice = proxy.splice(world);
@@ -609,6 +618,9 @@ fn error_after_timeout(world: &World<'_>) -> Outcome {
 }
 
 fn real_error_stays(world: &World<'_>) -> Outcome {
+    if !world.factory().resets() {
+        return RESETS;
+    }
     let proxy = world.proxy();
     world.send(&proxy.client, b"123456");
     world.arrived(&proxy.source, 6);

@@ -2,7 +2,7 @@
 //! value, a callback and a future.
 
 use super::proxy::SMALL;
-use super::{BOTH, Case, Outcome, World};
+use super::{BOTH, Case, Outcome, RESETS, World};
 use crate::error::SoError;
 use crate::socket::Socket;
 use crate::splice::{Cause, End, Options, Rate, Splice, SplicePool};
@@ -234,6 +234,9 @@ fn forward_eof_with_full_sink(world: &World<'_>) -> Outcome {
 }
 
 fn forward_eof_only(world: &World<'_>) -> Outcome {
+    if !world.factory().resets() {
+        return RESETS;
+    }
     let limit = Options {
         limit: Some(1),
         ..forwarding(world)
@@ -290,6 +293,9 @@ fn resetting(world: &World<'_>) -> Options {
 }
 
 fn forward_reset_of_source(world: &World<'_>) -> Outcome {
+    if !world.factory().resets() {
+        return RESETS;
+    }
     let reset = SoError::ConnectionReset;
     let proxy = world.proxy();
     let splice = proxy.splice_with(resetting(world));
@@ -303,6 +309,9 @@ fn forward_reset_of_source(world: &World<'_>) -> Outcome {
 }
 
 fn forward_reset_of_sink(world: &World<'_>) -> Outcome {
+    if !world.factory().resets() {
+        return RESETS;
+    }
     let reset = SoError::ConnectionReset;
     let proxy = world.proxy();
     let splice = proxy.splice_with(resetting(world));

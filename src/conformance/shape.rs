@@ -5,7 +5,7 @@
 //! without copying them: on a network the count restarts.
 
 use super::proxy::{SMALL, pattern};
-use super::{BOTH, Case, FREEBSD, OPENBSD, Outcome, Setup, World};
+use super::{BOTH, Case, FREEBSD, OPENBSD, Outcome, RESETS, Setup, World};
 use crate::error::{Flavor, SoError};
 use crate::protocol::SoState;
 use crate::socket::Socket;
@@ -577,6 +577,9 @@ fn encrypted(world: &World<'_>) -> Outcome {
 }
 
 fn over(world: &World<'_>) -> Outcome {
+    if !world.factory().resets() {
+        return RESETS;
+    }
     let (dead, proxy) = (world.proxy(), world.proxy());
     dead.client.abort();
     world.until("the reset has arrived", || {

@@ -1,10 +1,9 @@
 //! Answers to pings (RFC 1122 3.2.2.6, RFC 4443 4.2). Pure.
 
-use super::header::{
-    self, Checksum, IPV4_HEADER, IPV6_HEADER, PROTO_ICMP, PROTO_ICMPV6, addresses,
-};
+use super::header::{self, IPV4_HEADER, IPV6_HEADER, PROTO_ICMP, PROTO_ICMPV6, addresses};
 use super::packet::{payload_of, sum_payload, total_len};
 use crate::buf::Gather;
+use crate::checksum::Checksum;
 use crate::link::{self, Frame};
 use std::net::IpAddr;
 

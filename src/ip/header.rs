@@ -2,7 +2,8 @@
 //!
 //! RFC 791, 8200. Pure.
 
-pub(crate) use internet_checksum::Checksum;
+use crate::checksum::Checksum;
+use crate::checksum::checksum;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub(crate) const IPV4_HEADER: usize = 20;
@@ -116,9 +117,6 @@ pub(crate) fn addresses(packet: &[u8]) -> (IpAddr, IpAddr) {
     }
 }
 
-/// Bytes that are added up in large steps, however few there are: smaller ones go in steps of two.
-const STEPPED: usize = 64;
-
 /// The sum that a transport checksum begins with.
 pub(crate) fn pseudo_header(
     source: IpAddr,
@@ -126,7 +124,7 @@ pub(crate) fn pseudo_header(
     protocol: u8,
     len: usize,
 ) -> Checksum {
-    let mut all = [0; STEPPED];
+    let mut all = [0; 40];
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             all[..4].copy_from_slice(&source.octets());
@@ -148,14 +146,12 @@ pub(crate) fn pseudo_header(
 
 /// The checksum of an IPv4 header.
 pub(crate) fn ipv4_checksum_of(header: &[u8]) -> [u8; 2] {
-    internet_checksum::checksum(header)
+    checksum(header)
 }
 
 /// The checksum of an IPv4 header without options.
 pub(crate) fn ipv4_checksum(header: &[u8]) -> [u8; 2] {
-    let mut all = [0; STEPPED];
-    all[..IPV4_HEADER].copy_from_slice(&header[..IPV4_HEADER]);
-    internet_checksum::checksum(&all)
+    checksum(&header[..IPV4_HEADER])
 }
 
 /// Options, TCP's or IPv4's, by kind, with what is behind their length: until the end, or until one whose

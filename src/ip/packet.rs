@@ -3,10 +3,9 @@
 //! RFC 791, 8200. Pure.
 
 use super::extension::{self, Stop};
-use super::header::{
-    CE, Checksum, Fragment, IPV4_HEADER, IPV6_HEADER, Malformed, array, be16, options,
-};
+use super::header::{CE, Fragment, IPV4_HEADER, IPV6_HEADER, Malformed, array, be16, options};
 use crate::buf::Gather;
+use crate::checksum::{Checksum, checksum};
 use crate::link::Frame;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -72,9 +71,7 @@ fn parse_ipv4(frame: &Frame) -> Result<Packet, Malformed> {
     if total_len < header_len || total_len > frame.len() {
         return Err(Malformed::Header);
     }
-    if !frame.checksum.is_vouched_for()
-        && internet_checksum::checksum(&head[..header_len]) != [0, 0]
-    {
+    if !frame.checksum.is_vouched_for() && checksum(&head[..header_len]) != [0, 0] {
         return Err(Malformed::Checksum);
     }
     if header_len > IPV4_HEADER && is_source_routed(&head[IPV4_HEADER..header_len]) {

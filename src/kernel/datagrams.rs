@@ -548,10 +548,11 @@ impl Datagrams {
     /// Lets the descriptor go, which closes it.
     fn let_go(&self) {
         let descriptor = self.descriptor.lock().take();
-        if descriptor.is_some() {
+        if let Some(descriptor) = &descriptor {
             self.reactor.forget(self.token);
+            // As for a connection: there may be a duplicate.
+            (self.reactor).deregister(&mut SourceFd(&descriptor.as_raw_fd()));
         }
-        drop(descriptor);
     }
 
     /// It ends at once: what was received stays readable, what was not sent is gone.

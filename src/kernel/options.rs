@@ -1,11 +1,10 @@
 //! Socket options of the operating system's connections, and connecting with a timeout.
 //!
 //! A thin layer over `getsockopt` and `setsockopt`: the kernel has the values and the timers, and
-//! reports their expiry as an error. The only lock is the descriptor's slot (5), which is not held
+//! reports their expiry as an error. Those of TCP fail for unix sockets and vsock. The only lock is the descriptor's slot (5), which is not held
 //! during system calls.
 
-use super::{Conn, KernelStream};
-use crate::clock::{Clock, SystemClock};
+use super::{Address, Conn, KernelSocket, KernelStream};
 use crate::keep_alive::KeepAlive;
 use rustix::net::sockopt;
 use std::io;
@@ -33,8 +32,8 @@ fn seconds(time: Duration) -> Duration {
 
 impl KernelStream {
     /// As [`connect`](Self::connect), but waits no longer than `timeout`; then the attempt is cancelled
-    /// and its descriptor closed. The kernel's own limit is about two minutes
-    /// (`net.ipv4.tcp_syn_retries`).
+    /// and its descriptor closed. The kernel's own limit is about two minutes for TCP
+    /// (`net.ipv4.tcp_syn_retries`), and two seconds for vsock.
     ///
     /// ```
     /// use sosplice::kernel::KernelStream;
@@ -50,15 +49,12 @@ impl KernelStream {
     /// # Errors
     /// As for [`connect`](Self::connect); [`TimedOut`](io::ErrorKind::TimedOut) after `timeout`;
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is zero: [`start`](Self::start) does not wait.
-    pub fn connect_timeout(address: SocketAddr, timeout: Duration) -> io::Result<KernelStream> {
-        if timeout.is_zero() {
-            let why = "a zero timeout: start() begins to connect and does not wait";
-            return Err(invalid(why));
-        }
-        let deadline = SystemClock.now().checked_add(timeout);
-        let stream = KernelStream::start(address)?;
-        stream.wait_connected(deadline)?;
-        Ok(stream)
+    pub fn connect_timeout(
+        address: impl Into<Address>,
+        timeout: Duration,
+    ) -> io::Result<KernelStream> {
+        let address = address.into();
+        KernelSocket::new(&address)?.connect_timeout(address, timeout)
     }
 
     /// Whether small segments are sent at once (`TCP_NODELAY`).
@@ -66,7 +62,7 @@ impl KernelStream {
     /// # Errors
     /// Errors of the operating system; `NotConnected` if the connection has failed.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
-        self.conn.live()?.set_nodelay(nodelay)
+        Ok(sockopt::set_tcp_nodelay(&*self.conn.live()?, nodelay)?)
     }
 
     /// Whether small segments are sent at once. By default they are not, unlike with a
@@ -75,7 +71,7 @@ impl KernelStream {
     /// # Errors
     /// As for [`set_nodelay`](Self::set_nodelay).
     pub fn nodelay(&self) -> io::Result<bool> {
-        self.conn.live()?.nodelay()
+        Ok(sockopt::tcp_nodelay(&*self.conn.live()?)?)
     }
 
     /// Switches the kernel's keep-alive on or (`None`) off (`SO_KEEPALIVE`, `TCP_KEEPIDLE`,
@@ -200,7 +196,7 @@ impl KernelStream {
             return Err(invalid(why));
         };
         let stream = self.conn.live()?;
-        let set = match is_ipv4(stream.local_addr()?) {
+        let set = match is_ipv4(self.local_addr()?) {
             true => sockopt::set_ip_ttl(&*stream, ttl),
             false => sockopt::set_ipv6_unicast_hops(&*stream, Some(hops)),
         };
@@ -213,7 +209,7 @@ impl KernelStream {
     /// As for [`set_nodelay`](Self::set_nodelay).
     pub fn ttl(&self) -> io::Result<u32> {
         let stream = self.conn.live()?;
-        let ttl = match is_ipv4(stream.local_addr()?) {
+        let ttl = match is_ipv4(self.local_addr()?) {
             true => sockopt::ip_ttl(&*stream),
             false => sockopt::ipv6_unicast_hops(&*stream).map(u32::from),
         };

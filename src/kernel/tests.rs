@@ -1,3 +1,4 @@
+mod families;
 mod options;
 mod udp;
 
@@ -5,7 +6,7 @@ use super::*;
 use crate::local;
 use crate::splice::{Cause, Options, Role, SpliceError, SplicePool};
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::thread;
 
 /// A socket of the kernel, and the other end of its connection as a `KernelStream`.
@@ -159,7 +160,7 @@ fn a_reset_of_the_peer_ends_the_splice_on_both_sides() {
             true => near.splice_to(&a, Options::default()),
             false => a.splice_to(&near, Options::default()),
         };
-        rustix::net::sockopt::set_socket_linger(&user, Some(Duration::ZERO)).unwrap();
+        sockopt::set_socket_linger(&user, Some(Duration::ZERO)).unwrap();
         drop(user);
         let end = splice.unwrap().wait();
         let expected = match as_source {

@@ -18,9 +18,11 @@
 
 use super::{
     Capabilities, Checksum, Flow, Frame, Interest, Link, Packet, ReceiveError, TransmitError,
+    ethernet,
 };
 use crate::buf::Buf;
 use crate::lock::{Condvar, Mutex, POOL};
+use crate::random::mix;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::io;
@@ -128,14 +130,28 @@ pub fn pair(config: Config) -> (MemoryLink, MemoryLink) {
     )
 }
 
-/// Whether it is a datagram of UDP, or a super-frame of them.
-fn is_udp(packet: &Packet<'_>) -> bool {
-    let at = if packet.header.first().is_some_and(|byte| byte >> 4 == 4) {
-        9
-    } else {
-        6
+/// The IP header, and what follows it.
+fn ip_header<'a>(packet: &Packet<'a>) -> &'a [u8] {
+    // The link is also a transport of Ethernet frames. The length of an IP header is a multiple of 4, and with a link
+    // header in front it is not.
+    let at = match packet.ip_header_len % 4 {
+        2 => ethernet::frame::HEADER,
+        _ => 0,
     };
-    packet.header.get(at) == Some(&PROTO_UDP)
+    packet.header.get(at..).unwrap_or_default()
+}
+
+/// Whether it is a datagram of UDP, or a super-frame of them.
+fn is_udp(ip_header: &[u8]) -> bool {
+    let at = match version(ip_header) {
+        Some(4) => 9,
+        _ => 6,
+    };
+    ip_header.get(at) == Some(&PROTO_UDP)
+}
+
+fn version(ip_header: &[u8]) -> Option<u8> {
+    ip_header.first().map(|byte| byte >> 4)
 }
 
 /// The protocol's number in IP headers.
@@ -274,9 +290,10 @@ impl MemoryLink {
     /// Whether the link can carry the packet at all.
     fn check(&self, packet: &Packet<'_>) -> Result<(), &'static str> {
         let can = &self.config.capabilities;
+        let ip_header = ip_header(packet);
         let most = match packet.segment {
             None => can.mtu,
-            Some(_) => match (packet.header.first().map(|byte| byte >> 4), is_udp(packet)) {
+            Some(_) => match (version(ip_header), is_udp(ip_header)) {
                 (Some(4), false) => can.segment_v4.ok_or("no segmentation over IPv4")?,
                 (Some(6), false) => can.segment_v6.ok_or("no segmentation over IPv6")?,
                 (Some(4), true) => can.datagrams_v4.ok_or("no UDP segmentation over IPv4")?,
@@ -321,13 +338,6 @@ impl MemoryLink {
     }
 }
 
-/// The mixing function of SplitMix64.
-fn mix(mut bits: u64) -> u64 {
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
-}
-
 fn hash_of_end(address: &[u8], port: u16) -> u64 {
     let words = address.chunks(4).map(|word| {
         let word = word
@@ -349,7 +359,8 @@ fn hash_of_flow(a: (&[u8], u16), b: (&[u8], u16)) -> u64 {
 fn hash_of_packet(packet: &Packet<'_>) -> u64 {
     const TCP: u8 = 6;
     const UDP: u8 = 17;
-    let header = packet.header;
+    let header = ip_header(packet);
+    let ports = packet.ip_header_len - (packet.header.len() - header.len());
     let bytes = |at: usize, len: usize| header.get(at..at + len).unwrap_or(&[]);
     let byte = |at: usize| header.get(at).copied().unwrap_or(0);
     let (protocol, at, len) = match byte(0) >> 4 {
@@ -357,7 +368,7 @@ fn hash_of_packet(packet: &Packet<'_>) -> u64 {
         _ => (byte(9), 12, 4),
     };
     let has_ports = matches!(protocol, TCP | UDP);
-    let port = |at| match bytes(packet.ip_header_len + at, 2) {
+    let port = |at| match bytes(ports + at, 2) {
         [high, low] if has_ports => u16::from_be_bytes([*high, *low]),
         _ => 0,
     };

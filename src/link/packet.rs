@@ -2,7 +2,7 @@
 //! checksum ([`Checksum`]) and the size of the segments that they consist of.
 
 use crate::buf::{Buf, FrameMut, Gather};
-use internet_checksum::Checksum as Sum;
+use crate::checksum::Checksum as Sum;
 use std::num::NonZeroU16;
 
 const PROTO_UDP: u8 = 17;

@@ -1,4 +1,4 @@
-//! A TUN device of Linux, with the virtio-net header.
+//! A TUN device of Linux or Android, with the virtio-net header where there is one.
 //!
 //! * [`Tun`] is the open device. Super-frames of up to 64 KiB cross it whole in both directions and
 //!   checksums are left to the kernel, so at MTU 1500 its throughput is several times higher. Every
@@ -48,51 +48,49 @@
 //! cuts larger ones into single packets in software: measured behind a veth, 674,000 packets for a
 //! gigabyte instead of 18,000, with 3 times the CPU time.
 //!
+//! **A descriptor that another program has attached** ([`Tun::from_fd`]) needs no privilege: Android's `VpnService`
+//! gives one, or a helper passes it over a Unix socket (`SCM_RIGHTS`). Kind, name and virtio-net header are read
+//! back, and a descriptor that does not fit is refused ([`FdError`]). What the kernel may hide is in [`FdBuilder`]:
+//! the flags, where SELinux forbids to ask, and the MTU of an interface in another network namespace. The `Tun` owns
+//! the descriptor. The device is another's: it is left as it was found, as above, whoever else has it open; if the
+//! former offloads cannot be read, since the device is in another namespace, they are off afterwards, as in a new
+//! device. Without the virtio-net header they are switched off at once: nothing could describe what they leave
+//! undone. Closing deletes the interface if it was made by attaching, is not persistent, and no other program has a
+//! duplicate of the descriptor.
+//!
 //! **A descriptor keeps its network namespace alive**: after `ip netns del` the devices in it exist and
 //! carry packets until the last `Tun` in it is dropped, without an error.
 //!
 //! Locks: none. All calls are system calls; one `Tun` may be shared by any number of sending threads.
 
-mod ioctl;
+mod from_fd;
+pub(super) mod ioctl;
 mod linkinfo;
 mod open;
 mod settings;
 
-pub use open::{Builder, Difference, OpenError, Place};
+pub use super::place::Place;
+pub use from_fd::{FdBuilder, FdError};
+pub use open::{Builder, Difference, OpenError, TapKind};
+#[cfg(all(feature = "tun-rs", target_os = "linux"))]
+pub(super) use settings::SUPER_FRAME;
 
 use super::{
     Capabilities, Checksum, Frame, Interest, Link, Packet, ReceiveError, TransmitError, poll_flags,
     poll_until, retry,
 };
 use crate::buf::{Buf, FrameMut, Gather, MAX_FRAME};
+use crate::link::virtio::{self, Content, HEADER};
 use crate::link::waker::Waker;
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use settings::Settings;
-use smallvec::SmallVec;
-use std::io::{self, IoSlice};
-use std::num::NonZeroU16;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-
-/// The header in front of each packet, `struct virtio_net_hdr`, fields in native order.
-const HEADER: usize = 10;
-
-const F_NEEDS_CSUM: u8 = 1;
-const F_DATA_VALID: u8 = 2;
-const GSO_NONE: u8 = 0;
-const GSO_TCPV4: u8 = 1;
-const GSO_TCPV6: u8 = 4;
-/// Datagrams of UDP (USO).
-const GSO_UDP: u8 = 5;
-/// A flag in addition: segments have ECN's CWR flag.
-const GSO_ECN: u8 = 0x80;
-
-/// Maximum number of pieces of one `writev`.
-const IOV_MAX: usize = 1024;
 
 /// A packet up to this many bytes is copied out of the 64 KiB frame that it was read into.
 const COPY_UP_TO: usize = 2048;
@@ -116,8 +114,11 @@ const COPY_UP_TO: usize = 2048;
 pub struct Tun {
     fd: OwnedFd,
     place: Place,
+    content: Content,
+    /// A virtio-net header is in front of each packet.
+    virtio: bool,
     capabilities: Capabilities,
-    /// `Some` until it is dropped.
+    /// `None` without the header, and when it is dropped.
     settings: Option<Arc<Settings>>,
     /// Another process has changed the header length: nothing can be read or written until it is
     /// restored.
@@ -143,10 +144,44 @@ impl Tun {
     /// # Ok::<(), sosplice::link::tun::OpenError>(())
     /// ```
     pub fn builder(name: &str) -> Builder {
-        Builder::new(name)
+        Builder::new(name, Content::Packets)
     }
 
-    /// The device's name and namespace.
+    /// Takes over the descriptor of a TUN that another program has attached: Android's `VpnService`, or a helper with
+    /// privileges that passes it over a Unix socket. This needs no privilege. Packets may have a virtio-net header or
+    /// not, as the kernel tells; without one there is no offload.
+    ///
+    /// ```no_run
+    /// use sosplice::{Stack, link::tun::Tun};
+    /// use std::os::fd::OwnedFd;
+    /// fn serve(descriptor: OwnedFd) -> Result<Stack, Box<dyn std::error::Error>> {
+    ///     let tun = Tun::from_fd(descriptor)?;
+    ///     Ok(Stack::builder(tun).address("10.1.0.2/24".parse()?).build()?)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// See [`FdError`]; the descriptor is closed then.
+    pub fn from_fd(fd: impl Into<OwnedFd>) -> Result<Tun, FdError> {
+        Tun::fd_builder().build(fd)
+    }
+
+    /// Settings to take over descriptors with: those that the kernel may not tell, and offloads.
+    ///
+    /// ```no_run
+    /// use sosplice::link::tun::{FdError, Tun};
+    /// use std::os::fd::OwnedFd;
+    /// /// Nothing is asked of the kernel that an app may not ask.
+    /// fn of_vpn_service(descriptor: OwnedFd) -> Result<Tun, FdError> {
+    ///     Tun::fd_builder().virtio_header(false).mtu(1500).build(descriptor)
+    /// }
+    /// ```
+    pub fn fd_builder() -> FdBuilder {
+        FdBuilder::new(Content::Packets)
+    }
+
+    /// The device's name and namespace. The namespace of a descriptor that was taken over is not known, and its name,
+    /// if the kernel does not tell it, is `descriptor` and its number.
     pub fn place(&self) -> &Place {
         &self.place
     }
@@ -176,22 +211,22 @@ impl Tun {
             Err(errno) if is_gone(errno) => return Err(ReceiveError::Gone(self.error(errno))),
             Err(errno) => return Err(ReceiveError::Lost(self.error(errno))),
         };
-        let Some((header, packet)) = bytes.split_first_chunk::<HEADER>() else {
+        let len = self.header_len();
+        let Some(packet) = bytes.get(len..) else {
             return Err(ReceiveError::Lost(self.error(Errno::MSGSIZE)));
         };
         // After a header of another length there is no IP header.
-        if !packet
-            .first()
-            .is_some_and(|byte| matches!(byte >> 4, 4 | 6))
-        {
+        if !self.content.is_plausible(packet) {
             self.check_header().map_err(ReceiveError::Lost)?;
+            self.check_information(bytes).map_err(ReceiveError::Lost)?;
         }
-        let (checksum, segment) = described(header);
-        let head = if count <= HEADER + COPY_UP_TO {
+        let described = self.virtio.then(|| bytes.first_chunk()).flatten();
+        let (checksum, segment) = described.map_or((Checksum::Complete, None), virtio::described);
+        let head = if count <= len + COPY_UP_TO {
             Buf::copy_of(packet)
         } else {
             let whole = spare.take().map(FrameMut::freeze);
-            whole.map_or_else(|| Buf::copy_of(&[]), |buf| buf.slice(HEADER..buf.len()))
+            whole.map_or_else(|| Buf::copy_of(&[]), |buf| buf.slice(len..buf.len()))
         };
         Ok(Some(Frame {
             head,
@@ -201,9 +236,35 @@ impl Tun {
         }))
     }
 
+    /// Length of the virtio-net header.
+    const fn header_len(&self) -> usize {
+        match self.virtio {
+            true => HEADER,
+            false => 0,
+        }
+    }
+
+    /// Whether received bytes begin with packet information. Checked at open where that is possible
+    /// ([`FdBuilder`]).
+    fn check_information(&self, bytes: &[u8]) -> io::Result<()> {
+        // `struct tun_pi`: flags, and a number of Ethernet.
+        let kind = bytes.get(2..4);
+        let follows = bytes.get(4 + self.header_len()..);
+        if !matches!(kind, Some([0x08, 0x00] | [0x86, 0xdd]))
+            || !follows.is_some_and(|packet| self.content.is_plausible(packet))
+        {
+            return Ok(());
+        }
+        let why = format!("{}: {}", self.place, Difference::PacketInformation);
+        Err(io::Error::new(io::ErrorKind::InvalidData, why))
+    }
+
     /// Whether the header in front of each packet still has the length that was set. This costs a
     /// system call, so it is called only after another error.
     fn check_header(&self) -> io::Result<()> {
+        if !self.virtio {
+            return Ok(());
+        }
         // A deleted device is reported elsewhere.
         let len = ioctl::header_len(self.fd.as_fd()).unwrap_or(settings::header_len());
         let foreign = len != settings::header_len();
@@ -218,100 +279,6 @@ impl Tun {
         );
         Err(io::Error::new(io::ErrorKind::InvalidData, why))
     }
-
-    /// The virtio-net header for a packet.
-    fn header(&self, packet: &Packet<'_>) -> Result<[u8; HEADER], &'static str> {
-        let mut header = [0; HEADER];
-        if let Checksum::Partial { start, offset } = packet.checksum {
-            if !self.capabilities.checksum {
-                return Err("checksum offload is off");
-            }
-            header[0] = F_NEEDS_CSUM;
-            header[6..8].copy_from_slice(&start.to_ne_bytes());
-            header[8..10].copy_from_slice(&offset.to_ne_bytes());
-        }
-        let is_udp = matches!(packet.checksum, Checksum::Partial { offset: 6, .. });
-        let (headers, len) = (transport_headers(packet), packet.len());
-        let payload = headers.map_or(0, |headers| len.saturating_sub(headers));
-        let segment = packet
-            .segment
-            .filter(|size| headers.is_none() || payload > usize::from(size.get()));
-        let (kind, most) = match (segment, packet.header.first().map(|byte| byte >> 4)) {
-            (None, _) => (GSO_NONE, Some(self.capabilities.mtu)),
-            (Some(_), Some(4)) if is_udp => (GSO_UDP, self.capabilities.datagrams_v4),
-            (Some(_), Some(6)) if is_udp => (GSO_UDP, self.capabilities.datagrams_v6),
-            (Some(_), Some(4)) => (GSO_TCPV4, self.capabilities.segment_v4),
-            (Some(_), Some(6)) => (GSO_TCPV6, self.capabilities.segment_v6),
-            _ => return Err("neither IPv4 nor IPv6"),
-        };
-        if len > most.ok_or("segmentation offload is off")? {
-            return Err("the packet is larger than the link takes");
-        }
-        if let Some(size) = segment {
-            let headers =
-                headers.ok_or("only TCP and UDP whose checksums the link fills in are cut")?;
-            let len = u16::try_from(headers).map_err(|_| "header too long")?;
-            header[1] = kind;
-            header[2..4].copy_from_slice(&len.to_ne_bytes());
-            header[4..6].copy_from_slice(&size.get().to_ne_bytes());
-        }
-        Ok(header)
-    }
-
-    /// One gathering write; a payload in too many pieces is copied together first. Returns the number
-    /// of bytes written, including the header.
-    fn write(&self, header: &[u8], packet: &Packet<'_>) -> Result<usize, Errno> {
-        let together;
-        let mut pieces: SmallVec<[IoSlice<'_>; 32]> = SmallVec::new();
-        pieces.push(IoSlice::new(header));
-        pieces.push(IoSlice::new(packet.header));
-        if packet.payload.len() + pieces.len() <= IOV_MAX {
-            pieces.extend(packet.payload.iter().map(|buf| IoSlice::new(buf)));
-        } else {
-            together = gather(packet.payload);
-            pieces.push(IoSlice::new(&together));
-        }
-        retry(|| rustix::io::writev(&self.fd, &pieces))
-    }
-}
-
-/// Checksum state and segment size from the virtio-net header of a packet.
-fn described(header: &[u8; HEADER]) -> (Checksum, Option<NonZeroU16>) {
-    let field = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
-    let checksum = match header[0] {
-        flags if flags & F_NEEDS_CSUM != 0 => Checksum::Partial {
-            start: field(6),
-            offset: field(8),
-        },
-        flags if flags & F_DATA_VALID != 0 => Checksum::Verified,
-        _ => Checksum::Complete,
-    };
-    let segment = match header[1] & !GSO_ECN {
-        GSO_NONE => None,
-        _ => NonZeroU16::new(field(4)),
-    };
-    (checksum, segment)
-}
-
-/// Length of the headers of a packet whose checksum is TCP's or UDP's, and left to the link.
-fn transport_headers(packet: &Packet<'_>) -> Option<usize> {
-    match packet.checksum {
-        Checksum::Partial { start, offset: 16 } => {
-            let start = usize::from(start);
-            let words = packet.header.get(start + 12)? >> 4;
-            Some(start + usize::from(words) * 4)
-        }
-        Checksum::Partial { start, offset: 6 } => Some(usize::from(start) + 8),
-        _ => None,
-    }
-}
-
-/// Copies all bytes to one buffer.
-fn gather(payload: &[Buf]) -> Buf {
-    let mut frame = FrameMut::with_capacity(payload.iter().map(Buf::len).sum());
-    let bytes = frame.bytes_mut();
-    payload.iter().for_each(|buf| bytes.extend_from_slice(buf));
-    frame.freeze()
 }
 
 /// Whether an error means that the device was deleted. All others concern one packet, or a device that
@@ -355,11 +322,12 @@ impl Link for Tun {
         if self.foreign_header.load(Ordering::Relaxed) {
             self.check_header().map_err(TransmitError::Refused)?;
         }
-        let header = self.header(packet).map_err(|why| {
+        let header = virtio::header(packet, &self.capabilities, self.content).map_err(|why| {
             TransmitError::Refused(io::Error::new(io::ErrorKind::InvalidInput, why))
         })?;
-        match self.write(&header, packet) {
-            Ok(count) if count == HEADER + packet.len() => Ok(()),
+        let header = &header[..self.header_len()];
+        match virtio::write(&self.fd, header, packet) {
+            Ok(count) if count == header.len() + packet.len() => Ok(()),
             // A TUN never writes a part. The written part is no packet, and the rest would be none
             // either.
             Ok(_) => Err(TransmitError::Refused(io::ErrorKind::WriteZero.into())),
@@ -414,6 +382,7 @@ impl AsFd for Tun {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::num::NonZeroU16;
 
     /// Uses a pipe that is nearly full, since a TUN never writes a part of a packet.
     #[test]
@@ -426,6 +395,8 @@ mod tests {
                 name: "pipe".into(),
                 netns: None,
             },
+            content: Content::Packets,
+            virtio: true,
             capabilities: Capabilities {
                 mtu: 1500,
                 checksum: true,

@@ -43,27 +43,33 @@
 //!   `poll`.
 //! * `so_error` is in the event and stays on the socket.
 //! * Several threads may wait. An edge or an end goes to one of them; a level to any of them.
-//! * There is no one-shot mode, and a poller is not a descriptor.
+//! * There is no one-shot mode. A poller is a descriptor if asked for (`PollerFd`, on Linux).
 //!
 //! Locks: none is held when a socket is checked (`so_rcv` 2, then `so_snd` 3); the list and each
 //! registration have a leaf lock (5), never both.
 
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(sosplice_loom)))]
+mod descriptor;
+mod ready_list;
 mod registration;
+mod signal;
 
 pub use crate::interest::Interest;
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(sosplice_loom)))]
+pub use descriptor::PollerFd;
 pub use registration::Event;
 pub(crate) use registration::{Condition, Watched};
 
 use crate::clock::{Clock, SystemClock};
-use crate::lock::{self, Condvar, LEAF, Mutex};
+use crate::lock;
 use crate::protocol::Upcalls;
 use crate::socket::Socket;
-use registration::{Registration, XferLimits};
+use registration::{ReadyList, Registration, XferLimits};
 use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A number chosen by the program, returned in the events of a registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,61 +122,6 @@ macro_rules! pollable {
 pub(crate) use pollable;
 
 pollable!(Socket);
-
-/// The registrations with changes, each at most once.
-#[derive(Debug, Default)]
-struct ReadyList {
-    ready: Mutex<Ready, LEAF>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Ready {
-    /// Weak: deleted and closed ones are skipped.
-    entries: std::collections::VecDeque<Weak<Registration>>,
-    woken: bool,
-}
-
-impl ReadyList {
-    fn push(&self, entry: Weak<Registration>) {
-        self.ready.lock().entries.push_back(entry);
-        self.changed.notify_one();
-    }
-
-    fn wake(&self) {
-        self.ready.lock().woken = true;
-        self.changed.notify_one();
-    }
-
-    /// Waits for entries and takes some. `true` if the time is over, or [`wake`](Self::wake) was
-    /// called, so that the wait must return now.
-    fn take(&self, into: &mut Vec<Weak<Registration>>, max: usize, until: Option<Instant>) -> bool {
-        let mut ready = self.ready.lock();
-        let mut is_over = false;
-        loop {
-            is_over |= std::mem::take(&mut ready.woken);
-            if is_over || !ready.entries.is_empty() {
-                let count = ready.entries.len().min(max);
-                into.extend(ready.entries.drain(..count));
-                return is_over;
-            }
-            is_over = self.changed.wait_until(&mut ready, until);
-        }
-    }
-
-    /// Moves entries that still have events to the back. Another waiting thread continues with the
-    /// list.
-    fn give_back(&self, entries: &mut Vec<Weak<Registration>>) {
-        let is_empty = {
-            let mut ready = self.ready.lock();
-            ready.entries.extend(entries.drain(..));
-            ready.entries.is_empty()
-        };
-        if !is_empty {
-            self.changed.notify_one();
-        }
-    }
-}
 
 /// Watches sockets and listeners, and waits for their events. Handles are cloned; dropping the last one
 /// ends all registrations.

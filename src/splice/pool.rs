@@ -117,7 +117,7 @@ impl Builder {
     /// let error = b.splice_to(&c, options).unwrap_err();
     /// assert_eq!(error, SpliceError::NoProcessor(5000));
     /// ```
-    #[cfg(target_os = "linux")]
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     pub fn affinity(mut self, cpus: impl IntoIterator<Item = usize>) -> Builder {
         self.affinity = Affinity::new(cpus);
         self

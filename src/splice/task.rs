@@ -400,7 +400,7 @@ impl Task {
             return 0;
         }
         let pass = Unwinding(self);
-        let (Moved { bytes, datagrams }, stop, ended) = self.transfer();
+        let (Moved { bytes, datagrams }, (stop, ended), tells) = self.transfer();
         let moved = bytes as u64;
         let any = moved > 0 || datagrams > 0;
         let done = match stop {
@@ -415,6 +415,9 @@ impl Task {
             | Stop::Eof
             | Stop::Quantum => Event::DoneMore,
         };
+        if !intact(Protection::WantsFirst) {
+            self.sink.end.snd().wants_space = stop == Stop::NoRoom;
+        }
         let idle = done != Event::DoneMore;
         let eof = ended == Some(Cause::Eof) && self.forward_eof;
         if eof && !intact(Protection::EofFirst) {
@@ -423,7 +426,7 @@ impl Task {
         if any || eof {
             self.sink.protocol.output();
         }
-        if any || idle {
+        if tells && (any || idle) {
             self.source.protocol.rcvd(idle);
         }
         match ended {
@@ -450,13 +453,14 @@ impl Task {
         moved
     }
 
-    /// The locked part of a pass: moves and counts bytes; detaches the splice if it has ended.
-    fn transfer(&self) -> (Moved, Stop, Option<Cause>) {
+    /// The locked part of a pass: moves and counts bytes; detaches the splice if it has ended. Returns also whether the
+    /// source's protocol is to be told that bytes were read.
+    fn transfer(&self) -> (Moved, (Stop, Option<Cause>), bool) {
         let now = self.needs_time.then(|| self.pool.now());
         let mut rcv = self.source.end.rcv();
         let mut snd = self.sink.end.snd();
         if !self.is_on(&rcv) && intact(Protection::OnBuffers) {
-            return (Moved::default(), Stop::Quantum, None);
+            return (Moved::default(), (Stop::Quantum, None), true);
         }
         // The error of the sink's own ended splice is not an error of the connection.
         let is_real = |error: &SoError| !error.is_of_splice();
@@ -468,6 +472,11 @@ impl Task {
             false => xfer::transfer,
         };
         let (moved, stop) = transfer(&mut rcv.buf, &mut snd.buf, terms);
+        // With both buffers locked: space that comes after this is seen.
+        if intact(Protection::WantsFirst) {
+            snd.wants_space = stop == Stop::NoRoom;
+        }
+        let tells = rcv.is_rcvd_wanted();
         let bytes = moved.bytes as u64;
         self.source.end.add_spliced(bytes);
         if moved != Moved::default() && now.is_some() {
@@ -491,14 +500,16 @@ impl Task {
                 }
                 error.map_or(Cause::Eof, Cause::SourceError)
             }
-            Stop::NoData | Stop::NoRoom | Stop::Rate | Stop::Quantum => return (moved, stop, None),
+            Stop::NoData | Stop::NoRoom | Stop::Rate | Stop::Quantum => {
+                return (moved, (stop, None), tells);
+            }
         };
         let detached = self.detach(&mut rcv, &mut snd, cause);
         drop(snd);
         drop(rcv);
         // The pass has not finished, so waiters are not notified yet.
         drop(detached);
-        (moved, stop, Some(cause))
+        (moved, (stop, Some(cause)), tells)
     }
 
     /// The terms of a pass.

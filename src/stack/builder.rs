@@ -10,7 +10,7 @@ use crate::keep_alive::KeepAlive;
 #[cfg(doc)]
 use crate::link::Checksum;
 use crate::link::{Capabilities, Frame, Link};
-use crate::lock::Mutex;
+use crate::lock::{Condvar, Mutex};
 use crate::stack::config::{Config, LONGEST};
 use crate::stack::demux::conn_table::Table;
 use crate::stack::demux::unhandled::Unclaimed;
@@ -22,6 +22,7 @@ use crate::stack::identification::Identifications;
 use crate::stack::isn::IsnSecret;
 use crate::stack::paths::Paths;
 use crate::stack::routes::{Network, Route, RouteError};
+use crate::stack::seed::Seed;
 use crate::stack::shared::{Accepting, Addressing, Lifecycle, Reports};
 use crate::stack::stats::Received;
 use crate::stack::udp::UdpTable;
@@ -752,7 +753,7 @@ impl Builder {
     /// assert!(matches!(error, BuildError::NoProcessor { cpu: 5000, .. }));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[cfg(target_os = "linux")]
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     #[must_use]
     pub fn affinity(mut self, cpus: impl IntoIterator<Item = usize>) -> Builder {
         self.affinity = Affinity::new(cpus);
@@ -833,14 +834,9 @@ impl Builder {
     /// See [`BuildError`].
     pub fn build_with_drivers(self) -> Result<(Stack, Vec<Driver>), BuildError> {
         let caps = self.check()?;
-        let seed = match self.seed {
-            Some(seed) => seed,
-            None => getrandom::u64().map_err(BuildError::Random)?,
-        };
+        let seed = Seed::draw(self.seed).map_err(BuildError::Random)?;
         let network = Network::new(self.addresses, self.routes)?;
         let (first, last) = self.config.ports;
-        let repeatable = self.seed.is_some();
-        let addresses = network.addresses().to_vec();
         let epoch = self.clock.now() - Duration::from_secs(1);
         let shared = Arc::new(Shared {
             queues: self.links.into_iter().map(Queue::new).collect(),
@@ -863,8 +859,9 @@ impl Builder {
             accepting: Accepting::default(),
             addressing: Addressing {
                 network: Mutex::new(network),
-                isn: IsnSecret::new(repeatable.then_some(seed.rotate_left(32))),
-                ephemeral_ports: EphemeralPorts::new(seed, first..=last),
+                changed: Condvar::new(),
+                isn: IsnSecret::new(&seed),
+                ephemeral_ports: EphemeralPorts::new(&seed, first..=last),
                 identifications: Identifications::default(),
                 paths: Paths::default(),
                 datagram_paths: Paths::default(),
@@ -873,6 +870,11 @@ impl Builder {
             lifecycle: Lifecycle::default(),
             reports: Reports::new(epoch),
         });
+        for queue in &shared.queues {
+            // Nothing was sent yet that could not be delivered.
+            shared.heed(&queue.link).for_each(drop);
+        }
+        let addresses = shared.addressing.network.lock().addresses().to_vec();
         report!(info, "stack", ?addresses, mtu = caps.mtu, "stack up");
         let numbers = (0..).take(shared.queues.len());
         let drivers = numbers.map(|queue| Driver::new(shared.clone(), queue));
@@ -887,7 +889,8 @@ impl Builder {
 
     /// Checks the settings; returns the link's capabilities.
     fn check(&self) -> Result<Capabilities, BuildError> {
-        if self.addresses.is_empty() {
+        let managed = self.links.iter().any(|link| link.manages_addresses());
+        if self.addresses.is_empty() && !managed {
             return Err(BuildError::NoAddress);
         }
         let (first, last) = self.config.ports;

@@ -1,15 +1,16 @@
 //! The driver: the thread that receives for a stack, and its timers. With several receive queues there
 //! is one for each (`queue`).
 //!
-//! One [`poll`](Driver::poll) takes a batch of frames, queues each at its connection, then lets these
+//! One [`poll`](Driver::poll) takes a batch of frames, sorts them by connection, then lets these
 //! connections process their segments. Then the splices of this thread run, with no lock held. Last
 //! come one service step for each connection that no splice has served, so that a batch causes one
 //! acknowledgement; timers; connections that threads of the program handed over; and connections that
 //! wait for room in the link.
 
 pub(in crate::stack) mod backoff;
+mod batch;
 mod collected;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 mod multi;
 pub(in crate::stack) mod queue;
 pub(in crate::stack) mod run_queue;
@@ -26,6 +27,7 @@ use crate::stack::accept::begin::Begun;
 use crate::stack::demux::conn_table::Entry;
 use crate::stack::demux::stateless;
 use crate::stack::driver::backoff::Backoff;
+use crate::stack::driver::batch::Batch;
 use crate::stack::driver::collected::Collected;
 use crate::stack::driver::queue::Queue;
 use crate::stack::fused_link::FusedLink;
@@ -33,7 +35,7 @@ use crate::stack::udp::Outcome;
 use crate::stack::{Down, Shared};
 use crate::sync::{Protection, intact};
 use crate::tcp::block::time_wait::Answer;
-use crate::tcp::conn::{Conn, Host, Left, Runner};
+use crate::tcp::conn::{Conn, Host, Runner};
 use crate::tcp::icmp::{self, IcmpError};
 use crate::tcp::service::Work;
 use crate::tcp::time_wait::TimeWait;
@@ -67,7 +69,7 @@ pub struct Driver {
     shared: Arc<Shared>,
     queue: u16,
     frames: Vec<Frame>,
-    touched: Vec<Arc<Conn>>,
+    touched: Batch,
     /// Frames of this batch that belonged to no connection, or were small datagrams.
     strangers: usize,
     /// Full batches in a row.
@@ -104,7 +106,7 @@ impl Driver {
             shared,
             queue,
             frames: Vec::new(),
-            touched: Vec::new(),
+            touched: Batch::default(),
             strangers: 0,
             full: 0,
             segments: (0, 0),
@@ -158,6 +160,10 @@ impl Driver {
         self.receive(&mut frames, BATCH)
             .map_err(|gone| self.link_gone(gone))?;
         let now = self.shared.now();
+        let undelivered: Vec<_> = self.shared.heed(&self.home().link).collect();
+        for error in undelivered {
+            self.icmp_error(error, None, false);
+        }
         let mut received = frames.len();
         let looped = self.home().loopback.take(&mut frames, BATCH);
         let budget = if self.lags(&frames) {
@@ -196,12 +202,17 @@ impl Driver {
             self.count();
             // One connection after the other, each with the splices that it wakes, while it is in the
             // caches.
-            for conn in self.touched.drain(..) {
-                conn.receive();
+            let mut touched = std::mem::take(&mut self.touched);
+            for (conn, segments) in touched.each() {
+                if conn.receive(segments) > 0 {
+                    self.segments_dropped(conn, now);
+                }
                 run_list::drain(&mut left);
                 // Usually this finds little work.
                 conn.catch_up();
             }
+            touched.clear();
+            self.touched = touched;
         });
         let worked = run_list::scope(budget, || self.serve_run_queue(now));
         self.frames = frames;
@@ -344,7 +355,9 @@ impl Driver {
         if let Some(expiry) = expiry {
             run_queue.lock().sleeps_until(expiry);
         }
-        let all = timer.into_iter().chain(expiry).chain(self.backoff.until());
+        let own = home.link.deadline();
+        let all = [timer, expiry, own, self.backoff.until()];
+        let all = all.into_iter().flatten();
         Some((all.min(), blocked))
     }
 
@@ -555,7 +568,7 @@ impl Driver {
         }
         // Also for addresses that are not ours, which intercepted connections have.
         if let Some(error) = icmp::parse(frame, ip_header_len) {
-            self.icmp_error(error, frame, looped);
+            self.icmp_error(error, Some(frame), looped);
             return;
         }
         let (_, destination) = ip::addresses(&frame.head);
@@ -575,7 +588,8 @@ impl Driver {
         }
     }
 
-    fn icmp_error(&mut self, error: IcmpError, frame: &Frame, looped: bool) {
+    /// `frame`: the ICMP packet, if there is one.
+    fn icmp_error(&mut self, error: IcmpError, frame: Option<&Frame>, looped: bool) {
         let is_martian = |address| self.shared.addressing.network.lock().is_martian(address);
         // It quotes a packet to an impossible address.
         if !looped && is_martian(error.tuple.remote) {
@@ -583,7 +597,9 @@ impl Driver {
             return;
         }
         if error.protocol == PROTO_UDP {
-            if !self.shared.datagram_error(&error) && !self.claimed(frame) {
+            if !self.shared.datagram_error(&error)
+                && !frame.is_some_and(|frame| self.claimed(frame))
+            {
                 self.home().counters.icmp_ignored.add(1);
             }
             return;
@@ -591,10 +607,10 @@ impl Driver {
         match self.shared.table.get(&error.tuple) {
             Some(Entry::Conn(conn)) if !conn.home.looped => {
                 if conn.leave_error(error) {
-                    self.touched.push(conn);
+                    self.touched.add(conn, None);
                 }
             }
-            _ if self.claimed(frame) => {}
+            _ if frame.is_some_and(|frame| self.claimed(frame)) => {}
             _ => self.home().counters.icmp_ignored.add(1),
         }
     }
@@ -609,7 +625,7 @@ impl Driver {
     /// `spare` is the segment's frame, if the hook is to be called.
     fn segment(&mut self, segment: Segment, spare: Option<Frame>, now: Instant) {
         match self.shared.table.get(&segment.tuple) {
-            Some(Entry::Conn(conn)) => self.deliver(conn, segment, now),
+            Some(Entry::Conn(conn)) => self.deliver(conn, segment),
             Some(Entry::TimeWait(record, term)) if now < term.until => {
                 self.time_wait(&record, segment, now);
             }
@@ -621,7 +637,7 @@ impl Driver {
         }
     }
 
-    fn deliver(&mut self, conn: Arc<Conn>, segment: Segment, now: Instant) {
+    fn deliver(&mut self, conn: Arc<Conn>, segment: Segment) {
         if conn.home.looped != segment.looped {
             // A forged packet from our own address.
             self.shared.received.bad_address.add(1);
@@ -630,16 +646,15 @@ impl Driver {
         if conn.home.queue != self.queue {
             self.home().astray.add(1);
         }
-        match conn.leave(segment) {
-            // The connection is run after the batch.
-            Left::First => self.touched.push(conn),
-            Left::Behind => {}
-            Left::Dropped if self.shared.reports.segments_dropped.is_due(now) => {
-                let (local, peer) = conn.tuple.ends();
-                let so_far = self.home().counters.backlog_full.get();
-                report!(warn, "stack", %local, %peer, so_far, "segment dropped: backlog of its connection full");
-            }
-            Left::Dropped => {}
+        // The connection is run after the batch.
+        self.touched.add(conn, Some(segment));
+    }
+
+    fn segments_dropped(&self, conn: &Conn, now: Instant) {
+        if self.shared.reports.segments_dropped.is_due(now) {
+            let (local, peer) = conn.tuple.ends();
+            let so_far = self.home().counters.backlog_full.get();
+            report!(warn, "stack", %local, %peer, so_far, "segment dropped: backlog of its connection full");
         }
     }
 
@@ -706,7 +721,7 @@ impl Driver {
         {
             let begun = (self.shared).accept_cookie(self.queue, &listening, (&segment, syn), now);
             match begun {
-                Ok(conn) => self.deliver(conn, segment, now),
+                Ok(conn) => self.deliver(conn, segment),
                 // Its sender believes that the connection is established, and will retransmit.
                 Err(refusal) => self.shared.count_dropped(refusal, now),
             }
@@ -730,10 +745,16 @@ impl Driver {
             return;
         }
         self.shared.received.stray.add(1);
+        // An intercepting listener stands for the destination: a peer may have a connection from before this
+        // stack was started, which it is to learn.
+        let listens = || self.shared.listener_for(&tuple, own).is_some();
         // RFC 9293 3.10.7.2: in LISTEN only an acknowledgement is reset; a segment with neither ACK nor
         // SYN is dropped.
-        let dropped = || !header.has(wire::ACK) && self.shared.listener_for(&tuple, own).is_some();
-        if own && !header.has(wire::RST) && !dropped() {
+        let answered = match header.has(wire::ACK) {
+            true => own || listens(),
+            false => own && !listens(),
+        };
+        if answered {
             stateless::reset(self.home().way_back(segment.looped), &segment);
         }
     }
@@ -750,13 +771,13 @@ impl Driver {
             self.shared.count_dropped(refusal, now);
         } else if listening.decides {
             if let Some(conn) = self.shared.hold_syn(self.queue, listening, &segment, now) {
-                self.deliver(conn, segment, now);
+                self.deliver(conn, segment);
             }
         } else {
             let syn = (&segment, now);
             let begun = (self.shared).accept_syn(self.queue, listening, syn, after.as_ref());
             match begun {
-                Ok(Begun::Runs(conn)) => self.touched.push(conn),
+                Ok(Begun::Runs(conn)) => self.touched.add(conn, None),
                 Ok(Begun::Nothing) => {}
                 Err(refusal) => {
                     let syn = (&segment, after.is_some(), now);

@@ -1,5 +1,7 @@
 //! Ephemeral ports that cannot be guessed (RFC 6056). No locks: counters are atomic.
 
+use crate::random::{STEP, mix};
+use crate::stack::seed::Seed;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -12,35 +14,38 @@ const COUNTERS: usize = 512;
 
 #[derive(Debug)]
 pub(in crate::stack) struct EphemeralPorts {
-    secret: u64,
+    secret: AtomicU64,
     ports: RangeInclusive<u16>,
     dialled: Box<[AtomicU64; COUNTERS]>,
     random: AtomicU64,
 }
 
 impl EphemeralPorts {
-    pub(in crate::stack) fn new(seed: u64, ports: RangeInclusive<u16>) -> EphemeralPorts {
-        let mut made = EphemeralPorts {
-            secret: seed.rotate_left(32),
+    pub(in crate::stack) fn new(seed: &Seed, ports: RangeInclusive<u16>) -> EphemeralPorts {
+        let made = EphemeralPorts {
+            secret: AtomicU64::new(0),
             ports,
             dialled: Box::new(std::array::from_fn(|_| AtomicU64::new(0))),
-            random: AtomicU64::new(seed),
+            random: AtomicU64::new(0),
         };
-        // RFC 6056 3.3.4: each counter starts at a random value.
-        made.dialled = Box::new(std::array::from_fn(|_| AtomicU64::new(made.random())));
+        made.reseed(seed);
         made
     }
 
-    /// SplitMix64.
+    /// Replaces the secret. A port that another thread takes at the same time may follow from the former one.
+    pub(in crate::stack) fn reseed(&self, seed: &Seed) {
+        self.secret
+            .store(seed.ports.rotate_left(32), Ordering::Relaxed);
+        self.random.store(seed.ports, Ordering::Relaxed);
+        // RFC 6056 3.3.4: each counter starts at a random value.
+        for counter in self.dialled.iter() {
+            counter.store(self.random(), Ordering::Relaxed);
+        }
+    }
+
     fn random(&self) -> u64 {
-        let step = 0x9e37_79b9_7f4a_7c15;
-        let mut z = self
-            .random
-            .fetch_add(step, Ordering::Relaxed)
-            .wrapping_add(step);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        let last = self.random.fetch_add(STEP, Ordering::Relaxed);
+        mix(last.wrapping_add(STEP))
     }
 
     fn count(&self) -> u64 {
@@ -83,7 +88,7 @@ impl EphemeralPorts {
 
     fn hash(&self, which: u8, local: IpAddr, to: SocketAddr) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (self.secret, which, local, to).hash(&mut hasher);
+        (self.secret.load(Ordering::Relaxed), which, local, to).hash(&mut hasher);
         hasher.finish()
     }
 }
@@ -96,7 +101,7 @@ mod tests {
     const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 
     fn seeded(seed: u64) -> EphemeralPorts {
-        EphemeralPorts::new(seed, EPHEMERAL)
+        EphemeralPorts::new(&Seed::repeatable(seed), EPHEMERAL)
     }
 
     fn to(host: u8) -> SocketAddr {
@@ -131,11 +136,11 @@ mod tests {
             .filter_map(|host| dialled.ports_to(LOCAL, to(host)).next())
             .collect();
         assert!(firsts.len() > 90, "each destination begins elsewhere");
-        let other = EphemeralPorts::new(5, EPHEMERAL);
+        let other = EphemeralPorts::new(&Seed::repeatable(5), EPHEMERAL);
         assert_ne!(other.ports_to(LOCAL, to(1)).next(), ports.first().copied());
-        let all = EphemeralPorts::new(6, 1..=u16::MAX);
+        let all = EphemeralPorts::new(&Seed::repeatable(6), 1..=u16::MAX);
         assert_eq!(all.all_from_random().collect::<HashSet<_>>().len(), 65_535);
-        let one = EphemeralPorts::new(6, 7..=7);
+        let one = EphemeralPorts::new(&Seed::repeatable(6), 7..=7);
         assert!(one.ports_to(LOCAL, to(1)).eq([7]) && one.all_from_random().eq([7]));
     }
 }

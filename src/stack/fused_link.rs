@@ -4,7 +4,9 @@
 //! here and wakes the driver, which ends the queue after receiving the frames that have arrived. A
 //! refused packet is counted here, and the driver reports it. Locks: a leaf, for a refused packet.
 
-use crate::link::{Capabilities, Flow, Frame, Interest, Link, Packet, ReceiveError, TransmitError};
+use crate::link::{
+    Capabilities, Flow, Frame, Interest, Link, LinkEvent, Packet, ReceiveError, TransmitError,
+};
 use crate::lock::{LEAF, Mutex};
 use crate::tcp::counters::Counter;
 use std::io;
@@ -92,13 +94,29 @@ impl Link for FusedLink {
         self.link.wait(interest, deadline)
     }
 
+    fn deadline(&self) -> Option<Instant> {
+        self.link.deadline()
+    }
+
     fn wake(&self) {
         self.link.wake();
     }
 
-    #[cfg(target_os = "linux")]
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     fn descriptors(&self) -> Option<[std::os::fd::BorrowedFd<'_>; 2]> {
         self.link.descriptors()
+    }
+
+    fn take_events(&self, events: &mut Vec<LinkEvent>) {
+        self.link.take_events(events);
+    }
+
+    fn manages_addresses(&self) -> bool {
+        self.link.manages_addresses()
+    }
+
+    fn reseed(&self, seed: u64) {
+        self.link.reseed(seed);
     }
 
     fn steer(&self, flow: &Flow) -> Option<usize> {

@@ -38,13 +38,18 @@ impl Identifications {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stack::seed::Seed;
     use std::collections::HashSet;
+
+    fn drawn() -> IsnSecret {
+        IsnSecret::new(&Seed::draw(None).unwrap())
+    }
 
     /// RFC 6864 4.3: none comes again before all have been used. RFC 7739 5.3: other destinations begin elsewhere,
     /// and so does another stack.
     #[test]
     fn each_destination_has_its_own_from_a_secret_number_on() {
-        let (all, secret) = (Identifications::default(), IsnSecret::new(None));
+        let (all, secret) = (Identifications::default(), drawn());
         let ends = |host: u8| (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 1, host]));
         let first = all.next(&secret, ends(1), 17);
         let seen: HashSet<u32> = (0..65_536)
@@ -59,7 +64,7 @@ mod tests {
             .iter()
             .filter(|other| first.abs_diff(**other) < 1 << 16);
         assert!(near.count() < 3);
-        let again = Identifications::default().next(&IsnSecret::new(None), ends(1), 17);
+        let again = Identifications::default().next(&drawn(), ends(1), 17);
         assert!(
             again.abs_diff(first) > 16,
             "not but for one time in a hundred million"

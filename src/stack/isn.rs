@@ -1,23 +1,41 @@
 //! Initial sequence numbers and timestamps: a clock, and a keyed hash of both ends (RFC 6528, RFC 7323).
+//! No locks: the key is atomic.
 
+use crate::stack::seed::Seed;
 use crate::tcp::wire::Tuple;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The secret key of initial sequence numbers, timestamps and SYN cookies.
+/// The secret key of initial sequence numbers, timestamps, SYN cookies and identifications.
+///
+/// The standard library draws the keys of a thread's `RandomState`s from the operating system only once, so two copies
+/// of a process get the same ones. Therefore a key of the stack's own is hashed before each value.
 #[derive(Debug)]
 pub(in crate::stack) struct IsnSecret {
-    secret: RandomState,
-    /// Replaces the random secret in tests that need repeatable numbers.
-    fixed: Option<u64>,
+    hasher: RandomState,
+    key: [AtomicU64; 2],
+    /// In tests that need repeatable numbers only the key counts.
+    repeatable: AtomicBool,
 }
 
 impl IsnSecret {
-    /// A random secret, or in tests the given one.
-    pub(in crate::stack) fn new(fixed: Option<u64>) -> IsnSecret {
-        IsnSecret {
-            secret: RandomState::new(),
-            fixed,
+    pub(in crate::stack) fn new(seed: &Seed) -> IsnSecret {
+        let secret = IsnSecret {
+            hasher: RandomState::new(),
+            key: [0, 0].map(AtomicU64::new),
+            repeatable: AtomicBool::new(false),
+        };
+        secret.reseed(seed);
+        secret
+    }
+
+    /// Replaces the key. A call of another thread at the same time uses the former one, the new one, or one that is
+    /// half of each: a secret in any case.
+    pub(in crate::stack) fn reseed(&self, seed: &Seed) {
+        self.repeatable.store(seed.repeatable, Ordering::Relaxed);
+        for (half, new) in self.key.iter().zip(seed.hashes) {
+            half.store(new, Ordering::Relaxed);
         }
     }
 
@@ -41,11 +59,21 @@ impl IsnSecret {
         offset.wrapping_add(since_epoch.as_millis() as u32)
     }
 
+    /// A number beyond the last one of a former connection between these ends, whose records also a copy of the stack
+    /// may have: by up to 2 to the power of 24.
+    #[expect(clippy::cast_possible_truncation, reason = "24 bits of a hash")]
+    pub(in crate::stack) fn number_after(&self, tuple: &Tuple, snd_nxt: u32) -> u32 {
+        let secret = self.keyed_hash((tuple, snd_nxt, "beyond")) as u32 >> 8;
+        snd_nxt.wrapping_add(1 << 16).wrapping_add(secret)
+    }
+
     /// A hash with the secret key.
     pub(in crate::stack) fn keyed_hash(&self, value: impl Hash) -> u64 {
-        match self.fixed {
-            Some(key) => BuildHasherDefault::<DefaultHasher>::default().hash_one((key, value)),
-            None => self.secret.hash_one(value),
+        let [first, second] = &self.key;
+        let [first, second] = [first, second].map(|half| half.load(Ordering::Relaxed));
+        match self.repeatable.load(Ordering::Relaxed) {
+            true => BuildHasherDefault::<DefaultHasher>::default().hash_one((first, value)),
+            false => self.hasher.hash_one((first, second, value)),
         }
     }
 }
@@ -57,7 +85,7 @@ mod tests {
 
     #[test]
     fn timestamps_of_the_same_ends_go_on_and_others_are_elsewhere() {
-        let (secret, tuples) = (IsnSecret::new(None), tuples());
+        let (secret, tuples) = (IsnSecret::new(&Seed::draw(None).unwrap()), tuples());
         let at = |tuple, millis| secret.initial_timestamp(tuple, Duration::from_millis(millis));
         for tuple in &tuples {
             assert_eq!(at(tuple, 61_000).wrapping_sub(at(tuple, 1000)), 60_000);
@@ -98,8 +126,8 @@ mod tests {
     #[test]
     fn rfc_6528() {
         for repeatable in [false, true] {
-            let stack = IsnSecret::new(repeatable.then_some(7));
-            let other = IsnSecret::new(repeatable.then_some(8));
+            let new = |seed| IsnSecret::new(&Seed::draw(repeatable.then_some(seed)).unwrap());
+            let (stack, other) = (new(7), new(8));
             let mut first = HashSet::new();
             for tuple in &tuples() {
                 let at = |time| stack.initial_sequence_number(tuple, time);
@@ -113,6 +141,30 @@ mod tests {
                 // The clock wraps after 4.77 hours.
                 assert_eq!(at(Duration::from_micros(4 << 32)), start);
             }
+        }
+    }
+
+    /// As in a copy of a process, whose threads have drawn the keys of their `RandomState`s: the hasher is the same.
+    #[test]
+    fn the_same_hasher_with_another_key_is_another_secret() {
+        let (secret, tuples) = (IsnSecret::new(&Seed::draw(None).unwrap()), tuples());
+        let numbers = || tuples.iter().map(|tuple| secret.keyed_hash(tuple));
+        let before: Vec<u64> = numbers().collect();
+        assert!(numbers().eq(before.iter().copied()));
+        secret.reseed(&Seed::draw(None).unwrap());
+        assert!(numbers().all(|number| !before.contains(&number)));
+    }
+
+    /// RFC 1122 4.2.2.13: it is larger, and no copy of the stack knows by how much.
+    #[test]
+    fn a_number_after_that_of_a_former_connection_is_larger_and_secret() {
+        let (secret, tuple) = (IsnSecret::new(&Seed::draw(None).unwrap()), tuples()[0]);
+        let mut seen = HashSet::new();
+        for _ in 0..8 {
+            let beyond = secret.number_after(&tuple, u32::MAX).wrapping_add(1);
+            assert!((1 << 16..(1 << 24) + (1 << 16)).contains(&beyond));
+            assert!(seen.insert(beyond), "not but for one time in 600,000");
+            secret.reseed(&Seed::draw(None).unwrap());
         }
     }
 }

@@ -7,10 +7,11 @@ use crate::stack::Stack;
 use crate::stack::accept::backlog::Listening;
 use crate::stack::accept::intercept::Intercept;
 use crate::stack::stream::{TcpStream, each};
+use crate::tcp::conn::Conn;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 impl TcpListener {
     /// The stack, and its record of the listener.
@@ -141,9 +142,62 @@ impl TcpListener {
     /// [`DriverDropped`](crate::error::SoError::DriverDropped) inside.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let conn = self.open.listening.accept()?;
-        let stream = TcpStream::new(&self.open.stack, conn);
-        let peer = stream.peer_addr();
-        Ok((stream, peer))
+        Ok(self.open.accepted(conn))
+    }
+
+    /// Calls `callback` for each connection, also for those that wait already, instead of [`accept`](Self::accept),
+    /// and once with the error when the stack is down. It is called by the thread that received the last segment of
+    /// the handshake, so a connection wakes no other thread. A further call replaces the callback. As FreeBSD's
+    /// `solisten_upcall_set`.
+    ///
+    /// It must not wait: the stack receives nothing meanwhile. With several receive queues it may run in several
+    /// threads at once. It is called with no lock held, and not inside another callback (see
+    /// [`Splice::on_end`](crate::Splice::on_end)). Closing the listener drops it.
+    ///
+    /// ```
+    /// use sosplice::{Stack, TcpListener, TcpStream, link::memory};
+    /// use std::sync::mpsc::channel;
+    ///
+    /// let (a, b) = memory::pair(memory::Config::default());
+    /// let server = Stack::builder(a).address("10.0.0.1/24".parse()?).build()?;
+    /// let client = Stack::builder(b).address("10.0.0.2/24".parse()?).build()?;
+    /// let listener = TcpListener::bind(&server, "10.0.0.1:80")?;
+    /// let (sender, accepted) = channel();
+    /// listener.on_accept(move |accepted| sender.send(accepted).unwrap_or(()));
+    /// let connected = TcpStream::connect(&client, "10.0.0.1:80")?;
+    /// let (_stream, peer) = accepted.recv()??;
+    /// assert_eq!(peer, connected.local_addr());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The callback gets those of [`accept`](Self::accept) of a stack that is down.
+    pub fn on_accept(
+        &self,
+        callback: impl Fn(io::Result<(TcpStream, SocketAddr)>) + Send + Sync + 'static,
+    ) {
+        let open = Arc::downgrade(&self.open);
+        let told = AtomicBool::new(false);
+        let accept = move || {
+            let Some(open) = open.upgrade() else { return };
+            loop {
+                match open.listening.try_accept() {
+                    Ok(conn) => callback(Ok(open.accepted(conn))),
+                    Err(error) if error.kind() == io::ErrorKind::NetworkDown => {
+                        // A driver that was accepting may have found out before the one that announces it.
+                        if !told.swap(true, Ordering::Relaxed) {
+                            callback(Err(error));
+                        }
+                        return;
+                    }
+                    // No more of them, or closed.
+                    Err(_) => return,
+                }
+            }
+        };
+        let accepting = &self.open.stack.shared().accepting;
+        accepting.has_acceptors.store(true, Ordering::Release);
+        self.open.listening.set_acceptor(Arc::new(accept));
     }
 
     /// An iterator over accepted connections that never ends.
@@ -181,6 +235,12 @@ impl TcpListener {
 }
 
 impl Open {
+    fn accepted(&self, conn: Arc<Conn>) -> (TcpStream, SocketAddr) {
+        let stream = TcpStream::new(&self.stack, conn);
+        let peer = stream.peer_addr();
+        (stream, peer)
+    }
+
     fn close(&self) {
         let unaccepted = self.listening.close();
         self.stack.unlisten(&self.listening, unaccepted);

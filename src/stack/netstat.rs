@@ -112,9 +112,11 @@ impl Stack {
         let mut sockets: Vec<_> = listeners.iter().map(|one| listener(one)).collect();
         let first = sockets.len();
         let entries = shared.table.entries();
-        sockets.extend(entries.iter().map(|entry| match entry {
-            Entry::Conn(conn) => connection(conn, now),
-            Entry::TimeWait(record, term) => remembered(record, term, now),
+        sockets.extend(entries.iter().filter_map(|entry| match entry {
+            Entry::Conn(conn) => Some(connection(conn, now)),
+            // One that was restarted stays in the table for longer.
+            Entry::TimeWait(_, term) if term.until <= now => None,
+            Entry::TimeWait(record, term) => Some(remembered(record, term, now)),
         }));
         sockets[first..].sort_by_key(|socket| (socket.local, socket.peer));
         sockets

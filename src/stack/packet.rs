@@ -41,6 +41,7 @@ use crate::ip;
 use crate::link::memory::{self, MemoryLink};
 use crate::link::{Capabilities, Checksum, Packet};
 use crate::lock::{LEAF, Mutex};
+use crate::tcp::block::delayed_ack::SOON;
 use crate::tcp::conn::Host;
 use crate::tcp::home::Home;
 use crate::tcp::wire::{
@@ -178,6 +179,14 @@ impl Net {
         let seen = self.seen();
         assert_eq!(seen.len(), 1, "{seen:#?}");
         seen[0].clone()
+    }
+
+    /// The acknowledgement of less than a full segment, or of a FIN: it does not wait long.
+    #[track_caller]
+    fn soon(&mut self) -> Seen {
+        assert_eq!(self.seen().len(), 0, "not at once");
+        self.pass(SOON);
+        self.one()
     }
 
     fn raw(&self, packet: &[u8]) {

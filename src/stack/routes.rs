@@ -111,6 +111,8 @@ pub enum RouteError {
 #[derive(Debug, Default)]
 pub(in crate::stack) struct Network {
     addresses: Vec<IpNet>,
+    /// Of these, addresses for connections that exist (RFC 4862 5.5.4).
+    deprecated: Vec<IpAddr>,
     /// The longest prefixes first.
     routes: Vec<(IpNet, Route)>,
 }
@@ -176,7 +178,16 @@ impl Network {
         let at = self.addresses.iter().position(|net| net.addr() == address);
         let at = at.ok_or(RouteError::NoSuchAddress(address))?;
         self.addresses.remove(at);
+        self.set_deprecated(address, false);
         Ok(())
+    }
+
+    /// A deprecated address is the source only without another one.
+    pub(in crate::stack) fn set_deprecated(&mut self, address: IpAddr, deprecated: bool) {
+        self.deprecated.retain(|other| *other != address);
+        if deprecated && self.is_own(address) {
+            self.deprecated.push(address);
+        }
     }
 
     /// All or none.
@@ -238,7 +249,7 @@ impl Network {
                 source: Some(source),
                 ..
             } => Some(source),
-            _ => source_address::select(self.addresses.iter(), destination),
+            _ => source_address::select(self.addresses.iter(), &self.deprecated, destination),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::error::SoError;
 use crate::events::{RateLimited, report};
 use crate::ip::icmp::Allowance;
 use crate::link::{Capabilities, Link};
-use crate::lock::{LEAF, Mutex};
+use crate::lock::{Condvar, LEAF, Mutex};
 use crate::protocol::SocketEnd;
 use crate::stack::accept::admission::Peers;
 use crate::stack::accept::backlog::Listening;
@@ -81,6 +81,8 @@ pub(crate) struct Accepting {
     pub(crate) held: Mutex<SynQueue, LEAF>,
     /// Set once there was a conditional listener: SYNs may be held.
     pub(super) decides: AtomicBool,
+    /// Set once there was a listener with a callback for connections.
+    pub(super) has_acceptors: AtomicBool,
     /// The time slot in which a SYN was last answered with a cookie.
     pub(super) cookies_sent_in: AtomicU64,
 }
@@ -88,6 +90,8 @@ pub(crate) struct Accepting {
 /// Addresses, routes, ports, initial sequence numbers and path MTUs: for new connections.
 pub(super) struct Addressing {
     pub(super) network: Mutex<Network, LEAF>,
+    /// An address was added, or the stack is down.
+    pub(super) changed: Condvar,
     pub(super) isn: IsnSecret,
     pub(super) ephemeral_ports: EphemeralPorts,
     pub(super) identifications: Identifications,
@@ -226,6 +230,9 @@ impl Shared {
     pub(super) fn go_down(&self, why: Down) {
         let (work, error) = self.lifecycle.why_down.get_or_init(|| why).of_connections();
         let was_up = !self.lifecycle.down.swap(true, Ordering::SeqCst);
+        // A thread that has seen the stack up waits by now.
+        drop(self.addressing.network.lock());
+        self.addressing.changed.notify_all();
         self.wake_all();
         self.end_connections(work, |_| true);
         let listeners = self.accepting.listeners.lock().clone();
@@ -346,7 +353,10 @@ impl Shared {
         now: Instant,
     ) -> u32 {
         if let Some(former) = former {
-            return former.record.snd_nxt.wrapping_add(1 << 16);
+            return self
+                .addressing
+                .isn
+                .number_after(tuple, former.record.snd_nxt);
         }
         self.addressing
             .isn
@@ -444,6 +454,14 @@ impl Host for Shared {
         };
         if !wanted {
             conn.leave_work(Work::ABORT);
+        }
+    }
+
+    fn announce(&self, conn: &Arc<Conn>) {
+        if self.accepting.has_acceptors.load(Ordering::Acquire) {
+            let own = self.is_own(conn.tuple.local);
+            let listening = self.listener_for(&conn.tuple, own);
+            listening.into_iter().for_each(|one| one.announce());
         }
     }
 

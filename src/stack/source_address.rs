@@ -1,9 +1,9 @@
 //! Source address selection (RFC 6724 section 5). Pure.
 //!
-//! Rules 1 (the destination itself), 2 (scope), 6 (label: a unique local address is the source for
-//! unique local destinations, not for the internet) and 8 (longest prefix), then the order in which the
-//! addresses were given. Rules 3, 4, 5 and 7 concern features that a stack over one link does not have:
-//! deprecated, home and temporary addresses, other links. Among IPv4 addresses of one scope the one
+//! Rules 1 (the destination itself), 2 (scope), 3 (deprecated addresses last), 6 (label: a unique local
+//! address is the source for unique local destinations, not for the internet) and 8 (longest prefix),
+//! then the order in which the addresses were given. Rules 4, 5 and 7 concern features that a stack over
+//! one link does not have: home and temporary addresses, other links. Among IPv4 addresses of one scope the one
 //! whose network has the destination comes first (RFC 1122 3.3.4.3); if none has, common prefix bits
 //! mean nothing in IPv4, and the first address is taken, as in BSD.
 
@@ -11,21 +11,22 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 
 /// How well an address suits; larger is better.
-type Rank = (bool, (bool, i8), bool, u8);
+type Rank = (bool, (bool, i8), bool, bool, u8);
 
-/// The best source for a destination among addresses, if one has its family.
+/// The best source for a destination among addresses, if one has its family; some are deprecated.
 pub(in crate::stack) fn select<'a>(
     addresses: impl DoubleEndedIterator<Item = &'a IpNet>,
+    deprecated: &[IpAddr],
     destination: IpAddr,
 ) -> Option<IpAddr> {
     let family = |net: &&IpNet| net.addr().is_ipv4() == destination.is_ipv4();
     // `max_by_key` returns the last of equals, so the order is reversed.
     let best = addresses.filter(family).rev();
-    best.max_by_key(|net| rank(net, destination))
+    best.max_by_key(|net| rank(net, deprecated, destination))
         .map(IpNet::addr)
 }
 
-fn rank(net: &IpNet, destination: IpAddr) -> Rank {
+fn rank(net: &IpNet, deprecated: &[IpAddr], destination: IpAddr) -> Rank {
     let address = net.addr();
     let same_label = label(address) == label(destination);
     let near = match address {
@@ -37,6 +38,7 @@ fn rank(net: &IpNet, destination: IpAddr) -> Rank {
     (
         address == destination,
         reach(address, destination),
+        !deprecated.contains(&address),
         same_label,
         near,
     )
@@ -94,11 +96,13 @@ mod tests {
 
     fn check(rows: &[(&str, &str, &str)]) {
         for (addresses, destination, source) in rows {
-            let nets: Vec<IpNet> = addresses
-                .split_whitespace()
-                .map(|net| net.parse().unwrap())
-                .collect();
-            let selected = select(nets.iter(), destination.parse().unwrap());
+            let nets = addresses.split_whitespace();
+            let old = nets.clone().filter_map(|net| net.strip_prefix("old:"));
+            let old: Vec<IpNet> = old.map(|net| net.parse().unwrap()).collect();
+            let old: Vec<IpAddr> = old.iter().map(IpNet::addr).collect();
+            let nets = nets.map(|net| net.trim_start_matches("old:"));
+            let nets: Vec<IpNet> = nets.map(|net| net.parse().unwrap()).collect();
+            let selected = select(nets.iter(), &old, destination.parse().unwrap());
             let source = source.parse().ok();
             assert_eq!(selected, source, "{addresses} to {destination}");
         }
@@ -135,6 +139,18 @@ mod tests {
                 "2002:c633:6401:0:d5e3::1/64 2001:db8:1::2/64",
                 "2002:c633:6401::1",
                 "2002:c633:6401:0:d5e3::1",
+            ),
+            (
+                "old:2001:db8:1::2/64 2001:db8:3::2/64",
+                "2001:db8:1::1",
+                "2001:db8:3::2",
+            ),
+            // Rules 1 and 2 before rule 3.
+            ("old:fd00::1/64 fd00::2/64", "fd00::1", "fd00::1"),
+            (
+                "old:2001:db8::1/64 fe80::1/64",
+                "2001:db8:1::1",
+                "2001:db8::1",
             ),
             // Rule 1 before rule 2.
             ("fe80::9/64 fd00::1/64", "fd00::1", "fd00::1"),

@@ -1,5 +1,6 @@
 //! Connecting: [`TcpSocket`], and two functions with std's signatures.
 
+use crate::buf::Buf;
 use crate::socket::ConnectError;
 use crate::stack::config::LONGEST;
 use crate::stack::stream::{above_zero, each, hop_limit, usable};
@@ -48,6 +49,7 @@ pub struct TcpSocket {
     user_timeout: Option<Duration>,
     half_closed_timeout: Option<Option<Duration>>,
     fin_wait_timeout: Option<Duration>,
+    data: Option<Buf>,
 }
 
 impl TcpSocket {
@@ -65,6 +67,7 @@ impl TcpSocket {
             user_timeout: None,
             half_closed_timeout: None,
             fin_wait_timeout: None,
+            data: None,
         }
     }
 
@@ -149,6 +152,28 @@ impl TcpSocket {
         self
     }
 
+    /// The first bytes of the connection, such as a header of the PROXY protocol: they are in the send buffer before
+    /// anything else can be, and leave with the acknowledgement that ends the handshake (RFC 9293 3.10.2: in
+    /// SYN-SENT, data is queued). The peer's stack gets them only if the connection is established.
+    ///
+    /// ```
+    /// use sosplice::{Stack, TcpListener, TcpSocket, link::memory};
+    /// use std::io::Read;
+    /// let (a, b) = memory::pair(memory::Config::default());
+    /// let server = Stack::builder(a).address("10.0.0.1/24".parse()?).build()?;
+    /// let client = Stack::builder(b).address("10.0.0.2/24".parse()?).build()?;
+    /// let listener = TcpListener::bind(&server, "10.0.0.1:80")?;
+    /// let _stream = TcpSocket::new(&client).data(b"hello").start("10.0.0.1:80".parse()?)?;
+    /// let mut bytes = [0; 5];
+    /// listener.accept()?.0.read_exact(&mut bytes)?;
+    /// assert_eq!(&bytes, b"hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn data(mut self, bytes: &[u8]) -> TcpSocket {
+        self.data = (!bytes.is_empty()).then(|| Buf::copy_of(bytes));
+        self
+    }
+
     /// Connects and waits until the connection is established, as [`TcpStream::connect`] does.
     ///
     /// # Errors
@@ -156,8 +181,8 @@ impl TcpSocket {
     /// is bound to an address that the stack does not have, or all ports for its queue are in use;
     /// [`AddrInUse`](io::ErrorKind::AddrInUse) if there is a connection with the same addresses and
     /// ports, also in TIME-WAIT; [`InvalidInput`](io::ErrorKind::InvalidInput) for addresses of two
-    /// families, if both ends are the same, for a queue that the stack does not have, and for an option
-    /// that is out of range.
+    /// families, if both ends are the same, for a queue that the stack does not have, for an option
+    /// that is out of range, and for [`data`](Self::data) that is larger than the send buffer.
     pub fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
         let stream = self.start(address)?;
         stream.wait_connected(None)?;
@@ -210,8 +235,22 @@ impl TcpSocket {
     pub fn start(&self, address: SocketAddr) -> io::Result<TcpStream> {
         let local = self.local.unwrap_or_else(|| any_like(address));
         let preset = self.preset()?;
+        let (first, room) = (
+            self.data.as_ref().map_or(0, Buf::len),
+            self.stack.send_buffer(),
+        );
+        if first > room {
+            let why = format!(
+                "{first} first bytes for a send buffer of {room}: give fewer, or a larger buffer"
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         let conn = self.stack.dial(local, address, self.queue, &preset)?;
-        Ok(TcpStream::new(&self.stack, conn))
+        let stream = TcpStream::new(&self.stack, conn);
+        if let Some(data) = &self.data {
+            stream.send_early(data.clone());
+        }
+        Ok(stream)
     }
 
     fn preset(&self) -> io::Result<Preset> {

@@ -134,7 +134,7 @@ struct Counting(AtomicUsize);
 impl Clock for Counting {
     fn now(&self) -> Instant {
         self.0.fetch_add(1, Ordering::Relaxed);
-        crate::clock::SystemClock.now()
+        SystemClock.now()
     }
 }
 
@@ -256,4 +256,124 @@ fn a_driver_that_panics_leaves_no_call_waiting() {
 #[expect(clippy::disallowed_methods, reason = "a user's thread")]
 fn spawn<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> thread::JoinHandle<R> {
     thread::spawn(body)
+}
+
+/// Two stacks, whose drivers the test calls.
+fn two_stacks() -> ((Stack, Driver), (Stack, Driver)) {
+    let (a, b) = memory::pair(memory::Config::default());
+    let [one, other] = [(a, "10.0.0.1/24"), (b, "10.0.0.2/24")].map(|(link, address)| {
+        let builder = Stack::builder(link).address(address.parse().unwrap());
+        builder.build_with_driver().unwrap()
+    });
+    (one, other)
+}
+
+/// Polls both drivers until neither has work.
+fn settle(drivers: [&mut Driver; 2]) {
+    let [one, other] = drivers;
+    while one.poll().unwrap() | other.poll().unwrap() {}
+}
+
+#[test]
+fn a_callback_takes_connections_in_the_thread_that_receives() {
+    let ((server, mut receives), (client, mut sends)) = two_stacks();
+    let listener = TcpListener::bind(&server, "10.0.0.1:80").unwrap();
+    let connect = || TcpSocket::new(&client).start("10.0.0.1:80".parse().unwrap());
+    let first = connect().unwrap();
+    settle([&mut receives, &mut sends]);
+    let (sender, accepted) = std::sync::mpsc::channel();
+    listener.on_accept(move |accepted| {
+        let (stream, peer) = accepted.unwrap();
+        // A callback may use the stack.
+        stream.as_ref().send(b"hello").unwrap();
+        sender.send((stream, peer, thread::current().id())).unwrap();
+    });
+    let (_waited, peer, _) = accepted.try_recv().unwrap();
+    assert_eq!(peer, first.local_addr(), "one that waited already");
+    let second = connect().unwrap();
+    settle([&mut receives, &mut sends]);
+    let (_stream, peer, called_by) = accepted.try_recv().unwrap();
+    assert_eq!(
+        (peer, called_by),
+        (second.local_addr(), thread::current().id())
+    );
+    assert!(accepted.try_recv().is_err(), "each one once");
+    assert_eq!(second.as_ref().recv_chain(100).unwrap().to_vec(), b"hello");
+    assert_eq!(server.stats().connections, 2);
+}
+
+#[test]
+fn a_callback_that_splices_serves_a_client_without_another_thread() {
+    let ((proxy, mut receives), (far, mut sends)) = two_stacks();
+    let backend = TcpListener::bind(&far, "10.0.0.2:80").unwrap();
+    backend.set_nonblocking(true);
+    let listener = TcpListener::bind(&proxy, "10.0.0.1:80").unwrap();
+    let dial = proxy.clone();
+    listener.on_accept(move |accepted| {
+        let (client, _) = accepted.unwrap();
+        let server = TcpSocket::new(&dial).start(peer()).unwrap();
+        let options = crate::splice::Options::default()
+            .dispatch(crate::splice::Dispatch::Direct)
+            .forward_eof(true);
+        crate::splice::join(client, server, options).unwrap();
+    });
+    let client = TcpSocket::new(&far)
+        .start("10.0.0.1:80".parse().unwrap())
+        .unwrap();
+    settle([&mut receives, &mut sends]);
+    client.as_ref().send(b"request").unwrap();
+    settle([&mut receives, &mut sends]);
+    let (server, _) = backend.accept().unwrap();
+    assert_eq!(
+        server.as_ref().recv_chain(100).unwrap().to_vec(),
+        b"request"
+    );
+    server.as_ref().send(b"answer").unwrap();
+    drop(server);
+    settle([&mut receives, &mut sends]);
+    assert_eq!(client.as_ref().recv_chain(100).unwrap().to_vec(), b"answer");
+    assert!(
+        client.as_ref().recv_chain(100).unwrap().is_empty(),
+        "the end is forwarded"
+    );
+}
+
+#[test]
+fn a_callback_for_connections_is_told_that_the_stack_is_down() {
+    let (stack, driver, _far) = stack(100);
+    let listener = TcpListener::bind(&stack, "10.0.0.1:80").unwrap();
+    let (sender, told) = std::sync::mpsc::channel();
+    let again = sender.clone();
+    listener.on_accept(move |accepted| sender.send(accepted.unwrap_err().kind()).unwrap());
+    assert!(told.try_recv().is_err());
+    drop(driver);
+    // By a driver that has accepted connections meanwhile.
+    listener.parts().1.announce();
+    assert_eq!(
+        told.try_iter().collect::<Vec<_>>(),
+        [io::ErrorKind::NetworkDown]
+    );
+    listener.on_accept(move |accepted| again.send(accepted.unwrap_err().kind()).unwrap());
+    assert_eq!(told.try_iter().count(), 1, "also one that comes later");
+}
+
+#[test]
+fn a_listener_with_a_callback_that_is_closed() {
+    let (stack, _driver, _far) = stack(100);
+    let (sender, told) = std::sync::mpsc::channel::<()>();
+    for close in [true, false] {
+        let listener = TcpListener::bind(&stack, "10.0.0.1:80").unwrap();
+        let held = sender.clone();
+        listener.on_accept(move |_| held.send(()).unwrap());
+        match close {
+            true => listener.close(),
+            false => drop(listener),
+        }
+    }
+    drop(sender);
+    assert_eq!(
+        told.recv(),
+        Err(std::sync::mpsc::RecvError),
+        "the callbacks are gone"
+    );
 }

@@ -1,12 +1,12 @@
 //! Ownership of a connection: which thread runs it, and how other threads queue work for it.
 //!
 //! A connection is run by one thread at a time, its owner, which holds `state` (rank 1). No thread
-//! waits for that lock: a driver queues its segments in the backlog, other threads set [`Work`] bits
-//! there, both under the backlog's leaf lock, and a thread that finds the connection free becomes the
-//! owner.
+//! waits for that lock: a thread that finds the connection free becomes the owner; else a driver queues its
+//! segments in the backlog, and other threads set [`Work`] bits there, both under the backlog's leaf lock.
 //!
-//! 1. Segments and bits are added under the backlog lock; then, still under it, the thread tries to
-//!    lock the connection. If that fails, there is an owner, which has not released it yet.
+//! 1. Under the backlog lock a thread tries to lock the connection. If that fails, there is an owner,
+//!    which has not released it yet, and segments and bits are added, still under that lock. Else the
+//!    thread takes what is in the backlog, before its own segments.
 //! 2. The owner releases the connection only under the backlog lock, after finding the backlog empty:
 //!    first `state`, then the backlog. So no entry is missed (model: `conn::loom`).
 //! 3. The owner takes segments in the order of their arrival.
@@ -69,18 +69,26 @@ impl Backlog {
     fn is_empty(&self) -> bool {
         self.segments.is_empty() && self.errors.is_empty() && self.work.is_empty()
     }
+
+    /// Takes everything: its segments are put in front of others.
+    fn take(&mut self, segments: &mut VecDeque<Segment>) -> Round {
+        if !self.segments.is_empty() {
+            let mut first = std::mem::take(&mut self.segments);
+            first.append(segments);
+            segments.append(&mut first);
+        }
+        Round {
+            errors: std::mem::take(&mut self.errors),
+            work: std::mem::take(&mut self.work),
+        }
+    }
 }
 
-/// The result of adding a segment to the backlog.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Left {
-    /// The backlog was empty: the caller must run the connection.
-    First,
-    /// The backlog was not empty: the thread that added the first entry runs the connection, or its
-    /// owner does.
-    Behind,
-    /// The backlog is full.
-    Dropped,
+/// What an owner processes before it looks into the backlog again.
+#[derive(Debug, Default)]
+struct Round {
+    errors: Vec<IcmpError>,
+    work: Work,
 }
 
 /// The kind of thread that runs the connection.
@@ -123,6 +131,8 @@ pub(crate) trait Host: Send + Sync {
     fn hand_over(&self, conn: &Arc<Conn>);
     /// The connection is established.
     fn established(&self, conn: &Arc<Conn>);
+    /// The same, later, with no lock held.
+    fn announce(&self, conn: &Arc<Conn>);
     /// A connection to this address has a finding about the path MTU.
     fn path_found(&self, to: IpAddr, finding: Finding);
     /// The last handle of a socket was closed.
@@ -244,21 +254,29 @@ impl Conn {
         self.gauge.reassembly.store(ahead, Ordering::Relaxed);
     }
 
-    /// Adds a segment to the backlog. [`run`](Self::run), or [`receive`](Self::receive), must follow,
-    /// also after several.
-    pub(crate) fn leave(&self, segment: Segment) -> Left {
-        let mut backlog = self.backlog.lock();
-        if backlog.segments.len() >= BACKLOG {
-            drop(backlog);
-            self.host.counters(self.home.queue).backlog_full.add(1);
-            return Left::Dropped;
+    /// Adds a segment to the backlog; `false` if that is full. [`run`](Self::run), or
+    /// [`receive`](Self::receive), must follow, also after several.
+    pub(crate) fn leave(&self, segment: Segment) -> bool {
+        self.leave_all(self.backlog.lock(), &mut VecDeque::from([segment])) == 0
+    }
+
+    /// Adds segments, and returns how many were dropped, since the backlog is full.
+    fn leave_all(
+        &self,
+        mut backlog: Guard<'_, Backlog, LEAF>,
+        segments: &mut VecDeque<Segment>,
+    ) -> usize {
+        let room = BACKLOG.saturating_sub(backlog.segments.len());
+        let taken = room.min(segments.len());
+        backlog.segments.extend(segments.drain(..taken));
+        drop(backlog);
+        let dropped = segments.len();
+        segments.clear();
+        if dropped > 0 {
+            let counters = self.host.counters(self.home.queue);
+            counters.backlog_full.add(dropped as u64);
         }
-        let first = backlog.is_empty();
-        backlog.segments.push_back(segment);
-        match first {
-            true => Left::First,
-            false => Left::Behind,
-        }
+        dropped
     }
 
     /// Adds an ICMP error, as [`leave`](Self::leave) does a segment.
@@ -286,13 +304,24 @@ impl Conn {
         let Some(state) = self.state.try_lock() else {
             return;
         };
+        let mut segments = VecDeque::new();
+        let first = backlog.take(&mut segments);
         drop(backlog);
-        self.own(state, runner);
+        self.own(state, runner, (first, &mut segments));
     }
 
-    /// Processes the segments of the backlog. [`catch_up`](Self::catch_up) must follow.
-    pub(crate) fn receive(&self) {
-        self.run(Work::default(), Runner::Batch);
+    /// Processes segments of a batch, or leaves them to the owner, and returns how many were dropped,
+    /// since the backlog is full. The queue is empty then, and keeps its memory.
+    /// [`catch_up`](Self::catch_up) must follow.
+    pub(crate) fn receive(&self, segments: &mut VecDeque<Segment>) -> usize {
+        let mut backlog = self.backlog.lock();
+        let Some(state) = self.state.try_lock() else {
+            return self.leave_all(backlog, segments);
+        };
+        let first = backlog.take(segments);
+        drop(backlog);
+        self.own(state, Runner::Batch, (first, segments));
+        0
     }
 
     /// Does the remaining work, if any.
@@ -308,11 +337,22 @@ impl Conn {
         self.run(Work::SERVE, Runner::Driver);
     }
 
-    fn own(&self, state: Guard<'_, ConnState, CONNECTION>, runner: Runner) {
-        let Some(me) = self.me.upgrade() else { return };
+    fn own(
+        &self,
+        state: Guard<'_, ConnState, CONNECTION>,
+        runner: Runner,
+        first: (Round, &mut VecDeque<Segment>),
+    ) {
         let mut news = News::default();
-        self.drive(&me, state, runner, &mut news);
+        self.drive(state, runner, first, &mut news);
         self.notify(&news);
+        if news.established {
+            self.host.announce(&self.me());
+        }
+    }
+
+    fn me(&self) -> Arc<Conn> {
+        (self.me.upgrade()).expect("invariant: who runs a connection has a reference to it")
     }
 
     /// Makes the notifications. Called with no lock held; another owner may have made later ones
@@ -341,51 +381,34 @@ impl Conn {
     /// Runs rounds until the backlog is empty, or the bound is reached.
     fn drive(
         &self,
-        me: &Arc<Conn>,
         mut state: Guard<'_, ConnState, CONNECTION>,
         runner: Runner,
+        (mut round, segments): (Round, &mut VecDeque<Segment>),
         news: &mut News,
     ) {
-        let mut rounds = 0;
-        let mut segments = VecDeque::new();
-        let mut owed = false;
-        loop {
-            let (work, errors) = {
-                let mut backlog = self.backlog.lock();
-                if rounds > 0 && backlog.is_empty() {
-                    if owed && intact(Protection::Owed) {
-                        backlog.work.add(Work::REST);
-                    }
-                    // Give the emptied queue its memory back, then the connection (rule 2).
-                    if !state.has_released_memory() {
-                        std::mem::swap(&mut backlog.segments, &mut segments);
-                    }
-                    if !intact(Protection::FreeFirst) {
-                        drop(backlog);
-                    }
-                    drop(state);
-                    return;
+        for number in 1.. {
+            let may_owe = runner == Runner::Batch && round.work.is_empty();
+            let owed = self.step(&mut state, (round, &mut *segments), may_owe, news);
+            let mut backlog = self.backlog.lock();
+            if backlog.is_empty() {
+                if owed && intact(Protection::Owed) {
+                    backlog.work.add(Work::REST);
                 }
-                if rounds >= runner.rounds() {
-                    // A postponed service step is done with the rest.
-                    drop(state);
+                if !intact(Protection::FreeFirst) {
                     drop(backlog);
-                    self.host.hand_over(me);
-                    return;
                 }
-                std::mem::swap(&mut backlog.segments, &mut segments);
-                let errors = std::mem::take(&mut backlog.errors);
-                (std::mem::take(&mut backlog.work), errors)
-            };
-            rounds += 1;
-            let may_owe = runner == Runner::Batch && work.is_empty();
-            owed = self.step(
-                me,
-                &mut state,
-                (&mut segments, errors),
-                (work, may_owe),
-                news,
-            );
+                // The connection, then the backlog (rule 2).
+                drop(state);
+                return;
+            }
+            if number >= runner.rounds() {
+                // A postponed service step is done with the rest.
+                drop(state);
+                drop(backlog);
+                self.host.hand_over(&self.me());
+                return;
+            }
+            round = backlog.take(segments);
         }
     }
 
@@ -393,12 +416,13 @@ impl Conn {
     /// step is postponed.
     fn step(
         &self,
-        me: &Arc<Conn>,
         state: &mut ConnState,
-        (segments, errors): (&mut VecDeque<Segment>, Vec<IcmpError>),
-        (work, may_owe): (Work, bool),
+        (round, segments): (Round, &mut VecDeque<Segment>),
+        may_owe: bool,
         news: &mut News,
     ) -> bool {
+        let Round { errors, work } = round;
+        state.prefetch();
         let counters = self.host.counters(self.home.queue);
         let (now, clocked) = (self.host.now(), self.host.clocked());
         let env = Env {
@@ -424,7 +448,7 @@ impl Conn {
                 Absorbed::Whole(next) => {
                     self.publish(state, None);
                     if let Some(at) = next {
-                        self.arm(me, state, clocked.there(at), now);
+                        self.arm(state, clocked.there(at), now);
                     }
                     return false;
                 }
@@ -436,39 +460,39 @@ impl Conn {
         self.publish(state, served.done.as_ref());
         news.established |= served.established;
         if served.established {
-            self.host.established(me);
+            self.host.established(&self.me());
         }
         if let Some(finding) = served.path.filter(|_| !self.home.looped) {
             self.host.path_found(self.tuple.remote, finding);
         }
         if served.link_full {
-            self.host.blocked(me);
+            self.host.blocked(&self.me());
         }
         match served.done {
             Some(Done::Closed(ending)) => {
                 news.done = Some(Over::Closed(ending));
-                self.host.closed(me, None);
+                self.host.closed(&self.me(), None);
             }
             Some(Done::TimeWait(record)) => {
                 news.done = Some(Over::TimeWait);
-                self.host.closed(me, Some(record));
+                self.host.closed(&self.me(), Some(record));
             }
             None => {}
         }
         if let Some(at) = served.next {
-            self.arm(me, state, clocked.there(at), now);
+            self.arm(state, clocked.there(at), now);
         }
         false
     }
 
     /// Arms the timer, unless an earlier one is armed, which will check again. One that is due is
     /// ignored: it has fired, or is about to.
-    fn arm(&self, me: &Arc<Conn>, state: &mut ConnState, at: Instant, now: Instant) {
+    fn arm(&self, state: &mut ConnState, at: Instant, now: Instant) {
         let former = state.armed;
         if former.is_some_and(|(armed, _)| now < armed && armed <= at) {
             return;
         }
-        state.armed = Some(self.host.arm(me, at, former));
+        state.armed = Some(self.host.arm(&self.me(), at, former));
     }
 }
 

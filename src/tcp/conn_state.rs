@@ -30,6 +30,9 @@ use std::time::Duration;
 /// The initial window is the receive buffer up to this size; a larger buffer is offered as its reader
 /// keeps up.
 const INITIAL_WINDOW: usize = 256 * 1024;
+/// While `so_rcv` has no more memory than this, reading is noticed at the next service step, unless the window is to be
+/// updated: until then, or until the connection rests, the memory is counted.
+const LITTLE: usize = 4096;
 
 /// The initial values of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +98,8 @@ pub(crate) struct ConnState {
     dropped: u64,
     /// Memory was short at the latest check of the buffers.
     pressed: bool,
+    /// Bytes of `so_rcv` may have been read since the latest look at it.
+    lags: bool,
     /// The smallest window update in bytes.
     step: u64,
     pub(crate) account: Account,
@@ -149,9 +154,17 @@ impl ConnState {
             due: None,
             dropped: 0,
             pressed: false,
+            lags: false,
             step: (config.rcv_buffer / 4).min(4 * link_mtu) as u64,
             account: Account::default(),
             armed: None,
+        }
+    }
+
+    /// Before a round.
+    pub(crate) fn prefetch(&self) {
+        if let Some(block) = &self.block {
+            block.prefetch();
         }
     }
 
@@ -191,7 +204,12 @@ impl ConnState {
             block.release_memory();
         }
         self.inbox.shrink();
-        env.end.rcv().buf.shrink();
+        let mut rcv = env.end.rcv();
+        rcv.buf.shrink();
+        self.account.set_rcv(&rcv.buf);
+        // No timer causes another look.
+        rcv.rcvd_from = 0;
+        drop(rcv);
         env.end.snd().buf.shrink();
         None
     }
@@ -342,7 +360,7 @@ impl ConnState {
         self.expire(env);
         self.note();
         let all = work.is_everything() || self.pressed || env.memory.is_pressed();
-        if all || work.has(Work::READ) || !self.inbox.is_empty() || self.eof {
+        if all || work.has(Work::READ) || self.lags || !self.inbox.is_empty() || self.eof {
             self.deliver(work.has(Work::IDLE), env);
         }
         let dropped = self.drop_acknowledged(env);
@@ -459,28 +477,34 @@ impl ConnState {
 
     /// Moves in-order bytes to `so_rcv`, and updates the window by the bytes that were read.
     fn deliver(&mut self, idle: bool, env: &Env<'_>) {
-        if !self.inbox.is_empty() {
-            // After shutdown(Read) they are acknowledged and dropped, as in BSD.
-            env.end.append_rcv_from(&mut self.inbox);
-        }
-        if std::mem::take(&mut self.eof) {
-            env.end.cantrcvmore();
-        }
         let pressed = env.memory.is_pressed();
         self.pressed = pressed;
-        let (taken, unread) = {
-            let mut rcv = env.end.rcv();
-            rcv.buf.set_pressed(pressed);
-            self.account.set_rcv(&rcv.buf);
-            (rcv.buf.chain().start(), rcv.buf.len())
-        };
         let capacity = match pressed {
             true => self.floor(),
             false => self.capacity,
         };
-        if let Some(block) = &mut self.block {
-            block.set_receive_buffer(capacity);
-            block.read(taken, idle || unread == 0, env.now);
+        let (account, block) = (&mut self.account, &mut self.block);
+        let mut unread = 0;
+        // After shutdown(Read) they are acknowledged and dropped, as in BSD.
+        env.end.append_rcv_and(&mut self.inbox, |rcv| {
+            rcv.buf.set_pressed(pressed);
+            account.set_rcv(&rcv.buf);
+            unread = rcv.buf.len();
+            rcv.rcvd_from = 0;
+            if let Some(block) = block {
+                block.set_receive_buffer(capacity);
+                block.read(rcv.buf.chain().start(), idle || unread == 0, env.now);
+                // Only then there is another look (`release_memory`).
+                let rests = block.state() == TcpState::Established;
+                if rests && !pressed && rcv.buf.memory() <= LITTLE {
+                    rcv.rcvd_from = block.next_update();
+                }
+            }
+        });
+        // A splice need not tell that it has read.
+        self.lags = unread > 0;
+        if std::mem::take(&mut self.eof) {
+            env.end.cantrcvmore();
         }
     }
 
@@ -504,10 +528,12 @@ impl ConnState {
             return false;
         }
         self.dropped = acknowledged;
-        // Before threads are notified that there is room.
-        env.end.snd().buf.set_pressed(env.memory.is_pressed());
-        env.end.drop_snd(count);
-        self.account.set_snd(env.end.snd().buf.memory());
+        let pressed = env.memory.is_pressed();
+        let account = &mut self.account;
+        env.end.drop_snd_and(count, |so_snd| {
+            so_snd.set_pressed(pressed);
+            account.set_snd(so_snd.memory());
+        });
         true
     }
 

@@ -98,6 +98,18 @@ fn trouble_v6(icmp: &[u8]) -> Option<IcmpErrorKind> {
     })
 }
 
+/// An error of this kind about a packet of ours that was not sent.
+pub(crate) fn about(packet: &Frame, kind: IcmpErrorKind) -> Option<IcmpError> {
+    let v4 = packet.head.first()? >> 4 == 4;
+    let (protocol, tuple, seq) = quoted(&packet.head, v4)?;
+    Some(IcmpError {
+        protocol,
+        tuple,
+        seq,
+        kind,
+    })
+}
+
 /// The protocol of a quoted packet, TCP or UDP, both ends, and, of TCP, the sequence number.
 fn quoted(quote: &[u8], v4: bool) -> Option<(u8, Tuple, u32)> {
     let (least, version) = if v4 {

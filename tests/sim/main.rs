@@ -17,7 +17,9 @@
 mod clock;
 mod datagrams;
 mod ear;
+mod ethernet;
 mod goodput;
+mod lan;
 #[path = "../support/long.rs"]
 mod long;
 mod monitor;

@@ -190,8 +190,9 @@ impl Call {
         let pool = SplicePool::builder().workers(self.workers).manual().build();
         let before = process.trace();
         let defaults = in_pool(&pool);
-        let set =
-            |bytes: &[u8]| sockopt::set_splice(&process.table, fd, Some(bytes), abi, &defaults);
+        let set = |bytes: &[u8]| {
+            sockopt::set_splice(&process.table, fd, Some(bytes), abi, &defaults).map(drop)
+        };
         let result = set(&bytes);
         if result.is_err() {
             assert_eq!(process.trace(), before, "{self:?}");

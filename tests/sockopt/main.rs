@@ -119,7 +119,7 @@ impl Process {
 
     pub(crate) fn set(&self, fd: i32, value: Option<&[u8]>) -> Result<(), SockoptError> {
         let defaults = Options::default().pool(self.pool.clone());
-        sockopt::set_splice(&self.table, fd, value, self.abi, &defaults)
+        sockopt::set_splice(&self.table, fd, value, self.abi, &defaults).map(drop)
     }
 
     /// The struct form.

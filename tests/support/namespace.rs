@@ -6,6 +6,20 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
+/// The same as [`available`], and whether these programs are there.
+#[allow(dead_code, reason = "not every test needs other programs")]
+pub(crate) fn available_with(test: &str, tools: &[&str]) -> bool {
+    // Any option does: only those that are missing cannot be started.
+    let missing = |tool: &&&str| Command::new(tool).arg("-V").output().is_err();
+    match tools.iter().find(missing) {
+        Some(tool) => {
+            skip(test, &format!("needs {tool}"));
+            false
+        }
+        None => available(test),
+    }
+}
+
 /// Whether this process may make namespaces and TUN devices. If not, prints a message (see [`skip`]).
 pub(crate) fn available(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -61,6 +75,7 @@ impl Namespace {
     }
 
     /// As `ip netns` lists it.
+    #[allow(dead_code, reason = "not every test needs it")]
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -73,6 +88,7 @@ impl Namespace {
     }
 
     /// Makes a TUN device with IPv4 and IPv6 addresses (`10.x.y.z/24 fd00::1/64`), up.
+    #[allow(dead_code, reason = "not every test needs it")]
     pub(crate) fn tun(&self, device: &str, addresses: &[&str], mtu: usize) {
         self.ip(&format!("tuntap add {device} mode tun"));
         self.set_up(device, addresses, mtu);
@@ -85,6 +101,7 @@ impl Namespace {
         self.set_up(device, addresses, mtu);
     }
 
+    #[allow(dead_code, reason = "not every test needs it")]
     fn set_up(&self, device: &str, addresses: &[&str], mtu: usize) {
         for address in addresses {
             let no_dad = if address.contains(':') { "nodad" } else { "" };
@@ -114,6 +131,7 @@ impl Namespace {
     }
 
     /// Runs `work` in a thread inside the namespace, e.g. to make sockets there.
+    #[allow(dead_code, reason = "one test does not use it")]
     pub(crate) fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         let file = File::open(format!("/run/netns/{}", self.name)).unwrap();
         thread::scope(|scope| {

@@ -1,6 +1,7 @@
 //! Programs that a test starts, and ends with itself.
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,10 +69,23 @@ impl Program {
         said.clone()
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// From now on it gets no descriptor of this number or a higher one.
+    #[allow(dead_code, reason = "one test uses it")]
+    pub(crate) fn limit_descriptors(&self, most: u64) {
+        let limit = Rlimit {
+            current: Some(most),
+            ..getrlimit(Resource::Nofile)
+        };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Nofile, limit).unwrap();
+    }
+
     /// Sends it SIGTERM, and waits for its end.
     pub(crate) fn terminate(&mut self, limit: Duration) -> ExitStatus {
-        let id = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
         self.ended(limit)
     }
 
@@ -85,7 +99,25 @@ impl Program {
         self.child.wait().unwrap()
     }
 
+    /// Number of its open sockets.
+    #[allow(dead_code, reason = "not every test needs it")]
+    pub(crate) fn sockets(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.child.id());
+        let entries = std::fs::read_dir(folder).unwrap().map_while(Result::ok);
+        let targets = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        let sockets = targets.filter(|target| target.to_string_lossy().starts_with("socket:"));
+        sockets.count()
+    }
+
+    /// Number of its threads.
+    #[allow(dead_code, reason = "one test uses it")]
+    pub(crate) fn threads(&self) -> usize {
+        let folder = format!("/proc/{}/task", self.child.id());
+        std::fs::read_dir(folder).unwrap().count()
+    }
+
     /// Resident memory in bytes.
+    #[allow(dead_code, reason = "one test uses it")]
     pub(crate) fn resident(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -94,6 +126,7 @@ impl Program {
     }
 
     /// User and system time of all its threads.
+    #[allow(dead_code, reason = "one test uses it")]
     pub(crate) fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<_> = stat

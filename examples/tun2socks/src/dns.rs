@@ -1,30 +1,27 @@
 //! Queries that are not merely carried: those that a resolver gets over TCP (`resolver`), and those that are answered
 //! here, with fake addresses (`names`). Messages: RFC 1035, 6891, 7766, by `simple-dns`.
 
+use crate::message::{HEADER, host_name, is_query, read_message, reply_to, write_message};
 use crate::names::Names;
 use crate::resolver::Query;
 use crate::tool::{Target, Tool};
 use crate::udp;
 use fast_socks5::util::target_addr::TargetAddr;
-use simple_dns::rdata::{A, OPT, PTR, RData};
-use simple_dns::{CLASS, Name, OPCODE, Packet, PacketFlag, QCLASS, QTYPE, Question, RCODE};
+use simple_dns::rdata::{A, PTR, RData};
+use simple_dns::{CLASS, Name, OPCODE, Packet, PacketFlag, QCLASS, QTYPE, RCODE};
 use simple_dns::{ResourceRecord, SimpleDnsError, TYPE};
 use sosplice::{TcpStream, UdpSocket};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 /// How long a connection for queries is kept open without one, and how long an answer may take.
 pub(crate) const IDLE: Duration = Duration::from_secs(10);
 /// How long a client may remember a fake address, in seconds.
 const TTL: u32 = 10;
-const HEADER: usize = 12;
 /// The longest answer for a client that says nothing about it.
 const SHORT: usize = 512;
-/// What this side takes over UDP: no fragments on usual paths.
-const OWN: u16 = 1232;
 
 /// Answers the queries of a flow, or has them answered.
 pub(crate) async fn serve(tool: &Tool, flow: UdpSocket) -> anyhow::Result<()> {
@@ -68,29 +65,6 @@ pub(crate) async fn serve_stream(tool: &Tool, mut stream: TcpStream) -> anyhow::
     Ok(())
 }
 
-/// A message of a stream, which has its length in front.
-pub(crate) async fn read_message(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
-    let mut message = vec![0; stream.read_u16().await?.into()];
-    stream.read_exact(&mut message).await?;
-    Ok(message)
-}
-
-/// Writes a message with its length in front, in one piece.
-pub(crate) async fn write_message(
-    stream: &mut (impl AsyncWrite + Unpin),
-    message: &[u8],
-) -> io::Result<()> {
-    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
-    let bytes = [&length.to_be_bytes(), message].concat();
-    stream.write_all(&bytes).await?;
-    stream.flush().await
-}
-
-/// Whether it has a query's header.
-pub(crate) fn is_query(message: &[u8]) -> bool {
-    message.len() >= HEADER && message[2] & 0x80 == 0
-}
-
 /// The answer to a query over UDP, or one that says that it is too long for that (TC), so that the client asks over
 /// TCP.
 pub(crate) fn fit(query: &[u8], answer: Vec<u8>) -> Vec<u8> {
@@ -113,23 +87,6 @@ pub(crate) fn fit(query: &[u8], answer: Vec<u8>) -> Vec<u8> {
         header[4..].fill(0);
         header
     })
-}
-
-/// A reply without a record.
-fn reply_to<'a>(query: &Packet<'a>) -> Packet<'a> {
-    let mut reply = Packet::new_reply(query.id());
-    *reply.opcode_mut() = query.opcode();
-    reply.questions.clone_from(&query.questions);
-    reply.set_flags(PacketFlag::RECURSION_AVAILABLE);
-    if query.has_flags(PacketFlag::RECURSION_DESIRED) {
-        reply.set_flags(PacketFlag::RECURSION_DESIRED);
-    }
-    *reply.opt_mut() = query.opt().map(|_| OPT {
-        opt_codes: Vec::new(),
-        udp_packet_size: OWN,
-        version: 0,
-    });
-    reply
 }
 
 /// The answer with a fake address; `None` to what is not a query.
@@ -162,7 +119,8 @@ fn fill(names: &mut Names, reply: &mut Packet<'_>) -> RCODE {
     let (QTYPE::TYPE(kind), QCLASS::CLASS(CLASS::IN)) = (question.qtype, question.qclass) else {
         return RCODE::NotImplemented;
     };
-    let Some(name) = host_name(question) else {
+    let labels = question.qname.get_labels().iter().map(AsRef::as_ref);
+    let Some(name) = host_name(labels) else {
         return RCODE::NameError;
     };
     let data = match kind {
@@ -183,18 +141,6 @@ fn fill(names: &mut Names, reply: &mut Packet<'_>) -> RCODE {
     let record = ResourceRecord::new(question.qname.clone(), CLASS::IN, TTL, data);
     reply.answers.push(record);
     RCODE::NoError
-}
-
-/// The name of a host, in lower case, if it can be one.
-fn host_name(question: &Question<'_>) -> Option<String> {
-    let labels = question.qname.get_labels();
-    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    let of_labels = labels
-        .iter()
-        .all(|label| label.as_ref().iter().all(allowed));
-    // Else it would be taken for an address.
-    let last = labels.last()?.as_ref().iter().all(u8::is_ascii_digit);
-    (of_labels && !last).then(|| question.qname.to_string().to_ascii_lowercase())
 }
 
 /// The address whose name is asked for.

@@ -4,7 +4,8 @@
 //! each other; answers come in any order. If a resolver ends a connection on which it has answered, the rest is asked
 //! again on another one; else the rest is lost, and clients ask again, as after the loss of a datagram.
 
-use crate::dns::{IDLE, fit, is_query, read_message, write_message};
+use crate::dns::{IDLE, fit};
+use crate::message::{is_query, read_message, write_message};
 use crate::proxy::Proxy;
 use fast_socks5::util::target_addr::TargetAddr;
 use parking_lot::Mutex;

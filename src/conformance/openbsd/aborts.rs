@@ -6,7 +6,7 @@
 
 use super::args::{DEFAULT, assert_same};
 use super::harness::{Turn, pattern, turns};
-use crate::conformance::{Outcome, World};
+use crate::conformance::{Outcome, RESETS, World};
 use crate::error::{Flavor, SoError};
 use crate::socket::Socket;
 use crate::splice::{Cause, Splice};
@@ -66,6 +66,9 @@ fn read(world: &World<'_>, socket: &Socket, into: &mut Vec<u8>) -> bool {
 
 /// The server ends in this way, in the middle of the data.
 fn server_goes(world: &World<'_>, go: impl FnOnce(Socket)) -> Outcome {
+    if !world.factory().resets() {
+        return RESETS;
+    }
     let (relayed, server) = relayed(world);
     let data = pattern(131_072);
     let mut sent = 0;
@@ -194,6 +197,9 @@ pub(super) fn client_aborts(world: &World<'_>) -> Outcome {
 
 /// A limit before a reset does not hide the reset.
 pub(super) fn client_aborts_before_the_limit(world: &World<'_>) -> Outcome {
+    if !world.factory().resets() {
+        return RESETS;
+    }
     let [client, source] = world.connect(DEFAULT.buffers);
     let [drain, server] = world.connect(DEFAULT.buffers);
     let data = pattern(300);

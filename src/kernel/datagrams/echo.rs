@@ -1,7 +1,7 @@
 //! ICMP echo messages, as the kernel takes and gives them.
 
 use crate::buf::{Buf, Gather};
-use internet_checksum::Checksum;
+use crate::checksum::Checksum;
 use std::ops::Range;
 
 /// Bytes of the header of an echo message: type, code, checksum, identifier, sequence number.

@@ -9,7 +9,9 @@ use nix::sys::socket::{
     self, ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn6,
     SockaddrStorage, sockopt,
 };
+#[cfg(target_os = "linux")]
 use rustix::net::addr::SocketAddrArg;
+#[cfg(target_os = "linux")]
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny};
 use smallvec::SmallVec;
 use std::io::{IoSlice, IoSliceMut};
@@ -183,11 +185,12 @@ pub(super) fn send(
 ) -> Result<usize, Errno> {
     match outgoing.control == Control::default() {
         true => send_all(socket, outgoing),
-        false => send_first(socket, outgoing).map(|_| 1),
+        false => send_one(socket, outgoing, 0).map(|_| 1),
     }
 }
 
-fn send_all(socket: &impl AsFd, outgoing: &Outgoing<'_>) -> Result<usize, Errno> {
+#[cfg(target_os = "linux")]
+fn send_all(socket: &(impl AsRawFd + AsFd), outgoing: &Outgoing<'_>) -> Result<usize, Errno> {
     let messages = &outgoing.messages;
     let to = messages.iter().map(|(_, to)| to.map(|to| to.as_any()));
     let to: SmallVec<[Option<SocketAddrAny>; MESSAGES]> = to.collect();
@@ -210,9 +213,28 @@ fn send_all(socket: &impl AsFd, outgoing: &Outgoing<'_>) -> Result<usize, Errno>
         .map_err(|errno| Errno::from_raw(errno.raw_os_error()))
 }
 
-fn send_first(socket: &impl AsRawFd, outgoing: &Outgoing<'_>) -> Result<usize, Errno> {
+/// With a call for each: `sendmmsg` is not to be had elsewhere.
+#[cfg(not(target_os = "linux"))]
+fn send_all(socket: &(impl AsRawFd + AsFd), outgoing: &Outgoing<'_>) -> Result<usize, Errno> {
+    send_each(socket, outgoing)
+}
+
+#[cfg(any(test, not(target_os = "linux")))]
+fn send_each(socket: &impl AsRawFd, outgoing: &Outgoing<'_>) -> Result<usize, Errno> {
+    for at in 0..outgoing.messages.len() {
+        match send_one(socket, outgoing, at) {
+            Ok(_) => {}
+            Err(error) if at == 0 => return Err(error),
+            // The next call gets the error again.
+            Err(_) => return Ok(at),
+        }
+    }
+    Ok(outgoing.messages.len())
+}
+
+fn send_one(socket: &impl AsRawFd, outgoing: &Outgoing<'_>, at: usize) -> Result<usize, Errno> {
     let Control { local, segment } = outgoing.control;
-    let Some((pieces, to)) = outgoing.messages.first() else {
+    let Some((pieces, to)) = outgoing.messages.get(at) else {
         return Ok(0);
     };
     let (from_v4, from_v6) = sources(local);
@@ -377,6 +399,32 @@ mod tests {
                 assert_eq!((run.from, run.local), (Some(own), Some(local.ip())));
             }
         }
+    }
+
+    /// As on systems without `sendmmsg`.
+    #[test]
+    fn messages_leave_one_by_one() {
+        let [from, to] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let bytes = [b"one", b"two", b"six"];
+        let local = to.local_addr().unwrap();
+        let nowhere = "0.0.0.0:0".parse().unwrap();
+        let outgoing = |last| Outgoing {
+            pieces: bytes.iter().map(|bytes| IoSlice::new(&bytes[..])).collect(),
+            messages: [(0..1, Some(local)), (1..2, Some(local)), (2..3, Some(last))]
+                .into_iter()
+                .collect(),
+            control: Control::default(),
+        };
+        assert_eq!(send_each(&from, &outgoing(local)), Ok(3));
+        assert_eq!(send_each(&from, &outgoing(nowhere)), Ok(2));
+        for expected in [bytes[0], bytes[1], bytes[2], bytes[0], bytes[1]] {
+            let mut buffer = [0; 8];
+            let len = to.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..len], expected);
+        }
+        let mut first = outgoing(local);
+        first.messages[0].1 = Some(nowhere);
+        assert!(send_each(&from, &first).is_err());
     }
 
     #[test]

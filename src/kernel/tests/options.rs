@@ -10,7 +10,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// A listener with a full backlog: further connection attempts get no answer.
-fn black_hole() -> (TcpListener, Vec<TcpStream>, SocketAddr) {
+pub(super) fn black_hole() -> (TcpListener, Vec<TcpStream>, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     rustix::net::listen(&listener, 0).unwrap();
     let address = listener.local_addr().unwrap();

@@ -391,3 +391,18 @@ fn an_echo_request_is_answered() {
         );
     }
 }
+
+#[test]
+fn a_duplicate_that_is_taken_over_again_after_a_close_is_served() {
+    let near = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = near.local_addr().unwrap();
+    // Other tests take descriptors too, so that not each of these has the number of the one before.
+    for _ in 0..20 {
+        drop(KernelUdp::from_std(near.try_clone().unwrap()).unwrap());
+    }
+    let socket = KernelUdp::from_std(near).unwrap();
+    let user = UdpSocket::bind("127.0.0.1:0").unwrap();
+    user.send_to(b"hello", to).unwrap();
+    let mut bytes = [0; 9];
+    assert_eq!(socket.recv(&mut bytes).unwrap(), 5);
+}

@@ -1,25 +1,37 @@
 //! Frames over a Unix datagram socket.
 
 use super::frame::{HEADER, MAX_FRAME};
+use super::socket_file;
 use crate::buf::{Buf, FrameMut};
-use crate::clock::{Clock, SystemClock};
 use crate::link::waker::Waker;
 use crate::link::{
     Capabilities, Checksum, Frame, Interest, Link, Packet, ReceiveError, TransmitError, poll_flags,
-    poll_until,
+    poll_until, retry,
 };
 use crate::lock::{LEAF, Mutex};
-use rustix::event::{PollFd, PollFlags};
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix};
 use smallvec::SmallVec;
-use std::io;
+use std::io::{self, IoSlice};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Time between attempts to send to a peer whose queue is full: `poll` does not report its room.
-const RETRY: Duration = Duration::from_micros(200);
+/// Bytes that the kernel is asked to hold for a peer. The system may have a lower limit.
+const SEND_BUFFER: usize = 1 << 20;
+/// A frame up to this many bytes is copied out of the memory that it was read into.
+const COPY_UP_TO: usize = 2048;
+/// Maximum number of pieces of one message.
+const IOV_MAX: usize = 1024;
+/// Bytes of `sockaddr_un`.
+const LONGEST: u32 = 110;
 
 /// A transport of frames over a Unix datagram socket, one frame in each datagram, as QEMU (`-netdev dgram`) and
 /// vfkit have it.
@@ -28,10 +40,12 @@ const RETRY: Duration = Duration::from_micros(200);
 /// [given](Self::bind_with_peer). Those to a peer that is not there are refused as lost; when it returns, they
 /// arrive again. A datagram longer than 65,549 bytes is cut off at this length.
 ///
-/// The kernel queues about ten datagrams for a peer and does not report when there is room again, so a full queue
-/// is tried every 200 µs. A stream socket ([`FrameStream`](super::FrameStream)) is faster.
+/// The kernel queues about ten datagrams for a peer (`net.unix.max_dgram_qlen`). Whether there is room again is
+/// reported by a second socket, connected to the peer: this one stays as it is, since a connected socket receives from
+/// no other peer, nor from the same one after a restart. A stream socket ([`FrameStream`](super::FrameStream)) is
+/// faster.
 ///
-/// Locks: the peer's path, a leaf.
+/// Locks: the peer's path, and the second socket, both leaves.
 ///
 /// ```
 /// use sosplice::link::ethernet::FrameDatagrams;
@@ -47,10 +61,16 @@ const RETRY: Duration = Duration::from_micros(200);
 #[derive(Debug)]
 pub struct FrameDatagrams {
     socket: UnixDatagram,
-    peer: Mutex<Option<PathBuf>, LEAF>,
-    /// The last attempt to send found the peer's queue full.
+    peer: Mutex<Option<Arc<Path>>, LEAF>,
+    /// An attempt to send found the peer's queue, or this socket's own buffer, full.
     full: AtomicBool,
+    /// Writable when the peer's queue has room. `None` while it has, and if only `socket` is full.
+    queue: Mutex<Option<Arc<UnixDatagram>>, LEAF>,
+    /// Readable when a frame can be received; also, if a packet found no room, when there is room again.
+    ready: OwnedFd,
     waker: Waker,
+    /// Of received frames.
+    checksum: Checksum,
 }
 
 impl FrameDatagrams {
@@ -61,13 +81,11 @@ impl FrameDatagrams {
     /// If the socket cannot be made, e.g. because another process has one at the path.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<FrameDatagrams> {
         let path = path.as_ref();
-        let socket = match UnixDatagram::bind(path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
-                std::fs::remove_file(path)?;
-                UnixDatagram::bind(path)?
-            }
-            result => result?,
-        };
+        let socket = socket_file::bind(
+            path,
+            |path| UnixDatagram::bind(path),
+            |path| connected(path).map(drop),
+        )?;
         FrameDatagrams::from_socket(socket)
     }
 
@@ -80,7 +98,7 @@ impl FrameDatagrams {
         peer: impl Into<PathBuf>,
     ) -> io::Result<FrameDatagrams> {
         let link = FrameDatagrams::bind(path)?;
-        *link.peer.lock() = Some(peer.into());
+        *link.peer.lock() = Some(peer.into().into());
         Ok(link)
     }
 
@@ -90,42 +108,139 @@ impl FrameDatagrams {
     /// If the system has no descriptors left.
     pub fn from_socket(socket: UnixDatagram) -> io::Result<FrameDatagrams> {
         socket.set_nonblocking(true)?;
+        rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER).ok();
+        let ready = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&ready, &socket, EventData::new_u64(0), EventFlags::IN)?;
         Ok(FrameDatagrams {
             socket,
             peer: Mutex::new(None),
             full: AtomicBool::new(false),
+            queue: Mutex::new(None),
+            ready,
             waker: Waker::new()?,
+            checksum: Checksum::Complete,
         })
+    }
+
+    /// Checksums in received frames count as verified: see
+    /// [`FrameStream::trust_checksums`](super::FrameStream::trust_checksums).
+    #[must_use]
+    pub fn trust_checksums(mut self) -> FrameDatagrams {
+        self.checksum = Checksum::Verified;
+        self
     }
 
     /// The peer's path, once it is known.
     pub fn peer(&self) -> Option<PathBuf> {
-        self.peer.lock().clone()
+        self.peer.lock().as_deref().map(Path::to_owned)
     }
 
-    /// Reads one frame, or `None` if there is none now.
-    fn read(&self, spare: &mut [u8]) -> io::Result<Option<Buf>> {
-        let (len, from) = loop {
-            match self.socket.recv_from(spare) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                result => break result?,
-            }
+    /// Reads one frame, or `None` if there is none now. `spare` is the memory to read into, reused until a frame
+    /// keeps it.
+    fn read(&self, spare: &mut Option<FrameMut>) -> Result<Option<Buf>, Errno> {
+        let frame = spare.get_or_insert_with(|| FrameMut::with_capacity(MAX_FRAME));
+        let bytes = frame.bytes_mut();
+        bytes.clear();
+        let received = retry(|| {
+            let room = spare_capacity(bytes);
+            rustix::net::recvfrom(&self.socket, room, RecvFlags::empty())
+        });
+        let from = match received {
+            Ok((_, _, from)) => from.and_then(|from| {
+                // One with the longest path has a zero behind it, for which `sockaddr_un` has no room; rustix 1.1.6
+                // panics for it.
+                let fits = from.addr_len() <= LONGEST;
+                fits.then(|| SocketAddrUnix::try_from(from).ok())?
+            }),
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(errno) => return Err(errno),
         };
-        if let Some(path) = from.as_pathname() {
-            let mut peer = self.peer.lock();
-            if peer.as_deref() != Some(path) {
-                *peer = Some(path.to_owned());
-            }
+        bytes.truncate(MAX_FRAME);
+        if let Some(path) = from.as_ref().and_then(SocketAddrUnix::path_bytes) {
+            self.learn(Path::new(std::ffi::OsStr::from_bytes(path)));
         }
-        Ok(Some(Buf::copy_of(&spare[..len])))
+        if bytes.len() <= COPY_UP_TO {
+            return Ok(Some(Buf::copy_of(bytes)));
+        }
+        Ok(spare.take().map(FrameMut::freeze))
+    }
+
+    fn learn(&self, path: &Path) {
+        let mut peer = self.peer.lock();
+        if peer.as_deref() != Some(path) {
+            *peer = Some(path.into());
+        }
+    }
+
+    /// Sends one frame.
+    fn send(&self, peer: &Path, packet: &Packet<'_>) -> Result<(), Errno> {
+        let together;
+        let mut pieces: SmallVec<[IoSlice<'_>; 32]> = SmallVec::new();
+        if packet.payload.len() < IOV_MAX {
+            pieces.push(IoSlice::new(packet.header));
+            pieces.extend(packet.payload.iter().map(|buf| IoSlice::new(buf)));
+        } else {
+            together = packet.to_vec();
+            pieces.push(IoSlice::new(&together));
+        }
+        let (to, flags) = (
+            SocketAddrUnix::new(peer)?,
+            SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+        );
+        retry(|| {
+            let mut nothing = SendAncillaryBuffer::default();
+            rustix::net::sendmsg_addr(&self.socket, &to, &pieces, &mut nothing, flags)
+        })
+        .map(drop)
+    }
+
+    /// A packet found no room: `wait`, and the descriptor, are to report it.
+    fn await_room(&self, peer: &Path) {
+        // A peer that is connected to this socket lets no other one connect, and has no limit of its own.
+        let queue = match has_room(&self.socket) {
+            true => connected(peer).ok().map(Arc::new),
+            false => None,
+        };
+        let mut present = self.queue.lock();
+        // The former one leaves the set when it is closed.
+        match &queue {
+            Some(queue) => {
+                let flags = EventFlags::OUT;
+                epoll::add(&self.ready, queue, EventData::new_u64(0), flags).ok();
+            }
+            None => self.watch(EventFlags::IN | EventFlags::OUT),
+        }
+        *present = queue;
+        self.full.store(true, Ordering::Release);
+    }
+
+    /// The receiving thread is awake: connections that wait for room try again after this, and report if they find
+    /// none.
+    fn look_for_room(&self) {
+        let mut queue = self.queue.lock();
+        if self.full.swap(false, Ordering::AcqRel) {
+            *queue = None;
+            self.watch(EventFlags::IN);
+        }
+    }
+
+    /// The events of the socket.
+    fn watch(&self, events: EventFlags) {
+        epoll::modify(&self.ready, &self.socket, EventData::new_u64(0), events).ok();
     }
 }
 
-/// Whether no process has the socket of a socket file.
-fn is_stale(path: &Path) -> bool {
-    let connected = UnixDatagram::unbound().and_then(|socket| socket.connect(path));
-    connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+/// A socket that is connected to another one.
+fn connected(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(path)?;
+    Ok(socket)
+}
+
+/// Whether a socket is writable.
+fn has_room(socket: &UnixDatagram) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::OUT)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|count| count > 0)
 }
 
 impl Link for FrameDatagrams {
@@ -134,20 +249,22 @@ impl Link for FrameDatagrams {
     }
 
     fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
-        let mut spare = FrameMut::with_capacity(MAX_FRAME);
-        spare.bytes_mut().resize(MAX_FRAME, 0);
+        if self.full.load(Ordering::Acquire) {
+            self.look_for_room();
+        }
+        let mut spare = None;
         for count in 0..max {
-            match self.read(spare.bytes_mut()) {
+            match self.read(&mut spare) {
                 Ok(Some(head)) => {
                     frames.push(Frame {
                         head,
                         rest: SmallVec::new(),
-                        checksum: Checksum::Complete,
+                        checksum: self.checksum,
                         segment: None,
                     });
                 }
                 Ok(None) => return Ok(count),
-                Err(error) => return Err(ReceiveError::Lost(error)),
+                Err(errno) => return Err(ReceiveError::Lost(errno.into())),
             }
         }
         Ok(max)
@@ -161,39 +278,34 @@ impl Link for FrameDatagrams {
                 why,
             )));
         }
-        let Some(peer) = self.peer() else {
+        let Some(peer) = self.peer.lock().clone() else {
             let why = "the peer of the socket for frames is not known yet";
             return Err(TransmitError::Refused(io::Error::new(
                 io::ErrorKind::NotConnected,
                 why,
             )));
         };
-        let result = self.socket.send_to(&packet.to_vec(), peer);
-        let full = |error: &io::Error| {
-            let errno = Errno::from_io_error(error);
-            matches!(errno, Some(Errno::AGAIN | Errno::NOBUFS | Errno::INTR))
-        };
-        let is_full = result.as_ref().is_err_and(full);
-        self.full.store(is_full, Ordering::Release);
-        match result {
-            Ok(_) => Ok(()),
-            Err(_) if is_full => Err(TransmitError::Full),
-            Err(error) => Err(TransmitError::Refused(error)),
+        match self.send(&peer, packet) {
+            Ok(()) => Ok(()),
+            Err(Errno::AGAIN | Errno::NOBUFS) => {
+                self.await_room(&peer);
+                Err(TransmitError::Full)
+            }
+            Err(errno) => Err(TransmitError::Refused(errno.into())),
         }
     }
 
     fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
         let mut flags = poll_flags(interest);
-        let mut deadline = deadline;
-        if flags.contains(PollFlags::OUT) && self.full.load(Ordering::Acquire) {
+        let wants_room = flags.contains(PollFlags::OUT);
+        let queue = self.queue.lock().clone().filter(|_| wants_room);
+        if queue.is_some() {
             flags.remove(PollFlags::OUT);
-            let retry = SystemClock.now() + RETRY;
-            deadline = Some(deadline.map_or(retry, |at| at.min(retry)));
         }
-        let mut fds = [
-            PollFd::new(&self.socket, flags),
-            PollFd::new(&self.waker.fd, PollFlags::IN),
-        ];
+        let mut fds: SmallVec<[PollFd<'_>; 3]> = SmallVec::new();
+        fds.push(PollFd::new(&self.socket, flags));
+        fds.push(PollFd::new(&self.waker.fd, PollFlags::IN));
+        fds.extend(queue.iter().map(|queue| PollFd::new(queue, PollFlags::OUT)));
         if poll_until(&mut fds, deadline).is_ok() && fds[1].revents().contains(PollFlags::IN) {
             self.waker.clear();
         }
@@ -203,25 +315,24 @@ impl Link for FrameDatagrams {
     fn wake(&self) {
         self.waker.wake();
     }
+
+    fn descriptors(&self) -> Option<[BorrowedFd<'_>; 2]> {
+        Some([self.ready.as_fd(), self.waker.fd.as_fd()])
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::ethernet::socket_file::Place;
 
-    struct Place(PathBuf);
-
-    impl Place {
-        fn new(name: &str) -> Place {
-            let name = format!("sosplice-{}-{name}.dgram", std::process::id());
-            Place(std::env::temp_dir().join(name))
-        }
-    }
-
-    impl Drop for Place {
-        fn drop(&mut self) {
-            std::fs::remove_file(&self.0).ok();
-        }
+    /// Whether the first descriptor is readable.
+    fn is_ready(link: &FrameDatagrams) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(
+            link.descriptors().unwrap()[0],
+            PollFlags::IN,
+        )];
+        poll(&mut fds, Some(&Timespec::default())).unwrap() == 1
     }
 
     fn frame(bytes: &[u8]) -> Packet<'_> {
@@ -273,10 +384,56 @@ mod tests {
             Err(TransmitError::Full)
         ));
         assert!(count > 0);
-        // Returns soon although the socket is writable, and nothing arrives.
+        assert!(has_room(&link.socket), "it is the peer that has none");
+        assert!(!is_ready(&link));
+        for _ in 0..count {
+            peer.recv(&mut [0; 2000]).unwrap();
+        }
+        assert!(is_ready(&link));
         link.wait(Interest::BOTH, None).unwrap();
-        peer.recv(&mut [0; 2000]).unwrap();
+        link.receive(&mut Vec::new(), 9).unwrap();
+        assert!(!is_ready(&link), "no packet waits any more");
         link.transmit(&frame(&[7; 1514])).unwrap();
+    }
+
+    #[test]
+    fn a_peer_that_is_connected_to_this_socket_reports_room_by_this_socket() {
+        let (here, there) = (Place::new("conn-here"), Place::new("conn-there"));
+        let link = FrameDatagrams::bind(&here.0).unwrap();
+        let peer = UnixDatagram::bind(&there.0).unwrap();
+        peer.connect(&here.0).unwrap();
+        peer.send(&[7; 60]).unwrap();
+        link.receive(&mut Vec::new(), 9).unwrap();
+        let mut count = 0;
+        while link.transmit(&frame(&[7; MAX_FRAME])).is_ok() {
+            count += 1;
+        }
+        assert!(!is_ready(&link));
+        for _ in 0..count {
+            peer.recv(&mut vec![0; MAX_FRAME]).unwrap();
+        }
+        assert!(is_ready(&link));
+        link.wait(Interest::WRITABLE, None).unwrap();
+        link.receive(&mut Vec::new(), 9).unwrap();
+        link.transmit(&frame(&[7; 1514])).unwrap();
+    }
+
+    #[test]
+    fn a_peer_with_the_longest_path_is_heard_and_not_known() {
+        let here = Place::new("far");
+        let link = FrameDatagrams::bind(&here.0).unwrap();
+        let folder = here.0.with_extension("folder");
+        std::fs::create_dir(&folder).unwrap();
+        let mut path = folder.as_os_str().as_bytes().to_vec();
+        path.push(b'/');
+        path.resize(108, b'x');
+        let kind = rustix::net::SocketType::DGRAM;
+        let peer = rustix::net::socket(rustix::net::AddressFamily::UNIX, kind, None).unwrap();
+        rustix::net::bind(&peer, &SocketAddrUnix::new(&path[..]).unwrap()).unwrap();
+        UnixDatagram::from(peer).send_to(&[7; 60], &here.0).unwrap();
+        assert_eq!(link.receive(&mut Vec::new(), 9).unwrap(), 1);
+        assert_eq!(link.peer(), None);
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

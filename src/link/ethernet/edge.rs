@@ -1,25 +1,38 @@
 //! The network's side of a guest's Ethernet: the gateway.
 
 mod arp;
+mod config;
 mod dhcp;
-mod ip;
+mod guests;
+mod leases;
 mod ndp;
 #[cfg(test)]
 mod tests;
 
-use super::frame::{self, HEADER, Mac, Refused, Vlan};
-use crate::clock::{Clock, SystemClock};
-use crate::link::{
-    Capabilities, Checksum, Flow, Frame, Interest, Link, Packet, ReceiveError, TransmitError,
+pub use config::{ConfigError, EdgeConfig};
+pub use guests::Guest;
+use leases::Leases;
+
+use super::carry::{Waiting, capabilities, check, receive, send, trim, without_link_header};
+use super::frame::{self, HEADER, Mac, Refused};
+use super::neighbours::{Limits, Neighbours};
+use super::wire::{
+    dhcp::SERVER_PORT,
+    ip,
+    ndp::{REDIRECT, ROUTER_SOLICITATION},
 };
-use crate::lock::{LEAF, Mutex};
-use ipnet::{Ipv4Net, Ipv6Net};
-use smallvec::SmallVec;
+use crate::clock::{self, Clock};
+use crate::link::{
+    Capabilities, Flow, Frame, Interest, Link, LinkEvent, Packet, ReceiveError, TransmitError,
+    Undelivered,
+};
+use crate::lock::{Guard, LEAF, Mutex};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 /// The gateway's address of the link itself, in router advertisements.
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -27,160 +40,10 @@ const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// Packets and bytes that wait until the guest's hardware address is known.
 const MAX_WAITING: usize = 64;
 const MAX_WAITING_BYTES: usize = 128 << 10;
-/// Frames to send after one batch: more than may wait for the guest.
+/// Answers to send after one batch.
 const MAX_ANSWERS: usize = 128;
 /// Longest control message that is read; longer ones are malformed.
 const MAX_CONTROL: usize = 2048;
-/// Maximum number of name servers.
-const MAX_DNS: usize = 8;
-
-/// Addresses and settings of an [`Edge`].
-///
-/// ```
-/// use sosplice::link::ethernet::EdgeConfig;
-/// let config = EdgeConfig::new("10.0.2.1/24".parse()?, "10.0.2.15".parse()?)
-///     .gateway_v6("fd00::1/64".parse::<ipnet::Ipv6Net>()?)
-///     .dns(["10.0.2.1".parse()?, "fd00::1".parse()?])
-///     .mtu(9000);
-/// assert_eq!(config.mtu, 9000);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct EdgeConfig {
-    /// The gateway's address and the network's prefix length.
-    pub gateway: Ipv4Net,
-    /// The address that DHCP gives to the guest.
-    pub guest: Ipv4Addr,
-    /// The gateway's IPv6 address, and the prefix of 64 bits from which the guest makes its own (SLAAC). `None`:
-    /// no IPv6. In addition the gateway has the address fe80::1.
-    pub gateway_v6: Option<Ipv6Net>,
-    /// The gateway's hardware address.
-    pub mac: Mac,
-    /// The name servers that DHCP and router advertisements name; at most 8.
-    pub dns: Vec<IpAddr>,
-    /// Largest IP packet in bytes, also announced to the guest: 576 (with IPv6 1,280) to 65,535.
-    pub mtu: usize,
-    /// How long a lease of DHCP lasts; the guest renews it after half of this time.
-    pub lease: Duration,
-    /// What happens to frames with tags of virtual LANs.
-    pub vlan: Vlan,
-}
-
-impl EdgeConfig {
-    /// A network of IPv4 with a gateway and a guest, the gateway as its name server, MTU 1500, leases of a day.
-    pub fn new(gateway: Ipv4Net, guest: Ipv4Addr) -> EdgeConfig {
-        EdgeConfig {
-            gateway,
-            guest,
-            gateway_v6: None,
-            mac: Mac([0x02, 0x73, 0x70, 0x6c, 0x69, 0x01]),
-            dns: vec![gateway.addr().into()],
-            mtu: 1500,
-            lease: Duration::from_secs(86_400),
-            vlan: Vlan::Drop,
-        }
-    }
-
-    /// Sets [`gateway_v6`](field@Self::gateway_v6).
-    #[must_use]
-    pub fn gateway_v6(mut self, gateway: impl Into<Option<Ipv6Net>>) -> EdgeConfig {
-        self.gateway_v6 = gateway.into();
-        self
-    }
-
-    /// Sets [`mac`](field@Self::mac).
-    #[must_use]
-    pub fn mac(mut self, mac: Mac) -> EdgeConfig {
-        self.mac = mac;
-        self
-    }
-
-    /// Sets [`dns`](field@Self::dns).
-    #[must_use]
-    pub fn dns(mut self, servers: impl IntoIterator<Item = IpAddr>) -> EdgeConfig {
-        self.dns = servers.into_iter().collect();
-        self
-    }
-
-    /// Sets [`mtu`](field@Self::mtu).
-    #[must_use]
-    pub fn mtu(mut self, bytes: usize) -> EdgeConfig {
-        self.mtu = bytes;
-        self
-    }
-
-    /// Sets [`lease`](field@Self::lease).
-    #[must_use]
-    pub fn lease(mut self, lease: Duration) -> EdgeConfig {
-        self.lease = lease;
-        self
-    }
-
-    /// Sets [`vlan`](field@Self::vlan).
-    #[must_use]
-    pub fn vlan(mut self, vlan: Vlan) -> EdgeConfig {
-        self.vlan = vlan;
-        self
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        let least = if self.gateway_v6.is_some() { 1280 } else { 576 };
-        if !self.gateway.contains(&self.guest) || self.guest == self.gateway.addr() {
-            return Err(ConfigError::Guest {
-                guest: self.guest,
-                gateway: self.gateway,
-            });
-        }
-        if let Some(gateway) = self.gateway_v6.filter(|gateway| gateway.prefix_len() != 64) {
-            return Err(ConfigError::Prefix(gateway));
-        }
-        if !(least..=65_535).contains(&self.mtu) {
-            return Err(ConfigError::Mtu {
-                mtu: self.mtu,
-                least,
-            });
-        }
-        if !self.mac.is_unicast() {
-            return Err(ConfigError::Mac(self.mac));
-        }
-        match self.dns.len() {
-            0..=MAX_DNS => Ok(()),
-            count => Err(ConfigError::Dns(count)),
-        }
-    }
-}
-
-/// Why no [`Edge`] was made.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// The guest's address.
-    #[error("the guest's address {guest} is to be another one than the gateway's in {gateway}")]
-    Guest {
-        /// The guest's address.
-        guest: Ipv4Addr,
-        /// The gateway's.
-        gateway: Ipv4Net,
-    },
-    /// The IPv6 prefix.
-    #[error("{0}: a guest makes its own addresses in prefixes of 64 bits only")]
-    Prefix(Ipv6Net),
-    /// The MTU.
-    #[error("an MTU of {mtu} bytes: it is to be between {least} and 65535")]
-    Mtu {
-        /// The MTU.
-        mtu: usize,
-        /// The least one.
-        least: usize,
-    },
-    /// The gateway's hardware address.
-    #[error("{0} is not the hardware address of one host")]
-    Mac(Mac),
-    /// Too many name servers.
-    #[error("{0} name servers: at most 8 fit in the answers to the guest")]
-    Dns(usize),
-}
 
 /// Counters of an [`Edge`], in frames except where noted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -198,6 +61,11 @@ pub struct EdgeStats {
     pub dhcp_answered: u64,
     /// Requests of DHCP for another address, refused.
     pub dhcp_refused: u64,
+    /// Discoveries of DHCP without an answer: all addresses have leases that last.
+    pub no_address: u64,
+    /// Requests of DHCP without an answer: by new guests beyond
+    /// [`new_guests_per_minute`](field@EdgeConfig::new_guests_per_minute).
+    pub leases_limited: u64,
     /// Times that the guest found its address in use by another host.
     pub declined: u64,
     /// Control messages that need no answer, e.g. about addresses of others.
@@ -206,6 +74,8 @@ pub struct EdgeStats {
     pub conflicts: u64,
     /// Changes of the guest's hardware address.
     pub moves: u64,
+    /// With several guests: requests of ARP and neighbour solicitations of the gateway's own.
+    pub solicitations: u64,
     /// Dropped: too short, lengths or checksums wrong, a source that is no host.
     pub malformed: u64,
     /// Dropped: with a tag of a virtual LAN.
@@ -216,8 +86,15 @@ pub struct EdgeStats {
     pub not_for_us: u64,
     /// Dropped: to a group or to all hosts, and not for the gateway.
     pub multicast: u64,
+    /// Dropped, with several guests: from an address that is another guest's, or none of the network, or with another
+    /// hardware address in the message than in the frame.
+    pub spoofed: u64,
     /// Packets to the guest that were dropped while its hardware address was unknown.
     pub waiting_dropped: u64,
+    /// With several guests: packets to an address that no guest answered for.
+    pub unanswered: u64,
+    /// With several guests: packets to addresses outside the network.
+    pub unreachable: u64,
     /// Answers that the transport had no room for, or refused.
     pub answers_dropped: u64,
 }
@@ -227,10 +104,18 @@ pub struct EdgeStats {
 struct Gateway {
     config: EdgeConfig,
     stats: EdgeStats,
+    leases: Leases,
+    /// Of several guests.
+    neighbours: Neighbours<Waiting>,
+    /// The only guest.
     guest: Option<Mac>,
-    /// IP packets for the guest, oldest first, without link headers.
-    waiting: VecDeque<Vec<u8>>,
+    /// IP packets for the guest, oldest first.
+    waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
+    /// Packets to guests that do not answer, until the stack is told.
+    failed: Vec<Waiting>,
+    /// Packets whose guest has become known, to be sent there before the answers.
+    released: VecDeque<(Mac, Waiting)>,
     /// Frames to send.
     answers: Vec<Vec<u8>>,
     /// Time of the last defence of an address.
@@ -242,17 +127,31 @@ struct Gateway {
 
 impl Gateway {
     fn new(config: EdgeConfig) -> Gateway {
+        let leases = match &config.pool {
+            None => Leases::for_any(config.guest, config.lease),
+            Some(pool) => Leases::new(pool.clone(), &config.reservations, config.lease)
+                .rate(config.new_guests_per_minute),
+        };
         Gateway {
             config,
             stats: EdgeStats::default(),
+            leases,
+            neighbours: Neighbours::new(Limits::default()),
             guest: None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            failed: Vec::new(),
+            released: VecDeque::new(),
             answers: Vec::new(),
             defended: None,
             advertised: None,
             next_advertisement: None,
         }
+    }
+
+    /// Whether there may be more than one guest.
+    fn several(&self) -> bool {
+        self.config.pool.is_some()
     }
 
     /// A received frame. Returns the IP packet that it passes on.
@@ -273,7 +172,7 @@ impl Gateway {
         match header.kind {
             frame::ARP => {
                 self.learn(header.source);
-                self.arp(&received.head, now);
+                self.arp(&received.head, header.source, now);
                 None
             }
             frame::IPV4 => self.ipv4(received, header, now),
@@ -287,28 +186,22 @@ impl Gateway {
         None
     }
 
-    fn ipv4(&mut self, mut received: Frame, header: frame::Header, _now: Instant) -> Option<Frame> {
+    fn ipv4(&mut self, received: Frame, header: frame::Header, now: Instant) -> Option<Frame> {
         let packet = &received.head;
-        let header_len = packet.first().map_or(0, |byte| usize::from(byte & 15) * 4);
-        let short = header_len < ip::IPV4_HEADER || packet.len() < header_len;
-        if short || packet[0] >> 4 != 4 {
+        let Some((header_len, len)) = ip::v4_lengths(packet, received.len()) else {
             return self.drop_as(|stats| &mut stats.malformed);
-        }
-        // 0 in a super-frame that does not fit the field.
-        let len = usize::from(frame::be16(packet, 2));
-        if len != 0 && (len < header_len || len > received.len()) {
-            return self.drop_as(|stats| &mut stats.malformed);
-        }
+        };
         self.learn(header.source);
         let destination = Ipv4Addr::from_octets(packet[16..20].try_into().ok()?);
+        let source = Ipv4Addr::from_octets(packet[12..16].try_into().ok()?);
         let first_fragment = frame::be16(packet, 6) & 0x3fff == 0;
         let is_own = destination.is_broadcast() || destination == self.config.gateway.addr();
         let to_server =
-            packet.get(header_len + 2..header_len + 4) == Some(&dhcp::SERVER_PORT.to_be_bytes());
+            packet.get(header_len + 2..header_len + 4) == Some(&SERVER_PORT.to_be_bytes());
         if packet[9] == ip::UDP && first_fragment && is_own && to_server {
             self.control(&received, len, |gateway, packet| {
                 match ip::udp_payload(packet) {
-                    Some(payload) => gateway.dhcp(payload),
+                    Some(payload) => gateway.dhcp(payload, header.source, now),
                     None => gateway.stats.malformed += 1,
                 }
             });
@@ -318,26 +211,32 @@ impl Gateway {
         if destination.is_multicast() || to_all || !header.destination.is_unicast() {
             return self.drop_as(|stats| &mut stats.multicast);
         }
+        self.pass((received, len), source.into(), header.source, now)
+    }
+
+    /// Passes on a packet whose length field is `len`, if its source is the guest's.
+    fn pass(
+        &mut self,
+        (mut received, len): (Frame, usize),
+        from: IpAddr,
+        mac: Mac,
+        now: Instant,
+    ) -> Option<Frame> {
+        if !self.may_use(from, mac, now) {
+            return None;
+        }
         trim(&mut received, len);
         self.stats.passed += 1;
         Some(received)
     }
 
-    fn ipv6(&mut self, mut received: Frame, header: frame::Header, now: Instant) -> Option<Frame> {
+    fn ipv6(&mut self, received: Frame, header: frame::Header, now: Instant) -> Option<Frame> {
         let packet = &received.head;
-        if packet.len() < ip::IPV6_HEADER || packet[0] >> 4 != 6 {
+        let Some(len) = ip::v6_length(packet, received.len()) else {
             return self.drop_as(|stats| &mut stats.malformed);
-        }
-        // 0 also in a super-frame with a jumbo payload option.
-        let len = match frame::be16(packet, 4) {
-            0 => 0,
-            payload => ip::IPV6_HEADER + usize::from(payload),
         };
-        if len > received.len() {
-            return self.drop_as(|stats| &mut stats.malformed);
-        }
         self.learn(header.source);
-        let discovery = ndp::ROUTER_SOLICITATION..=ndp::REDIRECT;
+        let discovery = ROUTER_SOLICITATION..=REDIRECT;
         if packet[6] == ip::ICMPV6 && packet.get(40).is_some_and(|kind| discovery.contains(kind)) {
             self.control(&received, len, |gateway, packet| {
                 gateway.discovery(packet, header.source, now)
@@ -347,9 +246,8 @@ impl Gateway {
         if packet[24] == 0xff || !header.destination.is_unicast() {
             return self.drop_as(|stats| &mut stats.multicast);
         }
-        trim(&mut received, len);
-        self.stats.passed += 1;
-        Some(received)
+        let source = Ipv6Addr::from_octets(packet[8..24].try_into().ok()?);
+        self.pass((received, len), source.into(), header.source, now)
     }
 
     /// Handles a control message, in a packet whose length field is `len`.
@@ -361,24 +259,20 @@ impl Gateway {
         handle(self, &received.to_complete_vec()[..len]);
     }
 
-    /// The guest is where its last frame came from.
+    /// The only guest is where its last frame came from.
     fn learn(&mut self, source: Mac) {
-        if self.guest == Some(source) {
+        if self.guest == Some(source) || self.several() {
             return;
         }
         self.stats.moves += u64::from(self.guest.is_some());
         self.guest = Some(source);
         self.waiting_bytes = 0;
-        for packet in std::mem::take(&mut self.waiting) {
-            let kind = kind_of(&packet);
-            let mut bytes = frame::header(source, self.config.mac, kind).to_vec();
-            bytes.extend(packet);
-            self.answers.push(bytes);
-        }
+        let waiting = self.waiting.drain(..).map(|packet| (source, packet));
+        self.released.extend(waiting);
     }
 
     /// Keeps a packet until the guest is known.
-    fn keep(&mut self, packet: Vec<u8>) {
+    fn keep(&mut self, packet: Waiting) {
         self.waiting_bytes += packet.len();
         self.waiting.push_back(packet);
         while self.waiting.len() > MAX_WAITING || self.waiting_bytes > MAX_WAITING_BYTES {
@@ -400,50 +294,45 @@ impl Gateway {
     }
 }
 
-/// Removes the link header, of `len` bytes.
-fn without_link_header(frame: &mut Frame, len: usize) {
-    frame.head.advance(len);
-    if let Checksum::Partial { start, offset } = frame.checksum {
-        let len = u16::try_from(len).expect("invariant: at most 22 bytes");
-        frame.checksum = match start.checked_sub(len) {
-            Some(start) => Checksum::Partial { start, offset },
-            None => Checksum::Complete,
-        };
-    }
-}
-
-/// Removes the padding after a packet of `len` bytes.
-fn trim(frame: &mut Frame, len: usize) {
-    if len != 0 && frame.rest.is_empty() && len < frame.head.len() {
-        frame.head = frame.head.slice(0..len);
-    }
-}
-
-/// The type of the frame that carries an IP packet.
-fn kind_of(packet: &[u8]) -> u16 {
-    match packet.first().map(|byte| byte >> 4) {
-        Some(6) => frame::IPV6,
-        _ => frame::IPV4,
-    }
-}
-
-/// A link of IP packets to one guest behind a transport of Ethernet frames, whose gateway it is. See the
+/// A link of IP packets to one guest behind a transport of Ethernet frames, or to several, whose gateway it is. See the
 /// [module](super).
 ///
 /// * **ARP, neighbour discovery**: it answers for the gateway's addresses, also when a host probes them before it
 ///   uses them itself (RFC 5227, 4862), and for no others.
-/// * **DHCPv4**: any guest is offered the one address for it, with mask, router, name servers and MTU. A guest
-///   that asks to keep an address of another network is refused at once, so that it discovers again.
+/// * **DHCPv4**: the only guest, or whichever takes its place, is offered the one address for it, with mask, router, name
+///   servers and MTU. A guest that asks to keep an address of another network is refused at once, so that it discovers
+///   again.
 /// * **Router advertisements** with the prefix, the MTU and the name servers: when solicited, and every ten minutes
 ///   from then on.
 /// * **The guest's hardware address** is that of its last frame. It is kept while the transport has no peer.
 ///   Packets sent before it is known wait: the last 64, of at most 128 KiB.
 /// * Frames to others, and to groups, are dropped.
 ///
+/// # Several guests
+///
+/// With a [`pool`](EdgeConfig::pool) there are several guests on the transport, e.g. on a bridge, where they reach each
+/// other without the gateway.
+///
+/// * **Leases** belong to hardware addresses, whatever the client identifier (copies of one disk image have the same):
+///   the same guest gets the same address as long as no other one needs it. Others get addresses that were never leased,
+///   then those whose lease has been over the longest, and then those that were only offered: a lease that lasts is never
+///   given to another guest. A guest that asks for its old address gets it if it is free. An address that a guest
+///   declines is not given for ten minutes; a quarter of the pool at most.
+/// * **Hardware addresses**: packets to an address with a lease are sent to the guest that has it. For any other address
+///   of the network (static ones, and those that guests make of their own for IPv6) the gateway asks, by ARP or neighbour
+///   solicitation, and packets wait meanwhile: 64 for an address, 512 in all. After three seconds without an answer they
+///   are dropped, and an attempt to connect fails with [`HostUnreachable`](std::io::ErrorKind::HostUnreachable). It keeps
+///   1,024 addresses.
+/// * **No guest takes the address of another one.** One with a lease is used by its guest only; any other one by the guest
+///   that has answered for it, as long as that one answers: when another guest uses it, its owner is asked, and after
+///   three seconds without an answer the address is the other one's. What is sent from an address of another guest, or
+///   from one outside of the network, is dropped and counted ([`EdgeStats::spoofed`]).
+/// * Packets to addresses outside of the network are dropped and counted.
+///
 /// The stack above it is to have the gateway's addresses.
 ///
-/// Locks: the gateway's state, a leaf, for control messages and while the guest is unknown; the transport is
-/// called without it.
+/// Locks: the gateway's state, a leaf, for control messages and while the guest is unknown; with several guests for each
+/// packet. The transport is called without it.
 ///
 /// ```
 /// use sosplice::link::ethernet::{Edge, EdgeConfig};
@@ -466,11 +355,15 @@ fn kind_of(packet: &[u8]) -> u16 {
 #[derive(Debug)]
 pub struct Edge<T> {
     transport: T,
+    clock: Arc<dyn Clock>,
     mac: Mac,
+    several: bool,
     capabilities: Capabilities,
     gateway: Mutex<Gateway, LEAF>,
     /// The guest's hardware address, also in `gateway`: zero while it is unknown.
     guest: AtomicU64,
+    /// There are packets to guests that do not answer.
+    failed: AtomicBool,
 }
 
 impl<T: Link> Edge<T> {
@@ -480,17 +373,25 @@ impl<T: Link> Edge<T> {
     /// See [`ConfigError`].
     pub fn new(transport: T, config: EdgeConfig) -> Result<Edge<T>, ConfigError> {
         config.check()?;
-        let can = transport.capabilities();
-        // A super-frame's size is that of frames, and transports do not cut them yet.
-        let capabilities = Capabilities::new(config.mtu.min(can.mtu.saturating_sub(HEADER)))
-            .checksum(can.checksum);
+        let capabilities = capabilities(&transport, config.mtu);
         Ok(Edge {
             transport,
+            clock: clock::system(),
             mac: config.mac,
+            several: config.pool.is_some(),
             capabilities,
             gateway: Mutex::new(Gateway::new(config)),
             guest: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
         })
+    }
+
+    /// Sets the clock of its timers; the system's by default. It is to be that of the stack
+    /// ([`Builder::clock`](crate::stack::Builder::clock)).
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Edge<T> {
+        self.clock = clock;
+        self
     }
 
     /// The transport below.
@@ -498,19 +399,30 @@ impl<T: Link> Edge<T> {
         &self.transport
     }
 
-    /// The guest's hardware address, once it has sent a frame.
+    /// The only guest's hardware address, once it has sent a frame. `None` if there are several ([`guests`](Self::guests)).
     pub fn guest(&self) -> Option<Mac> {
         Mac::from_bits(self.guest.load(Ordering::Acquire))
     }
 
+    /// The guests that have leases, or to which packets were sent, by hardware address.
+    pub fn guests(&self) -> Vec<Guest> {
+        let now = self.clock.now();
+        self.gateway.lock().guests(now)
+    }
+
     /// Counters.
     pub fn stats(&self) -> EdgeStats {
-        self.gateway.lock().stats
+        let gateway = self.gateway.lock();
+        let (mut stats, table) = (gateway.stats, gateway.neighbours.counters());
+        drop(gateway);
+        stats.waiting_dropped += table.dropped + table.full;
+        stats.moves += table.moved;
+        stats
     }
 
     /// Puts received frames into the gateway, and sends its answers.
     fn process(&self, received: Vec<Frame>, packets: &mut Vec<Frame>) {
-        let now = SystemClock.now();
+        let now = self.clock.now();
         let mut gateway = self.gateway.lock();
         packets.extend(
             received
@@ -518,59 +430,57 @@ impl<T: Link> Edge<T> {
                 .filter_map(|frame| gateway.receive(frame, now)),
         );
         gateway.tick(now);
-        let answers = std::mem::take(&mut gateway.answers);
         let guest = gateway.guest.map_or(0, Mac::to_bits);
         self.guest.store(guest, Ordering::Release);
+        self.send_answers(gateway);
+    }
+
+    /// Sends the gateway's answers, without its lock.
+    fn send_answers(&self, mut gateway: Guard<'_, Gateway, LEAF>) {
+        if !gateway.failed.is_empty() {
+            self.failed.store(true, Ordering::Release);
+        }
+        let answers = std::mem::take(&mut gateway.answers);
+        let released = std::mem::take(&mut gateway.released);
         drop(gateway);
+        let release =
+            |(to, packet): &(Mac, Waiting)| packet.send(&self.transport, (*to, self.mac)).is_err();
         let send = |answer: &Vec<u8>| {
             self.transport
                 .transmit(&Packet::new(answer, &[], HEADER))
                 .is_err()
         };
-        let dropped = answers.iter().filter(|answer| send(answer)).count();
+        let released = released.iter().filter(|packet| release(packet)).count();
+        let dropped = released + answers.iter().filter(|answer| send(answer)).count();
         if dropped > 0 {
             self.gateway.lock().stats.answers_dropped += u64::try_from(dropped).unwrap_or(u64::MAX);
         }
     }
 
-    fn send_to(&self, guest: Mac, packet: &Packet<'_>) -> Result<(), TransmitError> {
-        let kind = kind_of(packet.header);
-        let mut header: SmallVec<[u8; 160]> = SmallVec::new();
-        header.extend_from_slice(&frame::header(guest, self.mac, kind));
-        header.extend_from_slice(packet.header);
-        let checksum = match packet.checksum {
-            Checksum::Partial { start, offset } => {
-                let start = usize::from(start) + HEADER;
-                let start =
-                    u16::try_from(start).map_err(|_| refused("a header that is too long"))?;
-                Checksum::Partial { start, offset }
-            }
-            other => other,
-        };
-        self.transport.transmit(&Packet {
-            header: &header,
-            payload: packet.payload,
-            ip_header_len: packet.ip_header_len + HEADER,
-            checksum,
-            segment: None,
-        })
+    /// The hardware address of the guest that a packet is for, of several. While it is unknown the gateway keeps the
+    /// packet, and asks for it.
+    fn resolve(&self, packet: &Packet<'_>) -> Option<Mac> {
+        let now = self.clock.now();
+        let mut gateway = self.gateway.lock();
+        let before = gateway.neighbours.deadline();
+        let to = gateway.resolve(packet, now);
+        let changed = gateway.neighbours.deadline() != before;
+        self.send_answers(gateway);
+        if changed {
+            self.transport.wake();
+        }
+        to
     }
 
     /// Keeps a packet, unless the guest became known meanwhile.
     fn keep(&self, packet: &Packet<'_>) -> Option<Mac> {
-        let whole = Frame::new(&packet.to_vec())
-            .checksum(packet.checksum)
-            .to_complete_vec();
+        let copy = Waiting::new(packet);
         let mut gateway = self.gateway.lock();
         if gateway.guest.is_none() {
-            gateway.keep(whole);
+            gateway.keep(copy);
         }
         gateway.guest
     }
-}
-
-fn refused(why: &str) -> TransmitError {
-    TransmitError::Refused(io::Error::new(io::ErrorKind::InvalidInput, why))
 }
 
 impl<T: Link> Link for Edge<T> {
@@ -579,31 +489,56 @@ impl<T: Link> Link for Edge<T> {
     }
 
     fn receive(&self, frames: &mut Vec<Frame>, max: usize) -> Result<usize, ReceiveError> {
-        let before = frames.len();
-        let mut received = Vec::new();
-        let result = self.transport.receive(&mut received, max);
-        self.process(received, frames);
-        result.map(|_| frames.len() - before)
+        receive(&self.transport, (frames, max), |received, frames| {
+            self.process(received, frames);
+        })
     }
 
     fn transmit(&self, packet: &Packet<'_>) -> Result<(), TransmitError> {
-        if packet.segment.is_some() || packet.len() > self.capabilities.mtu {
-            return Err(refused("the packet is larger than the link takes"));
-        }
-        match self.guest().or_else(|| self.keep(packet)) {
-            Some(guest) => self.send_to(guest, packet),
+        check(packet, self.capabilities.mtu)?;
+        let to = match self.several {
+            true => self.resolve(packet),
+            false => self.guest().or_else(|| self.keep(packet)),
+        };
+        match to {
+            Some(guest) => send(&self.transport, (guest, self.mac), packet),
             None => Ok(()),
         }
     }
 
     fn wait(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
-        let own = self.gateway.lock().next_advertisement;
-        self.transport
-            .wait(interest, deadline.into_iter().chain(own).min())
+        self.transport.wait(interest, deadline)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let transport = self.transport.deadline();
+        let gateway = self.gateway.lock();
+        let own = [gateway.next_advertisement, gateway.neighbours.deadline()];
+        own.into_iter().chain([transport]).flatten().min()
     }
 
     fn wake(&self) {
         self.transport.wake();
+    }
+
+    fn take_events(&self, events: &mut Vec<LinkEvent>) {
+        if self.failed.swap(false, Ordering::AcqRel) {
+            let failed = std::mem::take(&mut self.gateway.lock().failed);
+            events.extend(failed.iter().map(|packet| LinkEvent::Undelivered {
+                packet: packet.frame(),
+                why: Undelivered::HostUnreachable,
+            }));
+        }
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn descriptors(&self) -> Option<[std::os::fd::BorrowedFd<'_>; 2]> {
+        self.transport.descriptors()
+    }
+
+    fn reseed(&self, seed: u64) {
+        // It has no secrets of its own.
+        self.transport.reseed(seed);
     }
 
     fn steer(&self, flow: &Flow) -> Option<usize> {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 pub const MAX_FRAME: usize = HEADER + 65_535;
 
 /// Length of a header without tags.
-pub(super) const HEADER: usize = 14;
+pub(in crate::link) const HEADER: usize = 14;
 /// Length of a tag.
 const TAG: usize = 4;
 /// A frame with more tags is dropped.
@@ -105,10 +105,10 @@ pub enum Vlan {
 }
 
 /// The kinds of payload that are known.
-pub(super) const IPV4: u16 = 0x0800;
-pub(super) const ARP: u16 = 0x0806;
-pub(super) const IPV6: u16 = 0x86dd;
-const TAGGED: u16 = 0x8100;
+pub(in crate::link) const IPV4: u16 = 0x0800;
+pub(in crate::link) const ARP: u16 = 0x0806;
+pub(in crate::link) const IPV6: u16 = 0x86dd;
+pub(super) const TAGGED: u16 = 0x8100;
 const OUTER_TAGGED: u16 = 0x88a8;
 
 /// A parsed header.
@@ -165,6 +165,19 @@ pub(super) fn parse(frame: &[u8], vlan: Vlan) -> Result<Header, Refused> {
     }
 }
 
+/// The kind of a frame's payload behind any number of tags, and where it begins. `None` for a frame that ends before.
+#[cfg(any(target_os = "linux", target_os = "android", feature = "tun-rs"))]
+pub(in crate::link) fn kind(frame: &[u8]) -> Option<(u16, usize)> {
+    let mut len = HEADER;
+    loop {
+        let field = frame.get(len - 2..len)?;
+        match be16(field, 0) {
+            TAGGED | OUTER_TAGGED => len += TAG,
+            kind => return Some((kind, len)),
+        }
+    }
+}
+
 /// The header of a frame to send.
 pub(super) fn header(destination: Mac, source: Mac, kind: u16) -> [u8; HEADER] {
     let mut header = [0; HEADER];
@@ -174,7 +187,7 @@ pub(super) fn header(destination: Mac, source: Mac, kind: u16) -> [u8; HEADER] {
     header
 }
 
-pub(super) fn be16(bytes: &[u8], at: usize) -> u16 {
+pub(in crate::link) fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 

@@ -5,17 +5,19 @@
     reason = "ioctl arguments are a matter between the caller and the driver"
 )]
 
-use rustix::fd::BorrowedFd;
+use crate::link::place::NAME_MAX;
+use rustix::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Result;
-use rustix::ioctl::{IntegerSetter, Opcode, Setter, Updater, ioctl, opcode};
+use rustix::ioctl::{IntegerSetter, Ioctl, IoctlOutput, Opcode, Setter, Updater, ioctl, opcode};
 use rustix::net::netdevice;
-use std::ffi::{c_int, c_uint};
+use std::ffi::{c_int, c_uint, c_void};
 
 const TUNGETIFF: Opcode = opcode::read::<c_uint>(b'T', 210);
 const TUNGETVNETHDRSZ: Opcode = opcode::read::<c_int>(b'T', 215);
 const TUNSETIFF: Opcode = opcode::write::<c_int>(b'T', 202);
 const TUNSETOFFLOAD: Opcode = opcode::write::<c_int>(b'T', 208);
 const TUNSETVNETHDRSZ: Opcode = opcode::write::<c_int>(b'T', 216);
+const TUNGETDEVNETNS: Opcode = opcode::none(b'T', 227);
 const SIOCGIFMTU: Opcode = 0x8921;
 const SIOCETHTOOL: Opcode = 0x8946;
 
@@ -31,6 +33,8 @@ const FEATURES: usize = 128;
 
 /// A TUN: IP packets, no link header.
 pub(super) const IFF_TUN: u16 = 0x0001;
+/// A TAP: frames of Ethernet.
+pub(super) const IFF_TAP: u16 = 0x0002;
 /// One of several queues; the device must be multi-queue.
 pub(super) const IFF_MULTI_QUEUE: u16 = 0x0100;
 /// No packet information in front of each packet.
@@ -58,9 +62,6 @@ const OFFLOADS: [(&str, u32); 5] = [
     ("tx-udp-segmentation", TUN_F_USO),
 ];
 
-/// Longest name of an interface, in bytes.
-pub(super) const NAME_MAX: usize = 15;
-
 /// The kernel's `struct ifreq`: a name and a union, of which two members are used here. As large as on
 /// 64-bit kernels; others read and write less.
 #[repr(C)]
@@ -81,6 +82,11 @@ impl Ifreq {
         }
         ifreq
     }
+
+    fn name(&self) -> Result<&str> {
+        let name = self.name.split(|byte| *byte == 0).next().unwrap_or(&[]);
+        std::str::from_utf8(name).map_err(|_| rustix::io::Errno::INVAL)
+    }
 }
 
 /// Attaches an open `/dev/net/tun` to the interface `name`.
@@ -92,23 +98,56 @@ pub(super) fn set_interface(tun: BorrowedFd<'_>, name: &str, flags: u16) -> Resu
     unsafe { ioctl(tun, Updater::<TUNSETIFF, Ifreq>::new(&mut ifreq)) }
 }
 
-/// The interface's current name.
-fn interface(tun: BorrowedFd<'_>) -> Result<[u8; NAME_MAX + 1]> {
+/// What the kernel tells of the interface.
+fn request(tun: BorrowedFd<'_>) -> Result<Ifreq> {
     let mut ifreq = Ifreq::new("");
     // SAFETY: TUNGETIFF writes a `struct ifreq`; ours is as large as any kernel's.
     unsafe { ioctl(tun, Updater::<TUNGETIFF, Ifreq>::new(&mut ifreq))? };
-    Ok(ifreq.name)
+    Ok(ifreq)
+}
+
+/// The interface's current name, and its flags, of which [`IFF_NO_PI`] means something else here.
+pub(super) fn interface(tun: BorrowedFd<'_>) -> Result<(String, u16)> {
+    let ifreq = request(tun)?;
+    let [a, b, ..] = ifreq.value;
+    Ok((ifreq.name()?.to_owned(), u16::from_ne_bytes([a, b])))
+}
+
+/// Whether the device is in the network namespace of the calling thread. To ask needs `CAP_NET_ADMIN` in that of the
+/// device.
+pub(super) fn is_here(tun: BorrowedFd<'_>) -> Result<bool> {
+    // SAFETY: TUNGETDEVNETNS takes no argument and returns a new descriptor.
+    let namespace = rustix::fs::fstat(unsafe { ioctl(tun, DeviceNamespace)? })?;
+    let own = rustix::fs::stat("/proc/thread-self/ns/net")?;
+    Ok((namespace.st_dev, namespace.st_ino) == (own.st_dev, own.st_ino))
+}
+
+/// `TUNGETDEVNETNS`.
+struct DeviceNamespace;
+
+// SAFETY: the call reads and writes no memory, and what it returns is a descriptor that has no other owner.
+unsafe impl Ioctl for DeviceNamespace {
+    type Output = OwnedFd;
+
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        TUNGETDEVNETNS
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        std::ptr::null_mut()
+    }
+
+    unsafe fn output_from_ptr(out: IoctlOutput, _: *mut c_void) -> Result<OwnedFd> {
+        // SAFETY: the kernel has made it for this call.
+        Ok(unsafe { OwnedFd::from_raw_fd(out) })
+    }
 }
 
 /// The interface's index. `socket` must be in the device's network namespace.
 pub(super) fn index(socket: BorrowedFd<'_>, tun: BorrowedFd<'_>) -> Result<u32> {
-    let name = interface(tun)?;
-    let len = name
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(name.len());
-    let name = std::str::from_utf8(&name[..len]).map_err(|_| rustix::io::Errno::INVAL)?;
-    netdevice::name_to_index(socket, name)
+    netdevice::name_to_index(socket, request(tun)?.name()?)
 }
 
 /// The length in bytes of the header in front of each packet.
@@ -122,7 +161,7 @@ pub(super) fn header_len(tun: BorrowedFd<'_>) -> Result<c_int> {
 /// The offloads of the device's reader, as set by the latest [`set_offload`]. `socket` must be in the
 /// device's network namespace.
 pub(super) fn offload(socket: BorrowedFd<'_>, tun: BorrowedFd<'_>) -> Result<u32> {
-    let name = interface(tun)?;
+    let name = request(tun)?.name;
     let mut count = SetInfo {
         cmd: ETHTOOL_GSSET_INFO,
         reserved: 0,
@@ -240,7 +279,7 @@ pub(super) fn set_header_len(tun: BorrowedFd<'_>, len: c_int) -> Result<()> {
 }
 
 /// The MTU of the interface `name` in the network namespace of `socket`.
-pub(super) fn mtu(socket: BorrowedFd<'_>, name: &str) -> Result<usize> {
+pub(in crate::link) fn mtu(socket: BorrowedFd<'_>, name: &str) -> Result<usize> {
     let mut ifreq = Ifreq::new(name);
     // SAFETY: SIOCGIFMTU reads the name in a `struct ifreq` and writes the whole back, as above.
     unsafe { ioctl(socket, Updater::<SIOCGIFMTU, Ifreq>::new(&mut ifreq))? };

@@ -1,75 +1,26 @@
-//! Opening a TUN device, and its errors.
+//! Opening a TUN or TAP device, and its errors.
 
 use super::settings::{self, Settings};
 use super::{Tun, ioctl, linkinfo};
 use crate::link::Capabilities;
+use crate::link::place::{NamespaceError, Place};
+use crate::link::virtio::Content;
 use crate::link::waker::Waker;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::netdevice;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use std::fmt;
 use std::io;
+use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::thread;
 
 /// Most queues of a device (the kernel's `MAX_TAP_QUEUES`).
 const QUEUES: RangeInclusive<usize> = 1..=256;
 
-/// Default size of the largest packet that is given to the kernel to be cut into segments. A forwarded
-/// packet needs room for its new link header, VLAN tags and tunnel headers below 65,536 bytes: the
-/// kernel cuts a larger one in software. Its own TCP leaves the same room.
-const SUPER_FRAME: usize = 65_212;
-
-/// Accepted sizes: from the smallest IPv6 MTU to the largest size for which the kernel allocates memory
-/// (17 fragments of 32 KiB).
-const SUPER_FRAMES: RangeInclusive<usize> = 1280..=500_000;
-
 /// An attached descriptor, its settings and capabilities.
 type Opened = (OwnedFd, Arc<Settings>, Capabilities);
-
-/// The name of a device and its network namespace.
-///
-/// ```
-/// use sosplice::link::tun::Place;
-/// let place = Place { name: "tun0".into(), netns: Some("client".into()) };
-/// assert_eq!(place.to_string(), "tun0 in network namespace client");
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "a name, and the namespace that it is a name in"
-)]
-pub struct Place {
-    /// Name of the interface.
-    pub name: String,
-    /// Name of the network namespace, as `ip netns` lists it; `None` for the one of the thread that
-    /// opens.
-    pub netns: Option<String>,
-}
-
-impl Place {
-    /// An `ip` command for this device.
-    fn ip(&self, command: &str) -> String {
-        match &self.netns {
-            Some(netns) => format!("ip -n {netns} {command}"),
-            None => format!("ip {command}"),
-        }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)?;
-        match &self.netns {
-            Some(netns) => write!(f, " in network namespace {netns}"),
-            None => Ok(()),
-        }
-    }
-}
 
 /// Why a TUN device was not opened.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +61,15 @@ pub enum OpenError {
         /// The difference.
         difference: Difference,
     },
+    /// No such interface, and [`create`](Builder::create) is off. [`Tap`](crate::link::ethernet::Tap)s only.
+    #[error("there is no interface {0}: create it with `{create}`", create = .1.create(.0))]
+    NoTap(Place, TapKind),
+    /// The interface exists, but is not a TAP of this kind.
+    #[error("{0} is not a {1} TAP (a {other} one, a TUN, or no tunnel at all); `{show}` shows what it is", other = .1.other(), show = .0.ip(&format!("-d link show {}", .0.name)))]
+    NotTap(Place, TapKind),
+    /// The process may not use the TAP.
+    #[error("no permission for {0}: run with CAP_NET_ADMIN, or make the device yours with `{own}`", own = .0.ip(&format!("tuntap add {} mode tap user $USER", .0.name)))]
+    TapProhibited(Place),
     /// The process may not use the device.
     #[error("no permission for {0}: run with CAP_NET_ADMIN, or make the device yours with `{own}`", own = .0.ip(&format!("tuntap add {} mode tun user $USER", .0.name)))]
     Prohibited(Place),
@@ -142,6 +102,46 @@ pub enum OpenError {
     },
 }
 
+/// Kind of a TAP device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[expect(clippy::exhaustive_enums, reason = "there are these two")]
+pub enum TapKind {
+    /// With one queue.
+    #[error("single-queue")]
+    Single,
+    /// With several queues: [`Builder::queues`].
+    #[error("multi-queue")]
+    Multi,
+}
+
+impl TapKind {
+    fn other(self) -> TapKind {
+        match self {
+            TapKind::Single => TapKind::Multi,
+            TapKind::Multi => TapKind::Single,
+        }
+    }
+
+    /// The command that makes such a device.
+    fn create(self, place: &Place) -> String {
+        let more = match self {
+            TapKind::Single => "",
+            TapKind::Multi => " multi_queue",
+        };
+        place.ip(&format!("tuntap add {} mode tap{more}", place.name))
+    }
+}
+
+impl From<Option<usize>> for TapKind {
+    /// By the number of queues that are asked for.
+    fn from(queues: Option<usize>) -> TapKind {
+        match queues {
+            None => TapKind::Single,
+            Some(_) => TapKind::Multi,
+        }
+    }
+}
+
 /// How the settings of a device differ from those that a [`Tun`] needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -149,6 +149,9 @@ pub enum Difference {
     /// Packets come without a virtio-net header (`IFF_VNET_HDR` is off).
     #[error("its packets have no virtio-net header (IFF_VNET_HDR is off, and is needed)")]
     NoVirtioHeader,
+    /// Packets come with a virtio-net header (`IFF_VNET_HDR` is on).
+    #[error("its packets have a virtio-net header (IFF_VNET_HDR is on)")]
+    VirtioHeader,
     /// Packets come with four bytes of packet information in front (`IFF_NO_PI` is off).
     #[error("its packets have packet information in front (IFF_NO_PI is off, and is needed)")]
     PacketInformation,
@@ -157,43 +160,56 @@ pub enum Difference {
     HeaderLength(i32),
 }
 
-/// Settings to open a [`Tun`] with.
-#[derive(Debug, Clone)]
+/// Settings to open a [`Tun`] with, or a [`Tap`](crate::link::ethernet::Tap).
+#[derive(Debug)]
 #[must_use = "nothing is opened before build()"]
-pub struct Builder {
+pub struct Builder<D = Tun> {
     place: Place,
+    content: Content,
     offload: bool,
     super_frame: usize,
     create: bool,
     /// The device has several queues.
     queues: Option<usize>,
+    device: PhantomData<fn() -> D>,
 }
 
-impl Builder {
-    pub(super) fn new(name: &str) -> Builder {
+impl<D> Clone for Builder<D> {
+    fn clone(&self) -> Builder<D> {
+        Builder {
+            place: self.place.clone(),
+            ..*self
+        }
+    }
+}
+
+impl<D> Builder<D> {
+    pub(in crate::link) fn new(name: &str, content: Content) -> Builder<D> {
         Builder {
             place: Place {
                 name: name.to_owned(),
                 netns: None,
             },
+            content,
             offload: true,
-            super_frame: SUPER_FRAME,
+            super_frame: settings::SUPER_FRAME,
             create: false,
             queues: None,
+            device: PhantomData,
         }
     }
 
     /// The named network namespace of the device (`/run/netns/NAME`, see `ip netns`); by default the
     /// calling thread's. The namespace exists as long as the [`Tun`] is open, even if its name is
     /// deleted (`ip netns del`). The namespace of the calling thread does not change.
-    pub fn netns(mut self, name: &str) -> Builder {
+    pub fn netns(mut self, name: &str) -> Builder<D> {
         self.place.netns = Some(name.to_owned());
         self
     }
 
     /// Whether to leave segmentation (TCP's and, since Linux 6.2, UDP's) and checksums to the kernel, in both
     /// directions. On by default; what the kernel refuses is off; see the [capabilities](crate::link::Link::capabilities).
-    pub fn offload(mut self, on: bool) -> Builder {
+    pub fn offload(mut self, on: bool) -> Builder<D> {
         self.offload = on;
         self
     }
@@ -214,14 +230,14 @@ impl Builder {
     /// assert_eq!(tun.capabilities().segment_v4, Some(500_000));
     /// # Ok::<(), sosplice::link::tun::OpenError>(())
     /// ```
-    pub fn super_frame(mut self, bytes: usize) -> Builder {
-        self.super_frame = bytes.clamp(*SUPER_FRAMES.start(), *SUPER_FRAMES.end());
+    pub fn super_frame(mut self, bytes: usize) -> Builder<D> {
+        self.super_frame = settings::super_frame(bytes);
         self
     }
 
     /// Whether to create the interface if there is none; it is then deleted with the [`Tun`]. Off by
     /// default.
-    pub fn create(mut self, on: bool) -> Builder {
+    pub fn create(mut self, on: bool) -> Builder<D> {
         self.create = on;
         self
     }
@@ -238,98 +254,50 @@ impl Builder {
     /// assert_eq!(stack.queues(), 4);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn queues(mut self, count: usize) -> Builder {
+    pub fn queues(mut self, count: usize) -> Builder<D> {
         self.queues = Some(count);
         self
     }
 
-    /// Opens all the queues, in their order.
-    ///
-    /// # Errors
-    /// See [`OpenError`]; no queue is open then. [`NotMultiQueue`](OpenError::NotMultiQueue) if the
-    /// device was created with a single queue.
-    pub fn build_queues(self) -> Result<Vec<Tun>, OpenError> {
+    /// Opens all the queues.
+    pub(in crate::link) fn open_queues(self) -> Result<Vec<Tun>, OpenError> {
         let queues = self.queues.unwrap_or(1);
         if !QUEUES.contains(&queues) {
             let place = self.place;
             return Err(OpenError::QueueCount { place, queues });
         }
-        let first = self.clone().build()?;
+        let first = self.clone().open()?;
         let settings = first.settings.clone();
         let mut all = vec![first];
         for _ in 1..queues {
-            all.push(self.clone().open(settings.clone())?);
+            all.push(self.clone().attach_queue(settings.clone())?);
         }
         Ok(all)
     }
 
     /// Opens the device, or a queue of it.
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn build(self) -> Result<Tun, OpenError> {
-        check_name(&self.place.name)?;
-        self.open(None)
+    pub(in crate::link) fn open(self) -> Result<Tun, OpenError> {
+        if !self.place.is_valid() {
+            return Err(OpenError::BadName(self.place.name));
+        }
+        self.attach_queue(None)
     }
 
     /// `settings`: those of a queue that was opened before this one.
-    fn open(self, settings: Option<Arc<Settings>>) -> Result<Tun, OpenError> {
-        let (fd, settings, capabilities) = if self.place.netns.is_some() {
-            self.open_in_namespace(settings)?
-        } else {
-            self.open_here(settings)?
-        };
+    fn attach_queue(self, settings: Option<Arc<Settings>>) -> Result<Tun, OpenError> {
+        let opened = self.place.within(|| self.open_here(settings));
+        let (fd, settings, capabilities) = opened.map_err(|error| self.outside(error))??;
         let waker = Waker::new().map_err(|error| self.system("eventfd", error))?;
         Ok(Tun {
             fd,
             place: self.place,
+            content: self.content,
+            virtio: true,
             capabilities,
             settings: Some(settings),
             foreign_header: AtomicBool::new(false),
             waker,
         })
-    }
-
-    /// Opens in a thread of its own, because entering a namespace cannot be undone reliably.
-    fn open_in_namespace(&self, settings: Option<Arc<Settings>>) -> Result<Opened, OpenError> {
-        thread::scope(|scope| {
-            thread::Builder::new()
-                .name("sosplice-netns".into())
-                .spawn_scoped(scope, || {
-                    self.enter()?;
-                    self.open_here(settings)
-                })
-                .map_err(|error| OpenError::System {
-                    place: self.place.clone(),
-                    call: "starting a thread",
-                    error,
-                })?
-                .join()
-                .expect("invariant: opening a TUN does not panic")
-        })
-    }
-
-    /// Moves the calling thread into the namespace.
-    fn enter(&self) -> Result<(), OpenError> {
-        let name = self.place.netns.as_deref().unwrap_or_default();
-        if name.is_empty() || name.contains('/') || name.starts_with('.') {
-            return Err(OpenError::NoNamespace(self.place.clone()));
-        }
-        let path = format!("/run/netns/{name}");
-        let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|error| match error {
-                Errno::NOENT => OpenError::NoNamespace(self.place.clone()),
-                Errno::ACCESS => OpenError::NamespaceProhibited(self.place.clone()),
-                error => self.system("opening the network namespace", error),
-            })?;
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).map_err(
-            |error| match error {
-                Errno::PERM => OpenError::NamespaceProhibited(self.place.clone()),
-                // A leftover file on which no namespace is mounted.
-                Errno::INVAL => OpenError::NoNamespace(self.place.clone()),
-                error => self.system("setns", error),
-            },
-        )
     }
 
     /// Opens in the namespace of the calling thread.
@@ -342,11 +310,7 @@ impl Builder {
             Err(error) => return Err(self.system("SIOCGIFINDEX", error)),
         };
         if !exists && !self.create {
-            let place = self.place.clone();
-            return Err(match self.queues {
-                Some(_) => OpenError::NoQueues(place),
-                None => OpenError::NotFound(place),
-            });
+            return Err(self.not_found());
         }
         let fd = open_driver()?;
         self.attach(&fd)?;
@@ -359,20 +323,7 @@ impl Builder {
                 .map(Arc::new)
                 .map_err(|(call, errno)| self.system(call, errno))?,
         };
-        let offload = settings.offloads();
-        let segment = offload.then_some(self.super_frame);
-        // UDP's length field ends there, also for receivers on this host.
-        let datagrams = settings
-            .offloads_datagrams()
-            .then_some(self.super_frame.min(SUPER_FRAME));
-        let capabilities = Capabilities {
-            mtu,
-            checksum: offload,
-            segment_v4: segment,
-            segment_v6: segment,
-            datagrams_v4: datagrams,
-            datagrams_v6: datagrams,
-        };
+        let capabilities = settings.capabilities(mtu, self.super_frame, self.content);
         Ok((fd, settings, capabilities))
     }
 
@@ -398,17 +349,55 @@ impl Builder {
     }
 
     fn attach(&self, fd: &OwnedFd) -> Result<(), OpenError> {
-        let mut flags = ioctl::IFF_TUN | ioctl::IFF_NO_PI | ioctl::IFF_VNET_HDR;
+        let mut flags = ioctl::IFF_NO_PI | ioctl::IFF_VNET_HDR;
+        flags |= match self.content {
+            Content::Packets => ioctl::IFF_TUN,
+            Content::Frames => ioctl::IFF_TAP,
+        };
         if self.queues.is_some() {
             flags |= ioctl::IFF_MULTI_QUEUE;
         }
         ioctl::set_interface(fd.as_fd(), &self.place.name, flags).map_err(|error| match error {
             Errno::BUSY => OpenError::Busy(self.place.clone()),
-            Errno::PERM | Errno::ACCESS => OpenError::Prohibited(self.place.clone()),
-            Errno::INVAL if self.queues.is_some() => OpenError::NotMultiQueue(self.place.clone()),
-            Errno::INVAL => OpenError::NotTun(self.place.clone()),
+            Errno::PERM | Errno::ACCESS => self.prohibited(),
+            Errno::INVAL => self.other_kind(),
             error => self.system("TUNSETIFF", error),
         })
+    }
+
+    fn not_found(&self) -> OpenError {
+        let place = self.place.clone();
+        match (self.content, self.queues) {
+            (Content::Packets, None) => OpenError::NotFound(place),
+            (Content::Packets, Some(_)) => OpenError::NoQueues(place),
+            (Content::Frames, queues) => OpenError::NoTap(place, queues.into()),
+        }
+    }
+
+    fn other_kind(&self) -> OpenError {
+        let place = self.place.clone();
+        match (self.content, self.queues) {
+            (Content::Packets, None) => OpenError::NotTun(place),
+            (Content::Packets, Some(_)) => OpenError::NotMultiQueue(place),
+            (Content::Frames, queues) => OpenError::NotTap(place, queues.into()),
+        }
+    }
+
+    fn prohibited(&self) -> OpenError {
+        let place = self.place.clone();
+        match self.content {
+            Content::Packets => OpenError::Prohibited(place),
+            Content::Frames => OpenError::TapProhibited(place),
+        }
+    }
+
+    fn outside(&self, error: NamespaceError) -> OpenError {
+        let place = self.place.clone();
+        match error {
+            NamespaceError::NotFound => OpenError::NoNamespace(place),
+            NamespaceError::Prohibited => OpenError::NamespaceProhibited(place),
+            NamespaceError::System(call, error) => OpenError::System { place, call, error },
+        }
     }
 
     fn system(&self, call: &'static str, error: Errno) -> OpenError {
@@ -420,23 +409,29 @@ impl Builder {
     }
 }
 
+impl Builder<Tun> {
+    /// Opens all the queues, in their order.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; no queue is open then. [`NotMultiQueue`](OpenError::NotMultiQueue) if the
+    /// device was created with a single queue.
+    pub fn build_queues(self) -> Result<Vec<Tun>, OpenError> {
+        self.open_queues()
+    }
+
+    /// Opens the device, or a queue of it.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn build(self) -> Result<Tun, OpenError> {
+        self.open()
+    }
+}
+
 fn open_driver() -> Result<OwnedFd, OpenError> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::open("/dev/net/tun", flags, Mode::empty()).map_err(|error| match error {
         Errno::PERM | Errno::ACCESS => OpenError::DriverProhibited,
         error => OpenError::NoDriver(error.into()),
     })
-}
-
-/// '%' would make the kernel pick a number, and with it another device.
-fn check_name(name: &str) -> Result<(), OpenError> {
-    let wrong = |c: char| matches!(c, '/' | ':' | '%' | '\0') || c.is_whitespace();
-    let bad = name.is_empty()
-        || name.len() > ioctl::NAME_MAX
-        || matches!(name, "." | "..")
-        || name.contains(wrong);
-    if bad {
-        return Err(OpenError::BadName(name.to_owned()));
-    }
-    Ok(())
 }

@@ -6,17 +6,29 @@
 //! that open and close the device in any order leave it as the first one found it. The header length is
 //! not restored while another program has a queue open, since that would lose all of its packets.
 
-use super::{HEADER, ioctl, linkinfo};
+use super::{ioctl, linkinfo};
+use crate::link::Capabilities;
+use crate::link::virtio::{Content, HEADER};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, Result};
 use std::ffi::c_int;
+use std::ops::RangeInclusive;
+
+/// Default size of the largest packet that is given to the kernel to be cut into segments. A forwarded
+/// packet needs room for its new link header, VLAN tags and tunnel headers below 65,536 bytes: the
+/// kernel cuts a larger one in software. Its own TCP leaves the same room.
+pub(in crate::link) const SUPER_FRAME: usize = 65_212;
+
+/// Accepted sizes: from the smallest IPv6 MTU to the largest size for which the kernel allocates memory
+/// (17 fragments of 32 KiB).
+const SUPER_FRAMES: RangeInclusive<usize> = 1280..=500_000;
 
 /// The former and the present values; shared by all queues that are opened together.
 #[derive(Debug)]
 pub(super) struct Settings {
-    /// A [`linkinfo::socket`] in the device's network namespace.
-    socket: OwnedFd,
-    /// Former offloads; `None` if the kernel does not report them.
+    /// A [`linkinfo::socket`] in the device's network namespace; `None` if that is not known.
+    socket: Option<OwnedFd>,
+    /// Offloads to restore; `None` if the kernel does not report the former ones.
     found: Option<u32>,
     found_header: c_int,
     /// Offloads set at open.
@@ -41,28 +53,85 @@ impl Settings {
         ioctl::set_header_len(tun, header_len()).map_err(|errno| ("TUNSETVNETHDRSZ", errno))?;
         let offload = set_offload(tun, offload).map_err(|errno| ("TUNSETOFFLOAD", errno))?;
         Ok(Settings {
-            socket,
+            socket: Some(socket),
             found,
             found_header,
             offload,
         })
     }
 
+    /// As [`apply`](Self::apply), for a descriptor that another program has attached. `socket` may be in a namespace
+    /// with another device of the same name, whose offloads do not follow those that are set: then, and without
+    /// `socket`, the former ones are not known, and those to be restored are none, with which any program can read
+    /// packets.
+    pub(super) fn take_over(
+        socket: Option<OwnedFd>,
+        tun: BorrowedFd<'_>,
+        offload: bool,
+    ) -> std::result::Result<Settings, (&'static str, Errno)> {
+        let read = || ioctl::offload(socket.as_ref()?.as_fd(), tun).ok();
+        let found = read();
+        let found_header = ioctl::header_len(tun).unwrap_or(header_len());
+        if found_header != header_len() {
+            ioctl::set_header_len(tun, header_len()).map_err(|errno| ("TUNSETVNETHDRSZ", errno))?;
+        }
+        let _ = ioctl::set_offload(tun, 0);
+        let without = read();
+        let offload = match set_offload(tun, offload) {
+            Ok(offload) => offload,
+            // Forbidden like the other calls: they are what the other program has set, and are not used.
+            Err(Errno::ACCESS | Errno::PERM) => 0,
+            Err(errno) => return Err(("TUNSETOFFLOAD", errno)),
+        };
+        let is_the_device = without == Some(0) && read() == Some(offload);
+        Ok(Settings {
+            socket: socket.filter(|_| is_the_device),
+            found: found.filter(|_| is_the_device).or(Some(0)),
+            found_header,
+            offload,
+        })
+    }
+
+    /// The capabilities of a device with this MTU, for super-frames of this size.
+    pub(super) fn capabilities(
+        &self,
+        mtu: usize,
+        super_frame: usize,
+        content: Content,
+    ) -> Capabilities {
+        let link_header = content.link_header();
+        let segment = self.offloads().then_some(super_frame + link_header);
+        // UDP's length field ends there, also for receivers on this host.
+        let datagrams = self
+            .offloads_datagrams()
+            .then_some(super_frame.min(SUPER_FRAME) + link_header);
+        Capabilities {
+            mtu: mtu + link_header,
+            checksum: self.offloads(),
+            segment_v4: segment,
+            segment_v6: segment,
+            datagrams_v4: datagrams,
+            datagrams_v6: datagrams,
+        }
+    }
+
     /// Whether checksums and segmentation are left to the kernel.
-    pub(super) fn offloads(&self) -> bool {
+    fn offloads(&self) -> bool {
         self.offload != 0
     }
 
     /// Whether the kernel takes and gives UDP super-frames.
-    pub(super) fn offloads_datagrams(&self) -> bool {
+    fn offloads_datagrams(&self) -> bool {
         self.offload & ioctl::TUN_F_USO != 0
     }
 
     /// Restores the former values when the last queue is about to be closed. Does nothing for a deleted
     /// device.
     pub(super) fn put_back(&self, tun: BorrowedFd<'_>) {
-        let now = ioctl::offload(self.socket.as_fd(), tun).ok();
-        if let Some(found) = self.found.filter(|_| now == Some(self.offload)) {
+        let is_ours = self.socket.as_ref().is_none_or(|socket| {
+            ioctl::offload(socket.as_fd(), tun).is_ok_and(|now| now == self.offload)
+        });
+        if let Some(found) = self.found.filter(|_| is_ours) {
             let _ = ioctl::set_offload(tun, found);
         }
         let other_header = self.found_header != header_len();
@@ -71,9 +140,11 @@ impl Settings {
         }
     }
 
-    /// Whether another program has a queue of the device open.
+    /// Whether another program has a queue of the device open, as far as that is known.
     fn is_shared(&self, tun: BorrowedFd<'_>) -> bool {
-        linkinfo::look_up(self.socket.as_fd(), tun).is_ok_and(|info| info.queues > 1)
+        self.socket.as_ref().is_some_and(|socket| {
+            linkinfo::look_up(socket.as_fd(), tun).is_ok_and(|info| info.queues > 1)
+        })
     }
 }
 
@@ -89,4 +160,9 @@ fn set_offload(tun: BorrowedFd<'_>, wanted: bool) -> Result<u32> {
     }
     ioctl::set_offload(tun, 0)?;
     Ok(0)
+}
+
+/// The nearest size of super-frames that is allowed.
+pub(super) fn super_frame(bytes: usize) -> usize {
+    bytes.clamp(*SUPER_FRAMES.start(), *SUPER_FRAMES.end())
 }

@@ -8,7 +8,7 @@
 //! Locks: upcalls run under `so_rcv` (2) or `so_snd` (3) and take the registration's leaf lock (5),
 //! then, after it, the list's (5). A look locks the buffers with neither held.
 
-use super::{Interest, Mode, ReadyList, Token};
+use super::{Interest, Mode, Token, ready_list};
 use crate::end::{End, Role};
 use crate::error::SoError;
 use crate::lock::{LEAF, Mutex};
@@ -134,6 +134,9 @@ pub(super) struct XferLimits {
     pub(super) interest: Interest,
     pub(super) mode: Mode,
 }
+
+/// Those with changes. Weak: deleted and closed ones are skipped.
+pub(super) type ReadyList = ready_list::ReadyList<Weak<Registration>>;
 
 /// Connects a poller with a watched object.
 pub(super) struct Registration {

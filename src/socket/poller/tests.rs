@@ -3,6 +3,8 @@
 //! Here the bench and tests without splices; splices are in `ends`, races in `threads`, any order of
 //! operations in `model`, listeners in `listeners`.
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod descriptor;
 mod ends;
 mod listeners;
 mod model;
@@ -11,12 +13,14 @@ mod threads;
 use super::*;
 use crate::error::SoError;
 use crate::local;
+use crate::lock::{LEAF, Mutex};
 use crate::protocol::{Protocol, SocketEnd};
 use std::fs;
 use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::path::Path;
 use std::thread;
+use std::time::Instant;
 
 /// A time limit longer than any expected event takes.
 const PATIENCE: Duration = Duration::from_secs(60);

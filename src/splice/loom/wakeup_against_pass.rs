@@ -87,3 +87,9 @@ fn room_is_noticed() {
 fn fails_without_rescan_for_room() {
     explore_without(Protection::Rescan, room);
 }
+
+#[test]
+#[should_panic(expected = "every byte arrives")]
+fn fails_if_the_wish_for_room_comes_late() {
+    explore_without(Protection::WantsFirst, room);
+}

@@ -2,6 +2,7 @@
 //! decision.
 
 use super::intercept::Rule;
+use crate::callbacks::{self, Once};
 use crate::error::SoError;
 use crate::events::report;
 use crate::lock::{Condvar, LEAF, Mutex};
@@ -25,6 +26,9 @@ pub(crate) struct Key {
     pub(super) serial: u64,
 }
 
+/// The code behind [`TcpListener::on_accept`](crate::TcpListener::on_accept).
+pub(crate) type Acceptor = dyn Fn() + Send + Sync;
+
 #[derive(Default)]
 struct Queue {
     ready: VecDeque<Arc<Conn>>,
@@ -32,6 +36,8 @@ struct Queue {
     held: VecDeque<Key>,
     /// Called when a connection is ready, and when the stack is down, after releasing the lock.
     upcalls: Upcalls,
+    /// Takes connections that are ready. Called with no lock held.
+    acceptor: Option<Arc<Acceptor>>,
     /// Half-open connections and held SYNs.
     half_open: usize,
     closed: bool,
@@ -45,6 +51,7 @@ impl fmt::Debug for Queue {
             .field("ready", &self.ready)
             .field("held", &self.held)
             .field("upcalls", &self.upcalls.len())
+            .field("acceptor", &self.acceptor.is_some())
             .field("half_open", &self.half_open)
             .field("closed", &self.closed)
             .field("down", &self.down)
@@ -152,6 +159,31 @@ impl Listening {
         true
     }
 
+    /// Sets the code that takes connections, unless the listener is closed.
+    pub(crate) fn set_acceptor(&self, acceptor: Arc<Acceptor>) {
+        let former = {
+            let mut queue = self.queue.lock();
+            match queue.closed {
+                true => Some(acceptor),
+                false => queue.acceptor.replace(acceptor),
+            }
+        };
+        drop(former);
+        self.announce();
+    }
+
+    /// Calls the code that takes connections, if one is ready or the stack is down. Called with no lock held.
+    pub(crate) fn announce(&self) {
+        let acceptor = {
+            let queue = self.queue.lock();
+            let wanted = !queue.ready.is_empty() || queue.down.is_some();
+            queue.acceptor.clone().filter(|_| wanted)
+        };
+        if let Some(acceptor) = acceptor {
+            callbacks::call(Once::new(move || acceptor()));
+        }
+    }
+
     /// Queues a held SYN. `false` if the listener is closed.
     pub(crate) fn offer(&self, key: Key) -> bool {
         let upcalls = {
@@ -177,20 +209,21 @@ impl Listening {
     }
 
     pub(crate) fn close(&self) -> Unaccepted {
-        let (unaccepted, upcalls) = {
+        let (unaccepted, (upcalls, acceptor)) = {
             let mut queue = self.queue.lock();
             queue.closed = true;
             self.changed.notify_all();
             let upcalls = std::mem::take(&mut queue.upcalls);
+            let acceptor = queue.acceptor.take();
             let ready = std::mem::take(&mut queue.ready);
             let held = std::mem::take(&mut queue.held);
-            (Unaccepted { ready, held }, upcalls)
+            (Unaccepted { ready, held }, (upcalls, acceptor))
         };
         // Woken tasks see that it is closed.
         upcalls
             .iter()
             .for_each(|upcall| upcall.wakeup(Wakeup::RcvClosed));
-        drop(upcalls);
+        drop((upcalls, acceptor));
         unaccepted
     }
 
@@ -207,6 +240,7 @@ impl Listening {
         upcalls
             .iter()
             .for_each(|upcall| upcall.wakeup(Wakeup::RcvClosed));
+        self.announce();
     }
 
     pub(crate) fn accept(&self) -> io::Result<Arc<Conn>> {
@@ -218,7 +252,6 @@ impl Listening {
     }
 
     /// As [`accept`](Self::accept), but never waits.
-    #[cfg(feature = "async")]
     pub(crate) fn try_accept(&self) -> io::Result<Arc<Conn>> {
         self.wait(true, |queue| queue.ready.pop_front())
     }

@@ -16,16 +16,17 @@
 //!
 //! Locks: none of its own.
 
+use crate::stack::Shared;
 use crate::stack::accept::admission::Refusal;
 use crate::stack::accept::backlog::Listening;
 use crate::stack::accept::begin::Put;
 use crate::stack::accept::syn_queue::Syn;
 use crate::stack::demux::stateless;
 use crate::stack::driver::queue::Queue;
-use crate::stack::{Shared, Work};
 use crate::tcp::conn::{Conn, Host, Runner};
 use crate::tcp::conn_state::Opening;
 use crate::tcp::home::Home;
+use crate::tcp::service::Work;
 use crate::tcp::wire::{self, ACK, Header, SYN, Segment, SynOptions, Tuple};
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr};

@@ -12,16 +12,17 @@
 //! Locks: the list's, a leaf, taken alone.
 
 use crate::buf::Gather;
+use crate::stack::Shared;
 use crate::stack::accept::admission::Refusal;
 use crate::stack::accept::backlog::Key;
 use crate::stack::accept::backlog::Listening;
 use crate::stack::demux::conn_table::Entry;
 use crate::stack::demux::stateless;
-use crate::stack::{Shared, Work};
 use crate::tcp::block::time_wait::Answer;
 use crate::tcp::conn::{Conn, Host, Runner};
 use crate::tcp::conn_state::Opening;
 use crate::tcp::home::Home;
+use crate::tcp::service::Work;
 use crate::tcp::wire::{Header, Segment, Tuple};
 use std::collections::{BTreeMap, HashMap};
 use std::io;

@@ -2,6 +2,7 @@
 //! limit or rule holds, and well-behaved peers are still served.
 
 mod cookies;
+mod copies;
 mod limits;
 mod memory;
 mod pressure;
@@ -9,6 +10,7 @@ mod reflection;
 mod time;
 
 use super::*;
+use crate::tcp::conn::Conn;
 
 /// The connection that the stack has with this peer.
 fn conn(net: &Net, raw: &Raw) -> Arc<Conn> {

@@ -61,7 +61,7 @@ fn a_live_peer_answers_and_stays() {
         assert!(net.seen().is_empty());
     }
     raw.send_data(&net, b"still here");
-    assert_eq!(net.one().header.ack, raw.seq);
+    assert_eq!(net.soon().header.ack, raw.seq);
     assert_eq!(read(&stream), b"still here");
     stream.write_all(b"so am I").unwrap();
     let seen = net.seen();
@@ -79,7 +79,7 @@ fn only_an_idle_connection_is_probed() {
         net.pass(KEEP.idle - SECOND);
         raw.send_data(&net, b"x");
         assert_eq!(
-            net.one().header.ack,
+            net.soon().header.ack,
             raw.seq,
             "an acknowledgement, no probe"
         );
@@ -128,8 +128,7 @@ fn half_closed_connections_are_probed_too() {
     let mut net = keeping();
     let (mut raw, stream) = net.accepted();
     raw.fin(&net);
-    net.turn();
-    net.drain();
+    net.soon();
     net.pass(KEEP.idle);
     assert!(is_probe(&raw, &net.one()), "CLOSE-WAIT");
     drop(stream);
@@ -336,6 +335,7 @@ fn ecn_is_agreed_on_where_it_is_switched_on() {
         let ecn = if v6 { bits >> 4 } else { bits } & 0b11;
         assert_eq!(ecn, if on { 0b10 } else { 0 }, "ECT(0)");
         raw.send_data(&net, b"request");
+        net.pass(SOON);
         let all = packets(&mut net);
         assert_eq!(all[0][1], 0, "not of an acknowledgement");
     }

@@ -229,7 +229,7 @@ fn write_write_read_does_not_wait() {
     stream.write_all(b"two").unwrap();
     assert_eq!(raw.take(&net.seen()), b"onetwo");
     raw.send_data(&net, b"x");
-    assert_eq!(net.one().header.ack, raw.seq, "at once");
+    assert_eq!(net.soon().header.ack, raw.seq);
 
     stream.set_nodelay(false);
     stream.write_all(b"one").unwrap();
@@ -622,6 +622,32 @@ fn time_wait_ends() {
     assert!(net.one().has(RST), "no record is left");
 }
 
+#[test]
+fn time_wait_that_was_restarted_ends() {
+    let mut net = Net::new();
+    let (raw, _listener) = in_time_wait(&mut net);
+    net.pass(Duration::from_secs(30));
+    raw.send_at(&net, -1, ACK | FIN, b"");
+    net.one();
+    let listed = |net: &Net| {
+        net.stack
+            .sockets()
+            .iter()
+            .filter(|one| one.peer.is_some())
+            .count()
+    };
+    net.pass(Duration::from_secs(59));
+    assert_eq!(listed(&net), 1);
+    net.pass(Duration::from_secs(2));
+    assert_eq!(
+        listed(&net),
+        0,
+        "it is not listed for longer than it answers"
+    );
+    raw.send_at(&net, -1, ACK | FIN, b"");
+    assert!(net.one().has(RST));
+}
+
 // Opening and closing.
 
 #[test]
@@ -886,6 +912,33 @@ fn unknown_connections_are_reset_but_resets_are_not() {
     raw.to.0 = [10, 0, 0, 77].into();
     raw.send(&net, SYN, b"");
     assert!(net.seen().is_empty(), "not ours to reset");
+}
+
+/// Guards `Driver::unknown`: a proxy that was started again has none of its former connections, and the peer is to
+/// learn it.
+#[test]
+fn segments_to_an_intercepted_destination_are_reset_as_by_itself() {
+    for conditional in [false, true] {
+        let mut net = Net::new();
+        let rule = Intercept::all().addresses("10.0.0.64/26".parse().unwrap());
+        let _open = match conditional {
+            false => Ok(TcpListener::intercept(&net.stack, rule, 9).unwrap()),
+            true => Err(ConditionalListener::intercept(&net.stack, rule, 9).unwrap()),
+        };
+        let mut raw = Raw::new(5000);
+        (raw.to.0, raw.ack) = ([10, 0, 0, 77].into(), 777);
+        raw.send(&net, ACK, b"of a former connection");
+        let reset = net.one();
+        assert_eq!((reset.header.flags, reset.header.seq), (RST, 777));
+        assert_eq!(reset.tuple.remote, raw.to.0);
+        for flags in [RST, RST | ACK, FIN, 0] {
+            raw.send(&net, flags, b"");
+        }
+        raw.to.0 = [10, 0, 0, 7].into();
+        raw.send(&net, ACK, b"to another host");
+        assert!(net.seen().is_empty());
+        assert_eq!(net.stack.stats().frames_stray, 6);
+    }
 }
 
 #[test]

@@ -148,6 +148,26 @@ fn a_late_syn_ack_holds_the_end() {
     assert_eq!(spliced.ended(), Some((Cause::Eof, 10, 0)));
 }
 
+/// Few bytes are counted until the connection is next served; here nothing but their reader causes that.
+#[test]
+fn bytes_that_waited_long_are_not_counted_once_a_splice_has_taken_them() {
+    for is_closed in [false, true] {
+        let mut spliced = Spliced::connecting(None);
+        spliced.client.0.send_data(&spliced.net, DATA);
+        if is_closed {
+            spliced.client.0.fin(&spliced.net);
+        }
+        spliced.net.pass(Duration::from_secs(10));
+        assert_ne!(spliced.net.stack.stats().buffer_memory, 0);
+        spliced.answer_syn();
+        let [server, _] = spliced.seen();
+        assert_eq!(spliced.server.0.take(&server), DATA);
+        spliced.server.0.send(&spliced.net, ACK, b"");
+        spliced.net.pass(Duration::from_secs(60));
+        assert_eq!(spliced.net.stack.stats().buffer_memory, 0, "{is_closed}");
+    }
+}
+
 #[test]
 fn a_refused_drain_leaves_the_data() {
     let mut spliced = Spliced::connecting(None);

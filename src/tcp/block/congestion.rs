@@ -71,6 +71,11 @@ pub(crate) struct Congestion {
 }
 
 impl Congestion {
+    /// A value of each cache line.
+    pub(crate) fn lines(&self) -> impl Sized + use<> {
+        (self.prior.is_some(), self.mss, self.limited)
+    }
+
     /// `seed`: a value that differs between connections.
     pub(crate) fn new(kind: Kind, mss: usize, seed: u32) -> Congestion {
         let mss = mss.max(1) as u64;

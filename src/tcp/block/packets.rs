@@ -13,6 +13,7 @@ mod windows;
 
 use super::segment::{ACK, Emission, FIN, SYN, Segment, SegmentOptions, Timestamps};
 use super::tcb::{Config, News, Taken, Tcb};
+use crate::tcp::block::delayed_ack::SOON;
 use crate::tcp::block::time::Instant;
 use crate::tcp::block::time::start as any_time;
 use crate::tcp::state::TcpState;
@@ -187,6 +188,15 @@ impl Raw {
         let mut all = self.all();
         assert_eq!(all.len(), 1, "{all:?}");
         all.remove(0)
+    }
+
+    /// The acknowledgement of less than a full segment, or of a FIN.
+    #[track_caller]
+    fn acked(&mut self) -> Emission {
+        self.none();
+        let mut all = self.pass(SOON);
+        assert_eq!(all.len(), 1, "{all:?}");
+        all.remove(0).1
     }
 
     #[track_caller]

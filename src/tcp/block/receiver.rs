@@ -221,6 +221,11 @@ impl Receiver {
         }
     }
 
+    /// A value of each cache line.
+    pub(crate) fn lines(&self) -> impl Sized + use<> {
+        (self.fin, self.rcv_nxt, self.recent_blocks.len(), self.mss)
+    }
+
     // Acceptance.
 
     /// Trims a segment to the window (RFC 9293 3.10.7.4, first check, and trimming). Payload after the
@@ -407,13 +412,16 @@ impl Receiver {
         self.tune.set_capacity(capacity as u64);
     }
 
+    /// The least that the right edge moves by.
+    fn least_growth(&self) -> u64 {
+        (self.tune.window() / 2).min(self.mss as u64).max(1)
+    }
+
     /// The right edge to advertise now; it moves only by at least a segment or half the window (RFC
     /// 9293 3.8.6.2.2).
     fn next_edge(&self) -> u64 {
-        let window = self.tune.window();
-        let limit = self.read + window;
-        let least = (window / 2).min(self.mss as u64).max(1);
-        if limit >= self.rcv_adv + least {
+        let limit = self.read + self.tune.window();
+        if limit >= self.rcv_adv + self.least_growth() {
             limit
         } else {
             self.rcv_adv
@@ -451,17 +459,26 @@ impl Receiver {
     /// the reader waits, so a quarter suffices.
     pub(crate) fn wants_update(&self, idle: bool) -> bool {
         let growth = self.next_edge() - self.rcv_adv;
-        // For a peer that has sent no data the window of the SYN suffices.
-        if self.fin.is_some() || growth == 0 || self.rcv_nxt == 0 {
+        let open = self.rcv_adv.saturating_sub(self.rcv_nxt);
+        // The window of the SYN suffices for a peer that has sent little data, or none.
+        let suffices = self.rcv_nxt <= open / 4;
+        if self.fin.is_some() || growth == 0 || suffices {
             return false;
         }
-        let open = self.rcv_adv.saturating_sub(self.rcv_nxt);
         let window = self.tune.window();
         let (least, most) = match idle {
             true => (0, window / 4),
             false => ((window / 4).min(2 * self.mss as u64), window / 2),
         };
         growth >= least && (growth >= open || growth >= most)
+    }
+
+    /// Before this position is read there is no update, if no segment arrives or is sent, even for a reader that waits.
+    pub(crate) fn next_update(&self) -> u64 {
+        let window = self.tune.window();
+        let open = self.rcv_adv.saturating_sub(self.rcv_nxt);
+        let least = open.min(window / 4).max(self.least_growth());
+        (self.rcv_adv + least).saturating_sub(window)
     }
 
     // SACK.

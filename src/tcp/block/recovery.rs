@@ -87,6 +87,8 @@ struct Sample {
     /// A segment that was sent once, before the latest timeout, was delivered.
     original: bool,
     reordered: bool,
+    /// A retransmission is acknowledged: what was sent once before or behind it may have waited for it.
+    repeated: bool,
 }
 
 /// See the module.
@@ -117,6 +119,19 @@ pub(crate) struct Recovery {
 }
 
 impl Recovery {
+    /// A value of each cache line.
+    pub(crate) fn lines(&self) -> impl Sized + use<> {
+        (
+            self.rack.line(),
+            self.record.in_flight(),
+            self.scoreboard.is_empty(),
+            self.rtt.least(),
+            self.rtt.smoothed(),
+            self.recovery_point,
+            self.mss,
+        )
+    }
+
     pub(crate) fn new(minimum_rto: Duration, mss: usize) -> Recovery {
         Recovery {
             record: Record::default(),
@@ -263,6 +278,7 @@ impl Recovery {
         };
         self.record.acknowledge(ack.una, |sent| {
             sample.acked += sent.len();
+            sample.repeated |= sent.retransmitted;
             if sent.status != Status::Sacked {
                 delivered(&mut sample, sent);
             }
@@ -286,11 +302,13 @@ impl Recovery {
         sample
     }
 
-    /// The latest RTT sample: RFC 6298 3, and RFC 7323 4 if only timestamps identify the acknowledged
-    /// segment.
+    /// The latest RTT sample: RFC 6298 3 (Karn's algorithm), and RFC 7323 4 if only timestamps identify the
+    /// acknowledged segment.
     fn measure(&mut self, sample: &Sample, ack: &Ack<'_>) -> Option<Duration> {
         let since = |at: Instant| ack.now.saturating_duration_since(at);
-        if let (Some(oldest), Some(newest)) = (sample.oldest, sample.newest) {
+        if let (Some(oldest), Some(newest)) = (sample.oldest, sample.newest)
+            && !sample.repeated
+        {
             self.rtt.sample(since(oldest), ack.now);
             self.rtt.note_least(since(newest), ack.now);
             return Some(since(newest));

@@ -59,6 +59,11 @@ pub(crate) enum Choice {
 }
 
 impl Sender {
+    /// A value of each cache line.
+    pub(crate) fn lines(&self) -> impl Sized + use<> {
+        (self.snd_una, self.probes)
+    }
+
     pub(crate) fn new(iss: u32, nodelay: bool) -> Sender {
         Sender {
             space: Space::new(iss),

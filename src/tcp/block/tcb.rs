@@ -46,6 +46,7 @@ use crate::tcp::keep_alive::Due;
 use crate::tcp::limits::Limits;
 use crate::tcp::memory::AcceptPolicy;
 use crate::tcp::state::TcpState;
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -433,6 +434,22 @@ impl Tcb {
         }
     }
 
+    /// Reads from all parts: a processor that has none of them in its caches fetches them at once, and not one after the
+    /// other.
+    pub(crate) fn prefetch(&self) {
+        black_box((
+            self.receiver.lines(),
+            self.recovery.lines(),
+            self.congestion.lines(),
+            self.path.mss(),
+            self.news.len(),
+            self.sender.lines(),
+            self.watch.lines(),
+            self.timers.get(Timer::Probe),
+            self.state,
+        ));
+    }
+
     // Calls of the application.
 
     /// The program has written all bytes up to a position.
@@ -462,6 +479,11 @@ impl Tcb {
         if state::may_receive(self.state) && self.receiver.wants_update(idle) {
             self.delayed_ack.demand();
         }
+    }
+
+    /// The position that the reader has to reach for an update of the window.
+    pub(crate) fn next_update(&self) -> u64 {
+        self.receiver.next_update()
     }
 
     /// Limits window plus unread bytes.
@@ -520,9 +542,13 @@ impl Tcb {
         }
     }
 
-    /// Ends the connection at once; a reset is sent if the peer has state for it (RFC 9293 3.10.5).
+    /// Ends the connection at once; a reset is sent if the peer has state for it (RFC 9293 3.10.5). In TIME-WAIT the
+    /// program has nothing left to abort, and the peer may not have the acknowledgement of its FIN yet: no effect.
     pub(crate) fn abort(&mut self, cause: Cause) {
         use TcpState::*;
+        if self.state == TimeWait && cause == Cause::Aborted {
+            return;
+        }
         let is_reported = matches!(
             self.state,
             SynReceived | Established | FinWait1 | FinWait2 | CloseWait | Closing | LastAck
@@ -542,6 +568,8 @@ impl Tcb {
         if self.change(Event::Gone) {
             self.timers.clear();
             self.watch.end();
+            // No record remains, and its acknowledgement is not sent any more.
+            self.news.retain(|news| !matches!(news, News::TimeWait(_)));
             self.news.push(News::Ended(ending));
         }
     }

@@ -48,6 +48,11 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    /// A value of each cache line.
+    pub(crate) fn lines(&self) -> impl Sized + use<> {
+        (self.received_at, self.outstanding)
+    }
+
     pub(crate) fn new(limits: Arc<Limits>, now: Instant) -> Watch {
         Watch {
             limits,

@@ -94,6 +94,7 @@ impl Host for Stack {
     fn blocked(&self, _conn: &Arc<Conn>) {}
     fn hand_over(&self, _conn: &Arc<Conn>) {}
     fn established(&self, _conn: &Arc<Conn>) {}
+    fn announce(&self, _conn: &Arc<Conn>) {}
     fn path_found(&self, _to: IpAddr, _finding: Finding) {}
     fn detached(&self) {}
     fn closed(&self, _conn: &Arc<Conn>, _record: Option<TimeWait>) {}
@@ -137,7 +138,7 @@ fn accepted() -> (Arc<Conn>, Arc<Stack>) {
     let options = Options::new(true, Arc::default());
     let conn = Conn::new(tuple, end, (&config, options), stack.clone());
     for (flags, number) in [(SYN, 0), (ACK, 1)] {
-        assert_eq!(conn.leave(segment(&conn, flags, number, b"")), Left::First);
+        assert!(conn.leave(segment(&conn, flags, number, b"")));
         conn.resume();
     }
     (conn, stack)
@@ -170,8 +171,7 @@ fn owners() {
         user.end.snd().buf.append_copy(b"reply");
         user.output();
     });
-    conn.leave(segment(&conn, ACK, 1, b"x"));
-    conn.receive();
+    conn.receive(&mut [segment(&conn, ACK, 1, b"x")].into());
     conn.catch_up();
     join(user);
     let sent = stack.sent.load(Ordering::Relaxed);
@@ -188,14 +188,12 @@ fn two_drivers() {
     let (conn, stack) = accepted();
     let other = conn.clone();
     let other = spawn(move || {
-        other.leave(segment(&other, ACK, 1, b"x"));
-        other.receive();
+        other.receive(&mut [segment(&other, ACK, 1, b"x")].into());
         other.catch_up();
     });
     let mut second = segment(&conn, ACK, 1, b"y");
     second.header.seq += 1;
-    conn.leave(second);
-    conn.receive();
+    conn.receive(&mut [second].into());
     conn.catch_up();
     join(other);
     claim(conn.end.rcv().buf.len() == 2, "both segments are taken");

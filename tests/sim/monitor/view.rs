@@ -6,6 +6,9 @@ use super::segment::Segment;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+/// How long the acknowledgement of a FIN may wait for the own one.
+const END_DELAY: Duration = Duration::from_micros(500);
+
 /// Payload of a full segment is taken to be no less than this (RFC 9293 3.7.1).
 const LEAST_FULL: u64 = 536;
 
@@ -225,8 +228,13 @@ impl View {
         let waits = reach - self.incoming.acked;
         // Behind a hole, in one, or again.
         let apart = start > self.arrived.reach(0) || reach > range.end || range.end <= before;
-        let at_once = apart || segment.fin || waits >= 2 * self.full.max(LEAST_FULL);
-        let due = now + if at_once { Duration::ZERO } else { delay };
+        let at_once = apart || waits >= 2 * self.full.max(LEAST_FULL);
+        let due = now
+            + match at_once {
+                true => Duration::ZERO,
+                false if segment.fin => delay.min(END_DELAY),
+                false => delay,
+            };
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }
 

@@ -4,7 +4,7 @@
 //! ```text
 //!   namespace C: clients, tc --- tun2socks, in namespace H, whose loopback has 10.99/16: proxy, servers
 //! ```
-#![cfg(target_os = "linux")]
+#![cfg(any(target_os = "linux", target_os = "android"))]
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod dns;

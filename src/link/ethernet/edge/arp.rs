@@ -1,58 +1,19 @@
 //! ARP for the gateway's address (RFC 826, RFC 5227).
 
 use super::Gateway;
-use crate::link::ethernet::frame::{self, Mac, be16};
-use std::net::Ipv4Addr;
+use crate::link::ethernet::frame::{self, Mac};
+use crate::link::ethernet::neighbours::Claim;
+use crate::link::ethernet::wire::arp::{Packet, REPLY, REQUEST};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
-
-const LEN: usize = 28;
-const REQUEST: u16 = 1;
-const REPLY: u16 = 2;
 
 /// At most one defence of an address in this time (RFC 5227, DEFEND_INTERVAL).
 pub(super) const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A packet about IPv4 addresses on Ethernet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Packet {
-    operation: u16,
-    sender: (Mac, Ipv4Addr),
-    target: (Mac, Ipv4Addr),
-}
-
-impl Packet {
-    fn parse(bytes: &[u8]) -> Option<Packet> {
-        let end = |at: usize| {
-            let mac: [u8; 6] = bytes[at..at + 6].try_into().ok()?;
-            let address: [u8; 4] = bytes[at + 6..at + 10].try_into().ok()?;
-            Some((Mac(mac), Ipv4Addr::from(address)))
-        };
-        if bytes.len() < LEN || bytes[..6] != [0, 1, 8, 0, 6, 4] {
-            return None;
-        }
-        let operation = be16(bytes, 6);
-        let packet = Packet {
-            operation,
-            sender: end(8)?,
-            target: end(18)?,
-        };
-        (matches!(operation, REQUEST | REPLY) && packet.sender.0.is_unicast()).then_some(packet)
-    }
-
-    fn emit(self, frame: &mut Vec<u8>) {
-        frame.extend([0, 1, 8, 0, 6, 4]);
-        frame.extend(self.operation.to_be_bytes());
-        for (mac, address) in [self.sender, self.target] {
-            frame.extend(mac.0);
-            frame.extend(address.octets());
-        }
-    }
-}
-
 impl Gateway {
     /// Answers a request for the gateway's address, also that of a host that probes it before use (its sender
-    /// address is 0.0.0.0), and defends it. A guest's probe of its own address has no answer.
-    pub(super) fn arp(&mut self, bytes: &[u8], now: Instant) {
+    /// address is 0.0.0.0), and defends it. A guest's probe of its own address has no answer. `source`: of the frame.
+    pub(super) fn arp(&mut self, bytes: &[u8], source: Mac, now: Instant) {
         let Some(packet) = Packet::parse(bytes) else {
             self.stats.malformed += 1;
             return;
@@ -74,7 +35,11 @@ impl Gateway {
             }
             return;
         }
-        if packet.operation == REQUEST && packet.target.1 == own.1 {
+        let asked = packet.operation == REQUEST && packet.target.1 == own.1;
+        if self.several() && !self.knows(&packet, source, asked, now) {
+            return;
+        }
+        if asked {
             self.stats.arp_answered += 1;
             let target = packet.sender;
             self.send_arp(
@@ -90,10 +55,36 @@ impl Gateway {
         }
     }
 
+    /// Notes the sender of a packet. `false` if it may not use its address, which is counted.
+    fn knows(&mut self, packet: &Packet, source: Mac, asked: bool, now: Instant) -> bool {
+        let (mac, address) = (packet.sender.0, IpAddr::from(packet.sender.1));
+        if mac != source {
+            self.stats.spoofed += 1;
+            return false;
+        }
+        if address.is_unspecified() {
+            return true;
+        }
+        if !self.may_use(address, mac, now) {
+            return false;
+        }
+        let claim = match packet.operation {
+            REQUEST => Claim::request(asked),
+            _ => Claim::reply(packet.target.0 == self.config.mac),
+        };
+        self.claim(address, mac, claim, now);
+        true
+    }
+
     fn send_arp(&mut self, to: Mac, packet: Packet) {
+        let bytes = self.arp_frame(to, packet);
+        self.answer(bytes);
+    }
+
+    pub(super) fn arp_frame(&self, to: Mac, packet: Packet) -> Vec<u8> {
         let mut bytes = frame::header(to, self.config.mac, frame::ARP).to_vec();
         packet.emit(&mut bytes);
-        self.answer(bytes);
+        bytes
     }
 
     /// Whether the last defence is long enough ago.

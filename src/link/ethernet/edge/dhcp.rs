@@ -1,137 +1,26 @@
-//! The server of DHCPv4 (RFC 2131, 2132): it has one address, for whichever guest asks.
+//! The server of DHCPv4 (RFC 2131, 2132): messages. Which address a guest gets is in [`leases`].
 
-use super::{Gateway, ip};
+use super::leases::{self, Verdict};
+use super::{EdgeStats, Gateway};
 use crate::link::ethernet::frame::{self, Mac};
+use crate::link::ethernet::neighbours::{MAX_SOLICITS, RETRANS_TIMER};
+use crate::link::ethernet::wire::dhcp::*;
+use crate::link::ethernet::wire::ip;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
 
-pub(super) const SERVER_PORT: u16 = 67;
-const CLIENT_PORT: u16 = 68;
+/// The option with the guest's name.
+const NAME: u8 = 12;
 
-/// Length of the fixed fields, after which the magic number and the options follow.
-const FIXED: usize = 236;
-const MAGIC: [u8; 4] = [99, 130, 83, 99];
-/// Some clients refuse shorter messages, as those of BOOTP are not (RFC 1542 2.1).
-const LEAST: usize = 300;
-const BROADCAST_FLAG: u16 = 0x8000;
+/// So many addresses are tried for a discovery, if others than the guest answer for them.
+const CHOICES: usize = 4;
 
-const DISCOVER: u8 = 1;
-const OFFER: u8 = 2;
-const REQUEST: u8 = 3;
-const DECLINE: u8 = 4;
-const ACK: u8 = 5;
-const NAK: u8 = 6;
-const RELEASE: u8 = 7;
-const INFORM: u8 = 8;
-
-const PAD: u8 = 0;
-const MASK: u8 = 1;
-const ROUTER: u8 = 3;
-const DNS: u8 = 6;
-const MTU: u8 = 26;
-const REQUESTED: u8 = 50;
-const LEASE: u8 = 51;
-const OVERLOAD: u8 = 52;
-const KIND: u8 = 53;
-const SERVER: u8 = 54;
-const RENEW: u8 = 58;
-const REBIND: u8 = 59;
-const CLIENT: u8 = 61;
-const END: u8 = 255;
-
-/// The parts of a client's message that the server uses.
-#[derive(Debug)]
-struct Message<'a> {
-    kind: u8,
-    /// All fixed fields.
-    fixed: &'a [u8; FIXED],
-    requested: Option<Ipv4Addr>,
-    server: Option<Ipv4Addr>,
-    client: Option<&'a [u8]>,
-}
-
-/// Options up to the end option. One that is cut off ends them too.
-fn options(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
-    std::iter::from_fn(move || {
-        loop {
-            match *bytes {
-                [PAD, ref rest @ ..] => bytes = rest,
-                [END, ..] | [] | [_] => return None,
-                [kind, len, ref rest @ ..] => {
-                    let (value, rest) = rest.split_at_checked(len.into())?;
-                    bytes = rest;
-                    return Some((kind, value));
-                }
-            }
-        }
-    })
-}
-
-fn address(bytes: &[u8]) -> Option<Ipv4Addr> {
-    bytes.try_into().map(|octets: [u8; 4]| octets.into()).ok()
-}
-
-impl<'a> Message<'a> {
-    fn parse(bytes: &'a [u8]) -> Option<Message<'a>> {
-        let (fixed, rest) = bytes.split_first_chunk::<FIXED>()?;
-        let rest = rest.strip_prefix(&MAGIC)?;
-        // A request from Ethernet.
-        if fixed[..3] != [1, 1, 6] {
-            return None;
-        }
-        let overload = options(rest).find(|option| option.0 == OVERLOAD);
-        let overload = overload
-            .and_then(|option| option.1.first().copied())
-            .unwrap_or(0);
-        let file = if overload & 1 == 0 {
-            &[]
-        } else {
-            &fixed[108..]
-        };
-        let name = if overload & 2 == 0 {
-            &[]
-        } else {
-            &fixed[44..108]
-        };
-        let find = |kind: u8| {
-            let mut all = options(rest).chain(options(file)).chain(options(name));
-            all.find(|option| option.0 == kind).map(|option| option.1)
-        };
-        Some(Message {
-            kind: *find(KIND)?.first()?,
-            fixed,
-            requested: find(REQUESTED).and_then(address),
-            server: find(SERVER).and_then(address),
-            client: find(CLIENT),
-        })
-    }
-
-    /// A fixed field, or nothing for 0.0.0.0.
-    fn field(&self, at: usize) -> Option<Ipv4Addr> {
-        address(&self.fixed[at..at + 4]).filter(|address| !address.is_unspecified())
-    }
-
-    /// The address that the client has.
-    fn ciaddr(&self) -> Option<Ipv4Addr> {
-        self.field(12)
-    }
-
-    fn relay(&self) -> Option<Ipv4Addr> {
-        self.field(24)
-    }
-
-    fn mac(&self) -> Option<Mac> {
-        let mac = self.fixed[28..34].try_into().map(Mac).ok();
-        mac.filter(|mac| mac.is_unicast())
-    }
-
-    fn wants_broadcast(&self) -> bool {
-        frame::be16(self.fixed, 10) & BROADCAST_FLAG != 0
-    }
-}
+/// The counter of a message without an answer.
+type Counter = fn(&mut EdgeStats) -> &mut u64;
 
 impl Gateway {
-    /// The payload of a datagram to the server's port. RFC 2131 4.3.
-    pub(super) fn dhcp(&mut self, payload: &[u8]) {
+    /// The payload of a datagram to the server's port (RFC 2131 4.3). `source`: of the frame.
+    pub(super) fn dhcp(&mut self, payload: &[u8], source: Mac, now: Instant) {
         let Some(message) = Message::parse(payload) else {
             self.stats.malformed += 1;
             return;
@@ -140,53 +29,99 @@ impl Gateway {
             self.stats.malformed += 1;
             return;
         };
-        match self.decide(&message) {
-            Some(answer) => self.reply(&message, mac, answer),
-            None => self.stats.ignored += 1,
+        if self.several() && mac != source {
+            self.stats.spoofed += 1;
+            return;
+        }
+        let name = message.option(NAME).and_then(leases::name);
+        match self.decide(&message, (mac, name), now) {
+            Ok((kind, address)) => self.reply(&message, mac, (kind, address)),
+            Err(counter) => *counter(&mut self.stats) += 1,
         }
     }
 
-    /// The kind of the answer, if there is one.
-    fn decide(&mut self, message: &Message<'_>) -> Option<u8> {
+    /// The kind of the answer and its address, if there is one.
+    fn decide(
+        &mut self,
+        message: &Message<'_>,
+        (mac, name): (Mac, Option<String>),
+        now: Instant,
+    ) -> Result<(u8, Ipv4Addr), Counter> {
         let own = self.config.gateway.addr();
+        let ignored: Counter = |stats| &mut stats.ignored;
         match message.kind {
-            DISCOVER => Some(OFFER),
+            DISCOVER => {
+                let address = self.choose(mac, message.requested, now);
+                let address = address.ok_or::<Counter>(|stats| &mut stats.no_address)?;
+                Ok((OFFER, address))
+            }
             // Another server was selected.
-            REQUEST if message.server.is_some_and(|server| server != own) => None,
+            REQUEST if message.server.is_some_and(|server| server != own) => {
+                self.leases.forget_offer(mac, now);
+                Err(ignored)
+            }
             // After an offer or a restart the address is an option, at renewal it is in use.
-            REQUEST => match message.requested.or(message.ciaddr())? == self.config.guest {
-                true => Some(ACK),
-                // E.g. an address of the network that the guest was in before.
-                false => Some(NAK),
-            },
-            INFORM => message.ciaddr().map(|_| ACK),
+            REQUEST => {
+                let address = message.requested.or(message.ciaddr()).ok_or(ignored)?;
+                if self.is_taken(address, mac, now) {
+                    return Ok((NAK, Ipv4Addr::UNSPECIFIED));
+                }
+                match self.leases.request(mac, address, name, now) {
+                    Verdict::Given => {
+                        self.leased(address, mac, now);
+                        Ok((ACK, address))
+                    }
+                    // E.g. an address of the network that the guest was in before.
+                    Verdict::Refused => Ok((NAK, Ipv4Addr::UNSPECIFIED)),
+                    Verdict::Later => Err(|stats| &mut stats.leases_limited),
+                }
+            }
+            INFORM => {
+                message.ciaddr().ok_or(ignored)?;
+                Ok((ACK, Ipv4Addr::UNSPECIFIED))
+            }
+            // RFC 2131 4.4.4, 4.4.6: they name their server. Those of another one are none of this one's.
+            DECLINE | RELEASE if message.server.is_some_and(|server| server != own) => Err(ignored),
             DECLINE => {
                 self.stats.declined += 1;
-                None
+                if let Some(address) = message.requested {
+                    self.leases.decline(mac, address, now);
+                }
+                Err(ignored)
             }
-            // The only address stays the guest's.
-            RELEASE => None,
-            _ => None,
+            RELEASE => {
+                if let Some(address) = message.ciaddr() {
+                    self.leases.release(mac, address, now);
+                }
+                Err(ignored)
+            }
+            _ => Err(ignored),
         }
+    }
+
+    /// An address that no other guest answers for.
+    fn choose(&mut self, mac: Mac, wish: Option<Ipv4Addr>, now: Instant) -> Option<Ipv4Addr> {
+        for _ in 0..CHOICES {
+            let address = self.leases.offer(mac, wish, now)?;
+            if !self.is_taken(address, mac, now) {
+                return Some(address);
+            }
+            let until = now + RETRANS_TIMER * MAX_SOLICITS.into();
+            self.leases.set_aside(mac, address, until, now);
+        }
+        None
     }
 
     /// Sends an answer to where RFC 2131 4.1 wants it.
-    fn reply(&mut self, message: &Message<'_>, mac: Mac, kind: u8) {
-        let inform = message.kind == INFORM;
-        let yours = match kind {
-            NAK => Ipv4Addr::UNSPECIFIED,
-            _ if inform => Ipv4Addr::UNSPECIFIED,
-            _ => self.config.guest,
-        };
+    fn reply(&mut self, message: &Message<'_>, mac: Mac, (kind, yours): (u8, Ipv4Addr)) {
         let (to_mac, to) = match message.ciaddr() {
             _ if kind == NAK => (Mac::BROADCAST, Ipv4Addr::BROADCAST),
             Some(address) => (mac, address),
             None if message.wants_broadcast() => (Mac::BROADCAST, Ipv4Addr::BROADCAST),
             None => (mac, yours),
         };
-        let mut payload = self.fixed_fields(message, kind, yours);
-        self.options(message, kind, &mut payload);
-        payload.resize(payload.len().max(LEAST), PAD);
+        let fields = Writer::new(&self.fixed_fields(message, kind, yours));
+        let payload = self.options(message, kind, fields).finish();
         let mut bytes = frame::header(to_mac, self.config.mac, frame::IPV4).to_vec();
         let from = (self.config.gateway.addr(), SERVER_PORT);
         ip::emit_udp(&mut bytes, from, (to, CLIENT_PORT), &payload);
@@ -197,10 +132,10 @@ impl Gateway {
         self.answer(bytes);
     }
 
-    fn fixed_fields(&self, message: &Message<'_>, kind: u8, yours: Ipv4Addr) -> Vec<u8> {
+    fn fixed_fields(&self, message: &Message<'_>, kind: u8, yours: Ipv4Addr) -> [u8; FIXED] {
         let request = message.fixed;
         let mut fixed = [0; FIXED];
-        fixed[..4].copy_from_slice(&[2, 1, 6, 0]);
+        fixed[..3].copy_from_slice(&FROM_SERVER);
         // Transaction, flags, the client's address: as in the request.
         fixed[4..8].copy_from_slice(&request[4..8]);
         fixed[10..12].copy_from_slice(&request[10..12]);
@@ -209,28 +144,22 @@ impl Gateway {
         }
         fixed[16..20].copy_from_slice(&yours.octets());
         fixed[28..44].copy_from_slice(&request[28..44]);
-        [&fixed[..], &MAGIC].concat()
+        fixed
     }
 
-    fn options(&self, message: &Message<'_>, kind: u8, payload: &mut Vec<u8>) {
-        let mut add = |kind: u8, value: &[u8]| {
-            let len =
-                u8::try_from(value.len()).expect("invariant: an option has at most 255 bytes");
-            payload.extend([kind, len]);
-            payload.extend(value);
-        };
+    fn options(&self, message: &Message<'_>, kind: u8, fields: Writer) -> Writer {
         let gateway = self.config.gateway;
-        add(KIND, &[kind]);
-        add(SERVER, &gateway.addr().octets());
+        let mut answer = fields.option(KIND, &[kind]);
+        answer = answer.option(SERVER, &gateway.addr().octets());
         if kind != NAK {
             if message.kind != INFORM {
                 let lease = u32::try_from(self.config.lease.as_secs()).unwrap_or(u32::MAX);
-                add(LEASE, &lease.to_be_bytes());
-                add(RENEW, &(lease / 2).to_be_bytes());
-                add(REBIND, &(lease - lease / 8).to_be_bytes());
+                answer = answer.option(LEASE, &lease.to_be_bytes());
+                answer = answer.option(RENEW, &(lease / 2).to_be_bytes());
+                answer = answer.option(REBIND, &(lease - lease / 8).to_be_bytes());
             }
-            add(MASK, &gateway.netmask().octets());
-            add(ROUTER, &gateway.addr().octets());
+            answer = answer.option(MASK, &gateway.netmask().octets());
+            answer = answer.option(ROUTER, &gateway.addr().octets());
             let servers: Vec<_> = self
                 .config
                 .dns
@@ -241,15 +170,15 @@ impl Gateway {
                 })
                 .collect();
             if !servers.is_empty() {
-                add(DNS, &servers.concat());
+                answer = answer.option(DNS, &servers.concat());
             }
             let mtu = u16::try_from(self.config.mtu).expect("invariant: the MTU was checked");
-            add(MTU, &mtu.to_be_bytes());
+            answer = answer.option(MTU, &mtu.to_be_bytes());
         }
         // RFC 6842.
-        if let Some(client) = message.client {
-            add(CLIENT, client);
+        match message.client {
+            Some(client) => answer.option(CLIENT, client),
+            None => answer,
         }
-        payload.push(END);
     }
 }

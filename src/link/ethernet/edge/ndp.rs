@@ -1,24 +1,12 @@
 //! Neighbour discovery and router advertisements (RFC 4861, 4862, 8106).
 
-use super::{Gateway, LINK_LOCAL, ip};
+use super::{Gateway, LINK_LOCAL};
 use crate::link::ethernet::frame::{self, Mac};
+use crate::link::ethernet::neighbours::Claim;
+use crate::link::ethernet::wire::ip;
+use crate::link::ethernet::wire::ndp::*;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
-
-pub(super) const ROUTER_SOLICITATION: u8 = 133;
-const ROUTER_ADVERTISEMENT: u8 = 134;
-const NEIGHBOUR_SOLICITATION: u8 = 135;
-const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
-pub(super) const REDIRECT: u8 = 137;
-
-const SOURCE_ADDRESS: u8 = 1;
-const TARGET_ADDRESS: u8 = 2;
-
-const ROUTER: u8 = 0x80;
-const SOLICITED: u8 = 0x40;
-const OVERRIDE: u8 = 0x20;
-
-pub(super) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 /// Lifetime of the router and its name servers, in seconds.
 const LIFETIME: u16 = 1800;
@@ -30,84 +18,16 @@ pub(super) const LEAST_DELAY: Duration = Duration::from_secs(3);
 const VALID: u32 = 86_400;
 const PREFERRED: u32 = 14_400;
 
-/// The group of an address that is solicited (RFC 4291 2.7.1).
-fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
-    let low = address.to_bits() & 0x00ff_ffff;
-    Ipv6Addr::from_bits(0xff02_0000_0000_0000_0000_0001_ff00_0000 | low)
-}
-
-/// Options, or nothing if one is empty or cut off (RFC 4861 4.6).
-fn options(mut bytes: &[u8]) -> Option<Vec<(u8, &[u8])>> {
-    let mut options = Vec::new();
-    while let [kind, units, ..] = *bytes {
-        let (option, rest) = bytes.split_at_checked(usize::from(units) * 8)?;
-        options.push((kind, option.get(2..)?));
-        bytes = rest;
-    }
-    bytes.is_empty().then_some(options)
-}
-
-/// A message whose checksum and hop limit are right.
-struct Message<'a> {
-    kind: u8,
-    from: Ipv6Addr,
-    to: Ipv6Addr,
-    body: &'a [u8],
-}
-
-impl<'a> Message<'a> {
-    /// `packet` has a whole header and nothing after its payload.
-    fn parse(packet: &'a [u8]) -> Option<Message<'a>> {
-        let address = |at: usize| {
-            packet[at..at + 16]
-                .try_into()
-                .map(Ipv6Addr::from_octets)
-                .ok()
-        };
-        let body = &packet[ip::IPV6_HEADER..];
-        // A router decrements the hop limit, so the sender is on this link. The code is zero.
-        if body.len() < 8 || packet[7] != 255 || body[1] != 0 || !ip::icmpv6_holds(packet) {
-            return None;
-        }
-        Some(Message {
-            kind: body[0],
-            from: address(8)?,
-            to: address(24)?,
-            body,
-        })
-    }
-
-    /// The address that is solicited or advertised, if the message is valid (RFC 4861 7.1).
-    fn target(&self) -> Option<Ipv6Addr> {
-        let target = self
-            .body
-            .get(8..24)?
-            .try_into()
-            .map(Ipv6Addr::from_octets)
-            .ok()?;
-        let options = options(&self.body[24..])?;
-        let names_source = options.iter().any(|option| option.0 == SOURCE_ADDRESS);
-        let solicited = self.kind == NEIGHBOUR_ADVERTISEMENT && self.body[4] & SOLICITED != 0;
-        let valid = match self.from.is_unspecified() {
-            true => {
-                self.kind == NEIGHBOUR_SOLICITATION
-                    && self.to == solicited_node(target)
-                    && !names_source
-            }
-            false => !(self.to.is_multicast() && solicited),
-        };
-        (valid && !target.is_multicast()).then_some(target)
-    }
-}
-
 impl Gateway {
     /// A message of neighbour discovery, in a packet whose lengths were checked.
     pub(super) fn discovery(&mut self, packet: &[u8], source: Mac, now: Instant) {
         let handled = Message::parse(packet).and_then(|message| match message.kind {
             NEIGHBOUR_SOLICITATION => message
                 .target()
-                .map(|target| self.solicited(&message, target, source)),
-            NEIGHBOUR_ADVERTISEMENT => message.target().map(|target| self.advertised(target, now)),
+                .map(|target| self.solicited(&message, target, source, now)),
+            NEIGHBOUR_ADVERTISEMENT => message
+                .target()
+                .map(|target| self.advertised(&message, target, source, now)),
             ROUTER_SOLICITATION => self.router_solicited(&message, source, now),
             // Another router's, on the guest's side.
             _ => {
@@ -120,14 +40,44 @@ impl Gateway {
         }
     }
 
-    fn is_own(&self, address: Ipv6Addr) -> bool {
+    /// Notes a guest that has sent a message about one of its addresses. `false` if it may not use the address, or
+    /// names another hardware address than that of its frame, which is counted.
+    fn hears(
+        &mut self,
+        address: Ipv6Addr,
+        named: Option<&[u8]>,
+        from: (Mac, Claim),
+        now: Instant,
+    ) -> bool {
+        let (source, claim) = from;
+        if !self.several() {
+            return true;
+        }
+        if named.is_some_and(|named| named != source.0) {
+            self.stats.spoofed += 1;
+            return false;
+        }
+        let may = self.may_use(address.into(), source, now);
+        if may {
+            self.claim(address.into(), source, claim, now);
+        }
+        may
+    }
+
+    pub(super) fn is_own(&self, address: Ipv6Addr) -> bool {
         let own = self.config.gateway_v6.map(|gateway| gateway.addr());
         own.is_some() && (own == Some(address) || address == LINK_LOCAL)
     }
 
     /// Answers for own addresses, also a host that detects duplicates, whose source is unspecified.
-    fn solicited(&mut self, message: &Message<'_>, target: Ipv6Addr, source: Mac) {
-        if !self.is_own(target) {
+    fn solicited(&mut self, message: &Message<'_>, target: Ipv6Addr, source: Mac, now: Instant) {
+        let asked = self.is_own(target);
+        let named = message.hardware_address(24, SOURCE_ADDRESS);
+        let claim = (source, Claim::request(asked));
+        if !message.from.is_unspecified() && !self.hears(message.from, named, claim, now) {
+            return;
+        }
+        if !asked {
             self.stats.ignored += 1;
             return;
         }
@@ -139,9 +89,16 @@ impl Gateway {
     }
 
     /// Another host advertises an address. An own one is defended.
-    fn advertised(&mut self, target: Ipv6Addr, now: Instant) {
+    fn advertised(&mut self, message: &Message<'_>, target: Ipv6Addr, source: Mac, now: Instant) {
         if !self.is_own(target) {
-            self.stats.ignored += 1;
+            let claim = Claim {
+                solicited: message.body[4] & SOLICITED != 0,
+                overrides: message.body[4] & OVERRIDE != 0,
+                ..Claim::default()
+            };
+            let named = message.hardware_address(24, TARGET_ADDRESS);
+            let heard = self.hears(target, named, (source, claim), now);
+            self.stats.ignored += u64::from(heard);
             return;
         }
         self.stats.conflicts += 1;
@@ -166,6 +123,11 @@ impl Gateway {
         if message.from.is_unspecified() && names_source {
             return None;
         }
+        let named = message.hardware_address(8, SOURCE_ADDRESS);
+        let claim = (source, Claim::request(true));
+        if !message.from.is_unspecified() && !self.hears(message.from, named, claim, now) {
+            return Some(());
+        }
         if self.config.gateway_v6.is_none() {
             self.stats.ignored += 1;
         } else if message.from.is_unspecified() {
@@ -183,8 +145,10 @@ impl Gateway {
         Some(())
     }
 
-    /// Sends the advertisement that is due.
+    /// Does what is due.
     pub(super) fn tick(&mut self, now: Instant) {
+        self.neighbours.poll(now);
+        self.act();
         if self.next_advertisement.is_some_and(|at| at <= now) {
             self.advertised = Some(now);
             self.next_advertisement = Some(now + ADVERTISE_EVERY);
@@ -204,10 +168,10 @@ impl Gateway {
         message.extend([SOURCE_ADDRESS, 1]);
         message.extend(self.config.mac.0);
         let mtu = u32::try_from(self.config.mtu).expect("invariant: the MTU was checked");
-        message.extend([5, 1, 0, 0]);
+        message.extend([MTU, 1, 0, 0]);
         message.extend(mtu.to_be_bytes());
         // On-link, and for addresses of the host's own.
-        message.extend([3, 4, gateway.prefix_len(), 0xc0]);
+        message.extend([PREFIX, 4, gateway.prefix_len(), ON_LINK | AUTONOMOUS]);
         message.extend(VALID.to_be_bytes());
         message.extend(PREFERRED.to_be_bytes());
         message.extend([0; 4]);
@@ -224,7 +188,7 @@ impl Gateway {
         if !servers.is_empty() {
             let units =
                 u8::try_from(1 + 2 * servers.len()).expect("invariant: there are few name servers");
-            message.extend([25, units, 0, 0]);
+            message.extend([DNS, units, 0, 0]);
             message.extend(u32::from(LIFETIME).to_be_bytes());
             message.extend(servers.concat());
         }
@@ -232,9 +196,19 @@ impl Gateway {
     }
 
     fn send_icmpv6(&mut self, from: Ipv6Addr, to: Option<(Mac, Ipv6Addr)>, message: Vec<u8>) {
-        let (mac, to) = to.unwrap_or((Mac([0x33, 0x33, 0, 0, 0, 1]), ALL_NODES));
+        let to = to.unwrap_or((group_mac(ALL_NODES.into()), ALL_NODES));
+        let bytes = self.icmpv6_frame(from, to, message);
+        self.answer(bytes);
+    }
+
+    pub(super) fn icmpv6_frame(
+        &self,
+        from: Ipv6Addr,
+        (mac, to): (Mac, Ipv6Addr),
+        message: Vec<u8>,
+    ) -> Vec<u8> {
         let mut bytes = frame::header(mac, self.config.mac, frame::IPV6).to_vec();
         ip::emit_icmpv6(&mut bytes, from, to, message);
-        self.answer(bytes);
+        bytes
     }
 }

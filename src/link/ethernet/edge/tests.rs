@@ -1,9 +1,18 @@
 //! The gateway, frame by frame, in virtual time.
 
+mod hostile;
+mod several;
+
 use super::*;
-use crate::link::ethernet::frame::{ARP, IPV4, IPV6, be16, header};
-use crate::link::memory;
+use crate::buf::Buf;
+use crate::clock::SystemClock;
+use crate::link::ethernet::frame::{ARP, IPV4, IPV6, Vlan, be16, header};
+use crate::link::ethernet::wire::ndp::ALL_NODES;
+use crate::link::{Checksum, memory};
+use ipnet::{Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
+use std::num::NonZeroU16;
+use std::time::Duration;
 
 const GUEST: Mac = Mac([2, 0, 0, 0, 0, 9]);
 const OTHER: Mac = Mac([2, 0, 0, 0, 0, 7]);
@@ -27,8 +36,12 @@ struct Scene {
 
 impl Scene {
     fn new() -> Scene {
+        Scene::with(config())
+    }
+
+    fn with(config: EdgeConfig) -> Scene {
         Scene {
-            gateway: Gateway::new(config()),
+            gateway: Gateway::new(config),
             now: SystemClock.now(),
         }
     }
@@ -214,7 +227,7 @@ fn duplicates_of_the_gateways_address_are_detected() {
         false,
     );
     let (mac, from, to, message) = parsed(&scene.answer(&probe));
-    assert_eq!((from, to), (GATEWAY_V6, ndp::ALL_NODES));
+    assert_eq!((from, to), (GATEWAY_V6, ALL_NODES));
     assert_eq!(mac, Mac([0x33, 0x33, 0, 0, 0, 1]));
     assert_eq!(message[4], 0xa0, "not solicited");
     // The guest's own address.
@@ -268,7 +281,7 @@ fn an_advertised_address_of_the_gateway_is_defended() {
     let mut scene = Scene::new();
     let mut claim = vec![136, 0, 0, 0, 0x20, 0, 0, 0];
     claim.extend(GATEWAY_V6.octets());
-    let claim = icmpv6(GUEST_V6, ndp::ALL_NODES, &claim);
+    let claim = icmpv6(GUEST_V6, ALL_NODES, &claim);
     assert_eq!(parsed(&scene.answer(&claim)).3[0], 136);
     scene.nothing(&claim);
     assert_eq!(scene.gateway.stats.conflicts, 2);
@@ -312,7 +325,7 @@ fn a_solicited_router_advertises_prefix_mtu_and_name_servers() {
 fn advertisements_to_all_are_limited() {
     let mut scene = Scene::new();
     let solicitation = router_solicitation(Ipv6Addr::UNSPECIFIED);
-    assert_eq!(parsed(&scene.answer(&solicitation)).2, ndp::ALL_NODES);
+    assert_eq!(parsed(&scene.answer(&solicitation)).2, ALL_NODES);
     scene.now += Duration::from_secs(1);
     scene.nothing(&solicitation);
     scene.nothing(&solicitation);
@@ -345,6 +358,7 @@ fn without_ipv6_nothing_is_advertised() {
 #[derive(Clone)]
 struct Request {
     kind: u8,
+    guest: Mac,
     address: Ipv4Addr,
     flags: u16,
     relay: Ipv4Addr,
@@ -356,6 +370,7 @@ impl Request {
         let none = Ipv4Addr::UNSPECIFIED;
         Request {
             kind,
+            guest: GUEST,
             address: none,
             flags: 0,
             relay: none,
@@ -375,7 +390,7 @@ impl Request {
         fixed[10..12].copy_from_slice(&self.flags.to_be_bytes());
         fixed[12..16].copy_from_slice(&self.address.octets());
         fixed[24..28].copy_from_slice(&self.relay.octets());
-        fixed[28..34].copy_from_slice(&GUEST.0);
+        fixed[28..34].copy_from_slice(&self.guest.0);
         [
             &fixed[..],
             &[99, 130, 83, 99, 53, 1, self.kind],
@@ -386,7 +401,7 @@ impl Request {
     }
 
     fn frame(&self) -> Vec<u8> {
-        let mut frame = header(Mac::BROADCAST, GUEST, IPV4).to_vec();
+        let mut frame = header(Mac::BROADCAST, self.guest, IPV4).to_vec();
         let from = (self.address, 68);
         ip::emit_udp(&mut frame, from, (Ipv4Addr::BROADCAST, 67), &self.payload());
         frame
@@ -408,7 +423,6 @@ impl Answer {
         let payload = ip::udp_payload(&frame[HEADER..]).unwrap();
         assert!(payload.len() >= 300);
         assert_eq!(payload[..8], [2, 1, 6, 0, 0xca, 0xfe, 0, 1]);
-        assert_eq!(payload[28..34], GUEST.0);
         let mut options = Vec::new();
         let mut rest = &payload[240..];
         while rest[0] != 255 {
@@ -640,11 +654,7 @@ fn packets_to_others_and_to_groups_are_dropped() {
     scene.nothing(&udp_to(scene.mac(), Ipv4Addr::new(224, 0, 0, 251)));
     scene.nothing(&udp_to(Mac::BROADCAST, Ipv4Addr::BROADCAST));
     scene.nothing(&udp_to(Mac::BROADCAST, Ipv4Addr::new(10, 0, 2, 255)));
-    scene.nothing(&icmpv6(
-        GUEST_V6,
-        ndp::ALL_NODES,
-        &[128, 0, 0, 0, 0, 0, 0, 0],
-    ));
+    scene.nothing(&icmpv6(GUEST_V6, ALL_NODES, &[128, 0, 0, 0, 0, 0, 0, 0]));
     let mut own = udp_to(scene.mac(), far);
     own[6..12].copy_from_slice(&config().mac.0);
     scene.nothing(&own);
@@ -664,25 +674,26 @@ fn packets_to_others_and_to_groups_are_dropped() {
 #[test]
 fn packets_wait_for_the_guest_within_bounds() {
     let mut scene = Scene::new();
-    let packet = |number: u8, len: usize| [&[0x45, number][..], &vec![0; len]].concat();
+    let packet = |number: u8, len: usize| {
+        Waiting::new(&Packet::new(
+            &[0x45, number],
+            &[Buf::copy_of(&vec![0; len])],
+            20,
+        ))
+    };
     for number in 0..100 {
         scene.gateway.keep(packet(number, 100));
     }
     assert_eq!(scene.gateway.waiting.len(), MAX_WAITING);
     let answers = scene.answers(&arp(1, (GUEST, ADDRESS), (NOBODY, GATEWAY)));
-    let numbers: Vec<u8> = answers[..MAX_WAITING]
-        .iter()
-        .map(|frame| frame[HEADER + 1])
-        .collect();
-    assert_eq!(
-        numbers,
-        (36..100).collect::<Vec<u8>>(),
+    let newest = (36..100).map(|number| (GUEST, packet(number, 100)));
+    assert!(
+        scene.gateway.released.iter().cloned().eq(newest),
         "the newest, in order"
     );
-    assert!(answers.iter().all(|frame| frame[..6] == GUEST.0));
     assert_eq!(
         (scene.gateway.stats.waiting_dropped, answers.len()),
-        (36, MAX_WAITING + 1)
+        (36, 1)
     );
     let mut scene = Scene::new();
     for number in 0..10 {
@@ -733,6 +744,10 @@ fn settings_that_are_refused() {
         ConfigError::Mac(_)
     ));
     assert!(matches!(
+        refused(config().lease(Duration::from_millis(999))),
+        ConfigError::Lease(_)
+    ));
+    assert!(matches!(
         refused(config().dns([GATEWAY.into(); 9])),
         ConfigError::Dns(9)
     ));
@@ -743,7 +758,6 @@ fn settings_that_are_refused() {
 fn a_link_carries_packets_both_ways() {
     let (transport, guest) = memory::pair(memory::Config::default().mtu(1514));
     let edge = Edge::new(transport, config()).unwrap();
-    assert_eq!(edge.capabilities(), Capabilities::new(1500).checksum(true));
     let (mut frames, far) = (Vec::new(), Ipv4Addr::new(203, 0, 113, 5));
     let ip = udp_to(config().mac, far)[HEADER..].to_vec();
     let checksum = Checksum::partial_udp(20);
@@ -776,14 +790,62 @@ fn a_link_carries_packets_both_ways() {
         frames[0].to_vec()[..HEADER],
         header(GUEST, config().mac, IPV4)
     );
-    assert_eq!(
-        frames[0].checksum,
-        Checksum::Complete,
-        "filled in while it waited"
-    );
+    assert_eq!(frames[0].checksum, Checksum::partial_udp(34));
     assert_eq!(frames[1].checksum, Checksum::partial_udp(34));
     let refused = edge.transmit(&Packet::new(&[0x45; 1501], &[], 20));
     assert!(matches!(refused, Err(TransmitError::Refused(_))));
+}
+
+/// Both to a guest that is known and to one that is not yet, and from it.
+#[test]
+fn super_frames_cross_with_their_segments_and_checksums() {
+    let can = Capabilities::new(1514).checksum(true);
+    let can = can.segment_v4(65_000).datagrams_v4(64_000);
+    let transport = memory::Config::default().capabilities(can.segment_v6(63_000));
+    let (near, guest) = memory::pair(transport);
+    let edge = Edge::new(near, config()).unwrap();
+    let can = edge.capabilities();
+    assert_eq!((can.mtu, can.checksum), (1500, true));
+    assert_eq!(
+        (can.segment_v4, can.segment_v6),
+        (Some(64_986), Some(62_986))
+    );
+    assert_eq!((can.datagrams_v4, can.datagrams_v6), (Some(63_986), None));
+    let mut header = [0; 28];
+    (header[0], header[9]) = (0x45, 17);
+    let payload = [Buf::copy_of(&[7; 40_000])];
+    let packet = Packet::new(&header, &payload, 20)
+        .checksum(Checksum::partial_udp(20))
+        .segment(NonZeroU16::new(1200));
+    edge.transmit(&packet).unwrap();
+    let mut frames = Vec::new();
+    assert_eq!(guest.receive(&mut frames, 9).unwrap(), 0, "it waits");
+    let request = arp(1, (GUEST, ADDRESS), (NOBODY, GATEWAY));
+    guest.transmit(&Packet::new(&request, &[], HEADER)).unwrap();
+    edge.receive(&mut Vec::new(), 9).unwrap();
+    edge.transmit(&packet).unwrap();
+    assert_eq!(guest.receive(&mut frames, 9).unwrap(), 3);
+    let answer = frames.remove(1);
+    assert_eq!(answer.segment, None);
+    for frame in &frames {
+        assert_eq!(frame.len(), HEADER + 28 + 40_000);
+        assert_eq!(frame.checksum, Checksum::partial_udp(34));
+        assert_eq!(frame.segment, NonZeroU16::new(1200));
+        let mut back = frame.to_vec();
+        back[..6].copy_from_slice(&config().mac.0);
+        back[6..12].copy_from_slice(&GUEST.0);
+        let back = Packet::new(&back, &[], HEADER + 20)
+            .checksum(frame.checksum)
+            .segment(frame.segment);
+        guest.transmit(&back).unwrap();
+    }
+    let mut packets = Vec::new();
+    edge.receive(&mut packets, 9).unwrap();
+    for packet in packets {
+        assert_eq!(packet.len(), 28 + 40_000);
+        assert_eq!(packet.checksum, Checksum::partial_udp(20));
+        assert_eq!(packet.segment, NonZeroU16::new(1200));
+    }
 }
 
 /// Random changes of valid frames, and random bytes.
@@ -838,11 +900,15 @@ fn unaccounted(stats: &EdgeStats, frames: u64) -> i128 {
         not_for_us,
         multicast,
         advertisements,
+        spoofed,
+        no_address,
+        leases_limited,
         ..
     } = *stats;
     let answered =
         arp_answered + neighbours_answered + dhcp_answered + dhcp_refused + advertisements;
-    let dropped = malformed + tagged + unknown + not_for_us + multicast;
+    let unanswered = spoofed + no_address + leases_limited;
+    let dropped = malformed + tagged + unknown + not_for_us + multicast + unanswered;
     i128::from(frames) - i128::from(passed + answered + dropped + ignored + conflicts)
 }
 
@@ -852,8 +918,15 @@ proptest! {
     /// Each is answered, ignored, dropped or passed on, and counted. Solicitations of the router that come too soon
     /// share an answer.
     #[test]
-    fn frames_of_any_content(frames in prop::collection::vec(hostile(), 1..40), strip: bool) {
+    fn frames_of_any_content(
+        frames in prop::collection::vec(hostile(), 1..40),
+        strip: bool,
+        several: bool,
+    ) {
         let mut scene = Scene::new();
+        if several {
+            scene = Scene::with(several::config());
+        }
         scene.gateway.config.vlan = if strip { Vlan::Strip } else { Vlan::Drop };
         let mut shared = 0;
         for frame in &frames {
@@ -872,4 +945,42 @@ proptest! {
         let total = u64::try_from(frames.len()).unwrap();
         prop_assert_eq!(unaccounted(&scene.gateway.stats, total), shared);
     }
+}
+
+/// A clock that is set by hand.
+#[derive(Debug)]
+struct Hand(Mutex<Instant, LEAF>);
+
+impl Clock for Hand {
+    fn now(&self) -> Instant {
+        *self.0.lock()
+    }
+}
+
+/// Guards `Link::deadline` and the driver's heed of it: no frame arrives, and virtual time alone brings the next
+/// advertisement.
+#[test]
+fn timers_are_those_of_the_clock() {
+    let start = SystemClock.now();
+    let clock = Arc::new(Hand(Mutex::new(start)));
+    let (transport, guest) = memory::pair(memory::Config::default().mtu(1514));
+    let edge = Edge::new(transport, config()).unwrap().clock(clock.clone());
+    let builder = crate::Stack::builder(edge).clock(clock.clone());
+    let builder = builder.address("10.0.2.1/24".parse().unwrap());
+    let (_stack, mut driver) = builder.build_with_driver().unwrap();
+    let mut poll = || {
+        while driver.poll().unwrap() {}
+        let mut frames = Vec::new();
+        guest.receive(&mut frames, 9).unwrap();
+        (frames.len(), driver.poll_at())
+    };
+    assert_eq!(poll(), (0, None));
+    let solicitation = router_solicitation(GUEST_V6);
+    guest
+        .transmit(&Packet::new(&solicitation, &[], 14))
+        .unwrap();
+    let next = start + ndp::ADVERTISE_EVERY;
+    assert_eq!(poll(), (1, Some(next)));
+    *clock.0.lock() = next;
+    assert_eq!(poll(), (1, Some(next + ndp::ADVERTISE_EVERY)));
 }

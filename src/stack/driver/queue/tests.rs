@@ -623,7 +623,7 @@ fn manual(links: Vec<MemoryLink>, address: &str) -> (Stack, Vec<Driver>) {
 }
 
 /// An unhandled frame, for the hook.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 fn udp(link: &MemoryLink, port: u8) {
     let ends = ([10, 0, 0, 2].into(), [10, 0, 0, 1].into());
     let packet = crate::ip::samples::udp(ends, (7, port.into()), b"");
@@ -637,7 +637,7 @@ fn udp(link: &MemoryLink, port: u8) {
     link.transmit(&packet).unwrap();
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 #[test]
 fn driver_threads_have_names_and_run_where_they_are_to() {
     use rustix::thread::sched_getaffinity;

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::long::times;
+use crate::tcp::conn::Conn;
 
 /// Of each socket.
 const BUFFER: usize = 64 * 1024;
@@ -152,7 +153,7 @@ fn beyond_its_limit_a_stack_drops_data_but_no_acknowledgement() {
     peers.iter_mut().for_each(Peer::read);
     net.seen();
     late.send(&net, ACK | FIN, &pattern(40_880, 1000));
-    let answer = net.one();
+    let answer = net.soon();
     assert_eq!(answer.header.ack, late.seq.wrapping_add(1001));
     peers[6].read();
     assert_eq!(peers[6].got, 41_880);

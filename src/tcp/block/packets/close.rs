@@ -3,6 +3,7 @@
 use super::*;
 use crate::error::SoError;
 use crate::tcp::block::segment::RST;
+use crate::tcp::block::tcb::Cause;
 
 /// Known fault: in CLOSE-WAIT the FIN waited until all was acknowledged.
 #[test]
@@ -10,7 +11,7 @@ fn the_fin_follows_the_last_byte_also_when_the_peer_closed_first() {
     let mut raw = Raw::established(&config(), ms(50));
     raw.send(ACK | FIN, 0);
     assert_eq!(raw.state(), TcpState::CloseWait);
-    raw.one();
+    raw.acked();
     raw.write(2500);
     raw.shutdown();
     assert_eq!(raw.state(), TcpState::LastAck);
@@ -50,6 +51,38 @@ fn closed_by_us_first() {
     };
     assert_eq!((record.snd_nxt, record.rcv_nxt), (seq(11), raw.seq));
     assert!(raw.tcb.deadline().is_none());
+}
+
+/// In TIME-WAIT, with the acknowledgement of the FIN delayed by a busy link.
+fn unacknowledged() -> Raw {
+    let mut raw = Raw::established(&config(), ms(50));
+    raw.shutdown();
+    raw.one();
+    raw.acknowledge(1, &[]);
+    raw.send(ACK | FIN, 100);
+    assert_eq!(raw.state(), TcpState::TimeWait);
+    assert_eq!(raw.events(), [News::PeerClosed]);
+    raw
+}
+
+#[test]
+fn a_close_with_unread_data_leaves_time_wait_alone() {
+    let mut raw = unacknowledged();
+    raw.tcb.detach(true, None, raw.now);
+    raw.tcb.abort(Cause::Aborted);
+    assert_eq!(raw.one().segment.ack, raw.seq);
+    assert!(matches!(raw.events()[..], [News::TimeWait(_)]));
+}
+
+/// The acknowledgement that the record waits for is not sent any more.
+#[test]
+fn a_link_that_is_gone_ends_time_wait_at_once() {
+    let mut raw = unacknowledged();
+    raw.tcb.abort(Cause::FromBelow(SoError::NetworkDown));
+    assert_eq!(raw.state(), TcpState::Closed);
+    raw.none();
+    let events = raw.events();
+    assert!(matches!(events[..], [News::Ended(ending)] if ending.error().is_none()));
 }
 
 /// The acknowledgement of the FIN may be delayed by a busy link.
@@ -164,7 +197,7 @@ fn data_after_the_fin_is_ignored_but_not_its_acknowledgement() {
     raw.write(10);
     raw.one();
     raw.send(ACK | FIN, 0);
-    raw.one();
+    raw.acked();
     raw.ack = seq(10);
     assert_eq!(raw.send(ACK, 100).kept, None);
     assert_eq!(raw.tcb.acknowledged(), 10);

@@ -1,8 +1,10 @@
 //! Random segments and calls: no panic, the invariants hold, and the number of answers is bounded.
 
 use super::*;
+use crate::error::SoError;
 use crate::tcp::block::segment::{PSH, RST};
 use crate::tcp::block::sim::path::Random;
+use crate::tcp::block::tcb::Cause;
 use crate::tcp::icmp::IcmpErrorKind;
 use crate::tcp::memory::AcceptPolicy;
 
@@ -12,6 +14,8 @@ struct Fuzz {
     read: u64,
     /// Segments in and out.
     count: (u64, u64),
+    /// The end was reported.
+    over: bool,
 }
 
 impl Fuzz {
@@ -30,6 +34,7 @@ impl Fuzz {
             random,
             read: 0,
             count: (0, 0),
+            over: false,
         }
     }
 
@@ -50,6 +55,11 @@ impl Fuzz {
         let (una, max) = self.raw.tcb.send_span();
         let at = una + self.random.below(max - una + 1);
         let mut segment = self.raw.segment(ACK, 0);
+        if self.raw.tcb.is_closed() && self.random.chance(0.5) {
+            // The peer's orderly end.
+            (segment.seq, segment.ack, segment.flags) = (near, seq(max), ACK | FIN);
+            return segment;
+        }
         segment.seq = self.number(near, 70_000);
         segment.ack = self.number(seq(at), 3000);
         segment.len = usize::try_from(self.random.below(3) * self.random.below(3000)).unwrap();
@@ -80,14 +90,17 @@ impl Fuzz {
 
     fn step(&mut self) {
         let now = self.raw.now;
-        match self.random.below(20) {
+        let closing = self.raw.tcb.is_closed();
+        match self.random.below(if closing { 25 } else { 20 }) {
             0..=10 => {
                 let segment = self.segment();
                 self.count.0 += 1;
                 let before = self.raw.tcb.in_order();
                 let taken = self.raw.give(&segment);
                 let growth = taken.kept.map_or(0, |kept| kept.growth);
-                assert_eq!(self.raw.tcb.in_order(), before + growth);
+                if self.raw.state() != TcpState::Closed {
+                    assert_eq!(self.raw.tcb.in_order(), before + growth);
+                }
                 if let Some(kept) = taken.kept {
                     assert!(kept.len > 0 && kept.skip + kept.len <= segment.len);
                 }
@@ -125,22 +138,37 @@ impl Fuzz {
                 let time = ms(self.random.below(2000));
                 self.count.1 += self.raw.pass(time).len() as u64 / 20;
             }
-            _ => {
-                if self.random.chance(0.03) {
-                    self.raw.shutdown();
+            _ => match self.random.below(if closing { 10 } else { 100 }) {
+                0..=5 => self.raw.shutdown(),
+                6 => self.raw.tcb.detach(self.random.chance(0.5), None, now),
+                7 => self.raw.tcb.abort(Cause::Aborted),
+                8 => {
+                    let down = Cause::FromBelow(SoError::NetworkDown);
+                    self.raw.tcb.abort(down);
                 }
-            }
+                _ => {}
+            },
         }
         // The link may be full.
-        for _ in 0..self.random.below(20) {
+        let room = self.random.below(2) * self.random.below(20);
+        for _ in 0..room {
             let Some(emission) = self.raw.tcb.poll_transmit(5000, self.raw.now) else {
                 break;
             };
             assert!(emission.payload.end <= self.raw.written);
             self.count.1 += 1;
         }
-        while self.raw.tcb.poll_event().is_some() {}
+        self.heed_events();
         self.raw.tcb.check();
+    }
+
+    /// A connection ends once, and its end is reported at once.
+    fn heed_events(&mut self) {
+        for news in self.raw.events() {
+            assert!(!self.over, "{news:?} after the end");
+            self.over = matches!(news, News::Ended(_) | News::TimeWait(_));
+        }
+        assert!(self.over || self.raw.state() != TcpState::Closed, "no end");
     }
 }
 
@@ -152,6 +180,9 @@ fn any_segments_in_any_order_are_survived() {
             let mut fuzz = Fuzz::new(seed);
             for _ in 0..300 {
                 fuzz.step();
+                if fuzz.over {
+                    break;
+                }
             }
             let sent = fuzz.raw.written / 500;
             let (heard, said) = fuzz.count;
@@ -159,6 +190,8 @@ fn any_segments_in_any_order_are_survived() {
             // It always comes to an end.
             let late = fuzz.raw.pass(ms(10_000_000));
             assert!(late.len() < 2000, "{} later", late.len());
+            fuzz.heed_events();
+            assert!(fuzz.over || fuzz.raw.state() != TcpState::TimeWait);
             fuzz.raw.tcb.check();
         };
         if let Err(panic) = std::panic::catch_unwind(run) {

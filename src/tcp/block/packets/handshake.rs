@@ -224,7 +224,7 @@ fn a_peer_that_acknowledges_a_cookie_is_established_at_once() {
         let taken = raw.send(ACK, 10);
         assert_eq!(taken.kept.map(|kept| kept.growth), Some(10));
         assert_eq!(raw.events(), [News::Established]);
-        assert_eq!(raw.one().segment.ack, raw.seq);
+        assert_eq!(raw.acked().segment.ack, raw.seq);
         let sample = known.then(|| ms(age.into()));
         assert_eq!(raw.tcb.round_trip(), sample);
     }

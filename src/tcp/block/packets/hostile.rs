@@ -103,7 +103,7 @@ fn segments_older_than_ts_recent_are_dropped() {
     let mut raw = Raw::established(&stamped(), ms(50));
     raw.pass(ms(1000));
     raw.send(ACK, 10);
-    raw.one();
+    raw.acked();
     let mut old = raw.segment(ACK, 10);
     old.options.timestamps = Some(Timestamps {
         value: 500,

@@ -324,3 +324,20 @@ fn data_that_a_peer_discards_is_retransmitted() {
     let all = raw.pass(ms(2000));
     assert_eq!(all[0].1.payload, 1000..2000, "{all:?}");
 }
+
+/// Without SACK, what follows a hole is acknowledged with it, however long it was open.
+#[test]
+fn data_that_waited_for_a_retransmission_gives_no_round_trip() {
+    let mut raw = Raw::established(
+        &Config {
+            sack: false,
+            ..config()
+        },
+        ms(50),
+    );
+    assert_eq!(raw.flight(3).len(), 3);
+    let again = raw.pass(Duration::from_secs(3));
+    assert!(!again.is_empty(), "the first one is lost");
+    raw.acknowledge(3 * MSS as u64, &[]);
+    assert!(raw.tcb.round_trip().unwrap() < ms(100));
+}

@@ -39,7 +39,7 @@ fn a_closed_window_is_probed_after_an_rto() {
     let mut raw = Raw::established(&config(), ms(50));
     raw.window = 0;
     raw.send(ACK, 1);
-    raw.all();
+    raw.acked();
     raw.write(3000);
     raw.none();
     let mut at = Vec::new();
@@ -100,7 +100,7 @@ fn a_probe_that_is_taken_counts() {
     let mut raw = Raw::established(&config(), ms(50));
     raw.window = 0;
     raw.send(ACK, 1);
-    raw.all();
+    raw.acked();
     raw.write(2);
     raw.shutdown();
     raw.none();
@@ -181,7 +181,7 @@ fn windows_are_scaled_but_for_those_of_a_syn() {
     );
     (raw.seq, raw.ack) = (THEIRS + 1, seq(0));
     raw.send(ACK, 10);
-    assert_eq!(raw.one().segment.window, (65_535 - 10) >> 5);
+    assert_eq!(raw.acked().segment.window, (65_535 - 10) >> 5);
 }
 
 #[test]

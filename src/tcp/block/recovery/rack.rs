@@ -41,6 +41,11 @@ pub(crate) struct Rack {
 }
 
 impl Rack {
+    /// A value of its cache line.
+    pub(crate) fn line(&self) -> u64 {
+        self.fack
+    }
+
     pub(crate) fn new() -> Rack {
         Rack {
             latest: None,

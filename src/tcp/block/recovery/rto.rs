@@ -10,7 +10,7 @@ use std::time::Duration;
 /// RFC 6298 2.1.
 const FIRST: Duration = Duration::from_secs(1);
 /// RFC 6298 2.5.
-const LARGEST: Duration = Duration::from_secs(60);
+pub(crate) const LARGEST: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug, Clone)]

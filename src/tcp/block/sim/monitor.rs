@@ -2,6 +2,7 @@
 //! its received and sent segments can check.
 
 use crate::tcp::block::range_set::RangeSet;
+use crate::tcp::block::recovery::rto;
 use crate::tcp::block::segment::{ACK, FIN, RST, SYN, Segment};
 use crate::tcp::block::seq::{Space, older};
 use crate::tcp::block::time::Instant;
@@ -197,7 +198,8 @@ impl Monitor {
         }
     }
 
-    /// Retransmissions without an answer back off, after a probe.
+    /// Retransmissions without an answer back off, after a probe, up to the longest timeout. (The first interval may be
+    /// longer: the timeout restarts with a probe, RFC 8985 7.3.)
     fn check_backoff(&mut self, segment: &Segment, now: Instant) {
         let Some((at, interval)) = self.repeats.get(&segment.seq).copied() else {
             self.repeats.insert(segment.seq, (now, None));
@@ -206,7 +208,7 @@ impl Monitor {
         let passed = now - at;
         if let Some(interval) = interval {
             assert!(
-                passed + Duration::from_millis(1) >= interval,
+                passed + Duration::from_millis(1) >= interval.min(rto::LARGEST),
                 "sent again after {passed:?}, and before that after {interval:?}"
             );
         }

@@ -471,13 +471,17 @@ impl Tcb {
             return None;
         }
         let fin = self.receiver.fin_taken();
+        let in_order = kept.is_none_or(|kept| kept.skip == 0 && kept.growth == kept.len as u64);
+        let bytes = kept.map_or(0, |kept| kept.len);
         let arrival = match kept {
-            Some(kept) if !fin && !holes && !marked && kept.growth == kept.len as u64 => {
-                Arrival::InOrder {
-                    bytes: kept.len,
-                    pushed: segment.has(PSH),
-                }
+            _ if holes || marked || !in_order => Arrival::Urgent,
+            _ if fin && segment.has(FIN) && self.state == TcpState::Established => {
+                Arrival::Fin { bytes }
             }
+            Some(_) if !fin => Arrival::InOrder {
+                bytes,
+                pushed: segment.has(PSH),
+            },
             _ => Arrival::Urgent,
         };
         let at = self.delayed_ack.receive(arrival, self.receiver.mss(), now);

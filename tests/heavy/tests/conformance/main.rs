@@ -1,5 +1,5 @@
 //! The conformance suite over everything that this crate can splice: pairs in memory, TCP over
-//! links in memory, and both mixed, in real and in virtual time, on workers, direct and adaptive.
+//! links in memory, also of Ethernet frames, and mixed, in real and in virtual time, on workers, direct and adaptive.
 //!
 //! Each case over each of them is a test: `cargo test --test conformance -- tcp4/direct`.
 
@@ -13,6 +13,9 @@ mod clock;
 #[cfg(target_os = "linux")]
 mod kernel;
 mod memory;
+mod smoltcp;
+#[path = "../../../support/smoltcp_wire.rs"]
+mod smoltcp_wire;
 mod tcp;
 
 use libtest_mimic::{Arguments, FormatSetting, Trial};
@@ -86,6 +89,54 @@ const WORLDS: &[World] = &[
         Dispatch::Direct,
         1,
     ),
+    ("ethernet/workers", tcp::ethernet, Dispatch::Worker, 2),
+    ("ethernet/adaptive", tcp::ethernet, Dispatch::Adaptive, 1),
+    (
+        "ethernet-virtual/worker",
+        tcp::ethernet_in_virtual_time,
+        Dispatch::Worker,
+        1,
+    ),
+    (
+        "ethernet-virtual/direct",
+        tcp::ethernet_in_virtual_time,
+        Dispatch::Direct,
+        2,
+    ),
+    ("smoltcp/worker", smoltcp::real, Dispatch::Worker, 2),
+    ("smoltcp/direct", smoltcp::real, Dispatch::Direct, 1),
+    ("smoltcp/adaptive", smoltcp::real, Dispatch::Adaptive, 2),
+    (
+        "smoltcp-virtual/worker",
+        smoltcp::in_virtual_time,
+        Dispatch::Worker,
+        1,
+    ),
+    (
+        "smoltcp-virtual/direct",
+        smoltcp::in_virtual_time,
+        Dispatch::Direct,
+        1,
+    ),
+    (
+        "smoltcp-virtual/adaptive",
+        smoltcp::in_virtual_time,
+        Dispatch::Adaptive,
+        2,
+    ),
+    ("smoltcp-tcp/worker", smoltcp_and_tcp, Dispatch::Worker, 2),
+    (
+        "smoltcp-tcp/adaptive",
+        smoltcp_and_tcp,
+        Dispatch::Adaptive,
+        1,
+    ),
+    (
+        "smoltcp-memory/adaptive",
+        smoltcp_and_memory,
+        Dispatch::Adaptive,
+        2,
+    ),
     ("v4-v6/worker", v4_and_v6, Dispatch::Worker, 2),
     ("v6-v4/direct", v6_and_v4, Dispatch::Direct, 2),
     ("v6-v4/adaptive", v6_and_v4, Dispatch::Adaptive, 1),
@@ -102,7 +153,25 @@ const KERNEL: &[World] = &[
     ("kernel-tcp/worker", kernel_and_tcp, Dispatch::Worker, 1),
     ("kernel-tcp/direct", kernel_and_tcp, Dispatch::Direct, 2),
     ("kernel-tcp/adaptive", kernel_and_tcp, Dispatch::Adaptive, 2),
+    ("unix/worker", kernel::unix, Dispatch::Worker, 2),
+    ("unix/direct", kernel::unix, Dispatch::Direct, 1),
+    ("unix/adaptive", kernel::unix, Dispatch::Adaptive, 1),
+    ("unix-tcp/worker", unix_and_tcp, Dispatch::Worker, 1),
+    ("unix-tcp/adaptive", unix_and_tcp, Dispatch::Adaptive, 2),
+    ("vsock/worker", kernel::vsock, Dispatch::Worker, 1),
+    ("vsock/direct", kernel::vsock, Dispatch::Direct, 2),
+    ("vsock/adaptive", kernel::vsock, Dispatch::Adaptive, 1),
 ];
+
+/// Whether this machine has its sockets.
+fn is_here(world: &World) -> bool {
+    #[cfg(target_os = "linux")]
+    if world.0.starts_with("vsock") {
+        return kernel::has_vsock();
+    }
+    let _ = world;
+    true
+}
 
 #[cfg(not(target_os = "linux"))]
 const KERNEL: &[World] = &[];
@@ -110,6 +179,11 @@ const KERNEL: &[World] = &[];
 #[cfg(target_os = "linux")]
 fn kernel_and_tcp() -> Box<dyn Factory> {
     Mixed::of([kernel::loopback(), tcp::v4()])
+}
+
+#[cfg(target_os = "linux")]
+fn unix_and_tcp() -> Box<dyn Factory> {
+    Mixed::of([kernel::unix(), tcp::v4()])
 }
 
 fn v4_and_v6() -> Box<dyn Factory> {
@@ -122,6 +196,14 @@ fn v6_and_v4() -> Box<dyn Factory> {
 
 fn memory_and_tcp() -> Box<dyn Factory> {
     Mixed::of([memory::real(), tcp::v4()])
+}
+
+fn smoltcp_and_tcp() -> Box<dyn Factory> {
+    Mixed::of([smoltcp::real(), tcp::v4()])
+}
+
+fn smoltcp_and_memory() -> Box<dyn Factory> {
+    Mixed::of([smoltcp::real(), memory::real()])
 }
 
 fn tcp_and_memory() -> Box<dyn Factory> {
@@ -144,6 +226,10 @@ impl Mixed {
 impl Factory for Mixed {
     fn stands_still(&self) -> bool {
         self.kinds.iter().all(|kind| kind.stands_still())
+    }
+
+    fn resets(&self) -> bool {
+        self.kinds.iter().all(|kind| kind.resets())
     }
 
     fn connect(&self, setup: Setup) -> (Socket, Socket) {
@@ -182,7 +268,15 @@ fn trial(world: &'static World, case: &'static Case, flavor: Flavor) -> Trial {
 fn every_dispatch() -> Trial {
     let test = || {
         let all = Config::ALL.map(|config| config.dispatch);
-        for kind in ["memory", "virtual", "tcp4", "tcp-virtual", "kernel"] {
+        for kind in [
+            "memory",
+            "virtual",
+            "tcp4",
+            "tcp-virtual",
+            "smoltcp",
+            "smoltcp-virtual",
+            "kernel",
+        ] {
             let of_kind = |name: &str| name.split('/').next() == Some(kind);
             let worlds = WORLDS.iter().chain(KERNEL);
             let worlds: Vec<_> = worlds.filter(|world| of_kind(world.0)).collect();
@@ -201,7 +295,7 @@ fn main() {
         arguments.format = Some(FormatSetting::Terse);
     }
     let mut trials = vec![every_dispatch()];
-    for world in WORLDS.iter().chain(KERNEL) {
+    for world in WORLDS.iter().chain(KERNEL).filter(|world| is_here(world)) {
         for case in conformance::cases() {
             let flavors = case.flavors.iter();
             trials.extend(flavors.map(|flavor| trial(world, case, *flavor)));

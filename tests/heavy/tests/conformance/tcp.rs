@@ -1,10 +1,12 @@
-//! TCP between two stacks over a link in memory.
+//! TCP between two stacks over a link in memory: of packets, or of Ethernet frames between a host and a gateway.
 
 use crate::clock::SetClock;
-use sosplice::clock::Clock;
+use sosplice::clock::{Clock, system};
 use sosplice::conformance::{Connecting, Factory, Setup, Time, Verdict};
+use sosplice::link::ethernet::{Edge, EdgeConfig, Host, HostConfig, Mac};
+use sosplice::link::memory;
 use sosplice::stack::{Builder, Driver};
-use sosplice::{Socket, Stack, TcpListener, TcpSocket, TcpStream, link};
+use sosplice::{Socket, Stack, TcpListener, TcpSocket, TcpStream};
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
@@ -20,52 +22,105 @@ pub(crate) fn v6() -> Box<dyn Factory> {
 /// Both ends are of one stack.
 pub(crate) fn looped() -> Box<dyn Factory> {
     Box::new(Threads {
-        looped: true,
+        ends: Ends::One,
+        ..Threads::to("10.0.0.2:0")
+    })
+}
+
+pub(crate) fn ethernet() -> Box<dyn Factory> {
+    Box::new(Threads {
+        ends: Ends::OnEthernet,
         ..Threads::to("10.0.0.2:0")
     })
 }
 
 pub(crate) fn in_virtual_time() -> Box<dyn Factory> {
-    Box::new(Manual::new(false))
+    Box::new(Manual::new(Ends::Linked))
 }
 
 pub(crate) fn looped_in_virtual_time() -> Box<dyn Factory> {
-    Box::new(Manual::new(true))
+    Box::new(Manual::new(Ends::One))
 }
 
-/// Both ends of a link, not built yet.
-fn builders(setup: Setup) -> [Builder; 2] {
-    let (a, b) = link::memory::pair(link::memory::Config::default());
-    let builder = |link, host: u8| {
-        Stack::builder(link)
-            .address(format!("10.0.0.{host}/24").parse().unwrap())
-            .address(format!("fd00::{host}/64").parse().unwrap())
-            .receive_buffer(setup.rcv_hiwat)
-            .send_buffer(setup.snd_hiwat)
-    };
-    [builder(a, 1), builder(b, 2)]
+pub(crate) fn ethernet_in_virtual_time() -> Box<dyn Factory> {
+    Box::new(Manual::new(Ends::OnEthernet))
+}
+
+/// Where the ends of a connection are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// In two stacks with a link of packets.
+    Linked,
+    /// In a host on Ethernet, and in the gateway, which is the server.
+    OnEthernet,
+    /// The server dials itself.
+    One,
+}
+
+impl Ends {
+    /// Client and server, not built yet.
+    fn builders(self, setup: Setup, clock: &Arc<dyn Clock>) -> [Builder; 2] {
+        let address = |host: u8| [format!("10.0.0.{host}/24"), format!("fd00::{host}/64")];
+        let builders = match self {
+            Ends::Linked | Ends::One => {
+                let (a, b) = memory::pair(memory::Config::default());
+                [Stack::builder(a), Stack::builder(b)]
+            }
+            Ends::OnEthernet => {
+                let (a, b) = memory::pair(memory::Config::default().mtu(1514));
+                let mut config = HostConfig::new(Mac([2, 0, 0, 0, 0, 1])).probe(false);
+                for address in address(1) {
+                    config = config.address(address.parse().unwrap());
+                }
+                let host = Host::new(a, config).unwrap().clock(clock.clone());
+                let gateway = "10.0.0.2/24".parse().unwrap();
+                let mut config = EdgeConfig::new(gateway, "10.0.0.1".parse().unwrap());
+                config.gateway_v6 = Some("fd00::2/64".parse().unwrap());
+                let edge = Edge::new(b, config).unwrap().clock(clock.clone());
+                [Stack::builder(host), Stack::builder(edge)]
+            }
+        };
+        let mut hosts = 1..;
+        builders.map(|mut builder| {
+            for address in address(hosts.next().unwrap()) {
+                builder = builder.address(address.parse().unwrap());
+            }
+            builder
+                .receive_buffer(setup.rcv_hiwat)
+                .send_buffer(setup.snd_hiwat)
+                .clock(clock.clone())
+        })
+    }
 }
 
 /// Two stacks with drivers of their own. All connections of one setup share them.
 #[derive(Clone)]
 struct Stacks {
+    ends: Ends,
     setup: Setup,
     client: Stack,
     server: Stack,
+    /// The other end of the link, which would be gone without it.
+    _other: Stack,
 }
 
 static STACKS: LazyLock<Mutex<Vec<Stacks>>> = LazyLock::new(Mutex::default);
 
-fn stacks(setup: Setup) -> Stacks {
+fn stacks(ends: Ends, setup: Setup) -> Stacks {
     let mut all = STACKS.lock().unwrap();
-    if let Some(known) = all.iter().find(|stacks| stacks.setup == setup) {
+    let same = |stacks: &&Stacks| stacks.ends == ends && stacks.setup == setup;
+    if let Some(known) = all.iter().find(same) {
         return known.clone();
     }
-    let [client, server] = builders(setup).map(|builder| builder.build().unwrap());
+    let builders = ends.builders(setup, &system());
+    let [other, server] = builders.map(|builder| builder.build().unwrap());
+    let dials = if ends == Ends::One { &server } else { &other };
     let fresh = Stacks {
+        ends,
         setup,
-        client,
+        client: dials.clone(),
         server,
+        _other: other,
     };
     all.push(fresh.clone());
     fresh
@@ -74,32 +129,27 @@ fn stacks(setup: Setup) -> Stacks {
 /// Sockets whose stacks have threads, with this address of the server.
 struct Threads {
     at: &'static str,
-    /// The server dials itself.
-    looped: bool,
+    ends: Ends,
 }
 
 impl Threads {
     fn to(at: &'static str) -> Threads {
-        Threads { at, looped: false }
+        let ends = Ends::Linked;
+        Threads { at, ends }
     }
 }
 
 impl Factory for Threads {
     fn connect(&self, setup: Setup) -> (Socket, Socket) {
-        let stacks = stacks(setup);
+        let stacks = stacks(self.ends, setup);
         let listener = TcpListener::bind(&stacks.server, self.at).unwrap();
-        let client = if self.looped {
-            &stacks.server
-        } else {
-            &stacks.client
-        };
-        let client = TcpStream::connect(client, listener.local_addr()).unwrap();
+        let client = TcpStream::connect(&stacks.client, listener.local_addr()).unwrap();
         let (server, _) = listener.accept().unwrap();
         (client.as_ref().clone(), server.as_ref().clone())
     }
 
     fn listening(&self) -> Option<Socket> {
-        let server = &stacks(Setup::default()).server;
+        let server = &stacks(self.ends, Setup::default()).server;
         let listener = TcpListener::bind(server, self.at).unwrap();
         Some(listener.as_ref().clone())
     }
@@ -117,8 +167,7 @@ struct Manual {
     clock: Arc<SetClock>,
     pairs: Mutex<Vec<Pair>>,
     drivers: Arc<Drivers>,
-    /// The server dials itself.
-    looped: bool,
+    ends: Ends,
 }
 
 struct Drivers {
@@ -144,7 +193,7 @@ impl Drivers {
 }
 
 impl Manual {
-    fn new(looped: bool) -> Manual {
+    fn new(ends: Ends) -> Manual {
         let clock = SetClock::new();
         let drivers = Drivers {
             clock: clock.clone(),
@@ -154,19 +203,16 @@ impl Manual {
             clock,
             pairs: Mutex::default(),
             drivers: Arc::new(drivers),
-            looped,
+            ends,
         }
     }
 
     fn stacks(&self, setup: Setup) -> (Stack, Stack) {
         let mut pairs = self.pairs.lock().unwrap();
         if !pairs.iter().any(|pair| pair.setup == setup) {
-            let [client, server] = builders(setup).map(|builder| {
-                let (stack, driver) = builder
-                    .clock(self.clock.clone())
-                    .seed(1)
-                    .build_with_driver()
-                    .unwrap();
+            let clock: Arc<dyn Clock> = self.clock.clone();
+            let [client, server] = self.ends.builders(setup, &clock).map(|builder| {
+                let (stack, driver) = builder.seed(1).build_with_driver().unwrap();
                 self.drivers.all.lock().unwrap().push(driver);
                 stack
             });
@@ -177,10 +223,9 @@ impl Manual {
             });
         }
         let pair = pairs.iter().find(|pair| pair.setup == setup).unwrap();
-        let client = if self.looped {
-            &pair.server
-        } else {
-            &pair.client
+        let client = match self.ends {
+            Ends::One => &pair.server,
+            Ends::Linked | Ends::OnEthernet => &pair.client,
         };
         (client.clone(), pair.server.clone())
     }
