@@ -8,7 +8,8 @@
 use libfuzzer_sys::fuzz_target;
 use sosplice::link::ethernet::{Edge, EdgeConfig, EdgeStats, FrameStream, Mac, Vlan};
 use sosplice::link::memory;
-use sosplice::link::{Frame, Link, Packet};
+use sosplice::link::{Link, Packet};
+use sosplice_fuzz::ethernet::{check_sent, sum};
 use std::io::Write;
 use std::net::Ipv6Addr;
 use std::os::unix::net::UnixStream;
@@ -24,6 +25,7 @@ impl Settings {
     const SUMS: u8 = 4;
     /// A frame after the gateway's header, which is most of what is to be found.
     const AIMED: u8 = 8;
+    const SEVERAL: u8 = 16;
 
     fn has(&self, what: u8) -> bool {
         self.0 & what != 0
@@ -45,17 +47,10 @@ fn config(settings: &Settings) -> EdgeConfig {
     ];
     let mut config = config.mac(Mac(GATEWAY)).vlan(vlan).dns(servers);
     config.gateway_v6 = Some("fd00::1/64".parse().unwrap());
-    config
-}
-
-fn sum(bytes: &[&[u8]]) -> u16 {
-    let words = bytes.iter().flat_map(|bytes| bytes.chunks(2));
-    let word = |word: &[u8]| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0));
-    let mut sum: u32 = words.map(word).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
+    if settings.has(Settings::SEVERAL) {
+        config = config.pool([10, 0, 2, 15].into()..=[10, 0, 2, 17].into());
     }
-    !u16::try_from(sum).unwrap()
+    config
 }
 
 /// Of IPv4, and of ICMPv6 or UDP behind a header without options.
@@ -83,39 +78,14 @@ fn correct(packet: &mut [u8]) {
     }
 }
 
-/// Answers, and packets of the stack.
-fn check_sent(frame: &Frame) {
-    let bytes = frame.to_vec();
-    assert!(bytes.len() >= 14 && bytes[6..12] == GATEWAY);
-    let packet = &bytes[14..];
-    match u16::from_be_bytes([bytes[12], bytes[13]]) {
-        0x0806 => assert_eq!(packet.len(), 28),
-        0x0800 => {
-            assert_eq!(packet[0], 0x45);
-            assert_eq!(
-                usize::from(u16::from_be_bytes([packet[2], packet[3]])),
-                packet.len()
-            );
-            assert_eq!(sum(&[&packet[..20]]), 0);
-        }
-        0x86dd => {
-            assert_eq!(packet[0] >> 4, 6);
-            assert_eq!(
-                usize::from(u16::from_be_bytes([packet[4], packet[5]])) + 40,
-                packet.len()
-            );
-        }
-        kind => panic!("a frame of kind {kind:#06x}"),
-    }
-}
-
 /// All that happens to frames.
 fn counted(stats: &EdgeStats) -> u64 {
     let answered =
         stats.arp_answered + stats.neighbours_answered + stats.dhcp_answered + stats.dhcp_refused;
     let dropped =
         stats.malformed + stats.tagged + stats.unknown + stats.not_for_us + stats.multicast;
-    answered + dropped + stats.passed + stats.ignored + stats.conflicts
+    let unanswered = stats.spoofed + stats.no_address + stats.leases_limited;
+    answered + unanswered + dropped + stats.passed + stats.ignored + stats.conflicts
 }
 
 fn frames(settings: &Settings, mut input: &[u8]) {
@@ -152,7 +122,7 @@ fn frames(settings: &Settings, mut input: &[u8]) {
         answers
             .iter()
             .filter(|frame| frame.to_vec()[23] != 6 || frame.len() != 34)
-            .for_each(check_sent);
+            .for_each(|frame| check_sent(&frame.to_vec(), GATEWAY));
         sent += 1;
     }
     let stats = edge.stats();

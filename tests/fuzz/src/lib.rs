@@ -3,6 +3,8 @@
 //! An input is read byte by byte as a program: operations with arguments. Missing bytes at its end are
 //! 0, so that every input is a valid program, and so is every part of it.
 
+pub mod ethernet;
+
 /// The rest of an input.
 #[derive(Debug)]
 pub struct Input<'a>(&'a [u8]);
