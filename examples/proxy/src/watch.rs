@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 /// The watched stacks and pool.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Watch {
     pub(crate) stacks: Vec<(String, Stack)>,
     pub(crate) pool: SplicePool,

@@ -8,9 +8,12 @@
 //! sent its own (half-close). A thread for each end of each direction makes or checks bytes.
 
 use crate::arguments::{self, Arguments};
+use crate::backends::{Balance, Spec};
 use crate::pattern::{Digest, Print, Source};
-use crate::relay::{Config, Event, Relay, Totals};
+use crate::relay::{Event, Means, Relay, Terms};
 use crate::report;
+use crate::services::{Offer, Services};
+use crate::totals::Totals;
 use crate::watch::Watch;
 use anyhow::{Context, anyhow, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -147,16 +150,22 @@ impl Network {
         arguments: &Arguments,
         pool: &SplicePool,
     ) -> anyhow::Result<(Relaying, Sender<Event>)> {
-        let config = Config {
+        let means = Means {
             dial: self.back.clone(),
-            backend: SERVER.parse()?,
             pool: pool.clone(),
-            idle: None,
-            limit: None,
         };
+        let server = Offer {
+            name: None,
+            spec: Spec {
+                address: SERVER.parse()?,
+                weight: 1,
+                limit: None,
+            },
+        };
+        let services = Services::new([server], Balance::default());
         let listener = listen(&self.front, FRONT, arguments.connections)?;
-        let (relay, events) = Relay::new(listener, config);
-        Ok((spawn("relay", move || Ok(relay.run()?))?, events))
+        let (relay, events) = Relay::new(listener, means, Terms::default(), services);
+        Ok((spawn("relay", move || Ok(relay.run()))?, events))
     }
 
     fn watch(&self, pool: &SplicePool) -> Watch {

@@ -1,6 +1,7 @@
 //! The final report.
 
-use crate::relay::{Tally, Totals};
+use crate::relay::BackendStats;
+use crate::totals::{Tally, Totals};
 use sosplice::{Stack, splice};
 use std::fmt::Write;
 use std::time::Duration;
@@ -32,6 +33,34 @@ pub(crate) fn table(totals: &Totals, time: Option<Duration>) -> String {
         .ok();
     }
     table
+}
+
+/// Clients that were refused, and connections that were tried again.
+pub(crate) fn refused(totals: &Totals) -> String {
+    let mut text = String::new();
+    if totals.retried > 0 {
+        writeln!(text, "{} tried with another backend", totals.retried).ok();
+    }
+    for (why, times) in &totals.refused {
+        writeln!(text, "{times} refused: {why}").ok();
+    }
+    text
+}
+
+/// A line for each backend.
+pub(crate) fn backends(all: &[BackendStats]) -> String {
+    let mut text = String::new();
+    for one in all {
+        let name = one.name.as_deref().unwrap_or("any");
+        let state = if one.up { "up" } else { "down" };
+        writeln!(
+            text,
+            "backend {} ({name}, weight {}): {state}, {} connections, {} served, {} not taken",
+            one.at, one.weight, one.active, one.served, one.failed
+        )
+        .ok();
+    }
+    text
 }
 
 #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]

@@ -1,22 +1,31 @@
 //! A TCP proxy that does not touch the bytes.
 //!
 //! Without arguments it runs a complete job in this process and checks every byte; with `--tun` it is a
-//! proxy between real networks. Both use the same [`relay`].
+//! proxy between real networks. Both use the same relay.
 
 mod arguments;
+mod backends;
+mod checks;
+mod heads;
 mod job;
+mod lobby;
+mod metrics;
 mod pattern;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 mod real;
 mod relay;
 mod report;
+mod services;
+mod settings;
+mod totals;
 mod watch;
 
 use arguments::Arguments;
 use clap::Parser;
 use std::process::ExitCode;
 
-fn main() -> ExitCode {
+/// The program.
+pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(&arguments) {
         Ok(code) => code,
@@ -31,8 +40,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.tun.is_empty() {
         return job::run(arguments);
     }
-    #[cfg(target_os = "linux")]
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     return real::run(arguments);
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
     anyhow::bail!("--tun needs Linux; without it the proxy runs in memory, on any system");
 }

@@ -1,5 +1,8 @@
 //! The command line.
 
+use crate::backends::{Balance, Spec};
+use crate::heads::Version;
+use crate::services::{self, Offer};
 use clap::builder::{Styles, styling::AnsiColor};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
@@ -7,6 +10,8 @@ use ipnet::IpNet;
 use sosplice::splice::{Dispatch, SplicePool};
 use sosplice::stack::Congestion;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -76,16 +81,74 @@ pub(crate) struct Arguments {
 
     /// A TUN device and the proxy's addresses behind it; once, or twice for two networks
     #[arg(long, value_name = "NAME[@NETNS]=ADDRESS/PREFIX[,...]", help_heading = REAL)]
-    #[arg(requires = "listen", requires = "backend")]
+    #[arg(requires = "listen", requires = "backends")]
     pub(crate) tun: Vec<TunSpec>,
 
     /// Where clients connect to: one of the addresses given with --tun
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = REAL, requires = "tun")]
     pub(crate) listen: Option<SocketAddr>,
 
-    /// The backend, reached through the device whose subnet contains it
-    #[arg(long, value_name = "ADDRESS:PORT", help_heading = REAL, requires = "tun")]
-    pub(crate) backend: Option<SocketAddr>,
+    /// A file with the backends and with all that holds for connections, in place of those options. It is read again
+    /// at SIGHUP
+    #[arg(long, value_name = "FILE", help_heading = REAL, requires = "tun", group = "backends")]
+    #[arg(conflicts_with_all = ["backend", "balance", "check", "accept_proxy", "send_proxy", "head_timeout"])]
+    #[arg(conflicts_with_all = ["per_client", "queue", "queue_timeout", "idle", "max_bytes"])]
+    pub(crate) config: Option<PathBuf>,
+
+    /// A backend, reached through the device whose subnet contains the first one; once for each. With a weight
+    /// (its share of the connections, 1 if not given), a maximum number of connections, and the TLS server name
+    /// that it serves (`*.` for those below a name)
+    #[arg(long, help_heading = REAL, requires = "tun")]
+    #[arg(value_name = "ADDRESS:PORT[,weight=N][,limit=N][,name=NAME]")]
+    #[arg(value_parser = offer, group = "backends")]
+    pub(crate) backend: Vec<Offer>,
+
+    /// How a backend is chosen
+    #[arg(long, value_enum, default_value_t, help_heading = REAL)]
+    pub(crate) balance: Balance,
+
+    /// Checks each backend by a connection at this interval; three failures in a row (--fall) and it gets no more
+    /// clients, until two checks (--rise) have succeeded
+    #[arg(long, value_name = "SECONDS", help_heading = REAL, requires = "tun")]
+    #[arg(value_parser = seconds)]
+    pub(crate) check: Option<Duration>,
+
+    /// Successful checks until a backend is up
+    #[arg(long, value_name = "N", default_value_t = 2, help_heading = REAL, requires = "check")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rise: u32,
+
+    /// Failed checks until a backend is down
+    #[arg(long, value_name = "N", default_value_t = 3, help_heading = REAL, requires = "check")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) fall: u32,
+
+    /// Clients begin with a header of the PROXY protocol, of version 1 or 2; others are reset
+    #[arg(long, help_heading = REAL, requires = "tun")]
+    pub(crate) accept_proxy: bool,
+
+    /// Backends get a header of the PROXY protocol of this version
+    #[arg(long, value_enum, value_name = "VERSION", help_heading = REAL, requires = "tun")]
+    pub(crate) send_proxy: Option<Version>,
+
+    /// How long the first bytes of a client may take, if they are read (--accept-proxy, name=)
+    #[arg(long, value_name = "SECONDS", default_value = "5", help_heading = REAL)]
+    #[arg(value_parser = seconds)]
+    pub(crate) head_timeout: Duration,
+
+    /// Maximum number of connections of each client's address; more are reset
+    #[arg(long, value_name = "N", help_heading = REAL, requires = "tun")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) per_client: Option<u32>,
+
+    /// Clients that wait for a backend with room (limit=); more are reset
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = REAL, requires = "tun")]
+    pub(crate) queue: usize,
+
+    /// How long they wait
+    #[arg(long, value_name = "SECONDS", default_value = "10", help_heading = REAL)]
+    #[arg(value_parser = seconds)]
+    pub(crate) queue_timeout: Duration,
 
     /// Ends a connection that carries no bytes in either direction for this time, after twice that at
     /// most
@@ -118,6 +181,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SECONDS", default_value = "5", help_heading = REAL)]
     #[arg(value_parser = grace)]
     pub(crate) grace: Duration,
+
+    /// Serves counters for Prometheus at this address of the operating system
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = REAL, requires = "tun")]
+    pub(crate) metrics: Option<SocketAddr>,
 
     /// Compute checksums and cut segments here instead of leaving them to the kernel
     #[arg(long, help_heading = REAL, requires = "tun")]
@@ -221,10 +288,44 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "give more than 0 seconds".into())
 }
 
+/// `ADDRESS:PORT[,weight=N][,limit=N][,name=NAME]`
+fn offer(text: &str) -> Result<Offer, String> {
+    let mut parts = text.split(',');
+    let address = parts.next().unwrap_or_default();
+    let address: SocketAddr = address
+        .parse()
+        .map_err(|_| format!("{address:?} is no address with a port, like 10.2.0.1:80"))?;
+    let mut spec = Spec {
+        address,
+        weight: 1,
+        limit: None,
+    };
+    let mut name = None;
+    for part in parts {
+        let (key, value) = part.split_once('=').unwrap_or((part, ""));
+        let number = |range: RangeInclusive<u32>| {
+            let number = value.parse().ok().filter(|number| range.contains(number));
+            let (least, most) = range.into_inner();
+            number.ok_or_else(|| format!("{key}={value:?}: give a number from {least} to {most}"))
+        };
+        match key {
+            "weight" => spec.weight = u16::try_from(number(0..=256)?).unwrap_or(1),
+            "limit" => spec.limit = Some(number(1..=u32::MAX)?),
+            "name" => name = Some(services::name(value)?),
+            _ => {
+                return Err(format!(
+                    "{part:?} is unknown: give weight=N, limit=N or name=NAME"
+                ));
+            }
+        }
+    }
+    Ok(Offer { name, spec })
+}
+
 /// `NAME[@NETNS]=ADDRESS/PREFIX[,ADDRESS/PREFIX...]`
 #[derive(Debug, Clone)]
 #[cfg_attr(
-    not(target_os = "linux"),
+    not(any(target_os = "linux", target_os = "android")),
     expect(dead_code, reason = "only Linux has TUNs")
 )]
 pub(crate) struct TunSpec {

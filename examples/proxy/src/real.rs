@@ -1,26 +1,38 @@
 //! The proxy between real networks, on TUN devices.
 
 use crate::arguments::{Arguments, Mode, TunSpec, usage};
-use crate::relay::{Config, Event, Failure, Relay, Totals};
+use crate::checks::Checker;
+use crate::metrics;
+use crate::relay::{Event, Means, Relay, Shared};
 use crate::report;
+use crate::services::{Offer, Services};
+use crate::settings::{Frame, Settings};
+use crate::totals::{Failure, Totals};
 use crate::watch::Watch;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use crossbeam_channel::Sender;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use sosplice::clock::{Clock, SystemClock};
 use sosplice::link::tun::Tun;
+use sosplice::splice::SplicePool;
 use sosplice::stack::{Builder, Driver};
 use sosplice::{Stack, TcpListener};
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Socket buffers, in bytes, by default. Smaller ones fill and empty in turns, and each turn wakes
 /// threads.
 const BUFFER: usize = 4 * 1024 * 1024;
+/// Local ports of connections to the backend. One is used again a second after its connection has ended, so this is the
+/// number of connections in a second; with fewer, all ports are looked at for each connection.
+const PORTS: RangeInclusive<u16> = 1024..=65_535;
 /// Connections that wait to be accepted.
 const BACKLOG: usize = 1024;
 /// Number of probes to a silent peer.
@@ -38,49 +50,59 @@ struct Side {
 
 /// Runs until a signal ends it.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let (listen, backend) = match (arguments.listen, arguments.backend) {
-        (Some(listen), Some(backend)) => (listen, backend),
-        _ => usage("--tun needs --listen and --backend"),
+    let Some(listen) = arguments.listen else {
+        usage("--tun needs --listen");
     };
-    let (front, back) = choose(&arguments.tun, listen.ip(), backend.ip());
+    let Plan {
+        front,
+        back,
+        frame,
+        settings,
+    } = Plan::new(arguments, listen.ip())?;
     let signals = Signals::new([SIGINT, SIGTERM]).context("signals")?;
     let wishes = Signals::new([SIGUSR1]).context("signals")?;
     let sides = open_all(arguments)?;
     let pool = arguments.pool();
-    let config = Config {
-        dial: sides[back].stack.clone(),
-        backend,
-        pool: pool.clone(),
-        idle: arguments.idle,
-        limit: arguments.max_bytes.map(|size| size.0),
-    };
     let listener = TcpListener::bind_with_backlog(&sides[front].stack, listen, BACKLOG)
         .with_context(|| format!("cannot listen on {listen}"))?;
     let at = listener.local_addr();
-    let (relay, events) = Relay::new(listener, config);
+    let means = Means {
+        dial: sides[back].stack.clone(),
+        pool: pool.clone(),
+    };
+    let services = Services::new(settings.offers.iter().cloned(), settings.balance);
+    let (relay, events) = Relay::new(listener, means, settings.terms.clone(), services);
     stop_on(signals, events, arguments.grace)?;
     eprintln!("listening on {at}");
     println!(
-        "{at} on {} to {backend} through {}; {:?} dispatch, {} worker(s)",
+        "{at} on {} to {} through {}; {:?} dispatch, {} worker(s)",
         sides[front].name,
+        list(&settings.offers),
         sides[back].name,
         arguments.dispatch,
         pool.workers()
     );
-    let watch = Watch {
-        stacks: sides
-            .iter()
-            .map(|side| (side.name.clone(), side.stack.clone()))
-            .collect(),
-        pool,
+    show(arguments, (&sides, pool), relay.shared(), wishes)?;
+    let checker = Checker::new(sides[back].stack.clone(), relay.shared());
+    let mut renewing = Renewing {
+        relay: relay.shared(),
+        checker,
+        path: arguments.config.clone(),
+        frame,
     };
-    watch.every(arguments.stats)?;
-    show_on(wishes, watch)?;
+    renewing.checker.start(settings.checks)?;
+    renewing.on(Signals::new([SIGHUP]).context("signals")?)?;
     let start = SystemClock.now();
-    let (totals, deadline) = relay.run()?;
+    let shared = relay.shared();
+    let (totals, deadline) = relay.run();
     // Those that were reset a moment ago may still have resets to send.
     flush(&sides, deadline.max(SystemClock.now() + LAST_RESETS));
-    print(&totals, &sides, start)?;
+    print(
+        &totals,
+        &report::backends(&shared.backends()),
+        &sides,
+        start,
+    )?;
     match totals.failure {
         Some(Failure::Listening(error)) => Err(error).context(sides[front].name.clone()),
         Some(Failure::Dialling(error)) => Err(error).context(sides[back].name.clone()),
@@ -88,27 +110,112 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The devices for listening and for the backend.
-fn choose(specs: &[TunSpec], listen: IpAddr, backend: IpAddr) -> (usize, usize) {
+/// The devices of both sides, and the settings at the start.
+struct Plan {
+    front: usize,
+    back: usize,
+    frame: Frame,
+    settings: Settings,
+}
+
+impl Plan {
+    fn new(arguments: &Arguments, listen: IpAddr) -> anyhow::Result<Plan> {
+        let front = front(&arguments.tun, listen);
+        let buffer = arguments.buffer.unwrap_or(BUFFER);
+        // The device of the backends depends on them; that they fit to it is checked then.
+        let any = Frame {
+            addresses: arguments.tun.iter().flat_map(addresses).collect(),
+            buffer,
+        };
+        let settings = match &arguments.config {
+            Some(path) => Settings::read(path, &any)?,
+            None => Settings::of(arguments),
+        };
+        let first = settings
+            .offers
+            .first()
+            .context("no backend: give --backend")?;
+        let back = back(&arguments.tun, front, first.spec.address.ip());
+        let frame = Frame {
+            addresses: addresses(&arguments.tun[back]).collect(),
+            buffer,
+        };
+        match (settings.fit(&frame), &arguments.config) {
+            (Ok(()), _) => {}
+            (Err(why), Some(path)) => bail!("{}: {why}", path.display()),
+            (Err(why), None) => usage(&why),
+        }
+        Ok(Plan {
+            front,
+            back,
+            frame,
+            settings,
+        })
+    }
+}
+
+/// Reads the file again.
+struct Renewing {
+    relay: Arc<Shared>,
+    checker: Checker,
+    path: Option<PathBuf>,
+    frame: Frame,
+}
+
+impl Renewing {
+    /// At each signal, until the process ends.
+    fn on(mut self, mut signals: Signals) -> io::Result<()> {
+        let renew = move || {
+            for _ in signals.forever() {
+                match self.renew() {
+                    Ok(backends) => eprintln!("renewed: {backends}"),
+                    Err(error) => eprintln!("error: nothing is changed: {error:#}"),
+                }
+            }
+        };
+        thread::Builder::new().name("renew".into()).spawn(renew)?;
+        Ok(())
+    }
+
+    fn renew(&mut self) -> anyhow::Result<String> {
+        let path = self.path.as_ref();
+        let path = path.context("there is no file: give one by --config")?;
+        let settings = Settings::read(path, &self.frame)?;
+        let backends = list(&settings.offers);
+        let relay = &self.relay;
+        relay.renew(settings.terms, settings.offers, settings.balance);
+        self.checker.start(settings.checks)?;
+        Ok(backends)
+    }
+}
+
+fn list(offers: &[Offer]) -> String {
+    let addresses = offers.iter().map(|offer| offer.spec.address.to_string());
+    addresses.collect::<Vec<_>>().join(", ")
+}
+
+fn addresses(spec: &TunSpec) -> impl Iterator<Item = IpAddr> {
+    spec.addresses.iter().map(ipnet::IpNet::addr)
+}
+
+/// The device for listening.
+fn front(specs: &[TunSpec], listen: IpAddr) -> usize {
     if specs.len() > 2 {
         usage("--tun can be given once or twice, not more often");
     }
     let has = |spec: &TunSpec| spec.addresses.iter().any(|net| net.addr() == listen);
-    let Some(front) = specs.iter().position(has) else {
+    specs.iter().position(has).unwrap_or_else(|| {
         usage(&format!(
             "--listen {listen}: none of the --tun has this address, give one of theirs"
-        ));
-    };
+        ))
+    })
+}
+
+/// The device for the backends.
+fn back(specs: &[TunSpec], front: usize, backend: IpAddr) -> usize {
     let near = |spec: &TunSpec| spec.addresses.iter().any(|net| net.contains(&backend));
     let other = if specs.len() == 2 { 1 - front } else { front };
-    let back = specs.iter().position(near).unwrap_or(other);
-    let same_family = |net: &ipnet::IpNet| net.addr().is_ipv4() == backend.is_ipv4();
-    if !specs[back].addresses.iter().any(same_family) {
-        usage(&format!(
-            "--backend {backend}: no --tun has an address of its family to reach it from"
-        ));
-    }
-    (front, back)
+    specs.iter().position(near).unwrap_or(other)
 }
 
 /// If the receiving thread moves the bytes, one thread receives from all devices, so that forwarding
@@ -164,6 +271,7 @@ fn open(spec: &TunSpec, arguments: &Arguments) -> anyhow::Result<(String, Builde
     let mut builder = Stack::with_queues(queues)
         .receive_buffer(arguments.buffer.unwrap_or(BUFFER))
         .send_buffer(arguments.buffer.unwrap_or(BUFFER))
+        .ephemeral_ports(PORTS)
         .busy_poll(Duration::from_micros(arguments.busy_poll))
         .congestion(arguments.congestion)
         .connect_timeout(arguments.connect_timeout)
@@ -190,6 +298,29 @@ fn stop_on(mut signals: Signals, events: Sender<Event>, grace: Duration) -> io::
     Ok(())
 }
 
+/// Statistics for the operator, in all forms that are wanted.
+fn show(
+    arguments: &Arguments,
+    (sides, pool): (&[Side], SplicePool),
+    relay: Arc<Shared>,
+    wishes: Signals,
+) -> anyhow::Result<()> {
+    let watch = Watch {
+        stacks: sides
+            .iter()
+            .map(|side| (side.name.clone(), side.stack.clone()))
+            .collect(),
+        pool,
+    };
+    watch.every(arguments.stats)?;
+    if let Some(at) = arguments.metrics {
+        let at = metrics::serve(at, relay, watch.clone())?;
+        eprintln!("metrics on http://{at}/metrics");
+    }
+    show_on(wishes, watch)?;
+    Ok(())
+}
+
 /// Shows the state at each signal.
 fn show_on(mut wishes: Signals, watch: Watch) -> io::Result<()> {
     let show = move || wishes.forever().for_each(|_| watch.show());
@@ -209,7 +340,7 @@ fn flush(sides: &[Side], deadline: Instant) {
     }
 }
 
-fn print(totals: &Totals, sides: &[Side], start: Instant) -> io::Result<()> {
+fn print(totals: &Totals, backends: &str, sides: &[Side], start: Instant) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let time = SystemClock.now() - start;
     writeln!(
@@ -217,7 +348,12 @@ fn print(totals: &Totals, sides: &[Side], start: Instant) -> io::Result<()> {
         "{} connections in {time:.1?}, {} reset at the end",
         totals.connections, totals.cut_off
     )?;
-    write!(out, "{}", report::table(totals, None))?;
+    write!(
+        out,
+        "{}{}{backends}",
+        report::refused(totals),
+        report::table(totals, None)
+    )?;
     for side in sides {
         writeln!(out, "{}", report::counters(&side.name, &side.stack))?;
     }

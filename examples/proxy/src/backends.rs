@@ -1,0 +1,532 @@
+//! The backends of one service, and which of them gets the next connection.
+//!
+//! Pure: time is an argument, nothing waits and nothing is sent.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// Connections in a row that a backend may fail to take before it rests.
+const STRIKES: u32 = 3;
+/// How long it rests.
+const REST: Duration = Duration::from_secs(10);
+/// Places of the table for consistent hashing: a prime number, at least a hundred for each backend.
+const PLACES: usize = 65_537;
+
+/// A backend as it is configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Spec {
+    pub(crate) address: SocketAddr,
+    /// Its share of the connections; one with 0 gets no new ones.
+    pub(crate) weight: u16,
+    /// The maximum number of connections.
+    pub(crate) limit: Option<u32>,
+}
+
+/// How a backend is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Balance {
+    /// In turn, by weight
+    #[default]
+    RoundRobin,
+    /// The one with the fewest connections for its weight
+    Least,
+    /// By the client's address (Maglev): the same client gets the same backend, also from other proxies with the same
+    /// backends, and few move when one fails
+    Client,
+}
+
+/// Backends that a connection was tried with. (Not by their places, which other settings change.)
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Tried(Vec<Id>);
+
+/// The maximum number of backends of a service.
+pub(crate) const MOST: usize = 64;
+
+impl Tried {
+    pub(crate) fn add(&mut self, backend: Id) {
+        self.0.push(backend);
+    }
+
+    fn has(&self, backend: Id) -> bool {
+        self.0.contains(&backend)
+    }
+}
+
+/// The backend of a connection, or why there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Choice {
+    Backend(usize),
+    /// Those that could serve have as many connections as they may.
+    Full,
+    /// None is up that was not tried.
+    None,
+}
+
+/// The number of a backend: the same as long as its service and its address are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Id(pub(crate) u64);
+
+/// A backend and what is known of it.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    pub(crate) id: Id,
+    pub(crate) spec: Spec,
+    /// By the checks.
+    pub(crate) up: bool,
+    pub(crate) active: u32,
+    pub(crate) served: u64,
+    /// Connections that it did not take.
+    pub(crate) failed: u64,
+    strikes: u32,
+    /// When the latest one was.
+    refused_at: Option<Instant>,
+    rests_until: Option<Instant>,
+    /// What it is owed by the others, in turn.
+    credit: i64,
+}
+
+impl Backend {
+    pub(crate) fn new(id: Id, spec: Spec) -> Backend {
+        Backend {
+            id,
+            spec,
+            up: true,
+            active: 0,
+            served: 0,
+            failed: 0,
+            strikes: 0,
+            refused_at: None,
+            rests_until: None,
+            credit: 0,
+        }
+    }
+
+    /// The same one with other settings.
+    pub(crate) fn with(self, spec: Spec) -> Backend {
+        Backend { spec, ..self }
+    }
+
+    fn serves(&self) -> bool {
+        self.up && self.spec.weight > 0
+    }
+
+    fn has_room(&self) -> bool {
+        self.spec.limit.is_none_or(|limit| self.active < limit)
+    }
+
+    fn rests(&self, now: Instant) -> bool {
+        self.rests_until.is_some_and(|until| now < until)
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Backends {
+    all: Vec<Backend>,
+    balance: Balance,
+    /// The backend of each place, of those that serve.
+    table: Vec<u8>,
+}
+
+impl Backends {
+    /// # Panics
+    /// For more than [`MOST`].
+    pub(crate) fn new(all: Vec<Backend>, balance: Balance) -> Backends {
+        assert!(all.len() <= MOST, "at most {MOST} backends");
+        let mut backends = Backends {
+            all,
+            balance,
+            table: Vec::new(),
+        };
+        backends.fill();
+        backends
+    }
+
+    pub(crate) fn all(&self) -> &[Backend] {
+        &self.all
+    }
+
+    pub(crate) fn into_all(self) -> Vec<Backend> {
+        self.all
+    }
+
+    pub(crate) fn find(&self, id: Id) -> Option<usize> {
+        self.all.iter().position(|backend| backend.id == id)
+    }
+
+    /// Chooses a backend for a client, and counts the connection as its own until [`leave`](Self::leave).
+    pub(crate) fn choose(&mut self, client: IpAddr, tried: &Tried, now: Instant) -> Choice {
+        let fresh = |backend: &Backend| backend.serves() && !tried.has(backend.id);
+        let rested = |backend: &Backend| fresh(backend) && !backend.rests(now);
+        let any = |wanted: &dyn Fn(&Backend) -> bool| self.all.iter().any(wanted);
+        // One that rests is better than none.
+        let wanted: &dyn Fn(&Backend) -> bool = if any(&rested) {
+            &rested
+        } else if any(&fresh) {
+            &fresh
+        } else {
+            return Choice::None;
+        };
+        let chosen: Vec<usize> = (0..self.all.len())
+            .filter(|index| wanted(&self.all[*index]) && self.all[*index].has_room())
+            .collect();
+        let index = match self.balance {
+            _ if chosen.is_empty() => return Choice::Full,
+            Balance::RoundRobin => self.in_turn(&chosen),
+            Balance::Least => self.least(&chosen),
+            Balance::Client => self.by_client(client, &chosen),
+        };
+        self.all[index].active += 1;
+        Choice::Backend(index)
+    }
+
+    /// Smooth weighted round robin: each one earns its weight, and the richest pays for all.
+    fn in_turn(&mut self, chosen: &[usize]) -> usize {
+        let mut sum = 0;
+        let mut best = chosen[0];
+        for index in chosen {
+            let weight = i64::from(self.all[*index].spec.weight);
+            self.all[*index].credit += weight;
+            sum += weight;
+            if self.all[*index].credit > self.all[best].credit {
+                best = *index;
+            }
+        }
+        self.all[best].credit -= sum;
+        best
+    }
+
+    fn least(&mut self, chosen: &[usize]) -> usize {
+        let load = |index: usize| u64::from(self.all[index].active) + 1;
+        let weight = |index: usize| u64::from(self.all[index].spec.weight);
+        let fewest = chosen.iter().copied().min_by(|one, other| {
+            let (here, there) = (load(*one) * weight(*other), load(*other) * weight(*one));
+            here.cmp(&there)
+        });
+        let fewest = fewest.expect("invariant: one could be chosen");
+        // Of equals, each in turn.
+        let equals = |index: &usize| load(*index) * weight(fewest) == load(fewest) * weight(*index);
+        let equals: Vec<usize> = chosen.iter().copied().filter(equals).collect();
+        self.in_turn(&equals)
+    }
+
+    /// The next place of the table, from the client's on, whose backend can be chosen.
+    fn by_client(&self, client: IpAddr, chosen: &[usize]) -> usize {
+        let first = usize::try_from(hash(0, client, 0) % PLACES as u64).unwrap_or(0);
+        let places = self.table[first..].iter().chain(&self.table[..first]);
+        let mut places = places.map(|index| usize::from(*index));
+        let found = places.find(|index| chosen.contains(index));
+        found.unwrap_or(chosen[0])
+    }
+
+    /// The table of Maglev (Eisenbud et al., NSDI 2016, 3.4): each backend takes places in an order of its own, in
+    /// turns by weight, until none is left.
+    fn fill(&mut self) {
+        self.table.clear();
+        let serving: Vec<_> = (0..self.all.len())
+            .filter(|index| self.all[*index].serves())
+            .collect();
+        if self.balance != Balance::Client || serving.is_empty() {
+            return;
+        }
+        let weight = |index: usize| u32::from(self.all[index].spec.weight);
+        let most = serving.iter().map(|index| weight(*index)).max();
+        let most = most.unwrap_or(1);
+        let places = PLACES as u64;
+        let mut orders: Vec<_> = serving
+            .iter()
+            .map(|index| {
+                let address = self.all[*index].spec.address;
+                let hash = |salt| hash(salt, address.ip(), address.port());
+                let (offset, skip) = (hash(1) % places, hash(2) % (places - 1) + 1);
+                (0..places).map(move |turn| (offset + turn * skip) % places)
+            })
+            .collect();
+        let mut earned = vec![0; serving.len()];
+        let mut table = vec![None; PLACES];
+        let mut left = PLACES;
+        'full: loop {
+            for (nth, index) in serving.iter().enumerate() {
+                earned[nth] += weight(*index);
+                while earned[nth] >= most {
+                    earned[nth] -= most;
+                    let order = &mut orders[nth];
+                    let free = order.find_map(|place| {
+                        let place = usize::try_from(place).ok()?;
+                        table[place].is_none().then_some(place)
+                    });
+                    let Some(free) = free else { continue };
+                    table[free] = u8::try_from(*index).ok();
+                    left -= 1;
+                    if left == 0 {
+                        break 'full;
+                    }
+                }
+            }
+        }
+        self.table = table.into_iter().flatten().collect();
+    }
+
+    /// A connection to this backend, begun at this time, was established. One from before the latest refusal tells
+    /// nothing about now.
+    pub(crate) fn took(&mut self, index: usize, begun: Instant) {
+        let backend = &mut self.all[index];
+        backend.served += 1;
+        if backend.refused_at.is_none_or(|at| begun > at) {
+            backend.strikes = 0;
+            backend.rests_until = None;
+        }
+    }
+
+    /// A backend has refused a connection, or not answered. Connections are counted when they end, so before it rests it is
+    /// asked whether one is established that was begun after this time.
+    pub(crate) fn refused(
+        &mut self,
+        index: usize,
+        now: Instant,
+        took_since: impl FnOnce(Instant) -> bool,
+    ) {
+        let backend = &mut self.all[index];
+        backend.failed += 1;
+        let before = backend.refused_at.replace(now);
+        if backend.strikes + 1 == STRIKES && before.is_some_and(took_since) {
+            backend.strikes = 0;
+        }
+        backend.strikes += 1;
+        if backend.strikes >= STRIKES {
+            backend.rests_until = Some(now + REST);
+        }
+    }
+
+    /// A connection has ended, or was not taken.
+    pub(crate) fn leave(&mut self, index: usize) {
+        let active = &mut self.all[index].active;
+        *active = active.saturating_sub(1);
+    }
+
+    /// The result of the checks has changed.
+    pub(crate) fn set_up(&mut self, index: usize, up: bool) {
+        self.all[index].up = up;
+        self.all[index].strikes = 0;
+        self.all[index].rests_until = None;
+        self.fill();
+    }
+}
+
+/// The same in each proxy, so neither random nor std's, which may change: FNV-1a with more mixing behind it.
+fn hash(salt: u8, address: IpAddr, port: u16) -> u64 {
+    let octets = match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    let bytes = octets.into_iter().chain(port.to_be_bytes()).chain([salt]);
+    let fnv = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let mixed = (fnv ^ fnv >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    mixed ^ mixed >> 32
+}
+
+/// Connections of each client's address.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    active: HashMap<IpAddr, u32>,
+}
+
+impl Clients {
+    /// Counts a connection, unless the client has as many as it may.
+    pub(crate) fn enter(&mut self, client: IpAddr, limit: Option<u32>) -> bool {
+        let Some(limit) = limit else { return true };
+        let active = self.active.entry(client).or_default();
+        let may = *active < limit;
+        *active += u32::from(may);
+        may
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.active.is_empty()
+    }
+
+    /// A counted connection has ended.
+    pub(crate) fn leave(&mut self, client: IpAddr) {
+        if let Some(active) = self.active.get_mut(&client) {
+            *active -= 1;
+            if *active == 0 {
+                self.active.remove(&client);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sosplice::clock::{Clock, SystemClock};
+
+    fn spec(number: u8, weight: u16) -> Spec {
+        Spec {
+            address: SocketAddr::new([10, 0, 0, number].into(), 80),
+            weight,
+            limit: None,
+        }
+    }
+
+    fn backends(weights: &[u16], balance: Balance) -> Backends {
+        let specs = (1..)
+            .zip(weights)
+            .map(|(number, weight)| spec(number, *weight));
+        of(specs, balance)
+    }
+
+    fn of(specs: impl IntoIterator<Item = Spec>, balance: Balance) -> Backends {
+        let all = (0..)
+            .zip(specs)
+            .map(|(id, spec)| Backend::new(Id(id), spec));
+        Backends::new(all.collect(), balance)
+    }
+
+    fn now() -> Instant {
+        SystemClock.now()
+    }
+
+    fn client(number: u32) -> IpAddr {
+        IpAddr::from(number.to_be_bytes())
+    }
+
+    fn chosen(backends: &mut Backends, number: u32) -> usize {
+        match backends.choose(client(number), &Tried::default(), now()) {
+            Choice::Backend(index) => index,
+            none => panic!("{none:?}"),
+        }
+    }
+
+    #[test]
+    fn weights_are_shares_and_turns_are_mixed() {
+        let mut three = backends(&[5, 1, 1, 0], Balance::RoundRobin);
+        let turns: Vec<_> = (0..14).map(|number| chosen(&mut three, number)).collect();
+        assert_eq!(turns, [0, 0, 1, 0, 2, 0, 0, 0, 0, 1, 0, 2, 0, 0]);
+    }
+
+    #[test]
+    fn the_fewest_connections_for_the_weight() {
+        let mut two = backends(&[1, 3], Balance::Least);
+        let turns: Vec<_> = (0..8).map(|number| chosen(&mut two, number)).collect();
+        assert_eq!(turns.iter().filter(|index| **index == 1).count(), 6);
+        for _ in 0..6 {
+            two.leave(1);
+        }
+        assert_eq!(chosen(&mut two, 9), 1);
+    }
+
+    #[test]
+    fn a_client_keeps_its_backend_and_few_move() {
+        const CLIENTS: u32 = 10_000;
+        let mut all = backends(&[1, 1, 2, 1, 1], Balance::Client);
+        let before: Vec<_> = (0..CLIENTS)
+            .map(|number| chosen(&mut all, number))
+            .collect();
+        let again: Vec<_> = (0..CLIENTS)
+            .map(|number| chosen(&mut all, number))
+            .collect();
+        assert_eq!(before, again);
+        let share = |index| before.iter().filter(|one| **one == index).count();
+        for (index, part) in [(0, 6), (2, 3)] {
+            let wanted = CLIENTS as usize / part;
+            assert!(
+                share(index).abs_diff(wanted) < wanted / 8,
+                "{}",
+                share(index)
+            );
+        }
+        all.set_up(1, false);
+        let mut moved = 0;
+        for (number, index) in (0..).zip(&before) {
+            let now = chosen(&mut all, number);
+            assert_ne!(now, 1);
+            moved += usize::from(*index != 1 && now != *index);
+        }
+        assert!(moved < CLIENTS as usize / 50, "{moved} moved without need");
+        all.set_up(1, true);
+        let after: Vec<_> = (0..CLIENTS)
+            .map(|number| chosen(&mut all, number))
+            .collect();
+        assert_eq!(before, after);
+    }
+
+    #[test]
+    fn tried_down_and_full_ones_are_passed_over() {
+        for balance in [Balance::RoundRobin, Balance::Least, Balance::Client] {
+            let mut specs = [spec(1, 1), spec(2, 1), spec(3, 1)];
+            specs[2].limit = Some(1);
+            let mut three = of(specs, balance);
+            three.set_up(0, false);
+            let mut tried = Tried::default();
+            tried.add(Id(1));
+            let mut choose = |tried: &Tried| three.choose(client(1), tried, now());
+            assert_eq!(choose(&tried), Choice::Backend(2));
+            assert_eq!(choose(&tried), Choice::Full);
+            assert_eq!(choose(&Tried::default()), Choice::Backend(1));
+            tried.add(Id(2));
+            assert_eq!(choose(&tried), Choice::None);
+        }
+    }
+
+    #[test]
+    fn one_that_does_not_answer_rests_unless_there_is_no_other() {
+        let mut two = backends(&[1, 1], Balance::RoundRobin);
+        let start = now();
+        for _ in 0..STRIKES {
+            two.refused(0, start, |_| false);
+        }
+        let mut choose = |tried: &Tried, now| two.choose(client(1), tried, now);
+        for _ in 0..5 {
+            assert_eq!(choose(&Tried::default(), start), Choice::Backend(1));
+        }
+        let mut other = Tried::default();
+        other.add(Id(1));
+        assert_eq!(choose(&other, start), Choice::Backend(0));
+        let later = start + REST;
+        let turns = [0, 0].map(|_| choose(&Tried::default(), later));
+        assert!(turns.contains(&Choice::Backend(0)));
+    }
+
+    /// It has taken others between the refusals, which last; or only before.
+    #[test]
+    fn refusals_in_a_row_are_those_with_no_taken_connection_between() {
+        let start = now();
+        let later = |seconds| start + Duration::from_secs(seconds);
+        let mut two = backends(&[1, 1], Balance::RoundRobin);
+        for second in 0..6 {
+            two.refused(0, later(second), |since| {
+                assert_eq!(since, later(second - 1));
+                true
+            });
+            assert!(!two.all[0].rests(later(second)));
+        }
+        for second in 6..8 {
+            two.refused(0, later(second), |_| false);
+        }
+        assert!(two.all[0].rests(later(8)));
+        two.took(0, later(6));
+        assert!(two.all[0].rests(later(8)));
+        two.took(0, later(8));
+        assert!(!two.all[0].rests(later(8)));
+    }
+
+    #[test]
+    fn a_client_has_a_limit() {
+        let mut clients = Clients::default();
+        let (one, other) = (client(1), client(2));
+        assert!((0..2).all(|_| clients.enter(one, Some(2))));
+        assert!(!clients.enter(one, Some(2)) && clients.enter(other, Some(2)));
+        clients.leave(one);
+        assert!(clients.enter(one, Some(2)));
+        for client in [one, one, other] {
+            clients.leave(client);
+        }
+        assert!(clients.active.is_empty());
+    }
+}

@@ -1,0 +1,275 @@
+//! Counters and gauges for Prometheus (OpenMetrics text), on a port of the operating system.
+
+use crate::relay::Shared;
+use crate::watch::Watch;
+use anyhow::{Context, anyhow};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use std::fmt::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+use tiny_http::{Header, Method, Response, Server};
+
+/// Seconds from a client's admission to the end of its connection.
+const LENGTHS: [f64; 9] = [0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0];
+
+/// The histogram of the lengths of connections.
+pub(crate) fn lengths() -> Histogram {
+    Histogram::new(LENGTHS)
+}
+
+/// Answers requests for `/metrics` until the process ends. Returns the address.
+pub(crate) fn serve(
+    at: SocketAddr,
+    relay: Arc<Shared>,
+    watch: Watch,
+) -> anyhow::Result<SocketAddr> {
+    let server = Server::http(at).map_err(|error| anyhow!("{error}"));
+    let server = server.with_context(|| format!("metrics: cannot listen on {at}"))?;
+    let at = server.server_addr().to_ip().unwrap_or(at);
+    let mut registry = Registry::with_prefix("sosplice");
+    let help = "Time from the admission of a client to the end of its connection";
+    registry.register("connection_seconds", help, relay.lengths().clone());
+    registry.register_collector(Box::new(Source { relay, watch }));
+    let answer = move || {
+        for request in server.incoming_requests() {
+            let known = *request.method() == Method::Get && request.url() == "/metrics";
+            let mut page = String::new();
+            let sent = if known && text::encode(&mut page, &registry).is_ok() {
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                let kind = Header::from_bytes("Content-Type", kind).ok();
+                let response = Response::from_string(page);
+                request.respond(kind.into_iter().fold(response, Response::with_header))
+            } else {
+                request.respond(Response::from_string("GET /metrics\n").with_status_code(404))
+            };
+            // Who asked may have gone.
+            sent.ok();
+        }
+    };
+    thread::Builder::new()
+        .name("metrics".into())
+        .spawn(answer)?;
+    Ok(at)
+}
+
+/// What is counted elsewhere.
+#[derive(Debug)]
+struct Source {
+    relay: Arc<Shared>,
+    watch: Watch,
+}
+
+/// The samples of one metric: its labels, and its value.
+type Samples<'a> = Vec<(Vec<(&'static str, String)>, u64)>;
+
+fn counters(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    samples: Samples<'_>,
+) -> Result<(), Error> {
+    let kind = ConstCounter::new(0_u64).metric_type();
+    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+    for (labels, value) in samples {
+        if labels.is_empty() {
+            return ConstCounter::new(value).encode(metric);
+        }
+        ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn gauges(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    samples: Samples<'_>,
+) -> Result<(), Error> {
+    let kind = ConstGauge::new(0_i64).metric_type();
+    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+    for (labels, value) in samples {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        if labels.is_empty() {
+            return ConstGauge::new(value).encode(metric);
+        }
+        ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+impl Collector for Source {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let encoder = &mut encoder;
+        self.clients(encoder)?;
+        self.backends(encoder)?;
+        self.stacks(encoder)?;
+        self.pool(encoder)
+    }
+}
+
+impl Source {
+    fn clients(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let counts = self.relay.counts();
+        let one = |value| vec![(Vec::new(), value)];
+        counters(
+            encoder,
+            "clients",
+            "Clients that have connected; those with wrong first bytes are refused only",
+            one(counts.connections),
+        )?;
+        counters(
+            encoder,
+            "retries",
+            "Connections that were tried with another backend",
+            one(counts.retried),
+        )?;
+        let refused = counts.refused.iter();
+        let refused = refused.map(|(why, times)| (vec![("reason", why.to_string())], *times));
+        counters(
+            encoder,
+            "refused",
+            "Clients that were reset before a backend served them",
+            refused.collect(),
+        )?;
+        gauges(
+            encoder,
+            "connections",
+            "Present connections of clients",
+            one(counts.present),
+        )?;
+        gauges(
+            encoder,
+            "waiting",
+            "Clients that wait for a backend with room",
+            one(counts.waiting),
+        )
+    }
+
+    fn backends(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let all = self.relay.backends();
+        let each = |value: fn(&crate::relay::BackendStats) -> u64| -> Samples<'_> {
+            let labels = |one: &crate::relay::BackendStats| {
+                let name = one.name.clone().unwrap_or_default();
+                vec![("backend", one.at.to_string()), ("name", name)]
+            };
+            all.iter().map(|one| (labels(one), value(one))).collect()
+        };
+        gauges(
+            encoder,
+            "backend_up",
+            "1 if it is up by its checks",
+            each(|one| one.up.into()),
+        )?;
+        gauges(
+            encoder,
+            "backend_connections",
+            "Present connections",
+            each(|one| one.active.into()),
+        )?;
+        counters(
+            encoder,
+            "backend_served",
+            "Connections that it took and that have ended",
+            each(|one| one.served),
+        )?;
+        counters(
+            encoder,
+            "backend_not_taken",
+            "Connections that it refused or did not answer",
+            each(|one| one.failed),
+        )
+    }
+
+    fn stacks(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let all: Vec<_> = self
+            .watch
+            .stacks
+            .iter()
+            .map(|(name, stack)| (name, stack.stats()))
+            .collect();
+        let each = |value: fn(&sosplice::stack::Stats) -> u64| -> Samples<'_> {
+            let sample =
+                |(name, stats): &(&String, _)| (vec![("device", (*name).clone())], value(stats));
+            all.iter().map(sample).collect()
+        };
+        counters(
+            encoder,
+            "frames_received",
+            "Packets from the device",
+            each(|stats| stats.frames_received),
+        )?;
+        counters(
+            encoder,
+            "bytes_received",
+            "Payload in received segments",
+            each(|stats| stats.bytes_received),
+        )?;
+        counters(
+            encoder,
+            "bytes_sent",
+            "Payload in sent segments",
+            each(|stats| stats.bytes_sent),
+        )?;
+        counters(
+            encoder,
+            "segments_sent",
+            "TCP segments",
+            each(|stats| stats.segments_sent),
+        )?;
+        counters(
+            encoder,
+            "segments_retransmitted",
+            "Of them sent again",
+            each(|stats| stats.segments_retransmitted),
+        )?;
+        counters(
+            encoder,
+            "syns_dropped",
+            "For a full backlog, or a limit",
+            each(|stats| stats.syns_dropped),
+        )?;
+        counters(
+            encoder,
+            "connections_reset",
+            "By peers, or by this side",
+            each(|stats| stats.connections_reset),
+        )?;
+        counters(
+            encoder,
+            "link_full",
+            "Times the device had no room",
+            each(|stats| stats.link_full),
+        )?;
+        gauges(
+            encoder,
+            "buffer_bytes",
+            "Memory of socket buffers",
+            each(|stats| stats.buffer_memory as u64),
+        )
+    }
+
+    fn pool(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let stats = self.watch.pool.stats();
+        let one = |value| vec![(Vec::new(), value)];
+        counters(encoder, "splices", "Set up", one(stats.started))?;
+        counters(encoder, "spliced_bytes", "Moved", one(stats.bytes))?;
+        counters(
+            encoder,
+            "splice_passes",
+            "Runs that moved bytes or looked for them",
+            one(stats.passes),
+        )?;
+        gauges(
+            encoder,
+            "splices_running",
+            "Present splices",
+            one(stats.running as u64),
+        )
+    }
+}
