@@ -3,7 +3,8 @@
 //! A proxy in memory, in one thread, between peers of negligible cost, as in `memory`. `cargo bench
 //! --bench churn` prints the processor time of each proxied connection, with 1, 10 and 100 at a time,
 //! and that of the twin: smoltcp alone, with a `SocketSet` for each side in which as many sockets
-//! listen. `-- count` works for `valgrind --tool=callgrind`.
+//! listen. `-- count` works for `valgrind --tool=callgrind`, and so does `-- talk 100`: messages on so many
+//! established connections.
 #![allow(missing_docs, reason = "a program")]
 
 #[path = "support/machine.rs"]
@@ -14,6 +15,8 @@ mod ours;
 #[path = "support/peers.rs"]
 #[allow(dead_code, reason = "`memory` uses the rest")]
 mod peers;
+#[path = "support/steps.rs"]
+mod steps;
 #[path = "support/memory_twin.rs"]
 #[allow(dead_code, reason = "`memory` uses the rest")]
 mod twin;
@@ -25,20 +28,28 @@ use ours::Ours;
 use peers::{Offload, Proxy};
 use sosplice::splice::Options;
 use sosplice::stack::Builder;
+use std::sync::Arc;
+use steps::Steps;
 use twin::Twin;
 use visits::Visits;
 
 /// Frames that a link holds in each direction.
-pub(crate) const FRAMES: usize = 1024;
+pub(crate) const FRAMES: usize = 4096;
 /// Bytes of each receive and send buffer: the default.
 const RING: usize = 256 * 1024;
 const ROUNDS: usize = 5;
+/// That `talk` counts.
+const MESSAGES: usize = 20_000;
 
 fn proxy() -> Visits<Ours> {
+    tuned(&|builder| builder)
+}
+
+fn tuned(more: &dyn Fn(Builder) -> Builder) -> Visits<Ours> {
     let options = Options::default().forward_eof(true).forward_reset(true);
     let sizes = (visits::WORD as usize, RING);
     // A port may be used again after a second: more than the default range are used in that time.
-    let tune = |builder: Builder| builder.ephemeral_ports(1024..=65_535);
+    let tune = |builder: Builder| more(builder.ephemeral_ports(1024..=65_535));
     Visits::new(Ours::churning(Offload::Nothing, sizes, &tune, options))
 }
 
@@ -76,12 +87,28 @@ fn table(count: usize) {
     }
 }
 
+/// Messages on established connections.
+fn talk(connections: usize) {
+    let clock = Arc::new(Steps::new());
+    let mut visits = tuned(&|builder| builder.clock(clock.clone()));
+    visits.talk(20 * connections, connections);
+    let start = busy();
+    visits.talk(MESSAGES, connections);
+    let taken = (busy() - start).as_secs_f64() * 1e6 / MESSAGES as f64;
+    println!("{taken:.2} us for each message there and back on {connections} connections");
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |name| arguments.iter().any(|argument| argument == name);
     if has("count") {
         proxy().run(5000, 10);
         return;
+    }
+    if let [.., command, connections] = &arguments[..]
+        && command == "talk"
+    {
+        return talk(connections.parse().expect("a number of connections"));
     }
     table(if has("--bench") { 10_000 } else { 100 });
 }

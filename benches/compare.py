@@ -31,6 +31,14 @@ host-worker, host-direct, host-copy
           a TUN on the client's side only; the proxy is in the server's namespace, and a kernel socket of
           its own goes to the server: spliced by a worker, by the receiving thread, copied by tokio over
           the same stack
+tun, tap, packet
+          a proxy in one program (benches/ethernet.rs) over TUN devices, over TAP devices, and over packet sockets at
+          veths, each with this crate's link for it
+packet-host
+          the same with stacks that are hosts of the network (Host) and not gateways (Edge)
+tap-forward, packet-forward
+          frames copied from TAP to TAP, or from packet socket to packet socket, with virtio-net header: the floor
+          of those, by which their CPU is divided. With --ipv6 too
 other     adaptive with the proxy of another build (--other), e.g. of an older commit
 haproxy   HAProxy with splice(2), kernel sockets over veth (needs no TUN, so not quite the same race)
 
@@ -45,6 +53,7 @@ than forward.
 """
 
 import argparse
+import contextlib
 import ctypes
 import ipaddress
 import json
@@ -53,6 +62,7 @@ import os
 import pathlib
 import platform
 import random
+import resource
 import shutil
 import socket
 import statistics
@@ -68,7 +78,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 FLOOD = 100_000
 HAPROXY = f"""
 global
-    maxconn 4000
+    maxconn 7500
     nbthread 1
 defaults
     mode tcp
@@ -90,19 +100,24 @@ def run(*command):
 class Network:
     """Namespaces for client, server and a kernel proxy, with unique names."""
 
-    def __init__(self, mtu, loss=0.0, queues=False, routed=False):
+    def __init__(self, mtu, loss=0.0, queues=False, routed=False, device="tun"):
         self.loss = loss
         self.routed = routed
+        self.device = device
         self.kind = ["multi_queue"] if queues else []
         stem = f"sosplice-{os.getpid()}"
-        self.client, self.server, self.middle, self.host = (f"{stem}-{part}" for part in "csmh")
+        self.all = [f"{stem}-{part}" for part in "csmhp"]
+        self.client, self.server, self.middle, self.host, self.port = self.all
         self.mtu = mtu
 
     def __enter__(self):
         try:
-            for name in (self.client, self.server, self.middle, self.host):
+            for name in self.all:
                 run("ip", "netns", "add", name)
                 run("ip", "-n", name, "link", "set", "lo", "up")
+                # A port of a closed connection can be used again after a second.
+                settings = ("net.ipv4.tcp_tw_reuse=1", "net.ipv4.ip_local_port_range=1024 65535")
+                run(*within(name, "sysctl", "-qw", *settings))
             self.tun(self.client, "tc", CLIENT, f"{SERVER_GATE}/{PREFIX}")
             self.tun(self.server, "ts", SERVER, f"{CLIENT_GATE}/{PREFIX}")
             self.veth(self.client, "vc", "10.77.3.1", PROXY_FRONT)
@@ -119,7 +134,13 @@ class Network:
 
     def tun(self, netns, device, address, route):
         ip = ["ip", "-n", netns]
-        run(*ip, "tuntap", "add", device, "mode", "tun", *self.kind)
+        if self.device == "packet":
+            # The other end has no address: its kernel does not answer.
+            run(*ip, "link", "add", device, "type", "veth", "peer", "name", device, "netns", self.port)
+            run(*within(self.port, "sysctl", "-qw", f"net.ipv6.conf.{device}.disable_ipv6=1"))
+            run("ip", "-n", self.port, "link", "set", device, "mtu", str(self.mtu), "up")
+        else:
+            run(*ip, "tuntap", "add", device, "mode", self.device, *self.kind)
         run(*ip, "addr", "add", f"{address}/{PREFIX}", "dev", device, *(["nodad"] if ":" in address else []))
         run(*ip, "link", "set", device, "mtu", str(self.mtu), "txqueuelen", "10000", "up")
         run(*ip, "route", "add", str(ipaddress.ip_interface(route).network), "dev", device)
@@ -156,7 +177,7 @@ class Network:
         subprocess.run(within(netns, "nft", "-f", "-"), input=rules, text=True, check=True, timeout=20)
 
     def __exit__(self, *_):
-        for name in (self.client, self.server, self.middle, self.host):
+        for name in self.all:
             subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL, check=False)
 
 
@@ -242,7 +263,22 @@ def contestants(options):
     host = lambda mode: lambda net: (
         within(net.server, newest(release, "tun_host"), "--tun", f"tc@{net.client}", "--mode", mode),
         SERVER, SERVER)  # fmt: skip
+    def ethernet(kind, *more):
+        """The program of benches/ethernet.rs; packet sockets are at the far ends of veths."""
+        forward, at = "--forward", lambda net, own: net.port if kind == "packet" else own
+        return lambda net: (
+            [newest(release, "ethernet"), "--kind", kind, "--port", f"tc@{at(net, net.client)}={CLIENT_GATE}/{PREFIX}",
+             "--port", f"ts@{at(net, net.server)}={SERVER_GATE}/{PREFIX}",
+             *more, *([] if forward in more else ["--listen", at_port(CLIENT_GATE), "--backend", at_port(SERVER)])],
+            SERVER if forward in more else CLIENT_GATE, SERVER)  # fmt: skip
+
     return {
+        "tun": ethernet("tun"),
+        "tap": ethernet("tap"),
+        "packet": ethernet("packet"),
+        "packet-host": ethernet("packet", "--host"),
+        "tap-forward": ethernet("tap", "--forward"),
+        "packet-forward": ethernet("packet", "--forward"),
         "host-worker": host("worker"),
         "host-direct": host("direct"),
         "host-copy": host("copy"),
@@ -255,6 +291,8 @@ def contestants(options):
         "worker-1": ours("worker", "--workers", "1"),
         "direct": ours("direct"),
         "adaptive": ours("adaptive"),
+        # Each connection begins with a header of the PROXY protocol, and the backend is checked.
+        "header": ours("adaptive", "--send-proxy", "v2", "--check", "1"),
         "other": lambda net: ([options.other, *ours("adaptive")(net)[0][1:]], CLIENT_GATE, SERVER),
         "queues-1": ours("adaptive", "--queues", "1"),
         "queues-2": ours("adaptive", "--queues", "2"),
@@ -264,6 +302,9 @@ def contestants(options):
         "flooded-direct": ours("direct"),
         "haproxy": lambda net: (
             within(net.middle, "haproxy", "-db", "-q", "-f", options.haproxy_config),
+            PROXY_FRONT, PROXY_SERVER),
+        "haproxy-header": lambda net: (
+            within(net.middle, "haproxy", "-db", "-q", "-f", options.haproxy_config + ".header"),
             PROXY_FRONT, PROXY_SERVER),
     }  # fmt: skip
 
@@ -339,7 +380,8 @@ def streams(net, target, options):
 def messages(net, target, options):
     """Runs the client of small messages: how many a second, millions of them, p50 and p99 in us."""
     client = within(net.client, options.talk_program, "--ask", at_port(target), "--size", str(options.size),
-                    "--connections", str(options.connections), "--seconds", str(options.seconds))
+                    "--connections", str(options.connections), "--seconds", str(options.seconds),
+                    *(["--fresh"] if options.fresh else []))  # fmt: skip
     done = subprocess.run(client, capture_output=True, timeout=options.seconds + 20, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.decode())
@@ -351,7 +393,7 @@ def messages(net, target, options):
 def measure(net, command, target, server, options, flooded=False):
     """One run: what the client says, with its second figure as the proxy's CPU seconds for each; and the
     share of a processor that each kind of its threads took."""
-    far_end = proxy = flooding = None
+    far_end = proxy = flooding = held = None
     try:
         command_there = ["iperf3", "-s", "-1", "-B", server, "-p", str(PORT)] if not options.talk else \
             [options.talk_program, "--serve", at_port(server)]  # fmt: skip
@@ -373,6 +415,11 @@ def measure(net, command, target, server, options, flooded=False):
             flooding = multiprocessing.Process(target=flood, args=(net.client, target, sent), daemon=True)
             flooding.start()
             time.sleep(0.5)  # until it has made its SYNs, and the backlog is full
+        if options.beside:
+            hold = within(net.client, options.talk_program, "--ask", at_port(target), "--hold", str(options.beside))
+            held = subprocess.Popen(hold, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            if b"held" not in held.stdout.readline():
+                raise RuntimeError(f"no {options.beside} connections")
         before, threads, start = cpu(proxy.pid), busy(proxy.pid), time.monotonic()
         syns = sent.value if flooded else 0
         first, much, *rest = (messages if options.talk else streams)(net, target, options)
@@ -385,7 +432,7 @@ def measure(net, command, target, server, options, flooded=False):
         if flooding is not None:
             flooding.kill()
             flooding.join()
-        for process in (far_end, proxy):
+        for process in (held, far_end, proxy):
             if process is not None:
                 stop(process, options.verbose)
 
@@ -400,7 +447,8 @@ def shares(runs):
 
 def talk_table(results, options):
     """Medians and ranges of messages as markdown."""
-    print(f"\n{machine()}; {options.connections} connections, {options.size} bytes, {options.seconds} s, "
+    print(f"\n{machine()}; {options.connections} connections, {options.size} bytes, {options.seconds} s"
+          f"{', one message each' * options.fresh}{f', beside {options.beside} idle ones' if options.beside else ''}, "
           f"{options.rounds} rounds; median (range)\n")  # fmt: skip
     print("| contestant | messages/s | proxy CPU us/message | p50 us | p99 us | added p50 | added p99 | busy |")
     print("|---|---|---|---|---|---:|---:|---|")
@@ -433,11 +481,11 @@ def table(results, mtu, options):
     more = " packets/GB |" if options.routed else ""
     print(f"| contestant | Gbit/s | proxy CPU s/GB |{more} CPU / forward | busy |")
     print(f"|---|---|---|{'---|' if more else ''}---:|---|")
-    floor = results.get("forward")
     for name, runs in results.items():
         if not runs:
             print(f"| {name} | failed | | | |")
             continue
+        floor = results.get(FLOOR.get(name, "forward"))
         rates, costs, *packets = zip(*(figures for figures, _ in runs))
         packets = "".join(f" {spread(column, 0)} |" for column in packets)
         ratio = "" if not floor else \
@@ -447,9 +495,12 @@ def table(results, mtu, options):
 
 QUEUES = ("queues-1", "queues-2", "queues-4", "queues-2-worker")
 FLOODED = ("flooded", "flooded-direct")
-OURS = ("adaptive", "other", "worker", "direct", "worker-1", *QUEUES, *FLOODED)
+OURS = ("adaptive", "other", "header", "worker", "direct", "worker-1", *QUEUES, *FLOODED)
 DEFAULT = ["forward", "held", "plain", "relay", "adaptive", "worker", "direct", "haproxy"]
-MORE = ["worker-1", "other", *QUEUES, *FLOODED, "host-worker", "host-direct", "host-copy"]
+ETHERNET = {"tap": "tap", "tap-forward": "tap", "packet": "packet", "packet-host": "packet", "packet-forward": "packet"}
+# The floor of each, if it is not "forward".
+FLOOR = {name: f"{kind}-forward" for name, kind in ETHERNET.items()}
+MORE = ["worker-1", "other", "header", "haproxy-header", "tun", *ETHERNET, *QUEUES, *FLOODED, "host-worker", "host-direct", "host-copy"]
 
 
 def parser():
@@ -466,6 +517,8 @@ def parser():
     parser.add_argument("--routed", action="store_true", help="the client is behind a router")
     parser.add_argument("--talk", action="store_true", help="small messages instead of streams")
     parser.add_argument("--connections", type=int, default=1, help="with --talk")
+    parser.add_argument("--fresh", action="store_true", help="a connection for each message")
+    parser.add_argument("--beside", type=int, default=0, help="with --talk: so many other connections, which are idle")
     parser.add_argument("--size", type=int, default=1, help="bytes of a message, with --talk")
     parser.add_argument("--contestants", nargs="+", default=DEFAULT, choices=DEFAULT + MORE)
     parser.add_argument("--target", default=target, help="cargo's target directory")
@@ -481,25 +534,32 @@ def compare(options):
     if os.geteuid() != 0 or not shutil.which("iperf3"):
         sys.exit("needs root and iperf3")
     use(options.ipv6)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    options.talk |= options.fresh
     options.proxy = options.proxy or f"{options.target}/release/examples/proxy"
     options.talk_program = newest(pathlib.Path(options.target) / "release", "tun_talk")
     chosen = [name for name in options.contestants
               if not (name in OURS and not os.path.exists(options.proxy))
               and not (name == "other" and not options.other)
-              and not (name == "haproxy" and not shutil.which("haproxy"))]  # fmt: skip
+              and not (name.startswith("haproxy") and not shutil.which("haproxy"))]  # fmt: skip
     for name in set(options.contestants) - set(chosen):
         print(f"{name}: not there, left out", file=sys.stderr)
     everything = {}
-    with tempfile.NamedTemporaryFile("w", suffix=".cfg") as config:
+    with contextlib.ExitStack() as stack:
+        config = stack.enter_context(tempfile.NamedTemporaryFile("w", suffix=".cfg"))
         config.write(HAPROXY)
         config.flush()
         options.haproxy_config = config.name
+        header = pathlib.Path(config.name + ".header")
+        header.write_text(HAPROXY.rstrip() + " send-proxy-v2 check inter 1s\n")
+        stack.callback(header.unlink)
         programs = contestants(options)
         for mtu in options.mtu:
             results = everything[mtu] = {name: [] for name in chosen}
             for number in range(options.rounds):
                 for name in chosen:
-                    with Network(mtu, options.loss, name in QUEUES, options.routed) as net:
+                    with Network(mtu, options.loss, name in QUEUES, options.routed, ETHERNET.get(name, "tun")) as net:
                         try:
                             result = measure(net, *programs[name](net), options, name in FLOODED)
                         except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:

@@ -7,7 +7,7 @@ kernel does for a datagram that the relay writes, up to the server's socket, it 
 every contestant is charged that: compare within one table only.
 
     cargo build --release -p sosplice-benches --benches
-    (cd benches/peers && cargo build --release)
+    (cd benches/peers && cargo build --release --bin sosplice-peers)
     sudo benches/datagrams.py small                 # 64 bytes each, one by one, as fast as the client can
     sudo benches/datagrams.py bulk --segment 50     # 1,200 bytes each, 50 in a super-frame, at 200,000/s
     sudo benches/datagrams.py ping                  # one datagram there and back

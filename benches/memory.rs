@@ -17,6 +17,8 @@ mod ours;
 #[path = "support/peers.rs"]
 #[allow(dead_code, reason = "`scale` uses the rest")]
 mod peers;
+#[path = "support/steps.rs"]
+mod steps;
 #[path = "support/memory_twin.rs"]
 mod twin;
 
@@ -24,12 +26,11 @@ use criterion::{Criterion, Throughput};
 use machine::{busy, summary};
 use ours::Ours;
 use peers::{Offload, Rig};
-use sosplice::clock::{Clock, SystemClock};
 use sosplice::splice::Options;
 use sosplice::stack::Builder;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use steps::Steps;
 use twin::{Copying, Twin};
 
 /// Bytes of each receive and send buffer.
@@ -227,20 +228,6 @@ fn table() {
     }
 }
 
-/// A clock that advances a little at each reading: under valgrind the system's clock runs far ahead of
-/// the work.
-#[derive(Debug)]
-struct Steps {
-    start: Instant,
-    looks: AtomicU64,
-}
-
-impl Clock for Steps {
-    fn now(&self) -> Instant {
-        self.start + Duration::from_nanos(100 * self.looks.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
 /// Runs one contestant, for valgrind.
 fn count(case: &str, contestant: &str) {
     let case = CASES.iter().find(|one| one.name == case);
@@ -250,10 +237,7 @@ fn count(case: &str, contestant: &str) {
     };
     let mut contestant = Contestant::new(case, which);
     if which == 0 {
-        let clock = Arc::new(Steps {
-            start: SystemClock.now(),
-            looks: AtomicU64::new(0),
-        });
+        let clock = Arc::new(Steps::new());
         let (segment, tune) = (case.segment, |builder: Builder| {
             builder.clock(clock.clone())
         });

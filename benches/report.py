@@ -5,7 +5,7 @@ Installs what it needs (Debian's packages, as root), builds, measures all contes
 turns, and prints the tables as markdown. With --plots it draws throughput and CPU by message size, number
 of connections and loss into that directory.
 
-    sudo benches/report.py --plots src/doc          # about 25 minutes
+    sudo benches/report.py --plots src/doc          # about 30 minutes
     sudo benches/report.py --rounds 1 --seconds 1   # a look at everything, 3 minutes
     sudo benches/report.py --only wan               # over an emulated wide-area path: half an hour more
 """
@@ -30,6 +30,7 @@ TALK = ["forward", "relay", "adaptive", "worker", "direct", "haproxy"]
 LOSSY = ["forward", "relay", "adaptive", "haproxy"]
 SIZES = [64, 256, 1024, 4096, 16384]
 CONNECTIONS = [1, 10, 100, 1000]
+FRESH = [1, 10, 100]
 LOSSES = [0.01, 0.1, 1.0]
 COLORS = {"forward": "#7f7f7f", "relay": "#9467bd", "adaptive": "#d62728", "worker": "#ff7f0e",
           "direct": "#2ca02c", "haproxy": "#1f77b4"}  # fmt: skip
@@ -80,6 +81,15 @@ class Report:
     def talk(self, connections, size):
         heading = f"Messages of {size} bytes on {connections} connections"
         return self.run(heading, TALK, talk=True, mtu=[1500], connections=connections, size=size)[1500]
+
+    def connections(self):
+        """A connection for each message."""
+        results = {}
+        for number in FRESH:
+            heading = f"Connections for 64 bytes each, {number} at a time"
+            settings = {"talk": True, "fresh": True, "connections": number, "size": 64, "mtu": [1500]}
+            results[number] = self.run(heading, TALK, **settings)[1500]
+        self.plot("fresh", results, "connections at a time, 64 bytes each", ("connections/s", "CPU us/connection"))
 
     def messages(self):
         self.talk(1, 1)
@@ -175,7 +185,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="of each run")
     parser.add_argument("--plots", help="directory for the plots; without it there are none")
-    parts = ["streams", "messages", "losses", "scale"]
+    parts = ["streams", "connections", "messages", "losses", "scale"]
     parser.add_argument("--only", choices=[*parts, "wan"], nargs="+", default=parts)
     options = parser.parse_args()
     if os.geteuid() != 0:

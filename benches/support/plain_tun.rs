@@ -1,4 +1,4 @@
-//! A TUN opened without this crate, for the baselines.
+//! A TUN or TAP opened without this crate, for the baselines.
 
 #![allow(
     unsafe_code,
@@ -17,7 +17,7 @@ use std::str::FromStr;
 /// `NAME[@NETNS][=ADDRESS/PREFIX]`.
 #[derive(Debug, Clone)]
 pub(crate) struct Spec {
-    name: String,
+    pub(crate) name: String,
     netns: Option<String>,
     /// The proxy's own address on the device.
     #[allow(dead_code, reason = "forwarding needs none")]
@@ -47,6 +47,10 @@ impl FromStr for Spec {
 /// An open device, non-blocking, and its MTU.
 #[derive(Debug)]
 pub(crate) struct PlainTun {
+    #[allow(
+        dead_code,
+        reason = "one program of the peers takes no more than the namespace"
+    )]
     pub(crate) fd: OwnedFd,
     #[allow(dead_code, reason = "forwarding does not look")]
     pub(crate) mtu: usize,
@@ -54,27 +58,41 @@ pub(crate) struct PlainTun {
 
 impl Spec {
     /// Opens the device, with a virtio-net header of 10 bytes and all offloads, or with neither.
+    #[allow(dead_code, reason = "others open a TAP")]
     pub(crate) fn open(&self, header: bool) -> anyhow::Result<PlainTun> {
+        self.inside(|| self.attach(header, if header { 0x5001 } else { 0x1001 }))
+    }
+
+    /// Opens a TAP, without header and offloads.
+    #[allow(dead_code, reason = "most open a TUN")]
+    pub(crate) fn open_tap(&self) -> anyhow::Result<PlainTun> {
+        self.inside(|| self.attach(false, 0x1002))
+    }
+
+    /// Runs `attach` in a thread that is in the namespace.
+    pub(crate) fn inside<T: Send>(
+        &self,
+        attach: impl FnOnce() -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
         std::thread::scope(|scope| {
             let inside = std::thread::Builder::new().spawn_scoped(scope, || {
                 if let Some(netns) = &self.netns {
                     let file = std::fs::File::open(format!("/run/netns/{netns}"))?;
                     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
                 }
-                self.attach(header)
+                attach()
             })?;
             inside.join().map_err(|_| anyhow!("a panic"))?
         })
         .with_context(|| format!("opening {self:?}"))
     }
 
-    fn attach(&self, header: bool) -> anyhow::Result<PlainTun> {
+    fn attach(&self, header: bool, kind: u16) -> anyhow::Result<PlainTun> {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::open("/dev/net/tun", flags, Mode::empty())?;
         let mut ifreq = [0u8; 40];
         let name = self.name.as_bytes();
         ifreq[..name.len()].copy_from_slice(name);
-        let kind: u16 = if header { 0x5001 } else { 0x1001 };
         ifreq[16..18].copy_from_slice(&kind.to_ne_bytes());
         // SAFETY: TUNSETIFF reads and writes a `struct ifreq` of 40 bytes.
         unsafe {

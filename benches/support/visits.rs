@@ -1,4 +1,4 @@
-//! Peers that connect, send a short message, receive its echo and close: connections per second.
+//! Peers that connect, send a short message, receive its echo and close, or send the next message.
 
 use crate::peers::{
     ACK, BACK, CLIENT, FIN, FRONT, Header, OPTIONS, PROXY_PORT, Proxy, RST, SERVER, SERVER_PORT,
@@ -55,6 +55,12 @@ pub(crate) struct Visits<P> {
     /// Free client ports, the least recently used one first.
     free: VecDeque<u16>,
     under_way: usize,
+    /// Messages that are to be sent on established connections.
+    more: usize,
+    /// Messages that the client waits for.
+    waiting: usize,
+    /// Connections are kept after their last message.
+    keeps: bool,
     seen: Vec<Seen>,
 }
 
@@ -66,6 +72,9 @@ impl<P: Proxy> Visits<P> {
             servers: no_calls(),
             free: (FIRST_PORT..=u16::MAX).collect(),
             under_way: 0,
+            more: 0,
+            waiting: 0,
+            keeps: false,
             seen: Vec::new(),
         }
     }
@@ -90,7 +99,32 @@ impl<P: Proxy> Visits<P> {
         }
     }
 
+    /// Sends `count` messages there and back on so many connections, one at a time on each, and keeps the
+    /// connections. Not inlined, so that `valgrind --tool=callgrind` can select it by name.
+    #[inline(never)]
+    pub(crate) fn talk(&mut self, count: usize, connections: usize) {
+        (self.more, self.keeps) = (count, true);
+        while self.under_way < connections && self.more > 0 {
+            self.dial();
+            self.more -= 1;
+        }
+        for call in self.clients.iter_mut().flatten() {
+            if call.heard == WORD && self.more > 0 {
+                call.heard = 0;
+                call.say(self.proxy.front(), ACK, WORD);
+                self.more -= 1;
+                self.waiting += 1;
+            }
+        }
+        while self.waiting > 0 {
+            self.proxy.turn();
+            self.serve();
+            self.hear();
+        }
+    }
+
     fn dial(&mut self) {
+        self.waiting += 1;
         let port = self.free.pop_front().expect("some port is free");
         let header = |options: &[u8]| Header::new((CLIENT, port), (FRONT, PROXY_PORT), options);
         let mut call = Box::new(Call {
@@ -129,7 +163,13 @@ impl<P: Proxy> Visits<P> {
                 self.free.push_back(seen.peer_port);
                 self.under_way -= 1;
             } else if before < WORD && call.heard == WORD {
-                call.say(wire, ACK | FIN, 0);
+                self.waiting -= 1;
+                if self.more > 0 {
+                    (self.more, self.waiting, call.heard) = (self.more - 1, self.waiting + 1, 0);
+                    call.say(wire, ACK, WORD);
+                } else if !self.keeps {
+                    call.say(wire, ACK | FIN, 0);
+                }
             }
         }
     }

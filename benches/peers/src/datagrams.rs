@@ -1,14 +1,16 @@
-//! Other userspace stacks as relays from a TUN to the kernel's UDP sockets: `peers --stack ipstack --tun tc@client`.
+//! Other userspace stacks as relays from a TUN to the kernel's UDP sockets: `datagrams --stack ipstack --tun tc@client`.
 //!
 //! Each as its documentation shows, with what it lacks there for speed: netstack-smoltcp's example makes a socket for
 //! every datagram, here flows are kept in a map; packets are read from the device until there is none, so that a
 //! wake-up serves many.
 
+mod device;
 #[path = "../../support/plain_tun.rs"]
 mod plain_tun;
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
+use device::Device;
 use futures::{SinkExt, StreamExt};
 use ipstack::{IpStack, IpStackConfig, IpStackStream};
 use netstack_smoltcp::StackBuilder;
@@ -17,11 +19,8 @@ use rustix::fd::OwnedFd;
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
@@ -46,77 +45,6 @@ struct Arguments {
     threads: usize,
 }
 
-/// The device, for tokio.
-struct Device(Arc<AsyncFd<OwnedFd>>);
-
-impl Device {
-    async fn write(&self, packet: &[u8]) -> io::Result<()> {
-        loop {
-            let mut writable = self.0.writable().await?;
-            match writable.try_io(|fd| Ok(rustix::io::write(fd, packet)?)) {
-                Ok(written) => return written.map(drop),
-                Err(_) => continue,
-            }
-        }
-    }
-
-    async fn read(&self, packet: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let mut readable = self.0.readable().await?;
-            if let Ok(read) = readable.try_io(|fd| Ok(rustix::io::read(fd, &mut *packet)?)) {
-                return read;
-            }
-        }
-    }
-}
-
-impl AsyncRead for Device {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        loop {
-            let mut readable = ready!(self.0.poll_read_ready(cx))?;
-            let space = buf.initialize_unfilled();
-            if let Ok(read) = readable.try_io(|fd| Ok(rustix::io::read(fd, &mut *space)?)) {
-                buf.advance(read?);
-                return Poll::Ready(Ok(()));
-            }
-        }
-    }
-}
-
-impl AsyncWrite for Device {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        packet: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            let mut writable = ready!(self.0.poll_write_ready(cx))?;
-            if let Ok(written) = writable.try_io(|fd| Ok(rustix::io::write(fd, packet)?)) {
-                return Poll::Ready(written);
-            }
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// The device, for the runtime.
-fn registered(tun: OwnedFd) -> io::Result<Arc<AsyncFd<OwnedFd>>> {
-    // SAFETY: an `OwnedFd` is the same open descriptor until it is dropped.
-    let device = unsafe { AsyncFd::register(tun)? };
-    Ok(Arc::new(device))
-}
-
 async fn connect(to: SocketAddr) -> io::Result<UdpSocket> {
     let socket = match to {
         SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?,
@@ -129,7 +57,7 @@ async fn connect(to: SocketAddr) -> io::Result<UdpSocket> {
 async fn with_ipstack(tun: OwnedFd) -> anyhow::Result<()> {
     let mut config = IpStackConfig::default();
     config.mtu(MTU)?;
-    let device = Device(registered(tun)?);
+    let device = Device::new(tun)?;
     let mut stack = IpStack::new(config, device);
     println!("listening");
     loop {
@@ -165,17 +93,16 @@ async fn with_netstack(tun: OwnedFd) -> anyhow::Result<()> {
     let (stack, _, udp, _) = builder.build()?;
     let (mut to_stack, mut from_stack) = stack.split();
     let (mut from_clients, mut to_clients) = udp.context("no UDP")?.split();
-    let device = registered(tun)?;
-    let writing = Device(device.clone());
+    let device = Device::new(tun)?;
+    let writing = device.clone();
     tokio::spawn(async move {
         while let Some(Ok(packet)) = from_stack.next().await {
             writing.write(&packet).await.ok();
         }
     });
-    let reading = Device(device);
     tokio::spawn(async move {
         let mut packet = [0; 65_536];
-        while let Ok(count) = reading.read(&mut packet).await {
+        while let Ok(count) = device.read(&mut packet).await {
             to_stack.send(packet[..count].to_vec()).await.ok();
         }
     });
