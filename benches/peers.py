@@ -379,6 +379,9 @@ def endings(name, options):
     found = {}
     with compare.Network(MTUS[0]) as net:
         compare.run("ip", "-n", net.server, "route", "add", "unreachable", f"{UNREACHABLE}/32")
+        # No connection of a relay's takes a port on which a server is to listen.
+        reserved = f"net.ipv4.ip_local_reserved_ports={FIRST}-{FIRST + len(ENDINGS) - 1}"
+        compare.run(*compare.within(net.server, "sysctl", "-qw", reserved))
 
         def one(port, title, work):
             compare.enter(net.client)
@@ -441,7 +444,7 @@ def main():
     if not options.built:
         build(options)
     options.talk_program = compare.newest(pathlib.Path(options.target) / "release", "tun_talk")
-    options.talk, options.streams, options.verbose = False, 1, False
+    options.talk, options.streams, options.beside, options.verbose = False, 1, 0, False
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     compare.use(False)
