@@ -21,8 +21,7 @@ mod messages;
 
 pub(super) use echo::Form;
 
-use super::reactor::Reactor;
-use super::{Next, ROUNDS, Readiness, Ready};
+use super::reactor::{Next, ROUNDS, Reactor, Readiness, Ready};
 use crate::buf::{Buf, FrameMut, Gather};
 use crate::counter::Counter;
 use crate::error::SoError;

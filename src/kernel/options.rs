@@ -4,7 +4,7 @@
 //! reports their expiry as an error. Those of TCP fail for unix sockets and vsock. The only lock is the descriptor's slot (5), which is not held
 //! during system calls.
 
-use super::{Address, Conn, KernelSocket, KernelStream};
+use super::{Address, KernelSocket, KernelStream};
 use crate::keep_alive::KeepAlive;
 use rustix::net::sockopt;
 use std::io;
@@ -220,13 +220,4 @@ impl KernelStream {
 /// Whether it is IPv4, also over an IPv6 socket.
 fn is_ipv4(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_ipv4()
-}
-
-impl Conn {
-    /// Whether the last close is a reset (`SO_LINGER` with zero).
-    pub(super) fn closes_with_reset(&self) -> bool {
-        let stream = self.stream();
-        let linger = stream.and_then(|stream| sockopt::socket_linger(&*stream).ok());
-        linger.flatten() == Some(Duration::ZERO)
-    }
 }

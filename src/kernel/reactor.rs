@@ -3,7 +3,6 @@
 //! There is one for the process, started with the first socket. Locks: the table of sockets and the
 //! list of those with postponed work (leaves, 5).
 
-use super::{Readiness, Ready};
 use crate::lock::{LEAF, Mutex};
 use crate::run_list::{self, Budget};
 use mio::event::Source;
@@ -15,9 +14,48 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 
+/// Bursts of reads, or writes, in a row, before other sockets are served.
+pub(super) const ROUNDS: usize = 32;
 const WAKE: Token = Token(0);
 /// Maximum number of events in one turn.
 const EVENTS: usize = 256;
+
+/// Readiness reported by the kernel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Readiness {
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    pub(super) read_closed: bool,
+    /// An error, or both directions are closed.
+    pub(super) over: bool,
+}
+
+impl Readiness {
+    pub(super) const BOTH: Readiness = Readiness {
+        readable: true,
+        writable: true,
+        read_closed: false,
+        over: false,
+    };
+}
+
+/// A socket that the reactor serves.
+pub(super) trait Ready: Send + Sync + std::fmt::Debug {
+    /// The kernel reports readiness.
+    fn ready(&self, ready: Readiness);
+
+    /// What was left to the reactor is to be done.
+    fn resume(&self);
+
+    /// Its work has panicked: it ends.
+    fn give_up(&self);
+}
+
+/// The next action of a thread.
+pub(super) enum Next {
+    Again,
+    Stop,
+}
 
 #[derive(Debug)]
 pub(super) struct Reactor {

@@ -3,11 +3,13 @@ mod options;
 mod udp;
 
 use super::*;
+use crate::error::SoError;
 use crate::local;
 use crate::splice::{Cause, Options, Role, SpliceError, SplicePool};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::thread;
+use std::time::Duration;
 
 /// A socket of the kernel, and the other end of its connection as a `KernelStream`.
 fn connection() -> (TcpStream, KernelStream) {

@@ -4,14 +4,15 @@ use super::*;
 use crate::clock::{Clock, SystemClock};
 use nix::sys::socket::VsockAddr;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryMessage, SocketAddrUnix, SocketType, listen, recv,
-    socket, sockopt,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketType, listen, recv, socket, sockopt,
 };
+use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
