@@ -2,10 +2,11 @@
 """The whole comparison with real traffic, from nothing: what the performance page says of it.
 
 Installs what it needs (Debian's packages, as root), builds, measures all contestants of compare.py in
-turns, and prints the tables as markdown. With --plots it draws throughput and CPU by message size, number
-of connections and loss into that directory.
+turns, and prints the tables as markdown. With --plots it draws throughput, CPU and latency by number of
+connections and streams, message size and loss into that directory. With --other the proxy of an earlier commit
+takes part ("before").
 
-    sudo benches/report.py --plots src/doc          # about 30 minutes
+    sudo benches/report.py --plots src/doc          # about 40 minutes
     sudo benches/report.py --rounds 1 --seconds 1   # a look at everything, 3 minutes
     sudo benches/report.py --only wan               # over an emulated wide-area path: half an hour more
 """
@@ -26,14 +27,17 @@ PACKAGES = {"iperf3": "iperf3", "ip": "iproute2", "nft": "nftables", "haproxy": 
 SYSTEM_PYTHON = "/usr/bin/python3"
 STREAMS = ["forward", "held", "relay", "adaptive", "worker", "worker-1", "direct", "haproxy"]
 FEW = ["forward", "adaptive", "worker", "direct"]
-TALK = ["forward", "relay", "adaptive", "worker", "direct", "haproxy"]
+TALK = ["forward", "relay", "adaptive", "other", "haproxy"]
 LOSSY = ["forward", "relay", "adaptive", "haproxy"]
 SIZES = [64, 256, 1024, 4096, 16384]
 CONNECTIONS = [1, 10, 100, 1000]
 FRESH = [1, 10, 100]
+FLOWS = [1, 2, 4, 8, 16, 32]
 LOSSES = [0.01, 0.1, 1.0]
 COLORS = {"forward": "#7f7f7f", "relay": "#9467bd", "adaptive": "#d62728", "worker": "#ff7f0e",
-          "direct": "#2ca02c", "haproxy": "#1f77b4"}  # fmt: skip
+          "direct": "#2ca02c", "haproxy": "#1f77b4", "other": "#8c564b"}  # fmt: skip
+TITLES = {"adaptive": "this crate", "other": "this crate, before", "haproxy": "HAProxy (over veth)"}
+LATENCIES = ("us there and back, p50", "us there and back, p99")
 
 
 def install(plots):
@@ -68,6 +72,7 @@ class Report:
         options = compare.parser().parse_args([])
         options.rounds, options.seconds = self.options.rounds, self.options.seconds
         options.contestants = contestants
+        options.other = self.options.other
         for name, value in settings.items():
             setattr(options, name, value)
         return compare.compare(options)
@@ -75,8 +80,16 @@ class Report:
     def streams(self):
         self.run("One stream", STREAMS)
         self.run("One stream, from the server to the client", FEW, reverse=True)
-        self.run("Eight streams", [*FEW, "haproxy"], streams=8)
+        self.run("Eight streams, every dispatch", FEW, streams=8)
         self.run("One stream over IPv6", ["forward", "adaptive"], ipv6=True, mtu=[1500])
+
+    def flows(self):
+        """Throughput by number of streams."""
+        results = {}
+        for number in FLOWS:
+            contestants = ["forward", "relay", "adaptive", "other", "haproxy"]
+            results[number] = self.run(f"{number} streams", contestants, streams=number, mtu=[1500])[1500]
+        self.plot("streams", results, "streams", ("Gbit/s", "CPU s/GB"))
 
     def talk(self, connections, size):
         heading = f"Messages of {size} bytes on {connections} connections"
@@ -89,13 +102,14 @@ class Report:
             heading = f"Connections for 64 bytes each, {number} at a time"
             settings = {"talk": True, "fresh": True, "connections": number, "size": 64, "mtu": [1500]}
             results[number] = self.run(heading, TALK, **settings)[1500]
-        self.plot("fresh", results, "connections at a time, 64 bytes each", ("connections/s", "CPU us/connection"))
+        self.plot("fresh", results, "connections at a time, 64 bytes each",
+                  ("connections/s", "CPU us/connection", *LATENCIES))  # fmt: skip
 
     def messages(self):
         self.talk(1, 1)
         by_size = {size: self.talk(100, size) for size in SIZES}
         by_number = {n: by_size[64] if n == 100 else self.talk(n, 64) for n in CONNECTIONS}
-        units = ("messages/s", "CPU us/message")
+        units = ("messages/s", "CPU us/message", *LATENCIES)
         self.plot("messages", by_size, "bytes of a message, on 100 connections", units)
         self.plot("connections", by_number, "connections, messages of 64 bytes", units)
 
@@ -142,7 +156,7 @@ class Report:
         self.plot("scale", results, "spliced connections", units)
 
     def plot(self, name, results, axis, units):
-        """Medians and ranges: the first figure above, the second below."""
+        """Medians and ranges, each unit in a panel of its own."""
         if not self.options.plots:
             return
         import matplotlib
@@ -151,16 +165,17 @@ class Report:
         matplotlib.rcParams.update({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 9})
         from matplotlib import pyplot
 
-        figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+        rows = len(units) // 2
+        figure, panels = pyplot.subplots(rows, 2, figsize=(9, 3.4 * rows), layout="constrained", squeeze=False)
         names = next(iter(results.values()))
-        for column, (panel, unit) in enumerate(zip(panels, units)):
+        for column, (panel, unit) in enumerate(zip(panels.flat, units)):
             for contestant in names:
                 points = [(x, [figures[column] for figures, _ in runs[contestant]])
                           for x, runs in results.items() if runs[contestant]]  # fmt: skip
                 xs = [x for x, _ in points]
                 color = COLORS.get(contestant)
                 panel.plot(xs, [statistics.median(ys) for _, ys in points], marker="o", markersize=3,
-                           label=contestant, color=color)  # fmt: skip
+                           label=TITLES.get(contestant, contestant), color=color)  # fmt: skip
                 panel.fill_between(xs, [min(ys) for _, ys in points], [max(ys) for _, ys in points],
                                    alpha=0.15, color=color)  # fmt: skip
             panel.set(xscale="log", yscale="log", xlabel=axis, ylabel=unit, xticks=list(results))
@@ -168,7 +183,7 @@ class Report:
             panel.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
             panel.yaxis.set_major_formatter("{x:g}")
             panel.grid(alpha=0.3, which="both")
-        panels[1].legend(fontsize=8)
+        panels.flat[1].legend(fontsize=8)
         path = pathlib.Path(self.options.plots) / f"{name}.svg"
         figure.savefig(path, metadata={"Date": None})
         pyplot.close(figure)
@@ -185,7 +200,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="of each run")
     parser.add_argument("--plots", help="directory for the plots; without it there are none")
-    parts = ["streams", "connections", "messages", "losses", "scale"]
+    parser.add_argument("--other", help="a proxy of another build, e.g. of an earlier commit, beside this one")
+    parts = ["streams", "flows", "connections", "messages", "losses", "scale"]
     parser.add_argument("--only", choices=[*parts, "wan"], nargs="+", default=parts)
     options = parser.parse_args()
     if os.geteuid() != 0:
