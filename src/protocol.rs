@@ -479,11 +479,15 @@ impl SocketEnd {
     }
 
     /// As [`append_rcv_from`](Self::append_rcv_from), and looks at `so_rcv` under the same lock. Without bytes it only
-    /// looks.
+    /// looks, and wakes if memory became short: low-water marks are lower then, and the bytes may be enough.
     pub(crate) fn append_rcv_and(&self, chain: &mut Chain, look: impl FnOnce(&mut Side)) {
         let mut rcv = self.rcv();
         if chain.is_empty() {
+            let before = rcv.buf.ceiling();
             look(&mut rcv);
+            if rcv.buf.ceiling() < before && !rcv.buf.is_empty() {
+                self.sorwakeup(&rcv, Wakeup::Data);
+            }
             return;
         }
         let unwanted = rcv.buf.is_finished();

@@ -2,7 +2,10 @@
 //! that are read continue.
 
 use super::*;
+use crate::local;
 use crate::long::times;
+use crate::socket::poller::{Events, Interest, Mode, Poller, Token};
+use crate::splice::{Dispatch, Options, SplicePool};
 use crate::tcp::conn::Conn;
 
 /// Of each socket.
@@ -239,6 +242,46 @@ fn writers_are_slowed_down_too() {
     (&peers[6].stream).write_all(b"x").unwrap();
     net.seen();
     assert_eq!((&peers[6].stream).write(&data).unwrap(), BUFFER - 1);
+}
+
+/// A splice, a poller or a thread that waits for a low-water mark cannot know that it is lower while memory is short.
+#[test]
+fn what_waits_for_a_low_water_mark_is_woken_when_memory_becomes_short() {
+    const HELD: usize = 28_000;
+    let (mut net, _listener, mut peers) = pressed(7);
+    let (near, far) = local::pair();
+    let pool = SplicePool::builder().manual().dispatch(Dispatch::Worker);
+    let pool = pool.build();
+    let options = Options::default().pool(pool.clone()).lowat(30_000);
+    let splice = peers[0].stream.splice_to(&near, options).unwrap();
+    peers[1].stream.set_rcv_lowat(30_000);
+    let poller = Poller::new();
+    let (token, interest) = (Token(1), Interest::READABLE);
+    poller
+        .add(&peers[1].stream, token, interest, Mode::Level)
+        .unwrap();
+    for peer in &mut peers[..2] {
+        peer.send_data(&net, HELD);
+    }
+    net.turn();
+    while pool.run_one() {}
+    let mut events = Events::default();
+    let mut readable = || poller.wait(&mut events, Some(Duration::ZERO)).unwrap();
+    assert_eq!((splice.bytes(), readable()), (0, 0), "less than the mark");
+    for peer in &mut peers[2..] {
+        peer.send_data(&net, 60_000);
+    }
+    net.turn();
+    assert_eq!(net.stack.stats().memory_pressures, 1);
+    // Any segment, without data: the service step after it takes the window back.
+    for peer in &mut peers[..2] {
+        peer.raw.send(&net, ACK, b"");
+    }
+    net.turn();
+    while pool.run_one() {}
+    assert_eq!(splice.bytes(), HELD as u64);
+    assert_eq!(far.recv_chain(HELD + 1).unwrap().len(), HELD);
+    assert_eq!(readable(), 1, "as many as the lower mark");
 }
 
 /// Guards the early return of `Tcb::serve` and `Conn::drop`: readable data still holds memory.
