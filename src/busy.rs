@@ -1,6 +1,6 @@
-//! Busy time of a thread: the time between waking and sleeping.
+//! Busy time of a thread, the time between waking and sleeping, and the turns of its loop.
 //!
-//! One word, written by that thread alone when it wakes and when it goes to sleep, and read by any
+//! The time is one word, written by that thread alone when it wakes and when it goes to sleep, and read by any
 //! thread. Asleep, it is the time that the thread has been awake so far. Awake, it is the present time
 //! minus that: so a reader includes the present period, and counts none twice. No locks.
 
@@ -15,6 +15,7 @@ const AWAKE: u64 = 1 << 63;
 pub(crate) struct Busy {
     epoch: Instant,
     word: AtomicU64,
+    turns: AtomicU64,
 }
 
 impl Busy {
@@ -23,6 +24,7 @@ impl Busy {
         Busy {
             epoch,
             word: AtomicU64::new(0),
+            turns: AtomicU64::new(0),
         }
     }
 
@@ -45,6 +47,17 @@ impl Busy {
         let time = self.time(now).as_nanos();
         let word = u64::try_from(time).unwrap_or(AWAKE - 1);
         self.word.store(word, Ordering::Relaxed);
+    }
+
+    /// The thread has completed a turn of its loop.
+    pub(crate) fn turned(&self) {
+        let turns = self.turns.load(Ordering::Relaxed);
+        self.turns.store(turns.wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Completed turns.
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
     #[cfg(test)]

@@ -136,6 +136,7 @@
 //!
 //! * Counters, queues and memory of a stack ([`Stack::stats`], [`Stack::driver_stats`]) and of a pool
 //!   ([`SplicePool::stats`], [`SplicePool::worker_stats`]).
+//! * Threads that make no progress, for a watchdog ([`Stack::probe`], [`SplicePool::probe`]).
 //! * Lists like netstat's: [`Stack::sockets`] and [`SplicePool::splices`], and both as tables
 //!   ([`stack::SocketTable`], [`splice::SpliceTable`]).
 //! * Events of [tracing](https://docs.rs/tracing) about life cycles, never about a segment or a pass:
@@ -237,6 +238,7 @@ mod long;
 pub mod performance {}
 #[doc = include_str!("doc/platforms.md")]
 pub mod platforms {}
+pub mod probe;
 pub mod protocol;
 mod random;
 mod run_list;

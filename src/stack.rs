@@ -225,6 +225,7 @@ pub use udp::{
 
 use crate::clock::{Clock, SystemClock};
 use crate::link::Link;
+use crate::probe::Probe;
 use crate::tcp::conn::Runner;
 use crate::tcp::counters::Counters;
 use ipnet::IpNet;
@@ -514,6 +515,25 @@ impl Stack {
         let drivers = self.shared().drivers.lock();
         let stats = drivers.iter().map(|busy| DriverStats::new(busy, now));
         stats.collect()
+    }
+
+    /// Asks each driver for a sign of life: wakes it, so that it completes a turn.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// use std::thread;
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let stack = Stack::builder(link).address("10.0.0.1/24".parse()?).build()?;
+    /// let probe = stack.probe();
+    /// while !probe.silent().is_empty() {
+    ///     thread::yield_now(); // a watchdog would sleep
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn probe(&self) -> Probe {
+        let probe = Probe::new(self.shared().drivers.lock().iter());
+        self.shared().wake_all();
+        probe
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

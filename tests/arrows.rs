@@ -21,6 +21,7 @@ const ARROWS: &str = "
     timer           ->
     interest        ->
     busy            ->
+    probe           -> busy
     text_table         ->
     congestion      ->
     keep_alive      ->
@@ -39,7 +40,7 @@ const ARROWS: &str = "
     kernel          -> checksum socket protocol run_list sockbuf buf clock keep_alive error lock sync turn counter
     smoltcp         -> socket protocol run_list buf error lock
     local           -> socket protocol sockbuf buf error lock sync
-    splice          -> socket protocol run_list timer busy text_table events callbacks sockbuf buf affinity clock end error lock sync
+    splice          -> socket protocol run_list timer busy probe text_table events callbacks sockbuf buf affinity clock end error lock sync
     splice::machine -> protocol error sync
     splice::xfer    -> sockbuf buf
     splice::token_bucket ->
@@ -49,7 +50,7 @@ const ARROWS: &str = "
     ip              -> checksum link buf clock lock error sync
     tcp             -> checksum ip protocol link sockbuf buf congestion keep_alive events error lock sync counter
     udp             -> checksum protocol link sockbuf buf ip counter turn error lock sync
-    stack           -> checksum random udp counter ip tcp socket protocol link run_list timer busy text_table congestion events callbacks sockbuf buf affinity clock end keep_alive error lock sync
+    stack           -> checksum random udp counter ip tcp socket protocol link run_list timer busy probe text_table congestion events callbacks sockbuf buf affinity clock end keep_alive error lock sync
 ";
 
 /// The modules that may name the engine.

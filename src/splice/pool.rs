@@ -20,6 +20,7 @@ use super::worker::{Shared, Worker};
 use crate::affinity::Affinity;
 use crate::clock::{self, Clock};
 use crate::lock::Mutex;
+use crate::probe::Probe;
 use crate::sync::atomic::AtomicBool;
 use crate::sync::thread;
 use std::num::NonZeroUsize;
@@ -229,6 +230,25 @@ impl SplicePool {
         workers.map(|worker| worker.stats(now)).collect()
     }
 
+    /// Asks each worker for a sign of life: wakes it, so that it completes a turn. Workers are started with the first
+    /// splice; before, none is asked.
+    ///
+    /// ```
+    /// use sosplice::{local, splice::{Options, SplicePool}};
+    /// let pool = SplicePool::builder().workers(2).build();
+    /// assert!(pool.probe().silent().is_empty(), "no worker was started");
+    /// let ((_a, b), (c, _d)) = (local::pair(), local::pair());
+    /// b.splice_to(&c, Options::default().pool(pool.clone()))?;
+    /// let probe = pool.probe();
+    /// while !probe.silent().is_empty() {
+    ///     std::thread::yield_now(); // a watchdog would sleep
+    /// }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn probe(&self) -> Probe {
+        self.handle.shared.probe()
+    }
+
     /// For a [`manual`](Builder::manual) pool: fires one timer that is due, or else runs one pass.
     /// `false` if there is no work now. Workers take turns.
     pub fn run_one(&self) -> bool {
@@ -269,6 +289,36 @@ mod tests {
     impl Clock for TestClock {
         fn now(&self) -> Instant {
             self.0 + Duration::from_secs(self.1.load(Ordering::SeqCst))
+        }
+    }
+
+    #[test]
+    fn a_worker_in_a_callback_that_does_not_return_is_silent() {
+        let pool = SplicePool::builder().workers(2);
+        let pool = pool.dispatch(Dispatch::Worker).build();
+        let ((a, b), (c, _d)) = (local::pair(), local::pair());
+        let options = Options::default().pool(pool.clone());
+        let splice = b.splice_to(&c, options).unwrap();
+        let all = pool.probe();
+        while !all.silent().is_empty() {
+            yield_now();
+        }
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let (begun, begins) = std::sync::mpsc::channel();
+        splice.on_end(move |_| {
+            begun.send(()).unwrap();
+            wait.recv().unwrap_err();
+        });
+        a.shutdown(std::net::Shutdown::Write).unwrap();
+        begins.recv().unwrap();
+        let probe = pool.probe();
+        while probe.silent().len() > 1 {
+            yield_now();
+        }
+        assert_eq!(probe.silent(), [0]);
+        drop(go);
+        while !probe.silent().is_empty() {
+            yield_now();
         }
     }
 

@@ -9,6 +9,7 @@ use crate::buf;
 use crate::busy::Busy;
 use crate::clock::Clock;
 use crate::lock::{LEAF, Mutex};
+use crate::probe::Probe;
 use crate::run_list::Job;
 use crate::sync::atomic::AtomicBool;
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -174,6 +175,18 @@ impl Shared {
         true
     }
 
+    /// Asks the workers that were started for a sign of life.
+    pub(super) fn probe(&self) -> Probe {
+        let started = match self.manual {
+            true => self.workers.len(),
+            false => *self.started.lock(),
+        };
+        let workers = &self.workers[..started];
+        let probe = Probe::new(workers.iter().map(|worker| &worker.busy));
+        workers.iter().for_each(Worker::wake);
+        probe
+    }
+
     pub(super) fn shut_down(&self) {
         self.closed.store(true, Ordering::SeqCst);
         for worker in &self.workers {
@@ -206,7 +219,7 @@ pub(super) struct Worker {
     pub(super) tasks: Mutex<Tasks, LEAF>,
     /// Ends whose waiters are to be notified; for each there is a `Look` in the queue.
     waiting: Mutex<VecDeque<Arc<dyn Waited>>, LEAF>,
-    pub(super) busy: Busy,
+    pub(super) busy: Arc<Busy>,
 }
 
 /// Marks a worker's thread as busy while it exists.
@@ -227,7 +240,7 @@ impl Worker {
             timers: Mutex::default(),
             tasks: Mutex::default(),
             waiting: Mutex::default(),
-            busy: Busy::new(epoch),
+            busy: Arc::new(Busy::new(epoch)),
         }
     }
 
@@ -240,6 +253,13 @@ impl Worker {
             queued: self.receiver.len(),
             splices: live(&self.tasks.lock().tasks),
             busy: self.busy.time(now),
+        }
+    }
+
+    /// Makes it complete a turn. It has one before it if there is work in its queue.
+    fn wake(&self) {
+        if self.receiver.is_empty() {
+            self.send(Item::Look);
         }
     }
 
@@ -268,6 +288,7 @@ impl Worker {
             if let Ok(item) = item {
                 self.work(&item);
             }
+            self.busy.turned();
         }
     }
 
@@ -299,6 +320,7 @@ impl Worker {
 
     /// One turn of a worker without a thread.
     pub(super) fn run_one(&self, shared: &Shared) -> bool {
+        self.busy.turned();
         if self.fire_one(shared) {
             return true;
         }

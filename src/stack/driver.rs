@@ -217,6 +217,7 @@ impl Driver {
         let worked = run_list::scope(budget, || self.serve_run_queue(now));
         self.frames = frames;
         self.report_refusals(now);
+        self.busy.turned();
         match gone {
             Some(gone) => Err(self.link_gone(gone)),
             None => Ok((

@@ -239,6 +239,10 @@ pub(crate) mod channel {
         pub(crate) fn len(&self) -> usize {
             self.0.items.lock().len()
         }
+
+        pub(crate) fn is_empty(&self) -> bool {
+            self.len() == 0
+        }
     }
 
     impl<T> fmt::Debug for Sender<T> {
