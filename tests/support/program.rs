@@ -69,6 +69,11 @@ impl Program {
         said.clone()
     }
 
+    #[allow(dead_code, reason = "one test uses it")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }

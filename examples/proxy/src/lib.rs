@@ -9,6 +9,8 @@ mod checks;
 mod heads;
 mod job;
 mod lobby;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod managed;
 mod metrics;
 mod pattern;
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::fmt::Error;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 use tiny_http::{Header, Method, Response, Server};
@@ -25,13 +25,13 @@ pub(crate) fn lengths() -> Histogram {
 
 /// Answers requests for `/metrics` until the process ends. Returns the address.
 pub(crate) fn serve(
-    at: SocketAddr,
+    listener: TcpListener,
     relay: Arc<Shared>,
     watch: Watch,
 ) -> anyhow::Result<SocketAddr> {
-    let server = Server::http(at).map_err(|error| anyhow!("{error}"));
-    let server = server.with_context(|| format!("metrics: cannot listen on {at}"))?;
-    let at = server.server_addr().to_ip().unwrap_or(at);
+    let at = listener.local_addr()?;
+    let server = Server::from_listener(listener, None).map_err(|error| anyhow!("{error}"));
+    let server = server.with_context(|| format!("metrics: cannot serve at {at}"))?;
     let mut registry = Registry::with_prefix("sosplice");
     let help = "Time from the admission of a client to the end of its connection";
     registry.register("connection_seconds", help, relay.lengths().clone());

@@ -2,6 +2,7 @@
 
 use crate::arguments::{Arguments, Mode, TunSpec, usage};
 use crate::checks::Checker;
+use crate::managed::{Manager, Passed, Wanted};
 use crate::metrics;
 use crate::relay::{Event, Means, Relay, Shared};
 use crate::report;
@@ -19,8 +20,9 @@ use sosplice::splice::SplicePool;
 use sosplice::stack::{Builder, Driver};
 use sosplice::{Stack, TcpListener};
 use std::io::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener as KernelListener};
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -53,6 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let Some(listen) = arguments.listen else {
         usage("--tun needs --listen");
     };
+    let (mut passed, wanted) = (Passed::take()?, Wanted::read()?);
     let Plan {
         front,
         back,
@@ -61,7 +64,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     } = Plan::new(arguments, listen.ip())?;
     let signals = Signals::new([SIGINT, SIGTERM]).context("signals")?;
     let wishes = Signals::new([SIGUSR1]).context("signals")?;
-    let sides = open_all(arguments)?;
+    let sides = open_all(arguments, &mut passed)?;
     let pool = arguments.pool();
     let listener = TcpListener::bind_with_backlog(&sides[front].stack, listen, BACKLOG)
         .with_context(|| format!("cannot listen on {listen}"))?;
@@ -72,7 +75,6 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let services = Services::new(settings.offers.iter().cloned(), settings.balance);
     let (relay, events) = Relay::new(listener, means, settings.terms.clone(), services);
-    stop_on(signals, events, arguments.grace)?;
     eprintln!("listening on {at}");
     println!(
         "{at} on {} to {} through {}; {:?} dispatch, {} worker(s)",
@@ -82,8 +84,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         arguments.dispatch,
         pool.workers()
     );
-    show(arguments, (&sides, pool), relay.shared(), wishes)?;
+    let watch = show(arguments, (&sides, pool), &mut passed, relay.shared())?;
+    show_on(wishes, watch.clone())?;
+    passed.finish();
     let checker = Checker::new(sides[back].stack.clone(), relay.shared());
+    let signalled = Signals::new([SIGHUP]).context("signals")?;
     let mut renewing = Renewing {
         relay: relay.shared(),
         checker,
@@ -91,7 +96,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         frame,
     };
     renewing.checker.start(settings.checks)?;
-    renewing.on(Signals::new([SIGHUP]).context("signals")?)?;
+    let manager = wanted.start(watch, relay.shared())?;
+    renewing.on(signalled, manager.clone())?;
+    stop_on(signals, (events, arguments.grace), manager.clone())?;
     let start = SystemClock.now();
     let shared = relay.shared();
     let (totals, deadline) = relay.run();
@@ -103,6 +110,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         &sides,
         start,
     )?;
+    manager.end();
     match totals.failure {
         Some(Failure::Listening(error)) => Err(error).context(sides[front].name.clone()),
         Some(Failure::Dialling(error)) => Err(error).context(sides[back].name.clone()),
@@ -164,13 +172,15 @@ struct Renewing {
 
 impl Renewing {
     /// At each signal, until the process ends.
-    fn on(mut self, mut signals: Signals) -> io::Result<()> {
+    fn on(mut self, mut signals: Signals, manager: Manager) -> io::Result<()> {
         let renew = move || {
             for _ in signals.forever() {
+                manager.reloading();
                 match self.renew() {
                     Ok(backends) => eprintln!("renewed: {backends}"),
                     Err(error) => eprintln!("error: nothing is changed: {error:#}"),
                 }
+                manager.ready();
             }
         };
         thread::Builder::new().name("renew".into()).spawn(renew)?;
@@ -220,12 +230,12 @@ fn back(specs: &[TunSpec], front: usize, backend: IpAddr) -> usize {
 
 /// If the receiving thread moves the bytes, one thread receives from all devices, so that forwarding
 /// wakes no second thread. With several queues there is one for each.
-fn open_all(arguments: &Arguments) -> anyhow::Result<Vec<Side>> {
+fn open_all(arguments: &Arguments, passed: &mut Passed) -> anyhow::Result<Vec<Side>> {
     let mut sides = Vec::new();
     let queues = usize::from(arguments.queues.unwrap_or(1));
     let mut drivers: Vec<Vec<Driver>> = (0..queues).map(|_| Vec::new()).collect();
     for spec in &arguments.tun {
-        let (name, builder) = open(spec, arguments)?;
+        let (name, builder) = open(spec, arguments, passed)?;
         let stack = if arguments.dispatch != Mode::Worker {
             let (stack, all) = builder.build_with_drivers().with_context(|| name.clone())?;
             for driver in all {
@@ -255,18 +265,15 @@ fn open_all(arguments: &Arguments) -> anyhow::Result<Vec<Side>> {
     Ok(sides)
 }
 
-fn open(spec: &TunSpec, arguments: &Arguments) -> anyhow::Result<(String, Builder)> {
-    let mut builder = Tun::builder(&spec.name).offload(!arguments.no_offload);
-    if let Some(bytes) = arguments.super_frame {
-        builder = builder.super_frame(bytes);
-    }
-    if let Some(netns) = &spec.netns {
-        builder = builder.netns(netns);
-    }
-    if let Some(queues) = arguments.queues {
-        builder = builder.queues(queues.into());
-    }
-    let queues = builder.build_queues()?;
+fn open(
+    spec: &TunSpec,
+    arguments: &Arguments,
+    passed: &mut Passed,
+) -> anyhow::Result<(String, Builder)> {
+    let queues = match passed.tun(&spec.name, arguments.queues.unwrap_or(1).into())? {
+        fds if fds.is_empty() => attach(spec, arguments)?,
+        fds => take_over(spec, arguments, fds)?,
+    };
     let name = queues[0].place().to_string();
     let mut builder = Stack::with_queues(queues)
         .receive_buffer(arguments.buffer.unwrap_or(BUFFER))
@@ -282,10 +289,44 @@ fn open(spec: &TunSpec, arguments: &Arguments) -> anyhow::Result<(String, Builde
     Ok((name, builder))
 }
 
+/// The queues of a device that is there.
+fn attach(spec: &TunSpec, arguments: &Arguments) -> anyhow::Result<Vec<Tun>> {
+    let mut builder = Tun::builder(&spec.name).offload(!arguments.no_offload);
+    if let Some(bytes) = arguments.super_frame {
+        builder = builder.super_frame(bytes);
+    }
+    if let Some(netns) = &spec.netns {
+        builder = builder.netns(netns);
+    }
+    if let Some(queues) = arguments.queues {
+        builder = builder.queues(queues.into());
+    }
+    Ok(builder.build_queues()?)
+}
+
+/// The queues of a device that another program has attached.
+fn take_over(spec: &TunSpec, arguments: &Arguments, fds: Vec<OwnedFd>) -> anyhow::Result<Vec<Tun>> {
+    let name = &spec.name;
+    if let Some(netns) = &spec.netns {
+        bail!("{name}@{netns}: a descriptor with the name {name} was passed: leave out @{netns}");
+    }
+    let mut builder = Tun::fd_builder().offload(!arguments.no_offload);
+    if let Some(bytes) = arguments.super_frame {
+        builder = builder.super_frame(bytes);
+    }
+    let queues = builder.build_queues(fds);
+    queues.with_context(|| format!("the passed descriptor with the name {name}"))
+}
+
 /// The first signal stops the relay, the second one the process.
-fn stop_on(mut signals: Signals, events: Sender<Event>, grace: Duration) -> io::Result<()> {
+fn stop_on(
+    mut signals: Signals,
+    (events, grace): (Sender<Event>, Duration),
+    manager: Manager,
+) -> io::Result<()> {
     let watch = move || {
         for (count, signal) in signals.forever().enumerate() {
+            manager.stopping();
             if count > 0 || events.send(Event::Stop(grace)).is_err() {
                 std::process::exit(128 + signal);
             }
@@ -302,9 +343,9 @@ fn stop_on(mut signals: Signals, events: Sender<Event>, grace: Duration) -> io::
 fn show(
     arguments: &Arguments,
     (sides, pool): (&[Side], SplicePool),
+    passed: &mut Passed,
     relay: Arc<Shared>,
-    wishes: Signals,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Watch> {
     let watch = Watch {
         stacks: sides
             .iter()
@@ -313,12 +354,20 @@ fn show(
         pool,
     };
     watch.every(arguments.stats)?;
-    if let Some(at) = arguments.metrics {
-        let at = metrics::serve(at, relay, watch.clone())?;
+    let listener = match (passed.metrics()?, arguments.metrics) {
+        (Some(_), Some(at)) => bail!("--metrics {at}, and a passed socket for them: give one"),
+        (Some(socket), None) => Some(socket),
+        (None, Some(at)) => {
+            let listener = KernelListener::bind(at);
+            Some(listener.with_context(|| format!("metrics: cannot listen on {at}"))?)
+        }
+        (None, None) => None,
+    };
+    if let Some(listener) = listener {
+        let at = metrics::serve(listener, relay, watch.clone())?;
         eprintln!("metrics on http://{at}/metrics");
     }
-    show_on(wishes, watch)?;
-    Ok(())
+    Ok(watch)
 }
 
 /// Shows the state at each signal.
