@@ -49,14 +49,16 @@ class Connection:
     def __init__(self, proxy, reader, writer):
         self.proxy, self.reader, self.writer = proxy, reader, writer
         self.silent, self.count = False, 0
+        self.turn = asyncio.Lock()
 
     async def exchange(self, answer_limit, size=0):
         """A line there and back. Fails if the connection is lost."""
-        self.count += 1
-        line = f"{self.count:0{size}}\n".encode()
-        self.writer.write(line)
-        if await asyncio.wait_for(self.reader.readline(), answer_limit) != line:
-            raise ConnectionError("ended, or another line")
+        async with self.turn:
+            self.count += 1
+            line = f"{self.count:0{size}}\n".encode()
+            self.writer.write(line)
+            if await asyncio.wait_for(self.reader.readline(), answer_limit) != line:
+                raise ConnectionError("ended, or another line")
 
 
 class Load:
@@ -151,8 +153,8 @@ class Load:
         return {}
 
     async def do_check(self):
-        """Uses those that were silent until now."""
-        await asyncio.gather(*[self.check(connection) for connection in self.held if connection.silent])
+        """Uses all: those that were silent until now, and the others after the answer that they wait for, if it comes."""
+        await asyncio.gather(*[self.check(connection) for connection in self.held])
         return {}
 
     async def do_hang_up(self, proxy):
