@@ -75,15 +75,16 @@ class Keeper:
     def __init__(self, options):
         self.options = options
         self.own = ipaddress.ip_network(options.own)
+        self.family = f"-{self.own.version}"
         self.full = FULL
         self.last = None
 
     def announced(self):
         """The next hops of the service, and those of the proxies' own addresses."""
-        serving, alive = {}, {}
-        for route in ip_json("route", "show", "table", str(self.options.table)):
+        serving, alive = set(), set()
+        for route in ip_json(self.family, "route", "show", "table", str(self.options.table)):
             hops = route.get("nexthops", [route])
-            hops = {hop["gateway"]: hop["dev"] for hop in hops if "gateway" in hop}
+            hops = {(hop["gateway"], hop["dev"]) for hop in hops if "gateway" in hop}
             if route["dst"] == self.options.service:
                 serving = hops
             elif route["dst"] != "default" and ipaddress.ip_network(route["dst"]).subnet_of(self.own):
@@ -91,20 +92,22 @@ class Keeper:
         return serving, alive
 
     def hops(self):
-        """The kernel's next hops by address; what an earlier keeper left counts too."""
-        return {hop["gateway"]: hop["id"] for hop in ip_json("nexthop") if hop["id"] in MEMBERS}
+        """The kernel's next hops by address and device; what an earlier keeper left counts too."""
+        return {(hop["gateway"], hop["dev"]): hop["id"] for hop in ip_json("nexthop") if hop["id"] in MEMBERS}
 
     def follow(self):
         start = time.monotonic()
         serving, alive = self.announced()
         old = self.hops()
-        draining = {hop: device for hop, device in alive.items() if hop in old and hop not in serving}
+        draining = {hop for hop in alive if hop in old and hop not in serving}
         wanted = serving | draining
-        for hop in [hop for hop in wanted if hop not in old]:
+        # By the order of their devices, since the kernel fills buckets by the order of numbers: so routers whose devices
+        # have the same names give a bucket to the same proxy.
+        for address, device in sorted(wanted - set(old), key=lambda hop: (len(hop[1]), hop[1], hop[0])):
             self.last = None
             number = min(set(MEMBERS) - set(old.values()))
-            ip("nexthop", "add", "id", str(number), "via", hop, "dev", wanted[hop])
-            old[hop] = number
+            ip("nexthop", "add", "id", str(number), "via", address, "dev", device)
+            old[address, device] = number
         # If none serves, those that drain share the buckets.
         members = {old[hop]: self.full if hop in serving else LEAST for hop in wanted}
         if members and members != self.last:
@@ -115,7 +118,8 @@ class Keeper:
         if members != self.last:
             self.last = members
             took = 1000 * (time.monotonic() - start)
-            print(f"serving {sorted(serving)}, draining {sorted(draining)}: in {took:.0f} ms", flush=True)
+            named = [" ".join(f"{address}%{device}" for address, device in sorted(some)) for some in (serving, draining)]
+            print(f"serving [{named[0]}], draining [{named[1]}]: in {took:.0f} ms", flush=True)
 
     def replace(self, members):
         options = self.options
@@ -128,11 +132,11 @@ class Keeper:
             self.full = OLD_FULL
             members = {number: min(weight, OLD_FULL) for number, weight in members.items()}
             replace_group(members, *timers)
-        ip("route", "replace", options.service, "nhid", str(GROUP))
+        ip(self.family, "route", "replace", options.service, "nhid", str(GROUP))
 
     def run(self):
         """Follows the kernel's notifications of routes."""
-        with subprocess.Popen(["ip", "monitor", "route"], stdout=subprocess.PIPE, bufsize=0) as monitor:
+        with subprocess.Popen(["ip", self.family, "monitor", "route"], stdout=subprocess.PIPE, bufsize=0) as monitor:
             while True:
                 try:
                     self.follow()
