@@ -33,8 +33,8 @@ struct Row {
     failed: u32,
 }
 
-/// Runs the script. `None` if this machine or user cannot.
-fn fleet(test: &str, routes: &str, events: &[&str]) -> Option<Vec<Row>> {
+/// Runs the script, with options for another network than BGP, IPv4 and one router. `None` if this machine or user cannot.
+fn fleet(test: &str, routes: &str, events: &[&str], network: &str) -> Option<Vec<Row>> {
     if std::env::var("SOSPLICE_SKIP").is_ok_and(|name| name == "fleet") {
         skip(test, "left out by SOSPLICE_SKIP");
         return None;
@@ -50,6 +50,7 @@ fn fleet(test: &str, routes: &str, events: &[&str]) -> Option<Vec<Row>> {
         .arg("--proxy")
         .arg(example::path("proxy"));
     command.args(SMALL.split_whitespace());
+    command.args(network.split_whitespace());
     let output = command.output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     if output.status.code() == Some(SKIPPED) {
@@ -63,17 +64,17 @@ fn fleet(test: &str, routes: &str, events: &[&str]) -> Option<Vec<Row>> {
     Some(rows)
 }
 
-/// Columns are two spaces apart or more: routes, event, open (of the proxy), lost own, lost others, new, failed, ...
+/// Columns are two spaces apart or more: network, routes, event, open (of the proxy), lost own, lost others, new, failed, ...
 fn row(line: &str) -> Row {
     let cells: Vec<&str> = line.split("  ").map(str::trim).collect();
     let cells: Vec<&str> = cells.into_iter().filter(|cell| !cell.is_empty()).collect();
-    let own = cells[2].split(['(', ')']).nth(1);
+    let own = cells[3].split(['(', ')']).nth(1);
     Row {
-        event: cells[1].to_owned(),
+        event: cells[2].to_owned(),
         own: own.unwrap().parse().unwrap(),
-        lost_own: cells[3].parse().unwrap(),
-        lost_others: cells[4].parse().unwrap(),
-        failed: cells[6].parse().unwrap(),
+        lost_own: cells[4].parse().unwrap(),
+        lost_others: cells[5].parse().unwrap(),
+        failed: cells[7].parse().unwrap(),
     }
 }
 
@@ -84,16 +85,42 @@ fn a_resilient_group_loses_only_connections_of_proxies_that_die() {
         1 => &["drain", "join", "stall", "kill"],
         _ => &["drain", "leave", "join", "restart", "stall", "kill", "hang"],
     };
-    let Some(rows) = fleet(test, "resilient", events) else {
+    let Some(rows) = fleet(test, "resilient", events, "") else {
         return;
     };
-    for row in rows {
-        assert_eq!(row.lost_others, 0, "{row:?}");
-        match row.event.as_str() {
-            "kill" => assert!(row.own > 0 && row.lost_own == row.own, "{row:?}"),
-            "hang" => assert!(row.lost_own > 0, "{row:?}"),
-            _ => assert_eq!((row.lost_own, row.failed), (0, 0), "{row:?}"),
-        }
+    rows.iter().for_each(loses_only_its_own);
+}
+
+fn loses_only_its_own(row: &Row) {
+    assert_eq!(row.lost_others, 0, "{row:?}");
+    match row.event.as_str() {
+        "kill" => assert!(row.own > 0 && row.lost_own == row.own, "{row:?}"),
+        "hang" => assert!(row.lost_own > 0, "{row:?}"),
+        _ => assert_eq!((row.lost_own, row.failed), (0, 0), "{row:?}"),
+    }
+}
+
+/// What differs from the first test at once: OSPF, IPv6, and two routers of which one dies.
+#[test]
+fn routers_with_one_seed_send_connections_to_the_same_proxies() {
+    let test = "routers_with_one_seed_send_connections_to_the_same_proxies";
+    let events: &[&str] = match long::times(1, 2) {
+        1 => &["router"],
+        _ => &["router", "drain", "kill"],
+    };
+    let network = "--routing ospf --family 6 --routers 2 --watch 5";
+    if let Some(rows) = fleet(test, "resilient", events, network) {
+        rows.iter().for_each(loses_only_its_own);
+    }
+}
+
+/// So the losses that the test before excludes would be seen.
+#[test]
+fn routers_with_seeds_of_their_own_do_not() {
+    let test = "routers_with_seeds_of_their_own_do_not";
+    let network = "--routers 2 --seeds own --watch 3";
+    if let Some(rows) = fleet(test, "resilient", &["router"], network) {
+        assert!(rows[0].lost_others > 0, "{rows:?}");
     }
 }
 
@@ -101,7 +128,7 @@ fn a_resilient_group_loses_only_connections_of_proxies_that_die() {
 #[test]
 fn plain_multipath_loses_connections_of_all_proxies() {
     let test = "plain_multipath_loses_connections_of_all_proxies";
-    let Some(rows) = fleet(test, "plain", &["drain", "join"]) else {
+    let Some(rows) = fleet(test, "plain", &["drain", "join"], "") else {
         return;
     };
     let [drain, join] = rows.as_slice() else {

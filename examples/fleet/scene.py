@@ -135,8 +135,9 @@ class Machine(Host):
             *("--keep-alive", scene.options.keep_alive, "--grace", 1),
         )
         self.bird(plan.machine(number))
-        # Nothing comes back from it before.
-        wait_for("a default route", lambda: any(route["dst"] == "default" for route in self.ip_json("route")))
+
+    def can_answer(self):
+        return any(route["dst"] == "default" for route in self.ip_json("route"))
 
     def drain(self):
         """Takes no new connections; the proxy goes on."""
@@ -255,6 +256,8 @@ class Scene:
             self.loads[-1].stdout.readline()
         for number in range(1, options.proxies + 1):
             self.join(number)
+        for machine in self.machines:
+            wait_for("a default route", machine.can_answer)
         everyone = {device(machine) for machine in range(1, options.proxies + 1)}
         for router in self.routers:
             wait_for("all announced", lambda: router.announced() == everyone)
