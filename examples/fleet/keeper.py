@@ -101,8 +101,8 @@ class Keeper:
         old = self.hops()
         draining = {hop for hop in alive if hop in old and hop not in serving}
         wanted = serving | draining
-        # By the order of their devices, since the kernel fills buckets by the order of numbers: so routers whose devices
-        # have the same names give a bucket to the same proxy.
+        # In the order of their devices, since the kernel fills buckets in the order of numbers: so routers whose
+        # devices have the same names give a bucket to the same proxy.
         for address, device in sorted(wanted - set(old), key=lambda hop: (len(hop[1]), hop[1], hop[0])):
             self.last = None
             number = min(set(MEMBERS) - set(old.values()))
@@ -118,8 +118,8 @@ class Keeper:
         if members != self.last:
             self.last = members
             took = 1000 * (time.monotonic() - start)
-            named = [" ".join(f"{address}%{device}" for address, device in sorted(some)) for some in (serving, draining)]
-            print(f"serving [{named[0]}], draining [{named[1]}]: in {took:.0f} ms", flush=True)
+            serving, draining = (" ".join(map("%".join, sorted(hops))) for hops in (serving, draining))
+            print(f"serving [{serving}], draining [{draining}]: in {took:.0f} ms", flush=True)
 
     def replace(self, members):
         options = self.options

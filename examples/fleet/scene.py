@@ -6,8 +6,8 @@
       clients c1, c2 --- edge e === routers r1, r2 === machines p1, p2, ... --- (routers, edge) --- servers s1, s2
                          BIRD       BIRD               BIRD, proxy
 
-plan.py has the addresses. Each machine's proxy has two TUN devices: `front` with the service address, which all machines
-have, and `back` with the machine's own address, from which it connects to a server. BIRD announces each of the two to
+plan.py has the addresses. Each machine's proxy has two TUN devices: `front` with the service address, which all
+machines have, and `back` with the machine's own address, from which it connects to a server. BIRD announces each of the two to
 the routers while its device has a carrier, which is while a proxy has it open. The routers announce a default route.
 """
 
@@ -72,8 +72,8 @@ class Host:
         run("ip", "netns", "exec", self.name, "sh", "-c", f"echo {value} >/proc/sys/net/{key}")
 
     def hash_by_ports(self, router=1):
-        """Of several next hops one is chosen by addresses, protocol and ports. Policy 1 would take a hash that the packet
-        carries from a socket of this machine, which is another one after each retransmission."""
+        """Of several next hops one is chosen by addresses, protocol and ports. Policy 1 would take a hash that the
+        packet carries from a socket of this machine, which is another one after each retransmission."""
         for family in ("ipv4", "ipv6"):
             self.sysctl(f"{family}/fib_multipath_hash_policy", self.options.hash)
             self.sysctl(f"{family}/fib_multipath_hash_fields", 0x37)
@@ -300,7 +300,7 @@ class Scene:
         return [router.announced() for router in self.routers]
 
     def shares(self):
-        """The buckets of each proxy at the first router, by its number; and how many the second one gives to another."""
+        """The buckets of each proxy at the first router, by its number; how many the second one gives to another."""
         if not self.resilient:
             return "-"
         counts = {int(name[1:]): count for name, count in self.routers[0].buckets().items()}

@@ -153,7 +153,7 @@ class Load:
         return {}
 
     async def do_check(self):
-        """Uses all: those that were silent until now, and the others after the answer that they wait for, if it comes."""
+        """Uses all: silent ones, and the others after the answer that they wait for, if it comes."""
         await asyncio.gather(*[self.check(connection) for connection in self.held])
         return {}
 
