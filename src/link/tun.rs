@@ -64,6 +64,7 @@
 //! Locks: none. All calls are system calls; one `Tun` may be shared by any number of sending threads.
 
 mod from_fd;
+mod inherit;
 pub(super) mod ioctl;
 mod linkinfo;
 mod open;
@@ -72,6 +73,7 @@ mod settings;
 pub use super::place::Place;
 pub use from_fd::{FdBuilder, FdError};
 pub use open::{Builder, Difference, OpenError, TapKind};
+pub use settings::DeviceSettings;
 #[cfg(all(feature = "tun-rs", target_os = "linux"))]
 pub(super) use settings::SUPER_FRAME;
 
@@ -184,6 +186,21 @@ impl Tun {
     /// if the kernel does not tell it, is `descriptor` and its number.
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// The device's settings, for another process that continues with a duplicate of this descriptor
+    /// ([`Builder::build_queues_from`], which has an example). `None` if packets have no virtio-net header.
+    pub fn device_settings(&self) -> Option<DeviceSettings> {
+        self.settings.as_ref().map(|settings| settings.to_inherit())
+    }
+
+    /// Whether the former settings of the device are restored when the last of the queues that were opened together
+    /// is closed: `true` after opening, `false` after [`Builder::build_queues_from`]. Of the processes with duplicates
+    /// of the descriptors, one should do it, the last one.
+    pub fn restore_at_end(&self, on: bool) {
+        if let Some(settings) = &self.settings {
+            settings.restore_at_end(on);
+        }
     }
 
     /// A system error, with the name of this device.

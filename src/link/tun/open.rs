@@ -61,6 +61,16 @@ pub enum OpenError {
         /// The difference.
         difference: Difference,
     },
+    /// A descriptor that is to be a queue of the device is something else.
+    #[error(
+        "{descriptor} is not a queue of {place}: give duplicates of descriptors that another process has opened for it"
+    )]
+    NotItsQueue {
+        /// Which device.
+        place: Place,
+        /// `descriptor` and its number.
+        descriptor: String,
+    },
     /// No such interface, and [`create`](Builder::create) is off. [`Tap`](crate::link::ethernet::Tap)s only.
     #[error("there is no interface {0}: create it with `{create}`", create = .1.create(.0))]
     NoTap(Place, TapKind),
@@ -164,10 +174,10 @@ pub enum Difference {
 #[derive(Debug)]
 #[must_use = "nothing is opened before build()"]
 pub struct Builder<D = Tun> {
-    place: Place,
-    content: Content,
+    pub(super) place: Place,
+    pub(super) content: Content,
     offload: bool,
-    super_frame: usize,
+    pub(super) super_frame: usize,
     create: bool,
     /// The device has several queues.
     queues: Option<usize>,
@@ -391,7 +401,7 @@ impl<D> Builder<D> {
         }
     }
 
-    fn outside(&self, error: NamespaceError) -> OpenError {
+    pub(super) fn outside(&self, error: NamespaceError) -> OpenError {
         let place = self.place.clone();
         match error {
             NamespaceError::NotFound => OpenError::NoNamespace(place),
@@ -400,7 +410,7 @@ impl<D> Builder<D> {
         }
     }
 
-    fn system(&self, call: &'static str, error: Errno) -> OpenError {
+    pub(super) fn system(&self, call: &'static str, error: Errno) -> OpenError {
         OpenError::System {
             place: self.place.clone(),
             call,

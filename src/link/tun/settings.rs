@@ -13,6 +13,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, Result};
 use std::ffi::c_int;
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Default size of the largest packet that is given to the kernel to be cut into segments. A forwarded
 /// packet needs room for its new link header, VLAN tags and tunnel headers below 65,536 bytes: the
@@ -33,6 +34,24 @@ pub(super) struct Settings {
     found_header: c_int,
     /// Offloads set at open.
     offload: u32,
+    /// The former ones are restored at the end.
+    restores: AtomicBool,
+}
+
+/// The settings of a device that is open, for another process that continues with it
+/// ([`Builder::build_queues_from`](super::Builder::build_queues_from)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "it crosses process boundaries as it is"
+)]
+pub struct DeviceSettings {
+    /// The offloads of the device's reader (`TUN_F_*`).
+    pub offload: u32,
+    /// Those to restore at the end; `None` if they are not known.
+    pub former_offload: Option<u32>,
+    /// Length of the virtio-net header to restore at the end, in bytes.
+    pub former_header: i32,
 }
 
 /// [`HEADER`] in the kernel's type.
@@ -57,6 +76,7 @@ impl Settings {
             found,
             found_header,
             offload,
+            restores: AtomicBool::new(true),
         })
     }
 
@@ -89,7 +109,31 @@ impl Settings {
             found: found.filter(|_| is_the_device).or(Some(0)),
             found_header,
             offload,
+            restores: AtomicBool::new(true),
         })
+    }
+
+    /// Those of a device that another process has opened and set up. Nothing is set, and nothing restored for now.
+    pub(super) fn inherit(socket: OwnedFd, from: DeviceSettings) -> Settings {
+        Settings {
+            socket: Some(socket),
+            found: from.former_offload,
+            found_header: from.former_header,
+            offload: from.offload,
+            restores: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn to_inherit(&self) -> DeviceSettings {
+        DeviceSettings {
+            offload: self.offload,
+            former_offload: self.found,
+            former_header: self.found_header,
+        }
+    }
+
+    pub(super) fn restore_at_end(&self, on: bool) {
+        self.restores.store(on, Ordering::Relaxed);
     }
 
     /// The capabilities of a device with this MTU, for super-frames of this size.
@@ -128,6 +172,9 @@ impl Settings {
     /// Restores the former values when the last queue is about to be closed. Does nothing for a deleted
     /// device.
     pub(super) fn put_back(&self, tun: BorrowedFd<'_>) {
+        if !self.restores.load(Ordering::Relaxed) {
+            return;
+        }
         let is_ours = self.socket.as_ref().is_none_or(|socket| {
             ioctl::offload(socket.as_fd(), tun).is_ok_and(|now| now == self.offload)
         });
