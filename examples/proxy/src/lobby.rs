@@ -8,7 +8,7 @@ use sosplice::socket::poller::{Events, Interest, Mode, Poller, Token};
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -53,12 +53,15 @@ impl Guests {
 pub(crate) struct Lobby {
     poller: Poller,
     guests: Mutex<Guests>,
+    /// Guests, and those that are handed over now.
+    inside: AtomicUsize,
     closed: AtomicBool,
 }
 
 impl Lobby {
     /// Takes a client in.
     pub(crate) fn enter(&self, stream: TcpStream, peer: SocketAddr, terms: Arc<Terms>) {
+        self.inside.fetch_add(1, Ordering::Release);
         let mut guests = self.guests();
         guests.last += 1;
         let number = guests.last;
@@ -87,9 +90,9 @@ impl Lobby {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[cfg(test)]
+    /// Whether no client is here, or about to be handed over.
     pub(crate) fn is_empty(&self) -> bool {
-        self.guests().all.is_empty()
+        self.inside.load(Ordering::Acquire) == 0
     }
 
     /// Resets those who wait, and ends [`run`](Self::run).
@@ -103,12 +106,16 @@ impl Lobby {
         &self,
         mut leave: impl FnMut(TcpStream, SocketAddr, Arc<Terms>, Result<Head, Fault>),
     ) -> io::Result<()> {
+        let mut leave = |guest: Guest, head| {
+            leave(guest.stream, guest.peer, guest.terms, head);
+            self.inside.fetch_sub(1, Ordering::Release);
+        };
         let mut events = Events::with_capacity(EVENTS);
         let mut buffer = vec![0; heads::MOST];
         while !self.closed.load(Ordering::Relaxed) {
             let now = SystemClock.now();
             for guest in self.late(now) {
-                leave(guest.stream, guest.peer, guest.terms, Err(Fault::Late));
+                leave(guest, Err(Fault::Late));
             }
             let next = self.guests().next();
             let rest = next.map(|(at, _)| at.saturating_duration_since(now));
@@ -122,9 +129,9 @@ impl Lobby {
                     Ok(None) => self.guests().insert(number, guest),
                     Ok(Some(head)) => {
                         self.poller.delete(&guest.stream).ok();
-                        leave(guest.stream, guest.peer, guest.terms, Ok(head));
+                        leave(guest, Ok(head));
                     }
-                    Err(fault) => leave(guest.stream, guest.peer, guest.terms, Err(fault)),
+                    Err(fault) => leave(guest, Err(fault)),
                 }
             }
         }

@@ -38,6 +38,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// How often to check whether the last connection has ended.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// The stack for connections to the backends, and the pool of all splices.
 #[derive(Debug)]
 pub(crate) struct Means {
@@ -82,6 +85,13 @@ pub(crate) enum Event {
     Failed(Failure),
     /// Stop accepting, end within this time.
     Stop(Duration),
+    /// Another process accepts from now on: end within this time, when this stack has no connection any more, not even
+    /// one that a client has only begun.
+    #[cfg_attr(
+        not(any(target_os = "linux", target_os = "android")),
+        expect(dead_code, reason = "only Linux has TUNs")
+    )]
+    Leave { grace: Duration, front: Stack },
     /// A client waits for a backend.
     Queued,
     /// No connection is left.
@@ -192,8 +202,8 @@ impl Relay {
                 shared.tell(Event::Failed(Failure::Listening(error)));
             }
             self.listen();
-            let grace = self.wait_for_stop();
-            let ended = self.wind_down(grace);
+            let (grace, front) = self.wait_for_stop();
+            let ended = self.wind_down(grace, front);
             shared.lobby.close();
             ended
         })
@@ -209,7 +219,8 @@ impl Relay {
             });
     }
 
-    fn wait_for_stop(&self) -> Duration {
+    /// Returns the time for the rest, and a stack that others accept for.
+    fn wait_for_stop(&self) -> (Duration, Option<Stack>) {
         loop {
             let event = match self.shared.refuse_late() {
                 Some(next) => self.inbox.recv_deadline(next),
@@ -220,10 +231,11 @@ impl Relay {
             };
             match event {
                 Ok(Event::Drained | Event::Queued) | Err(RecvTimeoutError::Timeout) => {}
-                Ok(Event::Stop(grace)) => return grace,
+                Ok(Event::Stop(grace)) => return (grace, None),
+                Ok(Event::Leave { grace, front }) => return (grace, Some(front)),
                 Ok(Event::Failed(failure)) => {
                     lock(&self.shared.state).totals.failure = Some(failure);
-                    return Duration::ZERO;
+                    return (Duration::ZERO, None);
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     unreachable!("the relay itself has a sender")
@@ -232,19 +244,41 @@ impl Relay {
         }
     }
 
-    /// Stops accepting; lets connections end within the grace time, then resets them.
-    fn wind_down(&self, grace: Duration) -> (Totals, Instant) {
+    /// Stops accepting; lets connections end within the grace time, then resets them. Handshakes that clients have begun
+    /// with the stack `front` may still become connections.
+    fn wind_down(&self, grace: Duration, mut front: Option<Stack>) -> (Totals, Instant) {
         let deadline = SystemClock.now() + grace;
-        self.shared.listener.close();
         lock(&self.shared.state).stopped = true;
-        while !lock(&self.shared.state).pairs.is_empty() {
-            match self.inbox.recv_deadline(deadline) {
+        loop {
+            let unheard = match &front {
+                Some(front) => front.stats().connections > 0,
+                None => {
+                    self.shared.listener.close();
+                    false
+                }
+            };
+            if !unheard && self.shared.is_drained() {
+                break;
+            }
+            let now = SystemClock.now();
+            let late = self.shared.refuse_late();
+            // Stacks do not report their last connection, nor the lobby its last client.
+            let next = late
+                .into_iter()
+                .fold(deadline, Instant::min)
+                .min(now + LOOK);
+            match self.inbox.recv_deadline(next) {
+                // The other process has ended.
+                Ok(Event::Stop(_)) => front = None,
                 Ok(_) => {}
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+                Err(_) if now >= deadline => break,
+                Err(_) => {}
             }
         }
+        self.shared.listener.close();
         let (left, waiting) = {
             let mut state = lock(&self.shared.state);
+            state.ended = true;
             (
                 state.pairs.values().cloned().collect::<Vec<_>>(),
                 std::mem::take(&mut state.waiting),
@@ -446,14 +480,14 @@ impl Shared {
 
     /// Begins both splices. `false` if the backend has refused the connection already.
     fn join(self: &Arc<Self>, pair: &Arc<Pair>) -> bool {
-        let stopped = {
+        let ended = {
             let mut state = lock(&self.state);
             state.pairs.insert(pair.client.id, Arc::clone(pair));
-            state.stopped
+            state.ended
         };
         let begun = BOTH.map(|direction| self.begin(pair, direction));
         if let [Ok(up), Ok(down)] = &begun
-            && !stopped
+            && !ended
         {
             // Only now: their callbacks may try another backend.
             self.heed(pair, Direction::Up, up);
@@ -463,7 +497,7 @@ impl Shared {
         if let Some(error) = pair
             .server
             .take_error()
-            .filter(|_| !pair.was_taken() && !stopped)
+            .filter(|_| !pair.was_taken() && !ended)
         {
             // If not, it was ended meanwhile.
             return !self.give_up(pair, &error);
@@ -675,12 +709,14 @@ impl Shared {
         true
     }
 
+    /// Whether no client is left.
+    fn is_drained(&self) -> bool {
+        let state = lock(&self.state);
+        state.pairs.is_empty() && state.waiting.is_empty() && self.lobby.is_empty()
+    }
+
     fn note_drained(&self) {
-        let drained = {
-            let state = lock(&self.state);
-            state.stopped && state.pairs.is_empty()
-        };
-        if drained {
+        if lock(&self.state).stopped && self.is_drained() {
             self.tell(Event::Drained);
         }
     }

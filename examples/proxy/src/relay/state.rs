@@ -27,8 +27,10 @@ pub(super) struct State {
     /// A thread is in `serve_waiting`.
     pub(super) serving: bool,
     pub(super) totals: Totals,
-    /// No more clients.
+    /// No more clients are accepted.
     pub(super) stopped: bool,
+    /// The rest is reset.
+    pub(super) ended: bool,
 }
 
 impl State {
@@ -42,7 +44,7 @@ impl State {
             Ok(backend) => return Some(Ok(backend)),
             Err(lack) => lack,
         };
-        if lack == Lack::Full && !self.stopped {
+        if lack == Lack::Full && !self.ended {
             let most = client.terms.queue.0;
             if self.waiting.len() >= most {
                 self.part_with_left();

@@ -375,7 +375,7 @@ fn a_shorter_time_limit_of_new_settings_holds_at_once() {
     terms.expected.tls = true;
     terms.head_timeout = Duration::from_secs(100_000);
     let relay = net.relay(terms.clone(), vec![offer(1)]);
-    let _first = TcpStream::connect(&net.client, FRONT).unwrap();
+    let first = TcpStream::connect(&net.client, FRONT).unwrap();
     until(|| !relay.shared.lobby.is_empty());
     terms.head_timeout = Duration::from_millis(5);
     relay
@@ -386,7 +386,82 @@ fn a_shorter_time_limit_of_new_settings_holds_at_once() {
         .unwrap();
     reset(answer(late));
     assert!(!relay.shared.lobby.is_empty());
+    drop(first);
     relay.stop();
+}
+
+/// What was accepted is served, though it has no backend yet: its first bytes are missing, or there is no room.
+#[test]
+fn those_in_the_lobby_and_in_the_queue_are_served_while_it_drains() {
+    let net = Net::new();
+    let _server = net.serve(1);
+    let mut limited = offer(1);
+    limited.spec.limit = Some(1);
+    let mut terms = patient();
+    terms.queue = (1, Duration::from_secs(20));
+    terms.expected.proxy = true;
+    let relay = net.relay(terms, vec![limited]);
+    let head = b"PROXY TCP4 192.0.2.7 192.0.2.1 7000 443\r\n";
+    let mut guest = TcpStream::connect(&net.client, FRONT).unwrap();
+    until(|| !relay.shared.lobby.is_empty());
+    let mut served = TcpStream::connect(&net.client, FRONT).unwrap();
+    served.write_all(head).unwrap();
+    until(|| relay.served()[0].2 == 1);
+    let waiting = net.start(head).unwrap();
+    until(|| lock(&relay.shared.state).waiting.len() == 1);
+    let stop = Event::Stop(Duration::from_secs(20));
+    relay.events.send(stop).unwrap();
+    until(|| TcpStream::connect(&net.client, FRONT).is_err());
+    served.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(answer(served).unwrap(), "1:");
+    assert_eq!(answer(waiting).unwrap(), "1:");
+    guest.write_all(head).unwrap();
+    guest.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(answer(guest).unwrap(), "1:");
+    assert_eq!(relay.thread.join().unwrap().cut_off, 0);
+}
+
+/// Another process accepts, but clients may have begun with this one.
+#[test]
+fn one_that_leaves_serves_what_still_reaches_it() {
+    let net = Net::new();
+    let _servers = [1, 2].map(|number| net.serve(number));
+    let relay = net.relay(patient(), vec![offer(1), offer(2)]);
+    let first = TcpStream::connect(&net.client, FRONT).unwrap();
+    until(|| net.front.stats().connections == 1);
+    let leave = Event::Leave {
+        grace: Duration::from_secs(20),
+        front: net.front.clone(),
+    };
+    relay.events.send(leave).unwrap();
+    until(|| lock(&relay.shared.state).stopped);
+    assert_eq!(net.ask(b"late").unwrap(), "2:late");
+    first.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(answer(first).unwrap(), "1:");
+    let totals = relay.thread.join().unwrap();
+    assert_eq!((totals.connections, totals.cut_off), (2, 0));
+    assert!(TcpStream::connect(&net.client, FRONT).is_err());
+}
+
+/// The other process has ended: what it would have accepted is refused.
+#[test]
+fn one_that_leaves_may_be_stopped() {
+    let net = Net::new();
+    let _server = net.serve(1);
+    let relay = net.relay(patient(), vec![offer(1)]);
+    let first = TcpStream::connect(&net.client, FRONT).unwrap();
+    until(|| relay.served()[0].2 == 1);
+    let leave = Event::Leave {
+        grace: Duration::from_secs(20),
+        front: net.front.clone(),
+    };
+    relay.events.send(leave).unwrap();
+    let stop = Event::Stop(Duration::from_secs(20));
+    relay.events.send(stop).unwrap();
+    until(|| TcpStream::connect(&net.client, FRONT).is_err());
+    first.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(answer(first).unwrap(), "1:");
+    assert_eq!(relay.thread.join().unwrap().cut_off, 0);
 }
 
 #[test]
