@@ -177,10 +177,20 @@ pub(crate) struct Arguments {
     #[arg(value_parser = seconds)]
     pub(crate) connect_timeout: Duration,
 
-    /// After SIGINT or SIGTERM, how long open connections may take to end
+    /// After SIGINT or SIGTERM, or when another process has taken over (--handover), how long open connections may
+    /// take to end
     #[arg(long, value_name = "SECONDS", default_value = "5", help_heading = REAL)]
     #[arg(value_parser = grace)]
     pub(crate) grace: Duration,
+
+    /// Restart without losing a connection: the same command again takes over from the process that listens on this
+    /// Unix socket, which drains (--grace)
+    #[arg(long, value_name = "SOCKET", help_heading = REAL, requires = "tun")]
+    #[cfg_attr(
+        not(any(target_os = "linux", target_os = "android")),
+        expect(dead_code, reason = "only Linux has TUNs")
+    )]
+    pub(crate) handover: Option<PathBuf>,
 
     /// Serves counters for Prometheus at this address of the operating system
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = REAL, requires = "tun")]

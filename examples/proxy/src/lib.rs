@@ -6,12 +6,18 @@
 mod arguments;
 mod backends;
 mod checks;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod ending;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod handover;
 mod heads;
 mod job;
 mod lobby;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod managed;
 mod metrics;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod notes;
 mod pattern;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod real;

@@ -23,7 +23,7 @@ pub(crate) fn lengths() -> Histogram {
     Histogram::new(LENGTHS)
 }
 
-/// Answers requests for `/metrics` until the process ends. Returns the address.
+/// Answers requests for `/metrics` until the process ends, or its listener is shut down. Returns the address.
 pub(crate) fn serve(
     listener: TcpListener,
     relay: Arc<Shared>,

@@ -2,8 +2,11 @@
 
 use crate::arguments::{Arguments, Mode, TunSpec, usage};
 use crate::checks::Checker;
+use crate::ending;
+use crate::handover::{self, Candidate, Given, Origin, Post, Start, lane::Lane};
 use crate::managed::{Manager, Passed, Wanted};
 use crate::metrics;
+use crate::notes::{self, note};
 use crate::relay::{Event, Means, Relay, Shared};
 use crate::report;
 use crate::services::{Offer, Services};
@@ -15,7 +18,7 @@ use crossbeam_channel::Sender;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use sosplice::clock::{Clock, SystemClock};
-use sosplice::link::tun::Tun;
+use sosplice::link::tun::{self, Tun};
 use sosplice::splice::SplicePool;
 use sosplice::stack::{Builder, Driver};
 use sosplice::{Stack, TcpListener};
@@ -26,6 +29,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,6 +41,8 @@ const BUFFER: usize = 4 * 1024 * 1024;
 const PORTS: RangeInclusive<u16> = 1024..=65_535;
 /// Connections that wait to be accepted.
 const BACKLOG: usize = 1024;
+/// Scrapes that wait to be answered.
+const METRICS_BACKLOG: i32 = 16;
 /// Number of probes to a silent peer.
 const PROBES: u32 = 6;
 /// Time for sending resets.
@@ -44,10 +50,11 @@ const LAST_RESETS: Duration = Duration::from_secs(1);
 /// How often to check whether the last bytes were sent.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// A stack and how to call it.
+/// A stack and how to call it. With `--handover`, its device can change hands.
 struct Side {
     name: String,
     stack: Stack,
+    lanes: Vec<Arc<Lane>>,
 }
 
 /// Runs until a signal ends it.
@@ -62,9 +69,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         frame,
         settings,
     } = Plan::new(arguments, listen.ip())?;
+    // All of them before anything else: by default they would end the process.
+    let stopping = ending::at_second_signal().context("signals")?;
     let signals = Signals::new([SIGINT, SIGTERM]).context("signals")?;
     let wishes = Signals::new([SIGUSR1]).context("signals")?;
-    let sides = open_all(arguments, &mut passed)?;
+    let renewals = Signals::new([SIGHUP]).context("signals")?;
+    let mut start = Candidate::begin(arguments, front)?;
+    let sides = open_all(arguments, &mut passed, start.as_mut())?;
     let pool = arguments.pool();
     let listener = TcpListener::bind_with_backlog(&sides[front].stack, listen, BACKLOG)
         .with_context(|| format!("cannot listen on {listen}"))?;
@@ -75,6 +86,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let services = Services::new(settings.offers.iter().cloned(), settings.balance);
     let (relay, events) = Relay::new(listener, means, settings.terms.clone(), services);
+    let metrics = metrics_socket(arguments, &mut passed)?;
+    passed.finish();
+    let own = (&sides[..], front, metrics.as_ref());
+    take_over(arguments, (start, &stopping), own, events.clone())?;
     eprintln!("listening on {at}");
     println!(
         "{at} on {} to {} through {}; {:?} dispatch, {} worker(s)",
@@ -84,11 +99,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         arguments.dispatch,
         pool.workers()
     );
-    let watch = show(arguments, (&sides, pool), &mut passed, relay.shared())?;
+    let watch = show(arguments, (&sides, pool), relay.shared(), metrics)?;
     show_on(wishes, watch.clone())?;
-    passed.finish();
     let checker = Checker::new(sides[back].stack.clone(), relay.shared());
-    let signalled = Signals::new([SIGHUP]).context("signals")?;
     let mut renewing = Renewing {
         relay: relay.shared(),
         checker,
@@ -97,7 +110,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     renewing.checker.start(settings.checks)?;
     let manager = wanted.start(watch, relay.shared())?;
-    renewing.on(signalled, manager.clone())?;
+    renewing.on(renewals, manager.clone())?;
     stop_on(signals, (events, arguments.grace), manager.clone())?;
     let start = SystemClock.now();
     let shared = relay.shared();
@@ -230,12 +243,21 @@ fn back(specs: &[TunSpec], front: usize, backend: IpAddr) -> usize {
 
 /// If the receiving thread moves the bytes, one thread receives from all devices, so that forwarding
 /// wakes no second thread. With several queues there is one for each.
-fn open_all(arguments: &Arguments, passed: &mut Passed) -> anyhow::Result<Vec<Side>> {
+fn open_all(
+    arguments: &Arguments,
+    passed: &mut Passed,
+    mut start: Option<&mut Start>,
+) -> anyhow::Result<Vec<Side>> {
     let mut sides = Vec::new();
     let queues = usize::from(arguments.queues.unwrap_or(1));
     let mut drivers: Vec<Vec<Driver>> = (0..queues).map(|_| Vec::new()).collect();
-    for spec in &arguments.tun {
-        let (name, builder) = open(spec, arguments, passed)?;
+    for (index, spec) in arguments.tun.iter().enumerate() {
+        let origin = start.as_mut().map(|start| start.origin(index));
+        let Opened {
+            name,
+            builder,
+            lanes,
+        } = open(spec, arguments, passed, origin)?;
         let stack = if arguments.dispatch != Mode::Worker {
             let (stack, all) = builder.build_with_drivers().with_context(|| name.clone())?;
             for driver in all {
@@ -245,7 +267,7 @@ fn open_all(arguments: &Arguments, passed: &mut Passed) -> anyhow::Result<Vec<Si
         } else {
             builder.build().with_context(|| name.clone())?
         };
-        sides.push(Side { name, stack });
+        sides.push(Side { name, stack, lanes });
     }
     for (queue, drivers) in drivers.into_iter().enumerate() {
         if drivers.is_empty() {
@@ -265,20 +287,53 @@ fn open_all(arguments: &Arguments, passed: &mut Passed) -> anyhow::Result<Vec<Si
     Ok(sides)
 }
 
+struct Opened {
+    name: String,
+    builder: Builder,
+    lanes: Vec<Arc<Lane>>,
+}
+
 fn open(
     spec: &TunSpec,
     arguments: &Arguments,
     passed: &mut Passed,
-) -> anyhow::Result<(String, Builder)> {
-    let queues = match passed.tun(&spec.name, arguments.queues.unwrap_or(1).into())? {
-        fds if fds.is_empty() => attach(spec, arguments)?,
-        fds => take_over(spec, arguments, fds)?,
+    origin: Option<Origin>,
+) -> anyhow::Result<Opened> {
+    let (ports, given) = match origin {
+        Some(Origin { upper, given, .. }) => (handover::ports(upper), given),
+        None => (PORTS, None),
+    };
+    let passage = given.as_ref().map(|given| given.passage.clone());
+    let fds = passed.tun(&spec.name, arguments.queues.unwrap_or(1).into())?;
+    let queues = match given {
+        Some(Given {
+            queues, settings, ..
+        }) => builder(spec, arguments).build_queues_from(queues, settings)?,
+        None if !fds.is_empty() => from_passed(spec, arguments, fds)?,
+        None if arguments.handover.is_some() => handover::open_left(&builder(spec, arguments))?,
+        None => builder(spec, arguments).build_queues()?,
     };
     let name = queues[0].place().to_string();
-    let mut builder = Stack::with_queues(queues)
+    let mut lanes = Vec::new();
+    let mut builder = match arguments.handover {
+        Some(_) => {
+            for queue in queues {
+                let lane = Lane::new(queue, passage.is_none(), passage.clone());
+                lanes.push(Arc::new(lane.context("a socket for packets")?));
+            }
+            Stack::with_queues(lanes.clone())
+        }
+        None => Stack::with_queues(queues),
+    };
+    if let Some(passage) = passage {
+        builder = builder
+            .on_unhandled(move |frame| passage.pass(frame))
+            .unhandled_tcp(true);
+    }
+    builder = builder
         .receive_buffer(arguments.buffer.unwrap_or(BUFFER))
         .send_buffer(arguments.buffer.unwrap_or(BUFFER))
-        .ephemeral_ports(PORTS)
+        .ephemeral_ports(ports)
         .busy_poll(Duration::from_micros(arguments.busy_poll))
         .congestion(arguments.congestion)
         .connect_timeout(arguments.connect_timeout)
@@ -286,11 +341,15 @@ fn open(
     for address in &spec.addresses {
         builder = builder.address(*address);
     }
-    Ok((name, builder))
+    Ok(Opened {
+        name,
+        builder,
+        lanes,
+    })
 }
 
-/// The queues of a device that is there.
-fn attach(spec: &TunSpec, arguments: &Arguments) -> anyhow::Result<Vec<Tun>> {
+/// The settings of a device.
+fn builder(spec: &TunSpec, arguments: &Arguments) -> tun::Builder {
     let mut builder = Tun::builder(&spec.name).offload(!arguments.no_offload);
     if let Some(bytes) = arguments.super_frame {
         builder = builder.super_frame(bytes);
@@ -301,11 +360,15 @@ fn attach(spec: &TunSpec, arguments: &Arguments) -> anyhow::Result<Vec<Tun>> {
     if let Some(queues) = arguments.queues {
         builder = builder.queues(queues.into());
     }
-    Ok(builder.build_queues()?)
+    builder
 }
 
 /// The queues of a device that another program has attached.
-fn take_over(spec: &TunSpec, arguments: &Arguments, fds: Vec<OwnedFd>) -> anyhow::Result<Vec<Tun>> {
+fn from_passed(
+    spec: &TunSpec,
+    arguments: &Arguments,
+    fds: Vec<OwnedFd>,
+) -> anyhow::Result<Vec<Tun>> {
     let name = &spec.name;
     if let Some(netns) = &spec.netns {
         bail!("{name}@{netns}: a descriptor with the name {name} was passed: leave out @{netns}");
@@ -318,33 +381,88 @@ fn take_over(spec: &TunSpec, arguments: &Arguments, fds: Vec<OwnedFd>) -> anyhow
     queues.with_context(|| format!("the passed descriptor with the name {name}"))
 }
 
-/// The first signal stops the relay, the second one the process.
+/// The first signal stops the relay.
 fn stop_on(
     mut signals: Signals,
     (events, grace): (Sender<Event>, Duration),
     manager: Manager,
 ) -> io::Result<()> {
     let watch = move || {
-        for (count, signal) in signals.forever().enumerate() {
+        if signals.forever().next().is_some() && events.send(Event::Stop(grace)).is_ok() {
+            ending::after_time(grace + LAST_RESETS);
             manager.stopping();
-            if count > 0 || events.send(Event::Stop(grace)).is_err() {
-                std::process::exit(128 + signal);
-            }
-            eprintln!(
+            note(format!(
                 "stopping: open connections may take {grace:?}, a second signal ends at once"
-            );
+            ));
         }
     };
     thread::Builder::new().name("signals".into()).spawn(watch)?;
     Ok(())
 }
 
+/// Called when another process has taken over.
+fn left(metrics: Option<KernelListener>, grace: Duration) -> Box<dyn Fn() + Send> {
+    Box::new(move || {
+        if let Some(metrics) = &metrics {
+            // From now on the other one answers.
+            rustix::net::shutdown(metrics, rustix::net::Shutdown::Both).ok();
+        }
+        ending::after_time(grace + LAST_RESETS);
+    })
+}
+
+/// Takes over from another process, if there is one, and waits for one that takes over from this.
+fn take_over(
+    arguments: &Arguments,
+    (start, stopping): (Option<Start>, &AtomicBool),
+    (sides, front, metrics): (&[Side], usize, Option<&KernelListener>),
+    events: Sender<Event>,
+) -> anyhow::Result<()> {
+    let (Some(path), Some(start)) = (&arguments.handover, start) else {
+        return Ok(());
+    };
+    let metrics = metrics.map(KernelListener::try_clone).transpose()?;
+    let terms = handover::Terms {
+        lanes: sides.iter().map(|side| side.lanes.clone()).collect(),
+        front: sides[front].stack.clone(),
+        upper: start.upper(),
+        events,
+        grace: arguments.grace,
+        left: left(metrics, arguments.grace),
+    };
+    if stopping.load(Ordering::Relaxed) {
+        bail!("ended by a signal at the start");
+    }
+    let former = match start {
+        Start::Second(candidate) => Some(candidate.take()?),
+        Start::Alone => None,
+    };
+    Post::start((path, arguments), former, terms)
+}
+
+fn metrics_socket(
+    arguments: &Arguments,
+    passed: &mut Passed,
+) -> anyhow::Result<Option<KernelListener>> {
+    let at = match (passed.metrics()?, arguments.metrics) {
+        (Some(_), Some(at)) => bail!("--metrics {at}, and a passed socket for them: give one"),
+        (socket, None) => return Ok(socket),
+        (None, Some(at)) => at,
+    };
+    let bound = match arguments.handover {
+        Some(_) => handover::metrics_socket(at).map(KernelListener::from),
+        None => KernelListener::bind(at),
+    };
+    let bound = bound.with_context(|| format!("metrics: cannot listen on {at}"))?;
+    Ok(Some(bound))
+}
+
 /// Statistics for the operator, in all forms that are wanted.
 fn show(
     arguments: &Arguments,
     (sides, pool): (&[Side], SplicePool),
-    passed: &mut Passed,
     relay: Arc<Shared>,
+    metrics: Option<KernelListener>,
 ) -> anyhow::Result<Watch> {
     let watch = Watch {
         stacks: sides
@@ -354,16 +472,9 @@ fn show(
         pool,
     };
     watch.every(arguments.stats)?;
-    let listener = match (passed.metrics()?, arguments.metrics) {
-        (Some(_), Some(at)) => bail!("--metrics {at}, and a passed socket for them: give one"),
-        (Some(socket), None) => Some(socket),
-        (None, Some(at)) => {
-            let listener = KernelListener::bind(at);
-            Some(listener.with_context(|| format!("metrics: cannot listen on {at}"))?)
-        }
-        (None, None) => None,
-    };
-    if let Some(listener) = listener {
+    if let Some(listener) = metrics {
+        // Once more for one that listens already.
+        rustix::net::listen(&listener, METRICS_BACKLOG).context("metrics")?;
         let at = metrics::serve(listener, relay, watch.clone())?;
         eprintln!("metrics on http://{at}/metrics");
     }
@@ -390,6 +501,7 @@ fn flush(sides: &[Side], deadline: Instant) {
 }
 
 fn print(totals: &Totals, backends: &str, sides: &[Side], start: Instant) -> io::Result<()> {
+    notes::flush();
     let mut out = io::stdout().lock();
     let time = SystemClock.now() - start;
     writeln!(

@@ -425,19 +425,23 @@ fn those_in_the_lobby_and_in_the_queue_are_served_while_it_drains() {
 #[test]
 fn one_that_leaves_serves_what_still_reaches_it() {
     let net = Net::new();
-    let _servers = [1, 2].map(|number| net.serve(number));
-    let relay = net.relay(patient(), vec![offer(1), offer(2)]);
-    let first = TcpStream::connect(&net.client, FRONT).unwrap();
-    until(|| net.front.stats().connections == 1);
+    let _server = net.serve(1);
+    let relay = net.relay(patient(), vec![offer(1)]);
+    // A connection of the stack that is none of the relay's yet.
+    let aside = TcpListener::bind(&net.front, "10.0.1.2:81").unwrap();
+    let client = TcpStream::connect(&net.client, "10.0.1.2:81").unwrap();
+    let (stream, peer) = aside.accept().unwrap();
     let leave = Event::Leave {
         grace: Duration::from_secs(20),
         front: net.front.clone(),
     };
     relay.events.send(leave).unwrap();
     until(|| lock(&relay.shared.state).stopped);
-    assert_eq!(net.ask(b"late").unwrap(), "2:late");
-    first.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(answer(first).unwrap(), "1:");
+    assert_eq!(net.ask(b"late").unwrap(), "1:late");
+    let terms = Arc::clone(&lock(&relay.shared.state).terms);
+    relay.shared.admit(stream, peer, terms, Head::default());
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(answer(client).unwrap(), "1:");
     let totals = relay.thread.join().unwrap();
     assert_eq!((totals.connections, totals.cut_off), (2, 0));
     assert!(TcpStream::connect(&net.client, FRONT).is_err());
