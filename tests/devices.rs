@@ -12,6 +12,7 @@
 mod namespace;
 
 use namespace::{Namespace, available_with, run};
+use rustix::fd::AsFd;
 use sosplice::link::tun::{self, Difference, OpenError, Tun};
 use sosplice::link::{Capabilities, Frame, Interest, Link, Packet, ReceiveError, TransmitError};
 use sosplice::{Stack, TcpListener};
@@ -237,6 +238,47 @@ fn only_own_settings_are_restored() {
     assert_eq!(offloads(&namespace, "t0"), found);
     let mut other = Other::attached(&namespace, IFF_TUN | IFF_NO_PI | IFF_VNET_HDR);
     assert_eq!(other.ask("header?"), "12");
+}
+
+/// A process continues with the device of another one: neither its settings nor its packets suffer, and the last one
+/// restores what the first one found.
+#[test]
+fn duplicates_are_the_device() {
+    if !ready("duplicates_are_the_device") {
+        return;
+    }
+    let namespace = persistent(false);
+    let builder = || Tun::builder("t0").netns(namespace.name());
+    let former = open(&namespace);
+    assert!(matches!(builder().build(), Err(OpenError::Busy(_))));
+    let settings = former.device_settings().unwrap();
+    let none = builder().build_queues_from(vec![], settings);
+    assert!(matches!(none, Err(OpenError::QueueCount { queues: 0, .. })));
+    let duplicate = || former.as_fd().try_clone_to_owned().unwrap();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    for (name, fd) in [("t0", null.into()), ("t1", duplicate())] {
+        let other = Tun::builder(name).netns(namespace.name());
+        let error = other.build_queues_from(vec![fd], settings).unwrap_err();
+        assert!(matches!(error, OpenError::NotItsQueue { .. }), "{error}");
+    }
+    let take = || {
+        let mut queues = builder().build_queues_from(vec![duplicate()], settings);
+        queues.as_mut().unwrap().pop().unwrap()
+    };
+    let next = take();
+    assert_eq!(next.capabilities(), former.capabilities());
+    assert_eq!(next.place(), former.place());
+    // It gives up.
+    drop(next);
+    assert_eq!(offloads(&namespace, "t0"), ON);
+    let next = take();
+    former.restore_at_end(false);
+    drop(former);
+    assert_eq!(offloads(&namespace, "t0"), ON);
+    assert_eq!(next.device_settings(), Some(settings));
+    next.restore_at_end(true);
+    drop(next);
+    assert_eq!(offloads(&namespace, "t0"), OFF);
 }
 
 #[test]
