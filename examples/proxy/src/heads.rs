@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod tests;
 
+use crc::{CRC_32_ISCSI, Crc};
 use proxy_header::{ParseConfig, Protocol, ProxiedAddress, ProxyHeader, Tlv};
 use std::net::SocketAddr;
 use thiserror::Error;
@@ -15,6 +16,18 @@ use tls_parser::{SNIType, TlsExtension, TlsExtensionType, TlsMessage, TlsMessage
 pub(crate) const MOST: usize = 20 * 1024;
 /// The largest header of the PROXY protocol.
 const MOST_HEADER: usize = 4 * 1024;
+/// The longest line of version 1, with its end.
+const MOST_LINE: usize = 107;
+const V1: &[u8] = b"PROXY ";
+const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// Bytes of a header of version 2 that all have: up to the length of the rest.
+const FIXED: usize = 16;
+const LOCAL: u8 = 0x20;
+const PROXY: u8 = 0x21;
+const UNIX_DATAGRAMS: u8 = 0x32;
+/// The type of the extension with the checksum, and the length of that.
+const CRC32C: u8 = 3;
+const SUM: usize = 4;
 const TLS_HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 
@@ -42,6 +55,8 @@ pub(crate) enum Fault {
     NoHeader,
     #[error("a header of the PROXY protocol that is malformed, or not for a TCP connection")]
     Header,
+    #[error("a header of the PROXY protocol whose CRC32c is wrong")]
+    Checksum,
     #[error("it does not begin with a TLS handshake")]
     NoTls,
     #[error("a TLS ClientHello that is malformed")]
@@ -74,28 +89,102 @@ pub(crate) fn parse(bytes: &[u8], expected: Expected) -> Result<Option<Head>, Fa
 }
 
 fn header(bytes: &[u8]) -> Result<Option<(ProxyHeader<'static>, usize)>, Fault> {
-    const V1: &[u8] = b"PROXY ";
-    const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
     let begins = |with: &[u8]| {
         let len = bytes.len().min(with.len());
         bytes[..len] == with[..len]
     };
-    if !begins(V1) && !begins(V2) {
-        return Err(Fault::NoHeader);
+    if begins(V1) {
+        return text(bytes);
     }
-    match ProxyHeader::parse(bytes, ParseConfig::default()) {
-        Ok((_, len)) if len > MOST_HEADER => Err(Fault::Long),
-        Ok((header, _)) if !is_usable(&header) => Err(Fault::Header),
-        Ok((header, len)) => Ok(Some((header.into_owned(), len))),
-        Err(proxy_header::Error::BufferTooShort) if bytes.len() < MOST_HEADER => Ok(None),
-        Err(proxy_header::Error::BufferTooShort) => Err(Fault::Long),
-        Err(_) => Err(Fault::Header),
+    if begins(V2) {
+        return binary(bytes);
+    }
+    Err(Fault::NoHeader)
+}
+
+/// Version 1: a line, which is looked at once it is complete, so that the result does not depend on the segments.
+fn text(bytes: &[u8]) -> Result<Option<(ProxyHeader<'static>, usize)>, Fault> {
+    let most = &bytes[..bytes.len().min(MOST_LINE)];
+    let Some(end) = most.iter().position(|byte| *byte == b'\n') else {
+        return match most.len() {
+            MOST_LINE => Err(Fault::Header),
+            _ => Ok(None),
+        };
+    };
+    let line = &bytes[..=end];
+    match ProxyHeader::parse(line, ParseConfig::default()) {
+        Ok((header, len)) if len == line.len() => Ok(Some((header.into_owned(), len))),
+        _ => Err(Fault::Header),
     }
 }
 
-fn is_usable(header: &ProxyHeader<'_>) -> bool {
+/// Version 2: its length is known after 16 bytes.
+fn binary(bytes: &[u8]) -> Result<Option<(ProxyHeader<'static>, usize)>, Fault> {
+    let Some(&[command, family, high, low]) = bytes.get(V2.len()..FIXED) else {
+        return Ok(None);
+    };
+    let is_local = command == LOCAL;
+    if !is_local && command != PROXY {
+        return Err(Fault::Header);
+    }
+    let len = FIXED + usize::from(u16::from_be_bytes([high, low]));
+    if len > MOST_HEADER {
+        return Err(Fault::Long);
+    }
+    let Some(whole) = bytes.get(..len) else {
+        return Ok(None);
+    };
+    verify(whole, family)?;
+    match ProxyHeader::parse(whole, ParseConfig::default()) {
+        Ok((header, _)) if is_usable(&header, family) => Ok(Some((header.into_owned(), len))),
+        // Whatever follows is to be ignored.
+        _ if is_local => Ok(Some((ProxyHeader::with_local(), len))),
+        _ => Err(Fault::Header),
+    }
+}
+
+fn is_usable(header: &ProxyHeader<'_>, family: u8) -> bool {
     let is_stream = |address: &ProxiedAddress| address.protocol == Protocol::Stream;
-    header.proxied_address().is_none_or(is_stream) && header.tlvs().all(|tlv| tlv.is_ok())
+    header.proxied_address().is_none_or(is_stream)
+        && family != UNIX_DATAGRAMS
+        && header.tlvs().all(|tlv| tlv.is_ok())
+}
+
+/// Verifies the CRC32c of a whole header, if it has one: that of all its bytes, with zeros in the place of the sum.
+fn verify(whole: &[u8], family: u8) -> Result<(), Fault> {
+    let addresses = match family >> 4 {
+        1 => 12,
+        2 => 36,
+        3 => 216,
+        _ => 0,
+    };
+    let mut at = FIXED + addresses;
+    let mut sum = None;
+    while let Some(&[kind, high, low]) = whole.get(at..at + 3) {
+        let from = at + 3;
+        at = from + usize::from(u16::from_be_bytes([high, low]));
+        if kind == CRC32C {
+            let is_second = sum.replace(from..at).is_some();
+            if is_second || at - from != SUM || at > whole.len() {
+                return Err(Fault::Header);
+            }
+        }
+    }
+    let Some(sum) = sum else { return Ok(()) };
+    match crc32c(whole, sum.start).to_be_bytes() == whole[sum] {
+        true => Ok(()),
+        false => Err(Fault::Checksum),
+    }
+}
+
+/// The CRC32c of these bytes, with zeros in the place of the sum itself.
+fn crc32c(bytes: &[u8], sum_at: usize) -> u32 {
+    const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
+    let mut digest = CRC.digest();
+    digest.update(&bytes[..sum_at]);
+    digest.update(&[0; SUM]);
+    digest.update(&bytes[sum_at + SUM..]);
+    digest.finalize()
 }
 
 /// The server name of a ClientHello, which may be in several records. `None` if it is not complete; without the
@@ -182,7 +271,7 @@ fn sni(mut extensions: &[u8]) -> Result<Option<&[u8]>, Fault> {
 }
 
 /// A header for the backend: the client's address, the one that it has connected to, and, in version 2, the received
-/// extensions (TLVs) but for those that concern the received header alone.
+/// extensions (TLVs) but for padding. A checksum (CRC32c) is computed anew.
 pub(crate) fn for_backend(
     version: Version,
     (client, service): (SocketAddr, SocketAddr),
@@ -201,7 +290,16 @@ pub(crate) fn for_backend(
                     header.append_tlv(tlv);
                 }
             }
-            header.encode_v2(&mut bytes)
+            let has_sum = received.and_then(ProxyHeader::crc32c).is_some();
+            if has_sum {
+                header.append_tlv(Tlv::Crc32c(0));
+            }
+            let encoded = header.encode_v2(&mut bytes);
+            if has_sum && let Some(at) = bytes.len().checked_sub(SUM) {
+                let sum = crc32c(&bytes, at);
+                bytes[at..].copy_from_slice(&sum.to_be_bytes());
+            }
+            encoded
         }
     };
     debug_assert!(

@@ -784,6 +784,10 @@ fn malformed_heads_are_counted_resets() {
             [v2, &b"\x21\x11\0\x0e"[..], &[1; 40]].concat(),
             Fault::Header,
         ),
+        (
+            [v2, &b"\x21\x11\0\x13"[..], &[9; 12], &[3, 0, 4, 1, 2, 3, 4]].concat(),
+            Fault::Checksum,
+        ),
         (b"\0".to_vec(), Fault::NoHeader),
     ];
     for (bytes, fault) in &mistakes {
