@@ -2,6 +2,7 @@
 
 use crate::backends::{Balance, Spec};
 use crate::heads::Version;
+use crate::lobby::Room;
 use crate::services::{self, Offer};
 use clap::builder::{Styles, styling::AnsiColor};
 use clap::error::ErrorKind;
@@ -92,6 +93,7 @@ pub(crate) struct Arguments {
     /// at SIGHUP
     #[arg(long, value_name = "FILE", help_heading = REAL, requires = "tun", group = "backends")]
     #[arg(conflicts_with_all = ["backend", "balance", "check", "accept_proxy", "send_proxy", "head_timeout"])]
+    #[arg(conflicts_with_all = ["head_clients", "head_memory"])]
     #[arg(conflicts_with_all = ["per_client", "queue", "queue_timeout", "idle", "max_bytes"])]
     pub(crate) config: Option<PathBuf>,
 
@@ -136,7 +138,17 @@ pub(crate) struct Arguments {
     #[arg(value_parser = seconds)]
     pub(crate) head_timeout: Duration,
 
-    /// Maximum number of connections of each client's address; more are reset
+    /// Clients whose first bytes are read and not complete; of more, the one that waits for the longest time is reset
+    #[arg(long, value_name = "N", default_value_t = Room::default().clients, help_heading = REAL)]
+    #[arg(value_parser = head_clients)]
+    pub(crate) head_clients: usize,
+
+    /// Memory of their receive buffers
+    #[arg(long, value_name = "SIZE", default_value = "64M", help_heading = REAL)]
+    #[arg(value_parser = head_memory)]
+    pub(crate) head_memory: usize,
+
+    /// Maximum number of connections of each client's address (of IPv6, of its /64); more are reset
     #[arg(long, value_name = "N", help_heading = REAL, requires = "tun")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) per_client: Option<u32>,
@@ -281,6 +293,19 @@ fn buffer(text: &str) -> Result<usize, String> {
         .contains(&size)
         .then_some(size)
         .ok_or_else(|| "give 2K to 1G".into())
+}
+
+fn head_clients(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| "give a number of at least 1".into())
+}
+
+fn head_memory(text: &str) -> Result<usize, String> {
+    let Size(bytes) = text.parse()?;
+    let size = usize::try_from(bytes).unwrap_or(usize::MAX);
+    (size >= Room::LEAST)
+        .then_some(size)
+        .ok_or_else(|| "give at least 1M".into())
 }
 
 fn grace(text: &str) -> Result<Duration, String> {

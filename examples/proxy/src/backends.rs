@@ -24,8 +24,7 @@ pub(crate) struct Spec {
 }
 
 /// How a backend is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub(crate) enum Balance {
     /// In turn, by weight
     #[default]
@@ -329,7 +328,8 @@ fn hash(salt: u8, address: IpAddr, port: u16) -> u64 {
     mixed ^ mixed >> 32
 }
 
-/// Connections of each client's address.
+/// Connections of each client: of an IPv4 address, or of the /64 of an IPv6 address, which one host has whole (RFC 4291
+/// 2.5.1, RFC 8981).
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
     active: HashMap<IpAddr, u32>,
@@ -339,7 +339,7 @@ impl Clients {
     /// Counts a connection, unless the client has as many as it may.
     pub(crate) fn enter(&mut self, client: IpAddr, limit: Option<u32>) -> bool {
         let Some(limit) = limit else { return true };
-        let active = self.active.entry(client).or_default();
+        let active = self.active.entry(network(client)).or_default();
         let may = *active < limit;
         *active += u32::from(may);
         may
@@ -352,12 +352,23 @@ impl Clients {
 
     /// A counted connection has ended.
     pub(crate) fn leave(&mut self, client: IpAddr) {
+        let client = network(client);
         if let Some(active) = self.active.get_mut(&client) {
             *active -= 1;
             if *active == 0 {
                 self.active.remove(&client);
             }
         }
+    }
+}
+
+fn network(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_none() => {
+            let [a, b, c, d, ..] = v6.segments();
+            [a, b, c, d, 0, 0, 0, 0].into()
+        }
+        other => other,
     }
 }
 

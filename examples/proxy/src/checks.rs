@@ -4,7 +4,7 @@
 
 use crate::backends::MOST;
 use crate::relay::Shared;
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 use sosplice::clock::{Clock, SystemClock};
 use sosplice::socket::poller::{Events, Interest, Mode, Poller, Token};
 use sosplice::{Stack, TcpSocket, TcpStream};
@@ -96,8 +96,9 @@ fn run(
     backends: &[(SocketAddr, bool)],
     schedule: Schedule,
     stop: &Receiver<()>,
+    mut wait: impl FnMut(&Poller, &mut Events, Duration) -> io::Result<usize>,
     mut report: impl FnMut(usize, bool),
-) {
+) -> io::Result<()> {
     let states: Vec<_> = backends.iter().map(|(_, up)| *up).collect();
     let mut checks = Checks::new(&states, schedule, SystemClock.now());
     let mut settle = |checks: &mut Checks, index, answered| {
@@ -129,9 +130,7 @@ fn run(
             .next()
             .map(|next| next.saturating_duration_since(now));
         let rest = rest.unwrap_or(schedule.interval).min(LOOK);
-        if poller.wait(&mut events, Some(rest)).is_err() {
-            return;
-        }
+        wait(&poller, &mut events, rest)?;
         for event in events.iter() {
             let Token(index) = event.token();
             if let Some(stream) = pending.remove(&index) {
@@ -140,6 +139,7 @@ fn run(
             }
         }
     }
+    Ok(())
 }
 
 /// Checks of the backends of a relay, in a thread of their own.
@@ -162,7 +162,19 @@ impl Checker {
 
     /// Ends the former checks, and begins those of the present backends. What the former ones have found holds until
     /// others find something else; without checks all backends are up.
+    /// If they cannot begin, or do not go on, all backends are up too: their last results must not hold for ever. In the
+    /// latter case they begin again after an interval.
     pub(crate) fn start(&mut self, schedule: Option<Schedule>) -> io::Result<()> {
+        self.start_with(schedule, |poller, events, rest| {
+            poller.wait(events, Some(rest))
+        })
+    }
+
+    pub(crate) fn start_with(
+        &mut self,
+        schedule: Option<Schedule>,
+        mut wait: impl FnMut(&Poller, &mut Events, Duration) -> io::Result<usize> + Send + 'static,
+    ) -> io::Result<()> {
         self.stop();
         let (dial, relay) = (self.dial.clone(), Arc::clone(&self.relay));
         let list = relay.list();
@@ -172,14 +184,28 @@ impl Checker {
         };
         let (until, stop) = bounded(0);
         let check = move || {
-            let states: Vec<_> = list.iter().map(|one| (one.address, one.up)).collect();
-            run(&dial, &states, schedule, &stop, |index, up| {
-                let state = if up { "up" } else { "down" };
-                eprintln!("backend {}: {state}, by its checks", list[index].address);
-                relay.set_up(list[index].id, up);
-            });
+            loop {
+                let list = relay.list();
+                let states: Vec<_> = list.iter().map(|one| (one.address, one.up)).collect();
+                let report = |index: usize, up| {
+                    let state = if up { "up" } else { "down" };
+                    eprintln!("backend {}: {state}, by its checks", list[index].address);
+                    relay.set_up(list[index].id, up);
+                };
+                let result = run(&dial, &states, schedule, &stop, &mut wait, report);
+                let Err(error) = result else { return };
+                let again = schedule.interval;
+                eprintln!(
+                    "error: checks: {error}: all backends count as up, until checks begin again in {again:?}"
+                );
+                relay.checks_failed(&list);
+                if stop.recv_timeout(again) == Err(RecvTimeoutError::Disconnected) {
+                    return;
+                }
+            }
         };
-        let thread = thread::Builder::new().name("checks".into()).spawn(check)?;
+        let started = thread::Builder::new().name("checks".into()).spawn(check);
+        let thread = started.inspect_err(|_| self.relay.checks_failed(&list))?;
         self.running = Some((until, thread));
         Ok(())
     }

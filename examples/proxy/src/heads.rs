@@ -65,6 +65,8 @@ pub(crate) enum Fault {
     Long,
     #[error("the first bytes did not arrive in time")]
     Late,
+    #[error("too many clients whose first bytes are missing (--head-clients, --head-memory)")]
+    Crowded,
     #[error("it ended before its first bytes were complete")]
     Ended,
 }
@@ -310,8 +312,7 @@ pub(crate) fn for_backend(
 }
 
 /// A version of the PROXY protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Version {
     /// Text
     V1,

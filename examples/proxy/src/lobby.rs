@@ -5,7 +5,7 @@ use crate::relay::Terms;
 use sosplice::TcpStream;
 use sosplice::clock::{Clock, SystemClock};
 use sosplice::socket::poller::{Events, Interest, Mode, Poller, Token};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,30 +21,88 @@ struct Guest {
     peer: SocketAddr,
     terms: Arc<Terms>,
     deadline: Instant,
+    /// Memory of its receive buffer.
+    memory: usize,
+}
+
+/// How much the lobby holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) clients: usize,
+    /// Bytes of their receive buffers.
+    pub(crate) memory: usize,
+}
+
+impl Room {
+    /// The smallest memory: of the packets that one head may come in.
+    pub(crate) const LEAST: usize = 1 << 20;
+}
+
+impl Default for Room {
+    fn default() -> Room {
+        Room {
+            clients: 1024,
+            memory: 64 << 20,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Guests {
-    all: HashMap<usize, Guest>,
+    /// By their arrival.
+    all: BTreeMap<usize, Guest>,
     /// Those who wait, by their deadlines. (New settings may give later ones earlier deadlines.)
     deadlines: BTreeSet<(Instant, usize)>,
     last: usize,
+    room: Room,
+    /// Clients and their memory, with that whose bytes are being read.
+    count: usize,
+    memory: usize,
 }
 
 impl Guests {
     fn insert(&mut self, number: usize, guest: Guest) {
+        self.count += 1;
+        self.memory += guest.memory;
+        self.put_back(number, guest);
+    }
+
+    fn put_back(&mut self, number: usize, guest: Guest) {
         self.deadlines.insert((guest.deadline, number));
         self.all.insert(number, guest);
     }
 
-    fn remove(&mut self, number: usize) -> Option<Guest> {
+    /// Takes one out, which is counted until it is put back or [`forget`](Self::forget) is called.
+    fn take(&mut self, number: usize) -> Option<Guest> {
         let guest = self.all.remove(&number)?;
         self.deadlines.remove(&(guest.deadline, number));
         Some(guest)
     }
 
+    fn measure(&mut self, guest: &mut Guest) {
+        let memory = guest.stream.end().with_rcv(|so_rcv| so_rcv.memory());
+        self.memory = self.memory - guest.memory + memory;
+        guest.memory = memory;
+    }
+
+    fn forget(&mut self, guest: &Guest) {
+        self.count -= 1;
+        self.memory -= guest.memory;
+    }
+
     fn next(&self) -> Option<(Instant, usize)> {
         self.deadlines.first().copied()
+    }
+
+    /// The one that has waited for the longest time, if there are too many.
+    fn evict(&mut self) -> Option<Guest> {
+        if self.count <= self.room.clients && self.memory <= self.room.memory {
+            return None;
+        }
+        let (oldest, _) = self.all.first_key_value()?;
+        let guest = self.take(*oldest)?;
+        self.forget(&guest);
+        Some(guest)
     }
 }
 
@@ -59,8 +117,16 @@ pub(crate) struct Lobby {
 }
 
 impl Lobby {
-    /// Takes a client in.
-    pub(crate) fn enter(&self, stream: TcpStream, peer: SocketAddr, terms: Arc<Terms>) {
+    /// Takes a client in, and returns one for which there is no room any more.
+    ///
+    /// That is the one that has waited for the longest time, so that those which send nothing keep out only each other
+    /// as long as they are not faster than the others' first bytes.
+    pub(crate) fn enter(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        terms: Arc<Terms>,
+    ) -> Option<(TcpStream, SocketAddr)> {
         self.inside.fetch_add(1, Ordering::Release);
         let mut guests = self.guests();
         guests.last += 1;
@@ -76,14 +142,32 @@ impl Lobby {
             peer,
             terms,
             deadline,
+            memory: 0,
         };
         guests.insert(number, guest);
+        let evicted = guests.evict();
         let is_first = guests.next() == Some((deadline, number));
         drop(guests);
         if is_first {
             // The thread sleeps for longer.
             self.poller.wake();
         }
+        let guest = evicted?;
+        self.inside.fetch_sub(1, Ordering::Release);
+        Some((guest.stream, guest.peer))
+    }
+
+    /// Another limit, from now on.
+    pub(crate) fn set_room(&self, room: Room) {
+        self.guests().room = room;
+        // Its thread evicts those that are too many.
+        self.poller.wake();
+    }
+
+    /// Clients inside, and the memory of their receive buffers.
+    pub(crate) fn held(&self) -> (usize, usize) {
+        let guests = self.guests();
+        (guests.count, guests.memory)
     }
 
     fn guests(&self) -> MutexGuard<'_, Guests> {
@@ -95,10 +179,22 @@ impl Lobby {
         self.inside.load(Ordering::Acquire) == 0
     }
 
-    /// Resets those who wait, and ends [`run`](Self::run).
-    pub(crate) fn close(&self) {
+    /// Resets those who wait, and ends [`run`](Self::run). Returns their number.
+    pub(crate) fn close(&self) -> usize {
         self.closed.store(true, Ordering::Relaxed);
+        let mut left = Vec::new();
+        {
+            let mut guests = self.guests();
+            while let Some((_, number)) = guests.next() {
+                let guest = guests.take(number);
+                guest.iter().for_each(|guest| guests.forget(guest));
+                left.extend(guest);
+            }
+        }
+        left.iter().for_each(|guest| guest.stream.abort());
+        self.inside.fetch_sub(left.len(), Ordering::Release);
         self.poller.wake();
+        left.len()
     }
 
     /// Hands over each client with its head, or with what is wrong with it, until the lobby is closed.
@@ -117,27 +213,43 @@ impl Lobby {
             for guest in self.late(now) {
                 leave(guest, Err(Fault::Late));
             }
+            self.evict(&mut leave);
             let next = self.guests().next();
             let rest = next.map(|(at, _)| at.saturating_duration_since(now));
             self.poller.wait(&mut events, rest)?;
             for event in events.iter() {
                 let Token(number) = event.token();
-                let Some(guest) = self.guests().remove(number) else {
+                let Some(mut guest) = self.guests().take(number) else {
                     continue;
                 };
-                match read(&guest, &mut buffer) {
-                    Ok(None) => self.guests().insert(number, guest),
-                    Ok(Some(head)) => {
-                        self.poller.delete(&guest.stream).ok();
-                        leave(guest, Ok(head));
+                let head = read(&guest, &mut buffer);
+                let mut guests = self.guests();
+                match head.transpose() {
+                    None => {
+                        guests.measure(&mut guest);
+                        guests.put_back(number, guest);
                     }
-                    Err(fault) => leave(guest, Err(fault)),
+                    Some(head) => {
+                        guests.forget(&guest);
+                        drop(guests);
+                        self.poller.delete(&guest.stream).ok();
+                        leave(guest, head);
+                    }
                 }
             }
+            self.evict(&mut leave);
         }
-        let left = std::mem::take(&mut self.guests().all);
-        left.values().for_each(|guest| guest.stream.abort());
+        // One that was put back meanwhile.
+        self.close();
         Ok(())
+    }
+
+    fn evict(&self, mut leave: impl FnMut(Guest, Result<Head, Fault>)) {
+        loop {
+            let evicted = self.guests().evict();
+            let Some(guest) = evicted else { return };
+            leave(guest, Err(Fault::Crowded));
+        }
     }
 
     /// Those whose time is over.
@@ -145,7 +257,9 @@ impl Lobby {
         let mut late = Vec::new();
         let mut guests = self.guests();
         while let Some((_, number)) = guests.next().filter(|(deadline, _)| *deadline <= now) {
-            late.extend(guests.remove(number));
+            let guest = guests.take(number);
+            guest.iter().for_each(|guest| guests.forget(guest));
+            late.extend(guest);
         }
         late
     }

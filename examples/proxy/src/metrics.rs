@@ -137,6 +137,22 @@ impl Source {
             "Clients that were reset before a backend served them",
             refused.collect(),
         )?;
+        let result = |result: &str, count| (vec![("result", result.to_owned())], count);
+        counters(
+            encoder,
+            "reloads",
+            "Settings that were read again, and whether they hold since",
+            vec![
+                result("renewed", counts.renewed),
+                result("rejected", counts.rejected),
+            ],
+        )?;
+        counters(
+            encoder,
+            "checks_failed",
+            "Times that the checks did not go on, so that all backends count as up",
+            one(counts.checks_failed),
+        )?;
         gauges(
             encoder,
             "connections",
@@ -148,6 +164,19 @@ impl Source {
             "waiting",
             "Clients that wait for a backend with room",
             one(counts.waiting),
+        )?;
+        let (clients, memory) = counts.heads;
+        gauges(
+            encoder,
+            "heads",
+            "Clients whose first bytes are not complete",
+            one(clients as u64),
+        )?;
+        gauges(
+            encoder,
+            "heads_bytes",
+            "Memory of their receive buffers",
+            one(memory as u64),
         )
     }
 

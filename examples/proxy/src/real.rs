@@ -23,7 +23,7 @@ use sosplice::splice::SplicePool;
 use sosplice::stack::{Builder, Driver};
 use sosplice::{Stack, TcpListener};
 use std::io::{self, Write};
-use std::net::{IpAddr, TcpListener as KernelListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as KernelListener};
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -68,7 +68,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         back,
         frame,
         settings,
-    } = Plan::new(arguments, listen.ip())?;
+    } = Plan::new(arguments, listen)?;
     // All of them before anything else: by default they would end the process.
     let stopping = ending::at_second_signal().context("signals")?;
     let signals = Signals::new([SIGINT, SIGTERM]).context("signals")?;
@@ -140,12 +140,15 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(arguments: &Arguments, listen: IpAddr) -> anyhow::Result<Plan> {
-        let front = front(&arguments.tun, listen);
+    fn new(arguments: &Arguments, listen: SocketAddr) -> anyhow::Result<Plan> {
+        let front = front(&arguments.tun, listen.ip());
         let buffer = arguments.buffer.unwrap_or(BUFFER);
         // The device of the backends depends on them; that they fit to it is checked then.
+        let own: Vec<IpAddr> = arguments.tun.iter().flat_map(addresses).collect();
         let any = Frame {
-            addresses: arguments.tun.iter().flat_map(addresses).collect(),
+            addresses: own.clone(),
+            own: own.clone(),
+            listen,
             buffer,
         };
         let settings = match &arguments.config {
@@ -159,13 +162,17 @@ impl Plan {
         let back = back(&arguments.tun, front, first.spec.address.ip());
         let frame = Frame {
             addresses: addresses(&arguments.tun[back]).collect(),
+            own,
+            listen,
             buffer,
         };
-        match (settings.fit(&frame), &arguments.config) {
-            (Ok(()), _) => {}
-            (Err(why), Some(path)) => bail!("{}: {why}", path.display()),
-            (Err(why), None) => usage(&why),
-        }
+        let settings = match &arguments.config {
+            // Its mistakes have lines.
+            Some(path) => Settings::read(path, &frame)?,
+            None => settings
+                .fit(&frame)
+                .map_or_else(|why| usage(&why), |()| settings),
+        };
         Ok(Plan {
             front,
             back,
@@ -191,7 +198,10 @@ impl Renewing {
                 manager.reloading();
                 match self.renew() {
                     Ok(backends) => eprintln!("renewed: {backends}"),
-                    Err(error) => eprintln!("error: nothing is changed: {error:#}"),
+                    Err(error) => {
+                        self.relay.reject();
+                        eprintln!("error: nothing is changed: {error:#}");
+                    }
                 }
                 manager.ready();
             }
@@ -207,7 +217,9 @@ impl Renewing {
         let backends = list(&settings.offers);
         let relay = &self.relay;
         relay.renew(settings.terms, settings.offers, settings.balance);
-        self.checker.start(settings.checks)?;
+        if let Err(error) = self.checker.start(settings.checks) {
+            eprintln!("error: no checks: {error}: all backends count as up");
+        }
         Ok(backends)
     }
 }

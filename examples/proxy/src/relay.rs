@@ -19,11 +19,12 @@ mod tests;
 
 use crate::backends::{Balance, Id, Tried};
 use crate::heads::{self, Expected, Fault, Head, Version};
-use crate::lobby::Lobby;
+use crate::lobby::{Lobby, Room};
 use crate::metrics;
 use crate::services::{Chosen, Listed, Offer, Services};
 use crate::totals::{BOTH, Direction, Failure, Refusal, Totals};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use ipnet::IpNet;
 use pair::{Client, Lane, Pair};
 use prometheus_client::metrics::histogram::Histogram;
 use proxy_header::ProxyHeader;
@@ -33,7 +34,7 @@ use sosplice::splice::{Cause, End, Options, Splice, SpliceError, SplicePool};
 use sosplice::{Stack, TcpListener, TcpSocket, TcpStream};
 use state::{State, Waiting};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -56,6 +57,7 @@ pub(crate) struct Terms {
     /// What clients begin with, and how long that may take.
     pub(crate) expected: Expected,
     pub(crate) head_timeout: Duration,
+    pub(crate) head_room: Room,
     /// The header that backends get.
     pub(crate) send_proxy: Option<Version>,
     /// The maximum number of connections of a client.
@@ -71,6 +73,7 @@ impl Default for Terms {
             limit: None,
             expected: Expected::default(),
             head_timeout: Duration::from_secs(5),
+            head_room: Room::default(),
             send_proxy: None,
             per_client: None,
             queue: (0, Duration::from_secs(10)),
@@ -123,6 +126,8 @@ pub(crate) struct Relay {
 #[derive(Debug)]
 pub(crate) struct Shared {
     means: Means,
+    /// The addresses from which it connects to backends.
+    own: Vec<IpAddr>,
     listener: TcpListener,
     lobby: Lobby,
     state: Mutex<State>,
@@ -138,6 +143,11 @@ pub(crate) struct Counts {
     pub(crate) refused: Vec<(Refusal, u64)>,
     pub(crate) present: u64,
     pub(crate) waiting: u64,
+    /// Those whose first bytes are missing, and the memory of their receive buffers.
+    pub(crate) heads: (usize, usize),
+    pub(crate) renewed: u64,
+    pub(crate) rejected: u64,
+    pub(crate) checks_failed: u64,
 }
 
 /// Numbers of a backend.
@@ -161,9 +171,13 @@ impl Relay {
         services: Services,
     ) -> (Relay, Sender<Event>) {
         let (events, inbox) = unbounded();
+        let own = means.dial.addresses().iter().map(IpNet::addr).collect();
+        let lobby = Lobby::default();
+        lobby.set_room(terms.head_room);
         let shared = Shared {
             means,
-            lobby: Lobby::default(),
+            own,
+            lobby,
             listener,
             state: Mutex::new(State {
                 terms: Arc::new(terms),
@@ -204,7 +218,6 @@ impl Relay {
             self.listen();
             let (grace, front) = self.wait_for_stop();
             let ended = self.wind_down(grace, front);
-            shared.lobby.close();
             ended
         })
     }
@@ -276,6 +289,7 @@ impl Relay {
             }
         }
         self.shared.listener.close();
+        let without_head = self.shared.lobby.close();
         let (left, waiting) = {
             let mut state = lock(&self.shared.state);
             state.ended = true;
@@ -288,7 +302,7 @@ impl Relay {
         let cut = left
             .iter()
             .filter(|pair| self.shared.over(pair, Verdict::Resets));
-        let cut_off = cut.count() + waiting.len();
+        let cut_off = cut.count() + waiting.len() + without_head;
         let mut totals = std::mem::take(&mut lock(&self.shared.state).totals);
         totals.cut_off = cut_off;
         (totals, deadline)
@@ -303,14 +317,32 @@ impl Shared {
 
     /// Other settings and backends for further clients, and for those that wait.
     pub(crate) fn renew(self: &Arc<Self>, terms: Terms, offers: Vec<Offer>, balance: Balance) {
+        self.lobby.set_room(terms.head_room);
         {
             let mut state = lock(&self.state);
             state.terms = Arc::new(terms);
             state.services.renew(offers, balance);
+            state.totals.renewed += 1;
         }
         self.serve_waiting();
         // They may wait for another time.
         self.tell(Event::Queued);
+    }
+
+    /// Settings with a mistake change nothing.
+    #[cfg_attr(
+        not(any(target_os = "linux", target_os = "android")),
+        expect(dead_code, reason = "only Linux has TUNs")
+    )]
+    pub(crate) fn reject(&self) {
+        lock(&self.state).totals.rejected += 1;
+    }
+
+    /// The checks of these backends do not go on: without them all are up, and those that do not answer are found out by
+    /// the clients' connections.
+    pub(crate) fn checks_failed(self: &Arc<Self>, backends: &[Listed]) {
+        lock(&self.state).totals.checks_failed += 1;
+        backends.iter().for_each(|one| self.set_up(one.id, true));
     }
 
     /// All backends.
@@ -364,6 +396,10 @@ impl Shared {
             refused: state.totals.refused.clone(),
             present: state.pairs.len() as u64,
             waiting: state.waiting.len() as u64,
+            heads: self.lobby.held(),
+            renewed: state.totals.renewed,
+            rejected: state.totals.rejected,
+            checks_failed: state.totals.checks_failed,
         }
     }
 
@@ -384,10 +420,17 @@ impl Shared {
     }
 
     fn accepted(self: &Arc<Self>, client: TcpStream, peer: SocketAddr) {
+        if self.own.contains(&peer.ip()) {
+            return self.refuse(&client, peer, Refusal::Loop);
+        }
         let terms = Arc::clone(&lock(&self.state).terms);
         match terms.expected == Expected::default() {
             true => self.admit(client, peer, terms, Head::default()),
-            false => self.lobby.enter(client, peer, terms),
+            false => {
+                if let Some((evicted, peer)) = self.lobby.enter(client, peer, terms) {
+                    self.refuse(&evicted, peer, Refusal::Head(Fault::Crowded));
+                }
+            }
         }
     }
 

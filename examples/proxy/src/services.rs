@@ -19,8 +19,13 @@ pub(crate) struct Offer {
 /// What would be right.
 pub(crate) fn name(text: &str) -> Result<String, String> {
     let name = text.strip_prefix("*.").unwrap_or(text);
-    let is_one = !name.contains('*') && name.split('.').all(|label| !label.is_empty());
-    let why = || format!("{text:?} is no name: give one like example.org or *.example.org");
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(is_letter);
+    // RFC 6066 3: no addresses; RFC 1035 2.3.4: its length.
+    let is_one =
+        name.len() <= 253 && name.split('.').all(is_label) && name.parse::<IpAddr>().is_err();
+    let right = "give one like example.org or *.example.org, in ASCII (xn--...)";
+    let why = || format!("{text:?} is no name: {right}");
     is_one.then(|| text.to_ascii_lowercase()).ok_or_else(why)
 }
 

@@ -66,6 +66,8 @@ pub(crate) enum Refusal {
     Full,
     #[error("no backend had room in time")]
     Late,
+    #[error("it comes from this proxy itself: the address of a backend leads back to it")]
+    Loop,
     #[error("it was reset while it waited for a backend with room")]
     Left,
 }
@@ -96,6 +98,11 @@ pub(crate) struct Totals {
     /// Connections that were tried with another backend.
     pub(crate) retried: u64,
     pub(crate) refused: Vec<(Refusal, u64)>,
+    /// Settings that were read again: those that hold since, and those with a mistake.
+    pub(crate) renewed: u64,
+    pub(crate) rejected: u64,
+    /// Times that the checks did not go on.
+    pub(crate) checks_failed: u64,
     /// Connections that were reset at the end of the grace time.
     pub(crate) cut_off: usize,
     /// The failure that ended it, if it was not stopped.

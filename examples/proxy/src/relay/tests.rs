@@ -1,5 +1,7 @@
 //! The relay with several backends, in memory: clients, the proxy, and servers on one link each.
 
+mod limits;
+
 use super::*;
 use crate::backends::Spec;
 use crate::checks::{Checker, Schedule};
@@ -41,11 +43,15 @@ impl Net {
     }
 
     fn relay(&self, terms: Terms, offers: Vec<Offer>) -> Running {
+        let listener = TcpListener::bind(&self.front, FRONT).unwrap();
+        self.relay_on(listener, terms, offers)
+    }
+
+    fn relay_on(&self, listener: TcpListener, terms: Terms, offers: Vec<Offer>) -> Running {
         let means = Means {
             dial: self.back.clone(),
             pool: SplicePool::builder().workers(1).build(),
         };
-        let listener = TcpListener::bind(&self.front, FRONT).unwrap();
         let services = Services::new(offers, Balance::RoundRobin);
         let (relay, events) = Relay::new(listener, means, terms, services);
         let shared = relay.shared();
