@@ -3,6 +3,8 @@
 #![cfg(target_os = "linux")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+#[path = "backends/attacks.rs"]
+mod attacks;
 #[path = "support/example.rs"]
 mod example;
 #[path = "support/namespace.rs"]
