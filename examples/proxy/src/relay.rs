@@ -217,8 +217,7 @@ impl Relay {
             }
             self.listen();
             let (grace, front) = self.wait_for_stop();
-            let ended = self.wind_down(grace, front);
-            ended
+            self.wind_down(grace, front)
         })
     }
 

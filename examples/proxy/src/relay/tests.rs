@@ -740,22 +740,13 @@ fn backends_that_flap_under_load() {
     assert!(whole.into_inner() > CLIENTS / 2, "{totals:?}");
 }
 
-/// Over connections: what is malformed, or goes on for too long, is a reset, and the next client is served.
-#[test]
-fn malformed_heads_are_counted_resets() {
-    let net = Net::new();
-    let _server = net.serve(1);
-    let mut terms = patient();
-    terms.expected = Expected {
-        proxy: true,
-        tls: true,
-    };
-    let relay = net.relay(terms, vec![offer(1)]);
+/// Beginnings of connections, of which each has one fault.
+fn malformed_heads() -> Vec<(Vec<u8>, Fault)> {
     let v1 = b"PROXY TCP4 192.0.2.7 192.0.2.1 7000 443\r\n";
     let v2 = b"\r\n\r\n\0\r\nQUIT\n";
     let after = |bytes: &[u8]| [&v1[..], bytes].concat();
     let records: Vec<u8> = (0..5000).flat_map(|_| [22, 3, 1, 0, 1, 1]).collect();
-    let mistakes = [
+    vec![
         (after(b""), Fault::Ended),
         (after(b"GET / HTTP/1.1\r\n\r\n"), Fault::NoTls),
         (after(v1), Fault::NoTls),
@@ -795,8 +786,21 @@ fn malformed_heads_are_counted_resets() {
             Fault::Checksum,
         ),
         (b"\0".to_vec(), Fault::NoHeader),
-    ];
-    for (bytes, fault) in &mistakes {
+    ]
+}
+
+/// Over connections: what is malformed, or goes on for too long, is a reset, and the next client is served.
+#[test]
+fn malformed_heads_are_counted_resets() {
+    let net = Net::new();
+    let _server = net.serve(1);
+    let mut terms = patient();
+    terms.expected = Expected {
+        proxy: true,
+        tls: true,
+    };
+    let relay = net.relay(terms, vec![offer(1)]);
+    for (bytes, fault) in &malformed_heads() {
         let times = || {
             let state = lock(&relay.shared.state);
             let refused = state.totals.refused.iter();
