@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | callbacks of [`Splice::on_end`](crate::Splice::on_end), wakers of `Splice::ended` | `splice::task` | yes |
 //! | callbacks of [`TcpListener::on_accept`](crate::TcpListener::on_accept) | `stack::accept::backlog` | yes |
+//! | callbacks of [`TcpStream::on_connected`](crate::TcpStream::on_connected) | `stack::shared` | yes |
 //! | wakers of sockets | `socket::aio` | no, a separate thread calls them: a callback may wait for the task |
 //! | subscribers of events | `events` | yes |
 //! | destructors of values in upcalls and wakers of a closed socket | `socket` | yes |

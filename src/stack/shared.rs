@@ -1,6 +1,7 @@
 //! The state shared by the handles of a stack, its connections and its drivers.
 
 use crate::busy::Busy;
+use crate::callbacks::{self, Once};
 use crate::clock::Clock;
 use crate::error::SoError;
 use crate::events::{RateLimited, report};
@@ -25,7 +26,7 @@ use crate::stack::stats::Received;
 use crate::stack::udp::UdpTable;
 use crate::tcp::block::path_mtu::Finding;
 use crate::tcp::block::time::Clocked;
-use crate::tcp::conn::{Conn, Host, Runner};
+use crate::tcp::conn::{Conn, Connected, Host, Runner};
 use crate::tcp::conn_state::{ConnConfig, Opening};
 use crate::tcp::counters::Counters;
 use crate::tcp::home::{Home, TimerKey};
@@ -463,6 +464,10 @@ impl Host for Shared {
             let listening = self.listener_for(&conn.tuple, own);
             listening.into_iter().for_each(|one| one.announce());
         }
+    }
+
+    fn tell(&self, callback: Connected, result: Result<(), SoError>) {
+        callbacks::call(Once::new(move || callback(result)));
     }
 
     fn path_found(&self, to: IpAddr, finding: Finding) {

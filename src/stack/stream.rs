@@ -1,5 +1,6 @@
 //! The program's handle of a TCP connection.
 
+use crate::error::SoError;
 use crate::protocol::Protocol;
 use crate::socket::poller::pollable;
 use crate::socket::{Socket, blocking};
@@ -49,6 +50,36 @@ impl TcpStream {
     #[cfg(test)]
     pub(crate) fn conn(&self) -> &Conn {
         &self.conn
+    }
+
+    /// Calls `callback` once: when the connection is established, or with the error when the attempt has failed; at once if
+    /// one of these has happened. It is called by the thread that received the peer's answer, or found that there is none,
+    /// so connecting without waiting ([`TcpSocket::start`](crate::TcpSocket::start)) wakes no other thread. A further call
+    /// replaces a callback that was not called yet. As FreeBSD's `SO_SND` upcall at `soisconnected`.
+    ///
+    /// It must not wait: the stack receives nothing meanwhile. It is called with no lock held, and not inside another
+    /// callback (see [`Splice::on_end`](crate::Splice::on_end)). It does not read the socket's error. Closing the last
+    /// handle before gives it [`ConnectionAborted`](crate::error::SoError::ConnectionAborted); a handle of the same
+    /// connection in the callback keeps it open until then.
+    ///
+    /// ```
+    /// use sosplice::{Stack, TcpListener, TcpSocket, error::SoError, link::memory};
+    /// use std::sync::mpsc::channel;
+    ///
+    /// let (a, b) = memory::pair(memory::Config::default());
+    /// let server = Stack::builder(a).address("10.0.0.1/24".parse()?).build()?;
+    /// let client = Stack::builder(b).address("10.0.0.2/24".parse()?).build()?;
+    /// let _listener = TcpListener::bind(&server, "10.0.0.1:80")?;
+    /// for (port, expected) in [(80, Ok(())), (81, Err(SoError::ConnectionRefused))] {
+    ///     let stream = TcpSocket::new(&client).start(([10, 0, 0, 1], port).into())?;
+    ///     let (sender, connected) = channel();
+    ///     stream.on_connected(move |result| sender.send(result).unwrap_or(()));
+    ///     assert_eq!(connected.recv()?, expected);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_connected(&self, callback: impl FnOnce(Result<(), SoError>) + Send + 'static) {
+        self.conn.on_connected(Box::new(callback));
     }
 
     /// This side's address. For a connection of an intercepting listener, the original destination.

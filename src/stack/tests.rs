@@ -3,6 +3,7 @@
 use super::accept::begin::Begun;
 use super::*;
 use crate::clock::Clock;
+use crate::error::SoError;
 use crate::link::memory::{self, MemoryLink};
 use crate::tcp::wire::Tuple;
 use std::io;
@@ -336,6 +337,66 @@ fn a_callback_that_splices_serves_a_client_without_another_thread() {
         client.as_ref().recv_chain(100).unwrap().is_empty(),
         "the end is forwarded"
     );
+}
+
+/// What the callback of a connection is told, and by which thread.
+fn results(
+    stream: &TcpStream,
+) -> std::sync::mpsc::Receiver<(Result<(), SoError>, thread::ThreadId)> {
+    let (sender, told) = std::sync::mpsc::channel();
+    stream.on_connected(move |result| sender.send((result, thread::current().id())).unwrap());
+    told
+}
+
+#[test]
+fn a_callback_is_told_once_how_an_attempt_to_connect_has_ended() {
+    let ((server, mut receives), (client, mut sends)) = two_stacks();
+    let _listener = TcpListener::bind(&server, "10.0.0.1:80").unwrap();
+    let start = |port| {
+        let stream = TcpSocket::new(&client).start(([10, 0, 0, 1], port).into());
+        let stream = stream.unwrap();
+        let told = results(&stream);
+        assert!(told.try_recv().is_err(), "not yet");
+        (stream, told)
+    };
+    let (stream, told) = start(80);
+    // For reading is still open: the attempt goes on.
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let late = results(&stream);
+    assert!(told.recv().is_err(), "replaced");
+    assert!(late.try_recv().is_err(), "not yet");
+    settle([&mut receives, &mut sends]);
+    let here = thread::current().id();
+    assert_eq!(late.try_iter().collect::<Vec<_>>(), [(Ok(()), here)]);
+    assert_eq!(results(&stream).recv(), Ok((Ok(()), here)), "at once");
+    stream.abort();
+    assert_eq!(results(&stream).recv(), Ok((Ok(()), here)), "it was");
+    let (stream, told) = start(81);
+    settle([&mut receives, &mut sends]);
+    let refused = Err(SoError::ConnectionRefused);
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), [(refused, here)]);
+    assert_eq!(results(&stream).recv(), Ok((refused, here)));
+    assert_eq!(stream.take_error(), Some(SoError::ConnectionRefused));
+    let aborted = Err(SoError::ConnectionAborted);
+    assert_eq!(results(&stream).recv(), Ok((aborted, here)), "it is read");
+    for end in [TcpStream::clone, |stream: &TcpStream| {
+        stream.abort();
+        stream.clone()
+    }] {
+        let (stream, told) = start(80);
+        drop((end(&stream), stream));
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [(aborted, here)]);
+        assert!(told.recv().is_err(), "the callback is gone");
+    }
+    let (stack, mut driver, far) = stack(100);
+    let told = results(&TcpSocket::new(&stack).start(peer()).unwrap());
+    assert_eq!(told.recv(), Ok((aborted, here)), "no handle is left");
+    let stream = TcpSocket::new(&stack).start(peer()).unwrap();
+    let told = results(&stream);
+    drop(far);
+    while driver.poll().is_ok() {}
+    let down = Err(SoError::NetworkDown);
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), [(down, here)]);
 }
 
 #[test]

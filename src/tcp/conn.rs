@@ -21,7 +21,9 @@
 //!    (`stack::driver::queue`). Each connection is pinned to one queue, its home, on which it transmits
 //!    and whose driver is notified.
 //! 7. Events are reported after the connection is released, because a subscriber may use it. So the
-//!    events of two owners may be reported in another order.
+//!    events of two owners may be reported in another order. The program is told of the end of an attempt to connect
+//!    once: whichever thread takes its callback, under the backlog lock, calls it. One that is set when the attempt is
+//!    over is taken by the thread that sets it, which looks at the state afterwards.
 
 use super::block::path_mtu::Finding;
 use super::block::time::{Clocked, Instant as BlockInstant};
@@ -35,6 +37,7 @@ use super::service::{Absorbed, Done, Ending, Env, Work};
 use super::state::TcpState;
 use super::time_wait::TimeWait;
 use super::wire::{Segment, Tuple};
+use crate::error::SoError;
 use crate::events::report;
 use crate::link::Link;
 use crate::lock::{self, CONNECTION, Guard, LEAF};
@@ -58,11 +61,27 @@ const USER_ROUNDS: u32 = 4;
 /// own driver.
 const DRIVER_ROUNDS: u32 = 64;
 
-#[derive(Debug, Default)]
+/// The code behind [`TcpStream::on_connected`](crate::TcpStream::on_connected).
+pub(crate) type Connected = Box<dyn FnOnce(Result<(), SoError>) + Send>;
+
+#[derive(Default)]
 struct Backlog {
     segments: VecDeque<Segment>,
     errors: Vec<IcmpError>,
     work: Work,
+    /// Not called yet.
+    connected: Option<Connected>,
+}
+
+impl fmt::Debug for Backlog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backlog")
+            .field("segments", &self.segments)
+            .field("errors", &self.errors)
+            .field("work", &self.work)
+            .field("connected", &self.connected.is_some())
+            .finish()
+    }
 }
 
 impl Backlog {
@@ -133,6 +152,8 @@ pub(crate) trait Host: Send + Sync {
     fn established(&self, conn: &Arc<Conn>);
     /// The same, later, with no lock held.
     fn announce(&self, conn: &Arc<Conn>);
+    /// Tells the program how an attempt to connect has ended. Called with no lock held.
+    fn tell(&self, callback: Connected, result: Result<(), SoError>);
     /// A connection to this address has a finding about the path MTU.
     fn path_found(&self, to: IpAddr, finding: Finding);
     /// The last handle of a socket was closed.
@@ -348,6 +369,31 @@ impl Conn {
         self.notify(&news);
         if news.established {
             self.host.announce(&self.me());
+        }
+        if news.established || self.state() == TcpState::Closed {
+            self.tell_connected();
+        }
+    }
+
+    /// Has this called when the attempt to connect is over, or now if it is. Called with no lock held.
+    pub(crate) fn on_connected(&self, callback: Connected) {
+        let former = self.backlog.lock().connected.replace(callback);
+        drop(former);
+        self.tell_connected();
+    }
+
+    /// Tells the program, if it is to be told, how the attempt to connect has ended, if it has.
+    fn tell_connected(&self) {
+        let result = if self.end.is_connected() {
+            Ok(())
+        } else if self.state() == TcpState::Closed {
+            Err(self.end.error().unwrap_or(SoError::ConnectionAborted))
+        } else {
+            return;
+        };
+        let callback = self.backlog.lock().connected.take();
+        if let Some(callback) = callback {
+            self.host.tell(callback, result);
         }
     }
 

@@ -95,6 +95,9 @@ impl Host for Stack {
     fn hand_over(&self, _conn: &Arc<Conn>) {}
     fn established(&self, _conn: &Arc<Conn>) {}
     fn announce(&self, _conn: &Arc<Conn>) {}
+    fn tell(&self, callback: Connected, result: Result<(), SoError>) {
+        callback(result);
+    }
     fn path_found(&self, _to: IpAddr, _finding: Finding) {}
     fn detached(&self) {}
     fn closed(&self, _conn: &Arc<Conn>, _record: Option<TimeWait>) {}
