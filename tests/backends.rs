@@ -9,6 +9,8 @@ mod attacks;
 mod example;
 #[path = "support/namespace.rs"]
 mod namespace;
+#[path = "backends/operator.rs"]
+mod operator;
 #[path = "support/program.rs"]
 mod program;
 

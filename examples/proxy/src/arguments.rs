@@ -3,6 +3,7 @@
 use crate::backends::{Balance, Spec};
 use crate::heads::Version;
 use crate::lobby::Room;
+use crate::log;
 use crate::services::{self, Offer};
 use clap::builder::{Styles, styling::AnsiColor};
 use clap::error::ErrorKind;
@@ -15,6 +16,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+use tracing_subscriber::filter::Targets;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -207,6 +209,23 @@ pub(crate) struct Arguments {
     /// Serves counters for Prometheus at this address of the operating system
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = REAL, requires = "tun")]
     pub(crate) metrics: Option<SocketAddr>,
+
+    /// The form of the log, which is on stderr. It is never waited for: if it is not read, lines are lost, and counted
+    #[arg(long, value_enum, value_name = "FORM", default_value = "text")]
+    pub(crate) log: log::Form,
+
+    /// The least important lines: a level (error, warn, info, debug, trace, off), or several for targets (`proxy`,
+    /// `connection`, those of the library: `sosplice`) [default: info,sosplice=warn; with text also connection=warn]
+    #[arg(long, value_name = "LEVEL[,TARGET=LEVEL...]", value_parser = log::levels)]
+    pub(crate) log_level: Option<Targets>,
+
+    /// The log is appended to this file in place of stderr
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log_file: Option<PathBuf>,
+
+    /// Shows a live table of the backends in the terminal, if the program is built with that (`--features top`)
+    #[arg(long, help_heading = REAL, requires = "tun")]
+    pub(crate) top: bool,
 
     /// Compute checksums and cut segments here instead of leaving them to the kernel
     #[arg(long, help_heading = REAL, requires = "tun")]

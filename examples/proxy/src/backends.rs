@@ -5,8 +5,10 @@
 #[cfg(test)]
 mod tests;
 
+use crate::measures::Account;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Connections in a row that a backend may fail to take before it rests.
@@ -81,6 +83,7 @@ pub(crate) struct Backend {
     pub(crate) served: u64,
     /// Connections that it did not take.
     pub(crate) failed: u64,
+    pub(crate) account: Arc<Account>,
     strikes: u32,
     /// When the latest one was.
     refused_at: Option<Instant>,
@@ -98,6 +101,7 @@ impl Backend {
             active: 0,
             served: 0,
             failed: 0,
+            account: Arc::default(),
             strikes: 0,
             refused_at: None,
             rests_until: None,
@@ -118,7 +122,7 @@ impl Backend {
         self.spec.limit.is_none_or(|limit| self.active < limit)
     }
 
-    fn rests(&self, now: Instant) -> bool {
+    pub(crate) fn rests(&self, now: Instant) -> bool {
         self.rests_until.is_some_and(|until| now < until)
     }
 }

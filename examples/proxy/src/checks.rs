@@ -3,6 +3,7 @@
 //! [`Checks`] is pure; [`run`] makes the connections, in the thread of a [`Checker`].
 
 use crate::backends::MOST;
+use crate::log::PROXY;
 use crate::relay::Shared;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 use sosplice::clock::{Clock, SystemClock};
@@ -14,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use tracing::{error, info, warn};
 
 /// When a backend is checked, and how many results in a row change its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +144,18 @@ fn run(
     Ok(())
 }
 
+fn tell(backend: SocketAddr, up: bool) {
+    let backend = tracing::field::display(backend);
+    match up {
+        true => {
+            info!(target: PROXY, event = "backend_up", backend, "backend {backend}: up, by its checks")
+        }
+        false => {
+            warn!(target: PROXY, event = "backend_down", backend, "backend {backend}: down, by its checks")
+        }
+    }
+}
+
 /// Checks of the backends of a relay, in a thread of their own.
 #[derive(Debug)]
 pub(crate) struct Checker {
@@ -188,15 +202,17 @@ impl Checker {
                 let list = relay.list();
                 let states: Vec<_> = list.iter().map(|one| (one.address, one.up)).collect();
                 let report = |index: usize, up| {
-                    let state = if up { "up" } else { "down" };
-                    eprintln!("backend {}: {state}, by its checks", list[index].address);
+                    tell(list[index].address, up);
                     relay.set_up(list[index].id, up);
                 };
                 let result = run(&dial, &states, schedule, &stop, &mut wait, report);
                 let Err(error) = result else { return };
                 let again = schedule.interval;
-                eprintln!(
-                    "error: checks: {error}: all backends count as up, until checks begin again in {again:?}"
+                error!(
+                    target: PROXY,
+                    event = "checks_failed",
+                    cause = %error,
+                    "checks: {error}: all backends count as up, until checks begin again in {again:?}"
                 );
                 relay.checks_failed(&list);
                 if stop.recv_timeout(again) == Err(RecvTimeoutError::Disconnected) {

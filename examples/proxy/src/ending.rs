@@ -12,11 +12,13 @@ use std::time::Duration;
 /// Time for the totals at the end. A process that cannot print them ends without.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// Whether there was a signal to end; a second one ends the process at once, whatever its threads wait for.
-pub(crate) fn at_second_signal() -> io::Result<Arc<AtomicBool>> {
+/// Whether there was a signal to end; with `at_once` a second one ends the process, whatever its threads wait for.
+pub(crate) fn at_second_signal(at_once: bool) -> io::Result<Arc<AtomicBool>> {
     let stopping = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stopping))?;
+        if at_once {
+            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stopping))?;
+        }
         flag::register(signal, Arc::clone(&stopping))?;
     }
     Ok(stopping)

@@ -11,13 +11,14 @@ mod ending;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod handover;
 mod heads;
+mod histogram;
 mod job;
 mod lobby;
+mod log;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod managed;
+mod measures;
 mod metrics;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-mod notes;
 mod pattern;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod real;
@@ -25,8 +26,11 @@ mod relay;
 mod report;
 mod services;
 mod settings;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod top;
 mod totals;
 mod watch;
+mod writer;
 
 use arguments::Arguments;
 use clap::Parser;
@@ -35,16 +39,25 @@ use std::process::ExitCode;
 /// The program.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(&arguments) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+    let code = run(&arguments).unwrap_or_else(|error| {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        top::close();
+        let is_logged = tracing::enabled!(target: log::PROXY, tracing::Level::ERROR);
+        tracing::error!(target: log::PROXY, event = "failed", "{error:#}");
+        if !is_logged {
+            log::show(&format!("error: {error:#}\n"));
         }
-    }
+        ExitCode::FAILURE
+    });
+    log::finish();
+    code
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let levels = arguments.log_level.as_ref();
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    top::check(arguments);
+    log::start(arguments.log, levels, arguments.log_file.as_deref())?;
     if arguments.tun.is_empty() {
         return job::run(arguments);
     }

@@ -3,6 +3,7 @@
 //!
 //! One thread sends all notifications. It alone waits for a manager that does not read.
 
+use crate::log::PROXY;
 use crate::relay::Shared;
 use crate::watch::Watch;
 use anyhow::{Context, bail, ensure};
@@ -18,6 +19,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+use tracing::{error, warn};
 
 /// The name of a socket for metrics.
 const METRICS: &str = "metrics";
@@ -87,7 +89,9 @@ impl Passed {
     pub(crate) fn finish(self) {
         for (name, fd) in self.0 {
             let number = fd.as_raw_fd();
-            eprintln!(
+            warn!(
+                target: PROXY,
+                event = "descriptor_not_used",
                 "warning: descriptor {number} ({name}) is not used: its name is neither that of a --tun nor {METRICS}"
             );
         }
@@ -277,7 +281,7 @@ impl Notifier {
         let status = self.status(&silent);
         if status != self.told {
             if !silent.is_empty() {
-                eprintln!("error: {status}");
+                error!(target: PROXY, event = "no_progress", "{status}");
             }
             self.told.clone_from(&status);
             all.push(NotifyState::Status(&status));
@@ -308,7 +312,11 @@ impl Notifier {
             && !self.failed
         {
             let at = env::var_os("NOTIFY_SOCKET").unwrap_or_default();
-            eprintln!("error: NOTIFY_SOCKET={at:?}: cannot notify the service manager: {error}");
+            error!(
+                target: PROXY,
+                event = "not_notified",
+                "NOTIFY_SOCKET={at:?}: cannot notify the service manager: {error}"
+            );
         }
         self.failed = result.is_err();
     }

@@ -1,27 +1,21 @@
-//! Counters and gauges for Prometheus (OpenMetrics text), on a port of the operating system.
+//! Counters, gauges and histograms for Prometheus (OpenMetrics text), on a port of the operating system.
 
-use crate::relay::Shared;
+use crate::histogram::Histogram;
+use crate::log;
+use crate::relay::{BackendStats, Shared};
 use crate::watch::Watch;
 use anyhow::{Context, anyhow};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::fmt::Error;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 use tiny_http::{Header, Method, Response, Server};
-
-/// Seconds from a client's admission to the end of its connection.
-const LENGTHS: [f64; 9] = [0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0];
-
-/// The histogram of the lengths of connections.
-pub(crate) fn lengths() -> Histogram {
-    Histogram::new(LENGTHS)
-}
 
 /// Answers requests for `/metrics` until the process ends, or its listener is shut down. Returns the address.
 pub(crate) fn serve(
@@ -32,10 +26,8 @@ pub(crate) fn serve(
     let at = listener.local_addr()?;
     let server = Server::from_listener(listener, None).map_err(|error| anyhow!("{error}"));
     let server = server.with_context(|| format!("metrics: cannot serve at {at}"))?;
-    let mut registry = Registry::with_prefix("sosplice");
-    let help = "Time from the admission of a client to the end of its connection";
-    registry.register("connection_seconds", help, relay.lengths().clone());
-    registry.register_collector(Box::new(Source { relay, watch }));
+    relay.measures().read_times();
+    let registry = registry(relay, watch);
     let answer = move || {
         for request in server.incoming_requests() {
             let known = *request.method() == Method::Get && request.url() == "/metrics";
@@ -56,6 +48,20 @@ pub(crate) fn serve(
         .name("metrics".into())
         .spawn(answer)?;
     Ok(at)
+}
+
+fn registry(relay: Arc<Shared>, watch: Watch) -> Registry {
+    let mut registry = Registry::with_prefix("sosplice");
+    registry.register_collector(Box::new(Source { relay, watch }));
+    registry
+}
+
+/// The page of this moment.
+#[cfg(test)]
+pub(crate) fn page(relay: Arc<Shared>, watch: Watch) -> String {
+    let mut page = String::new();
+    text::encode(&mut page, &registry(relay, watch)).unwrap();
+    page
 }
 
 /// What is counted elsewhere.
@@ -103,10 +109,35 @@ fn gauges(
     Ok(())
 }
 
+/// The samples of a histogram: its labels, and its counts.
+type Counts<'a> = Vec<(Vec<(&'static str, String)>, &'a Histogram)>;
+
+fn histograms(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    samples: Counts<'_>,
+) -> Result<(), Error> {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    for (labels, histogram) in samples {
+        if labels.is_empty() {
+            return histogram.encode(metric);
+        }
+        histogram.encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn labels(backend: &BackendStats) -> Vec<(&'static str, String)> {
+    let name = backend.name.clone().unwrap_or_default();
+    vec![("backend", backend.at.to_string()), ("name", name)]
+}
+
 impl Collector for Source {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let encoder = &mut encoder;
         self.clients(encoder)?;
+        self.connections(encoder)?;
         self.backends(encoder)?;
         self.stacks(encoder)?;
         self.pool(encoder)
@@ -180,13 +211,55 @@ impl Source {
         )
     }
 
+    fn connections(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let measures = self.relay.measures();
+        histograms(
+            encoder,
+            "connection_seconds",
+            "Time from the admission of a client to the end of its connection",
+            vec![(Vec::new(), &measures.lengths)],
+        )?;
+        histograms(
+            encoder,
+            "wait_seconds",
+            "Time from the admission of a client until a backend has taken its connection",
+            vec![(Vec::new(), &measures.waits)],
+        )?;
+        let directions = ["up", "down"].into_iter().zip(&measures.bytes);
+        let each = directions.map(|(name, bytes)| (vec![("direction", name.to_owned())], bytes));
+        histograms(
+            encoder,
+            "connection_bytes",
+            "Bytes of a connection, from the client (up) and to it (down)",
+            each.collect(),
+        )?;
+        counters(
+            encoder,
+            "log_lines_lost",
+            "Lines of the log that came faster than they were read",
+            vec![(Vec::new(), log::lost())],
+        )
+    }
+
     fn backends(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
         let all = self.relay.backends();
-        let each = |value: fn(&crate::relay::BackendStats) -> u64| -> Samples<'_> {
-            let labels = |one: &crate::relay::BackendStats| {
-                let name = one.name.clone().unwrap_or_default();
-                vec![("backend", one.at.to_string()), ("name", name)]
-            };
+        let times = |histogram: fn(&BackendStats) -> &Histogram| -> Counts<'_> {
+            let all = all.iter();
+            all.map(|one| (labels(one), histogram(one))).collect()
+        };
+        histograms(
+            encoder,
+            "backend_connect_seconds",
+            "Time from the SYN until the backend has taken the connection",
+            times(|one| &one.account.connects),
+        )?;
+        histograms(
+            encoder,
+            "backend_not_taken_seconds",
+            "Time from the SYN until it has refused, or has not answered in time",
+            times(|one| &one.account.failures),
+        )?;
+        let each = |value: fn(&BackendStats) -> u64| -> Samples<'_> {
             all.iter().map(|one| (labels(one), value(one))).collect()
         };
         gauges(

@@ -4,13 +4,14 @@ use crate::arguments::{Arguments, Mode, TunSpec, usage};
 use crate::checks::Checker;
 use crate::ending;
 use crate::handover::{self, Candidate, Given, Origin, Post, Start, lane::Lane};
+use crate::log::{self, PROXY};
 use crate::managed::{Manager, Passed, Wanted};
 use crate::metrics;
-use crate::notes::{self, note};
 use crate::relay::{Event, Means, Relay, Shared};
 use crate::report;
 use crate::services::{Offer, Services};
 use crate::settings::{Frame, Settings};
+use crate::top;
 use crate::totals::{Failure, Totals};
 use crate::watch::Watch;
 use anyhow::{Context, bail};
@@ -29,9 +30,10 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use tracing::{error, info};
 
 /// Socket buffers, in bytes, by default. Smaller ones fill and empty in turns, and each turn wakes
 /// threads.
@@ -70,7 +72,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         settings,
     } = Plan::new(arguments, listen)?;
     // All of them before anything else: by default they would end the process.
-    let stopping = ending::at_second_signal().context("signals")?;
+    // With a table the second one is handled as the first one is, to leave the terminal as it was.
+    let stopping = ending::at_second_signal(!arguments.top).context("signals")?;
     let signals = Signals::new([SIGINT, SIGTERM]).context("signals")?;
     let wishes = Signals::new([SIGUSR1]).context("signals")?;
     let renewals = Signals::new([SIGHUP]).context("signals")?;
@@ -90,11 +93,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     passed.finish();
     let own = (&sides[..], front, metrics.as_ref());
     take_over(arguments, (start, &stopping), own, events.clone())?;
-    eprintln!("listening on {at}");
+    tell_start(arguments, at, &sides, (&settings, &pool));
     println!(
         "{at} on {} to {} through {}; {:?} dispatch, {} worker(s)",
         sides[front].name,
-        list(&settings.offers),
+        addresses_of(&settings.offers),
         sides[back].name,
         arguments.dispatch,
         pool.workers()
@@ -111,12 +114,23 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     renewing.checker.start(settings.checks)?;
     let manager = wanted.start(watch, relay.shared())?;
     renewing.on(renewals, manager.clone())?;
-    stop_on(signals, (events, arguments.grace), manager.clone())?;
+    let stop = Arc::new(Stop {
+        events,
+        grace: arguments.grace,
+        manager: manager.clone(),
+        count: AtomicUsize::new(0),
+    });
+    stop_on(signals, Arc::clone(&stop))?;
+    if arguments.top {
+        top::start(relay.shared(), stop)?;
+    }
     let start = SystemClock.now();
     let shared = relay.shared();
     let (totals, deadline) = relay.run();
     // Those that were reset a moment ago may still have resets to send.
     flush(&sides, deadline.max(SystemClock.now() + LAST_RESETS));
+    top::close();
+    tell_end(&totals, SystemClock.now() - start);
     print(
         &totals,
         &report::backends(&shared.backends()),
@@ -129,6 +143,38 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Some(Failure::Dialling(error)) => Err(error).context(sides[back].name.clone()),
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+fn tell_start(
+    arguments: &Arguments,
+    at: SocketAddr,
+    sides: &[Side],
+    (settings, pool): (&Settings, &SplicePool),
+) {
+    let config = arguments.config.as_ref();
+    info!(
+        target: PROXY,
+        event = "start",
+        version = env!("CARGO_PKG_VERSION"),
+        listen = %at,
+        devices = list(sides.iter().map(|side| &side.name)),
+        config = config.map(|path| tracing::field::display(path.display())),
+        backends = addresses_of(&settings.offers),
+        workers = pool.workers(),
+        "listening on {at}"
+    );
+}
+
+fn tell_end(totals: &Totals, time: Duration) {
+    let reset = totals.cut_off;
+    info!(
+        target: PROXY,
+        event = "drain_end",
+        connections = totals.connections,
+        reset,
+        seconds = time.as_secs_f64(),
+        "stopped, {reset} connections were reset"
+    );
 }
 
 /// The devices of both sides, and the settings at the start.
@@ -197,10 +243,20 @@ impl Renewing {
             for _ in signals.forever() {
                 manager.reloading();
                 match self.renew() {
-                    Ok(backends) => eprintln!("renewed: {backends}"),
+                    Ok(backends) => info!(
+                        target: PROXY,
+                        event = "configuration",
+                        backends,
+                        "renewed: {backends}"
+                    ),
                     Err(error) => {
                         self.relay.reject();
-                        eprintln!("error: nothing is changed: {error:#}");
+                        error!(
+                            target: PROXY,
+                            event = "configuration_rejected",
+                            cause = format!("{error:#}"),
+                            "nothing is changed: {error:#}"
+                        );
                     }
                 }
                 manager.ready();
@@ -214,19 +270,28 @@ impl Renewing {
         let path = self.path.as_ref();
         let path = path.context("there is no file: give one by --config")?;
         let settings = Settings::read(path, &self.frame)?;
-        let backends = list(&settings.offers);
+        let backends = addresses_of(&settings.offers);
         let relay = &self.relay;
         relay.renew(settings.terms, settings.offers, settings.balance);
         if let Err(error) = self.checker.start(settings.checks) {
-            eprintln!("error: no checks: {error}: all backends count as up");
+            error!(
+                target: PROXY,
+                event = "checks_failed",
+                cause = %error,
+                "no checks: {error}: all backends count as up"
+            );
         }
         Ok(backends)
     }
 }
 
-fn list(offers: &[Offer]) -> String {
-    let addresses = offers.iter().map(|offer| offer.spec.address.to_string());
-    addresses.collect::<Vec<_>>().join(", ")
+fn addresses_of(offers: &[Offer]) -> String {
+    list(offers.iter().map(|offer| offer.spec.address))
+}
+
+fn list(all: impl Iterator<Item = impl ToString>) -> String {
+    let all: Vec<_> = all.map(|one| one.to_string()).collect();
+    all.join(", ")
 }
 
 fn addresses(spec: &TunSpec) -> impl Iterator<Item = IpAddr> {
@@ -287,7 +352,7 @@ fn open_all(
         }
         let receive = || {
             if let Err(error) = Driver::run_all(drivers) {
-                eprintln!("error: receiving: {error}");
+                error!(target: PROXY, event = "receiving_failed", "receiving: {error}");
             }
         };
         let name = match queue {
@@ -393,21 +458,37 @@ fn from_passed(
     queues.with_context(|| format!("the passed descriptor with the name {name}"))
 }
 
-/// The first signal stops the relay.
-fn stop_on(
-    mut signals: Signals,
-    (events, grace): (Sender<Event>, Duration),
+/// Ends the relay, or the process.
+#[derive(Debug)]
+pub(crate) struct Stop {
+    events: Sender<Event>,
+    grace: Duration,
     manager: Manager,
-) -> io::Result<()> {
-    let watch = move || {
-        if signals.forever().next().is_some() && events.send(Event::Stop(grace)).is_ok() {
-            ending::after_time(grace + LAST_RESETS);
-            manager.stopping();
-            note(format!(
-                "stopping: open connections may take {grace:?}, a second signal ends at once"
-            ));
+    count: AtomicUsize,
+}
+
+impl Stop {
+    /// The first time stops the relay, the second time the process, with this status.
+    pub(crate) fn now(&self, status: i32) {
+        let grace = self.grace;
+        let again = self.count.fetch_add(1, Ordering::Relaxed) > 0;
+        if again || self.events.send(Event::Stop(grace)).is_err() {
+            top::close();
+            std::process::exit(status);
         }
-    };
+        ending::after_time(grace + LAST_RESETS);
+        self.manager.stopping();
+        info!(
+            target: PROXY,
+            event = "drain_begin",
+            grace_seconds = grace.as_secs_f64(),
+            "stopping: open connections may take {grace:?}, a second signal ends at once"
+        );
+    }
+}
+
+fn stop_on(mut signals: Signals, stop: Arc<Stop>) -> io::Result<()> {
+    let watch = move || signals.forever().for_each(|signal| stop.now(128 + signal));
     thread::Builder::new().name("signals".into()).spawn(watch)?;
     Ok(())
 }
@@ -488,7 +569,12 @@ fn show(
         // Once more for one that listens already.
         rustix::net::listen(&listener, METRICS_BACKLOG).context("metrics")?;
         let at = metrics::serve(listener, relay, watch.clone())?;
-        eprintln!("metrics on http://{at}/metrics");
+        info!(
+            target: PROXY,
+            event = "metrics",
+            address = %at,
+            "metrics on http://{at}/metrics"
+        );
     }
     Ok(watch)
 }
@@ -513,7 +599,7 @@ fn flush(sides: &[Side], deadline: Instant) {
 }
 
 fn print(totals: &Totals, backends: &str, sides: &[Side], start: Instant) -> io::Result<()> {
-    notes::flush();
+    log::finish();
     let mut out = io::stdout().lock();
     let time = SystemClock.now() - start;
     writeln!(

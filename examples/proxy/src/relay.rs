@@ -12,6 +12,7 @@
 //! * The end of one direction is forwarded (half-close); the connection has ended when both have.
 //! * An error in either direction resets both sides.
 
+mod lines;
 mod pair;
 mod state;
 #[cfg(test)]
@@ -20,13 +21,13 @@ mod tests;
 use crate::backends::{Balance, Id, Tried};
 use crate::heads::{self, Expected, Fault, Head, Version};
 use crate::lobby::{Lobby, Room};
-use crate::metrics;
+use crate::measures::{Account, Measures};
 use crate::services::{Chosen, Listed, Offer, Services};
 use crate::totals::{BOTH, Direction, Failure, Refusal, Totals};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use ipnet::IpNet;
+use lines::Ending;
 use pair::{Client, Lane, Pair};
-use prometheus_client::metrics::histogram::Histogram;
 use proxy_header::ProxyHeader;
 use sosplice::clock::{Clock, SystemClock};
 use sosplice::error::SoError;
@@ -35,6 +36,7 @@ use sosplice::{Stack, TcpListener, TcpSocket, TcpStream};
 use state::{State, Waiting};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -131,7 +133,7 @@ pub(crate) struct Shared {
     listener: TcpListener,
     lobby: Lobby,
     state: Mutex<State>,
-    lengths: Histogram,
+    measures: Measures,
     events: Sender<Event>,
 }
 
@@ -160,6 +162,33 @@ pub(crate) struct BackendStats {
     pub(crate) active: u32,
     pub(crate) served: u64,
     pub(crate) failed: u64,
+    pub(crate) account: Arc<Account>,
+    /// It has refused several connections in a row.
+    #[cfg(feature = "top")]
+    pub(crate) rests: bool,
+    /// Bytes of all its connections: from the clients, and to them.
+    #[cfg(feature = "top")]
+    pub(crate) bytes: [u64; 2],
+    #[cfg(feature = "top")]
+    id: Id,
+}
+
+#[cfg(feature = "top")]
+impl BackendStats {
+    pub(crate) fn is_same(&self, other: &BackendStats) -> bool {
+        self.id == other.id
+    }
+}
+
+/// All of a moment.
+#[cfg(feature = "top")]
+#[derive(Debug)]
+pub(crate) struct Snapshot<'a> {
+    pub(crate) at: SocketAddr,
+    pub(crate) stopped: bool,
+    pub(crate) counts: Counts,
+    pub(crate) waits: &'a crate::histogram::Histogram,
+    pub(crate) backends: Vec<BackendStats>,
 }
 
 impl Relay {
@@ -184,7 +213,7 @@ impl Relay {
                 services,
                 ..State::default()
             }),
-            lengths: metrics::lengths(),
+            measures: Measures::default(),
             events: events.clone(),
         };
         let shared = Arc::new(shared);
@@ -203,7 +232,7 @@ impl Relay {
             let lobby = || {
                 let leave = |stream, peer, terms, head: Result<Head, Fault>| match head {
                     Ok(head) => shared.admit(stream, peer, terms, head),
-                    Err(fault) => shared.refuse(&stream, peer, Refusal::Head(fault)),
+                    Err(fault) => shared.refuse(None, &stream, peer, Refusal::Head(fault)),
                 };
                 if let Err(error) = shared.lobby.run(leave) {
                     shared.tell(Event::Failed(Failure::Listening(error)));
@@ -297,15 +326,41 @@ impl Relay {
                 std::mem::take(&mut state.waiting),
             )
         };
-        waiting.iter().for_each(|one| one.client.stream.abort());
+        for Waiting { client, .. } in &waiting {
+            lines::refused(Some(client.id), client.address, Refusal::Stopped);
+            client.stream.abort();
+        }
         let cut = left
             .iter()
-            .filter(|pair| self.shared.over(pair, Verdict::Resets));
+            .filter(|pair| self.shared.over(pair, Verdict::Resets, Ending::Stopped));
         let cut_off = cut.count() + waiting.len() + without_head;
         let mut totals = std::mem::take(&mut lock(&self.shared.state).totals);
         totals.cut_off = cut_off;
         (totals, deadline)
     }
+}
+
+fn backends_of(state: &State) -> Vec<BackendStats> {
+    let mut all = Vec::new();
+    for service in state.services.all() {
+        all.extend(service.backends.all().iter().map(|one| BackendStats {
+            name: service.name.clone(),
+            at: one.spec.address,
+            weight: one.spec.weight,
+            up: one.up,
+            active: one.active,
+            served: one.served,
+            failed: one.failed,
+            account: Arc::clone(&one.account),
+            #[cfg(feature = "top")]
+            rests: one.rests(SystemClock.now()),
+            #[cfg(feature = "top")]
+            bytes: one.account.bytes(),
+            #[cfg(feature = "top")]
+            id: one.id,
+        }));
+    }
+    all
 }
 
 impl Shared {
@@ -383,8 +438,8 @@ impl Shared {
         }
     }
 
-    pub(crate) fn lengths(&self) -> &Histogram {
-        &self.lengths
+    pub(crate) fn measures(&self) -> &Measures {
+        &self.measures
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -403,38 +458,50 @@ impl Shared {
     }
 
     pub(crate) fn backends(&self) -> Vec<BackendStats> {
-        let mut all = Vec::new();
-        for service in lock(&self.state).services.all() {
-            all.extend(service.backends.all().iter().map(|one| BackendStats {
-                name: service.name.clone(),
-                at: one.spec.address,
-                weight: one.spec.weight,
-                up: one.up,
-                active: one.active,
-                served: one.served,
-                failed: one.failed,
-            }));
+        backends_of(&lock(&self.state))
+    }
+
+    #[cfg(feature = "top")]
+    pub(crate) fn snapshot(&self) -> Snapshot<'_> {
+        let (stopped, pairs, mut backends) = {
+            let state = lock(&self.state);
+            let pairs: Vec<_> = state.pairs.values().cloned().collect();
+            (state.stopped, pairs, backends_of(&state))
+        };
+        // Not under the lock: there may be many.
+        for pair in &pairs {
+            let same = |one: &&mut BackendStats| one.id == pair.backend.id;
+            if let Some(one) = backends.iter_mut().find(same) {
+                let present = BOTH.map(|direction| pair.carried(direction));
+                one.bytes = [0, 1].map(|direction| one.bytes[direction] + present[direction]);
+            }
         }
-        all
+        Snapshot {
+            at: self.listener.local_addr(),
+            stopped,
+            counts: self.counts(),
+            waits: &self.measures.waits,
+            backends,
+        }
     }
 
     fn accepted(self: &Arc<Self>, client: TcpStream, peer: SocketAddr) {
         if self.own.contains(&peer.ip()) {
-            return self.refuse(&client, peer, Refusal::Loop);
+            return self.refuse(None, &client, peer, Refusal::Loop);
         }
         let terms = Arc::clone(&lock(&self.state).terms);
         match terms.expected == Expected::default() {
             true => self.admit(client, peer, terms, Head::default()),
             false => {
                 if let Some((evicted, peer)) = self.lobby.enter(client, peer, terms) {
-                    self.refuse(&evicted, peer, Refusal::Head(Fault::Crowded));
+                    self.refuse(None, &evicted, peer, Refusal::Head(Fault::Crowded));
                 }
             }
         }
     }
 
-    fn refuse(&self, client: &TcpStream, address: SocketAddr, why: Refusal) {
-        eprintln!("{address}: {why}");
+    fn refuse(&self, id: Option<u64>, client: &TcpStream, address: SocketAddr, why: Refusal) {
+        lines::refused(id, address, why);
         lock(&self.state).totals.refuse(why);
         client.abort();
     }
@@ -453,9 +520,6 @@ impl Shared {
             }
             (state.totals.connections, may)
         };
-        if !may {
-            return self.refuse(&stream, address, Refusal::Client);
-        }
         let client = Client {
             id,
             stream,
@@ -465,6 +529,10 @@ impl Shared {
             since: SystemClock.now(),
             terms,
         };
+        lines::opened(&client);
+        if !may {
+            return self.refuse(Some(id), &client.stream, address, Refusal::Client);
+        }
         self.dial(&Arc::new(client), Tried::default());
     }
 
@@ -498,19 +566,21 @@ impl Shared {
                         begun: SystemClock.now(),
                         backend,
                         tried,
+                        routed: AtomicBool::new(false),
                         lanes: Mutex::default(),
                     });
+                    self.note_when_taken(&pair);
                     if self.join(&pair) {
                         return;
                     }
                     tried = pair.tried.clone();
                 }
                 Err(error) => {
-                    self.complain(client.address, backend.at, &error);
+                    lines::not_taken(client, backend.at, Duration::ZERO, &error);
                     if error.kind() == io::ErrorKind::NetworkDown {
                         self.tell(Event::Failed(Failure::Dialling(error)));
                     }
-                    self.refused(backend.id);
+                    self.refused(backend.id, Duration::ZERO);
                 }
             }
             match self.choose(client, &tried) {
@@ -544,10 +614,9 @@ impl Shared {
             // If not, it was ended meanwhile.
             return !self.give_up(pair, &error);
         }
-        for error in begun.into_iter().filter_map(Result::err) {
-            self.complain(pair.client.address, pair.backend.at, &error);
-        }
-        self.over(pair, Verdict::Resets);
+        let error = begun.into_iter().find_map(Result::err);
+        let why = error.map_or(Ending::Stopped, Ending::NotSpliced);
+        self.over(pair, Verdict::Resets, why);
         true
     }
 
@@ -563,7 +632,7 @@ impl Shared {
 
     fn turn_away(&self, client: &Client, why: Refusal) {
         lock(&self.state).forget(client);
-        self.refuse(&client.stream, client.address, why);
+        self.refuse(Some(client.id), &client.stream, client.address, why);
     }
 
     /// Refuses clients that have waited for too long; returns when the next one will have.
@@ -583,7 +652,7 @@ impl Shared {
     }
 
     /// A backend has not taken a connection.
-    fn refused(self: &Arc<Self>, backend: Id) {
+    fn refused(self: &Arc<Self>, backend: Id, time: Duration) {
         {
             let State {
                 pairs, services, ..
@@ -597,9 +666,45 @@ impl Shared {
             services.change(backend, |backends, index| {
                 backends.refused(index, SystemClock.now(), took_since);
                 backends.leave(index);
+                backends.all()[index].account.failures.observe_time(time);
             });
         }
         self.serve_waiting();
+    }
+
+    /// Notes when the backend takes the connection, if the time is read or logged. (That costs a callback.)
+    fn note_when_taken(self: &Arc<Self>, pair: &Arc<Pair>) {
+        if !self.are_times_wanted() {
+            return;
+        }
+        let (shared, noted) = (Arc::clone(self), Arc::downgrade(pair));
+        pair.server.on_connected(move |result| {
+            if let (Ok(()), Some(pair)) = (result, noted.upgrade()) {
+                shared.note_taken(&pair);
+            }
+        });
+    }
+
+    fn are_times_wanted(&self) -> bool {
+        self.measures.are_times_read() || lines::are_wanted()
+    }
+
+    /// Once, when the backend has taken the connection: by the thread that has received its answer, or the one that ends
+    /// the connection already.
+    fn note_taken(&self, pair: &Pair) {
+        if pair.routed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let now = SystemClock.now();
+        let wait = now.saturating_duration_since(pair.client.since);
+        let connect = now.saturating_duration_since(pair.begun);
+        self.measures.waits.observe_time(wait);
+        let mut state = lock(&self.state);
+        state.services.change(pair.backend.id, |backends, index| {
+            backends.all()[index].account.connects.observe_time(connect);
+        });
+        drop(state);
+        lines::routed(pair, wait, connect);
     }
 
     /// Begins a splice in one direction.
@@ -642,8 +747,8 @@ impl Shared {
                 true
             }
             Err(error) => {
-                self.complain(pair.client.address, pair.backend.at, &error);
-                false
+                self.over(pair, Verdict::Resets, Ending::NotSpliced(error));
+                true
             }
         }
     }
@@ -675,7 +780,7 @@ impl Shared {
             Cause::Limit => Verdict::Closes,
             _ => Verdict::Resets,
         };
-        self.over(pair, verdict);
+        self.over(pair, verdict, Ending::of(direction, end.cause));
     }
 
     /// If a splice has ended because the backend did not take the connection: tries another one.
@@ -705,18 +810,15 @@ impl Shared {
             }
             state.totals.retried += 1;
         }
-        self.complain(pair.client.address, pair.backend.at, why);
+        let time = SystemClock.now().saturating_duration_since(pair.begun);
+        lines::not_taken(&pair.client, pair.backend.at, time, why);
         pair.unsplice().for_each(drop);
-        self.refused(pair.backend.id);
+        self.refused(pair.backend.id, time);
         true
     }
 
-    fn complain(&self, client: SocketAddr, at: SocketAddr, why: &dyn std::error::Error) {
-        eprintln!("{client}: backend {at}: {why}");
-    }
-
     /// Ends the remaining splices of a connection, counts and forgets it. `false` if another thread has come first.
-    fn over(self: &Arc<Self>, pair: &Pair, verdict: Verdict) -> bool {
+    fn over(self: &Arc<Self>, pair: &Pair, verdict: Verdict, why: Ending) -> bool {
         if !lock(&self.state).has(pair) {
             return false;
         }
@@ -726,24 +828,33 @@ impl Shared {
         if verdict == Verdict::Resets {
             pair.abort();
         }
+        let bytes = BOTH.map(|direction| pair.carried(direction));
+        let taken = pair.was_taken();
+        if taken && self.are_times_wanted() {
+            self.note_taken(pair);
+        }
         {
             let state = &mut *lock(&self.state);
             if !state.remove(pair) {
                 return false;
             }
-            let taken = pair.was_taken();
             state.services.change(pair.backend.id, |backends, index| {
                 if taken {
                     backends.took(index, pair.begun);
                 }
                 backends.leave(index);
+                backends.all()[index].account.add(bytes);
             });
             state.forget(&pair.client);
-            let length = SystemClock
-                .now()
-                .saturating_duration_since(pair.client.since);
-            self.lengths.observe(length.as_secs_f64());
         }
+        let length = SystemClock
+            .now()
+            .saturating_duration_since(pair.client.since);
+        self.measures.lengths.observe_time(length);
+        for (histogram, bytes) in self.measures.bytes.iter().zip(bytes) {
+            histogram.observe(bytes);
+        }
+        lines::ended(pair, why, length);
         // One that the thread of an idle splice has begun again since.
         pair.unsplice().for_each(drop);
         self.serve_waiting();

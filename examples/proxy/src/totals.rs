@@ -70,6 +70,8 @@ pub(crate) enum Refusal {
     Loop,
     #[error("it was reset while it waited for a backend with room")]
     Left,
+    #[error("the proxy stops, and it waited for a backend with room")]
+    Stopped,
 }
 
 impl From<Lack> for Refusal {

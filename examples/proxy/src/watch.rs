@@ -1,12 +1,13 @@
-//! The state of the running proxy for its administrator: sockets, splices and counters, on stderr.
+//! The state of the running proxy for its administrator: sockets, splices and counters, beside the log.
 
+use crate::log;
 use crate::report;
 use crossbeam_channel::tick;
 use sosplice::Stack;
 use sosplice::splice::{SplicePool, SpliceTable};
 use sosplice::stack::SocketTable;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::thread;
 use std::time::Duration;
 
@@ -29,8 +30,7 @@ impl Watch {
 
     /// Shows the state now.
     pub(crate) fn show(&self) {
-        // Ignored if stderr is closed.
-        io::stderr().lock().write_all(self.text().as_bytes()).ok();
+        log::show(&self.text());
     }
 
     fn text(&self) -> String {

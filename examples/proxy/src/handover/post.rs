@@ -5,7 +5,7 @@ use super::control::{self, Connection, Device, Message};
 use super::lane::{Lane, Passage};
 use super::{ANSWER, PREPARE, common};
 use crate::arguments::Arguments;
-use crate::notes::note;
+use crate::log::PROXY;
 use crate::relay::Event;
 use anyhow::{Context, bail};
 use crossbeam_channel::Sender;
@@ -20,6 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+use tracing::{info, warn};
 
 /// How long the first message of a connection may take.
 const HELLO: Duration = Duration::from_secs(1);
@@ -71,7 +72,8 @@ impl Post {
                 for lane in terms.lanes.iter().flatten() {
                     lane.read(true);
                 }
-                note(format!("taken over from process {}", former.pid));
+                let pid = former.pid;
+                info!(target: PROXY, event = "taken_over", process = pid, "taken over from process {pid}");
                 (
                     former.listener,
                     Some((former.process, former.pid, former.passages)),
@@ -110,7 +112,7 @@ impl Post {
         passages.iter().for_each(|passage| passage.close());
         self.lanes()
             .for_each(|lane| lane.tun().restore_at_end(true));
-        note(format!("process {pid} has drained and ended"));
+        info!(target: PROXY, event = "former_ended", process = pid, "process {pid} has drained and ended");
     }
 
     fn run(&self) {
@@ -126,7 +128,12 @@ impl Post {
             match served {
                 Ok(successor) => self.leave(&successor),
                 Err(why) => {
-                    note(format!("not handed over: {why:#}"));
+                    warn!(
+                        target: PROXY,
+                        event = "not_handed_over",
+                        cause = format!("{why:#}"),
+                        "not handed over: {why:#}"
+                    );
                     // Not as fast as possible, if it is an error of the system.
                     control::poll_until(&mut [], SystemClock.now() + LOOK).ok();
                 }
@@ -290,9 +297,13 @@ impl Post {
         // Fails only when the relay has ended.
         events.send(Event::Leave { grace, front }).ok();
         let pid = successor.pid;
-        note(format!(
+        info!(
+            target: PROXY,
+            event = "handed_over",
+            process = pid,
+            grace_seconds = grace.as_secs_f64(),
             "handed over to process {pid}: open connections may take {grace:?}"
-        ));
+        );
         let mut fds = [PollFd::new(&successor.process, PollFlags::IN)];
         while fds[0].revents().is_empty() {
             control::poll_for_ever(&mut fds).ok();
@@ -303,9 +314,12 @@ impl Post {
         });
         // It accepts nothing, in any case.
         events.send(Event::Stop(grace)).ok();
-        note(format!(
+        warn!(
+            target: PROXY,
+            event = "successor_ended",
+            process = pid,
             "process {pid} has ended: no process accepts, open connections of this one go on"
-        ));
+        );
     }
 }
 

@@ -8,6 +8,7 @@ use proxy_header::ProxyHeader;
 use sosplice::TcpStream;
 use sosplice::splice::{End, Splice};
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -60,6 +61,8 @@ pub(super) struct Pair {
     pub(super) backend: Chosen,
     /// This backend and those before it.
     pub(super) tried: Tried,
+    /// It is counted and logged that the backend has taken it.
+    pub(super) routed: AtomicBool,
     /// Up and down.
     pub(super) lanes: Mutex<[Lane; 2]>,
 }
@@ -82,11 +85,17 @@ impl Pair {
         self.server.end().is_connected()
     }
 
+    /// The bytes of this direction.
+    pub(super) fn carried(&self, direction: Direction) -> u64 {
+        lock(&self.lanes)[direction as usize].carried()
+    }
+
     /// Ends its splices; the callbacks of those find nothing to do.
     pub(super) fn unsplice(&self) -> impl Iterator<Item = (Direction, End)> {
         BOTH.into_iter().filter_map(|direction| {
             let splice = lock(&self.lanes)[direction as usize].splice.take()?;
             let end = splice.unsplice().ok().or_else(|| splice.end())?;
+            lock(&self.lanes)[direction as usize].before += end.bytes;
             Some((direction, end))
         })
     }

@@ -1,6 +1,7 @@
 //! What a relay knows of its connections, and the queue of clients for which no backend has room.
 
 use super::Terms;
+use super::lines;
 use super::pair::{Client, Pair};
 use crate::backends::{Clients, Tried};
 use crate::services::{Chosen, Lack, Services};
@@ -98,6 +99,7 @@ impl State {
         for one in waiting {
             if one.client.has_left() {
                 self.forget(&one.client);
+                lines::refused(Some(one.client.id), one.client.address, Refusal::Left);
                 self.totals.refuse(Refusal::Left);
             } else {
                 self.waiting.push_back(one);

@@ -1,6 +1,7 @@
 //! The relay with several backends, in memory: clients, the proxy, and servers on one link each.
 
 mod limits;
+mod measured;
 
 use super::*;
 use crate::backends::Spec;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
 const FRONT: &str = "10.0.1.2:80";
+const ENDING: Ending = Ending::Closed;
 
 /// Four stacks; the servers' has the addresses 10.0.2.1 to 10.0.2.4.
 struct Net {
@@ -543,12 +545,12 @@ fn what_ends_a_connection_twice_is_counted_once() {
     let (_client, former) = begin();
     assert!(shared.give_up(&former, &refused));
     shared.dial(&former.client, former.tried.clone());
-    assert!(!shared.over(&former, Verdict::Resets));
-    assert!(shared.over(&relay.pair(), Verdict::Resets));
+    assert!(!shared.over(&former, Verdict::Resets, ENDING));
+    assert!(shared.over(&relay.pair(), Verdict::Resets, ENDING));
     // The reset is first.
     let (_client, former) = begin();
-    assert!(shared.over(&former, Verdict::Resets));
-    assert!(!shared.give_up(&former, &refused) && !shared.over(&former, Verdict::Resets));
+    assert!(shared.over(&former, Verdict::Resets, ENDING));
+    assert!(!shared.give_up(&former, &refused) && !shared.over(&former, Verdict::Resets, ENDING));
     assert!(relay.served().iter().all(|(_, _, active)| *active == 0));
     assert!(lock(&shared.state).clients.is_empty());
     relay.stop();
@@ -561,7 +563,7 @@ fn what_has_ended_does_not_begin_again() {
     let relay = net.relay(patient(), vec![silent(99)]);
     let _client = relay.admit(&net, None);
     let pair = relay.pair();
-    assert!(relay.shared.over(&pair, Verdict::Closes));
+    assert!(relay.shared.over(&pair, Verdict::Closes, ENDING));
     relay.shared.again(&pair, Direction::Up);
     assert!(lock(&pair.lanes).iter().all(|lane| lane.splice.is_none()));
     relay.stop();
