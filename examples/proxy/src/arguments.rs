@@ -215,7 +215,7 @@ pub(crate) struct Arguments {
     pub(crate) log: log::Form,
 
     /// The least important lines: a level (error, warn, info, debug, trace, off), or several for targets (`proxy`,
-    /// `connection`, those of the library: `sosplice`) [default: info,sosplice=warn; with text also connection=warn]
+    /// `connection`, those of the library: `sosplice`) [default: info,sosplice=warn; with text info,connection=warn,sosplice=off]
     #[arg(long, value_name = "LEVEL[,TARGET=LEVEL...]", value_parser = log::levels)]
     pub(crate) log_level: Option<Targets>,
 

@@ -42,7 +42,7 @@ impl Form {
     /// What is logged if nothing else is said: with text no line for each connection that goes well.
     fn levels(self) -> &'static str {
         match self {
-            Form::Text => "info,connection=warn,sosplice=warn",
+            Form::Text => "info,connection=warn,sosplice=off",
             Form::Json => "info,sosplice=warn",
             Form::Off => "off",
         }

@@ -74,9 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     // All of them before anything else: by default they would end the process.
     // With a table the second one is handled as the first one is, to leave the terminal as it was.
     let stopping = ending::at_second_signal(!arguments.top).context("signals")?;
-    let signals = Signals::new([SIGINT, SIGTERM]).context("signals")?;
-    let wishes = Signals::new([SIGUSR1]).context("signals")?;
-    let renewals = Signals::new([SIGHUP]).context("signals")?;
+    let [ends, wishes, renewals] = signals().context("signals")?;
     let mut start = Candidate::begin(arguments, front)?;
     let sides = open_all(arguments, &mut passed, start.as_mut())?;
     let pool = arguments.pool();
@@ -93,15 +91,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     passed.finish();
     let own = (&sides[..], front, metrics.as_ref());
     take_over(arguments, (start, &stopping), own, events.clone())?;
-    tell_start(arguments, at, &sides, (&settings, &pool));
-    println!(
-        "{at} on {} to {} through {}; {:?} dispatch, {} worker(s)",
-        sides[front].name,
-        addresses_of(&settings.offers),
-        sides[back].name,
-        arguments.dispatch,
-        pool.workers()
-    );
+    let devices = [&sides[front], &sides[back]];
+    tell_start(arguments, at, devices, (&settings, &pool))?;
     let watch = show(arguments, (&sides, pool), relay.shared(), metrics)?;
     show_on(wishes, watch.clone())?;
     let checker = Checker::new(sides[back].stack.clone(), relay.shared());
@@ -114,13 +105,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     renewing.checker.start(settings.checks)?;
     let manager = wanted.start(watch, relay.shared())?;
     renewing.on(renewals, manager.clone())?;
-    let stop = Arc::new(Stop {
-        events,
-        grace: arguments.grace,
+    let stop = Stop {
+        wishes: (events, arguments.grace),
         manager: manager.clone(),
         count: AtomicUsize::new(0),
-    });
-    stop_on(signals, Arc::clone(&stop))?;
+    };
+    let stop = stop.on(ends)?;
     if arguments.top {
         top::start(relay.shared(), stop)?;
     }
@@ -145,24 +135,40 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// To end, to show, to read the settings again.
+fn signals() -> io::Result<[Signals; 3]> {
+    let ends = Signals::new([SIGINT, SIGTERM])?;
+    Ok([ends, Signals::new([SIGUSR1])?, Signals::new([SIGHUP])?])
+}
+
 fn tell_start(
     arguments: &Arguments,
     at: SocketAddr,
-    sides: &[Side],
+    [front, back]: [&Side; 2],
     (settings, pool): (&Settings, &SplicePool),
-) {
+) -> io::Result<()> {
     let config = arguments.config.as_ref();
     info!(
         target: PROXY,
         event = "start",
         version = env!("CARGO_PKG_VERSION"),
         listen = %at,
-        devices = list(sides.iter().map(|side| &side.name)),
+        front = front.name,
+        back = back.name,
         config = config.map(|path| tracing::field::display(path.display())),
         backends = addresses_of(&settings.offers),
         workers = pool.workers(),
         "listening on {at}"
     );
+    writeln!(
+        io::stdout(),
+        "{at} on {} to {} through {}; {:?} dispatch, {} worker(s)",
+        front.name,
+        addresses_of(&settings.offers),
+        back.name,
+        arguments.dispatch,
+        pool.workers()
+    )
 }
 
 fn tell_end(totals: &Totals, time: Duration) {
@@ -461,8 +467,8 @@ fn from_passed(
 /// Ends the relay, or the process.
 #[derive(Debug)]
 pub(crate) struct Stop {
-    events: Sender<Event>,
-    grace: Duration,
+    /// How long open connections may take.
+    wishes: (Sender<Event>, Duration),
     manager: Manager,
     count: AtomicUsize,
 }
@@ -470,13 +476,13 @@ pub(crate) struct Stop {
 impl Stop {
     /// The first time stops the relay, the second time the process, with this status.
     pub(crate) fn now(&self, status: i32) {
-        let grace = self.grace;
+        let (events, grace) = &self.wishes;
         let again = self.count.fetch_add(1, Ordering::Relaxed) > 0;
-        if again || self.events.send(Event::Stop(grace)).is_err() {
+        if again || events.send(Event::Stop(*grace)).is_err() {
             top::close();
             std::process::exit(status);
         }
-        ending::after_time(grace + LAST_RESETS);
+        ending::after_time(*grace + LAST_RESETS);
         self.manager.stopping();
         info!(
             target: PROXY,
@@ -485,12 +491,15 @@ impl Stop {
             "stopping: open connections may take {grace:?}, a second signal ends at once"
         );
     }
-}
 
-fn stop_on(mut signals: Signals, stop: Arc<Stop>) -> io::Result<()> {
-    let watch = move || signals.forever().for_each(|signal| stop.now(128 + signal));
-    thread::Builder::new().name("signals".into()).spawn(watch)?;
-    Ok(())
+    /// At each signal.
+    fn on(self, mut signals: Signals) -> io::Result<Arc<Stop>> {
+        let stop = Arc::new(self);
+        let stops = Arc::clone(&stop);
+        let watch = move || signals.forever().for_each(|signal| stops.now(128 + signal));
+        thread::Builder::new().name("signals".into()).spawn(watch)?;
+        Ok(stop)
+    }
 }
 
 /// Called when another process has taken over.
