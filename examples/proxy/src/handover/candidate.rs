@@ -116,7 +116,8 @@ impl Candidate {
 
     /// Takes over: the former process reads no more when this returns.
     pub(crate) fn take(self) -> anyhow::Result<Former> {
-        let end = SystemClock.now() + ANSWER;
+        // The former one first handles what it has read.
+        let end = SystemClock.now() + 2 * ANSWER;
         let taken = self.connection.send(&Message::Take, &[]);
         let answer = match taken {
             Ok(()) => self.connection.receive(end),

@@ -25,7 +25,7 @@ use tracing::{info, warn};
 /// How long the first message of a connection may take.
 const HELLO: Duration = Duration::from_secs(1);
 /// How long packets that were read may take to be handled.
-const SETTLE: Duration = Duration::from_secs(1);
+const SETTLE: Duration = Duration::from_secs(5);
 /// How often to check that, and how long to wait after an error of the system.
 const LOOK: Duration = Duration::from_millis(1);
 /// Most clients that are named to the second process.
@@ -279,11 +279,14 @@ impl Post {
         }
     }
 
-    /// Clients whose handshakes have begun.
+    /// Clients that may repeat their first segment: those whose handshakes have begun, and those that were heard of last.
+    /// (With several queues that segment may be behind one that has ended the handshake.)
     fn half_open(&self) -> Vec<SocketAddr> {
-        let sockets = self.terms.front.sockets().into_iter();
-        let begun = sockets.filter(|socket| socket.state == TcpState::SynReceived);
-        begun.filter_map(|socket| socket.peer).take(NAMED).collect()
+        let mut sockets = self.terms.front.sockets();
+        sockets.retain(|socket| !matches!(socket.state, TcpState::Listen | TcpState::TimeWait));
+        sockets.sort_by_key(|socket| (socket.state != TcpState::SynReceived, socket.idle));
+        let peers = sockets.into_iter().filter_map(|socket| socket.peer);
+        peers.take(NAMED).collect()
     }
 
     /// Drains, until this process ends or that one does.
