@@ -456,6 +456,7 @@ impl Stack {
             segments_backlog_full: counters.backlog_full.get(),
             syns_dropped: shared.received.backlog_full.get(),
             syn_cookies_sent: shared.received.cookies_sent.get(),
+            syn_cookies_withheld: shared.received.cookies_withheld.get(),
             syn_cookies_accepted: shared.received.cookies_accepted.get(),
             link_full: counters.link_full.get(),
             icmp_errors: counters.icmp_errors.get(),

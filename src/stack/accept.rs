@@ -5,6 +5,7 @@ pub(in crate::stack) mod backlog;
 pub(in crate::stack) mod begin;
 pub(in crate::stack) mod intercept;
 mod syn_cookie;
+pub(in crate::stack) mod syn_marks;
 pub(in crate::stack) mod syn_queue;
 
 use crate::events::report;
@@ -60,8 +61,8 @@ impl Shared {
         }
     }
 
-    /// A SYN begins no connection: it is answered with a cookie if only half-open connections fill the
-    /// limit, otherwise dropped. It is also dropped if there is a record in TIME-WAIT, which would take
+    /// A SYN begins no connection: it is answered with a cookie, in a flood if it is repeated, if only half-open
+    /// connections fill the limit; otherwise dropped. It is also dropped if there is a record in TIME-WAIT, which would take
     /// the cookie's acknowledgement for its own.
     pub(in crate::stack) fn turn_away(
         &self,
@@ -76,10 +77,14 @@ impl Shared {
         let waits = matches!(refusal, Refusal::Backlog | Refusal::HalfOpen);
         if !waits {
             self.count_dropped(refusal, now);
-        } else if !again && self.answer_with_cookie(queue, listening, (syn, now)) {
-            self.report_cookies(listening, now);
-        } else {
+        } else if again || !self.sends_cookies(listening) {
             self.drop_syn(listening, now);
+        } else if !self.may_answer(syn, now) {
+            self.received.cookies_withheld.add(1);
+            self.report_withheld(listening, now);
+        } else {
+            self.answer_with_cookie(queue, (syn, now));
+            self.report_cookies(listening, now);
         }
     }
 

@@ -459,6 +459,28 @@ impl Builder {
         self
     }
 
+    /// How many [cookies](Self::syn_cookies) are sent in a second; 10,000 by default. Beyond that a SYN is answered only
+    /// when it comes again after 0.6 to 0.8 s or more, as clients retransmit it after a second: most of what a flood
+    /// costs are the answers, and a forger does not repeat its SYNs. So clients connect a second later while a flood
+    /// lasts, and established connections keep their share of the processor. The SYNs that were not answered are
+    /// remembered in a table of 1 MiB, which is allocated with the first one, and counted
+    /// ([`Stats::syn_cookies_withheld`](crate::stack::Stats)).
+    ///
+    /// With `Some(0)` every SYN that needs a cookie must be repeated; with `None` all are answered at once.
+    ///
+    /// ```
+    /// use sosplice::{Stack, link::memory};
+    /// let (link, _other) = memory::pair(memory::Config::default());
+    /// let address = "10.0.0.1/24".parse()?;
+    /// let stack = Stack::builder(link).address(address).max_syn_cookies(Some(1000)).build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn max_syn_cookies(mut self, each_second: Option<u32>) -> Builder {
+        self.config.max_syn_cookies = each_second;
+        self
+    }
+
     /// Maximum number of connections, including half-open ones, without those in TIME-WAIT; 1,048,576
     /// by default, the limit of descriptors of a process in Linux (`fs.nr_open`). Beyond it SYNs and
     /// acknowledgements of cookies are dropped, and attempts to connect fail with

@@ -2,7 +2,7 @@
 
 use crate::congestion::Congestion;
 use crate::error::Flavor;
-use crate::stack::accept::admission;
+use crate::stack::accept::{admission, syn_marks};
 use crate::stack::ephemeral_ports;
 use crate::tcp::limits::Limits;
 use std::sync::Arc;
@@ -36,6 +36,8 @@ pub(super) struct Config {
     /// First and last ephemeral port.
     pub(super) ports: (u16, u16),
     pub(super) syn_cookies: bool,
+    /// Cookies in a second for SYNs that are not repeated.
+    pub(super) max_syn_cookies: Option<u32>,
     pub(super) max_connections: usize,
     /// Limit of the connections that one peer has opened.
     pub(super) max_connections_per_peer: Option<usize>,
@@ -64,6 +66,7 @@ impl Default for Config {
                 *ephemeral_ports::EPHEMERAL.end(),
             ),
             syn_cookies: true,
+            max_syn_cookies: Some(syn_marks::MAX_COOKIES),
             max_connections: admission::MAX_CONNECTIONS,
             max_connections_per_peer: None,
             max_half_open: admission::MAX_HALF_OPEN,

@@ -813,6 +813,14 @@ impl Shared {
             report!(warn, "stack", %accepts, so_far, "SYN answered with a cookie: backlog full");
         }
     }
+
+    pub(super) fn report_withheld(&self, listening: &Listening, now: Instant) {
+        if self.reports.cookies_withheld.is_due(now) {
+            let so_far = self.received.cookies_withheld.get();
+            let accepts = listening.rule.clone();
+            report!(warn, "stack", %accepts, so_far, "SYN not answered until it is repeated: too many a second");
+        }
+    }
 }
 
 /// The result of a turn.

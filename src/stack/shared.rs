@@ -11,6 +11,7 @@ use crate::lock::{Condvar, LEAF, Mutex};
 use crate::protocol::SocketEnd;
 use crate::stack::accept::admission::Peers;
 use crate::stack::accept::backlog::Listening;
+use crate::stack::accept::syn_marks::SynMarks;
 use crate::stack::accept::syn_queue::SynQueue;
 use crate::stack::config::Config;
 use crate::stack::demux::conn_table::Table;
@@ -84,6 +85,8 @@ pub(crate) struct Accepting {
     pub(super) decides: AtomicBool,
     /// Set once there was a listener with a callback for connections.
     pub(super) has_acceptors: AtomicBool,
+    /// SYNs that were not answered, during a flood.
+    pub(super) syn_marks: SynMarks,
     /// The time slot in which a SYN was last answered with a cookie.
     pub(super) cookies_sent_in: AtomicU64,
 }
@@ -122,6 +125,7 @@ pub(super) struct Reports {
     pub(super) syns_dropped: RateLimited,
     pub(super) segments_dropped: RateLimited,
     pub(super) cookies_sent: RateLimited,
+    pub(super) cookies_withheld: RateLimited,
     pub(super) frames_lost: RateLimited,
     pub(super) packets_refused: RateLimited,
 }
@@ -132,6 +136,7 @@ impl Reports {
             syns_dropped: RateLimited::new(epoch),
             segments_dropped: RateLimited::new(epoch),
             cookies_sent: RateLimited::new(epoch),
+            cookies_withheld: RateLimited::new(epoch),
             frames_lost: RateLimited::new(epoch),
             packets_refused: RateLimited::new(epoch),
         }

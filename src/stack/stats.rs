@@ -46,6 +46,8 @@ pub(crate) struct Received {
     pub(crate) half_open_full: Counter,
     /// SYNs beyond a backlog that were answered with a cookie.
     pub(crate) cookies_sent: Counter,
+    /// SYNs not answered with a cookie until they are repeated.
+    pub(crate) cookies_withheld: Counter,
     /// Connections that began with a cookie.
     pub(crate) cookies_accepted: Counter,
     /// Valid TCP segments.
@@ -173,6 +175,10 @@ pub struct Stats {
     /// SYNs answered with a cookie because half-open connections filled a listener's backlog
     /// ([`Builder::syn_cookies`](crate::stack::Builder::syn_cookies)).
     pub syn_cookies_sent: u64,
+    /// SYNs beyond a full backlog that were not answered, since more came in that second than
+    /// [`Builder::max_syn_cookies`](crate::stack::Builder::max_syn_cookies): a flood. Each is answered when it is
+    /// repeated. They do not count in [`syns_dropped`](Self::syns_dropped).
+    pub syn_cookies_withheld: u64,
     /// Connections begun by an acknowledged cookie.
     pub syn_cookies_accepted: u64,
     /// Times that the link, or the stack's loopback queue, had no room.

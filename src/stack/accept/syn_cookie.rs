@@ -36,6 +36,8 @@ use std::time::Instant;
 
 /// Length of a time slot in seconds.
 const SLOT: u64 = 64;
+/// No cookie is of this slot: the hash of a claim with it is that of a mark.
+const NO_SLOT: u64 = u64::MAX;
 /// The segment sizes that a cookie can encode.
 const SIZES: [u16; 4] = [536, 1220, 1440, 1460];
 /// The scale value for a SYN without window scaling.
@@ -122,16 +124,29 @@ impl Shared {
         |claim| self.addressing.isn.keyed_hash(claim) as u32
     }
 
-    /// Answers a SYN that finds the backlog full. `false` if it is to be dropped.
-    pub(crate) fn answer_with_cookie(
-        &self,
-        queue: &Queue,
-        listening: &Listening,
-        (syn, now): (&Segment, Instant),
-    ) -> bool {
-        if !self.config.syn_cookies || !listening.accepts() {
-            return false;
-        }
+    /// Whether a SYN that finds the backlog full may be answered.
+    pub(super) fn sends_cookies(&self, listening: &Listening) -> bool {
+        self.config.syn_cookies && listening.accepts()
+    }
+
+    /// Whether it may be answered now, and not only when it is repeated.
+    pub(super) fn may_answer(&self, syn: &Segment, now: Instant) -> bool {
+        let Some(limit) = self.config.max_syn_cookies else {
+            return true;
+        };
+        let claim = Claim {
+            tuple: syn.tuple,
+            irs: syn.header.seq,
+            slot: NO_SLOT,
+            bits: 0,
+        };
+        let hash = || self.addressing.isn.keyed_hash(claim);
+        let marks = &self.accepting.syn_marks;
+        marks.allow(limit, self.since_epoch(now), hash)
+    }
+
+    /// Answers a SYN that finds the backlog full.
+    pub(super) fn answer_with_cookie(&self, queue: &Queue, (syn, now): (&Segment, Instant)) {
         let (tuple, slot) = (syn.tuple, self.slot(now));
         let options = &syn.header.options;
         let claim = Claim {
@@ -166,7 +181,6 @@ impl Shared {
         });
         let link = queue.way_back(syn.looped);
         stateless::answer(link, &tuple, (&header, timestamps));
-        true
     }
 
     /// The contents of the SYN whose cookie a segment without a connection acknowledges, if it does.

@@ -3,6 +3,7 @@
 
 mod cookies;
 mod copies;
+mod flood;
 mod limits;
 mod memory;
 mod pressure;
