@@ -562,13 +562,15 @@ impl ConnState {
             return;
         }
         let can = env.link.capabilities();
-        let most = match self.tuple.local.is_ipv4() {
-            true => can.segment_v4,
-            false => can.segment_v6,
+        let (longest, ip_header) = match self.tuple.local.is_ipv4() {
+            true => (can.segment_v4, IPV4_HEADER),
+            false => (can.segment_v6, wire::LONGEST_IPV6_HEADER),
         };
-        let most = most.unwrap_or(0).saturating_sub(MAX_HEADER);
+        let longest = longest.unwrap_or(0).saturating_sub(ip_header);
         loop {
             let Some(block) = &mut self.block else { return };
+            // To the byte: with one segment less than arrives in a super-frame, the rest would be a packet of its own.
+            let most = longest.saturating_sub(block.header_len());
             let Some(emission) = block.poll_transmit(most, env.now) else {
                 return;
             };

@@ -331,7 +331,9 @@ pub(crate) fn set_ect(header: &mut [u8]) {
 }
 
 /// IPv6 with a jumbo payload option, TCP, and all options that fit.
-pub(crate) const MAX_HEADER: usize = IPV6_HEADER + JUMBO + 60;
+pub(crate) const MAX_HEADER: usize = LONGEST_IPV6_HEADER + 60;
+/// IPv6 with a jumbo payload option.
+pub(crate) const LONGEST_IPV6_HEADER: usize = IPV6_HEADER + JUMBO;
 /// Length of a hop-by-hop header with the jumbo payload option.
 const JUMBO: usize = 8;
 /// Length of the IP header in front, if it has no options.

@@ -244,3 +244,36 @@ fn a_guessed_timestamp_of_a_cookie_is_reset() {
         assert_eq!(listener.accept().is_ok(), known);
     }
 }
+
+/// Guards `Tcb::header_len`: a super-frame is as long as the link takes with the options that it has, so that those of
+/// the kernel, of 45 segments, are sent on whole.
+#[test]
+fn super_frames_have_as_many_segments_as_fit_with_timestamps() {
+    const SEGMENT: usize = 1448;
+    for (longest, segments) in [(45 * SEGMENT + 52, 45), (45 * SEGMENT + 51, 44)] {
+        let mut config = memory::Config::default();
+        config.capabilities.segment_v4 = Some(longest);
+        let mut net = Net::with(config, |builder| builder.send_buffer(1 << 20));
+        let listener = net.listen(80);
+        let mut peer = Stamped::new(5000);
+        peer.handshake(&mut net);
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true);
+        stream.write_all(&pattern(0, 900_000)).unwrap();
+        let (mut got, mut largest) = (0, 0);
+        while got < 900_000 {
+            let seen = net.seen();
+            assert!(!seen.is_empty(), "{got}");
+            largest = seen
+                .iter()
+                .map(|frame| frame.payload.len())
+                .fold(largest, usize::max);
+            peer.hear(seen.last().unwrap());
+            got += peer.raw.take(&seen).len();
+            peer.value += 1;
+            peer.send(&net, ACK, b"");
+        }
+        assert_eq!(largest, segments * SEGMENT, "{longest}");
+        net.healthy();
+    }
+}

@@ -164,6 +164,11 @@ impl PathMtu {
         self.options = options;
     }
 
+    /// Length of the TCP header of each segment, without SACK blocks.
+    pub(crate) fn tcp_header_len(&self) -> usize {
+        20 + self.options
+    }
+
     /// Bytes of payload in a full segment (Eff.snd.MSS).
     pub(crate) fn mss(&self) -> usize {
         self.mss_of(self.mtu)

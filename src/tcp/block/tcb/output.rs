@@ -135,6 +135,11 @@ impl Tcb {
         sack_len(self.receiver.blocks(self.most_blocks()))
     }
 
+    /// Length of the TCP header of a segment with data that is sent now.
+    pub(crate) fn header_len(&self) -> usize {
+        self.path.tcp_header_len() + self.sack_room()
+    }
+
     /// Bytes of payload in a full segment that is sent now (RFC 6691: options take room).
     fn full(&self) -> usize {
         (self.path.mss().saturating_sub(self.sack_room())).max(1)
