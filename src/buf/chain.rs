@@ -281,6 +281,18 @@ impl Chain {
         fresh.map(Buf::len).sum()
     }
 
+    /// The bytes of the buffers at the front that are within the first `count` bytes as a whole.
+    pub(crate) fn whole(&self, count: usize) -> usize {
+        let mut all = 0;
+        for buf in self.iter() {
+            if buf.len() > count - all {
+                break;
+            }
+            all += buf.len();
+        }
+        all
+    }
+
     fn take(&mut self, count: usize, mut each: impl FnMut(Buf)) {
         assert!(count <= self.len(), "more taken from a chain than it holds");
         let target = self.start + count as u64;

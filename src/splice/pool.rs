@@ -93,7 +93,8 @@ impl Builder {
         self
     }
 
-    /// Bytes that one pass moves at most (at least 1), [`DEFAULT_QUANTUM`] if not set.
+    /// Bytes that one pass moves at most (at least 1), [`DEFAULT_QUANTUM`] if not set. A pass that reaches it ends
+    /// between two received packets, if it can.
     pub fn quantum(mut self, bytes: usize) -> Builder {
         self.quantum = bytes.max(1);
         self

@@ -176,7 +176,11 @@ fn transfer_bytes(rcv: &mut SockBuf, snd: &mut SockBuf, terms: XferLimits) -> (u
         return (0, Stop::NoData);
     }
     let room = if terms.connected { room(snd, want) } else { 0 };
-    let most = want.min(room).min(terms.quantum).min(terms.allowance);
+    let most = want.min(room).min(terms.allowance);
+    let most = match most > terms.quantum {
+        true => quantum(rcv, terms.quantum),
+        false => most,
+    };
     let count = match terms.max_hops {
         None => most,
         Some(hops) => most.min(rcv.chain().below(hops)),
@@ -203,6 +207,15 @@ fn transfer_bytes(rcv: &mut SockBuf, snd: &mut SockBuf, terms: XferLimits) -> (u
         Stop::Quantum
     };
     (count, stop)
+}
+
+/// The bytes of a pass that its quantum ends: no part of a frame, which would cost the sink a packet for each of its
+/// parts, unless the frame alone is more.
+fn quantum(rcv: &SockBuf, most: usize) -> usize {
+    match rcv.chain().whole(most) {
+        0 => most,
+        whole => whole,
+    }
 }
 
 /// The sink's free space; none if that is less than `want` and than the low-water mark. The sink drains
@@ -336,6 +349,33 @@ mod tests {
         // New bytes in front of old ones are moved.
         a.drop_front(6000);
         assert_eq!(transfer_bytes(&mut a, &mut b, terms), (6000, Stop::NoData));
+    }
+
+    /// Otherwise each pass of 256 KiB would end with a part of a frame.
+    #[test]
+    fn a_quantum_ends_between_frames() {
+        let quantum = XferLimits {
+            quantum: 2500,
+            ..PLENTY
+        };
+        let (mut rcv, mut snd) = (SockBuf::new(9000), SockBuf::new(9000));
+        for len in [1000, 1000, 1000, 2500, 3000] {
+            // Not the whole frame, or it would be joined with the next one.
+            rcv.append(crate::buf::Buf::copy_of(&vec![1; len + 1]).slice(0..len));
+        }
+        let mut passes = Vec::new();
+        while !rcv.is_empty() {
+            passes.push(transfer_bytes(&mut rcv, &mut snd, quantum));
+        }
+        let more = |bytes| (bytes, Stop::Quantum);
+        let want = [
+            more(2000),
+            more(1000),
+            more(2500),
+            more(2500),
+            (500, Stop::NoData),
+        ];
+        assert_eq!(passes, want);
     }
 
     #[test]
