@@ -24,8 +24,8 @@ queues-1, queues-2, queues-4
           both devices; with --streams, for one stream has one queue
 queues-2-worker
           the same with a receiving thread for each queue of each device, and a worker for each queue
-flooded, flooded-direct
-          adaptive and direct while 100,000 forged SYNs a second come from the client's namespace, on top of
+flooded, flooded-direct, flooded-other
+          adaptive, direct and other while 100,000 forged SYNs a second come from the client's namespace, on top of
           what the machine has to do otherwise
 host-worker, host-direct, host-copy
           a TUN on the client's side only; the proxy is in the server's namespace, and a kernel socket of
@@ -294,6 +294,7 @@ def contestants(options):
         # Each connection begins with a header of the PROXY protocol, and the backend is checked.
         "header": ours("adaptive", "--send-proxy", "v2", "--check", "1"),
         "other": lambda net: ([options.other, *ours("adaptive")(net)[0][1:]], CLIENT_GATE, SERVER),
+        "flooded-other": lambda net: ([options.other, *ours("adaptive")(net)[0][1:]], CLIENT_GATE, SERVER),
         "queues-1": ours("adaptive", "--queues", "1"),
         "queues-2": ours("adaptive", "--queues", "2"),
         "queues-4": ours("adaptive", "--queues", "4"),
@@ -494,7 +495,7 @@ def table(results, mtu, options):
 
 
 QUEUES = ("queues-1", "queues-2", "queues-4", "queues-2-worker")
-FLOODED = ("flooded", "flooded-direct")
+FLOODED = ("flooded", "flooded-direct", "flooded-other")
 OURS = ("adaptive", "other", "header", "worker", "direct", "worker-1", *QUEUES, *FLOODED)
 DEFAULT = ["forward", "held", "plain", "relay", "adaptive", "worker", "direct", "haproxy"]
 ETHERNET = {"tap": "tap", "tap-forward": "tap", "packet": "packet", "packet-host": "packet", "packet-forward": "packet"}
@@ -541,7 +542,7 @@ def compare(options):
     options.talk_program = newest(pathlib.Path(options.target) / "release", "tun_talk")
     chosen = [name for name in options.contestants
               if not (name in OURS and not os.path.exists(options.proxy))
-              and not (name == "other" and not options.other)
+              and not (name in ("other", "flooded-other") and not options.other)
               and not (name.startswith("haproxy") and not shutil.which("haproxy"))]  # fmt: skip
     for name in set(options.contestants) - set(chosen):
         print(f"{name}: not there, left out", file=sys.stderr)
