@@ -10,7 +10,9 @@
 //!   [floor](crate::sockbuf::SockBuf::ceiling); a window that was advertised before is not taken back
 //!   (RFC 9293 3.8.6);
 //! * drops out-of-order data;
-//! * lets writers and splices fill `so_snd` only up to such a floor.
+//! * lets writers and splices fill `so_snd` only up to such a floor;
+//! * wakes its reader or splice, whose low-water mark is now below the floor: bytes that waited for more leave, where
+//!   more would be refused.
 //!
 //! Beyond the limit, in-order data is dropped too, unless less than the floor is unread: that much may
 //! have been advertised since. Acknowledged data is never dropped, acknowledgements are always
