@@ -494,9 +494,8 @@ impl Stack {
             stats.add_connection(&conn);
         }
         let listeners = shared.accepting.listeners.lock().clone();
-        for listening in listeners {
-            stats.add_listener(listening.queued());
-        }
+        let queued = listeners.iter().map(|listening| listening.queued());
+        queued.for_each(|queued| stats.add_listener(queued));
         stats
     }
 
