@@ -180,3 +180,55 @@ fn the_end_after_time_wait() {
     twins.finish();
     assert_eq!(twins.excuses, [Excuse::ForgottenEnd]);
 }
+
+/// Both have received 4000 bytes and advertised a window up to 5000, then 900 bytes were read. Ours does not move the
+/// right edge by so little, smoltcp does in a zero-window probe.
+fn probed() -> Twins {
+    let mut twins = Twins::new(SETTING);
+    for start in 0..4 {
+        twins.cast(&cast(1000 * start, 1000));
+    }
+    twins.cast(&Cast {
+        window: 0,
+        ..cast(4000, 0)
+    });
+    (twins.to_write, twins.to_read) = (1000, 900);
+    twins.settle();
+    let edges = |twins: &Twins| [OURS, PLAIN].map(|index| twins.sides[index].edge);
+    assert_eq!(edges(&twins), [5000; 2], "too little for a window update");
+    twins.pass(Duration::from_secs(2));
+    assert!(twins.sides.iter().all(|side| side.sent == 1), "a probe");
+    assert_eq!(edges(&twins), [5000, 5900]);
+    twins
+}
+
+#[test]
+fn a_segment_in_the_window_of_a_probe() {
+    // The older window has room for a part of it.
+    let mut twins = probed();
+    twins.cast(&cast(4000, 1400));
+    assert_eq!(twins.next(), [5000; 2]);
+    assert_eq!(twins.excuses, [Excuse::ProbedWindow]);
+    twins.finish();
+    // It begins before the windows, and fits in that of the probe: smoltcp drops it.
+    let mut twins = probed();
+    twins.cast(&cast(3900, 1400));
+    assert_eq!(twins.next(), [5000, 4000]);
+    assert_eq!(twins.excuses, [Excuse::ProbedWindow]);
+    twins.finish();
+}
+
+/// Bytes that the peer was allowed to send are lost: `findings/smoltcp_forgets_the_window_of_a_probe.sh`.
+#[test]
+fn a_fin_in_the_window_of_a_probe() {
+    let mut twins = probed();
+    twins.fin = Some(5400);
+    twins.cast(&Cast {
+        fin: true,
+        ..cast(4000, 1400)
+    });
+    // Its end of the stream is in the middle of the payload.
+    assert_eq!(twins.next(), [5000, 5001]);
+    assert!(twins.excuses.contains(&Excuse::ProbedWindow));
+    twins.finish();
+}

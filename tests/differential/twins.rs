@@ -48,10 +48,11 @@ pub(crate) enum Excuse {
     EmptyAtEdge,
     FinAgain,
     ForgottenEnd,
+    ProbedWindow,
 }
 
 /// The section that ours follows, and the behaviour of smoltcp.
-pub(crate) const EXCUSES: [(Excuse, &str, &str); 8] = [
+pub(crate) const EXCUSES: [(Excuse, &str, &str); 9] = [
     (
         Excuse::ResetInWindow,
         "RFC 5961 3.2",
@@ -93,6 +94,12 @@ pub(crate) const EXCUSES: [(Excuse, &str, &str); 8] = [
         Excuse::ForgottenEnd,
         "RFC 9293 3.10.3",
         "reports to a reader after TIME-WAIT that there is no connection; ours reports end of file",
+    ),
+    (
+        Excuse::ProbedWindow,
+        "RFC 9293 3.8.6",
+        "forgets the window that it has advertised in a zero-window probe, and trims or drops a segment that \
+         ends behind the older one; ours accepts what any segment has advertised",
     ),
 ];
 
@@ -157,6 +164,8 @@ struct Side {
     /// Its acknowledgement, and its advertised right edge.
     next: u64,
     edge: u64,
+    /// The part of it that was not advertised by a zero-window probe alone.
+    kept_edge: u64,
     stamp: u32,
     /// Bytes written and read by its application, and whether that has reached the end.
     written: u64,
@@ -186,6 +195,7 @@ impl Side {
             passive: None,
             next: 0,
             edge: 0,
+            kept_edge: 0,
             stamp: 0,
             written: 0,
             shut: false,
@@ -215,6 +225,7 @@ impl Side {
             self.base = seq.wrapping_add(1);
             self.port = tcp.src_port();
             self.edge = self.edge.max(tcp.window_len().into());
+            self.kept_edge = self.edge;
             return;
         }
         let near = |number: u32, of: u32, near: u64| {
@@ -243,7 +254,12 @@ impl Side {
         );
         let ack = u64::try_from(ack).expect("an acknowledgement of the stream");
         self.next = self.next.max(ack);
-        self.edge = self.edge.max(ack + u64::from(tcp.window_len()));
+        let edge = ack + u64::from(tcp.window_len());
+        self.edge = self.edge.max(edge);
+        // A single byte may be a probe; the bytes do not always show it.
+        if payload.len() != 1 {
+            self.kept_edge = self.kept_edge.max(edge);
+        }
     }
 
     fn poll(&mut self, fin: Option<u64>) {
@@ -463,6 +479,7 @@ impl Twins {
         };
         let end = cast.start + cast.len;
         let (before, edge, sent) = (side.next, side.edge, side.sent);
+        let kept_edge = if index == PLAIN { side.kept_edge } else { edge };
         // The part of the segment that must be accepted.
         let sane = matches!(cast.ack, Ack::All | Ack::Same | Ack::Old(_));
         let fresh = cast.stamp == Stamp::Fresh || !self.setting.stamps;
@@ -471,6 +488,7 @@ impl Twins {
             Ack::Old(_) => Some(Excuse::OldAck),
             _ if cast.len > 0 && cast.start < before && end > edge => Some(Excuse::Straddles),
             _ if side.cut_fin => Some(Excuse::CutFin),
+            _ if end > kept_edge => Some(Excuse::ProbedWindow),
             _ => None,
         };
         if cast.ack == Ack::All {
@@ -487,8 +505,8 @@ impl Twins {
             self.sides[index].out |= excused == Excuse::CutFin;
             self.excuse(excused);
         }
-        self.note_ack(index, cast, (fresh, sent), (before, edge));
-        self.note_differences(index, cast, (fresh, before, edge));
+        self.note_ack(index, cast, (fresh, sent), (before, kept_edge));
+        self.note_differences(index, cast, (fresh, before, kept_edge));
     }
 
     /// The peer's acknowledgement counts as received only if the segment is acceptable to any TCP.
