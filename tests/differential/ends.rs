@@ -21,6 +21,8 @@ pub(crate) const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub(crate) const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 /// The port of the listener, at both ends.
 pub(crate) const PORT: u16 = 80;
+/// Most packets of one poll of smoltcp; all that the buffers of [`Setting`] can hold is less.
+pub(crate) const MOST_PACKETS: usize = 1024;
 const NEVER: Duration = Duration::from_secs(48 * 3600);
 
 /// How both are set up.
@@ -174,15 +176,16 @@ impl End for Ours {
     }
 }
 
-/// A link as a device of smoltcp.
+/// A link as a device of smoltcp. It is full at some time: without a bound, a socket that sends without end would keep
+/// `poll` for ever, and take all memory.
 #[derive(Default)]
-struct Device {
+pub(crate) struct Device {
     inbox: VecDeque<Vec<u8>>,
     outbox: Vec<Vec<u8>>,
 }
 
-struct Rx(Vec<u8>);
-struct Tx<'a>(&'a mut Vec<Vec<u8>>);
+pub(crate) struct Rx(Vec<u8>);
+pub(crate) struct Tx<'a>(&'a mut Vec<Vec<u8>>);
 
 impl phy::RxToken for Rx {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
@@ -209,7 +212,7 @@ impl phy::Device for Device {
     }
 
     fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Tx<'_>> {
-        Some(Tx(&mut self.outbox))
+        (self.outbox.len() < MOST_PACKETS).then_some(Tx(&mut self.outbox))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

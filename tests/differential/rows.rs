@@ -1,6 +1,7 @@
 //! Each row of [`EXCUSES`](super::EXCUSES): a difference of plain smoltcp, where ours follows the RFC.
 
 use super::*;
+use smoltcp::phy::{Device, TxToken};
 
 const SETTING: Setting = Setting {
     dials: false,
@@ -231,4 +232,78 @@ fn a_fin_in_the_window_of_a_probe() {
     assert_eq!(twins.next(), [5000, 5001]);
     assert!(twins.excuses.contains(&Excuse::ProbedWindow));
     twins.finish();
+}
+
+/// An end that sends each packet so often that its device is full.
+struct Repeats(Box<dyn End>);
+
+impl End for Repeats {
+    fn packet(&mut self, packet: &[u8]) {
+        self.0.packet(packet);
+    }
+
+    fn poll(&mut self) -> Vec<Vec<u8>> {
+        let packets = self.0.poll();
+        let first = packets.first();
+        first.map_or(Vec::new(), |first| vec![first.clone(); MOST_PACKETS])
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        self.0.write(bytes)
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> Read {
+        self.0.read(bytes)
+    }
+
+    fn shutdown(&mut self) {
+        self.0.shutdown();
+    }
+
+    fn abort(&mut self) {
+        self.0.abort();
+    }
+
+    fn state(&self) -> State {
+        self.0.state()
+    }
+}
+
+fn repeats(index: usize) -> Twins {
+    let mut twins = Twins::new(SETTING);
+    let clock = twins.clock.clone();
+    let other = Box::new(Plain::new(&SETTING, &clock));
+    let end = std::mem::replace(&mut twins.sides[index].end, other);
+    twins.sides[index].end = Box::new(Repeats(end));
+    twins.cast(&cast(0, 100));
+    twins.finish();
+    twins
+}
+
+#[test]
+fn segments_without_end() {
+    let mut twins = repeats(PLAIN);
+    twins.check_endless();
+    assert_eq!(twins.excuses, [Excuse::Endless]);
+    let side = &twins.sides[OURS];
+    assert!(side.at_end && side.read == 100, "the other goes on");
+}
+
+#[test]
+#[should_panic(expected = "ours: segments without end")]
+fn ours_may_not() {
+    repeats(OURS).check_endless();
+}
+
+#[test]
+fn the_device_is_full_at_some_time() {
+    let mut device = ends::Device::default();
+    let now = smoltcp::time::Instant::ZERO;
+    let mut count = 0;
+    while let Some(token) = device.transmit(now) {
+        token.consume(20, |_| ());
+        count += 1;
+        assert!(count <= MOST_PACKETS);
+    }
+    assert_eq!(count, MOST_PACKETS);
 }

@@ -16,7 +16,7 @@ mod rows;
 use crate::Input;
 use crate::clock::SetClock;
 pub(crate) use ends::Setting;
-use ends::{End, OWN, Ours, PEER, PORT, Plain, Read, State};
+use ends::{End, MOST_PACKETS, OWN, Ours, PEER, PORT, Plain, Read, State};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
@@ -49,10 +49,11 @@ pub(crate) enum Excuse {
     FinAgain,
     ForgottenEnd,
     ProbedWindow,
+    Endless,
 }
 
 /// The section that ours follows, and the behaviour of smoltcp.
-pub(crate) const EXCUSES: [(Excuse, &str, &str); 9] = [
+pub(crate) const EXCUSES: [(Excuse, &str, &str); 10] = [
     (
         Excuse::ResetInWindow,
         "RFC 5961 3.2",
@@ -100,6 +101,11 @@ pub(crate) const EXCUSES: [(Excuse, &str, &str); 9] = [
         "RFC 9293 3.8.6",
         "forgets the window that it has advertised in a zero-window probe, and trims or drops a segment that \
          ends behind the older one; ours accepts what any segment has advertised",
+    ),
+    (
+        Excuse::Endless,
+        "RFC 9293 3.8.6",
+        "may send empty segments without end in one poll, until its device is full; ours may not",
     ),
 ];
 
@@ -177,6 +183,8 @@ struct Side {
     resets: bool,
     /// It takes no more part.
     out: bool,
+    /// It has filled its device in one poll.
+    endless: bool,
     /// A FIN whose payload was trimmed came ahead of a hole.
     cut_fin: bool,
 }
@@ -204,6 +212,7 @@ impl Side {
             forgot: false,
             resets: false,
             out: false,
+            endless: false,
             cut_fin: false,
         }
     }
@@ -271,6 +280,10 @@ impl Side {
                 self.passive.get_or_insert(false);
             }
             if packets.is_empty() {
+                return;
+            }
+            if packets.len() >= MOST_PACKETS {
+                (self.endless, self.out) = (true, true);
                 return;
             }
         }
@@ -495,6 +508,9 @@ impl Twins {
             side.told = side.told.max(sent);
         }
         self.give(index, &segment);
+        if self.sides[index].out {
+            return;
+        }
         let closed = self.sides[index].may_be_closed(self.fin);
         if must && self.sides[index].next < end.min(edge) && !closed {
             let excused = excuse.filter(|_| index == PLAIN);
@@ -659,7 +675,15 @@ impl Twins {
         } else {
             self.finish();
         }
+        self.check_endless();
         self.excuses
+    }
+
+    fn check_endless(&mut self) {
+        assert!(!self.sides[OURS].endless, "ours: segments without end");
+        if self.sides[PLAIN].endless {
+            self.excuse(Excuse::Endless);
+        }
     }
 
     /// Without an excuse neither is reset alone.
