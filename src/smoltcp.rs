@@ -86,6 +86,86 @@
 //! [`Socket::set_snd_hiwat`] change them. Timers are smoltcp's (`set_timeout`, `set_keep_alive`), except one: a socket
 //! without a handle whose peer does not end its direction is reset after 60 s in FIN-WAIT-2.
 //!
+//! # A bound on each poll
+//!
+//! `Interface::poll` of smoltcp returns when no socket has anything to send, or when the device is full
+//! (`Device::transmit` returns `None`). In smoltcp 0.14.0 a TCP socket can come into a state in which it always has an
+//! empty segment to send. With a device that is never full, as `Loopback`, a `VecDeque` of packets, or `TunTapInterface`
+//! (which drops what the operating system does not accept), that `poll` then does not return, and what it sends fills
+//! the memory. The adapter cannot stop it, since it is called after `poll`.
+//!
+//! So a program that is exposed to peers it does not trust needs a device with a bounded transmit queue: full after so
+//! many frames, until the program has sent them. For a device without one, this counts the frames of a poll:
+//!
+//! ```
+//! use smoltcp::phy::{Device, DeviceCapabilities};
+//! use smoltcp::time::Instant;
+//!
+//! struct Bounded<D> {
+//!     device: D,
+//!     /// Frames that may still be sent in this poll.
+//!     left: usize,
+//! }
+//!
+//! impl<D: Device> Device for Bounded<D> {
+//!     type RxToken<'a> = D::RxToken<'a> where D: 'a;
+//!     type TxToken<'a> = D::TxToken<'a> where D: 'a;
+//!
+//!     // A received frame is answered with one at most, and so needs no bound.
+//!     fn receive(&mut self, now: Instant) -> Option<(D::RxToken<'_>, D::TxToken<'_>)> {
+//!         self.device.receive(now)
+//!     }
+//!
+//!     fn transmit(&mut self, now: Instant) -> Option<D::TxToken<'_>> {
+//!         self.left = self.left.checked_sub(1)?;
+//!         self.device.transmit(now)
+//!     }
+//!
+//!     fn capabilities(&self) -> DeviceCapabilities {
+//!         self.device.capabilities()
+//!     }
+//! }
+//! # use smoltcp::iface::{Config, Interface, SocketSet};
+//! # use smoltcp::phy::{Loopback, Medium};
+//! # use smoltcp::socket::tcp;
+//! # use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
+//! # let mut device = Bounded { device: Loopback::new(Medium::Ip), left: 0 };
+//! # let mut iface = Interface::new(Config::new(HardwareAddress::Ip), &mut device, Instant::ZERO);
+//! # let address = IpAddress::v4(10, 0, 0, 1);
+//! # iface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(address, 24)).unwrap());
+//! # let mut sockets = SocketSet::new(vec![]);
+//! # let mut add = || {
+//! #     let buffer = || tcp::SocketBuffer::new(vec![0; 65_536]);
+//! #     sockets.add(tcp::Socket::new(buffer(), buffer()))
+//! # };
+//! # let handles = [(); 20].map(|()| add());
+//! # for (handle, port) in handles.iter().zip(4000..) {
+//! #     let socket = sockets.get_mut::<tcp::Socket>(*handle);
+//! #     socket.connect(iface.context(), (IpAddress::v4(10, 0, 0, 2), 80), port)?;
+//! # }
+//! # let mut polls = 0;
+//!
+//! loop {
+//!     device.left = 8;
+//!     iface.poll(Instant::ZERO, &mut device, &mut sockets);
+//!     // `adapter.polled` and so on, and other work of the program, before the next poll.
+//! #   polls += 1;
+//! #   if iface.poll_delay(Instant::ZERO, &sockets) != Some(smoltcp::time::Duration::ZERO) {
+//! #       break;
+//! #   }
+//! }
+//! # assert_eq!(polls, 3, "twenty connections dial");
+//! # Ok::<(), tcp::ConnectError>(())
+//! ```
+//!
+//! (A program uses a larger bound: a thousand, say.) Then the faulty connection costs a bounded time and a bounded number
+//! of frames in each poll, others go on, and [`abort`](Socket::abort) ends it. The stack of this crate is
+//! not affected, since its TCP is another one; it uses smoltcp for wire formats.
+//!
+//! One more fault of smoltcp 0.14.0 loses data: when a socket has advertised a larger window in a zero-window probe only,
+//! and the peer's last segment uses that, the end of that segment is dropped and its FIN accepted. No call prevents it. A
+//! protocol whose messages have a length finds the missing bytes.
+//!
 //! # How connections end
 //!
 //! smoltcp has one state, `CLOSED`, for all ends. The adapter knows the one before, and tells them apart:
@@ -123,7 +203,9 @@
 //! * a socket that was removed and replaced by another one with the same addresses and ports and in a later state,
 //!   between two calls of `polled`;
 //! * a socket that was removed and replaced by a closed one, which the program is yet to connect, from a reset:
-//!   `ConnectionReset`, and [`Adapter::finished`] returns the handle, which is the new socket's.
+//!   `ConnectionReset`, and [`Adapter::finished`] returns the handle, which is the new socket's. A program that
+//!   removes an adopted socket itself calls `polled` before it adds another one: then it is
+//!   [`SoError::SocketRemoved`], and the new socket is left alone.
 //!
 //! So the program leaves an adopted socket alone, but for its settings, until [`Adapter::finished`] returns it; and
 //! calls `polled` after every `poll`, with the same time.

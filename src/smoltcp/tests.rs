@@ -1,6 +1,6 @@
 //! The adapter, in virtual time, between two interfaces: a proxy's with adopted sockets, and a host's without.
 
-use super::wire::{Wire, address, interface, socket, wires};
+use super::wire::{FRAMES, Wire, address, interface, socket, wires};
 use super::*;
 use crate::splice::{Cause, Options, Splice, SplicePool};
 use crate::{Socket, local};
@@ -459,6 +459,29 @@ fn another_socket_in_the_place_of_a_removed_one_is_left_alone() {
 }
 
 #[test]
+fn a_closed_socket_in_the_place_of_a_removed_one_looks_like_a_reset_unless_polled_between() {
+    for is_polled in [false, true] {
+        let mut pair = Pair::new();
+        let (old, near, _) = pair.adopted();
+        pair.near.sockets.remove(near);
+        if is_polled {
+            pair.adapter.polled(&mut pair.near.sockets, pair.now);
+        }
+        let other = pair.near.sockets.add(socket(RING, RING));
+        assert_eq!(other, near, "smoltcp uses a place again");
+        pair.adapter.polled(&mut pair.near.sockets, pair.now);
+        let expected = if is_polled {
+            (SoError::SocketRemoved, None)
+        } else {
+            (SoError::ConnectionReset, Some(near))
+        };
+        let found = (old.take_error(), pair.adapter.finished());
+        assert_eq!(found, (Some(expected.0), expected.1));
+        assert_eq!(pair.near.tcp(near).state(), State::Closed);
+    }
+}
+
+#[test]
 fn a_foreign_set_ends_connections_and_touches_no_socket_of_it() {
     let mut pair = Pair::new();
     let (socket, _, far) = pair.adopted();
@@ -664,4 +687,20 @@ fn after_a_shutdown_for_reading_bytes_that_were_held_back_are_dropped_too() {
         pair.send(far, &[3; RING]);
     }
     assert_eq!(pair.near.tcp(near).recv_queue(), 0);
+}
+
+#[test]
+fn a_full_device_ends_a_poll_and_loses_nothing() {
+    let mut pair = Pair::new();
+    let (socket, near, far) = pair.adopted();
+    // A segment for each byte, which the peer does not take.
+    for _ in 0..2 * FRAMES {
+        assert_eq!(socket.send(b"x").unwrap(), 1);
+        pair.adapter.polled(&mut pair.near.sockets, pair.now);
+        pair.near.poll(pair.now);
+    }
+    assert_eq!(pair.far.wire.waiting(), FRAMES);
+    assert_eq!(pair.near.tcp(near).send_queue(), 2 * FRAMES);
+    pair.run();
+    assert_eq!(pair.far.read(far), [b'x'; 2 * FRAMES]);
 }
