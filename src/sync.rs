@@ -77,6 +77,9 @@ pub(crate) enum Protection {
     LeaveWord,
     /// The thread whose turn it is sees the changes made before a request.
     SeeWord,
+    /// The service of an adopted socket sees the changes made before a request.
+    #[cfg(feature = "smoltcp")]
+    SeeRequest,
     /// A poller's descriptor is cleared under the lock of its list.
     ClearLocked,
 }

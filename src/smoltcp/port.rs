@@ -3,12 +3,13 @@
 use crate::error::SoError;
 use crate::lock::{LEAF, Mutex};
 use crate::protocol::{Protocol, SocketEnd};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Protection, intact};
 use smoltcp::iface::SocketHandle;
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The sockets that are to be served, and how the program's loop is woken.
 pub(super) struct Requests {
@@ -119,8 +120,12 @@ impl Port {
 
     /// It is being served: a later request counts anew.
     pub(super) fn served(&self) {
-        // A swap and no store: the service sees all that was done before the requests.
-        self.is_queued.swap(false, Ordering::AcqRel);
+        // A swap and no store: the service sees all that was done before the requests (model: `loom`).
+        if intact(Protection::SeeRequest) {
+            self.is_queued.swap(false, Ordering::AcqRel);
+        } else {
+            self.is_queued.store(false, Ordering::Release);
+        }
     }
 
     /// Space in `so_rcv`. If there is none, [`rcvd`](Protocol::rcvd) requests service: a reader that makes room comes
@@ -208,3 +213,6 @@ impl Protocol for Port {
         (!self.is_over()).then_some(self.addresses)
     }
 }
+
+#[cfg(test)]
+mod loom;
