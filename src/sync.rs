@@ -78,7 +78,7 @@ pub(crate) enum Protection {
     /// The thread whose turn it is sees the changes made before a request.
     SeeWord,
     /// The service of an adopted socket sees the changes made before a request.
-    #[cfg(feature = "smoltcp")]
+    #[allow(dead_code, reason = "a module that is optional uses it")]
     SeeRequest,
     /// A poller's descriptor is cleared under the lock of its list.
     ClearLocked,

@@ -38,7 +38,7 @@ const ARROWS: &str = "
     socket          -> protocol run_list callbacks sockbuf buf clock end error interest lock
     socket::poller  -> protocol clock end error interest lock sync
     kernel          -> checksum socket protocol run_list sockbuf buf clock keep_alive error lock sync turn counter
-    smoltcp         -> socket protocol run_list buf error lock
+    smoltcp         -> socket protocol run_list buf error lock sync
     local           -> socket protocol sockbuf buf error lock sync
     splice          -> socket protocol run_list timer busy probe text_table events callbacks sockbuf buf affinity clock end error lock sync
     splice::machine -> protocol error sync
