@@ -1,63 +1,48 @@
 //! The proxy between real networks, on TUN devices.
 
-use crate::arguments::{Arguments, Mode, TunSpec, usage};
+mod devices;
+mod settings;
+
+use crate::arguments::{Arguments, usage};
 use crate::checks::Checker;
 use crate::ending;
-use crate::handover::{self, Candidate, Given, Origin, Post, Start, lane::Lane};
+use crate::handover::{self, Candidate, Post, Start};
 use crate::log::{self, PROXY};
 use crate::managed::{Manager, Passed, Wanted};
 use crate::metrics;
 use crate::relay::{Event, Means, Relay, Shared};
 use crate::report;
-use crate::services::{Offer, Services};
-use crate::settings::{Frame, Settings};
+use crate::services::Services;
+use crate::settings::Settings;
 use crate::top;
 use crate::totals::{Failure, Totals};
 use crate::watch::Watch;
 use anyhow::{Context, bail};
 use crossbeam_channel::Sender;
+use devices::{Side, open_all};
+use settings::{Plan, Renewing, addresses_of};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
+use sosplice::TcpListener;
 use sosplice::clock::{Clock, SystemClock};
-use sosplice::link::tun::{self, Tun};
 use sosplice::splice::SplicePool;
-use sosplice::stack::{Builder, Driver};
-use sosplice::{Stack, TcpListener};
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener as KernelListener};
-use std::ops::RangeInclusive;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::net::{SocketAddr, TcpListener as KernelListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use tracing::{error, info};
+use tracing::info;
 
-/// Socket buffers, in bytes, by default. Smaller ones fill and empty in turns, and each turn wakes
-/// threads.
-const BUFFER: usize = 4 * 1024 * 1024;
-/// Local ports of connections to the backend. One is used again a second after its connection has ended, so this is the
-/// number of connections in a second; with fewer, all ports are looked at for each connection.
-const PORTS: RangeInclusive<u16> = 1024..=65_535;
 /// Connections that wait to be accepted.
 const BACKLOG: usize = 1024;
 /// Scrapes that wait to be answered.
 const METRICS_BACKLOG: i32 = 16;
-/// Number of probes to a silent peer.
-const PROBES: u32 = 6;
 /// Time for sending resets.
 const LAST_RESETS: Duration = Duration::from_secs(1);
 /// How often to check whether the last bytes were sent.
 const LOOK: Duration = Duration::from_millis(5);
-
-/// A stack and how to call it. With `--handover`, its device can change hands.
-struct Side {
-    name: String,
-    stack: Stack,
-    lanes: Vec<Arc<Lane>>,
-}
 
 /// Runs until a signal ends it.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -181,287 +166,6 @@ fn tell_end(totals: &Totals, time: Duration) {
         seconds = time.as_secs_f64(),
         "stopped, {reset} connections were reset"
     );
-}
-
-/// The devices of both sides, and the settings at the start.
-struct Plan {
-    front: usize,
-    back: usize,
-    frame: Frame,
-    settings: Settings,
-}
-
-impl Plan {
-    fn new(arguments: &Arguments, listen: SocketAddr) -> anyhow::Result<Plan> {
-        let front = front(&arguments.tun, listen.ip());
-        let buffer = arguments.buffer.unwrap_or(BUFFER);
-        // The device of the backends depends on them; that they fit to it is checked then.
-        let own: Vec<IpAddr> = arguments.tun.iter().flat_map(addresses).collect();
-        let any = Frame {
-            addresses: own.clone(),
-            own: own.clone(),
-            listen,
-            buffer,
-        };
-        let settings = match &arguments.config {
-            Some(path) => Settings::read(path, &any)?,
-            None => Settings::of(arguments),
-        };
-        let first = settings
-            .offers
-            .first()
-            .context("no backend: give --backend")?;
-        let back = back(&arguments.tun, front, first.spec.address.ip());
-        let frame = Frame {
-            addresses: addresses(&arguments.tun[back]).collect(),
-            own,
-            listen,
-            buffer,
-        };
-        let settings = match &arguments.config {
-            // Its mistakes have lines.
-            Some(path) => Settings::read(path, &frame)?,
-            None => settings
-                .fit(&frame)
-                .map_or_else(|why| usage(&why), |()| settings),
-        };
-        Ok(Plan {
-            front,
-            back,
-            frame,
-            settings,
-        })
-    }
-}
-
-/// Reads the file again.
-struct Renewing {
-    relay: Arc<Shared>,
-    checker: Checker,
-    path: Option<PathBuf>,
-    frame: Frame,
-}
-
-impl Renewing {
-    /// At each signal, until the process ends.
-    fn on(mut self, mut signals: Signals, manager: Manager) -> io::Result<()> {
-        let renew = move || {
-            for _ in signals.forever() {
-                manager.reloading();
-                match self.renew() {
-                    Ok(backends) => info!(
-                        target: PROXY,
-                        event = "configuration",
-                        backends,
-                        "renewed: {backends}"
-                    ),
-                    Err(error) => {
-                        self.relay.reject();
-                        error!(
-                            target: PROXY,
-                            event = "configuration_rejected",
-                            cause = format!("{error:#}"),
-                            "nothing is changed: {error:#}"
-                        );
-                    }
-                }
-                manager.ready();
-            }
-        };
-        thread::Builder::new().name("renew".into()).spawn(renew)?;
-        Ok(())
-    }
-
-    fn renew(&mut self) -> anyhow::Result<String> {
-        let path = self.path.as_ref();
-        let path = path.context("there is no file: give one by --config")?;
-        let settings = Settings::read(path, &self.frame)?;
-        let backends = addresses_of(&settings.offers);
-        let relay = &self.relay;
-        relay.renew(settings.terms, settings.offers, settings.balance);
-        if let Err(error) = self.checker.start(settings.checks) {
-            error!(
-                target: PROXY,
-                event = "checks_failed",
-                cause = %error,
-                "no checks: {error}: all backends count as up"
-            );
-        }
-        Ok(backends)
-    }
-}
-
-fn addresses_of(offers: &[Offer]) -> String {
-    list(offers.iter().map(|offer| offer.spec.address))
-}
-
-fn list(all: impl Iterator<Item = impl ToString>) -> String {
-    let all: Vec<_> = all.map(|one| one.to_string()).collect();
-    all.join(", ")
-}
-
-fn addresses(spec: &TunSpec) -> impl Iterator<Item = IpAddr> {
-    spec.addresses.iter().map(ipnet::IpNet::addr)
-}
-
-/// The device for listening.
-fn front(specs: &[TunSpec], listen: IpAddr) -> usize {
-    if specs.len() > 2 {
-        usage("--tun can be given once or twice, not more often");
-    }
-    let has = |spec: &TunSpec| spec.addresses.iter().any(|net| net.addr() == listen);
-    specs.iter().position(has).unwrap_or_else(|| {
-        usage(&format!(
-            "--listen {listen}: none of the --tun has this address, give one of theirs"
-        ))
-    })
-}
-
-/// The device for the backends.
-fn back(specs: &[TunSpec], front: usize, backend: IpAddr) -> usize {
-    let near = |spec: &TunSpec| spec.addresses.iter().any(|net| net.contains(&backend));
-    let other = if specs.len() == 2 { 1 - front } else { front };
-    specs.iter().position(near).unwrap_or(other)
-}
-
-/// If the receiving thread moves the bytes, one thread receives from all devices, so that forwarding
-/// wakes no second thread. With several queues there is one for each.
-fn open_all(
-    arguments: &Arguments,
-    passed: &mut Passed,
-    mut start: Option<&mut Start>,
-) -> anyhow::Result<Vec<Side>> {
-    let mut sides = Vec::new();
-    let queues = usize::from(arguments.queues.unwrap_or(1));
-    let mut drivers: Vec<Vec<Driver>> = (0..queues).map(|_| Vec::new()).collect();
-    for (index, spec) in arguments.tun.iter().enumerate() {
-        let origin = start.as_mut().map(|start| start.origin(index));
-        let Opened {
-            name,
-            builder,
-            lanes,
-        } = open(spec, arguments, passed, origin)?;
-        let stack = if arguments.dispatch != Mode::Worker {
-            let (stack, all) = builder.build_with_drivers().with_context(|| name.clone())?;
-            for driver in all {
-                drivers[driver.queue()].push(driver);
-            }
-            stack
-        } else {
-            builder.build().with_context(|| name.clone())?
-        };
-        sides.push(Side { name, stack, lanes });
-    }
-    for (queue, drivers) in drivers.into_iter().enumerate() {
-        if drivers.is_empty() {
-            continue;
-        }
-        let receive = || {
-            if let Err(error) = Driver::run_all(drivers) {
-                error!(target: PROXY, event = "receiving_failed", "receiving: {error}");
-            }
-        };
-        let name = match queue {
-            0 => "receive".into(),
-            queue => format!("receive:{queue}"),
-        };
-        thread::Builder::new().name(name).spawn(receive)?;
-    }
-    Ok(sides)
-}
-
-struct Opened {
-    name: String,
-    builder: Builder,
-    lanes: Vec<Arc<Lane>>,
-}
-
-fn open(
-    spec: &TunSpec,
-    arguments: &Arguments,
-    passed: &mut Passed,
-    origin: Option<Origin>,
-) -> anyhow::Result<Opened> {
-    let (ports, given) = match origin {
-        Some(Origin { upper, given, .. }) => (handover::ports(upper), given),
-        None => (PORTS, None),
-    };
-    let passage = given.as_ref().map(|given| given.passage.clone());
-    let fds = passed.tun(&spec.name, arguments.queues.unwrap_or(1).into())?;
-    let queues = match given {
-        Some(Given {
-            queues, settings, ..
-        }) => builder(spec, arguments).build_queues_from(queues, settings)?,
-        None if !fds.is_empty() => from_passed(spec, arguments, fds)?,
-        None if arguments.handover.is_some() => handover::open_left(&builder(spec, arguments))?,
-        None => builder(spec, arguments).build_queues()?,
-    };
-    let name = queues[0].place().to_string();
-    let mut lanes = Vec::new();
-    let mut builder = match arguments.handover {
-        Some(_) => {
-            for queue in queues {
-                let lane = Lane::new(queue, passage.is_none(), passage.clone());
-                lanes.push(Arc::new(lane.context("a socket for packets")?));
-            }
-            Stack::with_queues(lanes.clone())
-        }
-        None => Stack::with_queues(queues),
-    };
-    if let Some(passage) = passage {
-        builder = builder
-            .on_unhandled(move |frame| passage.pass(frame))
-            .unhandled_tcp(true);
-    }
-    builder = builder
-        .receive_buffer(arguments.buffer.unwrap_or(BUFFER))
-        .send_buffer(arguments.buffer.unwrap_or(BUFFER))
-        .ephemeral_ports(ports)
-        .busy_poll(Duration::from_micros(arguments.busy_poll))
-        .congestion(arguments.congestion)
-        .connect_timeout(arguments.connect_timeout)
-        .keep_alive(arguments.keep_alive, arguments.keep_alive / PROBES, PROBES);
-    for address in &spec.addresses {
-        builder = builder.address(*address);
-    }
-    Ok(Opened {
-        name,
-        builder,
-        lanes,
-    })
-}
-
-/// The settings of a device.
-fn builder(spec: &TunSpec, arguments: &Arguments) -> tun::Builder {
-    let mut builder = Tun::builder(&spec.name).offload(!arguments.no_offload);
-    if let Some(bytes) = arguments.super_frame {
-        builder = builder.super_frame(bytes);
-    }
-    if let Some(netns) = &spec.netns {
-        builder = builder.netns(netns);
-    }
-    if let Some(queues) = arguments.queues {
-        builder = builder.queues(queues.into());
-    }
-    builder
-}
-
-/// The queues of a device that another program has attached.
-fn from_passed(
-    spec: &TunSpec,
-    arguments: &Arguments,
-    fds: Vec<OwnedFd>,
-) -> anyhow::Result<Vec<Tun>> {
-    let name = &spec.name;
-    if let Some(netns) = &spec.netns {
-        bail!("{name}@{netns}: a descriptor with the name {name} was passed: leave out @{netns}");
-    }
-    let mut builder = Tun::fd_builder().offload(!arguments.no_offload);
-    if let Some(bytes) = arguments.super_frame {
-        builder = builder.super_frame(bytes);
-    }
-    let queues = builder.build_queues(fds);
-    queues.with_context(|| format!("the passed descriptor with the name {name}"))
 }
 
 /// Ends the relay, or the process.

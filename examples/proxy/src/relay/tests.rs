@@ -3,13 +3,20 @@
 mod limits;
 mod measured;
 
+use super::pair::Pair;
 use super::*;
 use crate::backends::Spec;
 use crate::checks::{Checker, Schedule};
+use crate::totals::Direction;
+use proxy_header::ProxyHeader;
 use proxy_header::{ParseConfig, ProxiedAddress, Tlv};
+use sosplice::TcpStream;
+use sosplice::error::SoError;
 use sosplice::link::memory;
+use std::io;
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
