@@ -51,8 +51,8 @@ impl Busy {
 
     /// The thread has completed a turn of its loop.
     pub(crate) fn turned(&self) {
-        let turns = self.turns.load(Ordering::Relaxed);
-        self.turns.store(turns.wrapping_add(1), Ordering::Relaxed);
+        // A pool without threads of its own may be run by several.
+        self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Completed turns.

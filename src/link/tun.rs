@@ -196,7 +196,8 @@ impl Tun {
 
     /// Whether the former settings of the device are restored when the last of the queues that were opened together
     /// is closed: `true` after opening, `false` after [`Builder::build_queues_from`]. Of the processes with duplicates
-    /// of the descriptors, one should do it, the last one.
+    /// of the descriptors, one should do it, the last one: a process that ends first would change the device under the
+    /// other one. [`Builder::build_queues_from`] has an example.
     pub fn restore_at_end(&self, on: bool) {
         if let Some(settings) = &self.settings {
             settings.restore_at_end(on);

@@ -176,8 +176,8 @@ pub struct Stats {
     /// ([`Builder::syn_cookies`](crate::stack::Builder::syn_cookies)).
     pub syn_cookies_sent: u64,
     /// SYNs beyond a full backlog that were not answered, since more came in that second than
-    /// [`Builder::max_syn_cookies`](crate::stack::Builder::max_syn_cookies): a flood. Each is answered when it is
-    /// repeated. They do not count in [`syns_dropped`](Self::syns_dropped).
+    /// [`Builder::max_syn_cookies`](crate::stack::Builder::max_syn_cookies): a flood. A client's is answered when it
+    /// is repeated, if it is remembered until then. They do not count in [`syns_dropped`](Self::syns_dropped).
     pub syn_cookies_withheld: u64,
     /// Connections begun by an acknowledged cookie.
     pub syn_cookies_accepted: u64,

@@ -54,7 +54,9 @@ impl TcpStream {
 
     /// Calls `callback` once: when the connection is established, or with the error when the attempt has failed; at once if
     /// one of these has happened. It is called by the thread that received the peer's answer, or found that there is none,
-    /// so connecting without waiting ([`TcpSocket::start`](crate::TcpSocket::start)) wakes no other thread. A further call
+    /// so connecting without waiting ([`TcpSocket::start`](crate::TcpSocket::start)) wakes no other thread. That may also be
+    /// a thread of the program that is in a call of this connection just then: hold no lock in such a call that the callback
+    /// takes. A further call
     /// replaces a callback that was not called yet. As FreeBSD's `SO_SND` upcall at `soisconnected`.
     ///
     /// It must not wait: the stack receives nothing meanwhile. It is called with no lock held, and not inside another

@@ -378,7 +378,7 @@ fn a_callback_is_told_once_how_an_attempt_to_connect_has_ended() {
     assert_eq!(results(&stream).recv(), Ok((refused, here)));
     assert_eq!(stream.take_error(), Some(SoError::ConnectionRefused));
     let aborted = Err(SoError::ConnectionAborted);
-    assert_eq!(results(&stream).recv(), Ok((aborted, here)), "it is read");
+    assert_eq!(results(&stream).recv(), Ok((refused, here)), "it was");
     for end in [TcpStream::clone, |stream: &TcpStream| {
         stream.abort();
         stream.clone()

@@ -69,8 +69,17 @@ struct Backlog {
     segments: VecDeque<Segment>,
     errors: Vec<IcmpError>,
     work: Work,
-    /// Not called yet.
-    connected: Option<Connected>,
+    attempt: Attempt,
+}
+
+/// The attempt to connect.
+#[derive(Default)]
+enum Attempt {
+    #[default]
+    Open,
+    /// This is to be called at its end.
+    Asked(Connected),
+    Over(Result<(), SoError>),
 }
 
 impl fmt::Debug for Backlog {
@@ -79,8 +88,7 @@ impl fmt::Debug for Backlog {
             .field("segments", &self.segments)
             .field("errors", &self.errors)
             .field("work", &self.work)
-            .field("connected", &self.connected.is_some())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -370,29 +378,37 @@ impl Conn {
         if news.established {
             self.host.announce(&self.me());
         }
-        if news.established || self.state() == TcpState::Closed {
-            self.tell_connected();
+        if news.established {
+            self.tell_connected(Ok(()));
+        }
+        if let Some(Over::Closed(ending)) = &news.done {
+            // Nothing, if it was established.
+            self.tell_connected(Err(ending.error().unwrap_or(SoError::ConnectionAborted)));
         }
     }
 
     /// Has this called when the attempt to connect is over, or now if it is. Called with no lock held.
     pub(crate) fn on_connected(&self, callback: Connected) {
-        let former = self.backlog.lock().connected.replace(callback);
+        let mut backlog = self.backlog.lock();
+        if let Attempt::Over(result) = backlog.attempt {
+            drop(backlog);
+            self.host.tell(callback, result);
+            return;
+        }
+        let former = std::mem::replace(&mut backlog.attempt, Attempt::Asked(callback));
+        drop(backlog);
         drop(former);
-        self.tell_connected();
     }
 
-    /// Tells the program, if it is to be told, how the attempt to connect has ended, if it has.
-    fn tell_connected(&self) {
-        let result = if self.end.is_connected() {
-            Ok(())
-        } else if self.state() == TcpState::Closed {
-            Err(self.end.error().unwrap_or(SoError::ConnectionAborted))
-        } else {
+    /// The attempt to connect has ended, if it had not before: tells the program, if it is to be told.
+    fn tell_connected(&self, result: Result<(), SoError>) {
+        let mut backlog = self.backlog.lock();
+        if let Attempt::Over(_) = backlog.attempt {
             return;
-        };
-        let callback = self.backlog.lock().connected.take();
-        if let Some(callback) = callback {
+        }
+        let former = std::mem::replace(&mut backlog.attempt, Attempt::Over(result));
+        drop(backlog);
+        if let Attempt::Asked(callback) = former {
             self.host.tell(callback, result);
         }
     }

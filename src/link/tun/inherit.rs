@@ -23,14 +23,17 @@ impl Builder<Tun> {
     /// use sosplice::link::tun::{DeviceSettings, OpenError, Tun};
     /// use std::os::fd::{AsFd, OwnedFd};
     ///
-    /// /// What the process that opened the device gives, over a Unix socket.
+    /// /// What the process that opened the device gives, over a Unix socket. The other one restores the settings.
     /// fn given(tun: &Tun) -> Option<(OwnedFd, DeviceSettings)> {
     ///     let duplicate = tun.as_fd().try_clone_to_owned().ok()?;
+    ///     tun.restore_at_end(false);
     ///     Some((duplicate, tun.device_settings()?))
     /// }
     /// /// In the other process.
     /// fn taken((duplicate, settings): (OwnedFd, DeviceSettings)) -> Result<Vec<Tun>, OpenError> {
-    ///     Tun::builder("tun0").build_queues_from(vec![duplicate], settings)
+    ///     let queues = Tun::builder("tun0").build_queues_from(vec![duplicate], settings)?;
+    ///     queues.iter().for_each(|queue| queue.restore_at_end(true));
+    ///     Ok(queues)
     /// }
     /// ```
     ///
