@@ -760,7 +760,7 @@ fn stack(namespace: &Namespace) -> Stack {
 }
 
 fn cause(splice: &Splice) -> Cause {
-    let end = splice.wait_timeout(Duration::from_secs(10));
+    let end = splice.wait_timeout(Duration::from_secs(60));
     end.expect("a splice goes on").cause
 }
 

@@ -95,6 +95,8 @@ fn config(scene: &Scene, more: &str, ports: &[u16]) -> String {
 }
 
 fn metrics(proxy: &Program) -> String {
+    // A thread of its own writes that, a whole line at once.
+    until(|| proxy.said().contains("metrics on "));
     let said = proxy.said();
     let at = said.split("metrics on ").nth(1).unwrap();
     let at = at.split_whitespace().next().unwrap().to_owned();

@@ -91,13 +91,13 @@ impl Checks {
     }
 }
 
-/// Checks until the other end of `stop` is dropped, and reports changes. Of each backend its address, and whether it
+/// Checks until the other end of `stop` is dropped, or `goes_on` says no, and reports changes. Of each backend its address, and whether it
 /// is up.
 fn run(
     dial: &Stack,
     backends: &[(SocketAddr, bool)],
     schedule: Schedule,
-    stop: &Receiver<()>,
+    (stop, goes_on): (&Receiver<()>, impl Fn() -> bool),
     mut wait: impl FnMut(&Poller, &mut Events, Duration) -> io::Result<usize>,
     mut report: impl FnMut(usize, bool),
 ) -> io::Result<()> {
@@ -113,7 +113,7 @@ fn run(
     let socket = TcpSocket::new(dial).linger(Some(Duration::ZERO));
     let mut pending: HashMap<usize, TcpStream> = HashMap::new();
     let mut events = Events::with_capacity(MOST);
-    while stop.try_recv() != Err(TryRecvError::Disconnected) {
+    while stop.try_recv() != Err(TryRecvError::Disconnected) && goes_on() {
         let now = SystemClock.now();
         for index in checks.due(now) {
             // The former one has had a whole interval.
@@ -205,7 +205,9 @@ impl Checker {
                     tell(list[index].address, up);
                     relay.set_up(list[index].id, up);
                 };
-                let result = run(&dial, &states, schedule, &stop, &mut wait, report);
+                // None is begun, or left open, while the proxy drains: its end waits for its connections.
+                let until = (&stop, || !relay.is_stopped());
+                let result = run(&dial, &states, schedule, until, &mut wait, report);
                 let Err(error) = result else { return };
                 let again = schedule.interval;
                 error!(

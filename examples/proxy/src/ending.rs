@@ -9,8 +9,9 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-/// Time for the totals at the end. A process that cannot print them ends without.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Time for what is still waited for at the end: the log, the service manager, the totals. A process that cannot print
+/// these ends without.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Whether there was a signal to end; with `at_once` a second one ends the process, whatever its threads wait for.
 pub(crate) fn at_second_signal(at_once: bool) -> io::Result<Arc<AtomicBool>> {
@@ -28,6 +29,7 @@ pub(crate) fn at_second_signal(at_once: bool) -> io::Result<Arc<AtomicBool>> {
 pub(crate) fn after_time(time: Duration) {
     let end = move || {
         after(time + LAST_WORDS).recv().ok();
+        crate::top::close();
         signal_hook::low_level::exit(1);
     };
     // Without the thread there is the second signal.

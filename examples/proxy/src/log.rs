@@ -72,6 +72,9 @@ pub(crate) fn levels(text: &str) -> Result<Targets, String> {
 /// There is one for the process.
 static WRITER: OnceLock<Writer> = OnceLock::new();
 
+/// Of the log.
+static FORM: OnceLock<Form> = OnceLock::new();
+
 /// Begins the log, once for the process. Without a file it is on stderr.
 pub(crate) fn start(
     form: Form,
@@ -88,6 +91,7 @@ pub(crate) fn start(
     };
     let writer = writer.context("log")?;
     WRITER.set(writer.clone()).ok();
+    FORM.set(form).ok();
     if form == Form::Off {
         return Ok(());
     }
@@ -129,6 +133,14 @@ pub(crate) fn show(text: &str) {
     match WRITER.get() {
         Some(writer) => writer.append(text.as_bytes()),
         None => eprint!("{text}"),
+    }
+}
+
+/// Tables about the state of the proxy: beside a text, and in a line of JSON an event.
+pub(crate) fn show_state(tables: &str) {
+    match FORM.get() {
+        Some(Form::Json) => tracing::info!(target: PROXY, event = "statistics", tables),
+        _ => show(tables),
     }
 }
 

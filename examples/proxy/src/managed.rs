@@ -13,7 +13,6 @@ use sd_notify::NotifyState;
 use sosplice::clock::{Clock, SystemClock};
 use sosplice::probe::Probe;
 use std::env;
-use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -133,9 +132,9 @@ impl Wanted {
     }
 
     /// Begins to notify, at first that the proxy is ready.
-    pub(crate) fn start(self, watch: Watch, relay: Arc<Shared>) -> io::Result<Manager> {
+    pub(crate) fn start(self, watch: Watch, relay: Arc<Shared>) -> Manager {
         if !self.notify {
-            return Ok(Manager(None));
+            return Manager(None);
         }
         let (words, inbox) = unbounded();
         let manager = Manager(Some(words));
@@ -152,8 +151,11 @@ impl Wanted {
         };
         let period = period.map_or(TICK, |period| period.clamp(Duration::from_millis(1), TICK));
         let run = move || notifier.run(&inbox, period);
-        thread::Builder::new().name("manager".into()).spawn(run)?;
-        Ok(manager)
+        if let Err(error) = thread::Builder::new().name("manager".into()).spawn(run) {
+            error!(target: PROXY, event = "not_notified", "the service manager is not notified: {error}");
+            return Manager(None);
+        }
+        manager
     }
 }
 

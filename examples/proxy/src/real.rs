@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use tracing::info;
+use tracing::{error, info};
 
 /// Connections that wait to be accepted.
 const BACKLOG: usize = 1024;
@@ -74,12 +74,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (relay, events) = Relay::new(listener, means, settings.terms.clone(), services);
     let metrics = metrics_socket(arguments, &mut passed)?;
     passed.finish();
+    let watch = show(arguments, (&sides, pool.clone()), relay.shared(), &metrics)?;
+    show_on(wishes, watch.clone())?;
     let own = (&sides[..], front, metrics.as_ref());
     take_over(arguments, (start, &stopping), own, events.clone())?;
+    // From here on another process may have left: nothing but the relay ends this one.
     let devices = [&sides[front], &sides[back]];
-    tell_start(arguments, at, devices, (&settings, &pool))?;
-    let watch = show(arguments, (&sides, pool), relay.shared(), metrics)?;
-    show_on(wishes, watch.clone())?;
+    tell_start(arguments, at, devices, (&settings, &pool));
     let checker = Checker::new(sides[back].stack.clone(), relay.shared());
     let mut renewing = Renewing {
         relay: relay.shared(),
@@ -87,36 +88,43 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         path: arguments.config.clone(),
         frame,
     };
-    renewing.checker.start(settings.checks)?;
-    let manager = wanted.start(watch, relay.shared())?;
-    renewing.on(renewals, manager.clone())?;
+    renewing.check(settings.checks);
+    let manager = wanted.start(watch, relay.shared());
+    tell(renewing.on(renewals, manager.clone()));
     let stop = Stop {
         wishes: (events, arguments.grace),
         manager: manager.clone(),
         count: AtomicUsize::new(0),
     };
-    let stop = stop.on(ends)?;
+    let stop = Arc::new(stop);
+    tell(Stop::on(&stop, ends));
     if arguments.top {
-        top::start(relay.shared(), stop)?;
+        tell(top::start(relay.shared(), stop));
     }
     let start = SystemClock.now();
     let shared = relay.shared();
     let (totals, deadline) = relay.run();
+    let deadline = deadline.max(SystemClock.now() + LAST_RESETS);
+    ending::after_time(deadline.saturating_duration_since(SystemClock.now()));
     // Those that were reset a moment ago may still have resets to send.
-    flush(&sides, deadline.max(SystemClock.now() + LAST_RESETS));
+    flush(&sides, deadline);
     top::close();
     tell_end(&totals, SystemClock.now() - start);
-    print(
-        &totals,
-        &report::backends(&shared.backends()),
-        &sides,
-        start,
-    )?;
+    let backends = report::backends(&shared.backends());
+    // Without a reader, it has ended as well as with one.
+    print(&totals, &backends, &sides, start).ok();
     manager.end();
     match totals.failure {
         Some(Failure::Listening(error)) => Err(error).context(sides[front].name.clone()),
         Some(Failure::Dialling(error)) => Err(error).context(sides[back].name.clone()),
         None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// What the proxy can do without.
+fn tell(result: io::Result<()>) {
+    if let Err(error) = result {
+        error!(target: PROXY, event = "failed", "{error}: the proxy goes on without");
     }
 }
 
@@ -131,7 +139,7 @@ fn tell_start(
     at: SocketAddr,
     [front, back]: [&Side; 2],
     (settings, pool): (&Settings, &SplicePool),
-) -> io::Result<()> {
+) {
     let config = arguments.config.as_ref();
     info!(
         target: PROXY,
@@ -145,15 +153,20 @@ fn tell_start(
         workers = pool.workers(),
         "listening on {at}"
     );
-    writeln!(
-        io::stdout(),
-        "{at} on {} to {} through {}; {:?} dispatch, {} worker(s)",
+    let line = format!(
+        "{at} on {} to {} through {}; {:?} dispatch, {} worker(s)\n",
         front.name,
         addresses_of(&settings.offers),
         back.name,
         arguments.dispatch,
         pool.workers()
-    )
+    );
+    // Nothing waits for what reads it.
+    let show = move || io::stdout().write_all(line.as_bytes());
+    thread::Builder::new()
+        .name("headline".into())
+        .spawn(show)
+        .ok();
 }
 
 fn tell_end(totals: &Totals, time: Duration) {
@@ -197,12 +210,11 @@ impl Stop {
     }
 
     /// At each signal.
-    fn on(self, mut signals: Signals) -> io::Result<Arc<Stop>> {
-        let stop = Arc::new(self);
-        let stops = Arc::clone(&stop);
-        let watch = move || signals.forever().for_each(|signal| stops.now(128 + signal));
+    fn on(stop: &Arc<Stop>, mut signals: Signals) -> io::Result<()> {
+        let stop = Arc::clone(stop);
+        let watch = move || signals.forever().for_each(|signal| stop.now(128 + signal));
         thread::Builder::new().name("signals".into()).spawn(watch)?;
-        Ok(stop)
+        Ok(())
     }
 }
 
@@ -268,7 +280,7 @@ fn show(
     arguments: &Arguments,
     (sides, pool): (&[Side], SplicePool),
     relay: Arc<Shared>,
-    metrics: Option<KernelListener>,
+    metrics: &Option<KernelListener>,
 ) -> anyhow::Result<Watch> {
     let watch = Watch {
         stacks: sides
@@ -280,8 +292,8 @@ fn show(
     watch.every(arguments.stats)?;
     if let Some(listener) = metrics {
         // Once more for one that listens already.
-        rustix::net::listen(&listener, METRICS_BACKLOG).context("metrics")?;
-        let at = metrics::serve(listener, relay, watch.clone())?;
+        rustix::net::listen(listener, METRICS_BACKLOG).context("metrics")?;
+        let at = metrics::serve(listener.try_clone()?, relay, watch.clone())?;
         info!(
             target: PROXY,
             event = "metrics",

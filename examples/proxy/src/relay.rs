@@ -98,6 +98,12 @@ pub(crate) enum Event {
         expect(dead_code, reason = "only Linux has TUNs")
     )]
     Leave { grace: Duration, front: Stack },
+    /// That process has ended: what clients have begun is not waited for.
+    #[cfg_attr(
+        not(any(target_os = "linux", target_os = "android")),
+        expect(dead_code, reason = "only Linux has TUNs")
+    )]
+    Left,
     /// A client waits for a backend.
     Queued,
     /// No connection is left.
@@ -218,7 +224,8 @@ impl Relay {
                     .map_err(|_| RecvTimeoutError::Disconnected),
             };
             match event {
-                Ok(Event::Drained | Event::Queued) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Event::Drained | Event::Queued | Event::Left)
+                | Err(RecvTimeoutError::Timeout) => {}
                 Ok(Event::Stop(grace)) => return (grace, None),
                 Ok(Event::Leave { grace, front }) => return (grace, Some(front)),
                 Ok(Event::Failed(failure)) => {
@@ -256,8 +263,8 @@ impl Relay {
                 .fold(deadline, Instant::min)
                 .min(now + LOOK);
             match self.inbox.recv_deadline(next) {
-                // The other process has ended.
-                Ok(Event::Stop(_)) => front = None,
+                Ok(Event::Left) => front = None,
+                // It ends already.
                 Ok(_) => {}
                 Err(_) if now >= deadline => break,
                 Err(_) => {}
@@ -288,6 +295,11 @@ impl Relay {
 }
 
 impl Shared {
+    /// Whether it accepts no more.
+    pub(crate) fn is_stopped(&self) -> bool {
+        lock(&self.state).stopped
+    }
+
     fn tell(&self, event: Event) {
         // Fails only when the relay has ended.
         self.events.send(event).ok();

@@ -29,6 +29,9 @@ pub(crate) fn check(arguments: &Arguments) {
     if arguments.log != Form::Off && in_the_table {
         usage("--top needs the terminal: give --log-file FILE for the log, or --log off");
     }
+    if in_the_table && arguments.stats.is_some() {
+        usage("--top needs the terminal: give --log-file FILE for --stats, or leave it out");
+    }
 }
 
 #[cfg(feature = "top")]

@@ -30,7 +30,7 @@ impl Watch {
 
     /// Shows the state now.
     pub(crate) fn show(&self) {
-        log::show(&self.text());
+        log::show_state(&self.text());
     }
 
     fn text(&self) -> String {

@@ -92,7 +92,10 @@ impl Post {
             }
             post.run();
         };
-        thread::Builder::new().name("handover".into()).spawn(run)?;
+        // The former process may have left already.
+        if let Err(error) = thread::Builder::new().name("handover".into()).spawn(run) {
+            warn!(target: PROXY, event = "failed", "handover: {error}: no other process can take over");
+        }
         Ok(())
     }
 
@@ -151,10 +154,15 @@ impl Post {
     }
 
     fn refuse_next(&self, why: &str) {
-        if let Ok(Some(connection)) = Connection::accept(&self.listener) {
-            // Read first: what is unread at the end would be an error there instead of the answer.
-            connection.receive(SystemClock.now() + HELLO).ok();
-            refuse(&connection, why.to_owned());
+        match Connection::accept(&self.listener) {
+            Ok(Some(connection)) => {
+                // Read first: what is unread at the end would be an error there instead of the answer.
+                connection.receive(SystemClock.now() + HELLO).ok();
+                refuse(&connection, why.to_owned());
+            }
+            Ok(None) => {}
+            // Not as fast as possible.
+            Err(_) => drop(control::poll_until(&mut [], SystemClock.now() + LOOK)),
         }
     }
 
@@ -316,7 +324,7 @@ impl Post {
             lane.tun().restore_at_end(true);
         });
         // It accepts nothing, in any case.
-        events.send(Event::Stop(grace)).ok();
+        events.send(Event::Left).ok();
         warn!(
             target: PROXY,
             event = "successor_ended",

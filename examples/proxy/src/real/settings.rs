@@ -1,7 +1,7 @@
 //! The settings at the start, and those that are read again.
 
 use crate::arguments::{Arguments, TunSpec, usage};
-use crate::checks::Checker;
+use crate::checks::{Checker, Schedule};
 use crate::log::PROXY;
 use crate::managed::Manager;
 use crate::relay::Shared;
@@ -116,7 +116,13 @@ impl Renewing {
         let backends = addresses_of(&settings.offers);
         let relay = &self.relay;
         relay.renew(settings.terms, settings.offers, settings.balance);
-        if let Err(error) = self.checker.start(settings.checks) {
+        self.check(settings.checks);
+        Ok(backends)
+    }
+
+    /// Begins the checks.
+    pub(super) fn check(&mut self, checks: Option<Schedule>) {
+        if let Err(error) = self.checker.start(checks) {
             error!(
                 target: PROXY,
                 event = "checks_failed",
@@ -124,7 +130,6 @@ impl Renewing {
                 "no checks: {error}: all backends count as up"
             );
         }
-        Ok(backends)
     }
 }
 

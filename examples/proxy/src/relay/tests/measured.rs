@@ -13,6 +13,7 @@ fn histograms_have_each_connection_once() {
     let relay = net.relay(Terms::default(), vec![offer(1), offer(2)]);
     let shared = Arc::clone(&relay.shared);
     assert_eq!(net.ask(b"before").unwrap(), "2:before");
+    until(|| shared.measures().lengths.count() == 1);
     shared.measures().read_times();
     for _ in 0..10 {
         assert_eq!(net.ask(b"hello").unwrap(), "2:hello");
