@@ -161,8 +161,13 @@ fn tell_start(
         arguments.dispatch,
         pool.workers()
     );
+    let show = move || io::stdout().write_all(line.as_bytes()).ok();
+    if arguments.top {
+        // A terminal, which the table takes over next.
+        show();
+        return;
+    }
     // Nothing waits for what reads it.
-    let show = move || io::stdout().write_all(line.as_bytes());
     thread::Builder::new()
         .name("headline".into())
         .spawn(show)
