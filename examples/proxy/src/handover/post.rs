@@ -303,10 +303,8 @@ impl Post {
         self.lanes()
             .for_each(|lane| lane.tun().restore_at_end(false));
         (self.terms.left)();
-        let front = self.terms.front.clone();
         let grace = *grace;
-        // Fails only when the relay has ended.
-        events.send(Event::Leave { grace, front }).ok();
+        // Before the relay is told, which may end the process at once.
         let pid = successor.pid;
         info!(
             target: PROXY,
@@ -315,6 +313,9 @@ impl Post {
             grace_seconds = grace.as_secs_f64(),
             "handed over to process {pid}: open connections may take {grace:?}"
         );
+        let front = self.terms.front.clone();
+        // Fails only when the relay has ended.
+        events.send(Event::Leave { grace, front }).ok();
         let mut fds = [PollFd::new(&successor.process, PollFlags::IN)];
         while fds[0].revents().is_empty() {
             control::poll_for_ever(&mut fds).ok();
